@@ -111,11 +111,11 @@ async def _create_account(
     ctx = user_context(environment, user.id)
     paths = [f"Projects/Year {nth % 5}/No {nth:02}" for nth in range(MAILBOX_COUNT)]
     await mailbox_loaders.create_mailboxes(ctx, NewMailboxes(paths))
-    recipient = await address_resolution.load_recipient(environment, address)
-    message = await received_messages.read_message(
+    recipient = await address_resolution.load_recipient_below_limits(environment, address)
+    message = await received_messages.parse_storable_message(
         MessageGenerator().make_message(1, size=4000, attachment=b"")
     )
-    await received_messages.store_for_recipient(
+    await received_messages.store_once_for_recipient(
         environment, message, recipient, "carol@example.com"
     )
     rows = await mailbox_loaders.load_all_of_user(ctx, user.id, {"id", "path"})

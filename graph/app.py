@@ -1,7 +1,7 @@
 """The ASGI app: GraphQL, uploads and downloads, GraphiQL, metrics and health."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,11 +62,41 @@ class GraphqlApp(Starlette):
 
     def close_connections(self) -> None:
         """Close WebSockets and event streams because the server stops. Requests continue."""
-        self.endpoint.connection_watch.close_for_shutdown()
+        self.endpoint.connection_watch.close_all_for_shutdown()
 
     async def end_subscriptions(self) -> None:
         """Cancel all subscriptions and wait for them, so that the database can be closed."""
         await self.endpoint.subscription_groups.cancel_tasks()
+
+
+@dataclass(frozen=True, slots=True)
+class RequestAuthenticator:
+    """Authentication of requests in one environment. `bootstrap_key` is a key with role ROOT."""
+
+    environment: Environment
+    bootstrap_key: str | None = field(default=None, repr=False)
+
+    async def authenticate_graphql_request(
+        self, headers: Mapping[str, str], params: Mapping[str, Any] | None, ip: str | None
+    ) -> Viewer:
+        """Return the viewer of a GraphQL request or of `connection_init`."""
+        viewer = await authentication.authenticate_request(
+            self.environment, headers, params, ip=ip, bootstrap=self.bootstrap_key
+        )
+        return authentication.refuse_own_password(viewer)
+
+    async def authenticate_non_graphql_request(
+        self, headers: Mapping[str, str], ip: str | None
+    ) -> Viewer:
+        """Return the viewer of a request to another path."""
+        viewer = await authentication.authenticate_request(
+            self.environment, headers, ip=ip, bootstrap=self.bootstrap_key
+        )
+        return authentication.refuse_operation_limited_key(viewer)
+
+    async def has_viewer_ended(self, viewer: Viewer) -> bool:
+        """True if the viewer's credential has ended or lost rights."""
+        return await authentication.has_credential_ended_or_narrowed(self.environment, viewer)
 
 
 async def serve_graphiql(_request: Request) -> Response:
@@ -100,60 +130,40 @@ def create_app(
     of all processes.
     """
     schema.choose_executor(is_compiled=is_compiled)
-
-    async def authenticate_document_request(
-        headers: Mapping[str, str], params: Mapping[str, Any] | None, ip: str | None
-    ) -> Viewer:
-        viewer = await authentication.authenticate_request(
-            environment, headers, params, ip=ip, bootstrap=bootstrap_key
-        )
-        return authentication.require_document_credential(viewer)
-
-    async def authenticate_path_request(headers: Mapping[str, str], ip: str | None) -> Viewer:
-        return authentication.require_path_credential(
-            await authentication.authenticate_request(
-                environment, headers, ip=ip, bootstrap=bootstrap_key
-            )
-        )
-
-    async def has_viewer_ended(viewer: Viewer) -> bool:
-        return await authentication.has_credential_ended(environment, viewer)
-
-    async def is_database_writable() -> bool:
-        await environment.database.check_writable()
-        return True
-
-    check_database = health.rate_limited_check(health.WRITE_CHECK_INTERVAL, is_database_writable)
+    authenticator = RequestAuthenticator(environment, bootstrap_key)
     settings = replace(
         settings or EndpointSettings(),
         page=serve_graphiql,
-        has_credential_ended=has_viewer_ended,
+        has_credential_ended=authenticator.has_viewer_ended,
         load_kick_times=partial(credential_status.load_kick_times, environment),
         find_trusted_text=partial(trusted_documents.find_document_text, environment),
     )
-    endpoint = GraphqlEndpoint(schema, environment, authenticate_document_request, settings)
+    endpoint = GraphqlEndpoint(
+        schema, environment, authenticator.authenticate_graphql_request, settings
+    )
+    metrics_endpoint = MetricsEndpoint(
+        MetricsCollector(environment, process_metrics),
+        authenticator.authenticate_non_graphql_request,
+        metrics_readers,
+    )
+    all_checks = {health.DATABASE: _database_write_check(environment), **(checks or {})}
     app = GraphqlApp(
         endpoint,
         routes=[
             Route("/", redirect_to_graphiql),
-            Route(
-                "/metrics",
-                MetricsEndpoint(
-                    MetricsCollector(environment, process_metrics),
-                    authenticate_path_request,
-                    metrics_readers,
-                ).serve_metrics,
-            ),
-            *health.health_routes(
-                {health.DATABASE: check_database, **(checks or {})}, process_counts
-            ),
+            Route("/metrics", metrics_endpoint.serve_metrics),
+            *health.health_routes(all_checks, process_counts),
             Route("/graphql", endpoint),  # a Mount would send /graphql on to /graphql/
             WebSocketRoute("/graphql", endpoint),
             *graphiql.file_routes(),
             *acme_challenge.challenge_routes(environment),
             *mta_sts.policy_routes(environment),
             *rest_routes.rest_routes(
-                environment, authenticate_path_request, spool_folder, upload_limits, endpoint
+                environment,
+                authenticator.authenticate_non_graphql_request,
+                spool_folder,
+                upload_limits,
+                endpoint,
             ),
         ],
         middleware=_cors_middleware(settings.allowed_origins),
@@ -163,6 +173,16 @@ def create_app(
         app.direct_endpoints = {"/graphql": endpoint}
     app.router.redirect_slashes = False  # it would redirect to any host in the request
     return app
+
+
+def _database_write_check(environment: Environment) -> health.HealthCheck:
+    """Return the health check that writes to the database."""
+
+    async def is_database_writable() -> bool:
+        await environment.database.check_writable()
+        return True
+
+    return health.check_with_cached_result(health.WRITE_CHECK_INTERVAL, is_database_writable)
 
 
 def _unavailable_response(_request: Request, problem: Exception) -> Response:

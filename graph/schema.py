@@ -199,7 +199,7 @@ ADDITIONAL_TYPES = [  # types that are only reached through interfaces
 ]
 
 
-def _finish_schema(schema: ExecutableSchema) -> ExecutableSchema:
+def _describe_and_restore_enum_values(schema: ExecutableSchema) -> ExecutableSchema:
     """Set missing descriptions and restore enum members as enum values.
 
     Sorting a schema replaces the members by text.
@@ -215,7 +215,7 @@ def _finish_schema(schema: ExecutableSchema) -> ExecutableSchema:
     return schema
 
 
-schema = _finish_schema(
+schema = _describe_and_restore_enum_values(
     ExecutableSchema(
         query=Query,
         mutation=Mutation,

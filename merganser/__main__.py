@@ -1,7 +1,6 @@
 """The command `merganser`. Each failure is one sentence on stderr and an exit code."""
 
 import gc
-import logging
 import os
 import sys
 
@@ -36,7 +35,10 @@ def main() -> int:
     except typer.Abort:
         return _print_error("given up", EXIT_FAILURE)
     except Exception as problem:  # noqa: BLE001 - the process ends here, so the error must be reported
-        return _report_unexpected_error(problem)
+        # SQLAlchemy is slow to import, and commands such as `--help` do not need it
+        from merganser import unexpected_errors  # noqa: PLC0415
+
+        return _print_error(unexpected_errors.describe_and_log(problem), EXIT_FAILURE)
     return exit_code if isinstance(exit_code, int) else 0
 
 
@@ -44,28 +46,6 @@ def _message_with_field_path(error: RequestError) -> str:
     """The message of an error, after the path of the input field if the error names one."""
     field_path = f"{'.'.join(error.path)}: " if isinstance(error, InvalidInput) else ""
     return field_path + error.message
-
-
-def _report_unexpected_error(error: Exception) -> int:
-    """Print an unexpected error and return its exit code.
-
-    An error that is not of the database or the system is a bug: its traceback is logged.
-    """
-    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - keeps --help fast
-
-    from models.store.outages import storage_failure  # noqa: PLC0415
-
-    if failure := storage_failure(error):
-        return _print_error(f"it could not be done: {failure.message}", EXIT_FAILURE)
-    first_line = next(iter(str(getattr(error, "orig", error)).strip().splitlines()), "")
-    if isinstance(error, DBAPIError | OSError):
-        return _print_error(
-            f"it could not be done: {first_line or type(error).__name__}", EXIT_FAILURE
-        )
-    logging.getLogger("merganser").error("a command broke", exc_info=error)
-    return _print_error(
-        f"it broke on our side, please tell us: {type(error).__name__} {first_line}", EXIT_FAILURE
-    )
 
 
 def _print_error(message: str, exit_code: int) -> int:

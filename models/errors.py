@@ -208,7 +208,9 @@ def check_limit(used: int, limit: int, message: str, *, path: Sequence[str]) -> 
         raise LimitReached(message, limit=limit, used=used, path=path)
 
 
-def check_count(count: int, limit: int, message: str, *, path: Sequence[str]) -> None:
+def check_count_from_one_to_limit(
+    count: int, limit: int, message: str, *, path: Sequence[str]
+) -> None:
     """Raise InvalidInput if `count` is 0, or LimitReached if it is above `limit`."""
     if not count:
         raise InvalidInput(message, constraint="min", path=path)

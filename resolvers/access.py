@@ -58,18 +58,18 @@ _SHARED_TABLES: dict[OwnedTable, tuple[Any, ShareRight]] = {
 def is_own_prepared(table: type[UserOwnedRow]) -> ColumnElement[bool]:
     """The WHERE clause for the viewer's own rows, in prepared selects.
 
-    `Context.read_prepared` binds the viewer. Use it only if `sees_mail_of_others` is False, or for
-    lists of own rows.
+    `Context.read_prepared` binds the viewer. Use it only if `can_see_mail_of_others` is False, or
+    for lists of own rows.
     """
     return col(table.user_id) == integer_parameter("viewer")
 
 
-def sees_mail_of_others(ctx: Context) -> bool:
+def can_see_mail_of_others(ctx: Context) -> bool:
     """True if the viewer can see mailboxes and messages of others, as records or because shared."""
-    return ctx.viewer.share_visibility.has_shared_mailboxes or sees_administered_records(ctx)
+    return ctx.viewer.share_visibility.has_shared_mailboxes or can_see_managed_mail_records(ctx)
 
 
-def sees_administered_records(ctx: Context) -> bool:
+def can_see_managed_mail_records(ctx: Context) -> bool:
     """True if the viewer sees records of mailboxes and messages of users it administers."""
     viewer = ctx.viewer
     if viewer.role is Role.DOMAIN_ADMIN:
@@ -77,13 +77,13 @@ def sees_administered_records(ctx: Context) -> bool:
     return viewer.role.includes(Role.ADMIN)
 
 
-def is_visible_record(ctx: Context, table: OwnedTable) -> ColumnElement[bool]:
+def is_visible_or_managed(ctx: Context, table: OwnedTable) -> ColumnElement[bool]:
     """The WHERE clause for records of mailboxes and messages, without the content.
 
     Visible rows, and for administrators those of the users they manage; a DOMAIN_ADMIN needs
     LOGIN_AS. `resolvers/messages/content_access.py` decides on the content.
     """
-    if not sees_administered_records(ctx):
+    if not can_see_managed_mail_records(ctx):
         return is_visible(ctx, table)
     is_managed = is_of_managed_user(ctx, table)
     return (
@@ -99,7 +99,7 @@ def is_of_managed_user(ctx: Context, table: OwnedTable) -> ColumnElement[bool]:
     Includes the viewer's own. A DOMAIN_ADMIN needs LOGIN_AS. Matches no row without the right to
     see records of other users' mail.
     """
-    if not sees_administered_records(ctx):
+    if not can_see_managed_mail_records(ctx):
         return false()
     return col(table.user_id).in_(select(col(User.id)).where(is_managed_user(ctx)))
 
@@ -117,9 +117,9 @@ def is_of_managed_user_unshared(ctx: Context, table: type[UserOwnedRow]) -> Colu
 def is_readable_mailbox(ctx: Context) -> ColumnElement[bool]:
     """The WHERE clause for mailboxes with messages that the viewer sees, at least as records."""
     if not ctx.viewer.share_visibility.has_shared_mailboxes:
-        return is_visible_record(ctx, Mailbox)
+        return is_visible_or_managed(ctx, Mailbox)
     is_own_or_managed = col(Mailbox.user_id) == ctx.viewer.user_id
-    if sees_administered_records(ctx):
+    if can_see_managed_mail_records(ctx):
         is_own_or_managed = col(Mailbox.user_id).in_(
             select(col(User.id)).where(is_managed_user(ctx))
         )
@@ -162,7 +162,7 @@ def is_overseen_user(ctx: Context) -> ColumnElement[bool]:
     return is_managed_user(ctx)
 
 
-def require_administered_domain(
+def require_users_in_administered_domains(
     ctx: Context, users: Iterable[ColumnRow], path: Sequence[str]
 ) -> None:
     """Raise Forbidden if one of these users is in no domain that the viewer administers.
@@ -182,7 +182,7 @@ def maker_columns(ctx: Context) -> dict[str, Any]:
     return {"made_by": ctx.viewer.user_id or None, "made_as": ctx.viewer.role}
 
 
-async def require_address_administrable(
+async def require_role_to_administer_owner(
     ctx: Context, address: NormalizedAddress, path: Sequence[str]
 ) -> None:
     """Raise Forbidden if this address belongs to a user that the viewer may not administer.

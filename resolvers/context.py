@@ -37,6 +37,7 @@ from models.users.roles import AdminPermission, Role, Scope, UserPermission, exp
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 Outcome = TypeVar("Outcome")
+JournalPosition = int  # of an entry in its stream
 
 MAX_BATCH_KEYS = 250  # keys; SQLite allows 500 parts in a UNION
 
@@ -309,7 +310,9 @@ class Context:
                     self.environment.write_session(*stream_ids)
                 )
                 open_transaction.last_session = open_transaction.session
-                open_transaction.exit_stack.push_async_callback(open_transaction.end_reads)
+                open_transaction.exit_stack.push_async_callback(
+                    open_transaction.wait_for_reads_and_close
+                )
             else:
                 await journal.lock_streams(open_transaction.session, stream_ids)
             async with nullcontext() if is_outermost else _savepoint(open_transaction.session):
@@ -366,7 +369,7 @@ class Context:
         kind: ChangeKind,
         ids: Sequence[int],
         **facts: Any,
-    ) -> int:
+    ) -> JournalPosition:
         """Write a change of these objects to the journal of a stream; return the last position.
 
         Too many ids for one row become several entries; a list in `facts` is split in the same way.
@@ -407,7 +410,9 @@ class Context:
             ]
             for stream, kinds in changes_by_stream.items()
         }
-        await journal.record_in_user_streams(session, entries, at=self.environment.now())
+        await journal.record_entries_in_streams_or_raise(
+            session, entries, at=self.environment.now()
+        )
 
     def add_warning(self, code: str, message: str, *, path: Sequence[str]) -> None:
         """Add a warning to the payload of the current mutation."""
@@ -539,7 +544,7 @@ class RequestTransaction:
             connection = await self.session.connection()
             return (await connection.execute(statement, parameters)).all()
 
-    async def end_reads(self) -> None:
+    async def wait_for_reads_and_close(self) -> None:
         """Wait for running reads; later reads use the committed rows."""
         async with self.read_lock:
             self.session = None

@@ -88,7 +88,7 @@ def page_select(
     count = (
         ROW_COUNT_PARAMETER
         if parameters is None
-        else _parameter(parameters, "count", ROW_COUNT_PARAMETER.type)
+        else _named_or_valued_parameter(parameters, "count", ROW_COUNT_PARAMETER.type)
     )
     return statement.order_by(
         *(column if is_ascending else column.desc() for column in sort_key)
@@ -102,7 +102,10 @@ def after_cursor_sql(
     if not page_form.has_cursor:
         return []
     cursor_values = tuple_(
-        *(_parameter(parameters, f"at_{column.key}", column.type) for column in sort_key)
+        *(
+            _named_or_valued_parameter(parameters, f"at_{column.key}", column.type)
+            for column in sort_key
+        )
     )
     columns = tuple_(*sort_key)
     return [
@@ -112,7 +115,7 @@ def after_cursor_sql(
     ]
 
 
-def _parameter(
+def _named_or_valued_parameter(
     parameters: Mapping[str, Any] | None, name: str, sql_type: Any
 ) -> BindParameter[Any]:
     """A named parameter, or one with its value and a name that no other parameter has."""

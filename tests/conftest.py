@@ -1,4 +1,4 @@
-"""Real stores, a clock that ticks when told, and a client that speaks GraphQL over HTTP."""
+"""Fixtures of all tests: stores, a manual clock, accounts and a GraphQL client."""
 
 import asyncio
 import gc
@@ -51,21 +51,21 @@ CHEAP = Options(
     auto_create_domains=True,
     hostname="mx.example.org",
     mx_private=True,  # the servers of tests are on loopback
-    restore_window=timedelta(0),  # tests of the collector see at once what it removes
+    restore_window=timedelta(0),  # garbage collection removes objects at once
     webauthn_id="mail.example.org",
     webauthn_origins=("https://mail.example.org",),
 )
 
 
-# the columns of each account's user, and the secret of its key
-Accounts = dict[str, tuple[dict[str, Any], str]]
-ACCOUNTS = pytest.StashKey[Accounts]()
-Place = TypeVar("Place")
-PrepareStore = Callable[[tuple[str, ...]], tuple[Place, Accounts]]
+# By fixture name: the columns of the user's row, and the secret of the user's API key
+PreparedAccounts = dict[str, tuple[dict[str, Any], str]]
+PREPARED_ACCOUNTS_KEY = pytest.StashKey[PreparedAccounts]()
+StoreLocation = TypeVar("StoreLocation")
+PrepareStore = Callable[[tuple[str, ...]], tuple[StoreLocation, PreparedAccounts]]
 
 
 class Clock:
-    """Stands still until told otherwise."""
+    """A clock with a fixed time that tests advance."""
 
     def __init__(self) -> None:
         self.time = datetime(2030, 1, 1, tzinfo=UTC)
@@ -79,7 +79,7 @@ class Clock:
 
 @dataclass
 class Client:
-    """A GraphQL client for one user, or for a key of the platform."""
+    """A GraphQL client that signs in with the API key of one user or of the platform."""
 
     http: httpx.AsyncClient
     world: Environment
@@ -95,12 +95,13 @@ class Client:
         return {"Authorization": f"Bearer {self.secret}"}
 
     async def __call__(self, document: str, **variables: Any) -> Any:
-        """Run `document` and return its data; any GraphQL error fails the test."""
-        answer = await self.raw(document, **variables)
-        assert "errors" not in answer, answer["errors"]
-        return answer["data"]
+        """Execute `document` and return its data. Any GraphQL error fails the test."""
+        response = await self.raw(document, **variables)
+        assert "errors" not in response, response["errors"]
+        return response["data"]
 
     async def raw(self, document: str, **variables: Any) -> Any:
+        """Execute `document` and return the response with `data`, `errors` and `extensions`."""
         response = await self.http.post(
             "/graphql",
             json={"query": document, "variables": variables},
@@ -109,21 +110,21 @@ class Client:
         return response.json()
 
     async def box(self, path: str = "INBOX") -> ColumnRow:
-        """This user's folder."""
-        return await mailbox_loaders.require_mailbox(
+        """Load the row of a mailbox of this user."""
+        return await mailbox_loaders.require_own_or_shared_mailbox(
             context(self), mailbox_loaders.MailboxSelector(path=path)
         )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put what takes long first, and leave to CI what would make it longer still."""
-    left = item_selection.left_out(items)
-    if left:
-        config.hook.pytest_deselected(items=list(left))
-        items[:] = [item for item in items if item not in left]
-    items.sort(key=item_selection.longest_first)
+    """Deselect tests that run only in CI or `make test-all`, and run the longest files first."""
+    deselected = item_selection.deselected_items(items)
+    if deselected:
+        config.hook.pytest_deselected(items=list(deselected))
+        items[:] = [item for item in items if item not in deselected]
+    items.sort(key=item_selection.run_order)
     gc.collect()
-    gc.freeze()  # modules and tests stay: looking through them is a tenth of the whole time
+    gc.freeze()  # a scan of the modules and tests takes a tenth of the whole run time
     gc.set_threshold(20_000, 20, 50)
 
 
@@ -133,16 +134,16 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sqlite_prepared(
+def prepare_sqlite_store(
     sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> PrepareStore[Path]:
-    """SQLite stores to copy, with accounts in them."""
+    """Return a function that makes a SQLite store with these accounts, to copy for each test."""
 
     @cache
-    def prepare(names: tuple[str, ...]) -> tuple[Path, Accounts]:
+    def prepare(names: tuple[str, ...]) -> tuple[Path, PreparedAccounts]:
         folder = tmp_path_factory.mktemp("prepared")
         accounts = store_fixtures.run(
-            make_accounts(store_fixtures.copied(sqlite_template, folder), names, folder)
+            create_accounts(store_fixtures.copied(sqlite_template, folder), names, folder)
         )
         return folder / "mail.db", accounts
 
@@ -150,19 +151,21 @@ def sqlite_prepared(
 
 
 @pytest.fixture(scope="session")
-def postgres_prepared(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> PrepareStore[str]:
-    """Schemas of the PostgreSQL database, with the rows of accounts."""
+def prepare_postgres_schema(
+    postgres: str, tmp_path_factory: pytest.TempPathFactory
+) -> PrepareStore[str]:
+    """Return a function that stores the rows of these accounts in a PostgreSQL schema."""
 
-    async def make(names: tuple[str, ...]) -> Accounts:
+    async def make(names: tuple[str, ...]) -> PreparedAccounts:
         database = Database(postgres)
         await store_fixtures.emptied(database)
         await database.close()
-        accounts = await make_accounts(postgres, names, tmp_path_factory.mktemp("prepared"))
+        accounts = await create_accounts(postgres, names, tmp_path_factory.mktemp("prepared"))
         await store_fixtures.keep_rows(postgres, "_".join(names))
         return accounts
 
     @cache
-    def prepare(names: tuple[str, ...]) -> tuple[str, Accounts]:
+    def prepare(names: tuple[str, ...]) -> tuple[str, PreparedAccounts]:
         return "_".join(names), store_fixtures.run(make(names))
 
     return prepare
@@ -170,7 +173,7 @@ def postgres_prepared(postgres: str, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """The URL of this worker's migrated database."""
+    """The URL of the migrated database of this pytest-xdist worker."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
     server = store_fixtures.postgres_server()
     url = store_fixtures.run(
@@ -184,34 +187,38 @@ def postgres() -> Iterator[str]:
 
 @pytest.fixture(params=store_fixtures.STORES)
 async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
-    """A store with nothing but the accounts of the test's fixtures."""
-    names = _prepared_names(request)
+    """A store that contains only the accounts of the test's fixtures."""
+    names = _prepared_fixture_names(request)
     if request.param == "sqlite":
         template: Path = request.getfixturevalue("sqlite_template")
         if names:
-            template, request.node.stash[ACCOUNTS] = request.getfixturevalue("sqlite_prepared")(
-                names
-            )
+            template, request.node.stash[PREPARED_ACCOUNTS_KEY] = request.getfixturevalue(
+                "prepare_sqlite_store"
+            )(names)
         database = store_fixtures.warmed(Database(store_fixtures.copied(template, tmp_path)))
     else:
         database, schema = store_fixtures.warmed(Database(request.getfixturevalue("postgres"))), ""
         if names:
-            schema, request.node.stash[ACCOUNTS] = request.getfixturevalue("postgres_prepared")(
-                names
-            )
+            schema, request.node.stash[PREPARED_ACCOUNTS_KEY] = request.getfixturevalue(
+                "prepare_postgres_schema"
+            )(names)
         await store_fixtures.emptied(database, schema)
     yield database
     await database.close()
-    await asyncio.sleep(0)  # what was cut off amid something is gone with the loop's next turn
+    await asyncio.sleep(0)  # cancelled tasks end in the next iteration of the event loop
 
 
-def _prepared_names(request: pytest.FixtureRequest) -> tuple[str, ...]:
-    """The fixtures of the test that are accounts of this file, in a fixed order."""
-    known = request.node._fixtureinfo.name2fixturedefs  # noqa: SLF001
-    if any(len(known.get(name, ())) != 1 for name in ("clock", "world")):
-        return ()  # no accounts, or accounts with another clock or other options
-    ours = known["clock"][0].baseid
-    return tuple(name for name in PREPARED if name in known and known[name][-1].baseid == ours)
+def _prepared_fixture_names(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """The account fixtures of this file that the test uses, in a fixed order."""
+    fixture_defs = request.node._fixtureinfo.name2fixturedefs  # noqa: SLF001
+    if any(len(fixture_defs.get(name, ())) != 1 for name in ("clock", "world")):
+        return ()  # no accounts, or the test overrides the clock or the environment
+    base_id = fixture_defs["clock"][0].baseid
+    return tuple(
+        name
+        for name in PREPARED_ROLES
+        if name in fixture_defs and fixture_defs[name][-1].baseid == base_id
+    )
 
 
 @pytest.fixture
@@ -222,25 +229,26 @@ def clock() -> Clock:
 @pytest.fixture
 async def world(database: Database, clock: Clock, tmp_path: Path) -> AsyncIterator[Environment]:
     blobs = FolderStore(tmp_path / "blobs")
-    made = Environment(database, blobs, signing_secret=b"s" * 32, options=CHEAP, now=clock)
-    yield made
-    await authentication.wait_for_background_tasks(
-        made
-    )  # uses of keys are noted behind the answers
-    await message_trace.flush(made)
+    test_environment = Environment(
+        database, blobs, signing_secret=b"s" * 32, options=CHEAP, now=clock
+    )
+    yield test_environment
+    # the last use of a credential is stored after the response
+    await authentication.wait_for_background_tasks(test_environment)
+    await message_trace.flush(test_environment)
     await blobs.close()
 
 
 @pytest.fixture
 async def counted(world: Environment) -> AsyncIterator[None]:
-    """After a test, all that the store counts is counted again."""
+    """Check all stored counters after the test."""
     yield
     await counter_check.recount(world)
 
 
 @pytest.fixture
 async def examined(world: Environment) -> AsyncIterator[None]:
-    """After a test, all is counted again, and the verifier finds nothing."""
+    """Check all counters after the test, and require that the consistency checks find nothing."""
     yield
     await counter_check.examine(world)
 
@@ -254,49 +262,51 @@ async def http(world: Environment, tmp_path: Path) -> AsyncIterator[httpx.AsyncC
     await app.end_subscriptions()
 
 
-async def make_key(world: Environment, name: str, **more: Any) -> str:
-    """The secret of a new API key."""
+async def make_key(world: Environment, name: str, **columns: Any) -> str:
+    """Add an API key and return its secret."""
     secret = f"mgk_{name}".ljust(47, "k")
     key = ApiKey(
         id=world.new_id(),
         name=name,
         digest=hashlib.sha256(secret.encode()).hexdigest(),
         created_at=world.now(),
-        **more,
+        **columns,
     )
     async with world.write_session() as session:
         session.add(key)
     return secret
 
 
-async def make_user(world: Environment, name: str, **more: Any) -> User:
-    """A user of example.org, with folders and the address name@example.org."""
+async def make_user(world: Environment, name: str, **values: Any) -> User:
+    """Create a user of example.org with mailboxes and the address name@example.org."""
     admin = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
-    more = {"password_disabled": "password" not in more} | more
-    new = NewUser(username=name, address=f"{name}@example.org", **more)
+    values = {"password_disabled": "password" not in values} | values
+    new = NewUser(username=name, address=f"{name}@example.org", **values)
     return await creation_create.create_user(admin, new)
 
 
 async def make_client(
-    world: Environment, http: httpx.AsyncClient, name: str, **more: Any
+    world: Environment, http: httpx.AsyncClient, name: str, **values: Any
 ) -> Client:
-    user = await make_user(world, name, **more)
+    """Create a user with an API key of all scopes, and return a client with that key."""
+    user = await make_user(world, name, **values)
     scopes = [Scope.MASTER]
     secret = await make_key(world, name, user_id=user.id, role=user.role, scopes=scopes)
     return Client(http, world, user, secret)
 
 
-# the accounts that are made once in each worker and copied with the store
-PREPARED: dict[str, Role] = {
+# The account fixtures that are created once in each worker and copied with the store
+PREPARED_ROLES: dict[str, Role] = {
     "ada": Role.USER, "bob": Role.USER, "root": Role.ROOT, "over": Role.ADMIN,
 }  # fmt: skip
+USERNAMES = {"admin_client": "over"}  # by fixture name, if the username differs
 
 
-async def make_accounts(url: str, names: Iterable[str], folder: Path) -> Accounts:
-    """Make these of the `PREPARED` accounts in an empty store."""
+async def create_accounts(url: str, names: Iterable[str], folder: Path) -> PreparedAccounts:
+    """Create these accounts of `PREPARED_ROLES` in an empty store."""
     database, blobs = Database(url), FolderStore(folder / "blobs")
     world = Environment(database, blobs, signing_secret=b"s" * 32, options=CHEAP, now=Clock())
-    accounts = {name: await _make_account(world, None, name) for name in names}
+    accounts = {name: await _create_account(world, None, name) for name in names}
     await database.close()
     await blobs.close()
     return {
@@ -308,11 +318,12 @@ async def make_accounts(url: str, names: Iterable[str], folder: Path) -> Account
     }
 
 
-async def _make_account(world: Environment, http: Any, name: str) -> Client:
+async def _create_account(world: Environment, http: Any, name: str) -> Client:
     if name != "root":
-        return await make_client(world, http, name, role=PREPARED[name])
+        username = USERNAMES.get(name, name)
+        return await make_client(world, http, username, role=PREPARED_ROLES[name])
     secret = await make_key(world, "root", role=Role.ROOT, scopes=[Scope.MASTER])
-    nobody = User(
+    no_user = User(
         id=0,
         username="",
         username_key="",
@@ -320,70 +331,70 @@ async def _make_account(world: Environment, http: Any, name: str) -> Client:
         created_at=world.now(),
         updated_at=world.now(),
     )
-    return Client(http, world, nobody, secret)
+    return Client(http, world, no_user, secret)
 
 
-async def _account(
+async def _load_account(
     request: pytest.FixtureRequest, world: Environment, http: httpx.AsyncClient
 ) -> Client:
-    """The account that a fixture is named after: of the prepared store, or a new one."""
+    """The account with the name of the requested fixture: from the prepared store, or new."""
     name = request.fixturename or ""
-    if prepared := request.node.stash.get(ACCOUNTS, {}).get(name):
+    if prepared := request.node.stash.get(PREPARED_ACCOUNTS_KEY, {}).get(name):
         columns, secret = prepared
         user = User(**deepcopy(columns))
         if user.id:
             make_transient_to_detached(user)
         return Client(http, world, user, secret)
-    return await _make_account(world, http, name)
+    return await _create_account(world, http, name)
 
 
 @pytest.fixture
 async def ada(
     request: pytest.FixtureRequest, world: Environment, http: httpx.AsyncClient
 ) -> Client:
-    return await _account(request, world, http)
+    return await _load_account(request, world, http)
 
 
 @pytest.fixture
 async def bob(
     request: pytest.FixtureRequest, world: Environment, http: httpx.AsyncClient
 ) -> Client:
-    return await _account(request, world, http)
+    return await _load_account(request, world, http)
 
 
 @pytest.fixture
 async def root(
     request: pytest.FixtureRequest, world: Environment, http: httpx.AsyncClient
 ) -> Client:
-    """A key of the platform, which belongs to no user."""
-    return await _account(request, world, http)
+    """A client with an API key of the platform, which belongs to no user."""
+    return await _load_account(request, world, http)
 
 
 @pytest.fixture
 async def over(
     request: pytest.FixtureRequest, world: Environment, http: httpx.AsyncClient
 ) -> Client:
-    """An administrator."""
-    return await _account(request, world, http)
+    """A client of an administrator, the user "over"."""
+    return await _load_account(request, world, http)
 
 
 @pytest.fixture
 async def live(world: Environment, tmp_path: Path) -> AsyncIterator["House"]:
-    """A server on a port of its own, for those who follow."""
-    from tests.support.servers.live_server import house  # which imports this file
+    """A server that listens on a port, for clients that subscribe."""
+    from tests.support.servers.live_server import house  # live_server imports this module
 
-    async with house(world, tmp_path) as made:
-        yield made
+    async with house(world, tmp_path) as server:
+        yield server
 
 
 def context(client: Client, *scopes: Scope) -> Context:
-    """What an operation of this client is handed."""
+    """The context of a request by this client."""
     viewer = Viewer(client.user.id, client.user.role, frozenset(scopes or {Scope.MASTER}))
     return Context(client.world, viewer)
 
 
 def raw_message(subject: str = "Hello", *, body: str = "Hi there.", **headers: str) -> bytes:
-    """A small message, different for each subject."""
+    """A small message with a Message-ID computed from the subject and body."""
     lines = {
         "From": "Carol <carol@example.com>",
         "To": "ada@example.org",
@@ -399,28 +410,31 @@ def raw_message(subject: str = "Hello", *, body: str = "Hi there.", **headers: s
 async def receive(
     client: Client, raw: bytes | str = "Hello", sender: str = "carol@example.com"
 ) -> message_insert.InsertedMessage:
-    """Deliver a message, as if it came by LMTP; a text is its subject."""
+    """Store a message as LMTP delivery does. If `raw` is a string, it is the subject."""
     message = raw_message(raw) if isinstance(raw, str) else raw
-    letter = await received_messages.read_message(message)
-    to = await address_resolution.load_recipient(client.world, client.address)
-    return await received_messages.store_for_recipient(client.world, letter, to, sender)
+    parsed = await received_messages.parse_storable_message(message)
+    recipient = await address_resolution.load_recipient_below_limits(client.world, client.address)
+    return await received_messages.store_once_for_recipient(client.world, parsed, recipient, sender)
 
 
 @pytest.fixture
 async def post(ada: Client, clock: Clock) -> Client:
-    """Three messages, a to c, in INBOX, and two folders: Keep, and Brief, where mail ends."""
-    for letter in "abc":
-        await receive(ada, letter)
+    """ada with three messages, a to c, in INBOX, and two mailboxes: Keep, and Brief (retention)."""
+    for subject in "abc":
+        await receive(ada, subject)
         clock.tick(seconds=1)
-    for new in (NewMailboxes(["Keep"]), NewMailboxes(["Brief"], retention=timedelta(days=1))):
-        await mailbox_loaders.create_mailboxes(context(ada), new)
+    for new_mailboxes in (
+        NewMailboxes(["Keep"]),
+        NewMailboxes(["Brief"], retention=timedelta(days=1)),
+    ):
+        await mailbox_loaders.create_mailboxes(context(ada), new_mailboxes)
     return ada
 
 
 def few_of(client: Client, spool: Path) -> Client:
-    """The same client, of a world where two messages are many."""
-    small = replace(client.world, options=replace(client.world.options, bulk=2))
-    transport = httpx.ASGITransport(app=create_app(small, spool_folder=spool))
+    """A client of the same user, on a server with a bulk limit of two messages."""
+    small_environment = replace(client.world, options=replace(client.world.options, bulk=2))
+    transport = httpx.ASGITransport(app=create_app(small_environment, spool_folder=spool))
     return replace(client, http=httpx.AsyncClient(transport=transport, base_url="http://few"))
 
 
@@ -431,14 +445,14 @@ async def few(post: Client, tmp_path: Path) -> Client:
 
 @pytest.fixture
 def chunked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exports and imports take few messages at a time."""
+    """Let exports write 3 messages at a time, and imports 4."""
     monkeypatch.setattr("resolvers.transfer.export_writer.MAX_CHUNK_MESSAGES", 3)
     monkeypatch.setattr("resolvers.transfer.import_writer.MAX_BATCH_MESSAGES", 4)
 
 
 @pytest.fixture
 async def listener(world: Environment, tmp_path: Path) -> AsyncIterator[LmtpListener]:
-    """Takes mail by LMTP."""
+    """An LMTP listener."""
     listener = await lmtp.start_lmtp_listener(
         world, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
     )
@@ -448,33 +462,35 @@ async def listener(world: Environment, tmp_path: Path) -> AsyncIterator[LmtpList
 
 @pytest.fixture
 async def neighbour(listener: LmtpListener) -> AsyncIterator[Neighbour]:
-    """A server that has come to hand over mail."""
+    """An LMTP client that is connected to the listener."""
     neighbour = await connect(listener.port)
     yield neighbour
     await neighbour.close()
 
 
-ASIDE = ("BEGIN", "PRAGMA", "SAVEPOINT", "RELEASE")
+TRANSACTION_STATEMENTS = ("BEGIN", "PRAGMA", "SAVEPOINT", "RELEASE")
 
 
-def heard(database: Database, *aside: str) -> list[str]:
-    """Every SQL statement from now on, in order, but those that have one of these parts."""
-    sent: list[str] = []
+def heard(database: Database, *excluded: str) -> list[str]:
+    """Record SQL statements from now on, in order, except those that contain an excluded part."""
+    statements: list[str] = []
 
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if not statement.startswith(ASIDE) and not any(part in statement for part in aside):
-            sent.append(statement)
+    def record_statement(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if not statement.startswith(TRANSACTION_STATEMENTS) and not any(
+            part in statement for part in excluded
+        ):
+            statements.append(statement)
 
     for engine in database.engines:
-        event.listen(engine, "before_cursor_execute", note)
-    return sent
+        event.listen(engine, "before_cursor_execute", record_statement)
+    return statements
 
 
 @pytest.fixture
 def statements(database: Database) -> Any:
-    """Every SQL statement sent, in order; `del statements[:]` to start afresh.
+    """The SQL statements that are sent, in order. `del statements[:]` forgets the previous ones.
 
-    But not that which writes steps of messages, up to a second after they were taken, and not
-    that which looks each second for changes of credentials.
+    The list excludes the statements of two background loops: the writer of delivery trace steps
+    and the poll for changed credentials.
     """
     return heard(database, "INSERT INTO message_steps", "credential_changes")

@@ -27,8 +27,9 @@ from graph.types.global_ids import decode, encode
 from mail.maintenance import housekeeping
 from mail.recipients import address_resolution
 from mail.storage import received_messages
-from merganser.commands import domain_operations, user_operations
-from merganser.commands.user_operations import ApiKeyRequest
+from merganser.commands.domains import domain_operations
+from merganser.commands.users import user_operations
+from merganser.commands.users.user_operations import ApiKeyRequest
 from merganser.server.environment_factory import open_environment
 from merganser.settings.settings import Settings
 from models.admin.tasks import Task
@@ -231,9 +232,11 @@ async def _create_accounts(
         await user_operations.create_api_key(environment, ApiKeyRequest("root", role=Role.ROOT))
     )[1]
     for nth, name in itertools.product(range(INITIAL_MESSAGES), USERNAMES):
-        to = await address_resolution.load_recipient(environment, f"{name}@example.org")
-        mail = await received_messages.read_message(make_message(f"{name} {nth}"))
-        await received_messages.store_for_recipient(environment, mail, to, "carol@example.com")
+        to = await address_resolution.load_recipient_below_limits(
+            environment, f"{name}@example.org"
+        )
+        mail = await received_messages.parse_storable_message(make_message(f"{name} {nth}"))
+        await received_messages.store_once_for_recipient(environment, mail, to, "carol@example.com")
     return ProofServer(server, bus, environment, users, secrets, root)
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.servers.postgres_cluster import WAIT, Cluster
+from tests.support.servers.postgres_cluster import PROGRAM_TIMEOUT, Cluster
 
 POLL_SECONDS = 0.05
 CONNECTION_LIMIT = "max_connections = 300"  # three servers, each with its pools
@@ -141,7 +141,7 @@ def _run_isolated(cluster: Cluster) -> Generator[Path]:
     folder.mkdir()
     folder.chmod(0o777)
     options = f"-c listen_addresses='' -k {folder}"
-    arguments = ("-w", "-t", str(int(WAIT)), "-l", cluster.home / "log", "-o", options)
+    arguments = ("-w", "-t", str(int(PROGRAM_TIMEOUT)), "-l", cluster.home / "log", "-o", options)
     cluster.run("pg_ctl", *arguments, "-D", cluster.data, "start")
     try:
         yield folder
@@ -177,7 +177,7 @@ def _parse_deliveries(text: str) -> dict[str, RecipientState]:
 
 def _wait_until(condition: Callable[[], bool], message: str) -> None:
     """Wait until a condition is true. Raises TimeoutError."""
-    until = time.monotonic() + WAIT
+    until = time.monotonic() + PROGRAM_TIMEOUT
     while not condition():
         if time.monotonic() > until:
             raise TimeoutError(message)

@@ -111,7 +111,7 @@ async def _deliver_messages(
     """Deliver the messages, oldest first, and return the bytes of the newest."""
     writer, to = (
         MessageGenerator(),
-        await address_resolution.load_recipient(environment, READER_ADDRESS),
+        await address_resolution.load_recipient_below_limits(environment, READER_ADDRESS),
     )
     raw = b""
     for first in range(0, count, CONCURRENT_DELIVERIES):
@@ -150,9 +150,9 @@ async def _deliver_message(
         envelope_from="bob@example.com",
         envelope_to=[READER_ADDRESS],
     )
-    await received_messages.store_for_recipient(
+    await received_messages.store_once_for_recipient(
         environment,
-        await received_messages.read_message(raw_message),
+        await received_messages.parse_storable_message(raw_message),
         recipient,
         "bob@example.com",
         placement=placement,
@@ -163,7 +163,7 @@ async def _read_sample_account(
     environment: Environment, api_keys: list[str], full_message: bytes
 ) -> SampleAccount:
     """Return the sample account with the IDs of its messages, newest first."""
-    to = await address_resolution.load_recipient(environment, READER_ADDRESS)
+    to = await address_resolution.load_recipient_below_limits(environment, READER_ADDRESS)
     statement = select(col(Message.id)).where(col(Message.mailbox_id) == to.mailbox_id)
     newest = statement.order_by(col(Message.listed_at).desc(), col(Message.id).desc())
     ids = [str(encode("Message", row.id)) for row in await environment.database.read(newest)]

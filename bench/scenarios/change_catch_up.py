@@ -37,7 +37,7 @@ from models.store.columns import ColumnRow, select_columns
 from resolvers.auth import api_keys
 from resolvers.auth.api_keys import NewApiKey
 from resolvers.messages.bulk import bulk_changes
-from resolvers.messages.bulk.bulk_changes import BulkRequest
+from resolvers.messages.bulk.bulk_requests import BulkRequest
 from resolvers.messages.bulk.row_changes import FlagChanges
 from resolvers.messages.filters.filter_conditions import MessageSelector
 
@@ -111,10 +111,10 @@ async def _create_model_rows(
 ) -> tuple[list[dict[str, Any]], int]:
     """Create a message and flag it. Returns these journal rows and the last position."""
     message, to = (
-        await received_messages.read_message(MessageGenerator().make_message(0)),
-        await address_resolution.load_recipient(environment, READER_ADDRESS),
+        await received_messages.parse_storable_message(MessageGenerator().make_message(0)),
+        await address_resolution.load_recipient_below_limits(environment, READER_ADDRESS),
     )
-    stored = await received_messages.store_for_recipient(
+    stored = await received_messages.store_once_for_recipient(
         environment, message, to, "bob@example.com"
     )
     flag = BulkRequest(

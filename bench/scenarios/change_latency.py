@@ -148,7 +148,7 @@ async def create_accounts(
     environment: Environment, account_count: int, advance: AdvanceStep
 ) -> list[WatchedAccount]:
     """Create accounts, each with an API key and one message."""
-    message = await received_messages.read_message(MessageGenerator().make_message(0))
+    message = await received_messages.parse_storable_message(MessageGenerator().make_message(0))
 
     async def account(number: int) -> WatchedAccount:
         address = f"w{number}@bench.example"
@@ -156,8 +156,8 @@ async def create_accounts(
         _, secret = await api_keys.create_api_key(
             root_context(environment), NewApiKey("bench", user_id=user.id)
         )
-        to = await address_resolution.load_recipient(environment, address)
-        stored = await received_messages.store_for_recipient(
+        to = await address_resolution.load_recipient_below_limits(environment, address)
+        stored = await received_messages.store_once_for_recipient(
             environment, message, to, "bob@example.com"
         )
         advance()

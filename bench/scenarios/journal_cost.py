@@ -91,7 +91,7 @@ async def measure_shares(environment: Environment, rounds: int) -> dict[str, flo
     ]  # one account each, to avoid lock waits
     for name in names:
         await create_user(environment, name)
-    to = [await address_resolution.load_recipient(environment, name) for name in names]
+    to = [await address_resolution.load_recipient_below_limits(environment, name) for name in names]
     messages, store = _make_messages(), list[int]()
     found: dict[bool, list[RoundTimes]] = {True: [], False: []}
     for number in range(2 * (WARM_UP_ROUNDS + rounds)):
@@ -126,7 +126,7 @@ def without_journal(*, is_enabled: bool) -> Iterator[None]:
     if is_enabled:
         yield
         return
-    with patch.object(journal, "entry_statements", no_statements):
+    with patch.object(journal, "statements_to_record_entries", no_statements):
         yield
 
 
@@ -139,8 +139,11 @@ async def _deliver_round(
     """Deliver messages concurrently, and return the times."""
 
     async def deliver(raw_message: bytes, recipient: LocalRecipient) -> None:
-        await received_messages.store_for_recipient(
-            environment, await received_messages.read_message(raw_message), recipient, SENDER
+        await received_messages.store_once_for_recipient(
+            environment,
+            await received_messages.parse_storable_message(raw_message),
+            recipient,
+            SENDER,
         )
 
     used, started_at = _cpu_seconds(backend_ids), time.perf_counter()

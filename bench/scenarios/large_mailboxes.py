@@ -124,11 +124,11 @@ async def create_large_account(
     paths = [f"Projects/No {nth:04}" for nth in range(size.mailbox_count)]
     for start in range(0, len(paths), 100):
         await mailbox_loaders.create_mailboxes(ctx, NewMailboxes([*paths[start : start + 100]]))
-    to = await address_resolution.load_recipient(environment, READER_ADDRESS)
-    message = await received_messages.read_message(
+    to = await address_resolution.load_recipient_below_limits(environment, READER_ADDRESS)
+    message = await received_messages.parse_storable_message(
         MessageGenerator().make_message(1, size=4000, attachment=b"")
     )
-    await received_messages.store_for_recipient(environment, message, to, "carol@example.com")
+    await received_messages.store_once_for_recipient(environment, message, to, "carol@example.com")
     boxes = {
         box.path: box
         for box in await mailbox_loaders.load_all_of_user(ctx, user.id, {"id", "path"})

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from graph.execution import telemetry
 from graph.execution.telemetry import OperationObserver, TraceSampler
-from merganser.server.observability import logs, otlp
+from merganser.server.observability import logs, otlp_exporters
 from merganser.settings.settings import Settings
 from models.observability.traces import TimedBlock
 from models.store.database import DURATION
@@ -144,7 +144,9 @@ async def measure_all_levels() -> dict[str, float]:
     found: dict[str, list[float]] = {}
     with run_collector() as collector_url, stderr_into_pipe():
         logs.configure_logging("INFO", "json")
-        sender = otlp.TraceExporter(Settings(otlp=collector_url), otlp.service_resource())
+        sender = otlp_exporters.TraceExporter(
+            Settings(otlp=collector_url), otlp_exporters.service_resource()
+        )
         for _ in range(ROUNDS):
             for name, level, share, measure, many in (
                 ("nothing", logging.WARNING, None, run_unobserved_operation, OPERATIONS_PER_ROUND),

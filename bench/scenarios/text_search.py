@@ -63,11 +63,11 @@ SEARCH_VARIABLES: dict[str, dict[str, Any]] = {
 
 async def insert_indexed_messages(environment: Environment, message_count: int) -> None:
     """Insert copies of one message, each with its own words in the index."""
-    to = await address_resolution.load_recipient(environment, READER_ADDRESS)
-    message = await received_messages.read_message(
+    to = await address_resolution.load_recipient_below_limits(environment, READER_ADDRESS)
+    message = await received_messages.parse_storable_message(
         MessageGenerator().make_message(1, size=20_000, attachment=b"")
     )
-    await received_messages.store_for_recipient(environment, message, to, "carol@example.com")
+    await received_messages.store_once_for_recipient(environment, message, to, "carol@example.com")
     (model_row,) = await environment.database.read(select(*select_columns(Message)).limit(1))
     dice, dialect = Random(5), environment.database.dialect  # noqa: S311 - the same words each time
     base = [f"w{n}" for n in range(30_000)]

@@ -9,7 +9,7 @@ import strawberry
 from graph.types.errors import attribute_field
 from graph.types.fields import Info
 from graph.types.object_views import DerivedField
-from graph.types.row_mapping import NodeView, global_id_field, list_objects
+from graph.types.row_mapping import NodeView, global_id_field, objects_from_rows_with_links
 from graph.types.scalars import EmailAddress
 from resolvers.addresses import contacts
 from resolvers.addresses.contacts import ContactSearch
@@ -41,4 +41,4 @@ async def search_contacts(
     rows = await info.context.load(
         contacts.load_contacts_by_search, ContactSearch(user_id, search_text, max_count)
     )
-    return await list_objects(info, AddressRegisterEntry, rows)
+    return await objects_from_rows_with_links(info, AddressRegisterEntry, rows)

@@ -66,5 +66,5 @@ class AddressTraceQuery:
     async def address_trace(
         self, info: Info, address: str, sender: str | None = UNSET
     ) -> list[TraceStep]:
-        steps = await trace.load_steps(info.context, address, sender or None)
+        steps = await trace.trace_address(info.context, address, sender or None)
         return [TraceStep.from_row(step) for step in steps]

@@ -19,7 +19,7 @@ from graph.types.references import (
     AddressRef,
     UserRef,
     address_selector_from_ref,
-    load_user,
+    load_user_or_viewer,
     optional_tuple,
     value_or_none,
 )
@@ -163,7 +163,7 @@ class AddressFilter(ConditionsInput):
 
         An unknown user selects no address.
         """
-        user = await load_user(info, self.user) if self.user else None
+        user = await load_user_or_viewer(info, self.user) if self.user else None
         return AddressConditions(
             query=self.query or None,
             forward=self.forward or None,

@@ -14,7 +14,7 @@ from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import attribute_field
 from graph.types.fields import Auth, Info, field, query
 from graph.types.object_views import DerivedField
-from graph.types.references import UserRef, load_user_id
+from graph.types.references import UserRef, load_user_or_viewer_id
 from graph.types.row_mapping import NodeView, global_id_field, selected_columns
 from graph.types.scalars import IPAddress
 from models.store.keyset_pages import Cursor, ordering_name
@@ -95,7 +95,7 @@ class AdminLogQuery:
     ) -> Connection[AdminLogEntry]:
         conditions = AdminLogConditions(
             await _actor_user_id(info, actor),
-            _decode_target_id(target_id) if target_id else None,
+            _decode_target_type_and_id(target_id) if target_id else None,
             mutation or None,
             since or None,
             until or None,
@@ -117,7 +117,7 @@ class AdminLogQuery:
         )
 
 
-def _decode_target_id(global_id: str) -> tuple[str, int]:
+def _decode_target_type_and_id(global_id: str) -> tuple[str, int]:
     """Return the type name and the row id of a global ID.
 
     Raises Invalid if it is not a global ID.
@@ -135,4 +135,4 @@ async def _actor_user_id(info: Info, user_ref: UserRef | None) -> int | None:
         return None
     if user_ref.id:
         return global_ids.decode("User", user_ref.id.value, path="actor")
-    return await load_user_id(info, user_ref) or admin_log.NO_USER_ID
+    return await load_user_or_viewer_id(info, user_ref) or admin_log.NO_USER_ID

@@ -15,7 +15,12 @@ from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options
 from graph.types.fields import Auth, Info, field, query
 from graph.types.mutations import mutation
 from graph.types.object_views import DerivedField
-from graph.types.references import UserRef, ids_from_global_ids, load_named_user_id, load_user
+from graph.types.references import (
+    UserRef,
+    ids_from_global_ids,
+    load_named_user_id,
+    load_user_or_viewer,
+)
 from graph.types.row_mapping import (
     NodeView,
     global_id_field,
@@ -65,7 +70,7 @@ class AuditedMessage(NodeView):
     copied_at: datetime = attribute_field("Copied.")
     hash: str = attribute_field("SHA-256 of all of this that matters, and of the hash before.")
 
-    load_batch = staticmethod(audits.load_copies_by_id)
+    load_batch = staticmethod(audits.load_copies_by_id_and_log_access)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         **{name: Message.derived_fields[name] for name in MESSAGE_FIELDS},
         "id": global_id_field("AuditedMessage"),
@@ -105,7 +110,10 @@ class Audit(NodeView):
     message_count: BigInt = attribute_field("Copied so far.")
     size: ByteSize = attribute_field("Bytes of these.")
     state: TaskState = link(
-        "id", audits.load_copy_task_states, lambda state: state, description="Of the first copy."
+        "id",
+        audits.load_copy_task_states_by_audit,
+        lambda state: state,
+        description="Of the first copy.",
     )
 
     load_batch = staticmethod(audits.load_audits_by_id)
@@ -122,7 +130,7 @@ class Audit(NodeView):
         return await connection_of_page(
             info,
             AuditedMessage,
-            await info.context.load(audits.load_copy_pages_by_audit, page_key),
+            await info.context.load(audits.load_copy_pages_and_log_access, page_key),
             lambda row: Cursor(COPIES, row.position, row.id),
             lambda: info.context.load(audits.count_copies_by_audit, page_key),
         )
@@ -165,7 +173,7 @@ class Audit(NodeView):
         cost=1000,
     )
     async def broken_position(self, info: Info) -> BigInt | None:
-        position = await audits.find_broken_copy(info.context, self.row)
+        position = await audits.find_broken_position(info.context, self.row)
         return None if position is None else BigInt(position)
 
 
@@ -224,7 +232,7 @@ async def _audited_user_id(info: Info, user_ref: UserRef | None) -> int | None:
         return None
     if user_ref.id:
         return ids_from_global_ids(info, "User", [user_ref.id.value])[0]
-    row = await load_user(info, user_ref)
+    row = await load_user_or_viewer(info, user_ref)
     return row.id if row else NO_USER_ID
 
 
@@ -250,5 +258,7 @@ class AuditMutation:
 
     @mutation("Ends audits before their time, all or none.", role=Role.ROOT, scope=Scope.MASTER)
     async def audit_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await audits.delete_audits(info.context, ids_from_global_ids(info, "Audit", input.ids))
+        await audits.end_audits_and_mark_removed(
+            info.context, ids_from_global_ids(info, "Audit", input.ids)
+        )
         return DeletePayload(deleted_ids=input.ids)

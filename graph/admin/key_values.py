@@ -12,7 +12,12 @@ from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info, query
 from graph.types.mutations import mutation
 from graph.types.object_views import DerivedField
-from graph.types.references import UserRef, load_named_user_id, load_user_id, value_or_none
+from graph.types.references import (
+    UserRef,
+    load_named_user_id,
+    load_user_or_viewer_id,
+    value_or_none,
+)
 from graph.types.row_mapping import NodeView, global_id_field, selected_columns
 from graph.types.scalars import BigInt, Duration
 from models.errors import InvalidInput
@@ -23,7 +28,7 @@ from resolvers.access import require_user_id
 from resolvers.admin import key_values
 from resolvers.admin.key_values import (
     DEFAULT_STORE,
-    KeyValueListing,
+    KeyValueListConditions,
     KeyValueNamespace,
     NewKeyValue,
 )
@@ -123,7 +128,9 @@ async def _resolve_query_namespace(
     """
     if is_shared:
         return _shared_namespace(user_ref, store)
-    return KeyValueNamespace(await load_user_id(info, user_ref) or UNKNOWN_ACCOUNT_ID, store)
+    return KeyValueNamespace(
+        await load_user_or_viewer_id(info, user_ref) or UNKNOWN_ACCOUNT_ID, store
+    )
 
 
 @strawberry.type
@@ -157,7 +164,10 @@ class KeyValueQuery:
         before: str | None = UNSET,
     ) -> Connection[KeyValue]:
         namespace = await _resolve_query_namespace(info, user, store, is_shared=shared)
-        ctx, list_request = info.context, KeyValueListing(namespace, prefix or "", exact, recurse)
+        ctx, list_request = (
+            info.context,
+            KeyValueListConditions(namespace, prefix or "", exact, recurse),
+        )
         requested_page = page_request(
             ordering_name("keyvalue", list_request), first, after, last, before
         )

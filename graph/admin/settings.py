@@ -19,7 +19,7 @@ from models.errors import InvalidInput
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role, Scope
 from resolvers.admin import settings as admin_settings
-from resolvers.admin.settings import CurrentSetting, SettingHistoryPage
+from resolvers.admin.settings import CurrentSetting, SettingHistoryPageKey
 
 MAX_FILTER_LENGTH = 128  # characters; as long as a key
 
@@ -85,7 +85,7 @@ class Setting:
         requested_page = page_request(
             ordering_name(admin_settings.HISTORY_CURSOR_KIND, self.key), first, after, last, before
         )
-        page_key = SettingHistoryPage(
+        page_key = SettingHistoryPageKey(
             self.key, requested_page, selected_columns(info, SettingChange)
         )
         return await connection_of_page(

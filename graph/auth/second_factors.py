@@ -242,7 +242,7 @@ def _validated_webauthn_response(response: object, error_path: list[str]) -> dic
     return response
 
 
-async def _target_user_id(info: Info, user_ref: UserRef | None) -> int | None:
+async def _permitted_target_user_id(info: Info, user_ref: UserRef | None) -> int | None:
     """Return the id of the account to check or change; None if no account is named.
 
     During a pending sign-in the account can only be named by its id, and 0 is returned
@@ -267,7 +267,7 @@ async def _load_user(info: Info, user_id: int) -> Any:
 class TwoFactorMutation:
     @mutation("A new seed for codes by time; nothing is on until it is proved.", scope=Scope.MASTER)
     async def totp_setup(self, info: Info, input: TotpSetupInput) -> TotpSetupPayload:
-        user_id = await _target_user_id(info, input.user)
+        user_id = await _permitted_target_user_id(info, input.user)
         secret = await second_factors_mutations.set_up_totp(
             info.context, user_id, input.label or None, input.issuer or None
         )
@@ -279,7 +279,7 @@ class TwoFactorMutation:
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
     )
     async def totp_enable(self, info: Info, input: TotpEnableInput) -> TotpEnablePayload:
-        user_id = await _target_user_id(info, input.user)
+        user_id = await _permitted_target_user_id(info, input.user)
         user_id, codes = await second_factors_mutations.enable_totp(
             info.context, user_id, input.token, _proof_from_input(input.proof or None)
         )
@@ -292,9 +292,11 @@ class TwoFactorMutation:
         scope=Scope.MASTER,
     )
     async def totp_import(self, info: Info, input: TotpImportInput) -> UserPayload:
-        user_id = await _target_user_id(info, input.user)
+        user_id = await _permitted_target_user_id(info, input.user)
         assert user_id is not None  # noqa: S101 - the schema asks for it
-        changed_id = await second_factors_mutations.import_totp(info.context, user_id, input.seed)
+        changed_id = await second_factors_mutations.enable_imported_totp(
+            info.context, user_id, input.seed
+        )
         return UserPayload(user=await _load_user(info, changed_id))
 
     @mutation(
@@ -305,7 +307,7 @@ class TwoFactorMutation:
         atomic_exclusion=NOT_ATOMIC,
     )
     async def totp_check(self, info: Info, input: TotpCheckInput) -> TotpCheckPayload:
-        user_id = await _target_user_id(info, input.user or None)
+        user_id = await _permitted_target_user_id(info, input.user or None)
         await second_factors_mutations.prove_second_factor(
             info.context, user_id, SecondFactorProof(totp=input.token)
         )
@@ -317,7 +319,7 @@ class TwoFactorMutation:
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
     )
     async def totp_disable(self, info: Info, input: TotpDisableInput) -> UserPayload:
-        user_id = await _target_user_id(info, input.user)
+        user_id = await _permitted_target_user_id(info, input.user)
         changed_id = await second_factors_mutations.disable_totp(
             info.context, user_id, _proof_from_input(input.proof or None)
         )
@@ -332,7 +334,7 @@ class TwoFactorMutation:
     async def custom_two_factor_enable(
         self, info: Info, input: CustomTwoFactorEnableInput
     ) -> UserPayload:
-        user_id = await _target_user_id(info, input.user)
+        user_id = await _permitted_target_user_id(info, input.user)
         changed_id = await second_factors_mutations.enable_custom_factor(info.context, user_id)
         return UserPayload(user=await _load_user(info, changed_id))
 
@@ -345,7 +347,7 @@ class TwoFactorMutation:
     async def custom_two_factor_disable(
         self, info: Info, input: CustomTwoFactorDisableInput
     ) -> UserPayload:
-        user_id = await _target_user_id(info, input.user)
+        user_id = await _permitted_target_user_id(info, input.user)
         changed_id = await second_factors_mutations.disable_custom_factor(
             info.context, user_id, _proof_from_input(input.proof or None)
         )
@@ -357,7 +359,7 @@ class TwoFactorMutation:
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
     )
     async def two_factor_disable(self, info: Info, input: TwoFactorDisableInput) -> UserPayload:
-        user_id = await _target_user_id(info, input.user)
+        user_id = await _permitted_target_user_id(info, input.user)
         changed_id = await second_factors_mutations.disable_all_factors(
             info.context, user_id, _proof_from_input(input.proof or None)
         )
@@ -385,7 +387,7 @@ class TwoFactorMutation:
     async def webauthn_challenge(
         self, info: Info, input: WebauthnChallengeInput
     ) -> WebauthnChallengePayload:
-        user_id = await _target_user_id(info, input.user or None)
+        user_id = await _permitted_target_user_id(info, input.user or None)
         ceremony = Ceremony(input.ceremony) if input.ceremony else None
         challenge: Any = await second_factors_mutations.create_webauthn_challenge(
             info.context, user_id, ceremony
@@ -400,7 +402,7 @@ class TwoFactorMutation:
     async def webauthn_register(
         self, info: Info, input: WebauthnRegisterInput
     ) -> WebauthnRegisterPayload:
-        user_id = await _target_user_id(info, input.user)
+        user_id = await _permitted_target_user_id(info, input.user)
         response = _validated_webauthn_response(input.response, ["response"])
         row, codes = await second_factors_mutations.register_webauthn_key(
             info.context, user_id, input.name, response, _proof_from_input(input.proof or None)
@@ -419,7 +421,7 @@ class TwoFactorMutation:
         atomic_exclusion=NOT_ATOMIC,
     )
     async def webauthn_check(self, info: Info, input: WebauthnCheckInput) -> WebauthnCheckPayload:
-        user_id = await _target_user_id(info, input.user or None)
+        user_id = await _permitted_target_user_id(info, input.user or None)
         response = _validated_webauthn_response(input.response, ["response"])
         await second_factors_mutations.prove_second_factor(
             info.context, user_id, SecondFactorProof(webauthn=response)

@@ -13,7 +13,7 @@ from graph.types.errors import attribute_field
 from graph.types.fields import Auth, Info, query
 from graph.types.input_conditions import ConditionsInput
 from graph.types.object_views import DerivedField
-from graph.types.references import UserRef, load_user_id, value_or_none
+from graph.types.references import UserRef, load_user_or_viewer_id, value_or_none
 from graph.types.row_mapping import (
     NodeView,
     global_id_field,
@@ -25,7 +25,7 @@ from graph.types.scalars import CIDR, IPAddress
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role, Scope
 from resolvers.auth import security_log
-from resolvers.auth.security_log import SecurityEventFilter, SecurityEventPage
+from resolvers.auth.security_log import SecurityEventFilter, SecurityEventPageKey
 from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ async def load_event_page(
     requested_page = page_request(
         ordering_name(security_log.CURSOR_KIND, conditions), *page_arguments
     )
-    page_key = SecurityEventPage(
+    page_key = SecurityEventPageKey(
         requested_page, selected_columns(info, AuthEvent), conditions, user_id
     )
     return await connection_of_page(
@@ -123,5 +123,5 @@ class AuthLogQuery:
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[AuthEvent]:
-        owner = (await load_user_id(info, user) or UNKNOWN_USER_ID) if user else None
+        owner = (await load_user_or_viewer_id(info, user) or UNKNOWN_USER_ID) if user else None
         return await load_event_page(info, owner, filter, first, after, last, before)

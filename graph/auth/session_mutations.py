@@ -59,8 +59,8 @@ class SessionMutation:
             return bool(live and live.viewers_of_users(accounts))
 
         revoke_tokens = input.revoke_tokens
-        usernames_by_id = await sessions.end_sessions(
-            ctx, users, revoke_tokens=revoke_tokens, connected=has_connection
+        usernames_by_id = await sessions.end_sessions_and_return_usernames(
+            ctx, users, revoke_tokens=revoke_tokens, is_any_connected=has_connection
         )
         connections = live.viewers_of_users(usernames_by_id) if live else []
         if live:

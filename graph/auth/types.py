@@ -23,7 +23,7 @@ from graph.types.references import (
     ids_from_global_ids,
     load_domain_ids,
     load_named_user_id,
-    load_user,
+    load_user_or_viewer,
     user_selector_from_selection,
 )
 from graph.types.row_mapping import NodeView, global_id_field, link, selected_columns
@@ -67,7 +67,7 @@ class AccessToken(NodeView):
     scope: Scope = attribute_field("What it is good for.")
     current: bool = attribute_field("True for the token of this call.")
 
-    load_batch = staticmethod(access_tokens.load_tokens_by_id)
+    load_batch = staticmethod(access_tokens.load_own_tokens_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("AccessToken")}
 
 
@@ -154,7 +154,7 @@ class Viewer:
     @field("The token used, if any.")
     async def token(self, info: Info) -> AccessToken | None:
         key = info.context.viewer.token_id
-        row = await info.context.load(access_tokens.load_tokens_by_id, key) if key else None
+        row = await info.context.load(access_tokens.load_own_tokens_by_id, key) if key else None
         return AccessToken.from_row_or_none(row)
 
 
@@ -354,7 +354,7 @@ class AuthMutation:
             else None
         )
         return TokenRevokePayload(
-            revoked=await access_tokens.revoke_access_tokens(info.context, keys, all=input.all)
+            revoked=await access_tokens.revoke_own_access_tokens(info.context, keys, all=input.all)
         )
 
     @mutation("Role up to one's own.", scope=Scope.MASTER)
@@ -366,7 +366,7 @@ class AuthMutation:
         with problems.collecting():
             domain_ids = await load_domain_ids(info, input.domains or ())
         with problems.collecting():
-            operations = _validated_operations(info, input.operations or ())
+            operations = _validated_root_field_names(info, input.operations or ())
         new = NewApiKey(
             name=input.name,
             role=Role(input.role),
@@ -408,7 +408,7 @@ class AuthMutation:
         admin_permission=AdminPermission.LOGIN_AS,
     )
     async def act_as(self, info: Info, input: ActAsInput) -> AuthenticatePayload:
-        user = require_found(await load_user(info, input.user), path=["user"])
+        user = require_found(await load_user_or_viewer(info, input.user), path=["user"])
         sign_in = await act_as.create_act_as_token(info.context, user.id, input.ttl or None)
         return AuthenticatePayload.from_sign_in(sign_in)
 
@@ -420,7 +420,7 @@ class AuthMutation:
     ) -> AuthCacheFlushPayload:
         users = user_selector_from_selection(input.users) if input.users else None
         return AuthCacheFlushPayload(
-            entries=await credential_cache_flush.flush_credentials(info.context, users)
+            entries=await credential_cache_flush.flush_cached_credentials(info.context, users)
         )
 
 
@@ -437,7 +437,7 @@ def _proof_from_input(input: AuthenticateInput) -> SecondFactorProof:
     )
 
 
-def _validated_operations(info: Info, operation_names: Sequence[str]) -> list[str]:
+def _validated_root_field_names(info: Info, operation_names: Sequence[str]) -> list[str]:
     """Return the names of operations. Raises Invalid if one is not a root field of the schema."""
     schema = info.schema._schema  # noqa: SLF001 - no other way in
     roots = (schema.query_type, schema.mutation_type, schema.subscription_type)

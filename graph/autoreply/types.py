@@ -11,7 +11,7 @@ from strawberry import UNSET
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, field
 from graph.types.object_views import DerivedField
-from graph.types.references import MessageRef, find_message_id, value_or_none
+from graph.types.references import MessageRef, find_unchecked_message_id, value_or_none
 from graph.types.row_mapping import NodeView, global_id_field
 from graph.types.scalars import Duration, EmailAddress
 from mail.autoreply import NoReplyReason
@@ -110,7 +110,7 @@ class Autoreply(NodeView):
         to: Annotated[EmailAddress | None, TO_ARGUMENT] = UNSET,
         message: Annotated[MessageRef | None, MESSAGE_ARGUMENT] = UNSET,
     ) -> AutoreplyPreview:
-        key = await find_message_id(info, message, path="message") if message else None
+        key = await find_unchecked_message_id(info, message, path="message") if message else None
         if message and key is None:
             raise NotFound("", path=["message"])
         request = AutoreplyPreviewInput(sender or None, value_or_none(subject), to or None, key)

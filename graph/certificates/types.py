@@ -149,7 +149,9 @@ class CertificateQuery:
                 await info.context.load(certificates.load_certificates_by_id, key)
             )
         return Certificate.from_row_or_none(
-            await certificates.find_certificate(info.context, maybe_value(by.server_name))
+            await certificates.find_certificate_by_server_name(
+                info.context, maybe_value(by.server_name)
+            )
         )
 
     @query(
@@ -223,7 +225,7 @@ class CertificateMutation:
     )
     async def certificate_renew(self, info: Info, input: IdsInput) -> CertificateRenewPayload:
         keys = ids_from_global_ids(info, "Certificate", input.ids)
-        await certificates.renew_certificates(info.context, keys)
+        await certificates.schedule_renewals_now(info.context, keys)
         rows: Sequence[Any] = await info.context.load_many(
             certificates.load_certificates_by_id, keys
         )

@@ -21,11 +21,11 @@ from resolvers.changes import managed_streams
 from resolvers.changes.stream_reader import (
     FollowRequest,
     follow_changes,
-    load_current_positions,
+    load_last_stream_positions,
     read_event_page,
 )
 from resolvers.changes.visible_streams import SelectStreams
-from resolvers.mailboxes.loaders import MailboxSelector, require_mailbox
+from resolvers.mailboxes.loaders import MailboxSelector, require_own_or_shared_mailbox
 
 DEFAULT_BATCH_WINDOW = timedelta(milliseconds=50)
 MAX_BATCH_WINDOW = timedelta(minutes=1)
@@ -34,16 +34,18 @@ DEFAULT_PAGE_SIZE = 500
 MAX_PAGE_SIZE = 1000  # events per page
 
 
-async def _account_stream_source(info: Info, user_ref: UserRef | None) -> SelectStreams:
+async def _stream_selector_of_account(info: Info, user_ref: UserRef | None) -> SelectStreams:
     """Return the function that lists the streams of an account; default: those of the viewer.
 
     Raises NotFound if the viewer can't see the user.
     """
     key = await load_named_user_id(info, user_ref)
-    return managed_streams.select_user_stream(None if key == info.context.viewer.user_id else key)
+    return managed_streams.selector_of_user_stream(
+        None if key == info.context.viewer.user_id else key
+    )
 
 
-def resume_position(info: Info, after: object) -> StreamPositions | None:
+def resume_position_or_now(info: Info, after: object) -> StreamPositions | None:
     """Return the position that a subscription continues after; None = now.
 
     The position that the transport was given has precedence over the argument.
@@ -107,7 +109,7 @@ class ChangeQuery:
         request = FollowRequest(
             position,
             _optional_frozenset(kinds),
-            select_streams=await _account_stream_source(info, user),
+            select_streams=await _stream_selector_of_account(info, user),
         )
         batch = await read_event_page(info.context, request, first)
         return ChangeBatch.from_batch(batch, info.context.environment.now())
@@ -119,7 +121,7 @@ class ChangeSubscription:
         "All changes of one account after a position: missed, then live. Of the viewer's with "
         "what is shared with it; of another's for administrators who may act as the user. "
         "batchWindow = least time between two batches.",
-        load_positions=load_current_positions,
+        load_positions=load_last_stream_positions,
         scope=Scope.MAIL_READ,
     )
     async def changes(
@@ -144,11 +146,11 @@ class ChangeSubscription:
         _check_item_count(kinds, "kinds")
         _check_item_count(mailboxes, "mailboxes")
         request = FollowRequest(
-            resume_position(info, after),
+            resume_position_or_now(info, after),
             _optional_frozenset(kinds),
             _decode_mailbox_ids(mailboxes),
             window,
-            await _account_stream_source(info, user),
+            await _stream_selector_of_account(info, user),
             folds_events=folded,
         )
         async for batch in _follow_batches(info, request):
@@ -157,7 +159,7 @@ class ChangeSubscription:
     @subscription(
         "Changes of one folder, own or shared, and of the messages in it. It ends when the "
         "folder is gone.",
-        load_positions=load_current_positions,
+        load_positions=load_last_stream_positions,
         scope=Scope.MAIL_READ,
     )
     async def mailbox_changes(
@@ -167,8 +169,12 @@ class ChangeSubscription:
         after: Cursor | None = UNSET,
     ) -> AsyncIterator[ChangeBatch]:
         mailbox_id = global_ids.decode("Mailbox", mailbox, path="mailbox")
-        await require_mailbox(info.context, MailboxSelector(id=mailbox_id), ShareRight.LOOKUP)
-        request = FollowRequest(resume_position(info, after), mailbox_ids=frozenset({mailbox_id}))
+        await require_own_or_shared_mailbox(
+            info.context, MailboxSelector(id=mailbox_id), ShareRight.LOOKUP
+        )
+        request = FollowRequest(
+            resume_position_or_now(info, after), mailbox_ids=frozenset({mailbox_id})
+        )
         async for batch in follow_changes(info.context, request):
             yield ChangeBatch.from_batch(batch, info.context.environment.now())
             if any(event.kind is ChangeKind.MAILBOX_DELETED for event in batch.events):
@@ -184,14 +190,14 @@ class ChangeSubscription:
         self, info: Info, filter: UserFilter | None = UNSET, after: Cursor | None = UNSET
     ) -> AsyncIterator[ChangeBatch]:
         conditions = (filter or UserFilter()).to_conditions()
-        stream_source = managed_streams.select_domain_streams(
+        stream_source = managed_streams.selector_of_domain_streams(
             conditions.domain, managed_streams.USER_KINDS, path=["filter", "domain"]
         )
-        event_filter = managed_streams.event_filter_for_users(conditions)
+        event_filter = managed_streams.user_event_filter_ignoring_domain(conditions)
         async for batch in _follow_batches(
             info,
             FollowRequest(
-                resume_position(info, after),
+                resume_position_or_now(info, after),
                 select_streams=stream_source,
                 filter_events=event_filter,
             ),
@@ -217,10 +223,10 @@ class ChangeSubscription:
             | managed_streams.DOMAIN_KINDS
             | managed_streams.DOMAIN_RULE_KINDS
         )
-        stream_source = managed_streams.select_domain_streams(
+        stream_source = managed_streams.selector_of_domain_streams(
             domain or None, kinds, path=["domain"]
         )
         async for batch in _follow_batches(
-            info, FollowRequest(resume_position(info, after), select_streams=stream_source)
+            info, FollowRequest(resume_position_or_now(info, after), select_streams=stream_source)
         ):
             yield batch

@@ -20,7 +20,7 @@ from models.users.tables import LimitKind, UsageLevel
 from resolvers.changes.stream_reader import EventBatch, ResyncReason
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.messages import loaders as message_loaders
-from resolvers.submission import create as submission_create
+from resolvers.submission import loaders as submission_loaders
 from resolvers.users import loaders as user_loaders
 
 
@@ -119,7 +119,7 @@ class MessageChange(Change):
 class SubmissionChange(Change):
     submission: Submission | None = link(
         "object_id",
-        submission_create.load_submissions_by_id,
+        submission_loaders.load_submissions_by_id,
         Submission.from_row_or_none,
         description="As it is now, null when gone.",
     )

@@ -14,7 +14,7 @@ from graph.types.references import (
     MailboxRef,
     UserRef,
     UserSelection,
-    load_user,
+    load_user_or_viewer,
     mailbox_selector_from_ref,
     user_selector_from_selection,
 )
@@ -77,7 +77,7 @@ class MailImportInput(Options):
             remote = RemoteAccount(values, source.remote.value.password)
         owner = None
         if source.user:
-            row = await load_user(info, source.user.value)
+            row = await load_user_or_viewer(info, source.user.value)
             owner = int(require_found(row, path=["source", "user"]).id)
         upload = source.upload.value if source.upload else None
         return NewMailImport(

@@ -90,7 +90,7 @@ class DkimKey(NodeView):
     )
     async def dns_state(self, info: Info) -> DnsState:
         return await info.context.load(
-            dkim_keys.load_record_states, DkimRecordKey.from_row(self.row)
+            dkim_keys.query_record_states, DkimRecordKey.from_row(self.row)
         )
 
 
@@ -209,8 +209,8 @@ class DkimMutation:
             input.key_size,
             input.replace,
         )
-        return await _load_payload(
-            info, await dkim_key_mutations.set_keys(info.context, input.domains, new)
+        return await _load_payload_warning_of_weak_keys(
+            info, await dkim_key_mutations.set_active_keys(info.context, input.domains, new)
         )
 
     @mutation(
@@ -222,8 +222,9 @@ class DkimMutation:
         new = DkimRotationValues(
             *map(value_or_none, (input.selector, input.algorithm, input.key_size))
         )
-        return await _load_payload(
-            info, await dkim_rotation.rotate_keys(info.context, input.domains, new)
+        return await _load_payload_warning_of_weak_keys(
+            info,
+            await dkim_rotation.create_pending_successor_keys(info.context, input.domains, new),
         )
 
     @mutation(
@@ -233,7 +234,9 @@ class DkimMutation:
     )
     async def dkim_key_activate(self, info: Info, input: IdsInput) -> DkimKeysPayload:
         keys = ids_from_global_ids(info, "DkimKey", input.ids)
-        return await _load_payload(info, await dkim_rotation.activate_keys(info.context, keys))
+        return await _load_payload_warning_of_weak_keys(
+            info, await dkim_rotation.activate_keys(info.context, keys)
+        )
 
     @mutation(
         "Other domains sign with the same keys, under the same selectors.",
@@ -241,14 +244,14 @@ class DkimMutation:
         scope=Scope.MASTER,
     )
     async def dkim_key_copy(self, info: Info, input: DkimKeyCopyInput) -> DkimKeysPayload:
-        return await _load_payload(
-            info, await dkim_key_mutations.copy_keys(info.context, input.from_, input.to)
+        return await _load_payload_warning_of_weak_keys(
+            info, await dkim_key_mutations.copy_active_keys(info.context, input.from_, input.to)
         )
 
     @mutation("All or none; mail is not signed with them from then on.", **WRITE_GUARD)
     async def dkim_key_delete(self, info: Info, input: DkimKeyDeleteInput) -> DeletePayload:
         keys = ids_from_global_ids(info, "DkimKey", value_or_none(input.ids) or [])
-        deleted_keys = await dkim_key_mutations.delete_keys(
+        deleted_keys = await dkim_key_mutations.delete_keys_by_id_or_domain(
             info.context, keys, value_or_none(input.domains) or []
         )
         return DeletePayload(
@@ -256,7 +259,7 @@ class DkimMutation:
         )
 
 
-async def _load_payload(info: Info, key_ids: list[int]) -> DkimKeysPayload:
+async def _load_payload_warning_of_weak_keys(info: Info, key_ids: list[int]) -> DkimKeysPayload:
     """Load keys and return the payload with them, with a warning if some are weak."""
     rows = [row for row in await info.context.load_many(dkim_keys.load_keys_by_id, key_ids) if row]
     weak_domains = [

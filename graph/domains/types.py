@@ -22,7 +22,7 @@ from graph.types.references import (
     DomainRef,
     UserRef,
     domain_selector_from_ref,
-    load_user,
+    load_user_or_viewer,
     maybe_value,
     optional_tuple,
     value_or_none,
@@ -32,7 +32,7 @@ from graph.types.row_mapping import (
     global_id_field,
     lazy_view_factory,
     link,
-    list_objects,
+    objects_from_rows_with_links,
     selected_columns,
 )
 from graph.types.scalars import BigInt, ByteSize
@@ -259,14 +259,16 @@ class Domain(NodeView):
         self, info: Info
     ) -> list[Annotated["DomainAlias", strawberry.lazy("graph.domains.types")]]:
         rows = await info.context.load(aliases.load_aliases_by_domain, self.row.id)
-        return await list_objects(info, DomainAlias, rows)
+        return await objects_from_rows_with_links(info, DomainAlias, rows)
 
     @field("In charge, by user name.", **DOMAIN_ADMIN_GUARD)
     async def admins(
         self, info: Info
     ) -> list[Annotated["User", strawberry.lazy("graph.users.types")]]:
         rows = await info.context.load(domain_listing.load_admins_by_domain, self.row.id)
-        admins: list[User] = await list_objects(info, _graphql_type_by_name("User"), rows)
+        admins: list[User] = await objects_from_rows_with_links(
+            info, _graphql_type_by_name("User"), rows
+        )
         return admins
 
     @field("Senders whose mail is never spam, or always, by pattern.", **DOMAIN_ADMIN_GUARD)
@@ -313,7 +315,9 @@ class Domain(NodeView):
         request = DnsRecordsKey.from_row(self.row, checks_dns=check)
         return [
             DnsRecord.from_row(record)
-            for record in await info.context.load(dns_records.load_records_by_domain, request)
+            for record in await info.context.load(
+                dns_records.load_expected_records_by_domain, request
+            )
         ]
 
 
@@ -355,7 +359,7 @@ class DomainFilter(ConditionsInput):
         async def resolve_user_id(ref: UserRef | None) -> int | None:
             if not ref:
                 return None
-            row = await load_user(info, ref)
+            row = await load_user_or_viewer(info, ref)
             return row.id if row else 0
 
         return DomainConditions(

@@ -11,10 +11,8 @@ Each function counts the bytes of the completed value in `n` and adds them to th
 budget `b`, which raises an exception if the limit is exceeded.
 """
 
-import math
-from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from graphql import (
     GraphQLEnumType,
@@ -24,7 +22,6 @@ from graphql import (
     GraphQLOutputType,
     GraphQLSchema,
     GraphQLUnionType,
-    Undefined,
     get_named_type,
     get_nullable_type,
     is_leaf_type,
@@ -34,25 +31,23 @@ from graphql import (
 from graphql.execution.collect_fields import FieldDetailsList, GroupedFieldSet
 from strawberry.types.base import StrawberryObjectDefinition
 
-from graph.execution.generated_code import (
-    FallbackNeeded,
-    LargeValue,
-    is_exception_or_awaitable,
-    rfc3339_from_sqlite_text,
+from graph.execution.function_source import (
+    CompleteFunction,
+    FunctionSource,
+    ObjectVariables,
+    RowVariables,
 )
-from graph.execution.leaf_checks import (
-    FIXED_SIZE_SCALARS,
-    INVALID_VALUE_CHECKS,
-    NEVER_AWAITABLE_TYPES,
-    TEXT_SCALARS,
-)
+from graph.execution.generated_code import FallbackNeeded, rfc3339_from_sqlite_text
+from graph.execution.leaf_checks import FIXED_SIZE_SCALARS, INVALID_VALUE_CHECKS, TEXT_SCALARS
 from graph.execution.list_steps import MAX_ITEMS_PER_CALL
-from graph.execution.response_size import FIELD_OVERHEAD_BYTES, ResponseBudget, json_size
+from graph.execution.response_size import FIELD_OVERHEAD_BYTES
 from graph.execution.response_size import NON_TEXT_VALUE_BYTES as OTHER_SIZE
 from graph.execution.strawberry_definitions import (
+    derived_fields_of_type,
     is_attribute_field,
     is_link_field,
     link_of,
+    python_class_of_type,
     strawberry_definition,
 )
 from graph.types.object_views import (
@@ -62,17 +57,14 @@ from graph.types.object_views import (
     KeyRow,
     NestedViewField,
     ThreadedIfLargeField,
-    View,
     ViewList,
     WholeSourceField,
     return_unchanged,
 )
-from models.store.prepared_statements import CompiledStatement, ResultColumn, utc_from_sqlite_text
+from models.store.prepared_statements import CompiledStatement
 
 MAX_STATEMENTS_PER_LIST = 8  # an argument can choose another statement for the same list
 MAX_POSSIBLE_TYPES = 40  # of an interface or a union that is compiled
-
-CompleteFunction = Callable[[Any, ResponseBudget], Any]
 
 
 class OperationFields(Protocol):
@@ -87,51 +79,6 @@ class OperationFields(Protocol):
 
         Raises FallbackNeeded for @defer.
         """
-
-
-class ObjectVariables(NamedTuple):
-    """The names of the variables that hold an object and the source of its fields.
-
-    For an unconverted row there is no object: `row_variables` has the variables of its columns.
-    """
-
-    object_variable: str
-    source_variable: str
-    row_variables: "RowVariables | None" = None
-
-
-class RowVariables:
-    """The variables that hold the columns of an unconverted row."""
-
-    def __init__(
-        self, writer: "FunctionWriter", columns: Mapping[str, ResultColumn], indent: int
-    ) -> None:
-        self.columns = columns
-        self.raw_variables = {name: f"c{nth}" for nth, name in enumerate(columns)}
-        self._writer = writer
-        self._indent = indent
-        self._converted_variables: dict[str, str] = {}
-
-    def variable_of_column(self, column_name: str) -> str:
-        """Return the variable with the converted value of a column.
-
-        Writes the conversion at the first use. Raises FallbackNeeded if the column is missing.
-        """
-        column, given = self.columns.get(column_name), self.raw_variables.get(column_name, "")
-        if column is None:
-            raise FallbackNeeded("no column")
-        if column.convert is None:
-            return given
-        if column_name not in self._converted_variables:
-            variable = self._converted_variables[column_name] = f"p{given}"
-            expression = column.expression.format(given, self._writer.add_constant(column.convert))
-            self._writer.write_line(self._indent, f"{variable} = {expression}")
-        return self._converted_variables[column_name]
-
-    def is_instant_text(self, column_name: str) -> bool:
-        """True if the driver returns the column as the text of an instant."""
-        column = self.columns.get(column_name)
-        return column is not None and column.convert is utc_from_sqlite_text
 
 
 class RowListFunctions:
@@ -164,26 +111,12 @@ class RowListFunctions:
             return None
 
 
-class FunctionWriter:
-    """A writer of the source of one function and of the constants that it uses."""
+class FunctionWriter(FunctionSource):
+    """A writer of the function that completes the values of one selection set."""
 
     def __init__(self, document: OperationFields) -> None:
+        super().__init__()
         self.document = document
-        self.constants: dict[str, Any] = {
-            "Fallback": FallbackNeeded,
-            "LargeValue": LargeValue,
-            "Listed": ViewList,
-            "Undefined": Undefined,
-            "isfinite": math.isfinite,
-            "len": len,
-            "unusable": is_exception_or_awaitable,
-            "json_size": json_size,
-            "str": str,
-            "type": type,
-            "never_awaitable": NEVER_AWAITABLE_TYPES,
-        }
-        self.lines: list[str] = []
-        self._variable_count = 0
 
     def compile_value_function(
         self, output_type: GraphQLOutputType, details: FieldDetailsList
@@ -192,9 +125,9 @@ class FunctionWriter:
 
         Raises FallbackNeeded if the selection can't be compiled.
         """
-        return self._compile_function(self._write_value(output_type, details, "v", 1))
+        return self.compile_function(self._write_value(output_type, details, "v", 1))
 
-    def compile_fields_function(
+    def compile_attribute_fields_function(
         self, object_type: GraphQLObjectType, grouped_fields: GroupedFieldSet
     ) -> tuple[CompleteFunction, GroupedFieldSet]:
         """Compile the function for the attribute fields of an object.
@@ -204,7 +137,7 @@ class FunctionWriter:
         compiled.
         """
         self.write_line(1, "if unusable(v): raise Fallback('odd')")
-        object_variable = self._write_object_variables(object_type, "v", 1)
+        object_variable = self._write_class_check(object_type, "v", 1)
         parts, rest = [], {}
         for name, details in grouped_fields.items():
             mark = len(self.lines)
@@ -221,7 +154,7 @@ class FunctionWriter:
         if len(rest) == len(grouped_fields):
             raise FallbackNeeded("resolver")
         self.write_line(1, f"n += {self._fixed_object_size(grouped_fields)}")
-        return self._compile_function(f"{{{', '.join(parts)}}}"), rest
+        return self.compile_function(f"{{{', '.join(parts)}}}"), rest
 
     def compile_rows_function(
         self,
@@ -239,20 +172,7 @@ class FunctionWriter:
         self._write_fields(object_type, details, ObjectVariables("", "", raw), "one", 2)
         self.write_line(2, "o.append(one)")
         self._write_budget_check(2)
-        return self._compile_function("o")
-
-    def _compile_function(self, result_expression: str) -> CompleteFunction:
-        local = "".join(f", {name}={name}" for name in self.constants)
-        head, counted = f"def complete(v, b{local}):", "    b.add_response_bytes(n)"
-        end = f"    return {result_expression}"
-        body = "\n".join((head, "    n = 0", *self.lines, counted, end, ""))
-        try:
-            code = compile(body, "<plan>", "exec")
-        except SyntaxError:  # Python allows 20 nested loops and 100 indents
-            raise FallbackNeeded("depth") from None
-        exec(code, self.constants)  # noqa: S102 - the source has names of the schema only
-        function: CompleteFunction = self.constants["complete"]
-        return function
+        return self.compile_function("o")
 
     def _write_value(
         self,
@@ -266,7 +186,7 @@ class FunctionWriter:
         """Write the completion of the variable `var`; return the variable with the result."""
         if is_non_null_type(output_type):
             return self._write_value(output_type.of_type, details, var, indent, nullable=False)
-        out = self._new_variable("o")
+        out = self.new_variable("o")
         if nullable:
             self.write_line(indent, f"if {var} is None: {out} = None")
             self.write_line(indent, "else:")
@@ -332,11 +252,11 @@ class FunctionWriter:
         out: str,
         indent: int,
     ) -> None:
-        one = self._new_variable("i")
+        one = self.new_variable("i")
         bare = get_nullable_type(item_type)
-        if isinstance(bare, GraphQLObjectType) and self._derived_fields(bare) is not None:
+        if isinstance(bare, GraphQLObjectType) and derived_fields_of_type(bare) is not None:
             function, rows = (
-                self._new_variable("f"),
+                self.new_variable("f"),
                 self.add_constant(RowListFunctions(self.document, bare, details)),
             )
             self.write_line(
@@ -364,32 +284,32 @@ class FunctionWriter:
         out: str,
         indent: int,
     ) -> None:
-        if self._derived_fields(object_type) is None and not object_type.is_type_of:
+        if derived_fields_of_type(object_type) is None and not object_type.is_type_of:
             self.write_line(indent, f"if {var} is None or unusable({var}): raise Fallback('null')")
-        elif self._derived_fields(object_type) is None:
+        elif derived_fields_of_type(object_type) is None:
             # graphql-core checks subclasses and objects cast to another type
-            origin = self.add_constant(self._python_class(object_type))
+            origin = self.add_constant(python_class_of_type(object_type))
             self.write_line(indent, f"if type({var}) is not {origin}: raise Fallback('type')")
         self._write_fields(
             object_type,
             details,
-            self._write_object_variables(object_type, var, indent),
+            self._write_class_check(object_type, var, indent),
             out,
             indent,
         )
 
-    def _write_object_variables(
+    def _write_class_check(
         self, object_type: GraphQLObjectType, var: str, indent: int
     ) -> ObjectVariables:
         """Write the check of the object's class; return its variables.
 
         The source of a view's fields is its row.
         """
-        if self._derived_fields(object_type) is None:
+        if derived_fields_of_type(object_type) is None:
             return ObjectVariables(var, var)
-        python_class = self.add_constant(self._python_class(object_type))
+        python_class = self.add_constant(python_class_of_type(object_type))
         self.write_line(indent, f"if type({var}) is not {python_class}: raise Fallback('type')")
-        source = self._new_variable("s")
+        source = self.new_variable("s")
         self.write_line(indent, f"{source} = {var}.row")
         return ObjectVariables(var, source)
 
@@ -433,7 +353,7 @@ class FunctionWriter:
                     continue
         if not branches:
             raise FallbackNeeded("abstract")
-        branch = self._new_variable("b")
+        branch = self.new_variable("b")
         self.write_line(indent, f"{branch} = {self.add_constant(branches)}.get(type({var}))")
         self.write_line(indent, f"if {branch} is None: raise Fallback('type')")
         self.write_line(indent, f"{out} = {branch}({var}, b)")
@@ -459,7 +379,7 @@ class FunctionWriter:
             return repr(object_type.name)
         field = self._field_definition(object_type, details)
         name = getattr(strawberry_definition(field), "python_name", "")
-        raw, derived = self._new_variable("r"), self._derived_fields(object_type) or {}
+        raw, derived = self.new_variable("r"), derived_fields_of_type(object_type) or {}
         if (
             (to := link_of(field))
             and to.exists
@@ -529,7 +449,7 @@ class FunctionWriter:
                 field.type, details, row_variables.variable_of_column(name), indent
             )
         values = ", ".join(row_variables.variable_of_column(one) for one in derived_field.columns)
-        raw = self._new_variable("r")
+        raw = self.new_variable("r")
         maker = (
             derived_field.sources_from_columns
             if isinstance(derived_field, NestedViewField)
@@ -543,7 +463,7 @@ class FunctionWriter:
 
     def _write_instant(self, output_type: GraphQLOutputType, var: str, indent: int) -> str:
         """Write the conversion of an instant that the driver returns as text."""
-        out = self._new_variable("o")
+        out = self.new_variable("o")
         empty = "raise Fallback('null')" if is_non_null_type(output_type) else f"{out} = None"
         self.write_line(indent, f"if {var} is None: {empty}")
         self.write_line(
@@ -556,12 +476,12 @@ class FunctionWriter:
     ) -> str:
         """Write the completion of a view, or list of views, without creating view objects."""
         nullable, bare = not is_non_null_type(output_type), get_nullable_type(output_type)
-        out = self._new_variable("o")
+        out = self.new_variable("o")
         self.write_line(indent, f"if {var} is None:")
         self.write_line(indent + 1, f"{out} = None" if nullable else "raise Fallback('null')")
         self.write_line(indent, "else:")
         if is_list_type(bare):
-            one, output = self._new_variable("i"), self._new_variable("o")
+            one, output = self.new_variable("i"), self.new_variable("o")
             self._write_list_check(var, indent + 1)
             self.write_line(indent + 1, f"{out} = []")
             self.write_line(indent + 1, f"for {one} in {var}:")
@@ -590,30 +510,3 @@ class FunctionWriter:
         if not isinstance(bare, GraphQLObjectType):
             raise FallbackNeeded("abstract")
         return bare
-
-    def _derived_fields(self, object_type: GraphQLObjectType) -> Mapping[str, DerivedField] | None:
-        """Return the derived fields of a view type; None if the type is not a view."""
-        cls = self._python_class(object_type)
-        return cls.derived_fields if issubclass(cls, View) else None
-
-    def _python_class(self, object_type: GraphQLObjectType) -> type:
-        """Return the Python class of an object type; of a generic type the unparametrized class."""
-        definition = strawberry_definition(object_type)
-        if not isinstance(definition, StrawberryObjectDefinition):
-            raise FallbackNeeded("unknown")
-        cls: type = (definition.concrete_of or definition).origin
-        return cls
-
-    def add_constant(self, value: Any) -> str:
-        """Add a constant to the function and return its name."""
-        name = self._new_variable("k")
-        self.constants[name] = value
-        return name
-
-    def _new_variable(self, prefix: str) -> str:
-        self._variable_count += 1
-        return f"{prefix}{self._variable_count}"
-
-    def write_line(self, indent: int, line: str) -> None:
-        """Write a line."""
-        self.lines.append("    " * indent + line)

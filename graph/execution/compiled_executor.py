@@ -95,10 +95,10 @@ class CompiledExecutor(PlainExecutor):
             self.collected_errors.add(error, None)
             return self.build_response(None)
         if self.is_awaitable(found):
-            return self._await_response(found)
+            return self._await_data_and_build_response(found)
         return self.build_response(cast("dict[str, Any]", found))
 
-    async def _await_response(self, pending_data: Awaitable[dict[str, Any]]) -> Any:
+    async def _await_data_and_build_response(self, pending_data: Awaitable[dict[str, Any]]) -> Any:
         try:
             return self.build_response(await pending_data)
         except GraphQLError as error:
@@ -136,7 +136,7 @@ class CompiledExecutor(PlainExecutor):
                 kind, field_details_list, info, path, result, position_context
             )
             if self.is_awaitable(completed):
-                return self._await_completed(kind, field_details_list, path, completed)
+                return self._await_or_record_field_error(kind, field_details_list, path, completed)
         except Exception as error:  # noqa: BLE001 - it becomes an error of the field
             self.handle_field_error(error, kind, field_details_list, path)
             return None
@@ -159,7 +159,7 @@ class CompiledExecutor(PlainExecutor):
             return None
         return completed
 
-    async def _await_completed(
+    async def _await_or_record_field_error(
         self,
         return_type: GraphQLOutputType,
         details: FieldDetailsList,
@@ -188,7 +188,7 @@ class CompiledExecutor(PlainExecutor):
                 plan.count_use()
                 if type(result) is list and len(result) > MAX_ITEMS_PER_CALL:
                     arguments = return_type, field_details_list, info, path, result
-                    return self._complete_long_list(plan, *arguments)
+                    return self._complete_list_in_steps(plan, *arguments)
                 budget_left = self.response_budget.left
                 try:
                     return plan.complete(result, self.response_budget)
@@ -196,12 +196,12 @@ class CompiledExecutor(PlainExecutor):
                     raise
                 except Exception as error:  # noqa: BLE001 - graphql-core finds out what is wrong
                     self.response_budget.left = budget_left
-                    plan.count_fallback(error)
+                    plan.count_fallback_or_give_up(error)
         return super().complete_value(
             return_type, field_details_list, info, path, result, position_context
         )
 
-    async def _complete_long_list(
+    async def _complete_list_in_steps(
         self,
         plan: CompiledPlan,
         return_type: GraphQLOutputType,
@@ -224,10 +224,10 @@ class CompiledExecutor(PlainExecutor):
                 raise
             except Exception as error:  # noqa: BLE001 - graphql-core finds out what is wrong
                 self.response_budget.left = budget_left + counted
-                plan.count_fallback(error)
+                plan.count_fallback_or_give_up(error)
                 found = super().complete_value(return_type, details, info, path, items, None)
                 return await found if self.is_awaitable(found) else found
-            if self.step_clock.is_over():
+            if self.step_clock.is_step_over():
                 await self.step_clock.pause()
         return completed
 
@@ -254,7 +254,7 @@ class CompiledExecutor(PlainExecutor):
             raise
         except Exception as error:  # noqa: BLE001 - graphql-core finds out what is wrong
             self.response_budget.left = budget_left
-            plan.count_fallback(error)
+            plan.count_fallback_or_give_up(error)
             return ordinary(parent_type, source_value, path, grouped_field_set, position_context)
         if not plan.remaining_fields:
             return results
@@ -262,11 +262,11 @@ class CompiledExecutor(PlainExecutor):
             parent_type, source_value, path, plan.remaining_fields, position_context
         )
         if self.is_awaitable(remaining_results):
-            return _merge_awaited_fields(results, remaining_results)
+            return _fill_in_awaited_fields(results, remaining_results)
         return results | remaining_results
 
 
-async def _merge_awaited_fields(
+async def _fill_in_awaited_fields(
     completed: dict[str, Any], pending_fields: Awaitable[dict[str, Any]]
 ) -> dict[str, Any]:
     completed.update(await pending_fields)
@@ -300,10 +300,10 @@ def create_executor(
     It is a CompiledExecutor if the operation has plans. Each executor has its own response budget.
     """
     guards: AdmissionControl | None = getattr(context, "guards", None)
-    answer = guards.new_response_budget(context) if guards else ResponseBudget()
+    answer = guards.new_response_budget_charging_viewer(context) if guards else ResponseBudget()
     context.charge_bytes = answer.charge_read_bytes
     executor_type: Any = PlainExecutor
-    if plans := plan_cache.plans_for_variables(variable_values):
+    if plans := plan_cache.plans_after_first_run(variable_values):
         context.selection_cache = plans.selection_cache
         executor_type = partial(CompiledExecutor, plans=plans)
     found: PlainExecutor = executor_type(

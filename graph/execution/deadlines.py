@@ -45,7 +45,7 @@ class FieldDeadline:
     ends_at: float
     error: DeadlineExceeded | None = None
 
-    async def run_field(self, resolve_field: Callable[[], Any]) -> Any:
+    async def run_field_until_deadline(self, resolve_field: Callable[[], Any]) -> Any:
         """Run one root field and return its completed value.
 
         Raises DeadlineExceeded if it has not ended at the deadline.

@@ -18,8 +18,8 @@ class StepClock:
     def __init__(self) -> None:
         self._started: float | None = None
 
-    def is_over(self) -> bool:
-        """True if the current step has taken `STEP_SECONDS` since the first call in it."""
+    def is_step_over(self) -> bool:
+        """True if the current step has taken MAX_STEP_CPU_SECONDS since the first call in it."""
         if self._started is None:
             self._started = thread_time()
             asyncio.get_running_loop().call_soon(self._reset)

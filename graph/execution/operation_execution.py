@@ -119,7 +119,7 @@ class ExecutableSchema(strawberry.Schema):
             compiles = issubclass(chosen, CompiledExecutor)
             self.documents = DocumentCache(self._schema, self.limits, can_compile=compiles)
 
-    def find_document(
+    def find_document_charging_caller(
         self, context: Any, text: str, operation_name: str | None
     ) -> PreparedDocument:
         """Return a prepared document with its operation.
@@ -133,7 +133,7 @@ class ExecutableSchema(strawberry.Schema):
         return (
             refused_document(operation_name, error)
             if error
-            else self.documents.find_or_read(text, operation_name)
+            else self.documents.find_or_prepare(text, operation_name)
         )
 
     async def execute(
@@ -158,13 +158,13 @@ class ExecutableSchema(strawberry.Schema):
         if getattr(context, "presence", None) is None:
             context = context.fresh_copy()
         with OperationObserver(context, query) as observed:
-            document = self.find_document(context, query, operation_name)
+            document = self.find_document_charging_caller(context, query, operation_name)
             observed.set_document(document)
             if document.operation_type.value not in {
                 kind.value for kind in allowed_operation_types or Kind
             }:
                 raise InvalidOperationTypeError(Kind(document.operation_type.value))
-            verdict = check_operation(document, variable_values, context, self.limits)
+            verdict = check_and_charge_operation(document, variable_values, context, self.limits)
             result: ExecutionResult
             if verdict.errors or document.plan_cache is None:
                 result = PreExecutionError(data=None, errors=verdict.errors)
@@ -181,7 +181,7 @@ class ExecutableSchema(strawberry.Schema):
                 result = await self._run_until_deadline(run)
                 if context_value is not None:
                     context_value.answer = context.answer
-            self.finish_result(result, context)
+            self.log_and_hide_internal_errors(result, context)
             if verdict.cost:
                 result.extensions = {"cost": verdict.cost}
                 observed.cost = verdict.cost["requested"]
@@ -211,13 +211,13 @@ class ExecutableSchema(strawberry.Schema):
             async for result in results:
                 yield result.result
 
-    def check_document(
+    def check_and_charge_document(
         self, document: PreparedDocument, variables: dict[str, Any] | None, context: Context
     ) -> list[GraphQLError]:
         """Return the errors for which a document must not be run."""
-        return check_operation(document, variables, context, self.limits).errors
+        return check_and_charge_operation(document, variables, context, self.limits).errors
 
-    def finish_result(self, result: ExecutionResult, context: Context) -> None:
+    def log_and_hide_internal_errors(self, result: ExecutionResult, context: Context) -> None:
         """Log the internal errors of a result and make its errors public."""
         if result.errors:
             self._log_errors(result.errors, context)
@@ -232,7 +232,7 @@ class ExecutableSchema(strawberry.Schema):
         try:
             async with asyncio.timeout(self.limits.deadline) as clock:
                 with AdmittedOperation(run.context, outlives_client=run.outlives_client):
-                    await self._read_query_position(run)
+                    await self._read_position_if_cursor_selected(run)
                     return await (
                         execute_atomically(run) if run.document.is_atomic else run.execute()
                     )
@@ -260,7 +260,7 @@ class ExecutableSchema(strawberry.Schema):
             run.context.field_deadline = None
             run.context.clear_loaded()
 
-    async def _read_query_position(self, run: "OperationRun") -> None:
+    async def _read_position_if_cursor_selected(self, run: "OperationRun") -> None:
         """Read the journal position before any state, if the query asks for a cursor."""
         document, context = run.document, run.context
         if (
@@ -268,7 +268,7 @@ class ExecutableSchema(strawberry.Schema):
             and document.operation_type is OperationType.QUERY
             and context.viewer.user_id
         ):
-            context.query_position = await stream_reader.load_current_positions(context)
+            context.query_position = await stream_reader.load_last_stream_positions(context)
 
     def _log_errors(self, errors: Sequence[GraphQLError], context: object) -> None:
         extra = {"request_id": getattr(context, "request_id", "")}
@@ -336,7 +336,7 @@ class DocumentCheck(NamedTuple):
     cost: dict[str, int] | None = None
 
 
-def check_operation(
+def check_and_charge_operation(
     document: PreparedDocument,
     variables: dict[str, Any] | None,
     context: Context,
@@ -352,11 +352,11 @@ def check_operation(
         "requested": document.cost_with_variables(variables),
         "maximum": limits.max_cost_of_role(viewer.role),
     }
-    refusal = next(_permission_errors(document, context, cost), None)
+    refusal = next(_permission_and_budget_errors(document, context, cost), None)
     return DocumentCheck([refusal] if refusal else [], cost)
 
 
-def _permission_errors(
+def _permission_and_budget_errors(
     document: PreparedDocument, context: Context, cost: dict[str, int]
 ) -> Iterator[GraphQLError]:
     viewer, guards = context.viewer, getattr(context, "guards", None)

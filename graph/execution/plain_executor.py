@@ -170,7 +170,7 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
             return ordinary(item_type, field_details_list, info, path, items, position_context)
         completed = _CompletedValues([], [])
 
-        def complete(index: int) -> None:
+        def complete_item(index: int) -> None:
             item, results = items[index], completed.results
             item_path = path.add_key(index, None)
             arguments = item_type, field_details_list, info, item_path, position_context
@@ -184,9 +184,9 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
         indexes = iter(range(len(items)))
         try:
             for index in indexes:
-                complete(index)
-                if index < last and self.step_clock.is_over():
-                    return self._complete_remaining_items(complete, items, indexes, completed)
+                complete_item(index)
+                if index < last and self.step_clock.is_step_over():
+                    return self._complete_remaining_items(complete_item, items, indexes, completed)
         except Exception:
             self._settle_remaining_in_background(items, indexes, completed)
             raise
@@ -204,7 +204,7 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
             await self.step_clock.pause()
             for index in indexes:
                 complete_item(index)
-                if self.step_clock.is_over():
+                if self.step_clock.is_step_over():
                     await self.step_clock.pause()
         except Exception:
             self._settle_remaining_in_background(items, indexes, completed)
@@ -280,18 +280,20 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
                 continue
             path = Path(None, name, parent_type.name)
             arguments = parent_type, source, details, path, None
-            run = partial(self._execute_root_field, partial(self.execute_field, *arguments))
+            run = partial(
+                self._execute_root_field_ending_dry_run, partial(self.execute_field, *arguments)
+            )
             if is_non_null_type(field.type):  # `__typename`, which takes no time
                 results[name] = self.execute_field(*arguments)
                 continue
             try:
-                results[name] = await deadline.run_field(run)
+                results[name] = await deadline.run_field_until_deadline(run)
             except DeadlineExceeded as late:
                 self.handle_field_error(late, field.type, details, path)
                 results[name] = None
         return results
 
-    async def _execute_root_field(self, execute_field: Callable[[], Any]) -> Any:
+    async def _execute_root_field_ending_dry_run(self, execute_field: Callable[[], Any]) -> Any:
         """Execute a root field, then roll back its dry run (`validateOnly`) if there is one.
 
         The payload is completed before, so that it shows what the dry run has written.

@@ -33,9 +33,10 @@ from graphql.execution.collect_fields import (
 )
 from graphql.execution.values import VariableValues, get_argument_values, get_variable_values
 
-from graph.execution.code_generator import CompleteFunction, FunctionWriter
+from graph.execution.code_generator import FunctionWriter
+from graph.execution.function_source import CompleteFunction
 from graph.execution.generated_code import FallbackNeeded, LargeValue
-from graph.execution.variables import Signatures, coerce_variables, variable_signatures
+from graph.execution.variables import Signatures, try_to_coerce_variables, variable_signatures
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class CompiledPlan:
         self.use_count += 1
         PLAN_COUNTERS.used[self.name] += 1
 
-    def count_fallback(self, error: Exception) -> None:
+    def count_fallback_or_give_up(self, error: Exception) -> None:
         """Count a value that graphql-core must complete; give the plan up after too many.
 
         LargeValue doesn't count, since other values are smaller.
@@ -255,7 +256,9 @@ class OperationPlans:
         try:
             return CompiledPlan(
                 object_type.name,
-                *FunctionWriter(self).compile_fields_function(object_type, grouped_fields),
+                *FunctionWriter(self).compile_attribute_fields_function(
+                    object_type, grouped_fields
+                ),
             )
         except Exception:  # noqa: BLE001 - what cannot be compiled is graphql-core's
             return None
@@ -276,7 +279,7 @@ class PlanCache:
     _plans_by_outcome: dict[tuple[Any, ...], OperationPlans] = field(default_factory=dict)
 
     @property
-    def max_outcomes(self) -> int:
+    def max_plan_count(self) -> int:
         """The highest number of plans."""
         return (
             min(1 << len(self.condition_variables), MAX_CONDITION_OUTCOMES)
@@ -312,7 +315,7 @@ class PlanCache:
         """Coerce the variables of a request; return at most 10 errors if some are invalid."""
         if (
             self.variable_signatures is not None
-            and (found := coerce_variables(self.variable_signatures, raw_values)) is not None
+            and (found := try_to_coerce_variables(self.variable_signatures, raw_values)) is not None
         ):
             return found
         definitions = self.operation.variable_definitions or ()
@@ -324,7 +327,7 @@ class PlanCache:
             hide_suggestions=True,
         )
 
-    def plans_for_variables(self, variable_values: VariableValues) -> OperationPlans | None:
+    def plans_after_first_run(self, variable_values: VariableValues) -> OperationPlans | None:
         """Return the plans for these variables; None at the first run or above the limit.
 
         Compilation takes longer than a run, so a document that comes once is not compiled.

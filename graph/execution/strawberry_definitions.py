@@ -1,12 +1,15 @@
 """Access from graphql-core's types and fields to Strawberry's definitions."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from graphql import GraphQLField, GraphQLInputField, GraphQLNamedType
+from graphql import GraphQLField, GraphQLInputField, GraphQLNamedType, GraphQLObjectType
 from strawberry.schema.schema_converter import GraphQLCoreConverter
+from strawberry.types.base import StrawberryObjectDefinition
 from strawberry.types.field import StrawberryField
 
-from graph.types.object_views import Link
+from graph.execution.generated_code import FallbackNeeded
+from graph.types.object_views import DerivedField, Link, View
 
 
 def strawberry_definition(
@@ -36,3 +39,21 @@ def link_of(field: GraphQLField) -> Link | None:
     """Return the link that a field is declared with; None if there is none."""
     found: Link | None = getattr(strawberry_definition(field), "metadata", {}).get("link")
     return found
+
+
+def derived_fields_of_type(object_type: GraphQLObjectType) -> Mapping[str, DerivedField] | None:
+    """Return the derived fields of a view type; None if the type is not a view."""
+    cls = python_class_of_type(object_type)
+    return cls.derived_fields if issubclass(cls, View) else None
+
+
+def python_class_of_type(object_type: GraphQLObjectType) -> type:
+    """Return the Python class of an object type; of a generic type the unparametrized class.
+
+    Raises FallbackNeeded for a type that Strawberry did not create.
+    """
+    definition = strawberry_definition(object_type)
+    if not isinstance(definition, StrawberryObjectDefinition):
+        raise FallbackNeeded("unknown")
+    cls: type = (definition.concrete_of or definition).origin
+    return cls

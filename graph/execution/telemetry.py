@@ -107,7 +107,7 @@ class OperationLabels:
         self._free_labels = dict(label_counts)
         self._labels: set[str] = set()
 
-    def label_for(self, name: str | None, *, signed_in: bool) -> str:
+    def operation_label_or_other(self, name: str | None, *, signed_in: bool) -> str:
         """Return the metric label of a valid operation with this name."""
         if name is None:
             return ANONYMOUS
@@ -149,7 +149,7 @@ class TraceSampler:
     requested_traces_left: float = MAX_REQUESTED_TRACES_PER_SECOND
     refilled_at: float = field(default_factory=monotonic)
 
-    def new_span(self, caller: OperationCaller) -> OperationSpan | None:
+    def new_span_if_sampled(self, caller: OperationCaller) -> OperationSpan | None:
         """Return a new span for the operation; None if it is not traced."""
         traceparent = getattr(caller, "headers", NO_HEADERS).get("traceparent")
         parent = (
@@ -237,7 +237,7 @@ class OperationObserver:
         self.cost = 0
         self.result: Any = None  # as it is sent to the client
         self.event_count: int | None = None  # of a subscription
-        self.span = None if _sampler is None else _sampler.new_span(caller)
+        self.span = None if _sampler is None else _sampler.new_span_if_sampled(caller)
         self._error_codes: set[str] = set()
         self._is_counted_as_open = False
         self._span_token: Token[Span | None] | None = None
@@ -257,7 +257,7 @@ class OperationObserver:
         seconds = perf_counter() - self._started_at
         if self._span_token is not None:
             traces.current.reset(self._span_token)
-        self._record_end(seconds, error)
+        self._record_metrics_log_and_trace(seconds, error)
 
     def set_document(self, document: DocumentFacts) -> None:
         """Set the document of the operation, and count an open subscription."""
@@ -280,9 +280,9 @@ class OperationObserver:
 
     def end_stream(self, error: BaseException | None = None) -> None:
         """Record the end of a subscription, and the error that ended it."""
-        self._record_end(perf_counter() - self._started_at, error)
+        self._record_metrics_log_and_trace(perf_counter() - self._started_at, error)
 
-    def _record_end(self, seconds: float, error: BaseException | None) -> None:
+    def _record_metrics_log_and_trace(self, seconds: float, error: BaseException | None) -> None:
         """Write metrics, log line and trace. `error` is the exception raised by the operation."""
         if self._is_counted_as_open:
             OPEN_SUBSCRIPTIONS.add(amount=-1)
@@ -290,7 +290,7 @@ class OperationObserver:
         name, kind, label = None, "none", REFUSED_LABEL
         if document is not None and not document.faults:
             name, kind = document.operation_name, document.operation_type.value
-            label = operation_labels.label_for(
+            label = operation_labels.operation_label_or_other(
                 name, signed_in=self.caller.viewer.role is not Role.PUBLIC
             )
         OPERATION_SECONDS.observe(seconds, label, kind)
@@ -315,7 +315,7 @@ class OperationObserver:
                 )
                 log.handle(record)
             if self.span is not None and _sampler is not None:
-                self._send_trace(self.span, log_fields)
+                self._set_span_attributes(self.span, log_fields)
                 _sampler.sink.add_trace(self.span)
 
     def _log_fields(
@@ -349,7 +349,7 @@ class OperationObserver:
         errors = getattr(self.result, "errors", None) or ()
         return "failed" if any(one.path for one in errors) else "refused"
 
-    def _send_trace(self, span: OperationSpan, log_fields: dict[str, Any]) -> None:
+    def _set_span_attributes(self, span: OperationSpan, log_fields: dict[str, Any]) -> None:
         span.name = " ".join(filter(None, (log_fields["kind"], log_fields["operation"])))
         span.ended_at = time_ns()
         span.failed = log_fields["status"] == "failed"

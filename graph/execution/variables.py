@@ -54,7 +54,7 @@ def variable_signatures(
     return result
 
 
-def coerce_variables(
+def try_to_coerce_variables(
     variable_signatures: Signatures, raw_values: Mapping[str, Any]
 ) -> VariableValues | None:
     """Coerce the variables of a request; None if graphql-core must coerce them."""

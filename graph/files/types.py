@@ -16,7 +16,12 @@ from graph.types.fields import Auth, Info, field
 from graph.types.mutations import mutation
 from graph.types.object_views import DerivedField
 from graph.types.references import UserRef, ids_from_global_ids, load_named_user_id, value_or_none
-from graph.types.row_mapping import NodeView, global_id_field, list_objects, selected_columns
+from graph.types.row_mapping import (
+    NodeView,
+    global_id_field,
+    objects_from_rows_with_links,
+    selected_columns,
+)
 from graph.types.scalars import URL, ByteSize, Duration, Upload
 from models.errors import Forbidden, InvalidInput
 from models.files.tables import FileAttachmentMode
@@ -47,7 +52,7 @@ class FileShare(NodeView):
 
     @field("For whoever is to have it.")
     def url(self, info: Info) -> URL:
-        token = shares.create_token(info.context.environment, self.row.id)
+        token = shares.create_share_token(info.context.environment, self.row.id)
         return download_urls.absolute_url(info, f"/share/{token}")
 
 
@@ -75,7 +80,7 @@ class File(NodeView):
     async def shares(self, info: Info) -> list[FileShare]:
         require_readable_row(info.context, self.row)
         rows = await info.context.load(shares.load_shares_by_file, self.row.id)
-        return await list_objects(info, FileShare, rows)
+        return await objects_from_rows_with_links(info, FileShare, rows)
 
 
 async def load_file_page(

@@ -15,7 +15,7 @@ from graph.types.input_conditions import ConditionsInput, RestrictionsInput
 from graph.types.references import (
     MailboxRef,
     UserRef,
-    load_user,
+    load_user_or_viewer,
     mailbox_selector_from_ref,
     value_or_none,
 )
@@ -265,7 +265,7 @@ class FilterListFilter(ConditionsInput):
 
         An unknown user selects no filter.
         """
-        user = await load_user(info, self.user) if self.user else None
+        user = await load_user_or_viewer(info, self.user) if self.user else None
         return FilterListConditions(
             target_part=self.forward or None,
             user_id=(user.id if user else UNKNOWN_USER_ID) if self.user else None,

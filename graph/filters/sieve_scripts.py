@@ -11,7 +11,12 @@ from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, query
 from graph.types.object_views import DerivedField
-from graph.types.references import MessageRef, UserRef, find_message_id, load_user
+from graph.types.references import (
+    MessageRef,
+    UserRef,
+    find_unchecked_message_id,
+    load_user_or_viewer,
+)
 from graph.types.row_mapping import NodeView, global_id_field, selected_columns
 from graph.types.scalars import ByteSize
 from models.errors import NotFound, require_found
@@ -135,10 +140,10 @@ class SieveQuery:
         user: Annotated[UserRef | None, USER_ARGUMENT] = UNSET,
         message: Annotated[MessageRef | None, MESSAGE_ARGUMENT] = UNSET,
     ) -> SieveCheck:
-        owner = require_found(await load_user(info, user or None), path=["user"])
-        key = await find_message_id(info, message, path="message") if message else None
+        owner = require_found(await load_user_or_viewer(info, user or None), path=["user"])
+        key = await find_unchecked_message_id(info, message, path="message") if message else None
         if message and key is None:
             raise NotFound("", path=["message"])
         return SieveCheck.from_result(
-            await sieve_scripts.check_script(info.context, content, owner.id, key)
+            await sieve_scripts.compile_and_dry_run_script(info.context, content, owner.id, key)
         )

@@ -27,10 +27,10 @@ from graph.types.object_views import DerivedField, NestedViewField, View
 from graph.types.references import (
     MessageRef,
     UserRef,
-    find_message_id,
+    find_unchecked_message_id,
     ids_from_global_ids,
     load_named_user_id,
-    load_user_id,
+    load_user_or_viewer_id,
     value_or_none,
 )
 from graph.types.row_mapping import (
@@ -75,7 +75,7 @@ def _json_field(key: str, default: Any = None) -> DerivedField:
     return DerivedField((), lambda query: query.get(key, default))
 
 
-def _header_field_of_query(query: Mapping[str, Any]) -> HeaderField | None:
+def _header_field_of_filter_query(query: Mapping[str, Any]) -> HeaderField | None:
     """Return the header test of a stored query as a header field; None if it has none."""
     header_test = query.get("header")
     if header_test is None:
@@ -124,7 +124,7 @@ FilterQuery.derived_fields = {
     "text": _json_field("text"),
     "has_attachment": _json_field("hasAttachment"),
     "size": _json_field("size"),
-    "header": DerivedField((), _header_field_of_query),
+    "header": DerivedField((), _header_field_of_filter_query),
     "regex": NestedViewField((), lambda query: query.get("regex"), RegexTest),
     "query": DerivedField((), lambda query: query["query"]["text"] if query.get("query") else None),
     "all": NestedViewField((), lambda query: query.get("all", ()), FilterQuery, is_list=True),
@@ -296,11 +296,11 @@ class FilterRootQuery:
         return await connection_of_page(
             info,
             Filter,
-            await filter_loaders.load_page_of_all(
+            await filter_loaders.load_page_of_all_users(
                 info.context, conditions, requested_page, selected_columns(info, Filter)
             ),
             lambda row: Cursor(requested_page.ordering, row.created_at, row.id),
-            lambda: filter_loaders.count_of_all(info.context, conditions),
+            lambda: filter_loaders.count_of_all_users(info.context, conditions),
         )
 
     @query("What each filter of a user finds in a message, and would do with it.", scope=Scope.READ)
@@ -311,8 +311,8 @@ class FilterRootQuery:
         message: Annotated[MessageRef | None, MESSAGE_ARGUMENT] = UNSET,
         raw: Annotated[str | None, RAW_ARGUMENT] = UNSET,
     ) -> list[FilterTestResult]:
-        owner = require_found(await load_user_id(info, user or None), path=["user"])
-        key = await find_message_id(info, message, path="message") if message else None
+        owner = require_found(await load_user_or_viewer_id(info, user or None), path=["user"])
+        key = await find_unchecked_message_id(info, message, path="message") if message else None
         if message and key is None:
             raise NotFound("", path=["message"])
         results = await filter_tests.run_filters_on_message(

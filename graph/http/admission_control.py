@@ -82,7 +82,7 @@ class ClientMonitor:
         self._clients.add(client)
         if not self._is_scheduled:
             self._is_scheduled = True
-            asyncio.get_running_loop().call_later(CHECK_SECONDS, self._check_clients)
+            asyncio.get_running_loop().call_later(CHECK_SECONDS, self._watch_long_running_clients)
 
     def remove(self, client: RequestClient) -> None:
         """Remove the client of a query that has ended."""
@@ -91,14 +91,14 @@ class ClientMonitor:
         if client.listener:
             client.listener.cancel()
 
-    def _check_clients(self) -> None:
+    def _watch_long_running_clients(self) -> None:
         for presence in self._clients:
             if presence.was_checked and presence.listener is None:
                 presence.listener = asyncio.create_task(presence.cancel_on_disconnect())
             presence.was_checked = True
         self._is_scheduled = bool(self._clients)
         if self._is_scheduled:
-            asyncio.get_running_loop().call_later(CHECK_SECONDS, self._check_clients)
+            asyncio.get_running_loop().call_later(CHECK_SECONDS, self._watch_long_running_clients)
 
 
 @dataclass(frozen=True)
@@ -121,10 +121,10 @@ class AdmissionControl:
 
         Returns an error if the budget is used up, else an empty list.
         """
-        if not (rate := self.budgets.rates.rate_of_viewer(ctx.viewer)):
+        if not (rate := self.budgets.rates.points_per_second_of_viewer(ctx.viewer)):
             return []
         points, min_capacity = max(cost["requested"], 1), min_capacity_of_viewer(ctx.viewer)
-        points_left, wait = self.budgets.take_points(
+        points_left, wait = self.budgets.take_points_if_enough(
             payer_key(ctx), rate, points, min_capacity=min_capacity
         )
         cost["available"], cost["restoreRate"] = int(points_left), rate
@@ -132,9 +132,9 @@ class AdmissionControl:
 
     def charge_document_reading(self, ctx: Context, document_text: str) -> GraphQLError | None:
         """Charge for reading a document that is not cached; return an error if it can't be paid."""
-        if not (rate := self.budgets.rates.rate_of_viewer(ctx.viewer)):
+        if not (rate := self.budgets.rates.points_per_second_of_viewer(ctx.viewer)):
             return None
-        _, wait = self.budgets.take_points(
+        _, wait = self.budgets.take_points_if_enough(
             payer_key(ctx),
             rate,
             document_reading_points(document_text),
@@ -142,14 +142,14 @@ class AdmissionControl:
         )
         return _budget_empty_error(wait) if wait else None
 
-    def new_response_budget(self, ctx: Context) -> ResponseBudget:
+    def new_response_budget_charging_viewer(self, ctx: Context) -> ResponseBudget:
         """Create the response budget of an operation, which charges the viewer for read bytes."""
 
         def charge_points(points: int) -> None:
-            if not (rate := self.budgets.rates.rate_of_viewer(ctx.viewer)):
+            if not (rate := self.budgets.rates.points_per_second_of_viewer(ctx.viewer)):
                 return
             min_capacity = min_capacity_of_viewer(ctx.viewer)
-            _, wait = self.budgets.take_points(
+            _, wait = self.budgets.take_points_if_enough(
                 payer_key(ctx), rate, min(points, min_capacity), min_capacity=min_capacity
             )
             if wait:
@@ -166,7 +166,7 @@ class AdmissionControl:
         stranger = viewer is None or viewer.role is Role.PUBLIC
         return "UNAUTHENTICATED" if stranger else None
 
-    def limit_of_payer(self, viewer: Viewer, limiter: ConcurrencyLimiter) -> int:
+    def slot_limit_of_viewer(self, viewer: Viewer, limiter: ConcurrencyLimiter) -> int:
         """Return how many slots of a limiter a viewer can hold: an API key of ADMIN half of all."""
         if viewer.role not in ADMIN_ROLES or viewer.token_id is not None:
             return limiter.limit_per_key
@@ -203,7 +203,7 @@ class AdmittedOperation:
         if ctx.reader is not None and ctx.reader.unread >= MAX_UNREAD_RESPONSES:
             raise RateLimited("Read the answers that wait for you.", retry_after=RETRY_AFTER)
         crowd = guards.operation_limiter
-        if seat := crowd.acquire(payer_key(ctx), guards.limit_of_payer(ctx.viewer, crowd)):
+        if seat := crowd.acquire(payer_key(ctx), guards.slot_limit_of_viewer(ctx.viewer, crowd)):
             return seat
         if crowd.is_full:
             raise ServiceUnavailable("Too many operations run at once: try again.")

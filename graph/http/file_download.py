@@ -16,18 +16,18 @@ from graph.http.graphql_request import RequestRejected
 from graph.http.http_errors import client_ip_address
 from graph.http.upload_body import (  # fmt: skip
     UploadService,
-    announced_size,
+    announced_size_of_raw_body,
     authenticated_context,
     check_size,
     checked_disk_space,
-    download_context,
+    download_context_and_cache_control,
     limited_per_user,
-    read_file,
+    receive_file_into_spool,
 )
 from graph.types import global_ids
 from mail.smtp.spool_file import SpoolFile
 from mail.storage.blobs import blob_reader
-from mail.storage.blobs.damage_check import check_blob
+from mail.storage.blobs.damage_check import require_intact_blob
 from models.errors import StaleObject, require_found
 from models.store.columns import ColumnRow
 from models.users.roles import Role, Scope
@@ -47,26 +47,28 @@ async def serve_or_store_file(service: UploadService, request: Request) -> Respo
 
 async def _serve_file(service: UploadService, request: Request) -> Response:
     key = global_ids.decode_path_id("File", request.path_params["name"])
-    ctx, caching = await download_context(service, request, download_urls.file_path(key))
+    ctx, caching = await download_context_and_cache_control(
+        service, request, download_urls.file_path(key)
+    )
     row: ColumnRow = require_found(
         await ctx.load(stored_files.load_visible_files_by_id, key), str(key)
     )
     require_readable_row(ctx, row)
 
     async def open_file() -> FileBytes:
-        return _blob_body(ctx, await stored_files.read_blob_of_file(ctx, row))
+        return _blob_body(ctx, await stored_files.touch_file_and_read_blob(ctx, row))
 
-    return await serve_file(request, _served_file(row, open_file, caching))
+    return await serve_file(request, _file_served_as_attachment(row, open_file, caching))
 
 
 async def _store_file(service: UploadService, request: Request) -> Response:
     ctx = await authenticated_context(service, request)
     content_type = request.headers.get("content-type", "")
-    name, kind = stored_files.name_and_type(
+    name, kind = stored_files.name_and_type_from_headers(
         service.environment, request.path_params["name"], content_type
     )
     async with _received_body(
-        service, request, stored_files.require_write_permission(ctx)
+        service, request, stored_files.require_writing_owner_id(ctx)
     ) as received:
         key = await stored_files.store_received_file(
             ctx, replace(received, filename=name, content_type=kind)
@@ -83,14 +85,14 @@ async def _received_body(
     service: UploadService, request: Request, user_id: int
 ) -> AsyncGenerator[ReceivedFile]:
     """Receive the body of a request into a file that exists inside the block."""
-    size = announced_size(request.headers)
+    size = announced_size_of_raw_body(request.headers)
     check_size(size, service.environment.options.upload_max)
     with (
         checked_disk_space(service, size),
         limited_per_user(service, user_id),
         SpoolFile(service.spool, service.budget) as spool,
     ):
-        yield await read_file(service, request, spool)
+        yield await receive_file_into_spool(service, request, spool)
 
 
 async def serve_or_store_shared_file(service: UploadService, request: Request) -> Response:
@@ -100,18 +102,20 @@ async def serve_or_store_shared_file(service: UploadService, request: Request) -
     """
     ctx = Context(service.environment, Viewer(), client_ip=client_ip_address(request))
     row = await shares.read_share_by_token(ctx, request.path_params["token"])
-    if not await shares.verify_password(ctx, row, _password_from_basic(request)):
+    if not await shares.verify_share_password(ctx, row, _password_from_basic(request)):
         message = "This link has a password: send it by Basic, under any name."
         raise RequestRejected(401, "UNAUTHENTICATED", message, BASIC_CHALLENGE)
     if request.method == "PUT":
         return await _replace_shared_file(service, request, row)
 
     async def open_shared_file() -> FileBytes:
-        blob = await (stored_files.read_blob(ctx, row.blob_id) if _is_continuation(request) else
-                      shares.open_share(ctx, row))  # fmt: skip
+        blob = await (stored_files.read_blob_row(ctx, row.blob_id) if _is_continuation(request) else
+                      shares.count_access_and_read_blob(ctx, row))  # fmt: skip
         return _blob_body(ctx, blob)
 
-    return await serve_file(request, _served_file(row, open_shared_file, "private, no-cache"))
+    return await serve_file(
+        request, _file_served_as_attachment(row, open_shared_file, "private, no-cache")
+    )
 
 
 async def _replace_shared_file(
@@ -154,12 +158,12 @@ def _blob_body(ctx: Context, blob: ColumnRow) -> FileBytes:
         return blob_reader.stream_content(ctx.environment.object_store, blob, start, end)
 
     async def check(_start: int, _end: int) -> None:
-        await check_blob(ctx.environment.object_store, blob)
+        await require_intact_blob(ctx.environment.object_store, blob)
 
     return FileBytes(blob.size, stream, check)
 
 
-def _served_file(
+def _file_served_as_attachment(
     row: ColumnRow, open_body: Callable[[], Awaitable[FileBytes]], caching: str
 ) -> ServedFile:
     """Describe a file to serve: always as an attachment, never inline."""

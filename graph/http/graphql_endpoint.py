@@ -40,7 +40,7 @@ from graph.http.http_errors import (
     rejection_of_error,
     rejection_of_exception,
     request_id_from_headers,
-    too_many_streams,
+    too_many_streams_rejection,
 )
 from graph.http.rate_budgets import payer_key
 from graph.subscriptions.result_stream import was_refused_before_execution
@@ -133,7 +133,7 @@ class GraphqlEndpoint(GraphQL[OperationContext, None]):
         self.executable_schema = schema
         self.guards = self.settings.guards
         self.documents_by_hash = DocumentsByHash(
-            schema.find_document,
+            schema.find_document_charging_caller,
             self.settings.find_trusted_text,
             environment.now,
             only_trusted=self.settings.only_trusted,
@@ -146,7 +146,7 @@ class GraphqlEndpoint(GraphQL[OperationContext, None]):
             self.settings.credential_check_interval,
             self.settings.load_kick_times,
         )
-        environment.wakeups.on_credentials_changed(self.connection_watch.recheck_user)
+        environment.wakeups.add_credentials_listener(self.connection_watch.recheck_credentials_soon)
         self.subscription_groups = SubscriptionGroups(schema, self.connection_watch)
 
     @property
@@ -171,7 +171,9 @@ class GraphqlEndpoint(GraphQL[OperationContext, None]):
         context = await self.get_context(websocket, None)
         scope["seat"] = self.guards.stream_limiter.acquire(payer_key(context))
         if scope["seat"] is None:
-            await websocket.send_denial_response(_rejection_response(too_many_streams(), JSON))
+            await websocket.send_denial_response(
+                _rejection_response(too_many_streams_rejection(), JSON)
+            )
             return
         OPEN_SOCKETS.add()
         try:
@@ -212,13 +214,15 @@ class GraphqlEndpoint(GraphQL[OperationContext, None]):
             message = "Only GET and POST are answered here."
             headers = {"Allow": "GET, POST", "Connection": "close"}  # its body stays unread
             raise RequestRejected(405, "BAD_USER_INPUT", message, headers)
-        if self.settings.page and _wants_page(request):
+        if self.settings.page and _wants_graphiql_page(request):
             return await self.settings.page(request)
         graphql_request = await self._parse_request(request, context.headers)
-        await self._authenticate(context, None)
-        graphql_request = await self.documents_by_hash.resolve_document(graphql_request, context)
+        await self._authenticate_and_set_viewer(context, None)
+        graphql_request = await self.documents_by_hash.resolve_or_register_document(
+            graphql_request, context
+        )
         if request.method == "GET":
-            self._reject_mutation(graphql_request, context)
+            self._reject_mutation_by_get(graphql_request, context)
         if media_type == EVENT_STREAM:
             return await self._stream_response(graphql_request, context, request.scope)
         context.presence = RequestClient(request.receive)
@@ -234,8 +238,8 @@ class GraphqlEndpoint(GraphQL[OperationContext, None]):
         )
         return graphql_request.request_from_body(body)
 
-    def _reject_mutation(self, request: GraphqlRequest, context: OperationContext) -> None:
-        document = self.executable_schema.find_document(
+    def _reject_mutation_by_get(self, request: GraphqlRequest, context: OperationContext) -> None:
+        document = self.executable_schema.find_document_charging_caller(
             context, request.document_text, request.operation_name
         )
         if document.operation_type is OperationType.MUTATION:
@@ -262,9 +266,9 @@ class GraphqlEndpoint(GraphQL[OperationContext, None]):
         self, request: GraphqlRequest, context: OperationContext, scope: Scope
     ) -> Response:
         followers = self.guards.stream_limiter
-        each = self.guards.limit_of_payer(context.viewer, followers)
+        each = self.guards.slot_limit_of_viewer(context.viewer, followers)
         if (seat := followers.acquire(payer_key(context), each)) is None:
-            raise too_many_streams()
+            raise too_many_streams_rejection()
         scope["seat"] = seat
         stream = EventStream(context, heartbeat=self.heartbeat)
         events = stream.stream_events(
@@ -306,15 +310,17 @@ class GraphqlEndpoint(GraphQL[OperationContext, None]):
             live=self.connection_watch,
         )
 
-    async def _authenticate(self, context: OperationContext, params: dict[str, Any] | None) -> None:
+    async def _authenticate_and_set_viewer(
+        self, context: OperationContext, params: dict[str, Any] | None
+    ) -> None:
         try:
-            credentials = _merge_credentials(context.headers, params)
+            credentials = _headers_with_init_credentials(context.headers, params)
             viewer = await self.authenticate_connection(credentials, params, context.client_ip)
         except RequestError as refusal:
             raise rejection_of_error(refusal, STATUS_BY_CODE) from None
         context.viewer = viewer
         if viewer.is_trusted_front_end:
-            _trust_client_headers(context)
+            _take_client_from_front_end_headers(context)
 
     async def on_ws_connect(self, context: OperationContext) -> Any:
         """Authenticate by `connection_init`, since browsers can't set WebSocket headers.
@@ -322,11 +328,11 @@ class GraphqlEndpoint(GraphQL[OperationContext, None]):
         Raises ConnectionRejectionError for a wrong credential, TooManyConnections above the limit.
         """
         try:
-            await self._authenticate(context, context.connection_params)
+            await self._authenticate_and_set_viewer(context, context.connection_params)
         except RequestRejected:
             raise ConnectionRejectionError from None
         seat, followers = context.connection_slot, self.guards.stream_limiter
-        each = self.guards.limit_of_payer(context.viewer, followers)
+        each = self.guards.slot_limit_of_viewer(context.viewer, followers)
         is_signed_in = context.viewer.role is not Role.PUBLIC
         if seat and is_signed_in and not seat.move_to_key(payer_key(context), each):
             raise TooManyConnections
@@ -343,7 +349,7 @@ class GraphqlEndpoint(GraphQL[OperationContext, None]):
         return graphql_request.encode_json(data).decode()
 
 
-def _wants_page(request: Request) -> bool:
+def _wants_graphiql_page(request: Request) -> bool:
     return (
         request.method == "GET"
         and not any(name in request.query_params for name in DOCUMENT_PARAMETERS)
@@ -351,7 +357,7 @@ def _wants_page(request: Request) -> bool:
     )
 
 
-def _merge_credentials(
+def _headers_with_init_credentials(
     headers: Mapping[str, str], params: dict[str, Any] | None
 ) -> Mapping[str, str]:
     """Return the headers, with credentials of `connection_init` in place of theirs.
@@ -371,7 +377,7 @@ def _merge_credentials(
     return {**headers, **credentials}
 
 
-def _trust_client_headers(context: OperationContext) -> None:
+def _take_client_from_front_end_headers(context: OperationContext) -> None:
     """Take IP address and session from the headers of a trusted front end, for the logs."""
     with suppress(ValueError):
         context.client_ip = str(ipaddress.ip_address(context.headers.get("x-client-ip", "")))

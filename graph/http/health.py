@@ -74,7 +74,7 @@ class HealthChecks:
         return JSONResponse(answer, 200 if well else 503, NO_STORE)
 
 
-def rate_limited_check(seconds: float, check: HealthCheck) -> HealthCheck:
+def check_with_cached_result(seconds: float, check: HealthCheck) -> HealthCheck:
     """Return a check that runs at most once in `seconds`, and else returns its last result."""
     asked_at, answer = -seconds, False
 

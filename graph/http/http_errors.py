@@ -92,7 +92,7 @@ def rejection_of_exception(exception: Exception, request_id: str) -> RequestReje
     return rejection
 
 
-def too_many_streams() -> RequestRejected:
+def too_many_streams_rejection() -> RequestRejected:
     """Return the rejection with status 429 for too many open WebSockets and streams."""
     rejection = RequestRejected(
         429, "RATE_LIMITED", "Too many of your streams are open.", {"Retry-After": "5"}

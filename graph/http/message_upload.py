@@ -12,7 +12,7 @@ from graph.http.graphql_request import RequestRejected
 from graph.http.upload_body import (
     CONNECTION_CLOSE,
     UploadService,
-    announced_size,
+    announced_size_of_raw_body,
     authenticated_context,
     check_size,
     checked_disk_space,
@@ -41,7 +41,7 @@ async def store_posted_message(service: UploadService, request: Request) -> Resp
     ctx = await authenticated_context(service, request)
     box = MailboxSelector(id=global_ids.decode_path_id("Mailbox", request.path_params["id"]))
     _check_content_type(request.headers)
-    flags, size = _flags_from_query(request), announced_size(request.headers)
+    flags, size = _flags_from_query(request), announced_size_of_raw_body(request.headers)
     max_bytes = service.environment.options.message_max
     check_size(size, max_bytes)
     await upload.require_upload_allowed(ctx, box, size)

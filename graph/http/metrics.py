@@ -104,7 +104,7 @@ class MetricsCollector:
         else:
             self._process_metrics.note()
             found = await asyncio.to_thread(self._process_metrics.families)  # tens of milliseconds
-        return [*found, *_build_families(self.environment), *await self._database_families()]
+        return [*found, *_version_info_families(self.environment), *await self._database_families()]
 
     async def _database_families(self) -> list[MetricFamily]:
         async with self._lock:
@@ -156,7 +156,7 @@ def _fallback_reason_family() -> MetricFamily:
     )
 
 
-def _build_families(environment: Environment) -> list[MetricFamily]:
+def _version_info_families(environment: Environment) -> list[MetricFamily]:
     facts = {
         "version": installed_version("merganser"),
         "python": platform.python_version(),
@@ -250,7 +250,7 @@ class MetricsEndpoint:
         """Serve the metrics. The status is 401 or 403 without the right, 404 if turned off."""
         if self.readers.access is MetricsAccess.OFF:
             return _text_response(404, "There are no metrics here.")
-        if not self._is_local(request) and not self._has_metrics_key(request):
+        if not self._is_allowed_loopback_request(request) and not self._has_metrics_key(request):
             try:
                 (
                     await self.authenticate_request(request.headers, client_ip_address(request))
@@ -274,7 +274,7 @@ class MetricsEndpoint:
             return False
         return hmac.compare_digest(token.strip().encode(errors="replace"), key.encode())
 
-    def _is_local(self, request: Request) -> bool:
+    def _is_allowed_loopback_request(self, request: Request) -> bool:
         if self.readers.access is not MetricsAccess.LOOPBACK or request.client is None:
             return False
         if any(name in request.headers for name in PROXY_HEADERS):

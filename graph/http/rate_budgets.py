@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from mail.network.ip_networks import network_of_address
+from mail.network.ip_networks import network_for_limits
 from models.users.roles import Role
 from resolvers.context import Context, Viewer
 
@@ -37,7 +37,7 @@ class PointRates:
     users: int = 2_500  # of one user with all credentials
     admins: int = 50_000  # of a key of ADMIN or above, such as a front end
 
-    def rate_of_viewer(self, viewer: Viewer) -> int:
+    def points_per_second_of_viewer(self, viewer: Viewer) -> int:
         """Return the points per second of a viewer."""
         if viewer.role is Role.USER:
             return self.users
@@ -68,7 +68,7 @@ def network_key(ip_address: str | None) -> str:
     """Return the IPv4 address or the IPv6 /64 network of an address."""
     if ip_address is None or ":" not in ip_address:
         return ip_address or ""
-    return network_of_address(ip_address) or ip_address
+    return network_for_limits(ip_address) or ip_address
 
 
 @dataclass(slots=True)
@@ -97,7 +97,7 @@ class RateBudgets:
     def __len__(self) -> int:
         return len(self._budgets)
 
-    def take_points(
+    def take_points_if_enough(
         self, payer: str, rate: int, points: float, *, min_capacity: int = MIN_CAPACITY
     ) -> tuple[float, float]:
         """Take points from a payer's budget; return the remaining points and seconds to wait.

@@ -34,13 +34,13 @@ from graph.http.upload_body import (  # fmt: skip
     AuthenticateRequest,
     UploadLimits,
     UploadService,
-    announced_size,
+    announced_size_of_raw_body,
     authenticated_context,
     check_size,
     checked_disk_space,
-    download_context,
+    download_context_and_cache_control,
     limited_per_user,
-    read_file,
+    receive_file_into_spool,
 )
 from graph.subscriptions import sse_changes
 from graph.types import global_ids
@@ -103,66 +103,107 @@ def rest_routes(
     `authenticate_request` gets headers and IP address. It raises Unauthenticated for a wrong
     credential and returns `Viewer()` without one. `subscription_server` serves change streams.
     """
-    limits = limits or UploadLimits()
-    folder = spool or Path(tempfile.gettempdir())
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    crowd = ConcurrencyLimiter(
-        sys.maxsize, limits.max_per_user
-    )  # the memory budget limits all users together
-    desk = UploadService(
-        environment, authenticate_request, folder, limits, ByteBudget(limits.memory_budget), crowd
-    )
-    message = "/rest/messages/{id}"
-    followed = (
-        [
-            Route(
-                UPDATES_PATH,
-                _route_endpoint(desk, partial(sse_changes.stream_changes, subscription_server)),
-            )
-        ]
-        if subscription_server
-        else []
+    service = _create_upload_service(
+        environment, authenticate_request, spool, limits or UploadLimits()
     )
     return [
-        *followed,
-        Route(f"{message}/message.eml", _route_endpoint(desk, _serve_message)),
-        Route("/rest/archive/{id}/message.eml", _route_endpoint(desk, _serve_deleted_message)),
-        Route(f"{QUARANTINE_PATH}/message.eml", _route_endpoint(desk, _serve_quarantined_message)),
-        Route(
-            f"{QUARANTINE_PATH}/attachments/{{attachment}}",
-            _route_endpoint(desk, _serve_quarantined_attachment),
-        ),
-        Route(
-            f"{QUARANTINE_PATH}/parts/{{section}}", _route_endpoint(desk, _serve_quarantined_part)
-        ),
-        Route(f"{message}/attachments/{{attachment}}", _route_endpoint(desk, _serve_attachment)),
-        Route(f"{message}/attachments.zip", _route_endpoint(desk, _serve_attachments_zip)),
-        Route(f"{message}/parts/{{section}}", _route_endpoint(desk, _serve_part)),
+        *_change_stream_routes(service, subscription_server),
+        *_message_routes(service),
+        *_quarantine_routes(service),
+        *_export_routes(service),
+        *_file_routes(service),
+        *_upload_routes(service),
+    ]
+
+
+def _create_upload_service(
+    environment: Environment,
+    authenticate_request: AuthenticateRequest,
+    spool: Path | None,
+    limits: UploadLimits,
+) -> UploadService:
+    """Create the service that the routes share, and the folder for uploads."""
+    folder = spool or Path(tempfile.gettempdir())
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    limiter = ConcurrencyLimiter(
+        sys.maxsize, limits.max_per_user
+    )  # the memory budget limits all users together
+    return UploadService(
+        environment, authenticate_request, folder, limits, ByteBudget(limits.memory_budget), limiter
+    )
+
+
+def _change_stream_routes(
+    service: UploadService, subscription_server: sse_changes.SubscriptionServer | None
+) -> list[Route]:
+    if subscription_server is None:
+        return []
+    stream_changes = partial(sse_changes.stream_changes, subscription_server)
+    return [Route(UPDATES_PATH, _route_endpoint(service, stream_changes))]
+
+
+def _message_routes(service: UploadService) -> list[Route]:
+    """Routes that serve messages and deleted messages, and the one that stores a message."""
+    message = "/rest/messages/{id}"
+    endpoint = partial(_route_endpoint, service)
+    return [
+        Route(f"{message}/message.eml", endpoint(_serve_message)),
+        Route("/rest/archive/{id}/message.eml", endpoint(_serve_deleted_message)),
+        Route(f"{message}/attachments/{{attachment}}", endpoint(_serve_attachment)),
+        Route(f"{message}/attachments.zip", endpoint(_serve_attachments_zip)),
+        Route(f"{message}/parts/{{section}}", endpoint(_serve_part)),
         Route(
             "/rest/mailboxes/{id}/messages",
-            _route_endpoint(desk, message_upload.store_posted_message),
+            endpoint(message_upload.store_posted_message),
             methods=["POST"],
         ),
+    ]
+
+
+def _quarantine_routes(service: UploadService) -> list[Route]:
+    endpoint = partial(_route_endpoint, service)
+    return [
+        Route(f"{QUARANTINE_PATH}/message.eml", endpoint(_serve_quarantined_message)),
+        Route(
+            f"{QUARANTINE_PATH}/attachments/{{attachment}}", endpoint(_serve_quarantined_attachment)
+        ),
+        Route(f"{QUARANTINE_PATH}/parts/{{section}}", endpoint(_serve_quarantined_part)),
+    ]
+
+
+def _export_routes(service: UploadService) -> list[Route]:
+    endpoint = partial(_route_endpoint, service)
+    return [
+        Route("/rest/users/{id}/export/{export}", endpoint(_serve_account_export)),
+        Route("/rest/audits/{id}/export.mbox", endpoint(_serve_audit_export)),
+    ]
+
+
+def _file_routes(service: UploadService) -> list[Route]:
+    """Routes that serve and store the files of a user, also by the URL of a share."""
+    endpoint = partial(_route_endpoint, service)
+    return [
         Route(
             "/rest/files/{name}",
-            _route_endpoint(desk, file_download.serve_or_store_file),
+            endpoint(file_download.serve_or_store_file),
             methods=["GET", "POST"],
         ),
         Route(
             "/share/{token}",
-            _route_endpoint(desk, file_download.serve_or_store_shared_file),
+            endpoint(file_download.serve_or_store_shared_file),
             methods=["GET", "PUT"],
         ),
-        Route("/rest/users/{id}/export/{export}", _route_endpoint(desk, _serve_account_export)),
-        Route("/rest/audits/{id}/export.mbox", _route_endpoint(desk, _serve_audit_export)),
-        Route(
-            UPLOADS_PATH,
-            _route_endpoint(desk, _handle_uploads, tus.TUS_HEADERS),
-            methods=["POST", "OPTIONS"],
-        ),
+    ]
+
+
+def _upload_routes(service: UploadService) -> list[Route]:
+    """Routes for uploads in one request and in parts (tus)."""
+    endpoint = partial(_route_endpoint, service, extra_headers=tus.TUS_HEADERS)
+    return [
+        Route(UPLOADS_PATH, endpoint(_store_upload_or_begin_tus), methods=["POST", "OPTIONS"]),
         Route(
             f"{UPLOADS_PATH}/{{id}}",
-            _route_endpoint(desk, tus.serve_upload, tus.TUS_HEADERS),
+            endpoint(tus.answer_upload_request),
             methods=["HEAD", "PATCH", "DELETE", "POST", "OPTIONS"],
         ),
     ]
@@ -220,7 +261,9 @@ async def _serve_message(service: UploadService, request: Request) -> Response:
 async def _serve_deleted_message(service: UploadService, request: Request) -> Response:
     """Serve a whole deleted message, byte for byte, while it can be restored."""
     key = global_ids.decode_path_id("ArchivedMessage", request.path_params["id"])
-    ctx, caching = await download_context(service, request, download_urls.deleted_message_path(key))
+    ctx, caching = await download_context_and_cache_control(
+        service, request, download_urls.deleted_message_path(key)
+    )
     require_found(await ctx.load(deleted_messages.load_by_ids, key))
     return await _serve_whole_message(
         request, require_found(await message_content.load_stored_message(ctx, key)), caching
@@ -300,7 +343,9 @@ async def _serve_audit_export(service: UploadService, request: Request) -> Respo
         viewer = await service.authenticate_request(request.headers, client_ip)
     viewer.require(GuardRule(role=Role.ADMIN, scope=Scope.READ))
     ctx = Context(service.environment, viewer, client_ip=client_ip)
-    chunks = await audits.export_copies(ctx, key, verifies_copies=request.method != "HEAD")
+    chunks = await audits.export_mbox_and_log_access(
+        ctx, key, verifies_copies=request.method != "HEAD"
+    )
     return stream_file(
         request, "application/mbox", f"{global_ids.encode('Audit', key)}.mbox", chunks
     )
@@ -310,7 +355,9 @@ async def _serve_account_export(service: UploadService, request: Request) -> Res
     """Serve a finished account export as a file."""
     user = global_ids.decode_path_id("User", request.path_params["id"])
     key = global_ids.decode_path_id("AccountExport", request.path_params["export"])
-    ctx, caching = await download_context(service, request, download_urls.export_path(user, key))
+    ctx, caching = await download_context_and_cache_control(
+        service, request, download_urls.export_path(user, key)
+    )
     if "sig" in request.query_params:  # the signer was allowed to read the export
         scopes = ctx.viewer.scopes | {Scope.READ}
         ctx = replace(ctx, viewer=replace(ctx.viewer, scopes=scopes))
@@ -409,11 +456,11 @@ async def _load_readable_message(
 
     Raises NotFound, Unauthenticated or Forbidden.
     """
-    ctx, caching = await download_context(service, request, path)
+    ctx, caching = await download_context_and_cache_control(service, request, path)
     return require_found(await message_content.load_stored_message(ctx, message_id)), caching
 
 
-async def _handle_uploads(service: UploadService, request: Request) -> Response:
+async def _store_upload_or_begin_tus(service: UploadService, request: Request) -> Response:
     if request.method == "OPTIONS":
         return tus.serve_capabilities(service)
     return await (tus.create_upload if tus.is_tus_request(request.headers) else _store_upload)(
@@ -424,16 +471,21 @@ async def _handle_uploads(service: UploadService, request: Request) -> Response:
 async def _store_upload(service: UploadService, request: Request) -> Response:
     """Store the body as an upload for a later mutation, or nothing if the client disconnects."""
     ctx = await authenticated_context(service, request)
-    size = announced_size(request.headers)
+    size = announced_size_of_raw_body(request.headers)
     check_size(size, service.environment.options.upload_max)
-    await uploads.check_upload_allowed(ctx, size)
+    await uploads.require_upload_allowed(ctx, size)
     with (
         checked_disk_space(service, size),
         limited_per_user(service, ctx.viewer.user_id),
         SpoolFile(service.spool, service.budget) as spool,
     ):
-        row = await uploads.store_upload(ctx, await read_file(service, request, spool))
+        row = await uploads.store_upload(
+            ctx, await receive_file_into_spool(service, request, spool)
+        )
     headers = {"Cache-Control": "no-store", "Location": tus.upload_url(service, request, row.id)}
     return Response(
-        graphql_request.encode_json(tus.upload_facts(row)), 201, headers, "application/json"
+        graphql_request.encode_json(tus.upload_as_json_members(row)),
+        201,
+        headers,
+        "application/json",
     )

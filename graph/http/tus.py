@@ -23,7 +23,7 @@ from graph.http.upload_body import (  # fmt: skip
     CONNECTION_CLOSE,
     BodyFlow,
     UploadService,
-    announced_size,
+    announced_size_of_raw_body,
     authenticated_context,
     body_chunks,
     check_size,
@@ -73,7 +73,7 @@ def upload_url(service: UploadService, request: Request, upload_id: int) -> str:
     return signed_urls.absolute_url(service.environment, path, request.scope.get("root_path", ""))
 
 
-def upload_facts(row: ColumnRow) -> dict[str, object]:
+def upload_as_json_members(row: ColumnRow) -> dict[str, object]:
     """Return the JSON members that describe an upload."""
     facts = {
         "id": global_ids.encode("Upload", row.id),
@@ -98,10 +98,10 @@ async def create_upload(service: UploadService, request: Request) -> Response:
     """Answer POST: create an upload with its URL and store the bytes in the body, if any."""
     _check_version(request.headers)
     ctx = await authenticated_context(service, request)
-    uploads.require_upload_permission(ctx)
-    coming = _parse_announcement(request.headers, service.environment.options.upload_max)
+    uploads.require_upload_owner_id(ctx)
+    coming = _parse_announced_upload(request.headers, service.environment.options.upload_max)
     has_body = _media_type(request.headers) == OFFSET_MEDIA_TYPE
-    if announced_size(request.headers) and not has_body:
+    if announced_size_of_raw_body(request.headers) and not has_body:
         raise _unsupported_media_type()
     with checked_disk_space(service, coming.size):
         row = await resumable_uploads.create_upload(ctx, coming)
@@ -111,18 +111,18 @@ async def create_upload(service: UploadService, request: Request) -> Response:
                     ctx, row.id, WholeUpload(b"", content_digest(b""))
                 )
             elif has_body:
-                row = await _append_body(service, ctx, request, row.id, 0)
+                row = await _append_body_and_complete_if_whole(service, ctx, request, row.id, 0)
         except BaseException:  # the client doesn't know its URL
             with suppress(NotFound):
                 await _delete_upload_and_file(service, ctx, row.id)
             raise
     headers = {**_upload_headers(row), "Location": upload_url(service, request, row.id)}
     return Response(
-        graphql_request.encode_json(upload_facts(row)), 201, headers, "application/json"
+        graphql_request.encode_json(upload_as_json_members(row)), 201, headers, "application/json"
     )
 
 
-async def serve_upload(service: UploadService, request: Request) -> Response:
+async def answer_upload_request(service: UploadService, request: Request) -> Response:
     """Answer HEAD, PATCH, DELETE and OPTIONS for one upload."""
     method = request.headers.get(METHOD_OVERRIDE_HEADER, request.method).upper()
     if method == "OPTIONS":
@@ -136,14 +136,18 @@ async def serve_upload(service: UploadService, request: Request) -> Response:
     _check_version(request.headers)
     ctx = await authenticated_context(service, request)
     key = global_ids.decode_path_id("Upload", request.path_params["id"])
-    return await answer(service, ctx, request, await _find_upload(service, ctx, key))
+    return await answer(
+        service, ctx, request, await _require_upload_with_all_bytes(service, ctx, key)
+    )
 
 
-async def _find_upload(service: UploadService, ctx: Context, upload_id: int) -> ColumnRow:
+async def _require_upload_with_all_bytes(
+    service: UploadService, ctx: Context, upload_id: int
+) -> ColumnRow:
     """Return the upload's row. Raises NotFound if acknowledged bytes are missing."""
-    row = await resumable_uploads.read_upload_row(ctx, upload_id)
+    row = await resumable_uploads.read_own_upload_row(ctx, upload_id)
     if _lacks_bytes(service, row):
-        row = await resumable_uploads.read_upload_row(
+        row = await resumable_uploads.read_own_upload_row(
             ctx, upload_id
         )  # another request may have completed it
         if _lacks_bytes(service, row):
@@ -171,9 +175,9 @@ async def _append_to_upload(
     offset = integer_header(request.headers, "upload-offset")
     if offset is None:
         raise graphql_request.bad_request("Upload-Offset is missing.")
-    announced_size(request.headers)
+    announced_size_of_raw_body(request.headers)
     with checked_disk_space(service, _missing_disk_bytes(service, row)):
-        row = await _append_body(service, ctx, request, row.id, offset)
+        row = await _append_body_and_complete_if_whole(service, ctx, request, row.id, offset)
     return Response(status_code=204, headers=_upload_headers(row))
 
 
@@ -205,7 +209,7 @@ async def _delete_upload_and_file(service: UploadService, ctx: Context, upload_i
     await asyncio.to_thread(resumable_file.remove_file, service.spool, upload_id)
 
 
-async def _append_body(
+async def _append_body_and_complete_if_whole(
     service: UploadService, ctx: Context, request: Request, upload_id: int, offset: int
 ) -> ColumnRow:
     """Append the body at this offset and return the upload's row.
@@ -217,7 +221,7 @@ async def _append_body(
         limited_per_user(service, ctx.viewer.user_id),
         _locked_upload_file(service, upload_id) as (file, flow),
     ):
-        row = await resumable_uploads.read_upload_row(
+        row = await resumable_uploads.read_own_upload_row(
             ctx, upload_id
         )  # again, since it can't change from here on
         is_complete = row.blob_name is not None
@@ -226,16 +230,16 @@ async def _append_body(
         if offset != resumable_uploads.next_offset(row):
             raise _wrong_offset(resumable_uploads.next_offset(row))
         bytes_left = row.size - offset
-        if announced_size(request.headers) > bytes_left:
+        if announced_size_of_raw_body(request.headers) > bytes_left:
             raise _body_too_long(bytes_left)
         await _resume_file(service, file, row)
         taking = UploadTransfer(
             service, ctx, file, row.id, 0 if is_complete else row.size, offset, offset
         )
         try:
-            await _receive_body(taking, request, flow)
+            await _receive_and_acknowledge_body(taking, request, flow)
             if is_complete or file.size < row.size:
-                return await resumable_uploads.read_upload_row(ctx, upload_id)
+                return await resumable_uploads.read_own_upload_row(ctx, upload_id)
             return await _complete_upload(taking)
         except OffsetMoved as moved:  # by another server
             raise _wrong_offset(moved.offset) from None
@@ -245,10 +249,10 @@ async def _resume_file(service: UploadService, file: ResumableFile, row: ColumnR
     """Continue the file at the upload's offset. Raises NotFound if its bytes are lost."""
     received = 0 if row.blob_name is not None else row.received
     if upload_parts.are_parts_shared(service.environment):
-        await asyncio.to_thread(file.resume_at_without_bytes, received)
+        await asyncio.to_thread(file.resume_at_allowing_missing_bytes, received)
         return
     try:
-        await asyncio.to_thread(file.resume_at, received)
+        await asyncio.to_thread(file.truncate_and_resume_at, received)
     except UploadBytesLostError as problem:
         raise _lost_bytes_error(row.id, str(problem)) from None
 
@@ -257,7 +261,7 @@ async def _complete_upload(transfer: "UploadTransfer") -> ColumnRow:
     """Store the whole upload. If that fails, only the last byte has to be sent again."""
     world, file = transfer.service.environment, transfer.file
     try:
-        digest = await upload_parts.complete_file(
+        digest = await upload_parts.fetch_missing_bytes_and_hash(
             world, file, transfer.upload_id, size=transfer.size, request_start=transfer.start
         )
         complete_upload = WholeUpload(file.path, digest, transfer.acknowledged)
@@ -265,14 +269,14 @@ async def _complete_upload(transfer: "UploadTransfer") -> ColumnRow:
             transfer.ctx, transfer.upload_id, complete_upload
         )
     except UploadBytesLostError as problem:
-        await resumable_uploads.check_offset(
+        await resumable_uploads.require_offset(
             transfer.ctx, transfer.upload_id, transfer.acknowledged
         )
         raise _lost_bytes_error(transfer.upload_id, str(problem)) from None
     except (NotFound, OffsetMoved, StorageUnavailable):
         raise
     except Exception:
-        await transfer.acknowledge_bytes()
+        await transfer.write_and_acknowledge_bytes()
         raise
     await asyncio.to_thread(resumable_file.remove_file, transfer.service.spool, transfer.upload_id)
     return row
@@ -306,7 +310,9 @@ def _locked_upload_file(
         ) from None
 
 
-async def _receive_body(transfer: "UploadTransfer", request: Request, body_flow: BodyFlow) -> None:
+async def _receive_and_acknowledge_body(
+    transfer: "UploadTransfer", request: Request, body_flow: BodyFlow
+) -> None:
     desk, is_ended = transfer.service, False
     try:
         async with (
@@ -324,7 +330,7 @@ async def _receive_body(transfer: "UploadTransfer", request: Request, body_flow:
         if is_ended and transfer.is_whole and upload_parts.are_parts_shared(desk.environment):
             await transfer.write_to_file()  # no part is needed: the whole file is stored next
         else:
-            await transfer.acknowledge_bytes()
+            await transfer.write_and_acknowledge_bytes()
 
 
 @dataclass(slots=True)
@@ -359,11 +365,11 @@ class UploadTransfer:
         if len(self.unwritten) >= MAX_IN_MEMORY:
             await self.write_to_file()
         if self.file.size - self.acknowledged >= self.service.limits.checkpoint_bytes:
-            await self.acknowledge_bytes()
+            await self.write_and_acknowledge_bytes()
             if free_disk_bytes(self.service.spool) < self.service.limits.disk_reserve:
                 raise OutOfSpoolSpace
 
-    async def acknowledge_bytes(self) -> None:
+    async def write_and_acknowledge_bytes(self) -> None:
         """Write all bytes durably, then acknowledge them.
 
         The last byte is only acknowledged when the whole upload is stored, since a client sends
@@ -427,7 +433,7 @@ def _media_type(headers: Mapping[str, str]) -> str:
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _parse_announcement(headers: Mapping[str, str], max_size: int) -> AnnouncedUpload:
+def _parse_announced_upload(headers: Mapping[str, str], max_size: int) -> AnnouncedUpload:
     size = integer_header(headers, "upload-length")
     if size is None or "upload-defer-length" in headers:
         raise graphql_request.bad_request("Upload-Length must say how many bytes will come.")

@@ -91,7 +91,7 @@ async def authenticated_context(service: UploadService, request: Request) -> Con
     return Context(service.environment, viewer, client_ip=client_ip_address(request))
 
 
-def announced_size(headers: Mapping[str, str]) -> int:
+def announced_size_of_raw_body(headers: Mapping[str, str]) -> int:
     """Return the announced size of the body in bytes, 0 without Content-Length.
 
     Raises RequestRejected for a compressed body or a multipart form.
@@ -204,7 +204,7 @@ def _disk_full() -> RequestRejected:
     return rejection
 
 
-async def download_context(
+async def download_context_and_cache_control(
     service: UploadService, request: Request, path: str
 ) -> tuple[Context, str]:
     """Authenticate a download; return its context and the value of Cache-Control.
@@ -213,7 +213,7 @@ async def download_context(
     the app is mounted at. Raises Unauthenticated or Forbidden.
     """
     if "sig" in request.query_params:
-        viewer = await signed_urls.viewer_of_signed_path(
+        viewer = await signed_urls.read_only_viewer_of_signed_path(
             service.environment, path, request.query_params
         )
         caching = "private, max-age=300"  # the signed URL is secret and lives longer
@@ -224,7 +224,9 @@ async def download_context(
     return Context(service.environment, viewer, client_ip=client_ip_address(request)), caching
 
 
-async def read_file(service: UploadService, request: Request, spool: SpoolFile) -> ReceivedFile:
+async def receive_file_into_spool(
+    service: UploadService, request: Request, spool: SpoolFile
+) -> ReceivedFile:
     """Read the whole body as a file, which exists until the spool is closed."""
     digest = await read_body_into_spool(
         service, request, spool, service.environment.options.upload_max

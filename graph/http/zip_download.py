@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from graph.http import download_urls
 from graph.http.byte_responses import safe_filename, stream_file
-from graph.http.upload_body import UploadService, download_context
+from graph.http.upload_body import UploadService, download_context_and_cache_control
 from graph.types import global_ids
 from mail.files.zip_stream import ZipMember, stream_zip
 from mail.mime import ParsedPart
@@ -30,7 +30,7 @@ async def serve_attachments_zip(
     Raises NotFound if the message is not visible or has no attachments.
     """
     key = global_ids.decode_path_id("Message", request.path_params["id"])
-    ctx, _ = await download_context(service, request, download_urls.zip_path(key))
+    ctx, _ = await download_context_and_cache_control(service, request, download_urls.zip_path(key))
     message = require_found(await content.load_stored_message(ctx, key))
     attachments = message.row.attachments
     if not attachments:

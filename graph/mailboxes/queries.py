@@ -36,7 +36,7 @@ class MailboxListQuery:
             None,
             None,
         )
-        page = await mailbox_listing.load_page_of_users(
+        page = await mailbox_listing.load_mailbox_page_of_users(
             ctx, user_selector, path_masks, requested_page, selected_columns(info, Mailbox)
         )
         return await connection_of_page(
@@ -44,5 +44,5 @@ class MailboxListQuery:
             Mailbox,
             page,
             lambda row: Cursor(requested_page.ordering, row.user_id, row.id),
-            lambda: mailbox_listing.count_of_users(ctx, user_selector, path_masks),
+            lambda: mailbox_listing.count_mailboxes_of_users(ctx, user_selector, path_masks),
         )

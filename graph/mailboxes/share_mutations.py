@@ -65,5 +65,5 @@ class SharingMutation:
     async def mailbox_share_set(self, info: Info, input: MailboxShareSetInput) -> MailboxesPayload:
         mailbox, grantee = mailbox_selector_from_ref(input.mailbox), _grantee_from_ref(input.user)
         return mailboxes_payload(
-            await shares.set_share(info.context, mailbox, grantee, input.rights)
+            await shares.set_or_end_share(info.context, mailbox, grantee, input.rights)
         )

@@ -22,7 +22,7 @@ from graph.types.references import (
     MailboxRef,
     UserRef,
     UserSelection,
-    load_user_id,
+    load_user_or_viewer_id,
     mailbox_selector_from_ref,
     user_selector_from_selection,
     value_or_none,
@@ -70,7 +70,7 @@ PARENT_LINK = Link(
     _parent_key,
     mailbox_loaders.load_by_paths,
     lambda row: row,
-    key_in_own_list=lambda row: (row.user_id, row.path),
+    key_in_same_list=lambda row: (row.user_id, row.path),
 )
 
 
@@ -251,7 +251,7 @@ class MailboxQuery:
     async def mailbox(
         self, info: Info, by: MailboxRef, user: UserRef | None = UNSET
     ) -> Mailbox | None:
-        owner = await load_user_id(info, user) if user else None
+        owner = await load_user_or_viewer_id(info, user) if user else None
         if user and owner is None:
             return None
         name = mailbox_selector_from_ref(by, path="by")

@@ -34,7 +34,7 @@ from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.filters.filter_lookups import MAX_DEPTH
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.messages.loaders import NEWEST_FIRST, OLDEST_FIRST
-from resolvers.search.query_parser import QueryProblem, has_only_words, require_valid_query
+from resolvers.search.query_parser import QueryProblem, fields_from_valid_query, has_only_words
 
 MAX_SELECTED_IDS = 1000  # per selection
 
@@ -214,7 +214,7 @@ class MessageFilter(ConditionsInput):
         if not self.query or self.has_words_only or has_only_words(self.query):
             return None
         path = ["filter", "query"]
-        if found := require_valid_query(self.query, now, path):
+        if found := fields_from_valid_query(self.query, now, path):
             return found
         raise InvalidInput("this text selects every message", constraint="required", path=path)
 

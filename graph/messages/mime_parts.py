@@ -15,7 +15,7 @@ from graph.types.fields import Info, field
 from graph.types.object_views import DerivedField, ExpressionField, View
 from graph.types.scalars import URL, ByteSize
 from mail import mime
-from mail.mime import ParsedPart, part_from_json, walk_parts
+from mail.mime import ParsedPart, tree_from_json_rows, walk_parts
 from mail.mime.header_parameters import safe_filename
 from mail.storage.message_content import StoredMessage
 from models.errors import require_found
@@ -163,7 +163,7 @@ class MimePart:
     @classmethod
     def from_row(cls, row: Any) -> "MimePart":
         """Return the root of the MIME tree of a message."""
-        return cls.from_tree(row, part_from_json(orjson.loads(row.structure)))
+        return cls.from_tree(row, tree_from_json_rows(orjson.loads(row.structure)))
 
     @classmethod
     def from_tree(cls, row: Any, tree: ParsedPart, *, is_quarantined: bool = False) -> "MimePart":

@@ -30,7 +30,7 @@ from models.files.blobs import StorageTier
 from models.users.roles import Role, Scope
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages.bulk import bulk_changes, storage_tiers
-from resolvers.messages.bulk.bulk_changes import BulkOutcome, BulkRequest
+from resolvers.messages.bulk.bulk_requests import BulkOutcome, BulkRequest
 from resolvers.messages.bulk.row_changes import FlagChanges
 from resolvers.users.selection import UserSelector
 

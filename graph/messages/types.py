@@ -24,12 +24,17 @@ from graph.types.object_views import (
     View,
     return_unchanged,
 )
-from graph.types.references import MessageRef, UserRef, find_message_id, load_user_id
+from graph.types.references import (
+    MessageRef,
+    UserRef,
+    find_unchecked_message_id,
+    load_user_or_viewer_id,
+)
 from graph.types.row_mapping import (
     global_id_field,
     lazy_view_factory,
     link,
-    list_objects,
+    objects_from_rows_with_links,
     selected_columns,
 )
 from graph.types.scalars import URL, BigInt, ByteSize
@@ -45,7 +50,7 @@ from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.messages import labels
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages.bulk import bulk_changes, storage_tiers
-from resolvers.messages.bulk.bulk_changes import BulkRequest
+from resolvers.messages.bulk.bulk_requests import BulkRequest
 from resolvers.messages.bulk.row_changes import FlagChanges
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.loaders import ALL_MESSAGES, MessageListing
@@ -335,7 +340,7 @@ async def load_message_page(
     async def count() -> int:
         return sum(await ctx.load_many(message_loaders.count_listings, listings))
 
-    messages = await list_objects(info, Message, page.rows)
+    messages = await objects_from_rows_with_links(info, Message, page.rows)
 
     def cursor_of_row(row: ColumnRow) -> Cursor:
         return Cursor(list_ordering, *listings[0].cursor_values_of_row(row))
@@ -362,10 +367,10 @@ class MessageQuery:
         ] = UNSET,
     ) -> Message | None:
         ctx = info.context
-        owner = await load_user_id(info, user) if user else None
+        owner = await load_user_or_viewer_id(info, user) if user else None
         if user and owner is None:
             return None
-        key = await find_message_id(info, by, user_id=owner)
+        key = await find_unchecked_message_id(info, by, user_id=owner)
         row = await ctx.load(message_loaders.load_by_ids, key) if key else None
         if row and owner not in (None, row.user_id):
             return None

@@ -24,7 +24,7 @@ from graph.types.references import (
     MailboxRef,
     MessageRef,
     UserSelection,
-    find_message_id,
+    find_unchecked_message_id,
     mailbox_selector_from_ref,
     user_selector_from_selection,
     value_or_none,
@@ -111,7 +111,7 @@ async def _replaced_message_id(info: Info, message_ref: MessageRef | None) -> in
     """Return the id of the message to replace; None if none is named. Raises NotFound."""
     if not message_ref:
         return None
-    key = await find_message_id(info, message_ref, path="replacePrevious")
+    key = await find_unchecked_message_id(info, message_ref, path="replacePrevious")
     if key is None:
         raise NotFound("", path=["replacePrevious"])
     return key

@@ -6,14 +6,14 @@ from datetime import datetime
 import strawberry
 from strawberry import UNSET
 
-from graph.changes.queries import resume_position
+from graph.changes.queries import resume_position_or_now
 from graph.messages.types import Message
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, subscription
 from graph.types.row_mapping import link
 from graph.types.scalars import Cursor
 from models.users.roles import Scope
-from resolvers.changes.stream_reader import load_current_positions
+from resolvers.changes.stream_reader import load_last_stream_positions
 from resolvers.messages import loaders as message_loaders
 from resolvers.notifications.live_notifications import LiveNotification, follow_notifications
 
@@ -57,11 +57,11 @@ class NotificationSubscription:
         "New mail and events worth showing to the viewer, of the own account: mail that came and "
         "is unread, outside of Junk, Trash and muted conversations; limits, sign-ins and other "
         "security events, mail that could not be sent. From a position on: missed, then live.",
-        load_positions=load_current_positions,
+        load_positions=load_last_stream_positions,
         scope=Scope.MAIL_READ,
     )
     async def notifications(
         self, info: Info, after: Cursor | None = UNSET
     ) -> AsyncIterator[Notification]:
-        async for notice in follow_notifications(info.context, resume_position(info, after)):
+        async for notice in follow_notifications(info.context, resume_position_or_now(info, after)):
             yield Notification.from_live_notification(notice)

@@ -166,7 +166,7 @@ class PushQuery:
         scope=Scope.READ,
     )
     async def push_public_key(self, info: Info) -> str:
-        return await web_push.read_public_key(info.context.environment)
+        return await web_push.get_or_create_public_key(info.context.environment)
 
 
 WRITE_GUARD: dict[str, Any] = {"scope": Scope.MASTER, "user_permission": UserPermission.PUSHOVER}
@@ -181,7 +181,7 @@ class PushMutation:
     )
     async def push_channel_set(self, info: Info, input: PushChannelSetInput) -> PushChannelsPayload:
         user_selector = user_selector_from_selection(input.users or None)
-        keys = await push_channels.set_channels(
+        keys = await push_channels.create_or_update_channels(
             info.context, user_selector, input.to_channel_change()
         )
         return await _load_payload(info, keys)

@@ -266,11 +266,11 @@ class RateLimitQuery:
         return await connection_of_page(
             info,
             RateHold,
-            await rate_limits.read_hold_page(
+            await rate_limits.read_rate_hold_page(
                 info.context, keys, requested_page, selected_columns(info, RateHold)
             ),
             lambda row: Cursor(requested_page.ordering, row.since, row.id),
-            lambda: rate_limits.count_holds(info.context, keys),
+            lambda: rate_limits.count_rate_limited_users(info.context, keys),
         )
 
 
@@ -287,7 +287,7 @@ class RateLimitMutation:
         rate = None if value is None else Rate(value, input.frame)
         owners = _rate_limit_owners(value_or_none(input.users), value_or_none(input.domains))
         return await _load_payload(
-            info, await rate_limit_mutations.set_rate_limits(info.context, owners, rate)
+            info, await rate_limit_mutations.set_or_remove_rate_limits(info.context, owners, rate)
         )
 
     @mutation(

@@ -31,7 +31,7 @@ from resolvers.queue import loaders as queue_loaders
 from resolvers.queue import mutations as queue_mutations
 from resolvers.queue.loaders import CURSOR_KIND, QueueEntryConditions, QueueName
 from resolvers.queue.mutations import QueueSelection
-from resolvers.submission import create as submission_create
+from resolvers.submission import loaders as submission_loaders
 from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class QueueEntry(NodeView):
     )
     submission: Submission | None = link(
         "id",
-        submission_create.load_submissions_by_id,
+        submission_loaders.load_submissions_by_id,
         Submission.from_row_or_none,
         description="The same as its sender sees it; null = another's.",
     )
@@ -224,7 +224,9 @@ class QueueMutation:
     )
     async def queue_hold(self, info: Info, input: QueueHoldInput) -> QueueHoldPayload:
         ctx = info.context
-        keys = await queue_mutations.set_hold(ctx, input.queue_ids, is_held=input.hold)
+        keys = await queue_mutations.hold_or_release_entries(
+            ctx, input.queue_ids, is_held=input.hold
+        )
         rows = await ctx.load_many(queue_loaders.load_entries_by_id, keys)
         return QueueHoldPayload(entries=[QueueEntry.from_row(row) for row in rows if row])
 

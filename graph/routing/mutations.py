@@ -229,7 +229,7 @@ class RoutingMutation:
     async def forwarding_host_create(
         self, info: Info, input: ForwardingHostCreateInput
     ) -> ForwardingHostPayload:
-        keys = await forwarding_hosts.create_forwarding_hosts(
+        keys = await forwarding_hosts.create_or_update_forwarding_hosts(
             info.context, input.hostname, filter_spam=input.filter_spam
         )
         return ForwardingHostPayload(hosts=await _load_records(info, ForwardingHost, keys))

@@ -12,7 +12,12 @@ from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import attribute_field
 from graph.types.fields import Auth, Info, field, query
 from graph.types.object_views import DerivedField
-from graph.types.row_mapping import NodeView, global_id_field, list_objects, selected_columns
+from graph.types.row_mapping import (
+    NodeView,
+    global_id_field,
+    objects_from_rows_with_links,
+    selected_columns,
+)
 from graph.types.scalars import CIDR
 from models.routing.tables import TlsPolicyLevel
 from models.store.keyset_pages import Cursor
@@ -44,7 +49,7 @@ class RelayHost(NodeView):
         self, info: Info
     ) -> list[Annotated["Domain", strawberry.lazy("graph.domains.types")]]:
         rows = await info.context.load(routing_loaders.load_domains_by_relay_host, self.row.id)
-        return await list_objects(info, Domain, rows)
+        return await objects_from_rows_with_links(info, Domain, rows)
 
 
 @strawberry.type(description="Way to a destination.", directives=[Auth(**ADMIN_GUARD)])

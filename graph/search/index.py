@@ -199,7 +199,7 @@ class SearchIndexMutation:
     ) -> SearchIndexPayload:
         max_recent = None if input.max_recent is UNSET else input.max_recent
         request = IndexBuildRequest(input.mailbox_masks, max_recent, always_queue=input.queue)
-        result = await index_tasks.index_waiting_messages(
+        result = await index_tasks.index_or_queue_unindexed_messages(
             info.context, request, user_selector_from_selection(input.users or None)
         )
         indexed = None if result.indexed_count is None else BigInt(result.indexed_count)

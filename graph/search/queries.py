@@ -125,7 +125,7 @@ def _has_mailbox_condition(fields: Mapping[str, Any]) -> bool:
     )
 
 
-async def _load_valid_filter(
+async def _load_filter_of_valid_terms(
     info: Info, query_text: str, user_ids: Sequence[int]
 ) -> tuple[MessageFilter, Sequence[QueryProblem]]:
     """Return the valid terms of a text as a filter, and the problems of the others.
@@ -187,7 +187,7 @@ class SearchQuery:
         if not query:
             request = MessageListRequest(filter or None, order_by, page_arguments)
         else:
-            query_filter, problems = await _load_valid_filter(info, query, user_ids)
+            query_filter, problems = await _load_filter_of_valid_terms(info, query, user_ids)
             combined = MessageFilter(and_=[query_filter, filter]) if filter else query_filter
             request = MessageListRequest(combined, order_by, page_arguments, problems)
         return await load_message_page(info, request, user_ids=user_ids)

@@ -28,7 +28,7 @@ from resolvers.access import require_user_id
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.search import saved_searches, search_scope
-from resolvers.search.query_parser import require_valid_query
+from resolvers.search.query_parser import fields_from_valid_query
 from resolvers.search.query_printer import query_from_fields
 
 
@@ -65,7 +65,7 @@ class SavedSearch(NodeView):
         if counted := vars(self).get("counted"):
             return int(counted.unseen if only_unseen else counted.total)
         conditions = _conditions_from_json(info, self.row.filter)
-        page_key = saved_searches.count_listing(
+        page_key = saved_searches.listing_for_count(
             self.row.user_id, conditions, only_unseen=only_unseen
         )
         return await info.context.load(message_loaders.count_listings, page_key)
@@ -128,7 +128,7 @@ def _filter_json_from_input(info: Info, input: SavedSearchSetInput) -> dict[str,
     Raises Invalid if neither is given or `query` is not valid.
     """
     query_fields = (
-        require_valid_query(input.query, info.context.environment.now()) if input.query else {}
+        fields_from_valid_query(input.query, info.context.environment.now()) if input.query else {}
     )
     fields = json_from_filter(input.filter, info.context.environment.now()) if input.filter else {}
     combined = (

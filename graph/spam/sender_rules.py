@@ -17,7 +17,7 @@ from graph.types.object_views import DerivedField, NestedViewField, View
 from graph.types.references import (
     UserRef,
     ids_from_global_ids,
-    load_user,
+    load_user_or_viewer,
     maybe_value,
     value_or_none,
 )
@@ -118,7 +118,9 @@ class SenderScopeInput:
         Raises NotFound if the viewer can't see the user, Invalid if `global` is false.
         """
         if self.user:
-            row = require_found(await load_user(info, self.user.value), path=["scope", "user"])
+            row = require_found(
+                await load_user_or_viewer(info, self.user.value), path=["scope", "user"]
+            )
             return RuleOwner(user_id=row.id)
         if self.global_ and not self.global_.value:
             text = "name somebody, or say true"
@@ -139,7 +141,7 @@ class SenderRuleFilter(ConditionsInput):
 
         An unknown user or domain selects no rule.
         """
-        user = await load_user(info, self.user) if self.user else None
+        user = await load_user_or_viewer(info, self.user) if self.user else None
         domain = (
             await domain_loaders.find_administered_domain(info.context, self.domain)
             if self.domain
@@ -222,7 +224,7 @@ class SenderRuleMutation:
             input.action, input.patterns, value_or_none(input.comment), input.comment is not UNSET
         )
         owner = await input.scope.resolve_owner(info)
-        keys = await sender_rule_mutations.create_sender_rules(info.context, owner, new)
+        keys = await sender_rule_mutations.create_or_update_sender_rules(info.context, owner, new)
         rows = await info.context.load_many(sender_rules.load_rules_by_id, keys)
         return SenderRulesPayload(rules=[SenderRule.from_row(row) for row in rows if row])
 

@@ -13,7 +13,12 @@ from graph.http.download_urls import parse_attachment_id
 from graph.types import global_ids
 from graph.types.errors import Options, attribute_field
 from graph.types.fields import Info
-from graph.types.references import MessageRef, ReferenceAction, find_message_id, value_or_none
+from graph.types.references import (
+    MessageRef,
+    ReferenceAction,
+    find_unchecked_message_id,
+    value_or_none,
+)
 from graph.types.scalars import Upload
 from mail.compose.message_builder import CustomHeader, OutgoingFile, Priority
 from mail.mime.header_encoding import NamedAddress
@@ -275,7 +280,7 @@ async def _resolve_reference(info: Info, reference_input: ReferenceInput) -> Ref
 
     Raises NotFound if the reference names no message, Invalid if an ID is not valid.
     """
-    key = await find_message_id(info, reference_input.message, path="reference")
+    key = await find_unchecked_message_id(info, reference_input.message, path="reference")
     if key is None:
         raise NotFound("", path=["reference", "message"])
     files = attachment_selection(reference_input.attachments or None, ["reference", "attachments"])

@@ -30,7 +30,7 @@ from graph.types.references import (
     load_named_user_id,
     mailbox_selector_from_ref,
 )
-from graph.types.row_mapping import NodeView, global_id_field, link, list_objects
+from graph.types.row_mapping import NodeView, global_id_field, link, objects_from_rows_with_links
 from mail.compose.message_builder import Priority
 from models.users.roles import Scope
 from resolvers.files import stored_files
@@ -102,7 +102,9 @@ class ComposeRequest(NodeView):
         rows = await info.context.load_many(
             stored_files.load_files_by_id, self.row.written["files"]
         )
-        return await list_objects(info, File, [row for row in rows if row is not None])
+        return await objects_from_rows_with_links(
+            info, File, [row for row in rows if row is not None]
+        )
 
     @field("The message it answers or forwards.", "written")
     async def reference(self, info: Info) -> MessageReference | None:

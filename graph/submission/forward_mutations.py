@@ -7,7 +7,7 @@ from graph.submission.delivery_status import ForwardTarget
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
-from graph.types.references import MessageRef, find_message_id
+from graph.types.references import MessageRef, find_unchecked_message_id
 from models.errors import NotFound
 from models.users.roles import Scope
 from resolvers.submission import message_forward
@@ -48,7 +48,7 @@ class MessageForwardMutation:
         self, info: Info, input: MessageForwardInput
     ) -> MessageForwardPayload:
         info.context.viewer.require_scope(Scope.MAIL_READ)
-        key = await find_message_id(info, input.message, path="message")
+        key = await find_unchecked_message_id(info, input.message, path="message")
         if key is None:
             raise NotFound("", path=["message"])
         request = message_forward.ForwardRequest(

@@ -97,7 +97,7 @@ def template_values(values: Any, error_path: str) -> dict[str, Any] | None:
     return validate_custom_data(values, error_path)
 
 
-def merge_entries(merge_inputs: Sequence[MergeInput] | None) -> list[MergeEntry] | None:
+def mail_merge_entries(merge_inputs: Sequence[MergeInput] | None) -> list[MergeEntry] | None:
     """Convert the messages of a mail merge; None if the list is absent."""
     if merge_inputs is None or merge_inputs is UNSET:
         return None

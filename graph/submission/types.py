@@ -22,7 +22,7 @@ from graph.submission.inputs import (
     MergeInput,
     absolute_url_builder,
     file_attachments_from_inputs,
-    merge_entries,
+    mail_merge_entries,
     template_values,
 )
 from graph.types import global_ids
@@ -35,7 +35,7 @@ from graph.types.references import (
     MailboxRef,
     MessageRef,
     UserRef,
-    find_message_id,
+    find_unchecked_message_id,
     ids_from_global_ids,
     is_given,
     load_named_user_id,
@@ -63,7 +63,7 @@ from resolvers.messages.bulk import undo as bulk_undo
 from resolvers.messages.content_access import load_access_refusals
 from resolvers.queue import loaders as queue_loaders
 from resolvers.queue.loaders import QueueName
-from resolvers.submission import create as submission_create
+from resolvers.submission import loaders as submission_loaders
 from resolvers.submission import mutations as submission_mutations
 from resolvers.submission import send_on_behalf
 from resolvers.submission.create import EnvelopeOverride, SendRequest, SentMessage, SentRowSelection
@@ -130,12 +130,12 @@ class Submission(NodeView):
     )
     recipients: list[RecipientDelivery] = link(
         "id",
-        submission_create.load_queue_entries_by_submission,
+        submission_loaders.load_queue_entries_by_submission,
         lambda rows: [RecipientDelivery.from_row(row) for row in rows],
         description="Each recipient.",
     )
 
-    load_batch = staticmethod(submission_create.load_visible_submissions_by_id)
+    load_batch = staticmethod(submission_loaders.load_visible_submissions_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("Submission")}
 
 
@@ -153,17 +153,17 @@ async def load_submission_page(
         raise refusal
     state_filter = frozenset(states or ()) if is_given(states) else None
     requested_page = page_request(
-        submission_create.ordering_with_states(state_filter), *page_arguments
+        submission_loaders.ordering_with_states(state_filter), *page_arguments
     )
-    page_key = submission_create.SubmissionPageKey(
+    page_key = submission_loaders.SubmissionPageKey(
         user_id, requested_page, selected_columns(info, Submission), state_filter
     )
     return await connection_of_page(
         info,
         Submission,
-        await info.context.load(submission_create.load_submission_pages, page_key),
+        await info.context.load(submission_loaders.load_submission_pages, page_key),
         lambda row: Cursor(requested_page.ordering, row.created_at, row.id),
-        lambda: info.context.load(submission_create.count_submissions, page_key),
+        lambda: info.context.load(submission_loaders.count_submissions, page_key),
     )
 
 
@@ -260,7 +260,7 @@ async def _resolve_send_request(
         else None,
         files=file_attachments_from_inputs(info, send_input.file_attachments or None),
         template=template_values(send_input.template, "template"),
-        merge=merge_entries(send_input.merge),
+        merge=mail_merge_entries(send_input.merge),
         encrypt=send_input.encrypt,
         url_from_path=absolute_url_builder(info),
     )
@@ -337,7 +337,7 @@ def _sent_row_selection(info: Info) -> SentRowSelection:
     )
 
 
-async def _load_recipients_for_sender(
+async def _load_recipients_if_other_sender(
     sender_ctx: Context, info: Info, payload: MessageSendPayload
 ) -> MessageSendPayload:
     """Load the recipients of the payload's submissions if another user's message was sent.
@@ -347,7 +347,7 @@ async def _load_recipients_for_sender(
     if sender_ctx is not info.context:
         keys = [submission.row.id for submission in payload.submissions]
         rows_by_submission = await sender_ctx.load_many(
-            submission_create.load_queue_entries_by_submission, keys
+            submission_loaders.load_queue_entries_by_submission, keys
         )
         for submission, rows in zip(payload.submissions, rows_by_submission, strict=True):
             submission.recipients = [RecipientDelivery.from_row(row) for row in rows]
@@ -388,10 +388,10 @@ class SubmissionQuery:
     async def submission(self, info: Info, by: SubmissionRef) -> Submission | None:
         if by.id:
             key = global_ids.decode("Submission", by.id.value, path="by")
-            row = await info.context.load(submission_create.load_submissions_by_id, key)
+            row = await info.context.load(submission_loaders.load_submissions_by_id, key)
         else:
             name = by.queue_id.value if by.queue_id else ""
-            row = await info.context.load(submission_create.load_submissions_by_queue_id, name)
+            row = await info.context.load(submission_loaders.load_submissions_by_queue_id, name)
         return Submission.from_row_or_none(row)
 
 
@@ -407,7 +407,7 @@ class SubmissionMutation:
             messages, undo = await bulk_undo.send_with_undo(
                 ctx, outgoing, problems, _sent_row_selection(info)
             )
-            return await _load_recipients_for_sender(
+            return await _load_recipients_if_other_sender(
                 ctx, info, MessageSendPayload.from_sent_messages(messages, undo)
             )
 
@@ -416,17 +416,17 @@ class SubmissionMutation:
         scope=Scope.SUBMIT,
     )
     async def message_submit(self, info: Info, input: MessageSubmitInput) -> MessageSendPayload:
-        key = await find_message_id(info, input.message, path="message")
+        key = await find_unchecked_message_id(info, input.message, path="message")
         if key is None:
             raise NotFound("", path=["message"])
         if input.delete_files:
-            stored_files.require_write_permission(info.context)
+            stored_files.require_writing_owner_id(info.context)
         times = value_or_none(input.send_time), value_or_none(input.undo_window)
         request = DraftSendRequest(key, input.delete_files, *times)
         owner = await send_on_behalf.managed_owner_id(info.context, key)
         async with send_on_behalf.sending_context(info.context, owner, "messageSubmit") as ctx:
             message, undo = await bulk_undo.submit_draft_with_undo(ctx, request)
-            return await _load_recipients_for_sender(
+            return await _load_recipients_if_other_sender(
                 ctx, info, MessageSendPayload.from_sent_messages([message], undo)
             )
 

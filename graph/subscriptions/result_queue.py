@@ -28,8 +28,8 @@ class ResultConsumer(Protocol):
     def on_results_dropped(self) -> None:
         """Handle that results of this operation were dropped from a full queue."""
 
-    def on_connection_ready(self) -> None:
-        """Handle that the connection accepts results again after a drop."""
+    def read_again_alone(self) -> None:
+        """Read again from the last delivered result: the connection accepts results again."""
 
 
 Consumer = TypeVar("Consumer", bound=ResultConsumer)
@@ -53,14 +53,14 @@ class ResultQueue(Generic[Consumer]):
     def put(self, consumer: Consumer, result: StreamResult | None) -> None:
         """Add a result of a consumer; None is the end of its operation."""
         if self._task is None:
-            self._task = asyncio.create_task(self._deliver_waiting(consumer, result))
+            self._task = asyncio.create_task(self._deliver_then_drain_queue(consumer, result))
             return
         if self._waiting is None:
             self._waiting = deque()
         self._waiting.append((consumer, result))
         self._size += len(result.json_text) if result else 0
         if len(self._waiting) > MAX_WAITING_RESULTS or self._size > MAX_WAITING_CHARACTERS:
-            self._drop_waiting(self._waiting)
+            self._drop_waiting_and_notify_consumers(self._waiting)
 
     def close(self) -> None:
         """Drop all results and end the task, since the connection is closed."""
@@ -69,7 +69,9 @@ class ResultQueue(Generic[Consumer]):
             self._task.cancel()
             self._task = None
 
-    def _drop_waiting(self, waiting: deque[tuple[Consumer, StreamResult | None]]) -> None:
+    def _drop_waiting_and_notify_consumers(
+        self, waiting: deque[tuple[Consumer, StreamResult | None]]
+    ) -> None:
         if self._consumers_with_dropped_results is None:
             self._consumers_with_dropped_results = {}
         for taker, _ in waiting:
@@ -80,7 +82,9 @@ class ResultQueue(Generic[Consumer]):
         OVERFLOWS.add()
         self._size = 0
 
-    async def _deliver_waiting(self, consumer: Consumer, result: StreamResult | None) -> None:
+    async def _deliver_then_drain_queue(
+        self, consumer: Consumer, result: StreamResult | None
+    ) -> None:
         try:
             await consumer.deliver(result)
             while self._waiting:
@@ -100,4 +104,4 @@ class ResultQueue(Generic[Consumer]):
             0,
         )
         for each in dropped or ():
-            each.on_connection_ready()
+            each.read_again_alone()

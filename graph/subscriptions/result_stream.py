@@ -36,7 +36,7 @@ AFTER_ARGUMENT = "after"
 class SubscriptionSchema(Protocol):
     """The methods of a schema that streams of results use."""
 
-    def find_document(
+    def find_document_charging_caller(
         self, context: Any, text: str, operation_name: str | None
     ) -> PreparedDocument:
         """Return a prepared document with its operation."""
@@ -52,12 +52,12 @@ class SubscriptionSchema(Protocol):
         operation_extensions: dict[str, Any] | None = None,
     ) -> ExecutionResult: ...
 
-    def check_document(
+    def check_and_charge_document(
         self, document: PreparedDocument, variables: dict[str, Any] | None, context: Context
     ) -> list[GraphQLError]:
         """Return the errors for which the document must not be run."""
 
-    def finish_result(self, result: ExecutionResult, context: Context) -> None:
+    def log_and_hide_internal_errors(self, result: ExecutionResult, context: Context) -> None:
         """Log internal errors and make all errors public."""
 
 
@@ -119,7 +119,7 @@ async def stream_results(
     Raises StorageUnavailable if a subscription can't continue now.
     """
     context = context.fresh_copy()
-    document = find_subscription(schema, request, context)
+    document = find_subscription_document(schema, request, context)
     if document is None:
         single = await _execute_single(schema, request, context)
         answer: ResponseBudget | None = getattr(context, "answer", None) if is_encoded else None
@@ -127,7 +127,7 @@ async def stream_results(
             single, has_no_data=was_refused_before_execution(single)
         ).encode_if_large(answer)
         return
-    subscription = check_subscription(schema, document, request, context)
+    subscription = check_and_charge_subscription(schema, document, request, context)
     if isinstance(subscription, list):
         yield _refused_result(schema, subscription, context)
         return
@@ -146,9 +146,9 @@ async def stream_results(
                 result = await _execute_event(running)
                 _raise_storage_failure(result.errors)
                 converted = ExecutionResult(data=result.data, errors=result.errors)
-                yield await _finished_result(schema, converted, context, item).encode_if_large(
-                    running.response_budget if is_encoded else None
-                )
+                yield await _result_with_public_errors(
+                    schema, converted, context, item
+                ).encode_if_large(running.response_budget if is_encoded else None)
                 context.clear_loaded()
     except StorageUnavailable:
         raise
@@ -159,7 +159,9 @@ async def stream_results(
             error = problem
         else:
             error = GraphQLError(str(problem), original_error=problem)
-        yield _finished_result(schema, ExecutionResult(data=None, errors=[error]), context)
+        yield _result_with_public_errors(
+            schema, ExecutionResult(data=None, errors=[error]), context
+        )
 
 
 def _raise_storage_failure(errors: Sequence[GraphQLError] | None) -> None:
@@ -174,7 +176,7 @@ def outage_result(
 ) -> StreamResult:
     """Return the last result of a subscription that ends in an outage, with the time to retry."""
     error = GraphQLError(failure.message, original_error=failure)
-    return _finished_result(schema, ExecutionResult(data=None, errors=[error]), context)
+    return _result_with_public_errors(schema, ExecutionResult(data=None, errors=[error]), context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,23 +191,25 @@ class CheckedSubscription:
         return create_executor(self.plan_cache, self.variable_values, root, context)
 
 
-def find_subscription(
+def find_subscription_document(
     schema: SubscriptionSchema, request: GraphqlRequest, context: Context
 ) -> PreparedDocument | None:
     """Return the document of a subscription; None if it is invalid or another operation."""
-    document = schema.find_document(context, request.document_text, request.operation_name)
+    document = schema.find_document_charging_caller(
+        context, request.document_text, request.operation_name
+    )
     is_subscription = not document.faults and document.operation_type is OperationType.SUBSCRIPTION
     return document if is_subscription else None
 
 
-def check_subscription(
+def check_and_charge_subscription(
     schema: SubscriptionSchema,
     document: PreparedDocument,
     request: GraphqlRequest,
     context: Context,
 ) -> CheckedSubscription | list[GraphQLError]:
     """Check a subscription; return it with its variables, or the errors that refuse it."""
-    refusals = schema.check_document(document, request.variables, context)
+    refusals = schema.check_and_charge_document(document, request.variables, context)
     if refusals or document.plan_cache is None:
         return refusals
     book = document.plan_cache
@@ -241,14 +245,14 @@ def _refused_result(
     schema: SubscriptionSchema, errors: list[GraphQLError], context: Context
 ) -> StreamResult:
     result = PreExecutionError(data=None, errors=errors)
-    schema.finish_result(result, context)
+    schema.log_and_hide_internal_errors(result, context)
     return StreamResult(result, has_no_data=True)
 
 
-def _finished_result(
+def _result_with_public_errors(
     schema: SubscriptionSchema, result: ExecutionResult, context: Context, source_event: Any = None
 ) -> StreamResult:
-    schema.finish_result(result, context)
+    schema.log_and_hide_internal_errors(result, context)
     SUBSCRIPTION_RESULTS.add()
     return StreamResult(
         result, getattr(source_event, "cursor", None), getattr(source_event, "has_more", False)
@@ -287,7 +291,7 @@ def subscription_sharing(
     if arguments.get("user"):  # only its own stream can resolve the user
         return None
     variables = dict(request.variables or {})
-    if name := _variable_of_after(subscription.plan_cache, node):
+    if name := _variable_used_only_by_after(subscription.plan_cache, node):
         variables.pop(name, None)
     ordered = dict(sorted(variables.items()))
     window = arguments.get("batchWindow")
@@ -304,7 +308,7 @@ def _load_positions_of_field(field: GraphQLField) -> LoadPositions | None:
     return getattr(definition, "metadata", {}).get("load_positions")
 
 
-def _variable_of_after(plan_cache: PlanCache, node: FieldNode) -> str | None:
+def _variable_used_only_by_after(plan_cache: PlanCache, node: FieldNode) -> str | None:
     """Return the variable of the argument `after`, if it has no other use."""
     for argument in node.arguments or ():
         if argument.name.value == AFTER_ARGUMENT and isinstance(argument.value, VariableNode):

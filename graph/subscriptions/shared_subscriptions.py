@@ -68,7 +68,9 @@ class SubscriptionGroups:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    def try_to_join(self, subscriber: "Subscriber", positions: StreamPositions) -> bool:
+    def try_to_join_or_create_group(
+        self, subscriber: "Subscriber", positions: StreamPositions
+    ) -> bool:
         """Join the subscriber's group if the group is at its positions; create a missing group.
 
         Returns False if the subscriber must read alone until it has caught up.
@@ -87,9 +89,9 @@ class SubscriptionGroups:
         group.add(subscriber)
         return True
 
-    async def prepare_and_join(self, subscriber: "Subscriber") -> bool:
+    async def check_and_try_to_join(self, subscriber: "Subscriber") -> bool:
         """Check and prepare a subscription; return True if the subscriber joined a group."""
-        sharing = self._sharing_of(subscriber)
+        sharing = self._check_and_set_sharing_key(subscriber)
         if sharing is None:
             return False
         after = sharing.after_positions
@@ -99,7 +101,9 @@ class SubscriptionGroups:
         if group and sharing.batch_window <= MAX_WINDOW_TO_JOIN:
             if after is None:
                 subscriber.report_start_position(group.positions)
-            return self.try_to_join(subscriber, group.positions if after is None else after)
+            return self.try_to_join_or_create_group(
+                subscriber, group.positions if after is None else after
+            )
         try:
             current_positions = await sharing.load_positions(subscriber.context)
         except Exception:  # noqa: BLE001 - the subscriber's own stream reports the error
@@ -115,20 +119,20 @@ class SubscriptionGroups:
         ):  # the group's window can take long: don't wait for it
             group.catching_up.add(subscriber)
             return False
-        return self.try_to_join(subscriber, current_positions)
+        return self.try_to_join_or_create_group(subscriber, current_positions)
 
-    def _sharing_of(self, subscriber: "Subscriber") -> SubscriptionSharing | None:
+    def _check_and_set_sharing_key(self, subscriber: "Subscriber") -> SubscriptionSharing | None:
         """Return how a subscription can be shared, and set the subscriber's sharing key.
 
         Returns None if it can't be shared or will be refused.
         """
-        subscription = result_stream.find_subscription(
+        subscription = result_stream.find_subscription_document(
             self.schema, subscriber.request, subscriber.context
         )
         if subscription is None:
             return None
         subscriber.start_observing(subscription)
-        opened = result_stream.check_subscription(
+        opened = result_stream.check_and_charge_subscription(
             self.schema, subscription, subscriber.request, subscriber.context
         )
         if isinstance(opened, list):
@@ -139,7 +143,7 @@ class SubscriptionGroups:
             return None
         sharing = result_stream.subscription_sharing(opened, subscriber.request)
         if sharing:
-            subscriber.context = shared_context(subscriber.context)
+            subscriber.context = context_without_viewer_credential(subscriber.context)
             subscriber.sharing_key = (
                 subscriber.request.document_text,
                 subscriber.request.operation_name,
@@ -151,7 +155,7 @@ class SubscriptionGroups:
         return sharing
 
 
-def shared_context(context: Context) -> Context:
+def context_without_viewer_credential(context: Context) -> Context:
     """Return the context of a group: without credential, session and address of the viewer.
 
     URLs that are signed with it end with an event that ends all credentials, as a new password.
@@ -235,7 +239,9 @@ class SubscriptionGroup:
             self._remove_from_groups()
 
     async def _check_credentials(self) -> None:
-        await self.groups.connection_watch.disconnect_ended({seat.viewer for seat in self.members})
+        await self.groups.connection_watch.check_and_disconnect_ended(
+            {seat.viewer for seat in self.members}
+        )
 
     def _remove_from_groups(self) -> None:
         if self.groups.groups_by_key.get(self.key) is self:
@@ -253,7 +259,7 @@ class SubscriptionGroup:
             log.exception("a group broke")
             for seat in list(self.members):
                 seat.sharing_key = None
-                seat.on_connection_ready()
+                seat.read_again_alone()
         finally:
             self._remove_from_groups()
 
@@ -264,7 +270,7 @@ class SubscriptionGroup:
         for index, seat in enumerate(list(self.members)):
             if seat not in self.members:  # it left in the meantime
                 continue
-            if self.groups.connection_watch.is_expired(seat.viewer):
+            if self.groups.connection_watch.is_known_to_have_ended(seat.viewer):
                 ended = True
             else:
                 seat.result_queue.put(seat, result)
@@ -348,7 +354,7 @@ class Subscriber:
         """Start the subscription in a task."""
         self.task = self.groups.start_task(self._join_or_read_alone())
 
-    def on_connection_ready(self) -> None:
+    def read_again_alone(self) -> None:
         """Read alone from the position after the last delivered result."""
         self._leave_group()
         if not self.has_left:
@@ -400,7 +406,7 @@ class Subscriber:
 
     async def _join_or_read_alone(self) -> None:
         try:
-            found = await self.groups.prepare_and_join(self)
+            found = await self.groups.check_and_try_to_join(self)
         except Exception:  # the edge of a task
             log.exception("a subscription broke at its beginning")
             found = False
@@ -422,7 +428,7 @@ class Subscriber:
                 await self.sink.send(None)
 
     async def _check_credential(self) -> None:
-        await self.groups.connection_watch.disconnect_ended({self.viewer})
+        await self.groups.connection_watch.check_and_disconnect_ended({self.viewer})
 
     async def _read_until_end_or_group(self) -> bool:
         """Read until the end or until a group is joined; False if reading must start again."""
@@ -455,7 +461,7 @@ class Subscriber:
             result_stream.stream_results(self.groups.schema, self.request, context)
         ) as results:
             async for result in results:
-                if self.groups.connection_watch.is_expired(self.viewer):
+                if self.groups.connection_watch.is_known_to_have_ended(self.viewer):
                     self.groups.connection_watch.disconnect_expired_soon()
                     return True
                 started_at, self.is_delivering = clock(), True
@@ -465,7 +471,7 @@ class Subscriber:
                 if (
                     result.positions is not None
                     and not result.has_more
-                    and self.groups.try_to_join(self, result.positions)
+                    and self.groups.try_to_join_or_create_group(self, result.positions)
                 ):
                     self.task = None
                     return True

@@ -116,7 +116,7 @@ class ConnectionWatch:
             self._check_task.cancel()
             self._check_task = None
 
-    def is_expired(self, viewer: Viewer) -> bool:
+    def is_known_to_have_ended(self, viewer: Viewer) -> bool:
         """True if the viewer's credential has expired, or is known to have ended."""
         if self._ended_viewers and viewer in self._ended_viewers:
             return True
@@ -135,7 +135,7 @@ class ConnectionWatch:
         self._disconnecting.update(connections)
         await asyncio.gather(*(follower.disconnect(reason) for follower in connections))
 
-    def close_for_shutdown(self) -> None:
+    def close_all_for_shutdown(self) -> None:
         """Close all connections because the server stops. Clients connect again later."""
         self._is_shutting_down = True
         for follower in self.connections:
@@ -143,7 +143,7 @@ class ConnectionWatch:
 
     def disconnect_expired_soon(self) -> None:
         """Disconnect the viewers with expired credentials in the background."""
-        self._run_in_background(self.disconnect_viewers(self.is_expired))
+        self._run_in_background(self.disconnect_viewers(self.is_known_to_have_ended))
 
     def viewers_of_users(self, user_ids: Collection[int]) -> Sequence[Viewer]:
         """Return the viewers of these users, one for each connection."""
@@ -163,7 +163,7 @@ class ConnectionWatch:
             )
         )
 
-    async def disconnect_ended(self, viewers: Collection[Viewer]) -> None:
+    async def check_and_disconnect_ended(self, viewers: Collection[Viewer]) -> None:
         """Check these viewers' credentials and disconnect, in the background, those that ended."""
         ended = {viewer for viewer in viewers if await self._has_ended(viewer)}
         if ended:
@@ -179,7 +179,7 @@ class ConnectionWatch:
         self._background_tasks.add(task)
         task.add_done_callback(self._background_tasks.discard)
 
-    def recheck_user(self, user_id: int | None) -> None:
+    def recheck_credentials_soon(self, user_id: int | None) -> None:
         """Check the credentials of a user soon; None checks all, 0 those without a user."""
         if not self.connections:
             return
@@ -191,11 +191,13 @@ class ConnectionWatch:
         await asyncio.sleep(CHANGE_BATCH_SECONDS)
         changed_user_ids, self._changed_user_ids = self._changed_user_ids, set()
         try:
-            await self.check_credentials(None if None in changed_user_ids else changed_user_ids)
+            await self.disconnect_ended_and_kicked(
+                None if None in changed_user_ids else changed_user_ids
+            )
         except Exception:  # in a database outage: the next check repeats it
             log.exception("recalled credentials were not looked at")
 
-    async def check_credentials(self, user_ids: set[int | None] | None = None) -> None:
+    async def disconnect_ended_and_kicked(self, user_ids: set[int | None] | None = None) -> None:
         """Disconnect connections with an ended credential or closed by an administrator.
 
         Checks each viewer once, of these users or of all, and reads all kick times at once.
@@ -225,7 +227,7 @@ class ConnectionWatch:
     async def _has_ended(self, viewer: Viewer) -> bool:
         if viewer.role is Role.PUBLIC and not viewer.pending_user_id:
             return False
-        return self.is_expired(viewer) or (
+        return self.is_known_to_have_ended(viewer) or (
             self.has_credential_ended is not None and await self.has_credential_ended(viewer)
         )
 
@@ -233,7 +235,7 @@ class ConnectionWatch:
         while True:
             await asyncio.sleep(self.check_interval)
             try:
-                await self.check_credentials()
+                await self.disconnect_ended_and_kicked()
             except Exception:  # the database may be down for some time: the next sweep checks again
                 log.exception("the sweep of credentials failed")
 

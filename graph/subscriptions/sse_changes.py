@@ -9,7 +9,11 @@ from starlette.types import Receive, Scope, Send
 from graph.execution.operation_execution import OperationContext
 from graph.http.admission_control import AdmissionControl
 from graph.http.graphql_request import GraphqlRequest, RequestRejected, decode_json
-from graph.http.http_errors import client_ip_address, request_id_from_headers, too_many_streams
+from graph.http.http_errors import (
+    client_ip_address,
+    request_id_from_headers,
+    too_many_streams_rejection,
+)
 from graph.http.rate_budgets import payer_key
 from graph.http.upload_body import UploadService
 from graph.subscriptions.result_stream import StreamResult
@@ -115,12 +119,16 @@ async def stream_changes(
     )
     if not is_viewer:
         await user_loaders.require_visible_user_id(context, user_id)
-        await managed_streams.select_user_stream(user_id)(context)  # an error becomes the status
+        await managed_streams.selector_of_user_stream(user_id)(
+            context
+        )  # an error becomes the status
     stream = ChangeEventStream(context, heartbeat=server.heartbeat)
     followers = server.guards.stream_limiter
-    seat = followers.acquire(payer_key(context), server.guards.limit_of_payer(viewer, followers))
+    seat = followers.acquire(
+        payer_key(context), server.guards.slot_limit_of_viewer(viewer, followers)
+    )
     if seat is None:
-        raise too_many_streams()
+        raise too_many_streams_rejection()
     graphql_request = GraphqlRequest(
         SUBSCRIPTION_OF_VIEWER if is_viewer else SUBSCRIPTION_OF_USER, user
     )

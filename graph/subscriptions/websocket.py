@@ -218,7 +218,7 @@ class WebSocketHandler(BaseGraphQLTransportWSHandler[OperationContext, None]):
         id_ = message["id"]
         if not self.connection_acknowledged:
             await self.websocket.close(UNAUTHORIZED_CLOSE_CODE, "Unauthorized")
-        elif self.server.connection_watch.is_expired(self.viewer):
+        elif self.server.connection_watch.is_known_to_have_ended(self.viewer):
             await self.disconnect(CREDENTIAL_ENDED_REASON)
         elif id_ in self.operations:
             await self.websocket.close(
@@ -237,7 +237,9 @@ class WebSocketHandler(BaseGraphQLTransportWSHandler[OperationContext, None]):
     async def _start_operation(self, message: SubscribeMessage) -> None:
         try:
             request = request_from_members(message["payload"])
-            request = await self.server.documents_by_hash.resolve_document(request, self.context)
+            request = await self.server.documents_by_hash.resolve_or_register_document(
+                request, self.context
+            )
         except RequestRejected as refusal:
             await self._send_error(message["id"], refusal.message, refusal.extensions)
             return
@@ -267,12 +269,12 @@ class WebSocketHandler(BaseGraphQLTransportWSHandler[OperationContext, None]):
     async def shutdown(self) -> None:
         """End all operations and wait for their tasks."""
         self.server.connection_watch.remove(self)
-        tasks = self._leave_operations()
+        tasks = self._end_operations_and_return_tasks()
         await super().shutdown()
         if tasks:
             await asyncio.wait(tasks)
 
-    def _leave_operations(self) -> list[asyncio.Task[None]]:
+    def _end_operations_and_return_tasks(self) -> list[asyncio.Task[None]]:
         """End all operations; return their tasks that are still ending."""
         seats = [running.subscriber for running in self.operations.values()]
         tasks = [seat.task for seat in seats if seat.task]
@@ -300,7 +302,7 @@ class WebSocketHandler(BaseGraphQLTransportWSHandler[OperationContext, None]):
         if not reason.cancels_operations:
             await self._wait_for_queries_and_mutations()
         operations = list(self.operations.values())
-        self._leave_operations()
+        self._end_operations_and_return_tasks()
         with suppress(TimeoutError, WebSocketDisconnected):
             async with asyncio.timeout(DISCONNECT_SECONDS):
                 for running in operations:

@@ -10,7 +10,7 @@ import strawberry
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, field
 from graph.types.object_views import DerivedField, NestedViewField, View
-from graph.types.row_mapping import Item, list_objects
+from graph.types.row_mapping import Item, objects_from_rows_with_links
 from models.store.keyset_pages import Cursor, Page, PageRequest
 
 Node = TypeVar("Node")
@@ -26,13 +26,13 @@ class PageArguments(NamedTuple):
     before: Any
 
 
-def page_request(ordering: str, *arguments: Any) -> PageRequest:
+def page_request(ordering: str, *page_arguments: Any) -> PageRequest:
     """Return the page request of the arguments first, after, last and before.
 
     Raises InvalidInput if they are inconsistent or a cursor is malformed.
     """
     return PageRequest.from_arguments(
-        ordering, *(None if value is strawberry.UNSET else value for value in arguments)
+        ordering, *(None if value is strawberry.UNSET else value for value in page_arguments)
     )
 
 
@@ -125,6 +125,9 @@ async def connection_of_page(
     """Return the connection of a page of rows that were read with `selected_columns`."""
     return Connection.from_row(
         ConnectionSource(
-            page, await list_objects(info, view, page.rows), cursor_of_row, load_total_count
+            page,
+            await objects_from_rows_with_links(info, view, page.rows),
+            cursor_of_row,
+            load_total_count,
         )
     )

@@ -74,7 +74,7 @@ def check_conditions(
 
 
 def _check_restrictions(input_value: Any, path: tuple[str, ...]) -> None:
-    """Refuse an empty list in a field of `Restrictions`."""
+    """Refuse an empty list in a field of `RestrictionsInput`."""
     if not isinstance(input_value, RestrictionsInput):
         return
     for name, input_name in _input_field_names(type(input_value)):

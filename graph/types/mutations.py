@@ -31,7 +31,7 @@ from models.errors import (
 )
 from models.store import cancel_safety
 from models.store.database import is_retryable_conflict
-from models.store.key_collision import MAX_TRIES, KeyCollision
+from models.store.key_collision import MAX_TRIES, GeneratedIdCollision
 from resolvers import idempotency
 from resolvers.changes import stream_reader
 from resolvers.context import Context, GuardRule
@@ -147,15 +147,15 @@ class MutationExecution(FieldGuard):
 
         batch: AtomicBatch | None = getattr(info.context, "batch", None)
         if batch is None:
-            return await self._execute_with_errors(info, given, run_resolver)
+            return await self._execute_with_errors_as_payload(info, given, run_resolver)
         key = str(info.path.key)
         match batch.stage:
             case AtomicStage.INSPECT:
-                return self._inspect_field(batch, key, given)
+                return self._count_and_check_atomic_field(batch, key, given)
             case AtomicStage.RUN:
                 batch.raise_if_cancelled()
                 if not batch.payloads_with_errors:
-                    payload = await self._execute_with_errors(info, given, run_resolver)
+                    payload = await self._execute_with_errors_as_payload(info, given, run_resolver)
                     if not payload.errors:
                         return payload
                     batch.payloads_with_errors[key] = payload
@@ -163,7 +163,9 @@ class MutationExecution(FieldGuard):
             ServiceUnavailable(ABORTED_MESSAGE, aborted=True)
         )
 
-    def _inspect_field(self, batch: "AtomicBatch", key: str, input_value: Any) -> MutationPayload:
+    def _count_and_check_atomic_field(
+        self, batch: "AtomicBatch", key: str, input_value: Any
+    ) -> MutationPayload:
         """Count a field of an `@atomic` request and record why it can't run.
 
         Raises InvalidInput if the request has too many fields.
@@ -178,7 +180,7 @@ class MutationExecution(FieldGuard):
             batch.payloads_with_errors[key] = self._error_payload(refusal)
         return self.payload()
 
-    async def _execute_with_errors(
+    async def _execute_with_errors_as_payload(
         self, info: Info, input_value: Any, run_resolver: Callable[[], Awaitable[MutationPayload]]
     ) -> MutationPayload:
         ctx, options = info.context, input_value.options or MutationOptions()
@@ -186,7 +188,7 @@ class MutationExecution(FieldGuard):
         async def complete_payload() -> MutationPayload:
             shared = ctx.viewer.user_id and ctx.viewer.share_visibility.has_shared_mailboxes
             before = (
-                await stream_reader.load_current_positions(ctx) if shared else {}
+                await stream_reader.load_last_stream_positions(ctx) if shared else {}
             )  # of shared streams
             payload = await run_resolver()
             payload.warnings += [
@@ -197,7 +199,7 @@ class MutationExecution(FieldGuard):
                 0 < len(reached) <= MAX_CURSOR_STREAMS
             )  # a longer cursor would be refused
             payload.journal_cursor = Cursor(reached) if is_cursor_short else None
-            return _remove_unstored_fields(payload) if ctx.is_dry_run else payload
+            return _adapt_payload_to_dry_run(payload) if ctx.is_dry_run else payload
 
         try:
             check_conditions(input_value)
@@ -207,7 +209,7 @@ class MutationExecution(FieldGuard):
             idempotent_request = IdempotentRequest(
                 key, f"{self.name} {_input_text(input_value)}" if key else ""
             )
-            _apply_options(ctx, options)
+            _set_context_from_options(ctx, options)
             if options.validate_only:
                 return await (
                     complete_payload()
@@ -221,10 +223,10 @@ class MutationExecution(FieldGuard):
                         if idempotent_request.idempotency_key
                         else complete_payload()
                     )
-                except KeyCollision:  # an `@atomic` request runs all fields again
+                except GeneratedIdCollision:  # an `@atomic` request runs all fields again
                     if ctx.is_in_transaction or not left:
                         raise
-                    _apply_options(ctx, options)
+                    _set_context_from_options(ctx, options)
             raise AssertionError("the last try returns or raises")
         except Unauthenticated:
             raise  # for the whole request: the client signs in and tries again
@@ -288,7 +290,7 @@ async def _run_dry_run(
         raise
 
 
-def _remove_unstored_fields(payload: MutationPayload) -> MutationPayload:
+def _adapt_payload_to_dry_run(payload: MutationPayload) -> MutationPayload:
     """Remove secrets and tokens from the payload of a trial, since they are not stored.
 
     If a task would do the work, the counts are those that the task would reach.
@@ -401,7 +403,7 @@ def _input_text(input_value: Any) -> str:
     return repr({name: value for name, value in vars(input_value).items() if name != "options"})
 
 
-def _apply_options(ctx: Context, options: MutationOptions) -> None:
+def _set_context_from_options(ctx: Context, options: MutationOptions) -> None:
     """Set origin, reason and session of the context from the options.
 
     IP address and session for the logs are only taken from a trusted front end. Raises

@@ -20,8 +20,8 @@ class Link:
     With `exists` the object of a key always exists: if only KEY_FIELDS are selected, it is created
     from the key and nothing is loaded.
 
-    With `key_in_own_list` the link leads to a row of the same type with this key. A list then looks
-    among its own rows first. `is_item` is True if the field is the object of that row.
+    With `key_in_same_list` the link leads to a row of the same type with this key. A list then
+    looks among its own rows first. `is_item` is True if the field is the object of that row.
     """
 
     columns: tuple[str, ...]
@@ -29,7 +29,7 @@ class Link:
     load_batch: BatchFunction[Any, Any]
     object_from_row: Callable[[Any], Any]
     exists: bool = False
-    key_in_own_list: Callable[[Any], Any] | None = None
+    key_in_same_list: Callable[[Any], Any] | None = None
     is_item: bool = False
 
 

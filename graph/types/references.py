@@ -146,7 +146,7 @@ def value_or_none(value: Any) -> Any:
     return None if value is strawberry.UNSET else value
 
 
-async def load_user(info: Info, ref: UserRef | None) -> ColumnRow | None:
+async def load_user_or_viewer(info: Info, ref: UserRef | None) -> ColumnRow | None:
     """Load the named user, or the viewer; None if no such user is visible to the viewer."""
     ctx = info.context
     if ref is None or ref is strawberry.UNSET:
@@ -178,11 +178,11 @@ async def load_domain_ids(
     ]
 
 
-async def load_user_id(info: Info, ref: UserRef | None) -> int | None:
+async def load_user_or_viewer_id(info: Info, ref: UserRef | None) -> int | None:
     """Return the ID of the named user, or of the viewer; None if the user is not visible."""
     if ref is None or ref is strawberry.UNSET:
         return require_user_id(info.context)
-    row = await load_user(info, ref)
+    row = await load_user_or_viewer(info, ref)
     return int(row.id) if row else None
 
 
@@ -191,7 +191,9 @@ async def load_named_user_id(info: Info, ref: UserRef | None) -> int | None:
 
     Raises NotFound if the user is not visible.
     """
-    return int(require_found(await load_user(info, ref), path=["user"]).id) if ref else None
+    return (
+        int(require_found(await load_user_or_viewer(info, ref), path=["user"]).id) if ref else None
+    )
 
 
 def ids_from_global_ids(info: Info, type_name: str, global_id_texts: Sequence[str]) -> list[int]:
@@ -236,7 +238,7 @@ def mailbox_selector_from_ref(
     )
 
 
-async def find_message_id(
+async def find_unchecked_message_id(
     info: Info, ref: MessageRef, *, path: str = "by", user_id: int | None = None
 ) -> int | None:
     """Return the ID of the named message, which need not exist or be visible.

@@ -73,8 +73,8 @@ def link(
 ) -> Any:
     """Declare a field that leads to the object with the key in `column`; `exists` as in Link.
 
-    A list loads the objects of all its items at once (`list_objects`). Otherwise the field loads
-    its object with the same batch function.
+    A list loads the objects of all its items at once (`objects_from_rows_with_links`).
+    Otherwise the field loads its object with the same batch function.
     """
     return _link_field(
         Link((column,), attrgetter(column), load_batch, object_from_row, exists), description
@@ -120,7 +120,9 @@ def lazy_view_factory(module: str, name: str) -> Callable[[Any], Any]:
     return view_or_none
 
 
-async def list_objects(info: Info, view: type[Item], rows: Sequence[Any]) -> list[Item]:
+async def objects_from_rows_with_links(
+    info: Info, view: type[Item], rows: Sequence[Any]
+) -> list[Item]:
     """Return the objects of a list's rows and load the links that are selected."""
     links = _fields_of_type(view).links
     linked_ids = {
@@ -131,20 +133,20 @@ async def list_objects(info: Info, view: type[Item], rows: Sequence[Any]) -> lis
     if isinstance(rows, LazyRows) and not linked_ids:
         return cast("list[Item]", ViewList(view, rows))  # views are created on demand
     items = [view.from_row(row) for row in rows]
-    links_in_own_list = {name: link for name, link in links.items() if link.key_in_own_list}
-    for name in linked_ids - links_in_own_list.keys() if items else ():
+    links_in_same_list = {name: link for name, link in links.items() if link.key_in_same_list}
+    for name in linked_ids - links_in_same_list.keys() if items else ():
         link = links[name]
         keys = sorted({link.key_of_row(item.row) for item in items} - {None})
         found = dict(zip(keys, await info.context.load_many(link.load_batch, keys), strict=True))
         objects_by_id = {key: link.object_from_row(row) for key, row in found.items()}
         for item in items:
             setattr(item, name, objects_by_id.get(link.key_of_row(item.row)))
-    if linked_ids & links_in_own_list.keys():
-        await _set_own_links(info, view, links_in_own_list, items)
+    if linked_ids & links_in_same_list.keys():
+        await _set_links_to_same_type(info, view, links_in_same_list, items)
     return items
 
 
-async def _set_own_links(
+async def _set_links_to_same_type(
     info: Info, view: type[Item], links: Mapping[str, Link], items: Sequence[Item]
 ) -> None:
     """Set the links of items to rows of their own type, to the selected depth.
@@ -152,7 +154,7 @@ async def _set_own_links(
     Rows that are not among the items are loaded level by level, and their links are set too.
     """
     link = next(iter(links.values()))
-    own_key: Any = link.key_in_own_list
+    own_key: Any = link.key_in_same_list
     items_by_key: dict[Any, Any] = {own_key(item.row): item for item in items}
     fields, selected_items = _item_field_nodes(info), items
     while selected_items and links.keys() & _python_names(fields):
@@ -170,17 +172,17 @@ async def _set_own_links(
                     found if each.is_item or found is None else each.object_from_row(found.row),
                 )
         selected_items = [one for one in new.values() if one is not None]
-        fields = _fields_below_own_links(info, fields, links)
+        fields = _fields_below_links_to_same_type(info, fields, links)
 
 
-def _fields_below_own_links(
+def _fields_below_links_to_same_type(
     info: Info, fields: Iterable[FieldNode], links: Mapping[str, Link]
 ) -> list[FieldNode]:
     """Return the fields that are selected below links to the same type."""
     nodes = [
         node
         for node in fields
-        if (link := links.get(_python_name(node.name.value))) and link.key_in_own_list
+        if (link := links.get(_python_name(node.name.value))) and link.key_in_same_list
     ]
     return list(_subfield_nodes(info, nodes))
 
@@ -191,7 +193,7 @@ def selected_columns(info: Info, view: type[NodeView]) -> frozenset[str]:
     def compute_columns() -> frozenset[str]:
         fields, links = _item_field_nodes(info), _fields_of_type(view).links
         found = view.columns_for_fields(_python_names(fields))
-        while fields := _fields_below_own_links(info, fields, links):
+        while fields := _fields_below_links_to_same_type(info, fields, links):
             found |= view.columns_for_fields(_python_names(fields))
         return found
 

@@ -40,7 +40,7 @@ class ClientResetMutation:
         selector = user_selector_from_selection(input.users or None)
         ctx: Context = info.context
         live: ConnectionRegistry | None = getattr(ctx, "live", None)
-        rows = await client_reset.reset_client_state(ctx, selector)
+        rows = await client_reset.end_connections_and_invalidate_cursors(ctx, selector)
         if live:  # other processes notice the reset at their next check
             user_ids = [row.id for row in rows]
             ctx.call_after_commit(

@@ -22,7 +22,7 @@ from models.users.roles import Role, Scope
 from resolvers.context import Context
 from resolvers.users import delete as user_delete
 from resolvers.users import restore as user_restore
-from resolvers.users.delete import Deletion
+from resolvers.users.delete import UserDeletion
 from resolvers.users.restore import DeletedUserRef
 
 
@@ -113,7 +113,7 @@ class UserPurgePayload(UserSelectionPayload):
     )
 
 
-def _user_global_ids(deletion: Deletion) -> list[strawberry.ID]:
+def _user_global_ids(deletion: UserDeletion) -> list[strawberry.ID]:
     """Return the global IDs of the deleted users."""
     return [global_ids.encode("User", key) for key in deletion.user_ids]
 

@@ -25,7 +25,7 @@ class KeyInfo:
     expires_at: datetime | None = attribute_field("End of validity.")
 
 
-def key_info_from_json(stored_key_info: dict[str, Any] | None) -> KeyInfo | None:
+def pgp_key_info_from_json(stored_key_info: dict[str, Any] | None) -> KeyInfo | None:
     """Return the stored facts about the user's OpenPGP key; None if the user has none."""
     if stored_key_info is None:
         return None

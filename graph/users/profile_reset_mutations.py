@@ -29,7 +29,7 @@ class ProfileResetMutation:
         user_permission=UserPermission.PROFILE_RESET,
     )
     async def profile_reset(self, info: Info, input: ProfileResetInput) -> UsersPayload:
-        rows = await profile_reset.reset_profiles(
+        rows = await profile_reset.delete_browser_client_data(
             info.context, user_selector_from_selection(input.users or None)
         )
         return UsersPayload(users=[User.from_row(row) for row in rows])

@@ -9,7 +9,7 @@ from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, query
 from graph.types.input_conditions import ConditionsInput
-from graph.types.references import UserRef, load_user, optional_tuple, value_or_none
+from graph.types.references import UserRef, load_user_or_viewer, optional_tuple, value_or_none
 from graph.types.row_mapping import selected_columns, selected_fields
 from graph.types.scalars import Cursor as ChangeCursor
 from graph.users.types import User
@@ -57,12 +57,14 @@ class UserFilter(ConditionsInput):
 class UserQuery:
     @query("One user; nothing = viewer.", scope=Scope.READ)
     async def user(self, info: Info, by: UserRef | None = UNSET) -> User | None:
-        row = await load_user(info, by)
+        row = await load_user_or_viewer(info, by)
         user = User.from_row_or_none(row)
         if user and "cursor" in selected_fields(
             info
         ):  # The cursor must not be later than the fields that are read after it.
-            position = await info.context.load(stream_reader.load_positions_by_user, user.row.id)
+            position = await info.context.load(
+                stream_reader.load_last_stream_positions_by_user, user.row.id
+            )
             vars(user)["cursor"] = ChangeCursor(position) if position else None
         return user
 

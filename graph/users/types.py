@@ -1,8 +1,8 @@
 """GraphQL type of users."""
 
-from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import strawberry
 from strawberry import UNSET
@@ -39,18 +39,13 @@ from graph.transfer.types import AccountExport
 from graph.types.connections import Connection, OrderDirection, PageArguments, page_request
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, field
-from graph.types.object_views import DerivedField, WholeSourceField
+from graph.types.object_views import DerivedField
 from graph.types.references import MailboxRef, mailbox_selector_from_ref, optional_tuple
-from graph.types.row_mapping import NodeView, global_id_field, link, list_objects, selected_columns
+from graph.types.row_mapping import NodeView, link, objects_from_rows_with_links, selected_columns
 from graph.types.scalars import CIDR, BigInt, ByteSize, Cursor, Duration
 from graph.users import limits as user_limits
-from graph.users.part_types import (
-    EffectiveSetting,
-    KeyInfo,
-    SpamPolicy,
-    key_info_from_json,
-    spam_policy_from_columns,
-)
+from graph.users.derived_fields import USER_DERIVED_FIELDS
+from graph.users.part_types import EffectiveSetting, KeyInfo, SpamPolicy
 from models.store.keyset_pages import ordering_name
 from models.submission.tables import SubmissionState
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
@@ -63,7 +58,7 @@ from resolvers.auth import access_tokens, app_passwords
 from resolvers.auth.passwords import password_policy
 from resolvers.auth.second_factors import mutations as second_factors_mutations
 from resolvers.auth.second_factors import recovery_codes, webauthn
-from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod, enabled_methods
+from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
 from resolvers.autoreply import autoreplies
 from resolvers.changes import stream_reader
 from resolvers.domains import loaders as domain_loaders
@@ -88,11 +83,6 @@ if TYPE_CHECKING:
 def _path_masks(masks: list[str] | None) -> tuple[str, ...] | None:
     """Return the path masks as a tuple; None if they are absent."""
     return tuple(masks) if isinstance(masks, list) else None
-
-
-def _enum_list_reader(enum_type: Any) -> Callable[[list[str]], list[Any]]:
-    """Return a function that converts stored values to members of an enum."""
-    return lambda values: [enum_type(value) for value in values]
 
 
 @strawberry.type(description="Account.")
@@ -168,45 +158,18 @@ class User(NodeView):
     )
     cursor: Cursor = link(
         "id",
-        stream_reader.load_positions_by_user,
+        stream_reader.load_last_stream_positions_by_user,
         Cursor,
         description="Journal position, for subscribing.",
     )
 
     load_batch = staticmethod(user_loaders.load_users_by_id)
-    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
-        "id": global_id_field("User"),
-        "activated": DerivedField(
-            ("password", "temporary_password", "disabled", "suspended"),
-            lambda password, temporary, disabled, suspended: (
-                bool(password or temporary) and not (disabled or suspended)
-            ),
-        ),
-        "enabled2fa": WholeSourceField(("second_factors",), enabled_methods),
-        "targets": DerivedField(("targets",), list),
-        "delimiter_action": DerivedField(("delimiter_action",), DelimiterAction),
-        "has_password_set": DerivedField(
-            ("password", "temporary_password"),
-            lambda password, temporary: bool(password or temporary),
-        ),
-        "disabled_scopes": DerivedField(("disabled_scopes",), _enum_list_reader(ProtocolScope)),
-        "retention": DerivedField(
-            ("retention",), lambda life: None if life is None else timedelta(seconds=life)
-        ),
-        "key_info": DerivedField(("key_info",), key_info_from_json),
-        "spam": DerivedField(
-            ("spam_level", "junk_score", "reject_score"), spam_policy_from_columns
-        ),
-        "permissions": DerivedField(("permissions",), _enum_list_reader(UserPermission)),
-        "admin_permissions": DerivedField(
-            ("admin_permissions",), _enum_list_reader(AdminPermission)
-        ),
-    }
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = USER_DERIVED_FIELDS
 
     @field("Domains a DOMAIN_ADMIN is in charge of.", "id")
     async def administers(self, info: Info) -> list[Domain]:
         rows = await info.context.load(user_loaders.load_administered_domains, self.row.id)
-        return await list_objects(info, Domain, rows)
+        return await objects_from_rows_with_links(info, Domain, rows)
 
     @field("Free data hidden from the user.", "internal_data", role=Role.DOMAIN_ADMIN)
     async def internal_data(self) -> JSON | None:
@@ -270,7 +233,7 @@ class User(NodeView):
     @field("How many temporary addresses have not ended.")
     async def temporary_address_count(self, info: Info) -> int:
         return await info.context.load(
-            address_loaders.count_temporary_addresses_by_user, self.row.id
+            address_loaders.count_unexpired_temporary_addresses_by_user, self.row.id
         )
 
     @field("Those with an end that is to come, and masked ones, which have none.")
@@ -356,8 +319,8 @@ class User(NodeView):
     async def access_tokens(
         self, info: Info
     ) -> list[Annotated["AccessToken", strawberry.lazy("graph.auth.types")]]:
-        rows = await info.context.load(access_tokens.load_tokens_of_users, self.row.id)
-        return await list_objects(info, graph.auth.types.AccessToken, rows)
+        rows = await info.context.load(access_tokens.load_own_tokens_by_user, self.row.id)
+        return await objects_from_rows_with_links(info, graph.auth.types.AccessToken, rows)
 
     @field("Second factors that are on, with their last use.", scope=Scope.READ)
     async def two_factors(self, info: Info) -> list[TwoFactor]:
@@ -371,7 +334,7 @@ class User(NodeView):
     @field("Security keys, the oldest first.", scope=Scope.READ)
     async def webauthn_keys(self, info: Info) -> list[WebauthnKey]:
         rows = await info.context.load(webauthn.load_keys_of_users, self.row.id)
-        return await list_objects(info, WebauthnKey, rows)
+        return await objects_from_rows_with_links(info, WebauthnKey, rows)
 
     @field(
         "Passwords of programs, the newest first; without those that end, unless showAll.",
@@ -381,7 +344,7 @@ class User(NodeView):
         rows = await info.context.load(
             app_passwords.load_app_passwords_of_users, (self.row.id, show_all)
         )
-        return await list_objects(info, AppPassword, rows)
+        return await objects_from_rows_with_links(info, AppPassword, rows)
 
     @field("Vacation answer; where none was set, createdAt is null.", scope=Scope.READ)
     async def autoreply(self, info: Info) -> Autoreply | None:
@@ -402,7 +365,7 @@ class User(NodeView):
     @field("Where the user is told of new mail, by kind.", scope=Scope.READ)
     async def push_channels(self, info: Info) -> list[PushChannel]:
         rows = await info.context.load(push_channels.load_channels_by_user, self.row.id)
-        return await list_objects(info, PushChannel, rows)
+        return await objects_from_rows_with_links(info, PushChannel, rows)
 
     @field(
         "Held mail, newest first.",
@@ -439,7 +402,7 @@ class User(NodeView):
         rows = await mailbox_listing.list_mailboxes_of_user(
             info.context, self.row.id, column_names, conditions
         )
-        return await list_objects(info, Mailbox, rows)
+        return await objects_from_rows_with_links(info, Mailbox, rows)
 
     @field("Folders that others share with the user, owner by owner.", scope=Scope.MAIL_READ)
     async def shared_mailboxes(
@@ -509,12 +472,12 @@ class User(NodeView):
     )
     async def labels(self, info: Info) -> list[Label]:
         rows = await info.context.load(labels.load_labels_by_user, self.row.id)
-        return await list_objects(info, Label, rows)
+        return await objects_from_rows_with_links(info, Label, rows)
 
     @field("Searches that are kept, by name; of others nobody sees any.", scope=Scope.MAIL_READ)
     async def saved_searches(self, info: Info) -> list[SavedSearch]:
         rows = await info.context.load(saved_searches.load_saved_searches_by_user, self.row.id)
-        return await list_objects(info, SavedSearch, rows)
+        return await objects_from_rows_with_links(info, SavedSearch, rows)
 
     @field(
         "Exports that can be fetched, or are being made; newest first. Only the user and a ROOT "
@@ -524,7 +487,7 @@ class User(NodeView):
     async def exports(self, info: Info) -> list[AccountExport]:
         require_readable_account(info.context, self.row.id)
         rows = await info.context.load(exports.load_exports_by_user, self.row.id)
-        return await list_objects(info, AccountExport, rows)
+        return await objects_from_rows_with_links(info, AccountExport, rows)
 
     @field("Stored files, the newest first; query = part of the name.", scope=Scope.MAIL_READ)
     async def files(

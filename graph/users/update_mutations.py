@@ -15,7 +15,7 @@ from graph.types.references import (
     UserRef,
     UserSelection,
     load_domain_ids,
-    load_user,
+    load_user_or_viewer,
     maybe_value,
     user_selector_from_selection,
 )
@@ -295,7 +295,7 @@ class UserUpdateMutation:
         scope=Scope.MASTER,
     )
     async def password_reset(self, info: Info, input: PasswordResetInput) -> PasswordResetPayload:
-        user = require_found(await load_user(info, input.user), path=["user"])
+        user = require_found(await load_user_or_viewer(info, input.user), path=["user"])
         valid_after = input.valid_after or None
-        password = await password_reset.reset_password(info.context, user.id, valid_after)
+        password = await password_reset.set_temporary_password(info.context, user.id, valid_after)
         return PasswordResetPayload(password=password)

@@ -139,7 +139,7 @@ def ascii_domain(domain: str) -> str:
     return idna.encode(domain, uts46=True).decode()
 
 
-def local_part_forms(local_part: str, delimiters: str) -> list[str]:
+def local_part_with_and_without_label(local_part: str, delimiters: str) -> list[str]:
     """Return the local parts without dots that a mail can be for: the whole one first.
 
     Addresses never contain a +, so with + as delimiter the label is always removed.
@@ -151,7 +151,7 @@ def local_part_forms(local_part: str, delimiters: str) -> list[str]:
     return [local_part, local_part[: min(places)]] if places else [local_part]
 
 
-def address_patterns(*local_parts: str) -> list[str]:
+def patterns_matching_local_parts(*local_parts: str) -> list[str]:
     """Return all patterns that match the local parts, best first.
 
     The local parts themselves are first, then patterns by length of the fixed part, prefix first.

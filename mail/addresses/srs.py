@@ -55,18 +55,18 @@ def is_srs(local_part: str) -> bool:
     return bool(_ANY_SRS.fullmatch(local_part))
 
 
-def original_sender(environment: Environment, local_part: str) -> str:
+def verified_original_sender(environment: Environment, srs_local_part: str) -> str:
     """Return the original sender that a bounce to an SRS local part goes to.
 
-    Raises Invalid if the signature is not ours or the day is more than 21 days ago.
+    Raises InvalidInput if the signature is not ours or the day is more than 21 days ago.
     """
-    if found := _SRS0.fullmatch(local_part):
+    if found := _SRS0.fullmatch(srs_local_part):
         proof, day, home, name = found.groups()
         if _is_same_signature(
             proof, _signature(environment, day.lower(), home, name)
         ) and _is_recent(environment, day.lower()):
             return f"{name}@{home}"
-    elif found := _SRS1.fullmatch(local_part):
+    elif found := _SRS1.fullmatch(srs_local_part):
         proof, first, rest = found.groups()
         if _is_same_signature(proof, _signature(environment, first, rest)):
             return f"SRS0{rest}@{first}"

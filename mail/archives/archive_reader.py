@@ -27,7 +27,7 @@ from mail.archives.source_message import (
     INBOX,
     SourceMessage,
     UnusableMessageError,
-    mailbox_path,
+    mailbox_path_from_maildir,
     maildir_flags,
     parse_date_field,
     with_crlf,
@@ -79,7 +79,7 @@ def read_account(archive: ArchiveFile) -> AccountRecord | None:
             if entry.name != ACCOUNT_FILE:
                 return None
             return _account_from_record(
-                _parse_record(walk.content(entry, json_lines.MAX_RECORD_BYTES))
+                _parse_record(walk.read_content_within_limits(entry, json_lines.MAX_RECORD_BYTES))
             )
     return None
 
@@ -87,7 +87,7 @@ def read_account(archive: ArchiveFile) -> AccountRecord | None:
 def _account_from_record(record: Mapping[str, Any]) -> AccountRecord:
     """Raises DamagedArchiveError if a field of the record is invalid."""
     try:
-        return json_lines.account_record(record)
+        return json_lines.parse_account_record(record)
     except InvalidRecordError as problem:
         raise DamagedArchiveError(str(problem)) from problem
 
@@ -138,7 +138,7 @@ class _EntryReader:
                 self.file, self.zip_directory, start or self.zip_directory.start
             )
 
-    def content(self, entry: _Entry, max_bytes: int) -> bytes:
+    def read_content_within_limits(self, entry: _Entry, max_bytes: int) -> bytes:
         """Return the bytes of an entry.
 
         Raises UnusableMessageError if the entry is too large or damaged, and DamagedArchiveError if
@@ -181,7 +181,9 @@ def _read_file_entries(reader: _EntryReader, checkpoint: str | None) -> Iterator
     for entry in reader.entries(at):
         entry_offset, next_offset = next_offset, entry.next_offset
         if entry.name.startswith(MANIFEST_PREFIX):
-            yield from _missing_entries(records, f"{entry_offset} -1 0", entry_offset)
+            yield from _skipped_messages_of_missing_entries(
+                records, f"{entry_offset} -1 0", entry_offset
+            )
             records, manifest_offset, used_records = (
                 _manifest_records(reader, entry),
                 entry_offset,
@@ -200,10 +202,10 @@ def _read_file_entries(reader: _EntryReader, checkpoint: str | None) -> Iterator
             yield _message_of_entry(reader, entry, source_message, record)
         except UnusableMessageError as problem:
             yield source_message.with_skip_reason(str(problem))
-    yield from _missing_entries(records, f"{next_offset} -1 0", reader.size)
+    yield from _skipped_messages_of_missing_entries(records, f"{next_offset} -1 0", reader.size)
 
 
-def _missing_entries(
+def _skipped_messages_of_missing_entries(
     records: Mapping[str, Any], checkpoint: str, progress: int
 ) -> Iterator[SourceMessage]:
     """Yield a skipped message for each record of a manifest without an entry."""
@@ -223,7 +225,7 @@ def _manifest_records(reader: _EntryReader, entry: _Entry) -> dict[str, Mapping[
     Raises DamagedArchiveError if it can't be read.
     """
     try:
-        text = reader.content(entry, json_lines.MAX_RECORD_BYTES)
+        text = reader.read_content_within_limits(entry, json_lines.MAX_RECORD_BYTES)
         lines = [json_lines.parse_object(line) for line in text.splitlines()]
         return {record["file"]: record for record in lines if isinstance(record["file"], str)}
     except (UnusableMessageError, InvalidRecordError, KeyError) as problem:
@@ -243,8 +245,8 @@ def _message_of_entry(
     Raises UnusableMessageError if the entry is no message.
     """
     if record is not None:
-        raw = reader.content(entry, reader.archive.max_message_bytes)
-        return _message_with_record(source_message, raw, record)
+        raw = reader.read_content_within_limits(entry, reader.archive.max_message_bytes)
+        return _message_checked_against_record(source_message, raw, record)
     if entry.name.startswith(RECORDS_FOLDER):
         raise UnusableMessageError("a file of ours that we do not know")
     parts = entry.name.split("/")
@@ -253,7 +255,7 @@ def _message_of_entry(
     in_maildir = len(parts) > 1 and parts[-2] in ("cur", "new")
     if not in_maildir and not entry.name.lower().endswith(".eml"):
         raise UnusableMessageError("neither an .eml file nor one of a Maildir")
-    raw = with_crlf(reader.content(entry, reader.archive.max_message_bytes))
+    raw = with_crlf(reader.read_content_within_limits(entry, reader.archive.max_message_bytes))
     if not raw:
         raise UnusableMessageError("empty")
     at = entry.modified_at if isinstance(entry, tar_format.TarEntry) else None
@@ -265,7 +267,7 @@ def _message_of_entry(
     levels = parts[:-2] if in_maildir else parts[:-1]
     if in_maildir and levels[:1] == ["Maildir"]:
         levels = levels[1:]
-    folder = mailbox_path(levels) if in_maildir else "/".join(levels) or INBOX
+    folder = mailbox_path_from_maildir(levels) if in_maildir else "/".join(levels) or INBOX
     flags = maildir_flags(parts[-1]) if in_maildir else []
     return source_message.with_message(raw, folder=folder, received_at=received, flags=flags)
 
@@ -278,7 +280,7 @@ def _utc_from_timestamp(seconds: float | None) -> datetime | None:
         return None
 
 
-def _message_with_record(
+def _message_checked_against_record(
     source_message: SourceMessage, raw: bytes, record: Mapping[str, Any]
 ) -> SourceMessage:
     """Return a message with the facts of its record.
@@ -286,7 +288,7 @@ def _message_with_record(
     Raises UnusableMessageError if the record is invalid or has another digest.
     """
     try:
-        told: MessageRecord = json_lines.message_record(record)
+        told: MessageRecord = json_lines.parse_message_record(record)
     except InvalidRecordError as problem:
         raise UnusableMessageError(str(problem)) from problem
     if told.digest is not None and hashlib.sha256(raw).hexdigest() != told.digest:
@@ -323,7 +325,7 @@ def _read_json_lines(archive: ArchiveFile, file: IO[bytes], start: int) -> Itera
             f"{archive.path.name}, at byte {start - len(line)}", INBOX, str(start), start
         )
         try:
-            yield _message_with_record(
+            yield _message_checked_against_record(
                 source_message, _decode_source(record, archive.max_message_bytes), record
             )
         except UnusableMessageError as problem:

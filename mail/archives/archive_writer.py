@@ -66,7 +66,7 @@ class ArchiveEntry:
     modified_at: datetime
 
 
-def start_archive(
+def encode_account_chunk(
     export_format: ExportFormat,
     state: ArchiveState,
     account: Mapping[str, Any],
@@ -77,14 +77,14 @@ def start_archive(
     if export_format is ExportFormat.MBOX:
         return ArchiveChunk(b"")
     if export_format is ExportFormat.JSON:
-        return _add_to_state(
+        return _add_chunk_size_to_state(
             state, ArchiveChunk(json_lines.json_line({"kind": "account", **record}))
         )
     account_entry = ArchiveEntry(ACCOUNT_FILE, json_lines.json_line(record), modified_at)
-    return _write_entries(export_format, state, [account_entry])
+    return _encode_entries_chunk(export_format, state, [account_entry])
 
 
-def write_messages(
+def encode_messages_chunk(
     export_format: ExportFormat,
     state: ArchiveState,
     messages: Sequence[ExportedMessage],
@@ -97,33 +97,35 @@ def write_messages(
         parts = [
             mbox_format.mbox_entry(m.raw, m.record.sender, m.record.received_at) for m in messages
         ]
-        return _add_to_state(state, ArchiveChunk(b"".join(parts)))
+        return _add_chunk_size_to_state(state, ArchiveChunk(b"".join(parts)))
     if export_format is ExportFormat.JSON:
-        return _add_to_state(state, ArchiveChunk(b"".join(map(_json_line, messages))))
+        return _add_chunk_size_to_state(state, ArchiveChunk(b"".join(map(_json_line, messages))))
     named_messages = [(_entry_name(export_format, each), each) for each in messages]
     lines = b"".join(
-        json_lines.json_line(json_lines.record_from_message(m.record, file=name))
+        json_lines.json_line(json_lines.json_object_from_record(m.record, file=name))
         for name, m in named_messages
     )
     manifest = ArchiveEntry(f"{MANIFEST_PREFIX}{state.chunks:07}.jsonl", lines, modified_at)
     message_entries = [
         ArchiveEntry(name, each.raw, each.record.received_at) for name, each in named_messages
     ]
-    return _write_entries(export_format, state, [manifest, *message_entries])
+    return _encode_entries_chunk(export_format, state, [manifest, *message_entries])
 
 
-def finish_archive(export_format: ExportFormat, state: ArchiveState) -> tuple[bytes, bytes]:
+def archive_and_directory_end(
+    export_format: ExportFormat, state: ArchiveState
+) -> tuple[bytes, bytes]:
     """Return the last bytes of the archive, and the last bytes of its directory."""
     if export_format is ExportFormat.MAILDIR_TAR:
         return tar_format.END, b""
     if export_format is ExportFormat.JSON:
         return json_lines.json_line({"kind": "end", "messages": state.messages}), b""
     if export_format is ExportFormat.EML_ZIP:
-        return b"", zip_format.end_of_directory(state.entries, state.directory, state.offset)
+        return b"", zip_format.directory_end_records(state.entries, state.directory, state.offset)
     return b"", b""
 
 
-def _add_to_state(state: ArchiveState, chunk: ArchiveChunk) -> ArchiveChunk:
+def _add_chunk_size_to_state(state: ArchiveState, chunk: ArchiveChunk) -> ArchiveChunk:
     """Add the length of a chunk to the state, and return the chunk."""
     state.offset += len(chunk.data)
     state.directory += len(chunk.directory)
@@ -133,21 +135,23 @@ def _add_to_state(state: ArchiveState, chunk: ArchiveChunk) -> ArchiveChunk:
 def _json_line(message: ExportedMessage) -> bytes:
     source = base64.b64encode(message.raw).decode()
     return json_lines.json_line(
-        {**json_lines.record_from_message(message.record, kind="message"), "source": source}
+        {**json_lines.json_object_from_record(message.record, kind="message"), "source": source}
     )
 
 
 def _entry_name(export_format: ExportFormat, message: ExportedMessage) -> str:
     record, number = message.record, message.number
     if export_format is ExportFormat.EML_ZIP:
-        return f"{json_lines.archive_folder(record.mailbox, message.mailbox_id)}/{number:07}.eml"
-    folder = json_lines.maildir_folder(record.mailbox, message.mailbox_id)
+        return (
+            f"{json_lines.portable_folder_path(record.mailbox, message.mailbox_id)}/{number:07}.eml"
+        )
+    folder = json_lines.maildir_folder_prefix(record.mailbox, message.mailbox_id)
     stamp = int(record.received_at.timestamp())
     flags = json_lines.maildir_flag_letters(record.flags)
     return f"Maildir/{folder}cur/{stamp}.{number:07}.merganser:2,{flags}"
 
 
-def _write_entries(
+def _encode_entries_chunk(
     export_format: ExportFormat, state: ArchiveState, entries: Sequence[ArchiveEntry]
 ) -> ArchiveChunk:
     """Return the chunk of files."""
@@ -156,10 +160,10 @@ def _write_entries(
         if export_format is ExportFormat.MAILDIR_TAR:
             data.write(tar_format.tar_entry(entry.name, entry.content, entry.modified_at))
         else:
-            local, directory_entry = zip_format.zip_entry(
+            local, directory_entry = zip_format.local_and_directory_entry(
                 entry.name, entry.content, entry.modified_at, state.offset + data.tell()
             )
             data.write(local)
             directory.write(directory_entry)
         state.entries += 1
-    return _add_to_state(state, ArchiveChunk(data.getvalue(), directory.getvalue()))
+    return _add_chunk_size_to_state(state, ArchiveChunk(data.getvalue(), directory.getvalue()))

@@ -72,7 +72,7 @@ class AccountRecord:
     )  # the key derivation that their passwords are encrypted with
 
 
-def record_from_message(record: MessageRecord, **other_fields: Any) -> dict[str, Any]:
+def json_object_from_record(record: MessageRecord, **other_fields: Any) -> dict[str, Any]:
     """Return the JSON object of a message record. Empty values are left out."""
     facts = {
         **other_fields,
@@ -104,7 +104,7 @@ def parse_object(text: bytes) -> dict[str, Any]:
     return found
 
 
-def message_record(record: Mapping[str, Any]) -> MessageRecord:
+def parse_message_record(record: Mapping[str, Any]) -> MessageRecord:
     """Return the message record of a JSON object. Raises InvalidRecordError."""
     flags, recipients = record.get("flags", []), record.get("envelopeTo", [])
     meta, received = record.get("metaData"), parse_timestamp(record.get("receivedAt"))
@@ -135,7 +135,7 @@ def message_record(record: Mapping[str, Any]) -> MessageRecord:
     )
 
 
-def account_record(record: Mapping[str, Any]) -> AccountRecord:
+def parse_account_record(record: Mapping[str, Any]) -> AccountRecord:
     """Return the account record of a JSON object. Raises InvalidRecordError."""
     if record.get("format") != FORMAT or record.get("version") != VERSION:
         raise InvalidRecordError(f"an archive of another format than {FORMAT} {VERSION}")
@@ -181,7 +181,7 @@ def parse_timestamp(text: Any) -> datetime | None:
         raise InvalidRecordError("a time that is told of it is none") from problem
 
 
-def archive_folder(path: str, mailbox_id: int) -> str:
+def portable_folder_path(path: str, mailbox_id: int) -> str:
     """Return the folder of a mailbox in an archive.
 
     It is the path if every file system accepts that, else a name with the mailbox ID.
@@ -196,7 +196,7 @@ def archive_folder(path: str, mailbox_id: int) -> str:
     return path if plain else f"mailbox-{mailbox_id}"
 
 
-def maildir_folder(path: str, mailbox_id: int) -> str:
+def maildir_folder_prefix(path: str, mailbox_id: int) -> str:
     """Return the Maildir++ folder of a mailbox with a slash at its end; "" for INBOX."""
     if path == paths.INBOX:
         return ""

@@ -15,7 +15,7 @@ from mail.archives.source_message import (
     INBOX,
     SourceMessage,
     UnusableMessageError,
-    mailbox_path,
+    mailbox_path_from_maildir,
     maildir_flags,
     parse_date_field,
     with_crlf,
@@ -68,7 +68,7 @@ class MailSource:
         return self.source_format not in ("maildir", "eml")
 
 
-def open_source(path: Path, max_message_bytes: int) -> MailSource:
+def inspect_mail_source(path: Path, max_message_bytes: int) -> MailSource:
     """Return the mail source at a path.
 
     Raises UnusableMessageError if it has no mail, and OSError if it can't be read.
@@ -137,7 +137,7 @@ def _read_mbox(source: MailSource, start: int) -> Iterator[SourceMessage]:
             source_message = SourceMessage(
                 f"{source.path.name}, at byte {entry_start}", INBOX, str(end), end
             )
-            raw = mbox_format.restore_message(lines, head)
+            raw = mbox_format.restore_message_marked_exact(lines, head)
             if entry.size > source.max_message_bytes:
                 yield source_message.with_skip_reason("larger than MERGANSER_MESSAGE_MAX")
             elif raw is None and not lines:
@@ -306,7 +306,7 @@ def _find_maildirs(path: Path) -> Iterator[tuple[str, Path]]:
         folders[:] = [each for each in folders if each not in ("cur", "new", "tmp")]
         here = Path(place)
         if _is_maildir(here):
-            yield mailbox_path(here.relative_to(path).parts), here
+            yield mailbox_path_from_maildir(here.relative_to(path).parts), here
 
 
 def _eml_files(path: Path, checkpoint: str | None) -> Iterator[_MessageFile]:

@@ -44,7 +44,7 @@ def exact_words(from_line: bytes) -> list[bytes]:
     return found[1].split() if found else []
 
 
-def restore_message(lines: list[bytes], from_line: bytes) -> bytes | None:
+def restore_message_marked_exact(lines: list[bytes], from_line: bytes) -> bytes | None:
     """Return the exact message of an entry that this server wrote, else None."""
     known = exact_words(from_line)
     if not known:

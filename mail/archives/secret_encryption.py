@@ -42,7 +42,7 @@ class ArchiveCipher:
         return cls(salt, _derive_key(salt, passphrase))
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any], passphrase: str) -> "ArchiveCipher":
+    def from_derivation_record(cls, record: Mapping[str, Any], passphrase: str) -> "ArchiveCipher":
         """Return the cipher of an archive's record. Raises ArchiveDecryptionError.
 
         Only our own parameters are accepted: an archive of a stranger must not decide how much

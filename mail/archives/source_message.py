@@ -68,7 +68,7 @@ def with_crlf(raw: bytes) -> bytes:
     return raw if b"\r\n" in raw else raw.replace(b"\n", b"\r\n")
 
 
-def mailbox_path(directory_names: Sequence[str]) -> str:
+def mailbox_path_from_maildir(directory_names: Sequence[str]) -> str:
     """Return the mailbox path of directories in a Maildir: Maildir++, nested or both."""
     levels: list[str] = []
     for part in directory_names:

@@ -66,7 +66,9 @@ def read_entries(file: IO[bytes], start: int) -> Iterator[TarEntry]:
         if after > length:
             raise DamagedArchiveError("a tar that ends in a file: it was cut off")
         if kind in _EXTENSION_TYPES:
-            name, size = _parse_extension(kind, file.read(_check_extension_size(here)), name)
+            name, size = _next_name_and_size_from_extension(
+                kind, file.read(_check_extension_size(here)), name
+            )
         else:
             odd = "" if kind in _FILE_TYPES else "not a file"
             shown = _entry_name(head) if name is None else name
@@ -99,13 +101,17 @@ def _check_extension_size(size: int) -> int:
     return size
 
 
-def _parse_extension(
-    header_type: bytes, data: bytes, name: str | None
+def _next_name_and_size_from_extension(
+    header_type: bytes, data: bytes, known_name: str | None
 ) -> tuple[str | None, int | None]:
     """Return name and size of the next entry, as far as an extension header has them."""
     if header_type == b"L":
         return data.rstrip(b"\0").decode("utf-8", "replace"), None
-    return _parse_pax(data, name) if header_type == b"x" else (name, None)
+    return (
+        _next_name_and_size_from_pax(data, known_name)
+        if header_type == b"x"
+        else (known_name, None)
+    )
 
 
 def read_content(file: IO[bytes], entry: TarEntry) -> bytes:
@@ -146,8 +152,11 @@ def _entry_name(head: bytes) -> str:
     return (prefix + b"/" + name if prefix else name).decode("utf-8", "replace")
 
 
-def _parse_pax(data: bytes, name: str | None) -> tuple[str | None, int | None]:
+def _next_name_and_size_from_pax(
+    data: bytes, known_name: str | None
+) -> tuple[str | None, int | None]:
     """Return name and size of the next entry, as far as a pax header has them."""
+    name = known_name
     size: int | None = None
     while data:
         digits, _, _ = data.partition(b" ")

@@ -50,7 +50,9 @@ class ZipEntry:
         return self.offset + self.packed_size
 
 
-def zip_entry(name: str, content: bytes, modified_at: datetime, offset: int) -> tuple[bytes, bytes]:
+def local_and_directory_entry(
+    name: str, content: bytes, modified_at: datetime, offset: int
+) -> tuple[bytes, bytes]:
     """Return a file as a local entry for an offset, and its entry of the central directory."""
     deflate = zlib.compressobj(6, zlib.DEFLATED, -15)
     packed = deflate.compress(content) + deflate.flush()
@@ -68,7 +70,7 @@ def zip_entry(name: str, content: bytes, modified_at: datetime, offset: int) -> 
     return local, _CENTRAL.pack(CENTRAL, made_by, *facts, *directory_fields) + path + extra
 
 
-def end_of_directory(entry_count: int, directory_size: int, directory_offset: int) -> bytes:
+def directory_end_records(entry_count: int, directory_size: int, directory_offset: int) -> bytes:
     """Return the end records of a ZIP, with ZIP64 records if they are needed."""
     zip64_records = b""
     if entry_count >= ZIP64_SHORT or directory_size >= ZIP64_LONG or directory_offset >= ZIP64_LONG:
@@ -144,7 +146,7 @@ def read_entries(
         _, _, _, bits, method, _, _, crc, packed, size, named, more, noted, *_ = fields
         mode, offset = fields[-2] >> 16, fields[-1]
         name, extra = file.read(named), file.read(more)
-        size, packed, offset = _apply_zip64(extra, size, packed, offset)
+        size, packed, offset = _sizes_and_offset_with_zip64(extra, size, packed, offset)
         start += _CENTRAL.size + named + more + noted
         if (
             start > directory.end
@@ -158,7 +160,7 @@ def read_entries(
         yield ZipEntry(text, offset, packed, size, method, crc, start, odd)
 
 
-def _apply_zip64(extra: bytes, *sizes_and_offset: int) -> list[int]:
+def _sizes_and_offset_with_zip64(extra: bytes, *sizes_and_offset: int) -> list[int]:
     """Return size, packed size and offset, from the ZIP64 fields if present."""
     values, at = list(sizes_and_offset), 0
     while at + 4 <= len(extra):

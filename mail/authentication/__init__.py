@@ -16,30 +16,34 @@ import idna
 
 from mail.addresses.address_syntax import ascii_domain
 from mail.authentication import arc, dkim, dmarc, results_removal, spf
-from mail.authentication.arc_seal import seal_fields
+from mail.authentication.arc_seal import make_arc_fields
 from mail.authentication.dkim import THREAD_THRESHOLD, AuthResult, SignedMessage
 from mail.authentication.dmarc import MAX_AUTHOR_DOMAINS
 from mail.authentication.dns_queries import MessageDns
-from mail.authentication.header_fields import MAX_HEADER_SIZE, read_header, split_raw
+from mail.authentication.header_fields import (
+    MAX_HEADER_SIZE,
+    read_header_and_body_offset,
+    split_header_and_body,
+)
 from mail.authentication.results import AuthenticationFindings
 from mail.authentication.results_removal import remove_own_results
 from mail.authentication.spf import SpfResult
 from mail.envelope.client import SmtpClientInfo
 from mail.mime import ParsedAddress, parse_address_list, trusted_results
 from mail.mime.authentication_results import authentication_results_fields, method_result
-from mail.mime.encoded_words import unfold_value
+from mail.mime.encoded_words import unfold_and_decode_utf8
 from mail.mime.header_fields import RawField
-from mail.mime.header_fields import parse_fields as listed
+from mail.mime.header_fields import parse_fields as parse_raw_fields
 from models.observability import metrics
 from models.runtime.environment import Environment
 
 __all__ = [
     "AuthenticationFindings",
-    "add_results_header",
     "author_domains",
     "check_message",
+    "make_arc_fields",
     "remove_own_results",
-    "seal_fields",
+    "replace_own_results_header",
 ]
 
 _DOMAIN_IN_TEXT = re.compile(r"@([^\s@<>()\[\]\",:;\\]+)")  # domains in text that is not an address
@@ -69,11 +73,13 @@ async def check_message(
     names = MessageDns(options.dns_resolver)
     now = int(environment.now().timestamp())
     # DMARC first, so that a sender can't use up the DNS limit before it is looked up
-    policies = [await dmarc.find_policy(names, each) for each in authors]
+    policies = [await dmarc.find_policy_or_temperror(names, each) for each in authors]
     first = next(iter(authors), "")
     signatures, sender_may, chain = await asyncio.gather(
         dkim.verify_signatures(names, message, now, first),
-        _check_spf(environment, names, client, (envelope_sender, checked.fields)),
+        _check_spf_or_use_trusted_result(
+            environment, names, client, (envelope_sender, checked.fields)
+        ),
         arc.check_chain(names, message, now),
     )
     judged = [
@@ -83,7 +89,9 @@ async def check_message(
     worst = dmarc.worst_result(judged)
     sealer = None
     if worst.result is AuthResult.FAIL:
-        sealer = arc.trusted_sealer(chain, options.arc_trusted, _dmarc_passed_by_link(chain))
+        sealer = arc.trusted_sealer_seeing_dmarc_pass(
+            chain, options.arc_trusted, _dmarc_passed_per_arc_set(chain)
+        )
     found = AuthenticationFindings(sender_may, signatures, worst, chain, sealer)
     _count_results(found)
     return found
@@ -101,14 +109,14 @@ class _CheckedMessage:
 def _read_message(source: bytes | Path) -> _CheckedMessage:
     """Read a message for the checks."""
     if isinstance(source, Path):
-        message, (head, _) = SignedMessage.from_file(source), read_header(source)
+        message, (head, _) = SignedMessage.from_file(source), read_header_and_body_offset(source)
     else:
-        message, (head, _) = SignedMessage.from_bytes(source), split_raw(source)
-    own = listed(head[:MAX_HEADER_SIZE])
+        message, (head, _) = SignedMessage.from_bytes(source), split_header_and_body(source)
+    own = parse_raw_fields(head[:MAX_HEADER_SIZE])
     return _CheckedMessage(message, own, _author_domains(own))
 
 
-async def _check_spf(
+async def _check_spf_or_use_trusted_result(
     environment: Environment,
     dns: MessageDns,
     client: SmtpClientInfo | None,
@@ -142,7 +150,7 @@ async def _check_spf(
 
 def author_domains(header: bytes) -> list[str]:
     """The first domains in From of a header, as A-labels."""
-    return _author_domains(listed(header))
+    return _author_domains(parse_raw_fields(header))
 
 
 def _author_domains(fields: Sequence[RawField]) -> list[str]:
@@ -150,7 +158,7 @@ def _author_domains(fields: Sequence[RawField]) -> list[str]:
     found: dict[str, None] = {}
     for name, value in fields:
         if name == "from" and len(found) < MAX_AUTHOR_DOMAINS:
-            for each in parse_address_list(unfold_value(value)):
+            for each in parse_address_list(unfold_and_decode_utf8(value)):
                 for domain in _domains_of_author(each):
                     found[domain.lower()] = None
     return list(found)[:MAX_AUTHOR_DOMAINS]
@@ -169,12 +177,12 @@ def _domains_of_author(author: ParsedAddress) -> Iterator[str]:
                 yield domain
 
 
-def _dmarc_passed_by_link(arc_chain: arc.ArcChain) -> dict[int, bool]:
-    """For each link of the ARC chain, whether its results contain dmarc=pass."""
-    found = {}
-    for at, link in enumerate(arc_chain.arc_sets):
-        _, _, results = link.results.value.decode("latin-1").partition(";")
-        found[at] = method_result(unfold_value(results), "dmarc") == "pass"
+def _dmarc_passed_per_arc_set(arc_chain: arc.ArcChain) -> list[bool]:
+    """For each ARC set, the oldest first, whether its results contain dmarc=pass."""
+    found = []
+    for arc_set in arc_chain.arc_sets:
+        _, _, results = arc_set.results.value.decode("latin-1").partition(";")
+        found.append(method_result(unfold_and_decode_utf8(results), "dmarc") == "pass")
     return found
 
 
@@ -191,7 +199,7 @@ def _dkim_results(findings: AuthenticationFindings) -> list[str]:
     return ["pass"] if "pass" in results else results
 
 
-async def add_results_header(
+async def replace_own_results_header(
     source: bytes | Path,
     results: AuthenticationFindings,
     hostname: str,
@@ -210,4 +218,6 @@ async def add_results_header(
         return top + results_removal.remove_results(source, names), hashlib.sha256(
             source
         ).hexdigest()
-    return source, await asyncio.to_thread(results_removal.rewrite_file, source, top, names)
+    return source, await asyncio.to_thread(
+        results_removal.rewrite_without_results_and_hash, source, top, names
+    )

@@ -7,7 +7,7 @@ that it found, a signature of the message, and a seal of all sets up to its own.
 import asyncio
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mail.authentication import dkim
@@ -70,7 +70,7 @@ class _ParsedSeal:
     chain_status: str  # cv=: the result of the chain before this seal
 
 
-def arc_sets(message: SignedMessage) -> list[ArcSet]:
+def parse_arc_sets(message: SignedMessage) -> list[ArcSet]:
     """The ARC sets of a message, the oldest first. Raises MalformedInput if they form no chain."""
     found: dict[str, dict[int, CanonicalField]] = {name: {} for name in ARC_FIELDS}
     for each in message.fields:
@@ -106,7 +106,7 @@ async def check_chain(dns: MessageDns, message: SignedMessage, now: int) -> ArcC
     if not any(each.name in ARC_FIELDS for each in message.fields):
         return ArcChain()
     try:
-        there = arc_sets(message)
+        there = parse_arc_sets(message)
         seals = [_parse_seal(each.seal) for each in there]
         signature = _parse_message_signature(there[-1].signature)
     except MalformedInput as problem:
@@ -114,7 +114,7 @@ async def check_chain(dns: MessageDns, message: SignedMessage, now: int) -> ArcC
     said = [each.chain_status for each in seals]
     if said != ["none", *["pass"] * (len(said) - 1)]:
         return ArcChain(AuthResult.FAIL, there, reason="a server before us found it broken")
-    await message.make_hashes([signature.body_form])
+    await message.compute_body_hashes([signature.body_form])
     proven = [
         dkim.verify_signature(dns, message, signature, now),
         *(_check_seal(dns, there, at, seal) for at, seal in enumerate(seals)),
@@ -177,13 +177,13 @@ def sealed_bytes(arc_sets: Sequence[ArcSet]) -> bytes:
     return b"".join([*older, last.results.relaxed_form, last.signature.relaxed_form, own])
 
 
-def trusted_sealer(
-    arc_chain: ArcChain, trusted_domains: Sequence[str], dmarc_passed: Mapping[int, bool]
+def trusted_sealer_seeing_dmarc_pass(
+    arc_chain: ArcChain, trusted_domains: Sequence[str], dmarc_passed: Sequence[bool]
 ) -> str | None:
     """The trusted server that has seen DMARC pass, or None.
 
-    All servers that have sealed the message after it must be trusted too. `dmarc_passed` tells
-    by index, counted from 0, whether the results of an ARC set contain dmarc=pass.
+    All servers that have sealed the message after it must be trusted too. `dmarc_passed` tells of
+    each ARC set, the oldest first, whether its results contain dmarc=pass.
     """
     if arc_chain.result is not AuthResult.PASS:
         return None
@@ -191,6 +191,6 @@ def trusted_sealer(
     for at in reversed(range(len(arc_chain.sealer_domains))):
         if arc_chain.sealer_domains[at] not in names:
             return None
-        if dmarc_passed.get(at):
+        if dmarc_passed[at]:
             return arc_chain.sealer_domains[at]
     return None

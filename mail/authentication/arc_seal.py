@@ -63,7 +63,7 @@ class SealKey:
         return self.key.sign(digest, PKCS1v15(), Prehashed(SHA256()))
 
 
-async def seal_fields(
+async def make_arc_fields(
     environment: Environment, source: bytes | Path, domain: str, authentication_results: str | None
 ) -> bytes:
     """The ARC fields to put before a message that a domain sends on; empty without a key.
@@ -88,10 +88,10 @@ async def seal_fields(
     ):
         SEALS.add("dns" if found.result is AuthResult.TEMPERROR else "chain")
         return b""
-    await message.make_hashes(["relaxed"])
+    await message.compute_body_hashes(["relaxed"])
     SEALS.add("sealed")
-    said = _merge_results(authentication_results) or [environment.options.hostname, "none"]
-    return await asyncio.to_thread(_seal_message, key, message, found, (said, now))
+    said = _hostname_and_results(authentication_results) or [environment.options.hostname, "none"]
+    return await asyncio.to_thread(_make_arc_fields_with_key, key, message, found, (said, now))
 
 
 async def _find_key(environment: Environment, domain: str) -> SealKey | None:
@@ -107,7 +107,7 @@ async def _find_key(environment: Environment, domain: str) -> SealKey | None:
     return None
 
 
-def _merge_results(results: str | None) -> list[str]:
+def _hostname_and_results(results: str | None) -> list[str]:
     """Merge results of several lines into one list: a server name, then the results."""
     parts = [" ".join(line.split()).split("; ") for line in (results or "").splitlines()]
     return [*parts[0], *(one for line in parts[1:] for one in line[1:])] if parts else []
@@ -174,7 +174,7 @@ def dns_record(key: RSAPrivateKey) -> str:
     return f"v=DKIM1; k=rsa; p={base64.b64encode(public).decode()}"
 
 
-def _seal_message(
+def _make_arc_fields_with_key(
     key: SealKey,
     message: SignedMessage,
     arc_chain: ArcChain,

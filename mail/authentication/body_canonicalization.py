@@ -52,13 +52,13 @@ def simple_body(body: bytes) -> bytes:
 
 def relaxed_chunks(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the relaxed form of a body that comes in chunks, with CRLF line ends or not."""
-    made = RelaxedBodyWriter()
+    made = RelaxedBodyConverter()
     for step in chunks:
         yield from made.convert(step)
-    yield from made.finish()
+    yield from made.remaining_bytes()
 
 
-class RelaxedBodyWriter:
+class RelaxedBodyConverter:
     """An incremental converter of a body into the relaxed form."""
 
     def __init__(self) -> None:
@@ -70,16 +70,16 @@ class RelaxedBodyWriter:
         text = _collapse_blanks(self._held + chunk)
         kept = text.removesuffix(b"\r").removesuffix(b" ")
         self._held = text[len(kept) :]
-        yield from self._without_final_line_ends(with_crlf(kept).replace(b" \r\n", _CRLF))
+        yield from self._final_bytes_with(with_crlf(kept).replace(b" \r\n", _CRLF))
 
-    def finish(self) -> Iterator[bytes]:
+    def remaining_bytes(self) -> Iterator[bytes]:
         """Yield the remaining bytes."""
-        yield from self._without_final_line_ends(self._held.removesuffix(b" "))
+        yield from self._final_bytes_with(self._held.removesuffix(b" "))
         if self._any:
             yield _CRLF
 
-    def _without_final_line_ends(self, text: bytes) -> Iterator[bytes]:
-        for piece in self._ends.release_before(text):
+    def _final_bytes_with(self, text: bytes) -> Iterator[bytes]:
+        for piece in self._ends.final_bytes_with(text):
             self._any = True
             yield piece
 
@@ -91,8 +91,8 @@ def simple_chunks(chunks: Iterable[bytes]) -> Iterator[bytes]:
         text = held + step
         kept = text.removesuffix(b"\r")
         held = text[len(kept) :]
-        yield from ends.release_before(with_crlf(kept))
-    yield from chain(ends.release_before(held), (_CRLF,))
+        yield from ends.final_bytes_with(with_crlf(kept))
+    yield from chain(ends.final_bytes_with(held), (_CRLF,))
 
 
 CHUNK_CONVERTERS = {"relaxed": relaxed_chunks, "simple": simple_chunks}
@@ -123,7 +123,7 @@ class _HeldLineEnds:
     def __init__(self) -> None:
         self._many = 0
 
-    def release_before(self, text: bytes) -> Iterator[bytes]:
+    def final_bytes_with(self, text: bytes) -> Iterator[bytes]:
         """Yield the bytes that are final with this text: held line ends, and its beginning."""
         bare = _strip_line_ends(text)
         more = (len(text) - len(bare)) // len(_CRLF)

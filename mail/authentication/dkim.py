@@ -24,10 +24,10 @@ from mail.authentication.header_fields import (
     MalformedInput,
     parse_fields,
     parse_tags,
-    read_header,
+    read_header_and_body_offset,
     required_ascii_tag,
     signed_fields,
-    split_message,
+    split_fields_and_body,
     without_signature,
     without_white_space,
 )
@@ -119,7 +119,7 @@ class SignedMessage:
     def from_bytes(cls, raw: bytes) -> "SignedMessage":
         """Read the message in these bytes."""
         try:
-            return cls(*split_message(raw))
+            return cls(*split_fields_and_body(raw))
         except MalformedInput:
             return cls((), b"", is_well_formed=False)
 
@@ -134,7 +134,7 @@ class SignedMessage:
     @classmethod
     def from_file(cls, path: Path) -> "SignedMessage":
         """The message in a file, of which only the header is read."""
-        head, start = read_header(path)
+        head, start = read_header_and_body_offset(path)
         try:
             return cls(parse_fields(head), BodyFile(path, start))
         except MalformedInput:
@@ -154,14 +154,13 @@ class SignedMessage:
     def body_hash(self, form: str) -> bytes:
         """The SHA-256 of the whole body in a form. The tag l= is ignored.
 
-        Computes it if `make_hashes` has not; for a body in a file call `make_hashes`
-        before.
+        Computes it if `compute_body_hashes` has not. For a body in a file call that before.
         """
         if form not in self._body_hashes:
             self._body_hashes[form] = _body_hash(self.body, form)
         return self._body_hashes[form]
 
-    async def make_hashes(self, forms: Iterable[str]) -> None:
+    async def compute_body_hashes(self, forms: Iterable[str]) -> None:
         """Compute body hashes: of a large body in a thread, of a file in a helper process."""
         body = self.body
         if isinstance(body, BodyFile):
@@ -224,12 +223,12 @@ def parse_signature(
         signed,
         header_form,
         body_form,
-        _expiry(field_tags),
+        _parse_expiry(field_tags),
         field_tags.get("i", f"@{domain}").rpartition("@")[2].lower(),
     )
 
 
-def _expiry(field_tags: Mapping[str, str]) -> int | None:
+def _parse_expiry(field_tags: Mapping[str, str]) -> int | None:
     """The time of x= in seconds since 1970, or None. Raises MalformedInput."""
     times = [field_tags[name] for name in ("t", "x") if name in field_tags]
     if any(not _NUMBER.fullmatch(each) for each in times):
@@ -268,7 +267,7 @@ async def verify_signatures(
         except MalformedInput as problem:
             found.append(DkimResult(AuthResult.PERMERROR, reason=str(problem)))
     found.sort(key=lambda each: not _is_related_domain(each.domain, author_domain))
-    await message.make_hashes(
+    await message.compute_body_hashes(
         each.body_form for each in found if isinstance(each, MessageSignature)
     )
 

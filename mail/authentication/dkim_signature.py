@@ -16,7 +16,7 @@ FIELD_NAME = "dkim-signature"
 OVERSIGNED_FIELDS = frozenset({"from", "subject", "date", "to", "cc", "reply-to", "message-id"})
 
 
-async def sign_message(
+async def make_signature_fields(
     signers: Sequence[DkimSigner], source: bytes | Path, now: int, lifetime: int | None = None
 ) -> bytes:
     """Sign a message and return the DKIM-Signature fields, RSA first; empty for a broken header.
@@ -24,19 +24,21 @@ async def sign_message(
     Fields in OVERSIGNED_FIELDS are named once more than they occur, so that none can be added
     (RFC 6376, section 5.4.2). `lifetime` is in seconds.
     """
-    return await sign_read_message(await SignedMessage.read(source), signers, now, lifetime)
+    return await make_signature_fields_of_parsed(
+        await SignedMessage.read(source), signers, now, lifetime
+    )
 
 
-async def sign_read_message(
+async def make_signature_fields_of_parsed(
     message: SignedMessage, signers: Sequence[DkimSigner], now: int, lifetime: int | None = None
 ) -> bytes:
     """Sign a message that was already read and perhaps hashed.
 
-    See `sign_message`.
+    See `make_signature_fields`.
     """
     if not signers or not message.is_well_formed or "from" not in message.fields_by_name:
         return b""
-    await message.make_hashes(["relaxed"])
+    await message.compute_body_hashes(["relaxed"])
     order = sorted(signers, key=lambda one: one.key.algorithm is not Algorithm.RSA)
     return await asyncio.to_thread(_make_signatures, order, message, now, lifetime)
 

@@ -52,7 +52,9 @@ def organizational_domain(domain: str) -> str:
     return found or domain
 
 
-async def find_policy(dns: MessageDns, author_domain: str) -> DmarcPolicy | DmarcResult | None:
+async def find_policy_or_temperror(
+    dns: MessageDns, author_domain: str
+) -> DmarcPolicy | DmarcResult | None:
     """Look up the policy for a domain; None without a policy, a DmarcResult if DNS fails."""
     try:
         if found := _parse_policy(

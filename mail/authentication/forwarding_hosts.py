@@ -42,7 +42,7 @@ async def find_forwarder(
     Nothing is cached, so that a removal takes effect at once in all processes. This is one
     index look-up.
     """
-    places = _networks_of(client_ip)
+    places = _networks_containing(client_ip)
     if not places:
         return None
     rows = await environment.database.read_prepared(
@@ -53,7 +53,7 @@ async def find_forwarder(
 
 
 @lru_cache(maxsize=1024)
-def _networks_of(client_ip: str | None) -> tuple[str, ...]:
+def _networks_containing(client_ip: str | None) -> tuple[str, ...]:
     """All networks that contain an address, in their stored form, the narrowest first."""
     try:
         address = ipaddress.ip_address((client_ip or "").partition("%")[0])

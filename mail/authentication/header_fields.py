@@ -46,18 +46,18 @@ class CanonicalField:
         return self.name.encode() + b":" + value + _CRLF
 
 
-def split_message(raw: bytes) -> tuple[list[CanonicalField], bytes]:
+def split_fields_and_body(raw: bytes) -> tuple[list[CanonicalField], bytes]:
     """Split a message into its fields, topmost first, and its body; both with CRLF line ends.
 
     Raises MalformedInput if a line of the header belongs to no field, since other programs
     could see another header.
     """
-    head, body = split_raw(raw)
+    head, body = split_header_and_body(raw)
     return parse_fields(head), with_crlf(body)
 
 
 def parse_fields(header: bytes) -> list[CanonicalField]:
-    """The fields of a header, topmost first. Raises MalformedInput; see `split_message`."""
+    """The fields of a header, topmost first. Raises MalformedInput; see `split_fields_and_body`."""
     if len(header) > MAX_HEADER_SIZE or header.count(b"\n") > MAX_LINES:
         raise MalformedInput("a header that is too large")
     lines = (
@@ -74,7 +74,7 @@ def parse_fields(header: bytes) -> list[CanonicalField]:
     return fields
 
 
-def read_header(path: Path) -> tuple[bytes, int]:
+def read_header_and_body_offset(path: Path) -> tuple[bytes, int]:
     """Read the header of the message in a file; also return the offset of its body.
 
     A header over MAX_HEADER_SIZE bytes is cut a few bytes later, so that `parse_fields` refuses
@@ -82,11 +82,11 @@ def read_header(path: Path) -> tuple[bytes, int]:
     """
     with path.open("rb", buffering=0) as file:
         first = file.read(MAX_HEADER_SIZE + len(b"\r\n") + 1)
-    head, rest = split_raw(first)
+    head, rest = split_header_and_body(first)
     return head, len(first) - len(rest)
 
 
-def split_raw(raw: bytes) -> tuple[bytes, bytes]:
+def split_header_and_body(raw: bytes) -> tuple[bytes, bytes]:
     """Split a message into its header with line ends, and the bytes after the empty line."""
     if raw.startswith((_CRLF, b"\n")):
         return b"", raw[raw.index(b"\n") + 1 :]

@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import IO
 
 from mail.authentication.body_canonicalization import READ_SIZE
-from mail.authentication.header_fields import MAX_HEADER_SIZE, read_header, split_raw
+from mail.authentication.header_fields import (
+    MAX_HEADER_SIZE,
+    read_header_and_body_offset,
+    split_header_and_body,
+)
 from mail.authentication.results import FIELD_NAME
 from mail.mime.authentication_results import authserv_id
-from mail.mime.encoded_words import unfold_value
+from mail.mime.encoded_words import unfold_and_decode_utf8
 from models.runtime.options import Options
 
 _FIELD_NAME = FIELD_NAME.lower().encode()
@@ -39,20 +43,29 @@ async def remove_own_results(
     `authserv_ids` above Received field number `authserv_hops`. A file is rewritten in place.
     """
     if isinstance(source, Path):
-        return await asyncio.to_thread(_clean_file, options, source, from_trusted_server)
-    head, _ = split_raw(source)
-    hops = _trusted_hops(options, head) if from_trusted_server else 0
+        return await asyncio.to_thread(
+            _remove_own_results_from_file, options, source, from_trusted_server
+        )
+    head, _ = split_header_and_body(source)
+    trusted_hops = _trusted_hops(options, head) if from_trusted_server else 0
     return remove_results(
-        source, own_authserv_ids(options), trusted_names=_trusted_names(options), hops=hops
+        source,
+        own_authserv_ids(options),
+        trusted_names=_trusted_names(options),
+        trusted_hops=trusted_hops,
     )
 
 
-def _clean_file(options: Options, path: Path, from_trusted_server: bool) -> Path:
-    head, _ = read_header(path)
+def _remove_own_results_from_file(options: Options, path: Path, from_trusted_server: bool) -> Path:
+    head, _ = read_header_and_body_offset(path)
     if _FIELD_NAME in head.lower() or len(head) >= MAX_HEADER_SIZE:
-        hops = _trusted_hops(options, head) if from_trusted_server else 0
-        rewrite_file(
-            path, b"", own_authserv_ids(options), trusted_names=_trusted_names(options), hops=hops
+        trusted_hops = _trusted_hops(options, head) if from_trusted_server else 0
+        rewrite_without_results_and_hash(
+            path,
+            b"",
+            own_authserv_ids(options),
+            trusted_names=_trusted_names(options),
+            trusted_hops=trusted_hops,
         )
     return path
 
@@ -68,27 +81,31 @@ def _trusted_hops(options: Options, header: bytes) -> int:
 
 
 def remove_results(
-    raw: bytes, names: Collection[str], *, trusted_names: Collection[str] = (), hops: int = 0
+    raw: bytes,
+    server_names: Collection[str],
+    *,
+    trusted_names: Collection[str] = (),
+    trusted_hops: int = 0,
 ) -> bytes:
     """The message without results of servers with these comparable names.
 
-    Results of `trusted_names` above Received field number `hops` stay.
+    Results of `trusted_names` above Received field number `trusted_hops` stay.
     """
-    head, _ = split_raw(raw)
+    head, _ = split_header_and_body(raw)
     if _FIELD_NAME not in head.lower():
         return raw
-    cleaning = _ResultsRemover(names, trusted_names, hops)
+    cleaning = _ResultsRemover(server_names, trusted_names, trusted_hops)
     kept = b"".join(cleaning.lines_to_keep(head.splitlines(keepends=True)))
     return kept + raw[len(head) :]
 
 
-def rewrite_file(
+def rewrite_without_results_and_hash(
     path: Path,
     prefix: bytes,
-    names: Collection[str],
+    server_names: Collection[str],
     *,
     trusted_names: Collection[str] = (),
-    hops: int = 0,
+    trusted_hops: int = 0,
 ) -> str:
     """Rewrite a file as `remove_results` does, with `prefix` before it.
 
@@ -101,7 +118,9 @@ def rewrite_file(
             file.seek(0)
             made.write(prefix)
             made.writelines(
-                _ResultsRemover(names, trusted_names, hops).lines_to_keep(_header_lines(file))
+                _ResultsRemover(server_names, trusted_names, trusted_hops).lines_to_keep(
+                    _header_lines(file)
+                )
             )
             shutil.copyfileobj(file, made, READ_SIZE)
         new.replace(path)
@@ -120,10 +139,12 @@ def _header_lines(file: IO[bytes]) -> Iterator[bytes]:
 class _ResultsRemover:
     """A pass over the lines of a header that removes results."""
 
-    def __init__(self, names: Collection[str], trusted_names: Collection[str], hops: int) -> None:
+    def __init__(
+        self, names: Collection[str], trusted_names: Collection[str], trusted_hops: int
+    ) -> None:
         self._names = names
         self._trusted_names = trusted_names
-        self._hops = hops
+        self._hops = trusted_hops
         self._received_count = 0  # Received fields above the current line
 
     def lines_to_keep(self, lines: Iterable[bytes]) -> Iterator[bytes]:
@@ -151,7 +172,7 @@ class _ResultsRemover:
         )
 
     def _is_removed(self, field: bytes) -> bool:
-        text = unfold_value(field.decode("latin-1").partition(":")[2])
+        text = unfold_and_decode_utf8(field.decode("latin-1").partition(":")[2])
         name = _comparable(authserv_id(text))
         if name not in self._names:
             return False

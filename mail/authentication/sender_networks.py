@@ -39,7 +39,7 @@ class _NetworkSearch:
     lookup_count: int = 0
 
     def add_networks(self, networks: Iterable[Network]) -> None:
-        """Add networks. Raises Invalid if one is too wide or there are too many."""
+        """Add networks. Raises InvalidInput if one is too wide or there are too many."""
         for one in networks:
             if one.prefixlen < MIN_PREFIX_LENGTH[one.version]:
                 text = f"{one} is too wide: name the hosts themselves"
@@ -59,16 +59,17 @@ class _NetworkSearch:
 async def find_networks(nameserver: str | None, domain: str) -> list[str]:
     """Find the networks of a domain, each in normal form, a single address without a length.
 
-    Raises Invalid if there are none or too many, and Unavailable if DNS does not answer.
+    Raises InvalidInput if there are none or too many, and ServiceUnavailable if DNS does not
+    answer.
     """
     names = MessageDns(nameserver, max_queries=MAX_QUERIES, timeout=TOTAL_TIMEOUT)
     walk = _NetworkSearch(names)
     try:
-        await _add_spf_record(walk, domain)
+        await _add_networks_of_spf_record(walk, domain)
         if not walk.networks:
-            await _add_mx_hosts(walk, domain, 32, 128)
+            await _add_networks_of_mx_hosts(walk, domain, 32, 128)
         if not walk.networks:
-            await _add_addresses(walk, domain, 32, 128)
+            await _add_networks_of_addresses(walk, domain, 32, 128)
     except DnsUnavailable as problem:
         text = f"DNS does not answer for {domain}: {problem}"
         raise ServiceUnavailable(text, component="dns") from None
@@ -87,7 +88,7 @@ def network_text(network: Network) -> str:
     return str(network.network_address) if single else str(network)
 
 
-async def _add_spf_record(search: _NetworkSearch, domain: str) -> None:
+async def _add_networks_of_spf_record(search: _NetworkSearch, domain: str) -> None:
     """Add the networks that the SPF record of a domain lets pass; none without a record."""
     if domain in search.visited_names:
         return
@@ -100,14 +101,14 @@ async def _add_spf_record(search: _NetworkSearch, domain: str) -> None:
     record: SpfRecord = parse_record(found[0])
     for term in record.terms:
         if term.qualifier == "+":
-            await _add_term(search, term, domain)
+            await _add_networks_of_term(search, term, domain)
     ended = any(term.name == "all" for term in record.terms)
     if record.redirect and not ended and "%" not in record.redirect:
         search.count_lookup()
-        await _add_spf_record(search, record.redirect.lower().rstrip("."))
+        await _add_networks_of_spf_record(search, record.redirect.lower().rstrip("."))
 
 
-async def _add_term(search: _NetworkSearch, term: SpfTerm, domain: str) -> None:
+async def _add_networks_of_term(search: _NetworkSearch, term: SpfTerm, domain: str) -> None:
     if term.name == "all":
         text = "its SPF record lets everybody send"
         raise InvalidInput(text, constraint="range", path=["hostname"])
@@ -119,20 +120,24 @@ async def _add_term(search: _NetworkSearch, term: SpfTerm, domain: str) -> None:
         return
     search.count_lookup()
     if term.name == "include":
-        await _add_spf_record(search, name)
+        await _add_networks_of_spf_record(search, name)
     elif term.name == "mx":
-        await _add_mx_hosts(search, name, term.ipv4_prefix, term.ipv6_prefix)
+        await _add_networks_of_mx_hosts(search, name, term.ipv4_prefix, term.ipv6_prefix)
     else:
-        await _add_addresses(search, name, term.ipv4_prefix, term.ipv6_prefix)
+        await _add_networks_of_addresses(search, name, term.ipv4_prefix, term.ipv6_prefix)
 
 
-async def _add_mx_hosts(search: _NetworkSearch, name: str, v4: int, v6: int) -> None:
+async def _add_networks_of_mx_hosts(
+    search: _NetworkSearch, name: str, ipv4_prefix: int, ipv6_prefix: int
+) -> None:
     for each in (await search.dns.query(name, "MX"))[:MAX_RECORDS_PER_TERM]:
         if exchanger := each.exchange.to_text(omit_final_dot=True).lower().strip("."):
-            await _add_addresses(search, exchanger, v4, v6)
+            await _add_networks_of_addresses(search, exchanger, ipv4_prefix, ipv6_prefix)
 
 
-async def _add_addresses(search: _NetworkSearch, name: str, v4: int, v6: int) -> None:
-    for kind, bits in (("A", v4), ("AAAA", v6)):
+async def _add_networks_of_addresses(
+    search: _NetworkSearch, name: str, ipv4_prefix: int, ipv6_prefix: int
+) -> None:
+    for kind, bits in (("A", ipv4_prefix), ("AAAA", ipv6_prefix)):
         records: list[Any] = (await search.dns.query(name, kind))[:MAX_RECORDS_PER_TERM]
         search.add_networks(ip_network(f"{each.address}/{bits}", strict=False) for each in records)

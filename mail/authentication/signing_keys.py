@@ -17,7 +17,7 @@ from mail.authentication.private_keys import DkimPrivateKey, DkimSigner, Unusabl
 from mail.network.dns_resolver import query_records
 from models.domains.dkim_keys import ALL_DOMAINS, DkimKey, DkimKeyState
 from models.observability import metrics
-from models.runtime.clock_steps import is_waiting
+from models.runtime.clock_steps import is_plausible_wait_running
 from models.runtime.environment import Environment
 from models.runtime.secret_box import DecryptionError
 from models.store.prepared_statements import PreparedStatement
@@ -69,15 +69,15 @@ async def load_signers(environment: Environment, domain: str) -> list[DkimSigner
     rows = await environment.database.read_prepared(_SELECT_ACTIVE_KEYS, {"domain": name})
     own = [row for row in rows if row.domain == name]
     if own:
-        return await _open_keys(environment, own, wire)
+        return await _signers_of_usable_keys(environment, own, wire)
     return [
         each
-        for each in await _open_keys(environment, rows, wire)
-        if await _is_published(environment, each)
+        for each in await _signers_of_usable_keys(environment, rows, wire)
+        if await _is_published_or_unknown(environment, each)
     ]
 
 
-async def load_signers_of_host(environment: Environment) -> list[DkimSigner]:
+async def load_signers_of_host_or_parent(environment: Environment) -> list[DkimSigner]:
     """Load the keys of the domain of this host: of its own name, or of the next domain above."""
     labels = environment.options.hostname.split(".")
     for at in range(len(labels) - 1):
@@ -86,11 +86,11 @@ async def load_signers_of_host(environment: Environment) -> list[DkimSigner]:
             _SELECT_ACTIVE_KEYS, {"domain": normalized_domain(name)}
         )
         if own := [row for row in rows if row.domain != ALL_DOMAINS]:
-            return await _open_keys(environment, own, name.lower())
+            return await _signers_of_usable_keys(environment, own, name.lower())
     return []
 
 
-async def _open_keys(
+async def _signers_of_usable_keys(
     environment: Environment, rows: Sequence[Any], domain: str
 ) -> list[DkimSigner]:
     found = []
@@ -112,11 +112,11 @@ def _parse_stored_key(pem: str) -> DkimPrivateKey:
     return private_keys.parse_key(pem, is_trusted=True)
 
 
-async def _is_published(environment: Environment, signer: DkimSigner) -> bool:
+async def _is_published_or_unknown(environment: Environment, signer: DkimSigner) -> bool:
     """True if the domain has published the record of a key for all; also if DNS does not answer."""
     name, now = f"{signer.selector}._domainkey.{signer.domain}", environment.now()
     known = environment.byte_cache.get(("dkim record", name))
-    if known is not None and is_waiting(known[1], now, FOUND_TTL):
+    if known is not None and is_plausible_wait_running(known[1], now, FOUND_TTL):
         return bool(known[0])
     there = await _is_record_in_dns(environment, name, signer.key.public_key_text())
     if there is None:

@@ -100,9 +100,9 @@ class _SpfCheck:
         for term in record.terms:
             if await self._matches(term, domain):
                 return RESULT_BY_QUALIFIER[term.qualifier]
-        return await self._follow_redirect(record, domain)
+        return await self._result_of_redirect_or_neutral(record, domain)
 
-    async def _follow_redirect(self, record: SpfRecord, domain: str) -> AuthResult:
+    async def _result_of_redirect_or_neutral(self, record: SpfRecord, domain: str) -> AuthResult:
         if record.redirect is None or any(term.name == "all" for term in record.terms):
             return AuthResult.NEUTRAL
         self._count_lookup()
@@ -128,22 +128,22 @@ class _SpfCheck:
     async def _matches_dns(self, term: SpfTerm, name: str) -> bool:
         """True if a term other than include matches the DNS records of the name."""
         if term.name == "exists":
-            return bool(await self._query(name, "A"))
+            return bool(await self._query_counting_void(name, "A"))
         if term.name == "ptr":
             return any(
                 _is_same_or_subdomain(each, name) for each in await self._validated_client_names()
             )
         if term.name == "mx":
             return await self._matches_mx(term, name)
-        return self._contains_client(await self._query(name, self.address_type), term)
+        return self._contains_client(await self._query_counting_void(name, self.address_type), term)
 
     async def _matches_mx(self, term: SpfTerm, name: str) -> bool:
-        servers = await self._query(name, "MX")
+        servers = await self._query_counting_void(name, "MX")
         if len(servers) > MAX_NAMES_PER_TERM:
             raise SpfPermError("too many servers")
         for each in servers:
             if self._contains_client(
-                await self._query(_name_text(each.exchange), self.address_type), term
+                await self._query_counting_void(_name_text(each.exchange), self.address_type), term
             ):
                 return True
         return False
@@ -158,7 +158,7 @@ class _SpfCheck:
         if self._lookup_count > MAX_LOOKUP_TERMS:
             raise SpfPermError(f"more than {MAX_LOOKUP_TERMS} terms that ask")
 
-    async def _query(self, name: str, record_type: str) -> list[Any]:
+    async def _query_counting_void(self, name: str, record_type: str) -> list[Any]:
         found = await self.dns.query(name, record_type)
         self._void_count += not found
         if self._void_count > MAX_VOID_LOOKUPS:

@@ -104,7 +104,7 @@ class AutoreplyRule:
             text, html = self.internal_text or "", self.internal_html or ""
         return AutoreplyTexts(subject, text, html)
 
-    def reason_for_silence(self, now: datetime) -> NoReplyReason | None:
+    def inactive_reason(self, now: datetime) -> NoReplyReason | None:
         """Return why the rule sends no replies at this time, None if it sends them."""
         if not self.enabled:
             return NoReplyReason.OFF
@@ -170,14 +170,14 @@ def decide_reply(
     Earlier replies to the sender are not considered.
     """
     silence = (
-        rule.reason_for_silence(now)
+        rule.inactive_reason(now)
         or reason_never_to_reply(trigger)
-        or _reason_of_rule(rule, trigger)
+        or _reason_of_sender_or_recipient(rule, trigger)
     )
-    return silence or reply_from_rule(rule, trigger)
+    return silence or reply_content_unless_empty(rule, trigger)
 
 
-def reply_from_rule(
+def reply_content_unless_empty(
     rule: AutoreplyRule, trigger: AutoreplyTrigger
 ) -> AutoreplyContent | NoReplyReason:
     """Return the reply text of a rule, whether or not the rule is enabled."""
@@ -205,10 +205,10 @@ def reason_never_to_reply(trigger: AutoreplyTrigger) -> NoReplyReason | None:
     said: dict[str, list[str]] = {}
     for field in trigger.header_fields:
         said.setdefault(field.key.lower(), []).append(field.value.strip().lower())
-    return _reason_in_header(said, trigger)
+    return _reason_in_header_or_spam(said, trigger)
 
 
-def _reason_in_header(
+def _reason_in_header_or_spam(
     values_by_name: dict[str, list[str]], trigger: AutoreplyTrigger
 ) -> NoReplyReason | None:
     """Return the reason in the header fields, None if there is none."""
@@ -236,7 +236,9 @@ def _first_word(value: str) -> str:
     return _WORD_END.split(value, maxsplit=1)[0]
 
 
-def _reason_of_rule(rule: AutoreplyRule, trigger: AutoreplyTrigger) -> NoReplyReason | None:
+def _reason_of_sender_or_recipient(
+    rule: AutoreplyRule, trigger: AutoreplyTrigger
+) -> NoReplyReason | None:
     """Return why the rule of this account does not reply to the message."""
     if trigger.is_from_self:
         return NoReplyReason.OWN

@@ -47,13 +47,18 @@ from mail.envelope.local_recipient import LocalRecipient
 from mail.inbound.incoming_message import IncomingMessage
 from mail.mime import DecodedField
 from mail.mime.header_encoding import NamedAddress
-from mail.queue.enqueue import SubmissionOwner, enqueue, record_audit_copy, submission_from_message
+from mail.queue.enqueue import (
+    SubmissionOwner,
+    build_submission_and_insert_blobs,
+    enqueue,
+    record_audit_copy,
+)
 from mail.recipients import address_resolution
 from mail.recipients.batch_resolution import resolve_addresses
 from mail.recipients.recipient_routes import AutoreplyAddress
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
 from mail.storage.message_insert import StorableMessage
-from mail.storage.received_messages import apply_with_blobs, read_message
+from mail.storage.received_messages import parse_storable_message, store_blobs_and_run_transaction
 from models.addresses.tables import Address
 from models.autoreply import Autoreply, AutoreplySender
 from models.domains.tables import AliasDomain, Domain
@@ -83,7 +88,7 @@ AUTOREPLIES = metrics.counter(
 _NOW = bindparam("now", type_=UtcDateTime)
 
 
-def is_internal_sql(domain_id_column: Any) -> ColumnElement[bool]:
+def is_sender_internal_sql(domain_id_column: Any) -> ColumnElement[bool]:
     """SQL: true if `domain` is the name or an alias of the domain with this ID."""
     named = bindparam("domain", type_=String)
     own = exists().where(col(Domain.id) == domain_id_column, col(Domain.name) == named)
@@ -95,7 +100,7 @@ def is_internal_sql(domain_id_column: Any) -> ColumnElement[bool]:
     return or_(own, alias)
 
 
-def is_answered_sql(autoreply_id_column: Any) -> ColumnElement[bool]:
+def is_sender_answered_sql(autoreply_id_column: Any) -> ColumnElement[bool]:
     """SQL: true if `sender` gets no further reply of this account or address at `now`."""
     return exists().where(
         col(AutoreplySender.autoreply_id) == autoreply_id_column,
@@ -104,7 +109,7 @@ def is_answered_sql(autoreply_id_column: Any) -> ColumnElement[bool]:
     )
 
 
-def is_limit_reached_sql() -> ColumnElement[bool]:
+def is_user_reply_limit_reached_sql() -> ColumnElement[bool]:
     """SQL: true if the account has reached its daily limit of replies at `now`."""
     return exists().where(
         col(Usage.user_id) == col(User.id),
@@ -114,7 +119,7 @@ def is_limit_reached_sql() -> ColumnElement[bool]:
     )
 
 
-def is_address_limit_reached_sql() -> ColumnElement[bool]:
+def is_address_reply_limit_reached_sql() -> ColumnElement[bool]:
     """SQL: true if the address has reached its daily limit of replies at `now`."""
     running = and_(col(Address.replied_until).is_not(None), col(Address.replied_until) > _NOW)
     return and_(running, col(Address.replied) >= MAX_REPLIES_PER_DAY)
@@ -130,9 +135,9 @@ _SELECT_ACCOUNT_RULE = PreparedStatement(
         col(User.suspended),
         col(_main_address.shown).label("main"),
         col(Address.send_as),
-        is_internal_sql(col(User.domain_id)).label("internal"),
-        is_answered_sql(col(User.id)).label("answered"),
-        is_limit_reached_sql().label("spent"),
+        is_sender_internal_sql(col(User.domain_id)).label("internal"),
+        is_sender_answered_sql(col(User.id)).label("answered"),
+        is_user_reply_limit_reached_sql().label("spent"),
     )
     .join(User, col(User.id) == col(Autoreply.user_id))
     .outerjoin(Address, col(Address.id) == integer_parameter("address"))
@@ -149,9 +154,9 @@ _SELECT_ADDRESS_RULE = PreparedStatement(
         false().label("suspended"),
         null().label("main"),
         true().label("send_as"),
-        is_internal_sql(col(Address.domain_id)).label("internal"),
-        is_answered_sql(col(Address.id)).label("answered"),
-        is_address_limit_reached_sql().label("spent"),
+        is_sender_internal_sql(col(Address.domain_id)).label("internal"),
+        is_sender_answered_sql(col(Address.id)).label("answered"),
+        is_address_reply_limit_reached_sql().label("spent"),
     )
     .join(Address, col(Address.id) == col(Autoreply.address_id))
     .where(col(Autoreply.id) == integer_parameter("address"), col(Address.active))
@@ -193,7 +198,7 @@ class _ReplyRequest:
         return _SELECT_ADDRESS_RULE if self.recipient.user_id is None else _SELECT_ACCOUNT_RULE
 
 
-async def reply_to_delivered(
+async def try_autoreply_after_delivery(
     environment: Environment,
     incoming: IncomingMessage,
     recipient: LocalRecipient | AutoreplyAddress,
@@ -265,11 +270,11 @@ async def _reply_if_wanted(
         )
         if row is None:
             return NoReplyReason.OFF
-        decided = await _decide(environment, incoming, row, trigger)
+        decided = await _decide_reply_by_rule_row(environment, incoming, row, trigger)
         if isinstance(decided, NoReplyReason):
             return decided
         with suppress(_RuleChanged):
-            return await _enqueue_reply(environment, incoming, row, decided)
+            return await _recheck_enqueue_and_record(environment, incoming, row, decided)
     raise RuntimeError("the rule has changed each time it was to be followed")
 
 
@@ -277,7 +282,7 @@ class _RuleChanged(Exception):
     """The rule was changed after the reply was built."""
 
 
-async def _decide(
+async def _decide_reply_by_rule_row(
     environment: Environment, request: _ReplyRequest, rule_row: ColumnRow, trigger: AutoreplyTrigger
 ) -> AutoreplyContent | NoReplyReason:
     """Return the reply of a rule, or the reason for none, with earlier replies considered."""
@@ -286,29 +291,31 @@ async def _decide(
     if rule_row.answered or rule_row.spent:
         return NoReplyReason.ANSWERED if rule_row.answered else NoReplyReason.LIMIT
     to, facts = request.recipient, request.message.facts
-    if reply_from_address(rule_row.send_as, to.address, rule_row.main) is None:
+    if from_address_of_reply(rule_row.send_as, to.address, rule_row.main) is None:
         return NoReplyReason.OTHER_ADDRESS
-    by = await find_address_record(environment, request.sender)
+    by = await find_receiving_address_record(environment, request.sender)
     named = [each.address for each in (*facts.to, *facts.cc)]
     trigger = replace(
         trigger,
         address_id=to.address_id,
         is_internal=rule_row.internal,
-        is_from_self=by is not None and belongs_to(by, to.user_id, to.address_id),
-        is_addressed=await is_addressed(
+        is_from_self=by is not None and is_address_of_user_or_same(by, to.user_id, to.address_id),
+        is_addressed=await is_account_in_header_addresses(
             environment, (to.user_id, to.address_id), to.address, named
         ),
     )
     return decide_reply(AutoreplyRule.from_row(rule_row), trigger, environment.now())
 
 
-def belongs_to(address_row: ColumnRow, user_id: int | None, address_id: int) -> bool:
+def is_address_of_user_or_same(
+    address_row: ColumnRow, user_id: int | None, address_id: int
+) -> bool:
     """Return True if an address belongs to the account or, without an account, is the address."""
     mine: bool = address_row.id == address_id if user_id is None else address_row.user_id == user_id
     return mine
 
 
-async def is_addressed(
+async def is_account_in_header_addresses(
     environment: Environment,
     user_and_address_id: tuple[int | None, int],
     envelope_recipient: str,
@@ -323,10 +330,13 @@ async def is_addressed(
     if normalized_address(envelope_recipient) in distinct:
         return True
     found = await resolve_addresses(environment, list(distinct.values())[:MAX_ADDRESSES])
-    return any(row.active and belongs_to(row, *user_and_address_id) for row in found.values())
+    return any(
+        row.active and is_address_of_user_or_same(row, *user_and_address_id)
+        for row in found.values()
+    )
 
 
-async def find_address_record(environment: Environment, address: str) -> ColumnRow | None:
+async def find_receiving_address_record(environment: Environment, address: str) -> ColumnRow | None:
     """Return the row of the address that receives mail for it; None if it is not local."""
     try:
         return await address_resolution.resolve_address(environment, address)
@@ -334,14 +344,14 @@ async def find_address_record(environment: Environment, address: str) -> ColumnR
         return None
 
 
-def reply_from_address(
-    send_as: bool | None, recipient_address: str, main_address: str | None
+def from_address_of_reply(
+    can_send_as_recipient: bool | None, recipient_address: str, main_address: str | None
 ) -> str | None:
     """Return the From address of a reply: the recipient address, or the main address.
 
     The main address is used if the account must not send as the recipient address.
     """
-    if send_as:
+    if can_send_as_recipient:
         with suppress(InvalidInput):  # the recipient address is not valid as From
             return validated_address(recipient_address)
     return main_address
@@ -366,15 +376,17 @@ def _read_beginning(source: Path, max_bytes: int) -> bytes:
         return file.read(max_bytes)
 
 
-async def _enqueue_reply(
+async def _recheck_enqueue_and_record(
     environment: Environment, request: _ReplyRequest, rule_row: ColumnRow, reply: AutoreplyContent
 ) -> NoReplyReason | None:
     """Enqueue the reply and record its sender. Returns None, or the reason for no reply."""
     draft = _reply_draft(environment, request, rule_row, reply)
-    letter = await read_message(await asyncio.to_thread(message_builder.build_message, draft))
+    letter = await parse_storable_message(
+        await asyncio.to_thread(message_builder.build_message, draft)
+    )
     owner, tenant = request.recipient.user_id, request.recipient.tenant_id
 
-    def enqueue_in_transaction(
+    def recheck_rule_and_enqueue(
         transaction: DatabaseTransaction, stored_blobs: StoredMessageBlobs
     ) -> NoReplyReason | None:
         """Recheck the rule under the lock: no other process can reply or change it."""
@@ -384,9 +396,9 @@ async def _enqueue_reply(
             return NoReplyReason.ANSWERED if found.answered else NoReplyReason.LIMIT
         if found != rule_row:
             raise _RuleChanged
-        _record_reply(transaction, rule_row, given)
+        _record_and_count_reply(transaction, rule_row, given)
         # null sender: no DSN is sent for a reply
-        answer = submission_from_message(
+        answer = build_submission_and_insert_blobs(
             transaction, letter, stored_blobs, "", [request.sender], originates_here=True
         )
         if owner is None:
@@ -401,7 +413,9 @@ async def _enqueue_reply(
         return None
 
     held = [PLATFORM, tenant or PLATFORM] if owner is None else [owner]
-    return await apply_with_blobs(environment, tenant, letter, enqueue_in_transaction, *held)
+    return await store_blobs_and_run_transaction(
+        environment, tenant, letter, recheck_rule_and_enqueue, *held
+    )
 
 
 def _reply_draft(
@@ -409,7 +423,9 @@ def _reply_draft(
 ) -> MessageDraft:
     """Return the draft of a reply."""
     sender, facts = request.sender, request.message.facts
-    address = reply_from_address(rule_row.send_as, request.recipient.address, rule_row.main) or ""
+    address = (
+        from_address_of_reply(rule_row.send_as, request.recipient.address, rule_row.main) or ""
+    )
     names = (
         each.name
         for each in facts.from_
@@ -435,7 +451,7 @@ def _reply_draft(
     )
 
 
-def _record_reply(
+def _record_and_count_reply(
     transaction: DatabaseTransaction, rule_row: ColumnRow, parameters: dict[str, Any]
 ) -> None:
     """Record the sender that got the reply, and count it."""
@@ -445,7 +461,7 @@ def _record_reply(
     sender = {"autoreply_id": rule_row.id, "sender": parameters["sender"], "until": now + interval}
     if rule_row.address_id is not None:
         transaction.execute_statements([(_upsert_answered_sender(dialect), sender)])
-        transaction.connection.execute(_increment_address_replies(rule_row.address_id, now))
+        transaction.connection.execute(_increment_replies_statement(rule_row.address_id, now))
         return
     usage = {"user_id": parameters["user"], "kind": UsageKind.AUTOREPLIES, "used": 1}
     used = {**usage, "until": now + DAY, "now": now}
@@ -454,7 +470,7 @@ def _record_reply(
     )
 
 
-def _increment_address_replies(address_id: int, now: datetime) -> Update:
+def _increment_replies_statement(address_id: int, now: datetime) -> Update:
     """Return the statement that increments the replies of an address."""
     running = col(Address.replied_until) > now
     until = case((running, col(Address.replied_until)), else_=now + DAY)

@@ -6,9 +6,9 @@ from dataclasses import replace
 from mail.autoreply.decision import AutoreplyTrigger, NoReplyReason, single_line
 from mail.autoreply.reply_sender import trigger_from_incoming
 from mail.autoreply.sieve_vacation import (
-    fcc_copy_of,
-    find_account,
-    from_address,
+    allowed_from_address,
+    fcc_copy_with_placement,
+    find_replying_account,
 )
 from mail.compose import message_builder
 from mail.compose.message_builder import MAX_SUBJECT_BYTES, CustomHeader, MessageDraft, Priority
@@ -45,10 +45,10 @@ async def send_notification(
     )
     if came.is_spam or _is_automatic(came):
         return NoReplyReason.SPAM if came.is_spam else NoReplyReason.AUTOMATIC_MAIL
-    row = await find_account(environment, to)
+    row = await find_replying_account(environment, to)
     if row is None or row.suspended:
         return NoReplyReason.SUSPENDED
-    from_ = await from_address(environment, to, row, notification.from_)
+    from_ = await allowed_from_address(environment, to, row, notification.from_)
     if from_ is None:
         return NoReplyReason.OTHER_ADDRESS
     raw = await asyncio.to_thread(_build_notification, environment, came, notification, from_)
@@ -57,15 +57,17 @@ async def send_notification(
     )
     # a key of its own: redirects of the message itself use its digest
     made_of = f"{incoming.message.digest}\0{notification.method}"
-    letter = replace(await received_messages.read_message(raw), is_generated=True)
+    letter = replace(await received_messages.parse_storable_message(raw), is_generated=True)
     await enqueue_redirect(environment, raw, (made_of, ""), onward, message=letter)
     if notification.fcc is not None:
-        copy = await fcc_copy_of(environment, to, (raw, letter), notification.fcc, mailboxes)
+        copy = await fcc_copy_with_placement(
+            environment, to, (raw, letter), notification.fcc, mailboxes
+        )
         if copy is not None:
             receipt = received_messages.receipt_digest(
                 incoming.message, to, f"notify\0{notification.method}"
             )
-            await received_messages.store_copies(
+            await received_messages.store_copies_once(
                 environment, to, DeliveryCopies(receipt, [copy], InsertKind.ADDED_BY_USER)
             )
     return None

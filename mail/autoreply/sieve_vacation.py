@@ -21,9 +21,9 @@ from mail.autoreply.decision import (
 from mail.autoreply.reply_sender import (
     AUTOREPLIES,
     DAY,
-    find_address_record,
-    is_limit_reached_sql,
-    reply_from_address,
+    find_receiving_address_record,
+    from_address_of_reply,
+    is_user_reply_limit_reached_sql,
     trigger_from_incoming,
     upsert_reply_count,
 )
@@ -36,11 +36,16 @@ from mail.compose.message_builder import (
 )
 from mail.envelope.local_recipient import LocalRecipient
 from mail.filters.script_environment import ScriptMailboxes
-from mail.filters.script_state import is_remembered, remember
+from mail.filters.script_state import is_remembered, remember_key
 from mail.inbound.incoming_message import IncomingMessage
 from mail.inbound.spam_check import RecipientVerdict
 from mail.mime.header_encoding import NamedAddress
-from mail.queue.enqueue import SubmissionOwner, enqueue, record_audit_copy, submission_from_message
+from mail.queue.enqueue import (
+    SubmissionOwner,
+    build_submission_and_insert_blobs,
+    enqueue,
+    record_audit_copy,
+)
 from mail.recipients import address_resolution
 from mail.sieve import FccCopy, VacationReply
 from mail.storage import message_insert, openpgp_encryption, received_messages
@@ -61,7 +66,7 @@ _SELECT_ACCOUNT = PreparedStatement(
         col(User.name).label("shown_name"),
         col(_main_address.shown).label("main"),
         col(Address.send_as),
-        is_limit_reached_sql().label("spent"),
+        is_user_reply_limit_reached_sql().label("spent"),
     )
     .select_from(User)
     .outerjoin(Address, col(Address.id) == integer_parameter("address"))
@@ -84,13 +89,15 @@ async def send_vacation_reply(
     AUTOREPLIES.add(silence.metric_label if silence else "answered")
 
 
-async def find_account(environment: Environment, recipient: LocalRecipient) -> ColumnRow | None:
+async def find_replying_account(
+    environment: Environment, recipient: LocalRecipient
+) -> ColumnRow | None:
     """Return the row of the replying account; None if it does not exist."""
     given = {"user": recipient.user_id, "address": recipient.address_id, "now": environment.now()}
     return next(iter(await environment.database.read_prepared(_SELECT_ACCOUNT, given)), None)
 
 
-async def from_address(
+async def allowed_from_address(
     environment: Environment,
     recipient: LocalRecipient,
     account_row: ColumnRow,
@@ -103,13 +110,13 @@ async def from_address(
     found = mime.parse_address_list(requested_from) if requested_from else []
     if (
         found
-        and await address_resolution.find_sender_account(environment, found[0].address)
+        and await address_resolution.find_user_id_that_sends_as(environment, found[0].address)
         == recipient.user_id
     ):
         return NamedAddress(
             found[0].address, single_line(found[0].name or "", MAX_NAME_BYTES) or None
         )
-    own = reply_from_address(account_row.send_as, recipient.address, account_row.main)
+    own = from_address_of_reply(account_row.send_as, recipient.address, account_row.main)
     return (
         NamedAddress(own, single_line(account_row.shown_name or "", MAX_NAME_BYTES) or None)
         if own
@@ -132,23 +139,23 @@ async def _reply_if_wanted(
     sender = normalized_sender(came.envelope_sender)
     if silence := reason_never_to_reply(came):
         return silence
-    row = await find_account(environment, to)
+    row = await find_replying_account(environment, to)
     if row is None or row.suspended:
         return NoReplyReason.SUSPENDED
-    by = await find_address_record(environment, came.envelope_sender)
+    by = await find_receiving_address_record(environment, came.envelope_sender)
     if by is not None and by.user_id == to.user_id:
         return NoReplyReason.OWN
-    from_ = await from_address(environment, to, row, vacation.from_)
+    from_ = await allowed_from_address(environment, to, row, vacation.from_)
     if from_ is None or row.spent:
         return NoReplyReason.OTHER_ADDRESS if from_ is None else NoReplyReason.LIMIT
     raw = await asyncio.to_thread(_build_reply, environment, came, vacation, from_)
-    letter = await received_messages.read_message(raw)
-    copy = await fcc_copy_of(environment, to, (raw, letter), vacation.fcc, mailboxes)
+    letter = await received_messages.parse_storable_message(raw)
+    copy = await fcc_copy_with_placement(environment, to, (raw, letter), vacation.fcc, mailboxes)
     key = sha256(f"{vacation.handle}\0{sender}".encode(errors="replace")).hexdigest()
     sending = _PendingReply(
         to, came.envelope_sender, key, timedelta(seconds=vacation.interval_seconds)
     )
-    return await _enqueue_reply(environment, sending, letter, copy)
+    return await _recheck_enqueue_and_record(environment, sending, letter, copy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +168,7 @@ class _PendingReply:
     remember_for: timedelta
 
 
-async def _enqueue_reply(
+async def _recheck_enqueue_and_record(
     environment: Environment,
     pending: _PendingReply,
     message: StorableMessage,
@@ -174,7 +181,7 @@ async def _enqueue_reply(
     """
     owner = pending.recipient.user_id
 
-    def enqueue_in_transaction(
+    def recheck_limits_and_enqueue(
         transaction: DatabaseTransaction, stored_blobs: Any
     ) -> NoReplyReason | None:
         """Recheck the limits under the lock of the account: no other process can reply."""
@@ -186,7 +193,7 @@ async def _enqueue_reply(
         if row.spent:
             return NoReplyReason.LIMIT
         now = environment.now()
-        remember(
+        remember_key(
             transaction,
             owner,
             (SieveMemoryKind.VACATION, pending.memory_key),
@@ -198,7 +205,7 @@ async def _enqueue_reply(
             [(upsert_reply_count(dialect), {**used, "until": now + DAY, "now": now})]
         )
         # null sender: no DSN is sent for a reply
-        answer = submission_from_message(
+        answer = build_submission_and_insert_blobs(
             transaction, message, stored_blobs[0], "", [pending.sender], originates_here=True
         )
         record_audit_copy(
@@ -212,23 +219,23 @@ async def _enqueue_reply(
                 transaction,
                 fcc_copy[0],
                 stored_blobs[1],
-                received_messages.resolve_mailbox(transaction, fcc_copy[1]),
+                received_messages.resolve_or_create_mailbox(transaction, fcc_copy[1]),
             )
         return None
 
     letters = [message, fcc_copy[0]] if fcc_copy else [message]
     tenant = pending.recipient.tenant_id
     try:
-        return await received_messages.apply_with_all_blobs(
-            environment, tenant, letters, enqueue_in_transaction, owner
+        return await received_messages.store_all_blobs_and_run_transaction(
+            environment, tenant, letters, recheck_limits_and_enqueue, owner
         )
     except RequestError:  # the mailbox is full or deleted; the reply is more important
         if fcc_copy is None:
             raise
-        return await _enqueue_reply(environment, pending, message, None)
+        return await _recheck_enqueue_and_record(environment, pending, message, None)
 
 
-async def fcc_copy_of(
+async def fcc_copy_with_placement(
     environment: Environment,
     recipient: LocalRecipient,
     raw_and_message: tuple[bytes, StorableMessage],
@@ -243,14 +250,14 @@ async def fcc_copy_of(
     if fcc is None:
         return None
     raw, letter = raw_and_message
-    box = mailboxes.find_mailbox(fcc.mailbox, fcc.special_use)
+    box = mailboxes.find_by_special_use_or_path(fcc.mailbox, fcc.special_use)
     path = fcc.mailbox if box is None and fcc.create_mailbox else None
     key = mailboxes.new_mailbox_key if path else box.encryption_key if box else None
     if box is None and path is None:
         return None
     if key is not None:
         try:
-            letter = await openpgp_encryption.encrypt_message(
+            letter = await openpgp_encryption.encrypt_unless_encrypted(
                 environment, raw, letter, (recipient.user_id, key)
             )
         except RequestError:
@@ -288,11 +295,11 @@ def _build_reply(
         references=[*trigger.references, *([trigger.message_id] if trigger.message_id else [])],
     )
     return message_builder.build_message(
-        draft, mime_entity(vacation.reason) if vacation.is_mime else None
+        draft, mime_entity_from_script(vacation.reason) if vacation.is_mime else None
     )
 
 
-def mime_entity(text: str) -> bytes:
+def mime_entity_from_script(text: str) -> bytes:
     """Return the MIME entity of a script with only its Content-* header fields."""
     raw = "\r\n".join(text.splitlines()).encode(errors="replace")
     head, _, body = (

@@ -27,14 +27,14 @@ def seven_bit_message(raw: bytes) -> bytes | None:
     try:
         message = message_from_bytes(raw, policy=_POLICY)
         for part in message.walk():
-            _encode_part(part)
+            _make_part_seven_bit(part)
         made = message.as_bytes(policy=_POLICY)
     except (MessageError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
         return None  # a damaged message is attached as a file
     return made if _is_seven_bit(made) else None
 
 
-def _encode_part(part: Message) -> None:
+def _make_part_seven_bit(part: Message) -> None:
     """Encode a part in base64 if it has 8-bit bytes or long lines."""
     content = part.get_payload(decode=True)
     if part.is_multipart() or not isinstance(content, bytes):
@@ -52,7 +52,9 @@ def _is_seven_bit(raw: bytes) -> bool:
     return raw.isascii() and b"\0" not in raw and not _LONG.search(raw)
 
 
-def insert_messages(raw: bytes, messages_by_marker: Sequence[tuple[bytes, bytes]]) -> bytes:
+def replace_marked_parts_by_messages(
+    raw: bytes, messages_by_marker: Sequence[tuple[bytes, bytes]]
+) -> bytes:
     """Replace each text part with a marker by a message/rfc822 part with the message.
 
     `messages_by_marker` has pairs of marker and message; `raw` must be a message of our own.

@@ -30,12 +30,12 @@ def has_long_line(data: bytes) -> bool:
     return has_longer_run(data, b"\r\n", MAX_LINE_BYTES)
 
 
-def shorten_lines(data: bytes) -> bytes:
+def reencode_parts_with_long_lines(data: bytes) -> bytes:
     """Return a message with CRLF line ends without long lines, as far as possible."""
-    return _shorten_entity(data, MAX_PART_DEPTH) if has_long_line(data) else data
+    return _reencode_entity(data, MAX_PART_DEPTH) if has_long_line(data) else data
 
 
-def _shorten_entity(data: bytes, remaining_depth: int) -> bytes:
+def _reencode_entity(data: bytes, remaining_depth: int) -> bytes:
     """Return a MIME entity without long lines."""
     found = _BLANK.search(data)
     end = found.end() if found else len(data)
@@ -51,32 +51,32 @@ def _shorten_entity(data: bytes, remaining_depth: int) -> bytes:
         return head + body
     if kind.startswith("multipart/"):
         boundary = header.get_boundary()
-        return head + (_shorten_multipart(body, boundary, remaining_depth) if boundary else body)
+        return head + (_reencode_multipart(body, boundary, remaining_depth) if boundary else body)
     if kind == "message/rfc822" and encoding not in ("base64", "quoted-printable"):
-        return head + body[:2] + _shorten_entity(body[2:], remaining_depth - 1)
+        return head + body[:2] + _reencode_entity(body[2:], remaining_depth - 1)
     return _reencode_leaf(head, body[2:], encoding, is_text=kind.startswith("text/"))
 
 
-def _shorten_multipart(body: bytes, boundary: str, remaining_depth: int) -> bytes:
+def _reencode_multipart(body: bytes, boundary: str, remaining_depth: int) -> bytes:
     """Return a multipart with each of its parts shortened; the delimiters stay."""
     mark = re.escape(boundary.encode("utf-8", "surrogateescape"))
     line = re.compile(rb"(?:\A|\r\n)--" + mark + rb"(--)?[ \t]*(?=\r\n|\Z)")
     pieces, at, in_part = list[bytes](), 0, False
     for found in line.finditer(body):
         between = body[at : found.start()]
-        pieces.append(_shorten_child(between, remaining_depth) if in_part else between)
+        pieces.append(_reencode_child(between, remaining_depth) if in_part else between)
         pieces.append(found[0])
         at, in_part = found.end(), not found[1]
         if not in_part:
             break
     rest = body[at:]
-    pieces.append(_shorten_child(rest, remaining_depth) if in_part else rest)
+    pieces.append(_reencode_child(rest, remaining_depth) if in_part else rest)
     return b"".join(pieces)
 
 
-def _shorten_child(part_with_line_end: bytes, remaining_depth: int) -> bytes:
+def _reencode_child(part_with_line_end: bytes, remaining_depth: int) -> bytes:
     """Return a part, which begins after the line end of its delimiter, without long lines."""
-    return part_with_line_end[:2] + _shorten_entity(part_with_line_end[2:], remaining_depth - 1)
+    return part_with_line_end[:2] + _reencode_entity(part_with_line_end[2:], remaining_depth - 1)
 
 
 def _reencode_leaf(head: bytes, body: bytes, encoding: str, *, is_text: bool) -> bytes:

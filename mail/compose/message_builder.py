@@ -143,7 +143,8 @@ def build_message(draft: MessageDraft, mime_entity: bytes | None = None) -> byte
     """Build a message with its Bcc field.
 
     It is ASCII, unless a local part is not ASCII. A `mime_entity` with its own header replaces
-    text, HTML and files. Run large messages in a thread. Raises Invalid for all invalid fields.
+    text, HTML and files. Run large messages in a thread. Raises InvalidInput for all invalid
+    fields.
     """
     problems = ErrorCollector()
     addresses_by_field = _validated_addresses(draft, problems)
@@ -214,7 +215,7 @@ def _validated_address(
 def validate_address(text: str, path: str, index: int | None = None) -> str:
     """Return the address unchanged, if it is valid.
 
-    Raises Invalid with `path` and `index` if the address is invalid.
+    Raises InvalidInput with `path` and `index` if the address is invalid.
     """
     try:
         return validated_address(text, path=path)
@@ -227,7 +228,7 @@ def validate_address(text: str, path: str, index: int | None = None) -> str:
 def validate_text(text: str, path: Sequence[str], max_bytes: int) -> str:
     """Return the text, unless it is invalid.
 
-    Raises Invalid if it has more than `max_bytes` bytes, a NUL or a lone surrogate.
+    Raises InvalidInput if it has more than `max_bytes` bytes, a NUL or a lone surrogate.
     """
     try:
         size = len(text.encode())
@@ -243,7 +244,7 @@ def validate_text(text: str, path: Sequence[str], max_bytes: int) -> str:
 def validate_line(text: str, path: Sequence[str], max_bytes: int) -> str:
     """Return the text, unless it is invalid or has more than one line.
 
-    Raises Invalid as `validate_text` does, and for control characters.
+    Raises InvalidInput as `validate_text` does, and for control characters.
     """
     if _CONTROLS.search(text):
         raise InvalidInput("a line has no control characters", constraint="pattern", path=path)
@@ -281,7 +282,7 @@ def _check_custom_headers(headers: Sequence[CustomHeader], problems: ErrorCollec
 
 
 def _check_field_name(key: str, path: Sequence[str]) -> None:
-    """Raises Invalid if a header field name is invalid or reserved."""
+    """Raises InvalidInput if a header field name is invalid or reserved."""
     if len(key) > MAX_NAME_BYTES or not _FTEXT.fullmatch(key):
         raise InvalidInput("not the name of a header field", constraint="pattern", path=path)
     if key.lower() in RESERVED_FIELDS or key.lower().startswith(RESERVED_PREFIXES):
@@ -415,7 +416,9 @@ def _build_entity(body: _DraftBody, message_id: str) -> bytes:
         marker = hashlib.sha256(f"{message_id} {nth}".encode()).hexdigest()
         messages_by_marker.append((marker.encode(), plain))
         message.add_attachment(marker, filename=file.filename, disposition="attachment", cte="7bit")
-    return embedded_messages.insert_messages(message.as_bytes(policy=_POLICY), messages_by_marker)
+    return embedded_messages.replace_marked_parts_by_messages(
+        message.as_bytes(policy=_POLICY), messages_by_marker
+    )
 
 
 def _attachment_parameters(

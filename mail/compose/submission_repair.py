@@ -31,13 +31,14 @@ class RepairedMessage:
 
 
 def repair_message(
-    raw: bytes, date: datetime, message_id: str, *, redate: bool = False
+    raw: bytes, date: datetime, message_id: str, *, replace_date: bool = False
 ) -> RepairedMessage:
     """Return the message with CRLF line ends, a Date and a Message-ID.
 
-    `replace_date` sets a new Date. Raises Invalid if the header is invalid or has not exactly one
-    From field: other readers could see another sender than this server checked. Raises Invalid for
-    a NUL too, since some servers end a line or message there (RFC 5321, section 4.5.2).
+    With `replace_date`, `date` also replaces a valid Date. Raises InvalidInput if the header is
+    invalid or has not exactly one From field: other readers could see another sender than this
+    server checked. Raises InvalidInput for a NUL too, since some servers end a line or message
+    there (RFC 5321, section 4.5.2).
     """
     if b"\0" in raw:
         raise InvalidInput("a message has no NUL bytes", constraint="pattern")
@@ -55,7 +56,7 @@ def repair_message(
     if not facts.from_:
         raise InvalidInput("From names nobody", constraint="from")
     head = _with_date_and_message_id(
-        found, replace(facts, date=None) if redate else facts, date, message_id
+        found, replace(facts, date=None) if replace_date else facts, date, message_id
     )
     writers = [person.address for person in [*facts.from_, *facts.sender]]
     return RepairedMessage(head + b"\r\n" + (body if blank else b""), writers, facts)
@@ -64,7 +65,7 @@ def repair_message(
 def _split_fields(head: bytes) -> list[tuple[bytes, bytes]]:
     """Return the fields of a header, each with its name in lower case.
 
-    Raises Invalid if the header has no fields, invalid lines or more than 256 KiB.
+    Raises InvalidInput if the header has no fields, invalid lines or more than 256 KiB.
     """
     found, at = [], 0
     while at < len(head) and len(head) <= MAX_HEADER_BYTES:

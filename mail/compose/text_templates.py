@@ -14,10 +14,10 @@ _NAME = re.compile(r"[^{}\x00-\x1f\x7f]{1,128}")
 _PLACEHOLDER = re.compile(r"\{\{([^{}]{0,256})\}\}")
 
 
-def validate_values(values: Mapping[str, Any], path: Sequence[str]) -> dict[str, str]:
+def validated_value_texts(values: Mapping[str, Any], path: Sequence[str]) -> dict[str, str]:
     """Return the values as strings.
 
-    Raises Invalid if a value is no string, number, boolean or null, or if a limit is exceeded.
+    Raises InvalidInput if a value is no string, number, boolean or null, or if a limit is exceeded.
     """
     if len(values) > MAX_VALUES:
         raise InvalidInput(f"at most {MAX_VALUES} values", constraint="max", path=path)
@@ -25,7 +25,7 @@ def validate_values(values: Mapping[str, Any], path: Sequence[str]) -> dict[str,
 
 
 def _value_text(name: str, value: Any, path: Sequence[str]) -> str:
-    """Return the text that replaces a placeholder. Raises Invalid."""
+    """Return the text that replaces a placeholder. Raises InvalidInput."""
     if not _NAME.fullmatch(name) or not name.strip():
         raise InvalidInput(
             "a name has 1 to 128 characters, no braces", constraint="pattern", path=path
@@ -55,8 +55,8 @@ def fill_placeholders(
 ) -> str | None:
     """Replace the placeholders of a text once; values are not templates.
 
-    With `escape_html` values are escaped. Raises Invalid for a placeholder without a value, and if
-    the text becomes longer than `max_length` characters.
+    With `escape_html` values are escaped. Raises InvalidInput for a placeholder without a value,
+    and if the text becomes longer than `max_length` characters.
     """
     if not text or "{{" not in text:
         return text

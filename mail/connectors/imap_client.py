@@ -77,7 +77,7 @@ class ImapSession:
             raise RemoteFailure(self.connection.stage, "there is no connection")
         return self._protocol_or_none
 
-    def sign_in(self) -> None:
+    def connect_and_sign_in(self) -> None:
         """Connect, with TLS if it is configured, and sign in."""
         self._protocol_or_none = self._run_at_stage(
             ConnectorStage.CONNECT, lambda: ImapProtocol(self.connection, self.max_message_size)
@@ -149,7 +149,7 @@ class ImapSession:
     def _list_names(self, command: str) -> list[_ListResponse]:
         """Send LIST or LSUB for all mailboxes."""
 
-        def ask() -> list[_ListResponse]:
+        def collect_list_responses() -> list[_ListResponse]:
             found = list[_ListResponse]()
             for parts in self._protocol.stream_responses(command, command, b'""', b'"*"'):
                 told: Any = parse_response([one for one in parts if one != b""])
@@ -162,7 +162,7 @@ class ImapSession:
                     raise RemoteFailure(ConnectorStage.LIST, f"more than {MAX_MAILBOXES} folders")
             return found
 
-        return self._run_at_stage(ConnectorStage.LIST, ask)
+        return self._run_at_stage(ConnectorStage.LIST, collect_list_responses)
 
     def open_mailbox(self, mailbox: ListedMailbox, *, writable: bool) -> OpenedMailbox:
         """Open a mailbox for reading, or for changes too."""
@@ -198,7 +198,7 @@ class ImapSession:
         return [str(uid) for uid in sorted(found)]
 
     def _search(self, criteria: bytes) -> set[int]:
-        def ask() -> set[int]:
+        def collect_uids() -> set[int]:
             found: set[int] = set()
             self._protocol.max_line_size = MAX_SEARCH_LINE
             try:
@@ -211,7 +211,7 @@ class ImapSession:
                 self._protocol.max_line_size = MAX_LINE_SIZE
             return found
 
-        return self._run_at_stage(ConnectorStage.FETCH, ask)
+        return self._run_at_stage(ConnectorStage.FETCH, collect_uids)
 
     def fetch_metadata(self, message_ids: Sequence[str]) -> list[RemoteMessage]:
         """Fetch size, flags and date of messages by UID; deleted messages are omitted."""
@@ -235,15 +235,15 @@ class ImapSession:
         """
         denied = 0
         for some in _fetch_batches(messages):
-            left = yield from self._fetch_batch(some)
+            left = yield from self._fetch_batch_and_return_refused(some)
             for one in left:  # one unreadable message must not stop the others
-                denied += len((yield from self._fetch_batch([one])))
+                denied += len((yield from self._fetch_batch_and_return_refused([one])))
                 if denied > MAX_REFUSED_MESSAGES:
                     raise RemoteFailure(
                         ConnectorStage.FETCH, "the server gives none of these messages"
                     )
 
-    def _fetch_batch(
+    def _fetch_batch_and_return_refused(
         self, batch: Sequence[RemoteMessage]
     ) -> Generator[tuple[RemoteMessage, bytes], None, list[RemoteMessage]]:
         """Fetch the messages of one batch; return those that the server has refused."""
@@ -259,13 +259,13 @@ class ImapSession:
             return list(wanted.values())
         return []
 
-    def fetch_changed_flags(self, modseq: int) -> dict[str, frozenset[str]]:
+    def fetch_changed_flags(self, since_modseq: int) -> dict[str, frozenset[str]]:
         """Fetch the flags of messages that were changed since a MODSEQ, by UID.
 
         Fetches the flags of all messages if the server refuses CHANGEDSINCE.
         """
         try:
-            told = self._fetch_items((), b"(UID FLAGS)", b"(CHANGEDSINCE %d)" % modseq)
+            told = self._fetch_items((), b"(UID FLAGS)", b"(CHANGEDSINCE %d)" % since_modseq)
         except RequestRefused:
             told = self._fetch_items((), b"(UID FLAGS)")
         return {
@@ -283,13 +283,13 @@ class ImapSession:
         return found
 
     def _fetch_items(
-        self, message_ids: Sequence[str], *items: bytes
+        self, message_ids_or_all: Sequence[str], *items: bytes
     ) -> dict[int, dict[bytes, Any]]:
-        """Fetch items of these messages, or of all, by UID."""
-        asked = {int(mark) for mark in message_ids}
+        """Fetch items of these messages, or of all if the list is empty, by UID."""
+        asked = {int(mark) for mark in message_ids_or_all}
         ids = uid_set(asked).encode() if asked else b"1:*"
 
-        def ask() -> dict[int, dict[bytes, Any]]:
+        def collect_items() -> dict[int, dict[bytes, Any]]:
             found: dict[int, dict[bytes, Any]] = {}
             for uid, told in self._stream_fetch(ids, *items):
                 if asked and uid not in asked:
@@ -301,7 +301,7 @@ class ImapSession:
                     raise RemoteFailure(ConnectorStage.FETCH, TOO_MANY)
             return found
 
-        return self._run_at_stage(ConnectorStage.FETCH, ask)
+        return self._run_at_stage(ConnectorStage.FETCH, collect_items)
 
     def _stream_fetch(
         self, uid_set: bytes, *items: bytes, messages: bool = False
@@ -347,7 +347,8 @@ class ImapSession:
         if "IDLE" not in self.capabilities:
             raise RemoteFailure(ConnectorStage.LISTEN, "the server offers no IDLE")
         kinds = self._run_at_stage(
-            ConnectorStage.LISTEN, lambda: self._protocol.idle(min(timeout, IDLE_SECONDS))
+            ConnectorStage.LISTEN,
+            lambda: self._protocol.idle_for_response_kinds(min(timeout, IDLE_SECONDS)),
         )
         return bool(kinds & CHANGE_RESPONSES)
 

@@ -73,7 +73,7 @@ class ImapProtocol(imaplib.IMAP4):
         try:
             super().__init__(connection.server.host, connection.server.port)
         except imaplib.IMAP4.error:
-            self._check_unsolicited()  # raises for BYE
+            self._check_bye_expunge_and_uidvalidity()  # raises for BYE
             raise
 
     def open(self, host: str = "", port: int = 0, timeout: float | None = None) -> None:
@@ -94,19 +94,19 @@ class ImapProtocol(imaplib.IMAP4):
         most = self.max_message_size if self.expects_messages else MAX_LITERAL_SIZE
         if self.expects_messages and most < size <= 2 * most:
             self.was_skipped = True
-            self._count_bytes(MAX_LITERAL_SIZE)
+            self._count_against_byte_limit(MAX_LITERAL_SIZE)
             self.reader.skip(size)
             return b""
         if size > most:
             text = f"a literal of {size} bytes, which nobody asked for"
             raise RemoteFailure(self.connection.stage, text)
-        self._count_bytes(size)
+        self._count_against_byte_limit(size)
         return self.reader.read_exactly(size)
 
     def readline(self) -> bytes:
         """Read a line. Raises RemoteFailure if it is too long."""
         found = self.reader.read_line(self.max_line_size)
-        self._count_bytes(len(found))
+        self._count_against_byte_limit(len(found))
         return found
 
     def _get_line(self) -> bytes:
@@ -128,7 +128,7 @@ class ImapProtocol(imaplib.IMAP4):
         """Do nothing: the connection closes its socket."""
 
     def _check_bye(self) -> None:
-        self._check_unsolicited()
+        self._check_bye_expunge_and_uidvalidity()
 
     def _log(self, line: str) -> None:
         """Log nothing: requests can contain secrets, responses can be long."""
@@ -150,7 +150,7 @@ class ImapProtocol(imaplib.IMAP4):
         tag = self._command(command_name, *arguments)
         while self.tagged_commands[tag] is None:
             self._get_response()
-            self._check_unsolicited()
+            self._check_bye_expunge_and_uidvalidity()
             if kind:
                 found = self.untagged_responses.pop(kind, None)
                 self.untagged_responses.clear()
@@ -176,7 +176,7 @@ class ImapProtocol(imaplib.IMAP4):
             words = self.connection.shown_text(done[1][0]) if done else ""
             raise RequestRefused(self.connection.stage, words or NO_REASON_TEXT)
 
-    def _check_unsolicited(self) -> None:
+    def _check_bye_expunge_and_uidvalidity(self) -> None:
         """Handle responses that can come at any time.
 
         Raises RemoteFailure for BYE or a new UIDVALIDITY.
@@ -194,7 +194,7 @@ class ImapProtocol(imaplib.IMAP4):
                 self.connection.stage, "the server has numbered the folder anew meanwhile"
             )
 
-    def _count_bytes(self, byte_count: int) -> None:
+    def _count_against_byte_limit(self, byte_count: int) -> None:
         self._bytes_left -= byte_count
         if self._bytes_left < 0:
             raise RemoteFailure(
@@ -227,7 +227,7 @@ class ImapProtocol(imaplib.IMAP4):
             tag, password.encode()
         ):
             self.send(b"\r\n")
-        self._finish_sign_in(tag)
+        self._wait_for_sign_in_ok(tag)
 
     def _send_argument(self, tag: bytes, argument: bytes) -> bool:
         """Send an argument quoted or as a literal; false if the server has refused the literal."""
@@ -236,7 +236,7 @@ class ImapProtocol(imaplib.IMAP4):
             return True
         self.send(b" {%d}\r\n" % len(argument))
         while self._get_response() is not None:
-            self._check_unsolicited()
+            self._check_bye_expunge_and_uidvalidity()
             if self.tagged_commands[tag] is not None:
                 return False
         self.send(argument)
@@ -255,7 +255,7 @@ class ImapProtocol(imaplib.IMAP4):
         asked = 0
         while self.tagged_commands[tag] is None:
             if self._get_response() is not None:
-                self._check_unsolicited()
+                self._check_bye_expunge_and_uidvalidity()
                 continue
             asked += 1
             if asked > MAX_CHALLENGES:
@@ -267,12 +267,12 @@ class ImapProtocol(imaplib.IMAP4):
             )
             self.connection.hide_secret(reply.decode())
             self.send(b64encode(reply) + b"\r\n")
-        self._finish_sign_in(tag)
+        self._wait_for_sign_in_ok(tag)
 
-    def _finish_sign_in(self, tag: bytes) -> None:
+    def _wait_for_sign_in_ok(self, tag: bytes) -> None:
         while self.tagged_commands[tag] is None:
             self._get_response()
-            self._check_unsolicited()
+            self._check_bye_expunge_and_uidvalidity()
         try:
             self._require_ok(tag)
         except RequestRefused as problem:
@@ -293,13 +293,13 @@ class ImapProtocol(imaplib.IMAP4):
         self.state = "SELECTED"
         return told
 
-    def idle(self, timeout: float) -> set[str]:
+    def idle_for_response_kinds(self, timeout: float) -> set[str]:
         """Wait with IDLE for a response, and return the kinds of the responses."""
         self._reset_responses()
         tag = self._new_tag()
         self.send(tag + b" IDLE\r\n")
         while self._get_response() is not None:
-            self._check_unsolicited()
+            self._check_bye_expunge_and_uidvalidity()
             if self.tagged_commands[tag] is not None:
                 self._require_ok(tag)
                 raise RemoteFailure(
@@ -309,11 +309,11 @@ class ImapProtocol(imaplib.IMAP4):
             timeout
         ):
             self._get_response()
-            self._check_unsolicited()
+            self._check_bye_expunge_and_uidvalidity()
         self.send(b"DONE\r\n")
         while self.tagged_commands[tag] is None:
             self._get_response()
-            self._check_unsolicited()
+            self._check_bye_expunge_and_uidvalidity()
         self._require_ok(tag)
         return set(self.untagged_responses)
 

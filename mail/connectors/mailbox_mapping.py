@@ -60,7 +60,7 @@ class MappingRules:
     parent_path: str | None = None  # the local mailbox that contains all of them
 
 
-def map_mailboxes(
+def select_and_map_mailboxes(
     remote_mailboxes: Sequence[ListedMailbox],
     rules: MappingRules,
     local_special_use_paths: Mapping[SpecialUse, str],
@@ -141,11 +141,11 @@ def _local_path(
         return local_special_use_paths[use]
     name = "/".join(_clean_level(level) for level in levels)
     for pattern, replacement in rules.rewrites:
-        name = _rewrite(name, pattern, replacement)
+        name = _replace_first_match(name, pattern, replacement)
     return _valid_path(name, rules.parent_path)
 
 
-def _rewrite(path: str, pattern: GroupRegex, replacement: str) -> str:
+def _replace_first_match(path: str, pattern: GroupRegex, replacement: str) -> str:
     """The path with the first match replaced; unchanged if it is too long."""
     at = group_offsets(pattern, path, lambda _: None) if len(path) <= MAX_TEXT_LENGTH else None
     if at is None:

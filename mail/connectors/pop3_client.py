@@ -147,7 +147,7 @@ class Pop3Session:
             raise RemoteFailure(self.connection.stage, "there is no connection")
         return self._protocol_or_none
 
-    def sign_in(self) -> None:
+    def connect_and_sign_in(self) -> None:
         """Connect, with TLS if it is configured, and sign in."""
         self._protocol_or_none = self._run_at_stage(
             ConnectorStage.CONNECT, lambda: _Pop3Protocol(self.connection, self.max_message_size)

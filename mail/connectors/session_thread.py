@@ -41,14 +41,14 @@ class ThreadedSession:
         Raises RemoteFailure after the messages that came before it.
         """
         source = self.remote.fetch_messages(messages)
-        coming = asyncio.ensure_future(self.run(_next_messages, source))
+        coming = asyncio.ensure_future(self.run(_next_messages_and_failure, source))
         ended = False
         try:
             while not ended:
                 some, failure = await coming
                 ended = failure is not None or not some
                 if not ended:
-                    coming = asyncio.ensure_future(self.run(_next_messages, source))
+                    coming = asyncio.ensure_future(self.run(_next_messages_and_failure, source))
                 if some:
                     yield some
                 if failure is not None:
@@ -59,7 +59,7 @@ class ThreadedSession:
             await asyncio.wait([coming])
 
 
-def _next_messages(
+def _next_messages_and_failure(
     messages: Iterator[tuple[RemoteMessage, bytes]],
 ) -> tuple[list[tuple[RemoteMessage, bytes]], RemoteFailure | None]:
     """The next messages up to CHUNK_SIZE bytes, and the failure after them."""
@@ -77,18 +77,18 @@ def _next_messages(
 
 
 @asynccontextmanager
-async def open_session(
+async def connect_and_sign_in_session(
     server: RemoteServer,
-    gate: NetworkPolicy,
+    network_policy: NetworkPolicy,
     max_message_size: int,
     tls_context: ssl.SSLContext | None = None,
 ) -> AsyncGenerator[ThreadedSession]:
     """Sign in to a remote server, and log out at the end. Raises RemoteFailure.
 
-    Connects only to the addresses that `gate` has checked.
+    Connects only to the addresses that `network_policy` has checked.
     """
     try:
-        addresses = await gate.resolve_allowed(server.host, server.port)
+        addresses = await network_policy.resolve_allowed(server.host, server.port)
     except HttpRequestFailed as problem:
         raise RemoteFailure(ConnectorStage.RESOLVE, str(problem)) from None
     line = RemoteConnection(server, addresses, tls_context)
@@ -98,7 +98,7 @@ async def open_session(
     thread = ThreadPoolExecutor(1, "connector")
     made = ThreadedSession(remote, line, thread)
     try:
-        await made.run(remote.sign_in)
+        await made.run(remote.connect_and_sign_in)
         yield made
         await made.run(remote.log_out)
     finally:

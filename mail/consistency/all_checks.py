@@ -14,8 +14,7 @@ from mail.consistency import (
 )
 from mail.consistency.checks import BrokenRow, CheckRun, ConsistencyCheck, find_broken_rows
 from mail.consistency.messages import check_messages
-from mail.consistency.repair import findings_of
-from mail.consistency.repair import repair_broken_rows as repaired
+from mail.consistency.repair import findings_of, repair_broken_rows
 from mail.consistency.report import ConsistencyReport, ReportProgress
 from models.runtime.environment import Environment
 
@@ -37,23 +36,23 @@ async def check_consistency(
     """
     look = CheckRun(environment, progress)
     hits: list[BrokenRow] = []
-    for check in select_checks(environment):
+    for check in statement_checks(environment):
         hits += await find_broken_rows(look, check)
     report = ConsistencyReport(checked_counts=look.checked_counts)
-    report.findings = await repaired(environment, hits) if repair else findings_of(hits)
+    report.findings = await repair_broken_rows(environment, hits) if repair else findings_of(hits)
     report.findings += await blobs.check_blobs(look, reads_content=reads_blobs, repair=repair)
     report.findings += await check_messages(look, rebuilds_messages=reads_blobs, repair=repair)
     report.findings += await audits.check_audit_chains(look)
     for figures in (
         search_index.count_index_rows,
         garbage_figures.count_expired_rows,
-        blobs.garbage_figures,
+        blobs.count_garbage_blobs_and_objects,
     ):
         report.figures |= await figures(look)
     return report
 
 
-def select_checks(environment: Environment) -> list[ConsistencyCheck]:
+def statement_checks(environment: Environment) -> list[ConsistencyCheck]:
     """All checks that are a SELECT statement."""
     dialect = environment.database.dialect
     return [

@@ -34,7 +34,7 @@ async def read_stored_bytes(environment: Environment, blob_row: ColumnRow) -> by
     return bytes(blob_row.data)
 
 
-async def read_content(environment: Environment, blob_row: ColumnRow) -> bytes:
+async def read_unverified_content(environment: Environment, blob_row: ColumnRow) -> bytes:
     """Read and decompress a blob without comparing its digest.
 
     Raises KeyError if its bytes are missing, and CorruptBlob if they can't be decompressed.

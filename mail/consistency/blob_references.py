@@ -23,13 +23,13 @@ def reference_checks() -> list[ConsistencyCheck]:
     return [
         _reference_check(Message, MessageBlob, col(MessageBlob.message_id)),
         _reference_check(
-            Submission, SubmissionBlob, col(SubmissionBlob.submission_id), is_being_sent()
+            Submission, SubmissionBlob, col(SubmissionBlob.submission_id), has_open_queue_entry()
         ),
         _reference_check(QuarantineItem, QuarantineBlob, col(QuarantineBlob.item_id)),
     ]
 
 
-def is_being_sent() -> ColumnElement[bool]:
+def has_open_queue_entry() -> ColumnElement[bool]:
     """SQL: true if a submission has a recipient that is not yet delivered."""
     mine = col(QueueEntry.submission_id) == col(Submission.id)
     return exists().where(mine, col(QueueEntry.state).in_(OPEN_STATES))

@@ -8,7 +8,7 @@ from contextlib import suppress
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from mail.consistency.blob_content import BLOB_COLUMNS, read_content
+from mail.consistency.blob_content import BLOB_COLUMNS, read_unverified_content
 from mail.storage.blobs.blob_writer import MAX_INLINE_BLOB
 from mail.storage.blobs.compression import compress, decompress, verify_digest
 from mail.storage.blobs.errors import CorruptBlob
@@ -21,7 +21,9 @@ ROWS_PER_STATEMENT = 1000  # rows that one statement reads or writes
 COLUMNS = (*BLOB_COLUMNS, col(Blob.data), col(Blob.damaged_at))
 
 
-async def restore_blobs(environment: Environment, blob_ids: Sequence[int]) -> set[int]:
+async def restore_or_mark_damaged_blobs(
+    environment: Environment, blob_ids: Sequence[int]
+) -> set[int]:
     """Restore damaged blobs; return the ids of those that were restored.
 
     The copies are blobs of other tenants and all objects with the digest in their names. A copy
@@ -29,10 +31,10 @@ async def restore_blobs(environment: Environment, blob_ids: Sequence[int]) -> se
     the next message with the same bytes stores them again.
     """
     restored = set[int]()
-    objects = await _objects_by_digest(environment, blob_ids)
+    objects = await _object_names_by_digest(environment, blob_ids)
     async for row in _read_blob_rows(environment, blob_ids):
-        if (copy := await _find_copy(environment, row, objects[row.digest])) is not None:
-            await _store_copy(environment, row, copy)
+        if (copy := await _read_intact_copy(environment, row, objects[row.digest])) is not None:
+            await _replace_blob_content(environment, row, copy)
             restored.add(row.id)
     await _set_damage_mark(
         environment, [key for key in blob_ids if key not in restored], is_damaged=True
@@ -40,7 +42,9 @@ async def restore_blobs(environment: Environment, blob_ids: Sequence[int]) -> se
     return restored
 
 
-async def clear_damage_marks(environment: Environment, damaged_blob_ids: Collection[int]) -> None:
+async def clear_damage_marks_except(
+    environment: Environment, damaged_blob_ids: Collection[int]
+) -> None:
     """Clear the damage mark of all blobs but these."""
     asked = select(col(Blob.id)).where(col(Blob.damaged_at).is_not(None))
     marked = [row.id for row in await environment.database.read(asked)]
@@ -57,7 +61,7 @@ async def _read_blob_rows(
             yield row
 
 
-async def _objects_by_digest(
+async def _object_names_by_digest(
     environment: Environment, blob_ids: Sequence[int]
 ) -> Mapping[str, list[str]]:
     """The names of all objects, those in use too, by the digests of these blobs."""
@@ -75,7 +79,7 @@ async def _objects_by_digest(
     return names
 
 
-async def _find_copy(
+async def _read_intact_copy(
     environment: Environment, blob_row: ColumnRow, object_names: Sequence[str]
 ) -> bytes | None:
     """The bytes of an intact copy of a blob, or None."""
@@ -83,23 +87,25 @@ async def _find_copy(
     for other in await environment.database.read(same):
         with suppress(KeyError, CorruptBlob):
             return await asyncio.to_thread(
-                verify_digest, blob_row.digest, await read_content(environment, other)
+                verify_digest, blob_row.digest, await read_unverified_content(environment, other)
             )
     for name in object_names:
         with suppress(KeyError, CorruptBlob):
             packed = await environment.object_store.get(name)
-            return await asyncio.to_thread(_decompress_object, blob_row, packed)
+            return await asyncio.to_thread(_decompress_verified_object, blob_row, packed)
     return None
 
 
-def _decompress_object(blob_row: ColumnRow, stored_bytes: bytes) -> bytes:
+def _decompress_verified_object(blob_row: ColumnRow, stored_bytes: bytes) -> bytes:
     """Decompress an object with any codec. Raises CorruptBlob if it does not have the digest."""
     with suppress(CorruptBlob):
         return verify_digest(blob_row.digest, decompress("zstd", stored_bytes, blob_row.size))
     return verify_digest(blob_row.digest, decompress("raw", stored_bytes, blob_row.size))
 
 
-async def _store_copy(environment: Environment, blob_row: ColumnRow, content: bytes) -> None:
+async def _replace_blob_content(
+    environment: Environment, blob_row: ColumnRow, content: bytes
+) -> None:
     codec, packed = await asyncio.to_thread(compress, content)
     name = None
     if blob_row.name is not None or len(packed) > MAX_INLINE_BLOB:

@@ -8,9 +8,14 @@ from typing import Any
 from sqlalchemy import case, exists, func, select
 from sqlmodel import SQLModel, col
 
-from mail.consistency.blob_content import BLOB_COLUMNS, ROWS_PER_READ, compute_digest, read_content
-from mail.consistency.blob_restore import clear_damage_marks, restore_blobs
-from mail.consistency.checks import CheckRun, id_column, key_ranges
+from mail.consistency.blob_content import (
+    BLOB_COLUMNS,
+    ROWS_PER_READ,
+    compute_digest,
+    read_unverified_content,
+)
+from mail.consistency.blob_restore import clear_damage_marks_except, restore_or_mark_damaged_blobs
+from mail.consistency.checks import CheckRun, id_column, iterate_key_ranges_with_progress
 from mail.consistency.report import Finding, FindingValue
 from mail.storage.blobs.errors import CorruptBlob
 from mail.storage.blobs.garbage_collector import GRACE_PERIOD, REFERENCE_COLUMNS, names_in_use
@@ -41,7 +46,7 @@ async def check_blobs(
     With `repair`, damaged blobs are restored from other copies of their bytes.
     """
     world, findings, damaged = check_run.environment, list[Finding](), list[int]()
-    async for low, high in key_ranges(check_run, SUBJECT, Blob):
+    async for low, high in iterate_key_ranges_with_progress(check_run, SUBJECT, Blob):
         key = col(Blob.id)
         asked = select(*BLOB_COLUMNS, func.length(col(Blob.data)).label("inline"))
         rows = await world.database.read(asked.where(key > low, key <= high).order_by(key))
@@ -53,14 +58,14 @@ async def check_blobs(
         findings += await _findings_of_existing(world, Blob, problems)
         damaged += problems
     if repair:
-        restored = await restore_blobs(world, damaged)
+        restored = await restore_or_mark_damaged_blobs(world, damaged)
         names = {f"{Blob.__tablename__}/{key}" for key in restored}
         findings = [
             replace(one, repairable=one.object in names, repaired=one.object in names)
             for one in findings
         ]
         if reads_content:
-            await clear_damage_marks(world, set(damaged))
+            await clear_damage_marks_except(world, set(damaged))
     findings += await _check_objects_of(check_run, Upload, col(Upload.blob_name), col(Upload.size))
     return findings + await _check_objects_of(
         check_run, UploadPart, col(UploadPart.name), col(UploadPart.size)
@@ -84,7 +89,7 @@ async def _find_problems(
 
 async def _check_content(environment: Environment, blob_row: ColumnRow) -> BlobProblem | None:
     try:
-        found = await compute_digest(await read_content(environment, blob_row))
+        found = await compute_digest(await read_unverified_content(environment, blob_row))
     except KeyError:
         return BlobProblem("object", blob_row.name or "in the row", None)
     except CorruptBlob as problem:
@@ -140,7 +145,7 @@ async def _check_objects_of(
     """Check the object that each row of a table names; rows without a name have none yet."""
     world, findings, key = check_run.environment, list[Finding](), id_column(table)
     asked = select(key.label("id"), name_column.label("name"), size_column.label("size"))
-    async for low, high in key_ranges(check_run, SUBJECT, table):
+    async for low, high in iterate_key_ranges_with_progress(check_run, SUBJECT, table):
         these = asked.where(key > low, key <= high, name_column.is_not(None))
         rows = await world.database.read(these)
         found = [(row.id, await _check_last_byte(world, row.name, row.size)) for row in rows]
@@ -149,7 +154,7 @@ async def _check_objects_of(
     return findings
 
 
-async def garbage_figures(
+async def count_garbage_blobs_and_objects(
     check_run: CheckRun, grace_period: timedelta = GRACE_PERIOD
 ) -> dict[str, int]:
     """Count the blobs without references and the objects without a row.

@@ -110,7 +110,7 @@ def whole_sum(expression: Any) -> ColumnElement[int]:
     return cast(func.coalesce(func.sum(expression), 0), BigInteger)
 
 
-async def key_ranges(
+async def iterate_key_ranges_with_progress(
     check_run: CheckRun,
     subject: str,
     table: type[SQLModel],
@@ -156,7 +156,7 @@ async def find_broken_rows(
     `conditions` select some of the rows.
     """
     asked, hits = broken_rows_statement(check).where(*conditions), list[BrokenRow]()
-    async for low, high in key_ranges(
+    async for low, high in iterate_key_ranges_with_progress(
         check_run,
         check.subject,
         check.table,
@@ -181,7 +181,7 @@ def reread_broken_rows(
     return rows
 
 
-def broken_rules(
+def expected_and_found_by_broken_rule(
     check: ConsistencyCheck, row: Row[*tuple[Any, ...]]
 ) -> dict[str, tuple[FindingValue, FindingValue]]:
     """The expected and found value of each broken rule, by its name."""
@@ -201,7 +201,7 @@ def write_expected_values(
     for row in reread_broken_rows(transaction, check, keys):
         values = {
             name: wanted
-            for name, (wanted, _) in broken_rules(check, row).items()
+            for name, (wanted, _) in expected_and_found_by_broken_rule(check, row).items()
             if check.rules[name].is_repairable
         }
         if values:
@@ -215,7 +215,7 @@ def _findings_of_row(check: ConsistencyCheck, row: Row[*tuple[Any, ...]]) -> lis
     name = f"{check.object_kind or check.table.__tablename__}/{row.key}"
     return [
         Finding(check.subject, rule, name, wanted, found, check.rules[rule].is_repairable)
-        for rule, (wanted, found) in broken_rules(check, row).items()
+        for rule, (wanted, found) in expected_and_found_by_broken_rule(check, row).items()
     ]
 
 

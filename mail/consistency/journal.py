@@ -34,7 +34,7 @@ def journal_checks(dialect: str) -> list[ConsistencyCheck]:
     return [
         _gap_check(dialect),
         _last_position_check(),
-        _presence_check(dialect),
+        _mailbox_matches_last_entry_check(dialect),
         _modseq_check(dialect),
     ]
 
@@ -96,7 +96,7 @@ def _last_position_check() -> ConsistencyCheck:
     )
 
 
-def _presence_check(dialect: str) -> ConsistencyCheck:
+def _mailbox_matches_last_entry_check(dialect: str) -> ConsistencyCheck:
     """The check that the last entry that added or removed a message agrees with its mailbox."""
     each = _ids_as_rows(dialect)
     touched = (

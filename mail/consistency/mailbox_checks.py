@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 from sqlmodel import SQLModel, col
 
-from mail.consistency.all_checks import select_checks
+from mail.consistency.all_checks import statement_checks
 from mail.consistency.checks import BrokenRow, CheckRun, Condition, find_broken_rows
 from mail.consistency.messages import MessageProblem, find_message_problems
-from mail.consistency.repair import findings_of, repair_in_transaction
+from mail.consistency.repair import findings_of, repair_rows_of_locked_stream
 from mail.consistency.report import Finding
 from models.events.journal import Stream
 from models.mailboxes.tables import Mailbox
@@ -55,7 +55,7 @@ async def find_mailbox_problems(
             Thread: col(Thread.user_id) == user_id,
         }
     look, hits = CheckRun(environment, None), list[BrokenRow]()
-    for check in select_checks(environment):
+    for check in statement_checks(environment):
         if check.table in only:
             step = 1 if check.table in TABLES_BY_SINGLE_KEY else None
             hits += await find_broken_rows(
@@ -78,7 +78,9 @@ def repair_problems(transaction: DatabaseTransaction, problems: MailboxProblems)
     for (_, stream), group in groups.items():
         curable = any(finding.repairable for hit in group for finding in hit.findings)
         findings += (
-            repair_in_transaction(transaction, group, stream) if curable else findings_of(group)
+            repair_rows_of_locked_stream(transaction, group, stream)
+            if curable
+            else findings_of(group)
         )
     for trouble in problems.message_problems:
         done = trouble.repair is not None and trouble.repair(transaction)

@@ -8,9 +8,15 @@ from hashlib import sha256
 from sqlalchemy import func, literal, select
 from sqlmodel import SQLModel, col
 
-from mail.consistency.blob_content import BLOB_COLUMNS, ROWS_PER_READ, read_content
-from mail.consistency.blob_references import is_being_sent
-from mail.consistency.checks import CheckRun, Condition, Expression, id_column, key_ranges
+from mail.consistency.blob_content import BLOB_COLUMNS, ROWS_PER_READ, read_unverified_content
+from mail.consistency.blob_references import has_open_queue_entry
+from mail.consistency.checks import (
+    CheckRun,
+    Condition,
+    Expression,
+    id_column,
+    iterate_key_ranges_with_progress,
+)
 from mail.consistency.report import Finding
 from mail.storage.blobs.errors import CorruptBlob
 from mail.storage.blobs.message_layout import parse_layout, rebuild_message
@@ -58,7 +64,7 @@ def _owner_tables() -> list[BlobOwnerTable]:
     return [
         BlobOwnerTable(Message, MessageBlob, "message_id", [*kept, *said]),
         BlobOwnerTable(
-            Submission, SubmissionBlob, "submission_id", [*sent, *unknown], [is_being_sent()]
+            Submission, SubmissionBlob, "submission_id", [*sent, *unknown], [has_open_queue_entry()]
         ),
         BlobOwnerTable(QuarantineItem, QuarantineBlob, "item_id", held),
     ]
@@ -83,7 +89,7 @@ async def check_messages(
     """
     findings: list[Finding] = []
     for holder in _owner_tables():
-        async for trouble in _stream_problems(
+        async for trouble in _iterate_message_problems(
             check_run, holder, rebuilds_messages=rebuilds_messages
         ):
             mend = trouble.repair if repair else None
@@ -101,42 +107,42 @@ async def find_message_problems(
     holder = replace(_owner_tables()[0], selection=conditions)
     return [
         trouble
-        async for trouble in _stream_problems(
+        async for trouble in _iterate_message_problems(
             check_run, holder, rebuilds_messages=rebuilds_messages
         )
     ]
 
 
-async def _stream_problems(
+async def _iterate_message_problems(
     check_run: CheckRun, owner_table: BlobOwnerTable, *, rebuilds_messages: bool
 ) -> AsyncIterator[MessageProblem]:
-    async for low, high in key_ranges(
+    async for low, high in iterate_key_ranges_with_progress(
         check_run, SUBJECT, owner_table.table, conditions=owner_table.selection
     ):
-        rows = await _read_rows(check_run.environment, owner_table, low, high)
-        wholes = await _rebuild_messages(
+        rows = await _read_owner_rows(check_run.environment, owner_table, low, high)
+        wholes = await _parse_or_rebuild_messages(
             check_run.environment,
             sorted({row.blob_id for row in rows}),
             rebuilds_messages=rebuilds_messages,
         )
-        known = await _digests_by_owner(check_run.environment, owner_table, low, high)
+        known = await _referenced_digests_by_owner(check_run.environment, owner_table, low, high)
         found = {
             row.id: _findings_of_message(owner_table, row, wholes.get(row.blob_id), known[row.id])
             for row in rows
         }
         if not any(found.values()):
             continue
-        for row in await _read_rows(
+        for row in await _read_owner_rows(
             check_run.environment, owner_table, low, high
         ):  # messages can be deleted in between
             for finding in found.get(row.id, []):
                 mend = None
                 if finding.repairable:
-                    mend = _reference_repair(owner_table, row, wholes[row.blob_id])
+                    mend = _repair_of_missing_references(owner_table, row, wholes[row.blob_id])
                 yield MessageProblem(finding, row.user_id, mend)
 
 
-async def _read_rows(
+async def _read_owner_rows(
     environment: Environment, owner_table: BlobOwnerTable, low_id: int, high_id: int
 ) -> Sequence[ColumnRow]:
     key = id_column(owner_table.table)
@@ -146,7 +152,7 @@ async def _read_rows(
     return await environment.database.read(asked.order_by(key))
 
 
-async def _digests_by_owner(
+async def _referenced_digests_by_owner(
     environment: Environment, owner_table: BlobOwnerTable, low_id: int, high_id: int
 ) -> defaultdict[int, set[str]]:
     """The digests of the blobs that each row refers to."""
@@ -166,7 +172,7 @@ async def _digests_by_owner(
     return known
 
 
-async def _rebuild_messages(
+async def _parse_or_rebuild_messages(
     environment: Environment, layout_blob_ids: Sequence[int], *, rebuilds_messages: bool
 ) -> dict[int, RebuiltMessage]:
     """Rebuild messages by the ids of their layout blobs; shared ones once."""
@@ -175,13 +181,13 @@ async def _rebuild_messages(
         part = col(Blob.id).in_(layout_blob_ids[start : start + ROWS_PER_READ])
         asked = select(*BLOB_COLUMNS, col(Blob.data)).where(part)
         for row in await environment.database.read(asked):
-            wholes[row.id] = await _rebuild_message(
+            wholes[row.id] = await _parse_or_rebuild_message(
                 environment, row, rebuilds_message=rebuilds_messages
             )
     return wholes
 
 
-async def _rebuild_message(
+async def _parse_or_rebuild_message(
     environment: Environment, layout_row: ColumnRow, *, rebuilds_message: bool
 ) -> RebuiltMessage:
     async def read_blob(digest: str) -> bytes:
@@ -191,10 +197,10 @@ async def _rebuild_message(
         rows = await environment.database.read(asked)
         if not rows:
             raise KeyError(digest)
-        return await read_content(environment, rows[0])
+        return await read_unverified_content(environment, rows[0])
 
     try:
-        skeleton = parse_layout(await read_content(environment, layout_row))
+        skeleton = parse_layout(await read_unverified_content(environment, layout_row))
         holes = frozenset(hole.digest for hole in skeleton.blob_spans)
         if not rebuilds_message:
             return RebuiltMessage(layout_row.tenant_id, len(skeleton), None, holes)
@@ -236,7 +242,7 @@ def _findings_of_message(
     return found
 
 
-def _reference_repair(
+def _repair_of_missing_references(
     owner_table: BlobOwnerTable, row: ColumnRow, rebuilt: RebuiltMessage
 ) -> Callable[[DatabaseTransaction], bool]:
     """The function that inserts missing reference rows; it returns true if all blobs exist."""

@@ -4,7 +4,7 @@ from sqlalchemy import case, func, literal, select
 from sqlmodel import col
 
 from mail.consistency.checks import ConsistencyCheck, EqualityRule, is_in_key_range, whole_sum
-from mail.consistency.repair import column_repair
+from mail.consistency.repair import expected_values_repair
 from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.events.journal import ChangeKind, Stream
@@ -52,7 +52,7 @@ def _quota_usage_check() -> ConsistencyCheck:
         },
         table.outerjoin(summed, summed.c.user_id == table.c.id),
         col(User.id),
-        repair=column_repair(ChangeKind.USER_CHANGED),
+        repair=expected_values_repair(ChangeKind.USER_CHANGED),
     )
 
 
@@ -87,7 +87,7 @@ def _uid_validity_check() -> ConsistencyCheck:
         "folders_of_one_uid_validity": EqualityRule(literal(0), twice.scalar_subquery()),
     }
     return ConsistencyCheck(
-        SUBJECT, User, rules, core_table(User), col(User.id), repair=column_repair()
+        SUBJECT, User, rules, core_table(User), col(User.id), repair=expected_values_repair()
     )
 
 
@@ -126,5 +126,5 @@ def _domain_counter_check(options: Options) -> ConsistencyCheck:
     source = table.outerjoin(users, users.c.domain_id == table.c.id).outerjoin(
         addresses, addresses.c.domain_id == table.c.id
     )
-    cure = column_repair(ChangeKind.DOMAIN_CHANGED)
+    cure = expected_values_repair(ChangeKind.DOMAIN_CHANGED)
     return ConsistencyCheck(SUBJECT, Domain, rules, source, col(Domain.id), repair=cure)

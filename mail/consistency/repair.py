@@ -8,7 +8,7 @@ from mail.consistency.checks import (
     BrokenRow,
     ConsistencyCheck,
     RepairFunction,
-    broken_rules,
+    expected_and_found_by_broken_rule,
     reread_broken_rows,
     write_expected_values,
 )
@@ -46,14 +46,14 @@ async def _repair_group(
 ) -> list[Finding]:
     try:
         return await environment.run_transaction(
-            lambda transaction: repair_in_transaction(transaction, broken_rows, stream_id),
+            lambda transaction: repair_rows_of_locked_stream(transaction, broken_rows, stream_id),
             stream_id,
         )
     except NotFound:  # the stream is missing, which is a finding of its own
         return findings_of(broken_rows)
 
 
-def repair_in_transaction(
+def repair_rows_of_locked_stream(
     transaction: DatabaseTransaction, broken_rows: Sequence[BrokenRow], stream_id: int
 ) -> list[Finding]:
     """Repair rows of one check and one locked stream; return the findings."""
@@ -61,7 +61,9 @@ def repair_in_transaction(
     if check.repair:
         check.repair(transaction, check, keys, stream_id)
     rows = reread_broken_rows(transaction, check, keys)
-    left = {(row.key, rule) for row in rows for rule in broken_rules(check, row)}
+    left = {
+        (row.key, rule) for row in rows for rule in expected_and_found_by_broken_rule(check, row)
+    }
     return [
         replace(finding, repaired=finding.repairable and (hit.key, finding.rule) not in left)
         for hit in broken_rows
@@ -69,7 +71,7 @@ def repair_in_transaction(
     ]
 
 
-def column_repair(change_kind: ChangeKind | None = None) -> RepairFunction:
+def expected_values_repair(change_kind: ChangeKind | None = None) -> RepairFunction:
     """A repair that sets columns to their expected values, and writes a journal entry."""
 
     def repair_columns(

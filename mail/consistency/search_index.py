@@ -4,9 +4,9 @@ from sqlalchemy import case, exists, false, func, select, true
 from sqlmodel import col
 
 from mail.consistency.checks import CheckRun, ConsistencyCheck, EqualityRule
-from mail.consistency.repair import column_repair
+from mail.consistency.repair import expected_values_repair
 from models.messages.tables import Message
-from models.search.text_index import index_rows as words
+from models.search.text_index import indexed_ids_table
 from models.store.columns import core_table
 
 SUBJECT = "search"
@@ -14,14 +14,14 @@ SUBJECT = "search"
 
 def index_checks(dialect: str) -> list[ConsistencyCheck]:
     """All checks of the index. A message without a row is marked, so that it is indexed again."""
-    (key,) = words(dialect).c
+    (key,) = indexed_ids_table(dialect).c
     there = exists().where(key == col(Message.id))
     rule = EqualityRule(
         case((there, true()), else_=false()), col(Message.indexed), is_repairable=True
     )
     rows = core_table(Message)
     where = [col(Message.indexed)]
-    cure = column_repair()
+    cure = expected_values_repair()
     return [
         ConsistencyCheck(
             SUBJECT, Message, {"indexed": rule}, rows, col(Message.user_id), where, repair=cure
@@ -31,7 +31,7 @@ def index_checks(dialect: str) -> list[ConsistencyCheck]:
 
 async def count_index_rows(check_run: CheckRun) -> dict[str, int]:
     """Count the rows of the index, and those of deleted messages."""
-    index = words(check_run.environment.database.dialect)
+    index = indexed_ids_table(check_run.environment.database.dialect)
     (key,) = index.c
     gone = ~exists().where(col(Message.id) == key)
     asked = select(func.count(), func.count(case((gone, 1)))).select_from(index)

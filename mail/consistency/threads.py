@@ -16,10 +16,10 @@ SUBJECT = "threads"
 
 def thread_checks() -> list[ConsistencyCheck]:
     """All checks of threads."""
-    return [_owner_check(), _empty_thread_check(), _thread_key_check()]
+    return [_thread_owner_check(), _empty_thread_check(), _thread_key_check()]
 
 
-def _owner_check() -> ConsistencyCheck:
+def _thread_owner_check() -> ConsistencyCheck:
     table = core_table(Message)
     return ConsistencyCheck(
         SUBJECT,
@@ -60,11 +60,16 @@ def _thread_key_check() -> ConsistencyCheck:
     rule = EqualityRule(literal(0), astray.scalar_subquery(), is_repairable=True)
     table = core_table(User)
     return ConsistencyCheck(
-        SUBJECT, User, {"refs_astray": rule}, table, col(User.id), repair=_delete_wrong_keys
+        SUBJECT,
+        User,
+        {"refs_astray": rule},
+        table,
+        col(User.id),
+        repair=_delete_keys_to_other_users_threads,
     )
 
 
-def _delete_wrong_keys(
+def _delete_keys_to_other_users_threads(
     transaction: DatabaseTransaction, _check: ConsistencyCheck, keys: Sequence[int], _stream: int
 ) -> None:
     own = exists().where(

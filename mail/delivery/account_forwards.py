@@ -69,7 +69,7 @@ class SpamForwardRefused(RequestError):
     """The message is spam and is not forwarded to other addresses."""
 
 
-def is_spam_by_trusted_headers(
+def is_forward_refused_by_spam_headers(
     environment: Environment,
     message: StorableMessage,
     envelope_sender: str,
@@ -109,7 +109,7 @@ async def forward_to_account_targets(
     except ServiceUnavailable:
         outcome = ForwardOutcome.NOT_ENCRYPTED
     except UserLimitExceeded as refusal:
-        await user_limits.report_refusal(
+        await user_limits.report_refusal_once_per_period(
             environment, recipient_verdict.recipient.user_id, refusal.limit
         )
         outcome = ForwardOutcome.LIMIT_REACHED
@@ -130,7 +130,7 @@ async def _enqueue_forward(
     inserted: InsertedMessage | None,
 ) -> ForwardOutcome:
     """Enqueue the forward and return SENT, or the reason why nothing is forwarded."""
-    found = await forward_content(environment, incoming, recipient_verdict)
+    found = await build_account_forward(environment, incoming, recipient_verdict)
     if isinstance(found, ForwardOutcome):
         return found
     key = inserted.message_id if inserted else None
@@ -151,7 +151,7 @@ async def _enqueue_forward(
 
 
 @dataclass(frozen=True, slots=True)
-class ForwardContent:
+class AccountForward:
     """A message as it is forwarded to the targets of an account."""
 
     raw_message: bytes | Path
@@ -159,9 +159,9 @@ class ForwardContent:
     forward: OutgoingForward
 
 
-async def forward_content(
+async def build_account_forward(
     environment: Environment, incoming: "IncomingMessage", recipient_verdict: RecipientVerdict
-) -> ForwardContent | ForwardOutcome:
+) -> AccountForward | ForwardOutcome:
     """Return the message to forward and its targets, or the reason not to forward.
 
     Raises NotFound if the account does not exist, ServiceUnavailable if the message can't be
@@ -178,25 +178,29 @@ async def forward_content(
     )
     if row is None:
         raise NotFound(str(to.user_id), path=["user"])
-    been = await _delivered_to_addresses(source, letter)
-    onward = await _forward_of_account(environment, to, row, been)
+    been = await _addresses_in_delivered_to(source, letter)
+    onward = await _forward_to_unreached_targets(environment, to, row, been)
     if not (onward.target_addresses or onward.endpoints):
         return ForwardOutcome.NO_TARGET
     if row.encrypt_forwarded:
         key = (row.id, row.pub_key or "")
-        hidden = await openpgp_encryption.encrypted_bytes(environment, source, letter, key)
+        hidden = await openpgp_encryption.encrypt_to_bytes_unless_encrypted(
+            environment, source, letter, key
+        )
         if hidden is not None:
-            return ForwardContent(hidden, None, onward)
-    return ForwardContent(source, letter, onward)
+            return AccountForward(hidden, None, onward)
+    return AccountForward(source, letter, onward)
 
 
-async def _delivered_to_addresses(raw_message: bytes | Path, message: StorableMessage) -> list[str]:
+async def _addresses_in_delivered_to(
+    raw_message: bytes | Path, message: StorableMessage
+) -> list[str]:
     """Return the values of the Delivered-To header fields."""
     header = await autoreply.read_header_fields(raw_message, message)
     return [field.value.strip() for field in header if field.key.casefold() == "delivered-to"]
 
 
-async def _forward_of_account(
+async def _forward_to_unreached_targets(
     environment: Environment,
     recipient: LocalRecipient,
     account_row: ColumnRow,
@@ -206,7 +210,7 @@ async def _forward_of_account(
     pairs = list(
         zip(
             account_row.targets,
-            forward_targets.secret_targets(environment, account_row),
+            forward_targets.targets_with_passwords(environment, account_row),
             strict=True,
         )
     )

@@ -23,7 +23,7 @@ from typing import Any
 from mail import sieve
 from mail.filters import script_environment
 from mail.filters.filter_result import NO_FILTERS, FilterResult
-from mail.filters.script_cache import cached_program
+from mail.filters.script_cache import compile_script_cached
 from mail.filters.script_environment import (
     NO_MAILBOXES,
     ScriptAccount,
@@ -205,7 +205,11 @@ def rule_input(environment: Environment, incoming: "IncomingMessage") -> RuleInp
         looked = looked or found.source is not None
     virus = VIRUS_LEVEL if scan is not None and scan.virus_name else None
     return RuleInput(
-        incoming.sieve_message, incoming.envelope_sender, looked, virus, incoming.in_memory
+        incoming.sieve_message,
+        incoming.envelope_sender,
+        looked,
+        virus,
+        incoming.is_small_and_in_memory,
     )
 
 
@@ -236,7 +240,9 @@ async def run_scripts(
         if (outcome := plans[case.recipient_verdict.recipient.user_id]).plan
         and outcome.plan.checked_duplicate_keys
     }
-    if asked and (seen := await script_environment.load_known_duplicate_ids(environment, asked)):
+    if asked and (
+        seen := await script_environment.load_ids_known_from_other_deliveries(environment, asked)
+    ):
         again = [
             replace(case, known_duplicate_ids=frozenset(seen[key]))
             for case in pending_scripts
@@ -276,7 +282,7 @@ def _run_script(
     )
     try:
         plan = sieve.run_script(
-            cached_program(script.text), rule_input.sieve_message, envelope, around
+            compile_script_cached(script.text), rule_input.sieve_message, envelope, around
         )
     except SieveRunError as error:
         return ScriptOutcome(script.id, error=error_text(error))
@@ -300,7 +306,9 @@ def plan_from_results(
     script_outcome: ScriptOutcome | None = None,
 ) -> DeliveryPlan:
     """Return the delivery plan from the verdict, the filter result and the script outcome."""
-    recipient_verdict = _verdict_after_filters(recipient_verdict, filter_result, mailboxes)
+    recipient_verdict = _with_spam_mark_of_filters(
+        recipient_verdict, filter_result.is_spam, mailboxes
+    )
     default = _default_placement(recipient_verdict, filter_result, mailboxes)
     kept = default or PlannedPlacement(
         recipient_verdict.recipient.mailbox_id, recipient_verdict.recipient.encryption_key
@@ -325,17 +333,18 @@ def plan_from_results(
     return (
         done
         if script_outcome.plan is None
-        else _apply_script_plan(done, script_outcome.plan, default, copies)
+        else _delivery_plan_with_script_actions(done, script_outcome.plan, default, copies)
     )
 
 
-def _verdict_after_filters(
-    recipient_verdict: RecipientVerdict, filter_result: FilterResult, mailboxes: ScriptMailboxes
+def _with_spam_mark_of_filters(
+    recipient_verdict: RecipientVerdict, spam_mark: bool | None, mailboxes: ScriptMailboxes
 ) -> RecipientVerdict:
-    """Return the verdict after filters, with the mailbox that belongs to it."""
-    verdict: SpamVerdict = spam_verdict.verdict_after_filter(
-        recipient_verdict.verdict, filter_result.is_spam
-    )
+    """Return the verdict that filters decide, with Junk or INBOX as mailbox if it changes.
+
+    `spam_mark` is None if no filter decides.
+    """
+    verdict: SpamVerdict = spam_verdict.verdict_after_filter(recipient_verdict.verdict, spam_mark)
     if verdict.is_spam == recipient_verdict.verdict.is_spam:
         return replace(recipient_verdict, verdict=verdict)
     box = mailboxes.by_special_use(SpecialUse.JUNK if verdict.is_spam else SpecialUse.INBOX)
@@ -386,7 +395,7 @@ def _with_filter_flags(
     return replace(placement, seen=seen, flagged=flagged, keywords=keywords)
 
 
-def _apply_script_plan(
+def _delivery_plan_with_script_actions(
     delivery_plan: DeliveryPlan,
     script_plan: SievePlan,
     keep_placement: PlannedPlacement | None,
@@ -440,7 +449,7 @@ def _fileinto_placement(
     inbox = boxes.by_special_use(SpecialUse.INBOX) or ScriptMailbox(
         to.mailbox_id, "INBOX", None, to.encryption_key
     )
-    box = boxes.find_mailbox(action.mailbox, action.special_use)
+    box = boxes.find_by_special_use_or_path(action.mailbox, action.special_use)
     if box is not None:
         spot = PlannedPlacement(box.id, box.encryption_key)
     elif action.create_mailbox:

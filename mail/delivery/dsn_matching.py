@@ -59,7 +59,7 @@ class _ReportedRecipients:
         )
 
 
-def apply_report(
+def update_reported_deliveries(
     transaction: DatabaseTransaction,
     recipient: LocalRecipient,
     report: ReceivedDsn,
@@ -73,21 +73,23 @@ def apply_report(
     shown = dsn_requests.split_own_envelope_id(report.envid or "")
     rows = [
         row
-        for row in _find_submissions(transaction, recipient, report, shown)
+        for row in _find_reported_submissions(transaction, recipient, report, shown)
         if _is_addressed_to_sender(recipient, row.envelope_from)
     ]
-    sought = _reported_recipients(report.recipient_results)
+    sought = _index_reported_results(report.recipient_results)
     for row in rows:
         changed = 0
-        for each in _find_deliveries(transaction, row.id, sought):
+        for each in _find_reported_deliveries(transaction, row.id, sought):
             fate, proven = (
                 sought.result_of_delivery(each),
-                _is_proven(transaction, row, each, shown),
+                _has_valid_proof(transaction, row, each, shown),
             )
             if (
                 fate
                 and (proven or not require_proof)
-                and _update_delivery(transaction, each, fate, report.reporting_mta, proven)
+                and _update_delivery_from_report(
+                    transaction, each, fate, report.reporting_mta, proven
+                )
             ):
                 REPORTS.add(str(fate.action))
                 changed += 1
@@ -97,7 +99,7 @@ def apply_report(
             )
 
 
-def _is_proven(
+def _has_valid_proof(
     transaction: DatabaseTransaction,
     submission_row: ColumnRow,
     delivery_row: ColumnRow,
@@ -111,7 +113,7 @@ def _is_proven(
     )
 
 
-def _find_submissions(
+def _find_reported_submissions(
     transaction: DatabaseTransaction,
     recipient: LocalRecipient,
     report: ReceivedDsn,
@@ -150,7 +152,7 @@ def _is_addressed_to_sender(recipient: LocalRecipient, envelope_sender: str) -> 
     return normalized_address(envelope_sender) in asked
 
 
-def _reported_recipients(recipient_results: Iterable[RecipientResult]) -> _ReportedRecipients:
+def _index_reported_results(recipient_results: Iterable[RecipientResult]) -> _ReportedRecipients:
     """Index the reported results by address and ORCPT."""
     sought = _ReportedRecipients()
     for fate in recipient_results:
@@ -171,7 +173,7 @@ def address_spellings(address: str) -> set[str]:
     return made
 
 
-def _find_deliveries(
+def _find_reported_deliveries(
     transaction: DatabaseTransaction, submission_id: int, reported_recipients: _ReportedRecipients
 ) -> Sequence[ColumnRow]:
     """Return the rows of the submission's deliveries that the report names, by ID."""
@@ -201,7 +203,7 @@ def _find_deliveries(
     return transaction.connection.execute(asked).all()
 
 
-def _update_delivery(
+def _update_delivery_from_report(
     transaction: DatabaseTransaction,
     delivery_row: ColumnRow,
     recipient_result: RecipientResult,

@@ -15,12 +15,12 @@ from typing import Any
 from sqlalchemy import Select, select, update
 from sqlmodel import col
 
-from mail.autoreply import AutoreplyRule as Answer
 from mail.autoreply import (
+    AutoreplyRule,
     AutoreplyTrigger,
     NoReplyReason,
-    is_addressed,
-    reply_from_rule,
+    is_account_in_header_addresses,
+    reply_content_unless_empty,
     sieve_vacation,
 )
 from mail.autoreply.reply_sender import AUTOREPLIES
@@ -36,7 +36,12 @@ from mail.sieve import VacationReply
 from mail.storage.message_insert import InsertedMessage, StorableMessage
 from models.events.wakeups import WEBHOOKS
 from models.filters.tables import Filter
-from models.notifications.webhooks import DELIVERY_LIFETIME, PostState, Webhook, insert_deliveries
+from models.notifications.webhooks import (
+    DELIVERY_LIFETIME,
+    PostState,
+    Webhook,
+    insert_deliveries_of_existing_webhooks,
+)
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.runtime.secret_box import DecryptionError
 from models.store.columns import ColumnRow, core_table, select_columns
@@ -93,7 +98,9 @@ async def run_filters(
         ("filters", user): partial(_run_filters_of_account, user, it, looked)
         for user, it in rules.items()
     }
-    found = await inline_or_thread.run_inline_or_in_thread(works, in_memory=incoming.in_memory)
+    found = await inline_or_thread.run_inline_or_in_thread(
+        works, in_memory=incoming.is_small_and_in_memory
+    )
     return [
         found.get(("filters", each.recipient.user_id), NO_FILTERS) for each in recipient_verdicts
     ]
@@ -113,7 +120,7 @@ def _run_filters_of_account(
 def compiled_filter_from_row(environment: Environment, filter_row: ColumnRow) -> CompiledFilter:
     """Return a compiled filter from its row, with the secret URLs of its targets."""
     try:
-        known = forward_targets.open_relays(environment, filter_row.id, filter_row.relays)
+        known = forward_targets.decrypt_relay_urls(environment, filter_row.id, filter_row.relays)
     except DecryptionError:  # the relay refuses the sign-in, and the queue reports it
         log.warning("a relay's password cannot be opened", extra={"filter": filter_row.id})
         known = {}
@@ -123,7 +130,7 @@ def compiled_filter_from_row(environment: Environment, filter_row: ColumnRow) ->
     return CompiledFilter(filter_row.id, filter_row.query, filter_row.action, to)
 
 
-def record_matches(
+def record_matches_and_webhooks(
     transaction: DatabaseTransaction,
     user_id: int,
     filter_result: FilterResult,
@@ -182,7 +189,7 @@ def _insert_webhook_deliveries(
         for row in transaction.connection.execute(hooks)
     ]
     if rows:
-        insert_deliveries(transaction.connection, now, rows)
+        insert_deliveries_of_existing_webhooks(transaction.connection, now, rows)
         transaction.workers_to_wake.add(WEBHOOKS)
 
 
@@ -195,7 +202,7 @@ def _event_body(
     return {"kind": "FILTER_MATCHED", "domain": None, "objects": objects, "origin": None}
 
 
-async def send_filter_reply(
+async def send_first_filter_reply(
     environment: Environment,
     incoming: "IncomingMessage",
     recipient_verdict: RecipientVerdict,
@@ -209,12 +216,14 @@ async def send_filter_reply(
         incoming.message,
     )
     named = [each.address for each in (*letter.facts.to, *letter.facts.cc)]
-    if not await is_addressed(environment, (to.user_id, to.address_id), to.address, named):
+    if not await is_account_in_header_addresses(
+        environment, (to.user_id, to.address_id), to.address, named
+    ):
         AUTOREPLIES.add(NoReplyReason.NOT_ADDRESSED.metric_label)
         return
     came = AutoreplyTrigger(incoming.envelope_sender, to.address, letter.facts.subject)
-    rule = Answer(subject=reply.subject, text=reply.text, html=reply.html_text)
-    words = reply_from_rule(rule, came)
+    rule = AutoreplyRule(subject=reply.subject, text=reply.text, html=reply.html_text)
+    words = reply_content_unless_empty(rule, came)
     if isinstance(words, NoReplyReason):
         return
     action = VacationReply(

@@ -59,9 +59,13 @@ class LocalBackend:
     ) -> Sequence[object]:
         """Deliver a message to all recipients. An account that is named twice stores it once."""
         how = (arrival.client, arrival.content_digest) if arrival else (None, None)
-        mail = await pipeline.read_incoming(self.environment, raw_message, envelope_sender, *how)
+        mail = await pipeline.read_and_verify_incoming(
+            self.environment, raw_message, envelope_sender, *how
+        )
         outcomes = await pipeline.deliver(self.environment, mail, accepted_recipients)
-        await success_dsn.send_success_dsn(self.environment, mail, accepted_recipients, outcomes)
+        await success_dsn.enqueue_wanted_success_dsn(
+            self.environment, mail, accepted_recipients, outcomes
+        )
         return outcomes
 
     async def enqueue_for_retry(
@@ -72,7 +76,7 @@ class LocalBackend:
         arrival: SmtpArrival,
     ) -> None:
         """Enqueue a message for recipients that could not be delivered to at once."""
-        await redirect.enqueue_deferred(
+        await redirect.enqueue_for_later_local_delivery(
             self.environment,
             raw_message,
             (arrival.content_digest, envelope_sender),

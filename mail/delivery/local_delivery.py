@@ -12,7 +12,7 @@ from mail.queue import dsn_requests
 from mail.recipients import recipient_routes
 from mail.recipients.recipient_routes import MailLoop
 from mail.storage.message_trace import TraceRecorder
-from mail.storage.received_messages import read_message
+from mail.storage.received_messages import parse_storable_message
 from models.errors import NotFound, OverQuota, RateLimited, ServiceUnavailable
 from models.queue.tables import DeliveryState
 from models.runtime.environment import Environment
@@ -37,7 +37,7 @@ async def deliver_to_local_recipients(
     source = without_bcc(raw_message)
     mail = IncomingMessage(
         source,
-        replace(await read_message(source), is_generated=job.originates_here),
+        replace(await parse_storable_message(source), is_generated=job.originates_here),
         job.sender,
         trace=TraceRecorder(job.queue_id),
         applies_bcc_rules=not job.is_copy,
@@ -87,5 +87,5 @@ async def _deliver_to_one(
     if isinstance(outcome, BaseException):
         raise outcome
     done = DeliveryResult(DeliveryState.DELIVERED, 250, "2.0.0 Delivered here", host)
-    how = success_dsn.dsn_action(taken)
+    how = success_dsn.dsn_action_reported_here(taken)
     return replace(done, is_reported_remotely=how is None, local_action=how)

@@ -55,7 +55,11 @@ from mail.envelope.client import SmtpClientInfo
 from mail.envelope.local_recipient import LocalRecipient
 from mail.inbound import dsn_parser, sender_verification, spam_check
 from mail.inbound.incoming_message import InboxKey, IncomingMessage
-from mail.inbound.scan_rejection import SpamRefused, check_may_forward, check_verdict
+from mail.inbound.scan_rejection import (
+    SpamRefused,
+    require_accepted_by_verdict,
+    require_forwardable,
+)
 from mail.queue.redirect import enqueue_redirect
 from mail.recipients.recipient_routes import (
     AcceptedAccount,
@@ -63,14 +67,14 @@ from mail.recipients.recipient_routes import (
     AutoreplyAddress,
     OutgoingForward,
 )
-from mail.scanners import scan_incoming
-from mail.scanners.rspamd_training import train_from_address
+from mail.scanners import scan_incoming_and_store_result
+from mail.scanners.rspamd_training import train_with_received_message
 from mail.storage.message_insert import InsertedMessage
 from models.errors import RequestError
 from models.runtime.environment import Environment
 
 
-async def read_incoming(
+async def read_and_verify_incoming(
     environment: Environment,
     raw_message: bytes | Path,
     envelope_sender: str,
@@ -84,7 +88,7 @@ async def read_incoming(
     """
     forwarder = await find_forwarder(environment, client.ip_address) if client else None
     forwarded = forwarder is not None
-    whole, letter = await sender_verification.read_and_verify(
+    whole, letter = await sender_verification.read_and_verify_sender(
         environment, raw_message, envelope_sender, client, from_forwarding_host=forwarded
     )
     letter = replace(letter, received_digest=content_digest or letter.received_digest)
@@ -105,11 +109,11 @@ async def deliver(
     accepted_recipients: Sequence[AcceptedRecipient],
 ) -> list[object]:
     """Deliver a message to accepted recipients; return one result each, an exception if refused."""
-    trace_steps.record_accepted(
+    trace_steps.record_sender_and_accepted(
         environment, incoming.trace, incoming.envelope_sender, accepted_recipients
     )
     await trace_steps.record_rejected_recipients(environment, incoming.trace, accepted_recipients)
-    await scan_incoming(environment, incoming, accepted_recipients)
+    await scan_incoming_and_store_result(environment, incoming, accepted_recipients)
     people: dict[InboxKey, AcceptedAccount] = {}
     for each in accepted_recipients:
         for person in each.accounts:
@@ -117,18 +121,19 @@ async def deliver(
             incoming.dsn_requests.setdefault(_inbox_key(person.recipient), each.dsn_request)
     everybody = list(people.values())
     if incoming.fetched is None:
-        incoming.dsn = await dsn_parser.find_dsn(
+        incoming.dsn = await dsn_parser.dsn_of_message(
             incoming.raw_message, incoming.message, incoming.envelope_sender
         )
     await _deliver_to_accounts(environment, incoming, everybody)
     await _enqueue_bcc_copies(environment, incoming, accepted_recipients, everybody)
     outcomes = [
-        await _finish_recipient(environment, incoming, each) for each in accepted_recipients
+        await _enqueue_forwards_and_train(environment, incoming, each)
+        for each in accepted_recipients
     ]
     for each, outcome in zip(accepted_recipients, outcomes, strict=True):
         if each.autoreply_address is not None and not isinstance(outcome, BaseException):
             await _send_address_autoreply(environment, incoming, each.autoreply_address)
-    trace_steps.record_end(
+    trace_steps.record_refused_and_schedule_write(
         environment, incoming.trace, incoming.message, accepted_recipients, outcomes
     )
     return outcomes
@@ -151,12 +156,12 @@ async def _deliver_to_accounts(
             await quarantine.quarantine_message(environment, incoming, to, why)
             trace_steps.record_quarantined(environment, incoming.trace, to, why)
             return None
-        await check_verdict(environment, incoming, plan.recipient_verdict)
+        await require_accepted_by_verdict(environment, incoming, plan.recipient_verdict)
         placed = await plan_execution.execute_plan(environment, incoming, plan, alone)
         sent = await account_forwards.forward_to_account_targets(
             environment, incoming, plan.recipient_verdict, placed
         )
-        trace_steps.record_stored(environment, incoming.trace, to, placed, sent)
+        trace_steps.record_stored_and_forwarded(environment, incoming.trace, to, placed, sent)
         return placed
 
     to = [person.recipient for person in accounts]
@@ -167,7 +172,10 @@ async def _deliver_to_accounts(
         to,
         from_trusted_server=incoming.from_trusted_server,
     )
-    judged = [await subaddress_mailbox.apply_subaddress(environment, each) for each in verdicts]
+    judged = [
+        await subaddress_mailbox.find_or_create_subaddress_mailbox(environment, each)
+        for each in verdicts
+    ]
     said = await filter_execution.run_filters(environment, incoming, judged)
     ruled = await delivery_plan.plan_deliveries(environment, incoming, judged, said)
     outcomes = await asyncio.gather(*map(deliver_to_account, ruled), return_exceptions=True)
@@ -194,14 +202,14 @@ async def _enqueue_bcc_copies(
     await recipient_rewrites.enqueue_bcc_copies(environment, incoming, reached, named)
 
 
-async def _finish_recipient(
+async def _enqueue_forwards_and_train(
     environment: Environment, incoming: IncomingMessage, accepted: AcceptedRecipient
 ) -> object:
     """Enqueue the forwards of one recipient and return its result."""
     outcomes: list[object] = []
     wish = success_dsn.dsn_request_for_targets(accepted)
     onward = list(accepted.forwards)
-    if accepted.accounts and account_forwards.is_spam_by_trusted_headers(
+    if accepted.accounts and account_forwards.is_forward_refused_by_spam_headers(
         environment,
         incoming.message,
         incoming.envelope_sender,
@@ -216,12 +224,14 @@ async def _finish_recipient(
         else:
             outcomes.append(outcome)
     outcomes += [
-        await _enqueue_forward(environment, incoming, replace(each, dsn_request=wish))
+        await _enqueue_forward_or_return_error(
+            environment, incoming, replace(each, dsn_request=wish)
+        )
         for each in onward
     ]
     if accepted.train_as_spam is not None:
         outcomes.append(
-            await train_from_address(environment, incoming, is_spam=accepted.train_as_spam)
+            await train_with_received_message(environment, incoming, is_spam=accepted.train_as_spam)
         )
     refused = [each for each in outcomes if isinstance(each, BaseException)]
     return refused[0] if refused else next(iter(outcomes), None)
@@ -232,24 +242,24 @@ async def _send_address_autoreply(
 ) -> None:
     """Send the automatic reply of a forwarding address."""
     spam = await spam_check.is_spam_for_address(environment, incoming, autoreply_address)
-    outcome = await autoreply.reply_to_delivered(
+    outcome = await autoreply.try_autoreply_after_delivery(
         environment, incoming, autoreply_address, is_spam=spam
     )
     trace_steps.record_autoreply(environment, incoming.trace, autoreply_address, outcome)
 
 
-async def _enqueue_forward(
+async def _enqueue_forward_or_return_error(
     environment: Environment, incoming: IncomingMessage, forward: OutgoingForward
 ) -> object:
     """Enqueue a forward. Returns it, or the error."""
-    spam = account_forwards.is_spam_by_trusted_headers(
+    spam = account_forwards.is_forward_refused_by_spam_headers(
         environment,
         incoming.message,
         incoming.envelope_sender,
         from_trusted_server=incoming.from_trusted_server,
     )
     try:
-        check_may_forward(incoming)
+        require_forwardable(incoming)
         if spam and not (forward.is_returned_bounce or forward.is_backup_mx):
             raise account_forwards.SpamForwardRefused("spam is not sent on")
         came = incoming.content_digest, incoming.envelope_sender

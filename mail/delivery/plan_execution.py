@@ -23,7 +23,7 @@ from mail.autoreply import sieve_notification, sieve_vacation
 from mail.delivery import dsn_matching, filter_execution, trace_steps
 from mail.delivery.delivery_plan import DeliveryPlan, PlannedPlacement, plan_deliveries
 from mail.envelope.local_recipient import LocalRecipient
-from mail.filters.script_state import remember, remembered_keys
+from mail.filters.script_state import remember_key, remembered_keys
 from mail.inbound.incoming_message import IncomingMessage
 from mail.queue.redirect import enqueue_redirect
 from mail.recipients.forward_targets import ForwardEndpoint
@@ -80,9 +80,9 @@ async def execute_plan(
 ) -> InsertedMessage | None:
     """Execute the plan of a recipient. Returns None if the message is not stored.
 
-    On return all is durable. Raises RejectedByScript, Unavailable if the message can't be
-    encrypted, and the errors of `received_messages.store_copies`. Holds `encryption_slot` while a
-    copy with its own bytes is in memory.
+    On return all is durable. Raises RejectedByScript, ServiceUnavailable if the message can't be
+    encrypted, and the errors of `received_messages.store_copies_once`. Holds `encryption_slot`
+    while a copy with its own bytes is in memory.
     """
     if plan.script_id is not None:
         SIEVE_RUNS.add("failed" if plan.script_error else "done")
@@ -90,7 +90,7 @@ async def execute_plan(
         raise RejectedByScript(plan.rejection)
     for _ in range(MAX_TRIES):
         try:
-            placed = await _store_plan(environment, incoming, plan, encryption_slot)
+            placed = await _store_plan_or_use_inbox(environment, incoming, plan, encryption_slot)
             break
         except _DuplicateIdsChanged:
             (plan,) = await plan_deliveries(
@@ -100,7 +100,7 @@ async def execute_plan(
                 raise RejectedByScript(plan.rejection) from None
     else:
         raise RuntimeError("what the script hung on has changed each time")
-    failed = await _enqueue_redirects(environment, incoming, plan, placed)
+    failed = await _enqueue_redirects_and_return_error(environment, incoming, plan, placed)
     if failed:
         plan = replace(plan, script_error=plan.script_error or failed)
         if not plan.is_stored:
@@ -113,17 +113,17 @@ async def execute_plan(
             plan = replace(
                 kept, filter_result=filter_execution.without_recorded_actions(plan.filter_result)
             )
-            placed = await _store_plan(environment, incoming, plan, encryption_slot)
+            placed = await _store_plan_or_use_inbox(environment, incoming, plan, encryption_slot)
         elif plan.script_id is not None:
             await environment.run_transaction(
                 lambda turn: _store_script_error(turn, plan),
                 plan.recipient_verdict.recipient.user_id,
             )
-    await _send_replies(environment, incoming, plan)
+    await _send_reply_and_notifications(environment, incoming, plan)
     return placed
 
 
-async def _store_plan(
+async def _store_plan_or_use_inbox(
     environment: Environment,
     incoming: "IncomingMessage",
     plan: DeliveryPlan,
@@ -140,11 +140,11 @@ async def _store_plan(
     def write_with_message(
         transaction: DatabaseTransaction, inserted: InsertedMessage | None
     ) -> None:
-        _check_duplicate_ids(transaction, plan, receipt)
-        record_plan(transaction, plan, (incoming.message, receipt), inserted)
+        _raise_if_duplicate_ids_changed(transaction, plan, receipt)
+        record_script_state_and_matches(transaction, plan, (incoming.message, receipt), inserted)
         if incoming.dsn is not None:
             doubtful = plan.recipient_verdict.verdict.is_spam
-            dsn_matching.apply_report(
+            dsn_matching.update_reported_deliveries(
                 transaction, plan.recipient_verdict.recipient, incoming.dsn, require_proof=doubtful
             )
 
@@ -182,13 +182,17 @@ async def _store_placements(
             copies = DeliveryCopies(
                 receipt, [(letter, there) for there in places], _insert_kind(incoming)
             )
-            return await received_messages.store_copies(environment, to, copies, write_with_message)
+            return await received_messages.store_copies_once(
+                environment, to, copies, write_with_message
+            )
         async with encryption_slot:
             each = await messages_for_placements(environment, incoming, todo, made)
             copies = DeliveryCopies(
                 receipt, list(zip(each, places, strict=True)), _insert_kind(incoming)
             )
-            return await received_messages.store_copies(environment, to, copies, write_with_message)
+            return await received_messages.store_copies_once(
+                environment, to, copies, write_with_message
+            )
 
 
 def _insert_kind(incoming: "IncomingMessage") -> InsertKind:
@@ -258,7 +262,7 @@ async def _message_for_placement(
     to = todo.recipient_verdict.recipient
 
     async def read_changed(raw_message: bytes | Path) -> StorableMessage:
-        made, found = await received_messages.read_message(raw_message), incoming.message
+        made, found = await received_messages.parse_storable_message(raw_message), incoming.message
         return replace(
             made,
             received_digest=incoming.content_digest,
@@ -272,7 +276,7 @@ async def _message_for_placement(
         )
         letter = await read_changed(source)
     if spot.encryption_key is not None:
-        sealed = await openpgp_encryption.encrypted_bytes(
+        sealed = await openpgp_encryption.encrypt_to_bytes_unless_encrypted(
             environment, source, letter, (to.user_id, spot.encryption_key)
         )
         if sealed is not None:
@@ -290,7 +294,7 @@ async def _with_delivery_headers(
     """Return the message with our delivery headers. A fetched message gets none."""
     if incoming.fetched is not None:
         return message
-    return await delivery_headers.add_delivery_headers(
+    return await delivery_headers.add_delivery_headers_and_label(
         raw_message, message, recipient, incoming.envelope_sender, temporary_files
     )
 
@@ -309,7 +313,7 @@ async def _with_header_edits(
     )
 
 
-def record_plan(
+def record_script_state_and_matches(
     transaction: DatabaseTransaction,
     plan: DeliveryPlan,
     message_and_receipt: tuple[StorableMessage, str],
@@ -322,12 +326,12 @@ def record_plan(
     letter, receipt = message_and_receipt
     _remember_duplicate_ids(transaction, plan, receipt)
     _store_script_error(transaction, plan)
-    filter_execution.record_matches(
+    filter_execution.record_matches_and_webhooks(
         transaction, plan.recipient_verdict.recipient.user_id, plan.filter_result, letter, inserted
     )
 
 
-def _check_duplicate_ids(
+def _raise_if_duplicate_ids_changed(
     transaction: DatabaseTransaction, plan: DeliveryPlan, receipt_digest: str
 ) -> None:
     """Raise _DuplicateIdsChanged if the state of the IDs that the script tested has changed."""
@@ -350,7 +354,7 @@ def _remember_duplicate_ids(
     now = transaction.environment.now()
     for one in plan.new_duplicate_ids:
         until = now + timedelta(seconds=one.seconds)
-        remember(
+        remember_key(
             transaction,
             plan.recipient_verdict.recipient.user_id,
             (SieveMemoryKind.DUPLICATE, one.key),
@@ -379,7 +383,7 @@ def _store_script_error(transaction: DatabaseTransaction, plan: DeliveryPlan) ->
         transaction.record_entry(plan.recipient_verdict.recipient.user_id, entry, at=now)
 
 
-async def _enqueue_redirects(
+async def _enqueue_redirects_and_return_error(
     environment: Environment,
     incoming: "IncomingMessage",
     plan: DeliveryPlan,
@@ -387,11 +391,11 @@ async def _enqueue_redirects(
 ) -> str | None:
     """Enqueue the redirects of a plan. Returns the text of the last error, or None."""
     failed, key = None, inserted.message_id if inserted else None
-    for edits, onward in forwards_of_plan(plan):
+    for edits, onward in edit_counts_and_forwards_of_plan(plan):
         shown = ", ".join([*onward.target_addresses, *(via.public_url for via in onward.endpoints)])
         try:
             with ExitStack() as files:
-                source, letter = await message_with_edits(incoming, plan, edits, files)
+                source, letter = await message_with_header_edits(incoming, plan, edits, files)
                 came = incoming.content_digest, incoming.envelope_sender
                 wish = incoming.dsn_request_for_forward(plan.recipient_verdict.recipient)
                 whole = replace(onward, dsn_request=wish, stored_message_id=key)
@@ -407,7 +411,7 @@ async def _enqueue_redirects(
     return failed
 
 
-def forwards_of_plan(plan: DeliveryPlan) -> list[tuple[int, OutgoingForward]]:
+def edit_counts_and_forwards_of_plan(plan: DeliveryPlan) -> list[tuple[int, OutgoingForward]]:
     """Return (edit count, forward) pairs: redirects of the script, then targets of filters."""
     to = plan.recipient_verdict.recipient
     mine = OutgoingForward(to.address, None, to.tenant_id, user_id=to.user_id)
@@ -436,7 +440,7 @@ def forwards_of_plan(plan: DeliveryPlan) -> list[tuple[int, OutgoingForward]]:
     return found
 
 
-async def message_with_edits(
+async def message_with_header_edits(
     incoming: "IncomingMessage", plan: DeliveryPlan, edit_count: int, temporary_files: ExitStack
 ) -> tuple[bytes | Path, StorableMessage | None]:
     """Return the message with the first header edits applied, and its parsed form.
@@ -448,7 +452,7 @@ async def message_with_edits(
     return await _with_header_edits(incoming, plan.header_edits[:edit_count], temporary_files), None
 
 
-async def _send_replies(
+async def _send_reply_and_notifications(
     environment: Environment, incoming: "IncomingMessage", plan: DeliveryPlan
 ) -> None:
     """Send the automatic reply and the notifications. Errors don't affect the delivery.
@@ -466,13 +470,13 @@ async def _send_replies(
         )
     elif plan.filter_result.replies:
         await _run_logging_errors(
-            filter_execution.send_filter_reply(
+            filter_execution.send_first_filter_reply(
                 environment, incoming, judged, plan.filter_result, plan.mailboxes
             ),
             to,
         )
     else:
-        outcome = await autoreply.reply_to_delivered(
+        outcome = await autoreply.try_autoreply_after_delivery(
             environment,
             incoming,
             to,

@@ -118,25 +118,25 @@ async def quarantine_message(
 
     A repeated delivery is recognized by its receipt. The message is encrypted if the mailbox
     requires it. Raises LimitReached if it is too large, NotFound if the account does not exist,
-    Unavailable if it can't be encrypted, UserLimitExceeded at the hourly limit.
+    ServiceUnavailable if it can't be encrypted, UserLimitExceeded at the hourly limit.
     """
     letter, most = incoming.message, environment.options.quarantine_max
     if not is_small_enough(environment, letter):
         raise LimitReached("too large to be held", limit=most, used=letter.size)
     if recipient.encryption_key is None:
-        await _insert_item(environment, letter, (incoming, recipient), reason)
+        await _insert_item_unless_received(environment, letter, (incoming, recipient), reason)
     else:
         async with incoming.encryption_lock:
-            own = await openpgp_encryption.encrypt_message(
+            own = await openpgp_encryption.encrypt_unless_encrypted(
                 environment,
                 incoming.raw_message,
                 letter,
                 (recipient.user_id, recipient.encryption_key),
             )
-            await _insert_item(environment, own, (incoming, recipient), reason)
+            await _insert_item_unless_received(environment, own, (incoming, recipient), reason)
 
 
-async def _insert_item(
+async def _insert_item_unless_received(
     environment: Environment,
     message: StorableMessage,
     incoming_and_recipient: tuple["IncomingMessage", LocalRecipient],
@@ -154,7 +154,7 @@ async def _insert_item(
             _SELECT_RECEIPT, {"known": known, "since": since}
         ).first():
             return False
-        _count_received_message(transaction, to.user_id)
+        _count_against_received_limit(transaction, to.user_id)
         key, shown = (
             transaction.environment.new_id(),
             {**_message_columns(message), **_reason_columns(reason), "receipt": known},
@@ -162,23 +162,23 @@ async def _insert_item(
         row = {"id": key, **_envelope_columns(transaction, mail, to), **shown}
         blobs = insert_blob_rows(transaction, stored_blobs)
         row |= {"blob_id": blobs[stored_blobs.layout_digest]}
-        _insert_rows(transaction, row, list(blobs.values()))
+        _insert_item_receipt_and_entry(transaction, row, list(blobs.values()))
         _copy_for_audits(transaction, message, row, list(blobs.values()))
         _delete_oldest_over_limit(transaction, to.user_id, key)
         return True
 
     try:
-        held = await received_messages.apply_with_blobs(
+        held = await received_messages.store_blobs_and_run_transaction(
             environment, to.tenant_id, message, insert_in_transaction, to.user_id
         )
     except UserLimitExceeded as refusal:
-        await user_limits.report_refusal(environment, to.user_id, refusal.limit)
+        await user_limits.report_refusal_once_per_period(environment, to.user_id, refusal.limit)
         raise
     if held:
         QUARANTINED.add("virus" if reason.virus else "spam")
 
 
-def _count_received_message(transaction: DatabaseTransaction, user_id: int) -> None:
+def _count_against_received_limit(transaction: DatabaseTransaction, user_id: int) -> None:
     """Count the message against the hourly limit of received messages.
 
     Without it a flood of quarantined messages would have no limit. Raises UserLimitExceeded if the
@@ -190,7 +190,7 @@ def _count_received_message(transaction: DatabaseTransaction, user_id: int) -> N
     if not counted:
         full = user_limits.received_limit_error(transaction, user_id)
         raise full or NotFound(str(user_id), path=["user"])
-    user_limits.report_received_limit(transaction, user_id, counted[0])
+    user_limits.report_received_limit_if_reached(transaction, user_id, counted[0])
 
 
 def _envelope_columns(
@@ -216,7 +216,7 @@ def _dsn_request_record(
 ) -> dict[str, str | None] | None:
     """Return the stored DSN request. SUCCESS is removed if the sender is not verified."""
     wish = incoming.dsn_request_of(recipient)
-    if success_dsn.is_sender_unverified(environment, incoming):
+    if success_dsn.is_sender_forged_or_unverified(environment, incoming):
         wish = wish.without_condition(NotifyCondition.SUCCESS)
     return record_from_request(wish, recipient.original_address or recipient.address)
 
@@ -253,7 +253,7 @@ def _bounded_score(score: float) -> float:
     return 0.0 if math.isnan(score) else min(max(score, -MAX_SCORE), MAX_SCORE)
 
 
-def _insert_rows(
+def _insert_item_receipt_and_entry(
     transaction: DatabaseTransaction, item_row: Mapping[str, Any], blob_ids: Sequence[int]
 ) -> None:
     """Insert the quarantine item with its blob references, its receipt and its journal entry."""
@@ -304,10 +304,12 @@ def _delete_oldest_over_limit(
         if over and row.id != new_item_id:
             gone.append(row.id)
     for start in range(0, len(gone), MAX_IDS_PER_ROW):
-        delete_items(transaction, user_id, gone[start : start + MAX_IDS_PER_ROW], cause="expired")
+        delete_quarantine_items(
+            transaction, user_id, gone[start : start + MAX_IDS_PER_ROW], cause="expired"
+        )
 
 
-def delete_items(
+def delete_quarantine_items(
     transaction: DatabaseTransaction, user_id: int, item_ids: Sequence[int], *, cause: str
 ) -> int:
     """Delete quarantine items of an account with a journal entry. Returns the number deleted."""
@@ -323,7 +325,7 @@ def delete_items(
     return len(gone)
 
 
-async def schedule_notifications(environment: Environment) -> int:
+async def insert_due_notification_tasks(environment: Environment) -> int:
     """Create notification tasks for accounts with due quarantine items; return their number.
 
     The interval begins with the first item that no notification has listed. It is at most half of

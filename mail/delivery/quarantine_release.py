@@ -40,7 +40,7 @@ from mail.storage.message_insert import (
     MessagePlacement,
     StorableMessage,
 )
-from mail.storage.received_messages import DeliveryCopies, read_message, store_blobs
+from mail.storage.received_messages import DeliveryCopies, parse_storable_message, store_blobs
 from models.errors import ServiceUnavailable
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import ColumnRow
@@ -74,7 +74,7 @@ class PreparedRelease:
         return bool(self.redirects or self.copies or self.success_dsn)
 
 
-async def prepare_release(
+async def plan_release_and_store_blobs(
     environment: Environment,
     item_row: ColumnRow,
     raw_message: bytes,
@@ -84,16 +84,16 @@ async def prepare_release(
 ) -> PreparedRelease:
     """Plan the release of a quarantined message and store all bytes it needs.
 
-    With `rewrite_blobs`, blobs are written even if they exist. Raises Unavailable if the message
-    can't be encrypted.
+    With `rewrite_blobs`, blobs are written even if they exist. Raises ServiceUnavailable if the
+    message can't be encrypted.
     """
     with ExitStack() as files:
-        return await _prepare_release(
+        return await _plan_release_and_store_blobs(
             environment, item_row, raw_message, (recipient, rewrite_blobs), files
         )
 
 
-async def _prepare_release(
+async def _plan_release_and_store_blobs(
     environment: Environment,
     item_row: ColumnRow,
     raw_message: bytes,
@@ -102,17 +102,17 @@ async def _prepare_release(
 ) -> PreparedRelease:
     """Plan the release and store the bytes of all copies."""
     to, again = recipient_and_rewrite
-    letter = replace(await read_message(raw_message), verification=item_row.verification)
+    letter = replace(await parse_storable_message(raw_message), verification=item_row.verification)
     wishes = {(to.user_id, to.mailbox_id): request_from_record(item_row.wish)}
     mail = IncomingMessage(raw_message, letter, item_row.sender, dsn_requests=wishes)
     todo = await _plan_without_rejection(environment, mail, to)
     if item_row.virus is not None:
         todo = replace(todo, redirects=(), filter_result=replace(todo.filter_result, targets=()))
-    sent, failed = await _prepare_redirects(environment, mail, todo, temporary_files)
+    sent, failed = await _rule_redirects_and_has_loop(environment, mail, todo, temporary_files)
     if not todo.placements and (failed or not sent):
         todo = replace(todo, placements=[todo.fallback_placement])
     if item_row.virus is None:
-        sent += await _prepare_account_forward(environment, mail, todo, temporary_files)
+        sent += await _account_forward_redirects(environment, mail, todo, temporary_files)
     made = await plan_execution.messages_for_placements(environment, mail, todo, temporary_files)
     kept = [await store_blobs(environment, to.tenant_id, each, store_again=again) for each in made]
     there = [
@@ -122,13 +122,13 @@ async def _prepare_release(
     for one in sent:
         safe = await store_blobs(environment, one.forward.tenant_id, one.message, store_again=again)
         leaving.append((replace(one, message=_without_bytes(one.message)), safe))
-    report = await success_dsn.dsn_of_released(environment, mail, item_row, to)
+    report = await success_dsn.success_dsn_of_released(environment, mail, item_row, to)
     copies = [
         (
             replace(copy, message=_without_bytes(copy.message)),
             await _store_copy_blobs(environment, copy, rewrite_blobs=again),
         )
-        for copy in await recipient_rewrites.prepare_bcc_copies(
+        for copy in await recipient_rewrites.build_bcc_copies(
             environment, mail, [to], [item_row.recipient], temporary_files
         )
     ]
@@ -165,7 +165,7 @@ async def _plan_without_rejection(
     )
 
 
-async def _prepare_redirects(
+async def _rule_redirects_and_has_loop(
     environment: Environment,
     incoming: IncomingMessage,
     plan: DeliveryPlan,
@@ -174,9 +174,9 @@ async def _prepare_redirects(
     """Prepare the redirects of rules. Also returns True if one failed because of a mail loop."""
     made, failed = list[PreparedRedirect](), False
     wish = incoming.dsn_request_for_forward(plan.recipient_verdict.recipient)
-    for edits, wanted in plan_execution.forwards_of_plan(plan):
+    for edits, wanted in plan_execution.edit_counts_and_forwards_of_plan(plan):
         to = replace(wanted, dsn_request=wish)
-        source, letter = await plan_execution.message_with_edits(
+        source, letter = await plan_execution.message_with_header_edits(
             incoming, plan, edits, temporary_files
         )
         came = incoming.content_digest, incoming.envelope_sender
@@ -191,7 +191,7 @@ async def _prepare_redirects(
     return made, failed
 
 
-async def _prepare_account_forward(
+async def _account_forward_redirects(
     environment: Environment,
     incoming: IncomingMessage,
     plan: DeliveryPlan,
@@ -201,7 +201,7 @@ async def _prepare_account_forward(
     if not plan.recipient_verdict.recipient.has_forward_targets:
         return []
     try:
-        found = await account_forwards.forward_content(
+        found = await account_forwards.build_account_forward(
             environment, incoming, plan.recipient_verdict
         )
         if isinstance(found, account_forwards.ForwardOutcome):
@@ -254,35 +254,36 @@ def _without_bytes(message: StorableMessage) -> StorableMessage:
     )
 
 
-def release_in_transaction(
-    transaction: DatabaseTransaction, prepared: PreparedRelease, released_by: str
+def deliver_prepared_release(
+    transaction: DatabaseTransaction, prepared: PreparedRelease, releaser_name: str
 ) -> InsertedMessage | None:
-    """Release the message in a transaction of its account, and of PLATFORM if mail is queued.
+    """Store the copies of a release, and enqueue its redirects, BCC copies and success DSN.
 
-    Returns None if rules redirect the message and don't store it. `released_by` is the name in the
-    delivery trace. Raises the errors of `received_messages.insert_copies_in_mailboxes` and
-    `redirect.enqueue_prepared`.
+    The quarantine item stays; the caller deletes it. The transaction must lock the account, and
+    PLATFORM if mail is queued. Returns None if rules redirect the message and don't store it.
+    `releaser_name` is shown in the delivery trace. Raises the errors of
+    `received_messages.insert_copies_in_mailboxes` and `redirect.enqueue_prepared_redirect_once`.
     """
     copies = DeliveryCopies(prepared.receipt_digest, prepared.placements, InsertKind.RELEASED)
     placed = received_messages.insert_copies_in_mailboxes(
         transaction, copies, prepared.stored_blobs
     )
-    plan_execution.record_plan(
+    plan_execution.record_script_state_and_matches(
         transaction, prepared.plan, (prepared.message, prepared.receipt_digest), placed
     )
     for outgoing, kept in prepared.redirects:
         to = replace(outgoing.forward, stored_message_id=placed.message_id if placed else None)
-        redirect.enqueue_prepared(transaction, replace(outgoing, forward=to), kept)
+        redirect.enqueue_prepared_redirect_once(transaction, replace(outgoing, forward=to), kept)
     for copy, kept in prepared.copies:
         recipient_rewrites.enqueue_bcc_copy(transaction, kept, copy)
     if prepared.success_dsn is not None:
-        success_dsn.enqueue_dsn(transaction, *prepared.success_dsn)
+        success_dsn.enqueue_dsn_once(transaction, *prepared.success_dsn)
     sent = [outgoing.forward for outgoing, _ in prepared.redirects]
-    way = trace_steps.record_released(
+    way = trace_steps.new_trace_of_released(
         transaction.environment,
         prepared.queue_id,
         prepared.plan.recipient_verdict.recipient,
-        (placed, released_by),
+        (placed, releaser_name),
     )
     way.sender = prepared.envelope_sender
     for each in sent:

@@ -25,12 +25,12 @@ from mail.addresses.address_syntax import (
 )
 from mail.envelope.local_recipient import LocalRecipient
 from mail.inbound.incoming_message import IncomingMessage
-from mail.queue.enqueue import SubmissionOwner, enqueue, submission_from_message
-from mail.recipients.address_resolution import find_sender_account, rewritten_address
+from mail.queue.enqueue import SubmissionOwner, build_submission_and_insert_blobs, enqueue
+from mail.recipients.address_resolution import find_user_id_that_sends_as, rewritten_address
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
 from mail.storage.header_prepend import prepend_fields, read_beginning
 from mail.storage.message_insert import StorableMessage
-from mail.storage.received_messages import apply_with_blobs
+from mail.storage.received_messages import store_blobs_and_run_transaction
 from models.addresses.rewrites import BccDirection, BccRule, RecipientRewrite
 from models.domains.tables import AliasDomain, Domain
 from models.errors import InvalidInput
@@ -83,7 +83,10 @@ class BccCopyTarget:
 
 
 def checked_rule_address(text: str, *, path: str) -> NormalizedAddress:
-    """Return the address of a rule; the local part of a domain rule is empty. Raises Invalid."""
+    """Return the address of a rule; the local part of a domain rule is empty.
+
+    Raises InvalidInput.
+    """
     text = text.strip()
     if text.startswith("@"):
         return NormalizedAddress("", checked_domain(text[1:], path=path))
@@ -94,7 +97,7 @@ def checked_rule_address(text: str, *, path: str) -> NormalizedAddress:
 
 
 def checked_rewrite_target(text: str, rule_address: NormalizedAddress, *, path: str = "to") -> str:
-    """Return a rewrite target: an address, or `@domain` for a domain rule. Raises Invalid."""
+    """Return a rewrite target: an address, or `@domain` for a domain rule. Raises InvalidInput."""
     text = text.strip()
     if not text.startswith("@"):
         if "*" in text or text.startswith("+"):
@@ -149,7 +152,7 @@ def _select_rewrites(dialect: str) -> Select[*tuple[Any, ...]]:
     )
 
 
-async def rewrites_by_address(
+async def load_rewrites_by_address(
     environment: Environment, addresses: Collection[str]
 ) -> dict[str, RewrittenAddress]:
     """Return the rewrites of these addresses by address, in one SQL statement."""
@@ -213,7 +216,7 @@ def _rule_parameters(direction: BccDirection, addresses: Iterable[str]) -> dict[
     }
 
 
-def _matching_copies(
+def _bcc_targets_of_rules(
     rule_rows: Sequence[ColumnRow],
     accounts_by_address: AccountsByAddress,
     excluded_addresses: Collection[str],
@@ -254,7 +257,7 @@ async def find_bcc_targets(
 
     Each target is returned once. One SQL statement for any number of addresses.
     """
-    return _matching_copies(
+    return _bcc_targets_of_rules(
         await _load_bcc_rules(environment, direction, accounts_by_address),
         accounts_by_address,
         excluded_addresses,
@@ -262,7 +265,7 @@ async def find_bcc_targets(
 
 
 async def find_bcc_addresses_of_sent(
-    environment: Environment, account_id: int, envelopes: Sequence[tuple[str, Collection[str]]]
+    environment: Environment, sending_user_id: int, envelopes: Sequence[tuple[str, Collection[str]]]
 ) -> list[list[str]]:
     """Return who gets a copy of each message that an account sends.
 
@@ -271,21 +274,22 @@ async def find_bcc_addresses_of_sent(
     """
     senders = list(dict.fromkeys(sender for sender, _ in envelopes))
     rows = await _load_bcc_rules(environment, BccDirection.SENDER, senders) if senders else ()
-    of = await _accounts_of_senders(environment, account_id, senders) if rows else {}
+    of = await _rule_subjects_by_sender(environment, sending_user_id, senders) if rows else {}
     return [
-        [copy.address for copy in _matching_copies(rows, {sender: of[sender]}, recipients)]
+        [copy.address for copy in _bcc_targets_of_rules(rows, {sender: of[sender]}, recipients)]
         if rows
         else []
         for sender, recipients in envelopes
     ]
 
 
-async def _accounts_of_senders(
-    environment: Environment, account_id: int, senders: Collection[str]
+async def _rule_subjects_by_sender(
+    environment: Environment, sending_user_id: int, senders: Collection[str]
 ) -> dict[str, list[RuleSubject]]:
     """Return the accounts of each sender: the sending account and the owner of the address."""
     owners = {
-        sender: {account_id, await find_sender_account(environment, sender)} for sender in senders
+        sender: {sending_user_id, await find_user_id_that_sends_as(environment, sender)}
+        for sender in senders
     }
     ids = {owner for both in owners.values() for owner in both if owner}
     asked = select(col(User.id), col(User.role)).where(col(User.id).in_(ids))
@@ -326,7 +330,7 @@ async def enqueue_bcc_copies(
 ) -> None:
     """Enqueue the BCC copies of a delivered message. On return they are durable."""
     with ExitStack() as files:
-        for copy in await prepare_bcc_copies(
+        for copy in await build_bcc_copies(
             environment, incoming, recipients, known_recipients, files
         ):
 
@@ -337,7 +341,7 @@ async def enqueue_bcc_copies(
             ) -> None:
                 enqueue_bcc_copy(transaction, stored_blobs, bcc_copy)
 
-            await apply_with_blobs(
+            await store_blobs_and_run_transaction(
                 environment,
                 copy.original_recipient.tenant_id,
                 copy.message,
@@ -346,7 +350,7 @@ async def enqueue_bcc_copies(
             )
 
 
-async def prepare_bcc_copies(
+async def build_bcc_copies(
     environment: Environment,
     incoming: IncomingMessage,
     recipients: Sequence[LocalRecipient],
@@ -394,7 +398,7 @@ def enqueue_bcc_copy(
     bcc_copy: PreparedBccCopy,
 ) -> None:
     """Enqueue a BCC copy in the current transaction. Its bytes must be stored."""
-    given = submission_from_message(
+    given = build_submission_and_insert_blobs(
         transaction,
         bcc_copy.message,
         stored_blobs,

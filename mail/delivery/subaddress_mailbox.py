@@ -24,7 +24,7 @@ from models.users.tables import DelimiterAction, User
 MAX_MAILBOXES = 100  # children of INBOX, at which no more are created
 
 
-async def apply_subaddress(
+async def find_or_create_subaddress_mailbox(
     environment: Environment, recipient_verdict: RecipientVerdict
 ) -> RecipientVerdict:
     """Return the verdict with the mailbox of the label. Spam stays in Junk."""
@@ -33,7 +33,7 @@ async def apply_subaddress(
     if not asked or recipient_verdict.verdict.is_spam:
         return recipient_verdict
     path = mailbox_path_of_label(to.label)
-    row = await _find_or_create_mailbox(environment, to, path) if path else None
+    row = await _find_or_create_within_limit(environment, to, path) if path else None
     if row is None:
         return recipient_verdict
     return RecipientVerdict(
@@ -50,7 +50,7 @@ def mailbox_path_of_label(label: str) -> str | None:
     return path if path.count("/") == 1 else None
 
 
-async def _find_or_create_mailbox(
+async def _find_or_create_within_limit(
     environment: Environment, recipient: LocalRecipient, mailbox_path: str
 ) -> Any:
     """Return id and encryption key of the mailbox. Creates it if there are not too many."""
@@ -58,7 +58,8 @@ async def _find_or_create_mailbox(
     found = await environment.database.read_prepared(_SELECT_MAILBOX, given)
     if not found:
         await environment.run_transaction(
-            lambda turn: _create_mailbox(turn, recipient.user_id, mailbox_path), recipient.user_id
+            lambda turn: _create_mailbox_within_limit(turn, recipient.user_id, mailbox_path),
+            recipient.user_id,
         )
         found = await environment.database.read_prepared(_SELECT_MAILBOX, given)
     return found[0] if found else None
@@ -74,9 +75,11 @@ _SELECT_MAILBOX = PreparedStatement(
 )
 
 
-def _create_mailbox(transaction: DatabaseTransaction, user_id: int, mailbox_path: str) -> None:
+def _create_mailbox_within_limit(
+    transaction: DatabaseTransaction, user_id: int, mailbox_path: str
+) -> None:
     """Create the mailbox unless INBOX has MAX_MAILBOXES children. The account must be locked."""
     below = col(Mailbox.path).startswith(f"{INBOX}/", autoescape=True)
     asked = select(func.count()).where(col(Mailbox.user_id) == user_id, below)
     if transaction.connection.execute(asked).scalar_one() < MAX_MAILBOXES:
-        creation.find_or_create_mailbox(transaction, user_id, mailbox_path)
+        creation.find_or_create_mailbox_id(transaction, user_id, mailbox_path)

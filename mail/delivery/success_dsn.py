@@ -19,7 +19,7 @@ from mail.envelope.dsn_parameters import (
 from mail.envelope.local_recipient import LocalRecipient
 from mail.inbound.incoming_message import IncomingMessage
 from mail.queue.dsn_writer import MAX_HEADER_BYTES, ReportedMessage, ReportedRecipient, build_report
-from mail.queue.enqueue import SubmissionOwner, enqueue, submission_from_message
+from mail.queue.enqueue import SubmissionOwner, build_submission_and_insert_blobs, enqueue
 from mail.queue.redirect import record_receipt_if_new
 from mail.recipients.recipient_routes import AcceptedRecipient
 from mail.spam import verdict
@@ -27,7 +27,7 @@ from mail.spam.scan_result import ScanResult
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
 from mail.storage.header_prepend import read_beginning
 from mail.storage.message_insert import StorableMessage
-from mail.storage.received_messages import apply_with_blobs, read_message
+from mail.storage.received_messages import parse_storable_message, store_blobs_and_run_transaction
 from models.events.journal import PLATFORM
 from models.queue.tables import DeliveryState
 from models.runtime.environment import DatabaseTransaction, Environment
@@ -36,7 +36,7 @@ from models.store.columns import ColumnRow
 log = logging.getLogger(__name__)
 
 
-def dsn_action(accepted: AcceptedRecipient) -> DsnAction | None:
+def dsn_action_reported_here(accepted: AcceptedRecipient) -> DsnAction | None:
     """Return what a DSN says of a recipient; None if the server of its single target reports."""
     beyond = _target_count(accepted)
     if not beyond:
@@ -50,7 +50,7 @@ def dsn_request_for_targets(accepted: AcceptedRecipient) -> DsnRequest:
     With several targets none reports success: the DSN for the first address is sent here.
     """
     wish = accepted.dsn_request
-    if dsn_action(accepted) is None:
+    if dsn_action_reported_here(accepted) is None:
         return replace(wish, orcpt=wish.orcpt or typed_address(accepted.address))
     return DsnRequest(wish.without_condition(NotifyCondition.SUCCESS).conditions, ret=wish.ret)
 
@@ -60,7 +60,7 @@ def _target_count(accepted: AcceptedRecipient) -> int:
     return sum(len(each.target_addresses) + len(each.endpoints) for each in accepted.forwards)
 
 
-async def send_success_dsn(
+async def enqueue_wanted_success_dsn(
     environment: Environment,
     incoming: "IncomingMessage",
     accepted_recipients: Sequence[AcceptedRecipient],
@@ -74,7 +74,7 @@ async def send_success_dsn(
         and each.dsn_request.is_report_wanted(NotifyCondition.SUCCESS)
         and not isinstance(outcome, BaseException)
         and not (outcome is None and each.accounts)  # it is in quarantine
-        and (action := dsn_action(each)) is not None
+        and (action := dsn_action_reported_here(each)) is not None
     ]
     if not told or not incoming.envelope_sender or _is_spam_or_unverified(environment, incoming):
         return
@@ -94,7 +94,7 @@ def _is_spam_or_unverified(environment: Environment, incoming: "IncomingMessage"
     found = _sender_facts(environment, incoming)
     scan = incoming.message.scan or ScanResult()
     score = max(found.score.value, verdict.score_from_scan(scan, verdict.SpamThresholds()))
-    return score >= verdict.FLAGGED_SCORE or _is_sender_unverified(incoming, found)
+    return score >= verdict.FLAGGED_SCORE or _is_sender_forged_or_unverified(incoming, found)
 
 
 def _sender_facts(environment: Environment, incoming: "IncomingMessage") -> verdict.SpamFacts:
@@ -106,12 +106,14 @@ def _sender_facts(environment: Environment, incoming: "IncomingMessage") -> verd
     )
 
 
-def is_sender_unverified(environment: Environment, incoming: "IncomingMessage") -> bool:
+def is_sender_forged_or_unverified(environment: Environment, incoming: "IncomingMessage") -> bool:
     """Return True if the sender was checked and is not verified."""
-    return _is_sender_unverified(incoming, _sender_facts(environment, incoming))
+    return _is_sender_forged_or_unverified(incoming, _sender_facts(environment, incoming))
 
 
-def _is_sender_unverified(incoming: "IncomingMessage", sender_facts: verdict.SpamFacts) -> bool:
+def _is_sender_forged_or_unverified(
+    incoming: "IncomingMessage", sender_facts: verdict.SpamFacts
+) -> bool:
     """Return True if the sender is forged, or was checked and is not verified."""
     if sender_facts.is_forged:
         return True
@@ -140,11 +142,11 @@ async def _enqueue_dsn(
         first_accepted.dsn_request,
     )
     report = await _build_dsn(environment, incoming, (about, reported_recipients), tenant)
-    await apply_with_blobs(
+    await store_blobs_and_run_transaction(
         environment,
         tenant,
         report.message,
-        lambda turn, kept: enqueue_dsn(turn, report, kept),
+        lambda turn, kept: enqueue_dsn_once(turn, report, kept),
         PLATFORM,
     )
 
@@ -170,22 +172,24 @@ async def _build_dsn(
     head = await read_beginning(
         incoming.raw_message, min(incoming.message.facts.structure.body_start, MAX_HEADER_BYTES)
     )
-    letter = await read_message(build_report(environment, about, told, head))
+    letter = await parse_storable_message(build_report(environment, about, told, head))
     named = ",".join(each.address for each in told)
     known = f"{incoming.envelope_sender}\0told\0{named}\0{incoming.content_digest}"
     return SuccessDsn(letter, incoming.envelope_sender, tenant_id, known)
 
 
-def enqueue_dsn(
+def enqueue_dsn_once(
     transaction: DatabaseTransaction, dsn: SuccessDsn, stored_blobs: StoredMessageBlobs
 ) -> None:
     """Enqueue a DSN once, in a transaction that locks PLATFORM. Its bytes must be stored."""
     if record_receipt_if_new(transaction, dsn.repeat_key):
-        given = submission_from_message(transaction, dsn.message, stored_blobs, "", [dsn.recipient])
+        given = build_submission_and_insert_blobs(
+            transaction, dsn.message, stored_blobs, "", [dsn.recipient]
+        )
         enqueue(transaction, SubmissionOwner(None, dsn.tenant_id), given)
 
 
-async def dsn_of_released(
+async def success_dsn_of_released(
     environment: Environment,
     incoming: "IncomingMessage",
     item_row: ColumnRow,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from mail.addresses.address_syntax import normalized_domain
 from mail.delivery.account_forwards import ForwardOutcome
 from mail.envelope.local_recipient import LocalRecipient
-from mail.recipients.batch_resolution import load_domains_by_name
+from mail.recipients.batch_resolution import load_domain_ids_by_name
 from mail.recipients.recipient_routes import AcceptedRecipient, AutoreplyAddress, OutgoingForward
 from mail.spam.verdict import SpamVerdict
 from mail.storage.message_insert import InsertedMessage, StorableMessage
@@ -40,7 +40,7 @@ _ERROR_LABELS = {
 }
 
 
-def record_accepted(
+def record_sender_and_accepted(
     environment: Environment,
     trace: TraceRecorder,
     envelope_sender: str,
@@ -68,7 +68,7 @@ async def record_rejected_recipients(
         one.address: make_storable(normalized_domain(one.address.rpartition("@")[2]))
         for one in away
     }
-    places = await load_domains_by_name(environment, set(names.values()))
+    places = await load_domain_ids_by_name(environment, set(names.values()))
     for one in away:
         domain_id = next(iter(places.get(names[one.address], ())), None)
         trace.record_step(environment, "turned away", (one.address, domain_id), one.smtp_reply)
@@ -119,7 +119,7 @@ def record_autoreply(
         )
 
 
-def record_stored(
+def record_stored_and_forwarded(
     environment: Environment,
     trace: TraceRecorder,
     recipient: LocalRecipient,
@@ -160,7 +160,7 @@ def _record_stored(
         )
 
 
-def record_released(
+def new_trace_of_released(
     environment: Environment,
     queue_id: str,
     recipient: LocalRecipient,
@@ -193,7 +193,7 @@ def record_forward(
     )
 
 
-def record_end(
+def record_refused_and_schedule_write(
     environment: Environment,
     trace: TraceRecorder,
     message: StorableMessage,

@@ -16,27 +16,21 @@ class LocalRecipient:
     mailbox_id: int  # INBOX
     address_id: int
     address: str  # as given
-    encryption_key: str | None = None  # OpenPGP, to which what comes is encrypted; None: it is not
-    has_autoreply: bool = False  # by itself, now
+    encryption_key: str | None = None  # OpenPGP key of the mailbox; None: not encrypted
+    has_autoreply: bool = False  # now, within the period of the reply
     spam_level: int = 50
-    has_sender_rules: bool = False  # there are rules about senders, of whomsoever
+    has_sender_rules: bool = False  # of the account, its tags, its domain or the platform
     domain_id: int | None = None  # of the address, or else of the account
     tags: Sequence[str] = ()  # of the address
     rewritten_address: str | None = None  # the address after a rewrite
-    has_bcc_rules: bool = (
-        False  # there are rules that may have it copied: mail/delivery/recipient_rewrites.py
-    )
-    has_script: bool = False  # a script of the account runs: mail/delivery/delivery_plan.py
-    has_filters: bool = False  # it has filters: mail/delivery/filter_execution.py
-    requires_tls: bool = False  # no mail from elsewhere without TLS
-    junk_score: float | None = None  # None: the usual one, of mail/spam/verdict.py
+    has_bcc_rules: bool = False  # BCC rules may apply: mail/delivery/recipient_rewrites.py
+    has_script: bool = False  # an active script: mail/delivery/delivery_plan.py
+    has_filters: bool = False  # mail/delivery/filter_execution.py
+    requires_tls: bool = False  # mail from other servers must come over TLS
+    junk_score: float | None = None  # None: the default of mail/spam/verdict.py
     reject_score: float | None = None
-    has_forward_targets: bool = (
-        False  # what comes is sent on to targets: mail/delivery/account_forwards.py
-    )
-    delimiter_action: DelimiterAction = DelimiterAction.NONE  # what this does:
-    label: str = ""  # of the address
-    original_address: str | None = (
-        None  # the address that was asked for first, where that is another
-    )
+    has_forward_targets: bool = False  # mail/delivery/account_forwards.py
+    delimiter_action: DelimiterAction = DelimiterAction.NONE  # of the label
+    label: str = ""  # of the subaddress
+    original_address: str | None = None  # the envelope recipient, if it differs from `address`
     role: Role = Role.USER  # of the account

@@ -59,7 +59,7 @@ class ResumableFile:
             os.close(self._handle)  # releases the lock too
             self._handle = -1
 
-    def resume_at(self, size: int) -> None:
+    def truncate_and_resume_at(self, size: int) -> None:
         """Append after `size` bytes. Later bytes were never acknowledged and are removed.
 
         Raises UploadBytesLostError if the file is shorter.
@@ -70,7 +70,7 @@ class ResumableFile:
             os.ftruncate(self._handle, size)
             self.size, self._named = size, size > 0
 
-    def resume_at_without_bytes(self, size: int) -> None:
+    def resume_at_allowing_missing_bytes(self, size: int) -> None:
         """Append after `size` bytes that may be missing and can be written later."""
         with self._lock:
             os.ftruncate(self._handle, size)

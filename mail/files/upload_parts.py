@@ -72,7 +72,7 @@ def _read_and_hash(file: ResumableFile, start: int, end: int) -> tuple[bytes, st
     return content, hashlib.sha256(content).hexdigest()
 
 
-def delete_parts(transaction: DatabaseTransaction, upload_ids: Sequence[int]) -> list[str]:
+def delete_part_rows(transaction: DatabaseTransaction, upload_ids: Sequence[int]) -> list[str]:
     """Delete the parts of uploads and return the names of their objects.
 
     Lock or change the rows of the uploads first: then no other request adds a part.
@@ -82,7 +82,7 @@ def delete_parts(transaction: DatabaseTransaction, upload_ids: Sequence[int]) ->
     return list(transaction.connection.execute(removal).scalars())
 
 
-async def complete_file(
+async def fetch_missing_bytes_and_hash(
     environment: Environment, file: ResumableFile, upload_id: int, *, size: int, request_start: int
 ) -> str:
     """Write missing bytes of the upload to the file, and return the SHA-256 of the upload.
@@ -96,7 +96,7 @@ async def complete_file(
         for part in await _load_earlier_parts(environment, upload_id, request_start):
             if part.start != position:
                 break
-            upload_hash = await _hash_part(environment, file, part, upload_hash)
+            upload_hash = await _verify_part_and_extend_hash(environment, file, part, upload_hash)
             position = part.start + part.size
         if position != request_start:
             raise UploadBytesLostError(f"no part has the bytes from {position} on")
@@ -113,7 +113,7 @@ async def _load_earlier_parts(
     return await environment.database.read(part.order_by(col(UploadPart.start)))
 
 
-async def _hash_part(
+async def _verify_part_and_extend_hash(
     environment: Environment, file: ResumableFile, part: ColumnRow, upload_hash: "hashlib._Hash"
 ) -> "hashlib._Hash":
     """Return the hash of the upload up to the end of a part.

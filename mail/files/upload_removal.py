@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from sqlalchemy import ColumnElement, delete, select
 from sqlmodel import col
 
-from mail.files.upload_parts import delete_parts
-from mail.storage.blobs.garbage_collector import remove_unnamed_objects
+from mail.files.upload_parts import delete_part_rows
+from mail.storage.blobs.garbage_collector import remove_or_mark_dropped_objects
 from models.files.blobs import Blob, Upload
 from models.runtime.environment import DatabaseTransaction, Environment
 
@@ -22,7 +22,7 @@ class RemovedUploads:
     objects: list[str] = field(default_factory=list)
 
 
-def delete_uploads(
+def delete_upload_rows(
     transaction: DatabaseTransaction, condition: ColumnElement[bool], *, skip_locked: bool = False
 ) -> RemovedUploads:
     """Delete at most 1,000 uploads with their parts.
@@ -40,7 +40,7 @@ def delete_uploads(
     ids = [row.id for row in rows]
     objects = [row.blob_name for row in rows if row.blob_name is not None]
     if ids:
-        objects += delete_parts(transaction, ids)
+        objects += delete_part_rows(transaction, ids)
         transaction.connection.execute(delete(Upload).where(col(Upload.id).in_(ids)))
     return RemovedUploads(len(ids), objects)
 
@@ -50,7 +50,7 @@ async def delete_expired_uploads(environment: Environment) -> int:
     expired, count = col(Upload.expires_at) <= environment.now(), 0
     while True:
         gone = await environment.run_transaction(
-            lambda turn: delete_uploads(turn, expired, skip_locked=True)
+            lambda turn: delete_upload_rows(turn, expired, skip_locked=True)
         )
         await drop_unreferenced_objects(environment, gone.objects)
         count += gone.count
@@ -64,4 +64,4 @@ async def drop_unreferenced_objects(environment: Environment, names: Sequence[st
         return
     taken = select(col(Blob.name)).where(col(Blob.name).in_(names))
     used = {row.name for row in await environment.database.read(taken)}
-    await remove_unnamed_objects(environment, [name for name in names if name not in used])
+    await remove_or_mark_dropped_objects(environment, [name for name in names if name not in used])

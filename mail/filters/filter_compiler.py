@@ -348,7 +348,7 @@ class FilterTestMessage:
             self.sieve_message, _EMPTY_ENVELOPE, SieveEnvironment(_FIXED_TIME, traced=False)
         )
 
-    def evaluate(self, query: FilterForm) -> tuple[bool, int]:
+    def matches_and_steps(self, query: FilterForm) -> tuple[bool, int]:
         """Return (query matches, steps used). A query beyond the step limit does not match."""
         written = orjson.dumps(query, option=orjson.OPT_SORT_KEYS)
         program, steps = _program_and_cost(written)
@@ -371,16 +371,22 @@ class EvaluatedFilter:
 
 
 def evaluate_filters(
-    filters: Sequence[CompiledFilter], message: FilterTestMessage, *, after_stop: bool = False
+    filters: Sequence[CompiledFilter],
+    message: FilterTestMessage,
+    *,
+    continue_after_stop: bool = False,
 ) -> list[EvaluatedFilter]:
-    """Evaluate filters in order; with `after_stop`, also those after a filter with `stop`."""
+    """Evaluate filters in order, up to one that matches and has `stop`.
+
+    With `continue_after_stop`, the filters after it are evaluated too, but have no effect.
+    """
     found: list[EvaluatedFilter] = []
     said: dict[str, Any] = {}
     ended, spent = False, 0
     for rule in filters:
-        if spent > MAX_STEPS or (ended and not after_stop):
+        if spent > MAX_STEPS or (ended and not continue_after_stop):
             break
-        fits, steps = message.evaluate(rule.query)
+        fits, steps = message.matches_and_steps(rule.query)
         spent += steps
         acts: list[str] = []
         if fits and not ended:

@@ -14,7 +14,7 @@ _programs: OrderedDict[bytes, SieveProgram] = OrderedDict()
 _lock = threading.Lock()  # scripts run in threads
 
 
-def cached_program(script_text: str) -> SieveProgram:
+def compile_script_cached(script_text: str) -> SieveProgram:
     """Return the compiled script. Raises SieveError. CPU-bound: call it in a thread."""
     digest = sha256(script_text.encode(errors="surrogatepass")).digest()
     with _lock:
@@ -32,7 +32,7 @@ def cached_program(script_text: str) -> SieveProgram:
 def included_program(script_text: str | None) -> SieveProgram | None:
     """Return the program of an included script, None if it is missing or does not compile."""
     try:
-        return None if script_text is None else cached_program(script_text)
+        return None if script_text is None else compile_script_cached(script_text)
     except SieveError:
         return None
 

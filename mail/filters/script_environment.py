@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Select, case, func, select
 from sqlmodel import col
 
-from mail.filters.script_cache import cached_program, included_program
+from mail.filters.script_cache import compile_script_cached, included_program
 from mail.recipients.address_resolution import ENCRYPTION_KEY
 from mail.sieve import SieveEnvironment, SieveError, SieveProgram
 from models.addresses.tables import Address, AddressKind
@@ -52,7 +52,9 @@ class ScriptMailboxes:
         """Return the mailbox with this ID, or None."""
         return next((box for box in self.mailboxes if box.id == mailbox_id), None)
 
-    def find_mailbox(self, path: str, special_use_name: str | None) -> ScriptMailbox | None:
+    def find_by_special_use_or_path(
+        self, path: str, special_use_name: str | None
+    ) -> ScriptMailbox | None:
         """Return the mailbox with this special use as IMAP writes it, else with this path."""
         known = {f"\\{each.value}".lower(): each for each in SpecialUse}
         return self.by_special_use(
@@ -127,7 +129,7 @@ class ScriptAccount:
 def used_extensions(script: UserScript) -> frozenset[str]:
     """Return the extensions of a script and the scripts it includes. Call it in a thread."""
     try:
-        found = cached_program(script.text).extensions
+        found = compile_script_cached(script.text).extensions
     except SieveError:
         return frozenset()
     return found.union(
@@ -171,7 +173,7 @@ async def load_script_accounts(
     Loads only what the extensions need. The number of SQL statements does not depend on the number
     of accounts.
     """
-    boxes = await load_mailboxes(environment, extensions_by_user)
+    boxes = await load_script_mailboxes(environment, extensions_by_user)
     answering = [user for user, names in extensions_by_user.items() if _VACATION_EXTENSION in names]
     noted = [
         user
@@ -202,7 +204,7 @@ def _select_mailboxes(dialect: str) -> Select[*tuple[Any, ...]]:
     )
 
 
-async def load_mailboxes(
+async def load_script_mailboxes(
     environment: Environment, user_ids: Collection[int]
 ) -> dict[int, ScriptMailboxes]:
     """Return the mailboxes by account ID, without the one for snoozed messages."""
@@ -255,7 +257,7 @@ async def _load_annotations(
     return found
 
 
-async def load_known_duplicate_ids(
+async def load_ids_known_from_other_deliveries(
     environment: Environment, ids_by_user_and_receipt: Mapping[tuple[int, str], Collection[str]]
 ) -> dict[int, set[str]]:
     """Return the known IDs of `duplicate` tests by account ID.

@@ -47,7 +47,7 @@ def _upsert_memory(dialect: str) -> Any:
     ).inline()
 
 
-def remember(
+def remember_key(
     transaction: DatabaseTransaction,
     user_id: int,
     kind_and_key: tuple[SieveMemoryKind, str],

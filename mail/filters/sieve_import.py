@@ -17,8 +17,8 @@ from mail.filters.sieve_to_actions import BlockEffect, effect_of_commands
 from mail.filters.sieve_to_conditions import (
     ImportProblems,
     QueryForm,
-    merge_queries,
     query_from_test,
+    query_requiring_all,
 )
 from mail.sieve import ScriptProblem, limits
 from mail.sieve.execution.signatures import SieveCall
@@ -62,7 +62,7 @@ def import_script(script_text: str, *, reply_interval: int, max_filters: int) ->
     reader = _ScriptImporter(script_text, reply_interval, max_filters, told)
     reader.import_block(program.calls, [], {}, None)
     reader.warn_about_export_comments()
-    filters = reader.finished_filters()
+    filters = reader.adjust_and_check_filters()
     faults = sorted(set(told.errors))[: limits.MAX_PROBLEMS]
     return SieveImport(filters, faults, sorted(told.warnings.values())[: limits.MAX_PROBLEMS])
 
@@ -153,7 +153,7 @@ class _ScriptImporter:
         deed = effect_of_commands(commands, self.reply_interval, self.problems)
         made = ImportedFilter(
             self.name_from_comments(position or first),
-            merge_queries(conditions),
+            query_requiring_all(conditions),
             deed.action,
             first,
         )
@@ -182,7 +182,7 @@ class _ScriptImporter:
             if (_comment_text(line) or "").startswith(_EXPORT_COMMENT):
                 self.problems.warn(SourcePosition(nth + 1, 1), "what no script says is left out")
 
-    def finished_filters(self) -> list[ImportedFilter]:
+    def adjust_and_check_filters(self) -> list[ImportedFilter]:
         """Return the filters, adjusted so that none overrides the result of the script.
 
         A message that one filter stores is not deleted by a later filter.
@@ -199,7 +199,7 @@ class _ScriptImporter:
                 if "copyTo" in action and not _has_storage_target(one):
                     words = "besides the copy it stays where it is, whatever is behind"
                     self.problems.warn(one.imported.position, words)
-            self.check_delete(one, later)
+            self.report_delete_before_store(one, later)
             self.warn_about_differences(one, later)
             if action:
                 kept.append(
@@ -209,7 +209,9 @@ class _ScriptImporter:
                 )
         return kept
 
-    def check_delete(self, block: _ImportedBlock, later: Sequence[_ImportedBlock]) -> None:
+    def report_delete_before_store(
+        self, block: _ImportedBlock, later: Sequence[_ImportedBlock]
+    ) -> None:
         """Report an error if a filter would delete what the script can still store."""
         storing = next((other for other in later if other.effect.is_explicit_store), None)
         if "delete" in block.effect.action and storing:

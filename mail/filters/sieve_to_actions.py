@@ -8,7 +8,7 @@ from mail.filters.filter_compiler import MAX_VACATION_SECONDS
 from mail.filters.sieve_to_conditions import (
     ImportProblems,
     NoFilterEquivalent,
-    check_arguments,
+    require_allowed_arguments,
     string_arguments,
 )
 from mail.mailboxes.paths import canonical_path
@@ -73,7 +73,7 @@ def effect_of_commands(
             work.add_command(call)
         except NoFilterEquivalent as fault:
             problems.errors.append(fault.problem)
-    return work.effect()
+    return work.combined_effect_with_warnings()
 
 
 class _EffectBuilder:
@@ -98,7 +98,7 @@ class _EffectBuilder:
             self.add_flag_command(command)
         elif command.name == "keep":
             self.kept = True
-            self.record_store_flags(command)
+            self.add_flags_of_store(command)
         elif command.name == "fileinto":
             self.add_fileinto(command)
         elif command.name == "redirect":
@@ -133,14 +133,14 @@ class _EffectBuilder:
 
     def add_fileinto(self, command: SieveCall) -> None:
         """Add the effect of `fileinto`."""
-        check_arguments(command, _FILEINTO_ARGUMENTS)
+        require_allowed_arguments(command, _FILEINTO_ARGUMENTS)
         (path,) = string_arguments(command, "mailbox")
         use = "".join(string_arguments(command, "specialuse")).lower() or None
         to = self.copied_to if command.has_argument("copy") else self.stored_in
         to.append(MailboxName(canonical_path(path), use, command.position))
-        self.record_store_flags(command)
+        self.add_flags_of_store(command)
 
-    def record_store_flags(self, command: SieveCall) -> None:
+    def add_flags_of_store(self, command: SieveCall) -> None:
         """Record the flags that a command stores the message with."""
         own = (
             _flags_of_argument(command, "flags")
@@ -152,7 +152,7 @@ class _EffectBuilder:
 
     def set_reply(self, command: SieveCall) -> None:
         """Set the reply from a `vacation` command."""
-        check_arguments(command, (*_VACATION_ARGUMENTS, "reason"))
+        require_allowed_arguments(command, (*_VACATION_ARGUMENTS, "reason"))
         if self.reply is not None:
             raise NoFilterEquivalent(command.position, "a filter answers once")
         (text,) = string_arguments(command, "reason")
@@ -170,7 +170,7 @@ class _EffectBuilder:
             words = "filters answer for the addresses of the account, and no others"
             self.problems.warn(command.position, words)
 
-    def effect(self) -> BlockEffect:
+    def combined_effect_with_warnings(self) -> BlockEffect:
         """Return the combined effect and warn about flags that differ between stores."""
         stays = self.kept or not (self.stored_in or self.cancelled)
         for place, flags in self.flags_at_stores:

@@ -76,7 +76,7 @@ def string_arguments(call: SieveCall, argument_name: str) -> list[str]:
     return found
 
 
-def check_arguments(call: SieveCall, allowed_names: Iterable[str]) -> None:
+def require_allowed_arguments(call: SieveCall, allowed_names: Iterable[str]) -> None:
     """Raise NoFilterEquivalent if a call has arguments that filters don't have."""
     for name in call.arguments:
         if name not in allowed_names:
@@ -92,7 +92,7 @@ def query_from_test(test: SieveCall, problems: ImportProblems) -> QueryForm:
         return {}
 
 
-def merge_queries(queries: Iterable[QueryForm]) -> QueryForm:
+def query_requiring_all(queries: Iterable[QueryForm]) -> QueryForm:
     """Return one query that holds if all of these hold.
 
     A field that occurs twice moves into `all`, in the order that filter_compiler writes.
@@ -129,7 +129,7 @@ def _query_of_false(_test: SieveCall, _problems: ImportProblems) -> QueryForm:
 
 
 def _query_of_allof(test: SieveCall, problems: ImportProblems) -> QueryForm:
-    return merge_queries([query_from_test(one, problems) for one in test.tests])
+    return query_requiring_all([query_from_test(one, problems) for one in test.tests])
 
 
 def _query_of_anyof(test: SieveCall, problems: ImportProblems) -> QueryForm:
@@ -155,8 +155,10 @@ def _query_of_size(test: SieveCall, _problems: ImportProblems) -> QueryForm:
 
 
 def _query_of_exists(test: SieveCall, _problems: ImportProblems) -> QueryForm:
-    check_arguments(test, ("names",))
-    return merge_queries([_header_exists_query(name) for name in string_arguments(test, "names")])
+    require_allowed_arguments(test, ("names",))
+    return query_requiring_all(
+        [_header_exists_query(name) for name in string_arguments(test, "names")]
+    )
 
 
 def _header_exists_query(header_name: str) -> QueryForm:
@@ -165,7 +167,7 @@ def _header_exists_query(header_name: str) -> QueryForm:
 
 
 def _query_of_header(test: SieveCall, problems: ImportProblems) -> QueryForm:
-    check_arguments(test, _COMPARISON_ARGUMENTS)
+    require_allowed_arguments(test, _COMPARISON_ARGUMENTS)
     kind, keys = _match_type_and_keys(test, problems)
     names = string_arguments(test, "names")
     return _any_query([one for key in keys for one in _header_queries(names, kind, key)])
@@ -189,7 +191,7 @@ def _header_queries(header_names: Sequence[str], match_type: str, key: str) -> l
 
 
 def _query_of_body(test: SieveCall, problems: ImportProblems) -> QueryForm:
-    check_arguments(test, _BODY_ARGUMENTS)
+    require_allowed_arguments(test, _BODY_ARGUMENTS)
     kind, keys = _match_type_and_keys(test, problems)
     return _any_query([_body_query(test, kind, key) for key in keys])
 
@@ -255,11 +257,11 @@ def _regex_of_key(match_type: str, key: str) -> str:
     """Return the regular expression that a key matches a whole value with."""
     if match_type == "regex":
         return key
-    pattern = f"^{_regex_inside(match_type, key, '.')}$"
+    pattern = f"^{_unanchored_regex_of_key(match_type, key, '.')}$"
     return pattern.removeprefix("^.*").removesuffix(".*$") or pattern
 
 
-def _regex_inside(match_type: str, key: str, character_class: str) -> str:
+def _unanchored_regex_of_key(match_type: str, key: str, character_class: str) -> str:
     """Return the regular expression of a key; a wildcard matches the character class."""
     if match_type == "matches":
         meant = {"*": f"{character_class}*", "?": character_class}
@@ -269,7 +271,7 @@ def _regex_inside(match_type: str, key: str, character_class: str) -> str:
 
 
 def _query_of_address(test: SieveCall, problems: ImportProblems) -> QueryForm:
-    check_arguments(test, _ADDRESS_ARGUMENTS)
+    require_allowed_arguments(test, _ADDRESS_ARGUMENTS)
     kind, keys = _match_type_and_keys(test, problems)
     names, part = string_arguments(test, "names"), test.chosen_tag("part", "all")
     if kind == "regex":
@@ -283,15 +285,19 @@ def _query_of_address(test: SieveCall, problems: ImportProblems) -> QueryForm:
         raise NoFilterEquivalent(test.position, "filters do not look for an empty address")
     patterns = [_address_regex(part, kind, key) for key in keys]
     return _any_query(
-        [_regex_query(name, _field_regex(name, one)) for one in patterns for name in names]
+        [
+            _regex_query(name, _field_regex_of_address(name, one))
+            for one in patterns
+            for name in names
+        ]
     )
 
 
 def _address_regex(address_part: str, match_type: str, key: str) -> str:
     """Return the regular expression of an address of which this part matches."""
     if address_part == "all":
-        return _regex_inside(match_type, key, _ADDRESS_CHARACTER)
-    half = _regex_inside(match_type, key, _LOCAL_CHARACTER)
+        return _unanchored_regex_of_key(match_type, key, _ADDRESS_CHARACTER)
+    half = _unanchored_regex_of_key(match_type, key, _LOCAL_CHARACTER)
     return (
         f"{half}@{_LOCAL_CHARACTER}*"
         if address_part == "localpart"
@@ -299,7 +305,7 @@ def _address_regex(address_part: str, match_type: str, key: str) -> str:
     )
 
 
-def _field_regex(header_name: str, address_pattern: str) -> str:
+def _field_regex_of_address(header_name: str, address_pattern: str) -> str:
     """Return the regular expression of a header field with such an address, not as a name."""
     if header_name.lower() in _SINGLE_ADDRESS_FIELDS:
         return rf"(^|<)\s*{address_pattern}\s*>?$"

@@ -61,7 +61,7 @@ class ReceivedDsn:
     recipient_results: Sequence[RecipientResult]
 
 
-async def find_dsn(
+async def dsn_of_message(
     raw_message: bytes | Path, message: StorableMessage, envelope_sender: str
 ) -> ReceivedDsn | None:
     """Return the DSN that a message is, None if it is not one.
@@ -128,7 +128,7 @@ def _result_of_group(fields: dict[str, str]) -> RecipientResult | None:
     word = _WORD.match(fields.get("action", ""))
     action = ACTIONS_BY_NAME.get(word[1].lower()) if word else None
     given = [fields.get(name, "") for name in ("original-recipient", "final-recipient")]
-    addresses = tuple(address for each in given if (address := _typed_address(each)))
+    addresses = tuple(address for each in given if (address := _address_of_typed_value(each)))
     if action is None or not addresses:
         return None
     orcpt = ";".join(part.strip() for part in given[0].partition(";")[::2]).lower()
@@ -138,7 +138,7 @@ def _result_of_group(fields: dict[str, str]) -> RecipientResult | None:
     )
 
 
-def _typed_address(field_value: str) -> str | None:
+def _address_of_typed_value(field_value: str) -> str | None:
     """Return the address of a typed field value (`rfc822; user@host`), None if it is not valid."""
     kind, mark, text = field_value.partition(";")
     if not mark or kind.strip().lower() not in _ADDRESS_TYPES:

@@ -25,8 +25,8 @@ class FetchedMessageState:
     """The state that a message had on the server it was fetched from."""
 
     received_at: datetime  # of its arrival there
-    scanner_names: frozenset[str]  # that are to look at it, of those there are
-    is_new_mail: bool = False  # it is told as mail that has just come
+    scanner_names: frozenset[str]  # scanners that check it
+    is_new_mail: bool = False  # it is reported as newly received
     seen: bool = False
     flagged: bool = False
     answered: bool = False
@@ -40,24 +40,20 @@ class IncomingMessage:
 
     raw_message: bytes | Path
     message: StorableMessage
-    envelope_sender: str  # envelope; empty for the null path
-    client: SmtpClientInfo | None = None  # who handed it in by SMTP
-    from_trusted_server: bool = False  # by a neighbour, whose filters are believed
-    skip_spam_filter: bool = False  # from a forwarding host: no filter is asked whether it is spam
-    fetched: FetchedMessageState | None = None  # from an account elsewhere
-    applies_bcc_rules: bool = True  # by rules; a copy itself is not
-    submission_id: int = COPY_OF_RECEIVED  # by which one of our users sent it
-    dsn: ReceivedDsn | None = None  # that it is, of another server
-    dsn_requests: dict[InboxKey, DsnRequest] = field(default_factory=dict)  # of its sender
-    results: dict[InboxKey, InsertedMessage | BaseException | None] = field(
-        default_factory=dict
-    )  # None: held
-    encryption_lock: asyncio.Lock = field(
-        default_factory=asyncio.Lock
-    )  # of who holds a copy of its bytes
-    trace: TraceRecorder = field(
-        default_factory=TraceRecorder
-    )  # what is told of it: mail/delivery/trace_steps.py
+    envelope_sender: str  # empty for the null path
+    client: SmtpClientInfo | None = None  # None: it was not received by SMTP
+    from_trusted_server: bool = False  # its spam and authentication fields are trusted
+    skip_spam_filter: bool = False  # it comes from a trusted forwarding host
+    fetched: FetchedMessageState | None = None  # None: no connector fetched it
+    applies_bcc_rules: bool = True  # False for a copy
+    submission_id: int = COPY_OF_RECEIVED  # of a local user who sent it
+    dsn: ReceivedDsn | None = None  # None: it is no DSN of another server
+    dsn_requests: dict[InboxKey, DsnRequest] = field(default_factory=dict)
+    # None: quarantined, or not stored by a rule
+    results: dict[InboxKey, InsertedMessage | BaseException | None] = field(default_factory=dict)
+    # held while an encrypted copy is in memory
+    encryption_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    trace: TraceRecorder = field(default_factory=TraceRecorder)
 
     @cached_property
     def sieve_message(self) -> sieve.SieveMessage:
@@ -82,7 +78,7 @@ class IncomingMessage:
         return DsnRequest(wish.without_condition(NotifyCondition.SUCCESS).conditions, ret=wish.ret)
 
     @property
-    def in_memory(self) -> bool:
+    def is_small_and_in_memory(self) -> bool:
         """True if the message is in memory and at most MAX_INLINE_SIZE bytes long."""
         return isinstance(self.raw_message, bytes) and self.message.size <= MAX_INLINE_SIZE
 

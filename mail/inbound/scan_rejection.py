@@ -16,7 +16,7 @@ class VirusRefused(SpamRefused):
     """The message is refused because of a virus."""
 
 
-async def check_verdict(
+async def require_accepted_by_verdict(
     _environment: Environment, incoming: "IncomingMessage", recipient_verdict: RecipientVerdict
 ) -> None:
     """Raise SpamRefused or VirusRefused if the verdict refuses the message.
@@ -30,12 +30,12 @@ async def check_verdict(
     raise SpamRefused("it is spam")
 
 
-def check_may_forward(incoming: "IncomingMessage") -> None:
+def require_forwardable(incoming: "IncomingMessage") -> None:
     """Raise SpamRefused or VirusRefused if a message must not be forwarded."""
-    check_scan(incoming.message.scan)
+    require_sendable_scan_result(incoming.message.scan)
 
 
-def check_scan(scan_result: ScanResult | None) -> None:
+def require_sendable_scan_result(scan_result: ScanResult | None) -> None:
     """Raise SpamRefused or VirusRefused if a message with this scan result must not leave."""
     if scan_result is None:
         return

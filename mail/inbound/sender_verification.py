@@ -17,7 +17,7 @@ class RejectedByDmarc(RequestError):
     """The DMARC policy of the From domain refuses the message."""
 
 
-async def read_and_verify(
+async def read_and_verify_sender(
     environment: Environment,
     raw_message: bytes | Path,
     envelope_sender: str,
@@ -37,13 +37,13 @@ async def read_and_verify(
         raw_message = await authentication.remove_own_results(
             options, raw_message, from_trusted_server=trusted
         )
-        letter = await received_messages.read_message(raw_message)
+        letter = await received_messages.parse_storable_message(raw_message)
         return raw_message, with_trusted_results(environment, letter) if trusted else letter
     found = await authentication.check_message(environment, raw_message, client, envelope_sender)
     refuses = found.policy_to_apply == "reject" and options.dmarc_policy == "reject"
     if refuses and not from_forwarding_host:
         raise RejectedByDmarc("DMARC of the domain in From refuses it")
-    whole, came = await authentication.add_results_header(
+    whole, came = await authentication.replace_own_results_header(
         raw_message, found, options.hostname, options.authserv_ids
     )
     told = found.to_stored_json(options.hostname)
@@ -52,7 +52,9 @@ async def read_and_verify(
     if client is not None and client.tls_description:
         told["tls"] = client.tls_description
     return whole, replace(
-        await received_messages.read_message(whole), received_digest=came, verification=told
+        await received_messages.parse_storable_message(whole),
+        received_digest=came,
+        verification=told,
     )
 
 

@@ -52,7 +52,7 @@ async def compute_verdicts(
     known = _spam_facts(
         environment, message, envelope_sender, from_trusted_server=from_trusted_server
     )
-    rules = await _matching_rules(environment, message, envelope_sender, recipients)
+    rules = await _matching_sender_rules_by_user(environment, message, envelope_sender, recipients)
     viruses = environment.options.virus != "tag"  # quarantined viruses don't reach this point
     verdicts = [
         verdict.compute_verdict(
@@ -64,7 +64,7 @@ async def compute_verdicts(
         for to in recipients
     ]
     junked = [to.user_id for to, each in zip(recipients, verdicts, strict=True) if each.is_spam]
-    places = await _junk_mailboxes(environment, junked) if junked else {}
+    places = await _junk_mailbox_and_key_by_user(environment, junked) if junked else {}
     return [
         RecipientVerdict(
             _with_junk_mailbox(to, places.get(to.user_id)) if each.is_spam else to, each
@@ -143,7 +143,7 @@ def _with_junk_mailbox(
     )
 
 
-async def _matching_rules(
+async def _matching_sender_rules_by_user(
     environment: Environment,
     message: StorableMessage,
     envelope_sender: str,
@@ -171,7 +171,7 @@ def _from_address(message: StorableMessage) -> str:
     return message.facts.from_[0].address if message.facts.from_ else ""
 
 
-async def _junk_mailboxes(
+async def _junk_mailbox_and_key_by_user(
     environment: Environment, user_ids: Sequence[int]
 ) -> dict[int, tuple[int, str | None]]:
     """Return id and encryption key of the Junk mailbox by account ID."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from models.runtime.clock_steps import is_waiting
+from models.runtime.clock_steps import is_plausible_wait_running
 
 MAX_KEYS = 50_000  # the oldest count is dropped
 
@@ -25,7 +25,7 @@ class HourlyCounter:
             return False
         now = self._now()
         event_count, ends_at = self._counts.get(key, (0, now))
-        return event_count >= self._most and is_waiting(ends_at, now, HOUR)
+        return event_count >= self._most and is_plausible_wait_running(ends_at, now, HOUR)
 
     def count_event(self, key: object) -> None:
         """Count one event of the key."""
@@ -33,7 +33,7 @@ class HourlyCounter:
             return
         now = self._now()
         event_count, ends_at = self._counts.get(key, (0, now))
-        if not is_waiting(ends_at, now, HOUR):
+        if not is_plausible_wait_running(ends_at, now, HOUR):
             self._counts.pop(key, None)
             event_count, ends_at = 0, now + HOUR
             if len(self._counts) >= self._kept:

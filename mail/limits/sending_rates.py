@@ -74,7 +74,7 @@ class FullRateWindow:
         )
 
 
-def count_messages(
+def count_and_find_exceeded_window(
     transaction: DatabaseTransaction, user_id: int, message_count: int = 1
 ) -> FullRateWindow | None:
     """Count messages of a user. Returns the window that they exceed, if any.
@@ -82,13 +82,13 @@ def count_messages(
     Then the caller must roll back. Call it last: it locks the window of the domain.
     """
     now = transaction.environment.now()
-    statement = _count_statement(transaction.connection.dialect.name)
+    statement = _increment_windows_statement(transaction.connection.dialect.name)
     parameters = _statement_parameters(transaction.environment.options, user_id, now) | {
         "many": message_count
     }
     rows = transaction.fetch_rows(statement, **parameters)
     exceeded = [row for row in rows if row.used > row.allowed]
-    return longest_full_window(exceeded, user_id) if exceeded else None
+    return last_ending_full_window(exceeded, user_id) if exceeded else None
 
 
 def full_windows_query(
@@ -100,8 +100,8 @@ def full_windows_query(
     )
 
 
-def longest_full_window(rows: Sequence[Any], user_id: int) -> FullRateWindow:
-    """The full window that ends last, as a row of `full_windows_query` or `count_messages`."""
+def last_ending_full_window(rows: Sequence[Any], user_id: int) -> FullRateWindow:
+    """The full window that ends last, as a row of `full_windows_query` or of the count."""
     row = max(rows, key=lambda row: row.until)
     source = LimitSource.PLATFORM if row.id == PLATFORM else LimitSource.DOMAIN
     if row.id == user_id:
@@ -109,7 +109,9 @@ def longest_full_window(rows: Sequence[Any], user_id: int) -> FullRateWindow:
     return FullRateWindow(row.id, source, row.allowed, RateFrame(row.frame), row.until)
 
 
-async def record_refusal(environment: Environment, user_id: int, window: FullRateWindow) -> None:
+async def record_and_report_refusal_once(
+    environment: Environment, user_id: int, window: FullRateWindow
+) -> None:
     """Store that a message of a user was refused, and report it once per window.
 
     Windows that are shorter than a minute are reported once a minute.
@@ -229,7 +231,7 @@ def _select_full_windows() -> SqlStatement:
 
 
 @prepare_cached
-def _count_statement(dialect: str) -> SqlStatement:
+def _increment_windows_statement(dialect: str) -> SqlStatement:
     """Statement that counts messages in all windows of a user and returns the new counts."""
     limits = _select_limits().subquery("counted")
     end_by_frame = [

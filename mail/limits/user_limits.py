@@ -84,7 +84,7 @@ def journal_limit(transaction: DatabaseTransaction, user_id: int, limit: Reached
     transaction.record_entry(user_id, entry, at=transaction.environment.now())
 
 
-def report_storage_usage(
+def report_raised_storage_level(
     transaction: DatabaseTransaction,
     user_id: int,
     usage: ColumnRow,
@@ -112,7 +112,7 @@ def report_storage_usage(
         _create_message_task(transaction, user_id, level_now)
 
 
-def report_received_limit(
+def report_received_limit_if_reached(
     transaction: DatabaseTransaction, user_id: int, usage: ColumnRow, message_count: int = 1
 ) -> None:
     """Report if these messages reached the hourly limit of received messages."""
@@ -160,7 +160,9 @@ def _create_message_task(
     transaction.workers_to_wake.add(TASKS)
 
 
-def count_forwards(transaction: DatabaseTransaction, user_id: int, target_count: int) -> None:
+def count_forwards_within_daily_limit(
+    transaction: DatabaseTransaction, user_id: int, target_count: int
+) -> None:
     """Count forwards of a user against the daily limit.
 
     One message may exceed the limit; the next is refused. Reports when the limit is reached. Raises
@@ -202,13 +204,15 @@ def count_forwards(transaction: DatabaseTransaction, user_id: int, target_count:
         )
 
 
-async def report_refusal(environment: Environment, user_id: int, limit: ReachedLimit) -> None:
+async def report_refusal_once_per_period(
+    environment: Environment, user_id: int, limit: ReachedLimit
+) -> None:
     """Report a refusal to the user, once per period of the limit.
 
     For storage the period is a day, or until the usage level changes; only the first refusal sends
     a message. Further refusals cost one select.
     """
-    told_until, is_row = _told_until_column(user_id, limit.limit_kind)
+    told_until, is_row = _told_until_column_and_condition(user_id, limit.limit_kind)
     statement = select(told_until).where(is_row)
 
     def store_refusal(transaction: DatabaseTransaction) -> None:
@@ -235,7 +239,7 @@ def is_already_reported(environment: Environment, told_until: datetime | None) -
     return told_until is not None and told_until > environment.now()
 
 
-def _told_until_column(
+def _told_until_column_and_condition(
     user_id: int, limit_kind: LimitKind
 ) -> tuple[Column[Any], ColumnElement[bool]]:
     """The column with the end of the report interval, and the condition for its row."""

@@ -14,7 +14,9 @@ from models.store.columns import select_columns
 from models.users.tables import User
 
 
-def find_or_create_mailbox(transaction: DatabaseTransaction, user_id: int, path: str) -> int | None:
+def find_or_create_mailbox_id(
+    transaction: DatabaseTransaction, user_id: int, path: str
+) -> int | None:
     """Return the ID of the mailbox with a path. It is created with its parents if missing.
 
     The transaction must hold the lock of the user. Returns None if the user has the maximum number
@@ -27,7 +29,7 @@ def find_or_create_mailbox(transaction: DatabaseTransaction, user_id: int, path:
     missing = missing_paths_with_parents([path], ids_by_path)
     if len(ids_by_path) + len(missing) > transaction.environment.options.max_mailboxes:
         return None
-    rows = _new_mailbox_rows(transaction, user_id, missing)
+    rows = _new_rows_with_reserved_uid_validity(transaction, user_id, missing)
     transaction.connection.execute(insert(Mailbox), rows)
     digests = [
         sha256(each.encode()).hexdigest() for each in missing
@@ -43,7 +45,7 @@ def find_or_create_mailbox(transaction: DatabaseTransaction, user_id: int, path:
     return int(rows[-1]["id"])
 
 
-def _new_mailbox_rows(
+def _new_rows_with_reserved_uid_validity(
     transaction: DatabaseTransaction, user_id: int, paths: list[str]
 ) -> list[dict[str, Any]]:
     """Return the rows of new mailboxes, each with a UIDVALIDITY that was never used."""

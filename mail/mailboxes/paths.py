@@ -32,8 +32,8 @@ def validate_path(
 ) -> str:
     """Return the canonical form of a path.
 
-    Raises Invalid if the path is invalid, or has a level that can be confused with the name of a
-    special-use mailbox.
+    Raises InvalidInput if the path is invalid, or has a level that can be confused with the name
+    of a special-use mailbox.
     """
     clean = canonical_path(path)
     levels = clean.split("/")
@@ -104,8 +104,8 @@ def masks_pattern(masks: Sequence[str]) -> str:
 
     * matches anything, % within one level. If a part matches at its first position, a later
     position is no better. So nothing is tried twice, and no mask takes long. PostgreSQL never
-    backtracks and has no `(?>`: use `(?:` there. Raises Invalid if there are too many masks or one
-    is too long.
+    backtracks and has no `(?>`: use `(?:` there. Raises InvalidInput if there are too many masks
+    or one is too long.
     """
     if len(masks) > MAX_MASKS:
         raise InvalidInput(f"at most {MAX_MASKS} masks", constraint="max", path=["masks"])

@@ -18,7 +18,7 @@ RESERVED_AFTER_EXPIRY = timedelta(days=30)  # no other user can get an address f
 BATCH_SIZE = 200  # addresses in one transaction
 
 
-async def delete_expired(environment: Environment) -> int:
+async def delete_addresses_after_reservation(environment: Environment) -> int:
     """Delete addresses at the end of their reservation, in batches. Returns their number."""
     conditions = (
         col(Address.expires_at) <= environment.now() - RESERVED_AFTER_EXPIRY,
@@ -36,7 +36,7 @@ async def delete_expired(environment: Environment) -> int:
 
         def delete_batch(transaction: DatabaseTransaction, removal: Any = deletion) -> int:
             ended = transaction.connection.execute(removal).all()
-            _record_deletions(transaction, ended)
+            _lower_counts_and_journal_deletions(transaction, ended)
             return len(ended)
 
         batch_count = (
@@ -47,7 +47,9 @@ async def delete_expired(environment: Environment) -> int:
             return deleted_count
 
 
-def _record_deletions(transaction: DatabaseTransaction, addresses: Sequence[ColumnRow]) -> None:
+def _lower_counts_and_journal_deletions(
+    transaction: DatabaseTransaction, addresses: Sequence[ColumnRow]
+) -> None:
     """Lower the address counts of the domains, and journal the deletions."""
     table = core_table(Domain)
     count_by_domain = Counter(row.domain_id for row in addresses if row.domain_id)

@@ -4,42 +4,28 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import (
-    Select,
-    bindparam,
-    case,
-    delete,
-    exists,
-    inspect,
-    select,
-    text,
-    tuple_,
-    update,
-)
+from sqlalchemy import delete, exists, select, text, update
 from sqlmodel import SQLModel, col
 
 from mail.delivery import quarantine
 from mail.files import resumable_file
 from mail.files.upload_removal import delete_expired_uploads
-from mail.maintenance import expired_addresses, journal_retention
-from mail.storage.audit_copies import has_unfinished_audit
+from mail.maintenance import expired_addresses, expired_messages, journal_retention, row_batches
 from mail.storage.blobs.garbage_collector import collect_garbage
-from mail.storage.thread_assignment import delete_empty_threads
 from models.admin.admin_log import AdminLogEntry
 from models.admin.audits import Audit, AuditCopy
 from models.admin.key_values import KeyValue
 from models.admin.settings import SettingChange
 from models.admin.tasks import Task, UndoRecord
 from models.auth.application_passwords import ApplicationPassword
-from models.auth.credential_changes import CredentialChange, is_old_change
+from models.auth.credential_changes import CredentialChange, is_deletable_change
 from models.auth.credentials import SECOND_FACTOR_TIMEOUT, THROTTLE_RESET, AccessToken, Throttle
 from models.auth.second_factors import TotpSecret, WebauthnChallenge
 from models.auth.security_log import SecurityEvent
@@ -49,9 +35,8 @@ from models.events.journal import ChangeKind, JournalEntry
 from models.files.blobs import SubmissionBlob, Upload
 from models.files.tables import File, FileShare
 from models.filters.sieve_scripts import SieveMemory
-from models.mailboxes.tables import Mailbox
 from models.messages.message_trace import DeliveryTraceStep
-from models.messages.tables import DeliveryReceipt, Message, Thread
+from models.messages.tables import DeliveryReceipt
 from models.queue.rate_limits import RateHold, RateWindow
 from models.queue.tables import IS_OPEN, DestinationSlot, QueueEntry
 from models.runtime.environment import DatabaseTransaction, Environment
@@ -59,17 +44,15 @@ from models.runtime.idempotency import IdempotentPayload
 from models.runtime.server_processes import ServerProcess
 from models.spam.greylist import GreylistEntry
 from models.spam.quarantine import QuarantineItem
-from models.store.columns import ColumnRow, core_table
 from models.submission.compose_requests import ComposeListener, ComposeRequest
 from models.transfer import Export, ImportArchive
-from models.users.tables import Usage, User
+from models.users.tables import Usage
 
 log = logging.getLogger(__name__)
 
 FIRST_DELAY = 60.0  # seconds after the start
 ROUND_INTERVAL = 900.0  # seconds between rounds
 SWEEP_INTERVAL = 86_400.0  # seconds
-BATCH_SIZE = 1000  # rows in one transaction
 TASK_RETENTION = timedelta(days=7)  # after the end of a task
 IMPORT_RETENTION = timedelta(days=30)  # after the end of a single import
 UNCONFIRMED_RETENTION = timedelta(
@@ -143,7 +126,7 @@ async def run_until_stopped(
         try:
             result = await run_round(environment, sweep=is_sweep_due)
             if upload_folder is not None:
-                await delete_orphaned_uploads(environment, upload_folder)
+                await delete_orphaned_upload_files(environment, upload_folder)
         except Exception:  # any error: the next round must still run
             log.exception("housekeeping failed")
             continue
@@ -164,24 +147,24 @@ async def run_round(environment: Environment, *, sweep: bool = True) -> Housekee
 
     With `sweep`, it also deletes journal entries by age, objects without a row, and empty threads.
     """
-    expired_count = await _delete_expired_messages(environment)
-    purged, threads = await _purge_messages(environment)
+    expired_count = await expired_messages.move_expired_to_deleted_messages(environment)
+    purged, threads = await expired_messages.purge_messages_and_empty_threads(environment)
     expired_rows = _expired_row_conditions(environment)
     count_by_name = {
-        name: await _delete_rows(environment, table, condition)
+        name: await row_batches.delete_rows(environment, table, condition)
         for name, (table, condition) in expired_rows.items()
     }
-    files = await _delete_unused_files(environment)
+    files = await _delete_unfetched_unshared_files(environment)
     quarantine_count, announced = (
-        await _delete_expired_quarantine(environment),
-        await quarantine.schedule_notifications(environment),
+        await _delete_expired_quarantine_items(environment),
+        await quarantine.insert_due_notification_tasks(environment),
     )
-    audits, copies = await _end_audits(environment)
+    audits, copies = await _end_expired_audits_and_delete_copies(environment)
     uploads = await delete_expired_uploads(environment)
-    addresses = await expired_addresses.delete_expired(environment)
-    changes = await journal_retention.delete_old_entries(environment, by_age=sweep)
+    addresses = await expired_addresses.delete_addresses_after_reservation(environment)
+    changes = await journal_retention.delete_excess_and_old_entries(environment, by_age=sweep)
     if sweep:
-        threads += await _delete_empty_threads(environment)
+        threads += await expired_messages.delete_all_empty_threads(environment)
     await environment.database.refresh_planner_statistics()
     restore_window = environment.options.restore_window
     collected = await collect_garbage(
@@ -213,7 +196,7 @@ def _expired_row_conditions(environment: Environment) -> dict[str, tuple[type[SQ
         "shares": (FileShare, col(FileShare.expires_at) <= now),
         "exports": (Export, col(Export.expires_at) <= now),
         "archives": (ImportArchive, ~_is_task_or_run_active(col(ImportArchive.task_id))),
-        "imports": (Connector, _is_finished_import(now - IMPORT_RETENTION)),
+        "imports": (Connector, _is_import_finished_before(now - IMPORT_RETENTION)),
         "receipts": (DeliveryReceipt, col(DeliveryReceipt.at) <= now - options.receipts_for),
         "replays": (IdempotentPayload, col(IdempotentPayload.at) <= now - options.replays_for),
         "undos": (UndoRecord, col(UndoRecord.expires_at) <= now),
@@ -225,7 +208,7 @@ def _expired_row_conditions(environment: Environment) -> dict[str, tuple[type[SQ
                 & (col(AccessToken.created_at) <= now - SECOND_FACTOR_TIMEOUT)
             ),
         ),
-        "credential_changes": (CredentialChange, is_old_change(now)),
+        "credential_changes": (CredentialChange, is_deletable_change(now)),
         "throttles": (Throttle, col(Throttle.until) <= now - THROTTLE_RESET),
         "events": (SecurityEvent, col(SecurityEvent.created_at) <= now - options.authlog_for),
         "steps": (DeliveryTraceStep, col(DeliveryTraceStep.at) <= now - options.trace_for),
@@ -238,7 +221,7 @@ def _expired_row_conditions(environment: Environment) -> dict[str, tuple[type[SQ
         "autoreply_senders": (AutoreplySender, col(AutoreplySender.until) <= now),
         "sieve_memories": (SieveMemory, col(SieveMemory.until) <= now),
         "greylisted": (GreylistEntry, col(GreylistEntry.until) <= now),
-        "sent": (SubmissionBlob, ~_has_open_recipient()),
+        "sent": (SubmissionBlob, ~_has_open_entry_or_owed_report()),
         "compose_requests": (ComposeRequest, col(ComposeRequest.expires_at) <= now),
         "compose_listeners": (
             ComposeListener,
@@ -268,14 +251,14 @@ def _is_task_or_run_active(task_or_run_id: Any) -> Any:
     return task | connector_run
 
 
-def _has_open_recipient() -> Any:
+def _has_open_entry_or_owed_report() -> Any:
     """SQL: a submission has an open queue entry, or still owes a success report."""
     is_same_submission = col(QueueEntry.submission_id) == col(SubmissionBlob.submission_id)
     owed = exists().where(is_same_submission, col(QueueEntry.success_owed).is_not(None))
     return exists().where(is_same_submission, text(f"deliveries.{IS_OPEN}")) | owed
 
 
-def _is_finished_import(before: datetime) -> Any:
+def _is_import_finished_before(before: datetime) -> Any:
     """SQL: a single import with a run that ended before this time."""
     ended = (col(ConnectorRun.finished_at) <= before) & (
         col(ConnectorRun.connector_id) == col(Connector.id)
@@ -284,196 +267,7 @@ def _is_finished_import(before: datetime) -> Any:
     return col(Connector.once) & next_run_at.is_(None) & exists().where(ended)
 
 
-async def _delete_expired_messages(environment: Environment) -> int:
-    """Move expired messages to the deleted messages. Returns their number."""
-    statement = select(col(Message.id), col(Message.user_id)).where(
-        *_expired_message_conditions(environment)
-    )
-    statement = statement.order_by(col(Message.expires), col(Message.id))
-    return await process_by_user(environment, statement, _delete_messages_of_user)
-
-
-async def process_by_user(
-    environment: Environment,
-    statement: Select[int, int],
-    process: Callable[[Environment, int, Sequence[int]], Awaitable[int]],
-) -> int:
-    """Call `process` with user id and row ids, in batches, until no rows are left.
-
-    `process` returns the number of processed rows. Returns their sum.
-    """
-    processed_count = 0
-    while rows := await environment.database.read(statement.limit(BATCH_SIZE)):
-        ids_by_user: defaultdict[int, list[int]] = defaultdict(list)
-        for row in rows:
-            ids_by_user[row.user_id].append(row.id)
-        count_before = processed_count
-        for user_id, ids in ids_by_user.items():
-            processed_count += await process(environment, user_id, ids)
-        if len(rows) < BATCH_SIZE or processed_count == count_before:
-            break
-    return processed_count
-
-
-def _expired_message_conditions(environment: Environment) -> list[Any]:
-    """SQL conditions for expired messages in a mailbox."""
-    return [col(Message.expires) <= environment.now(), col(Message.mailbox_id).is_not(None)]
-
-
-async def _delete_messages_of_user(
-    environment: Environment, user_id: int, message_ids: Sequence[int]
-) -> int:
-    """Move these expired messages of a user to the deleted messages. Returns their number."""
-    columns = [getattr(Message, name) for name in ("id", "mailbox_id", "uid", "size", "seen")]
-    statement = select(*columns).where(
-        col(Message.id).in_(message_ids), *_expired_message_conditions(environment)
-    )
-
-    def delete_batch(transaction: DatabaseTransaction) -> int:
-        rows = transaction.connection.execute(statement.order_by(col(Message.id))).all()
-        if rows:
-            facts = {"mailbox": [r.mailbox_id for r in rows], "uid": [r.uid for r in rows]}
-            entry = JournalEntry(ChangeKind.MESSAGE_ARCHIVED, [row.id for row in rows], facts)
-            last = transaction.record_entry(user_id, entry, at=environment.now())
-            _mark_deleted(transaction, [row.id for row in rows], last)
-            _lower_counters(transaction, user_id, rows, last)
-        return len(rows)
-
-    return await environment.run_transaction(delete_batch, user_id)
-
-
-def _mark_deleted(
-    transaction: DatabaseTransaction, message_ids: Sequence[int], modseq: int
-) -> None:
-    """Remove messages from their mailboxes and set the time of their purge."""
-    now, options = transaction.environment.now(), transaction.environment.options
-    mailbox_path = select(col(Mailbox.path)).where(col(Mailbox.id) == col(Message.mailbox_id))
-    transaction.connection.execute(
-        update(Message)
-        .where(col(Message.id).in_(message_ids))
-        .values(
-            mailbox_id=None,
-            modseq=modseq,
-            archived_at=now,
-            archived_from=mailbox_path.scalar_subquery(),
-            archived_mailbox_id=Message.mailbox_id,
-            purge_at=case(
-                (col(Message.draft), now + options.undo_window), else_=now + options.archive_for
-            ),
-            expires=None,  # a restored message does not expire again
-        )
-    )
-
-
-def _lower_counters(
-    transaction: DatabaseTransaction, user_id: int, messages: Sequence[ColumnRow], modseq: int
-) -> None:
-    """Lower the counters of mailboxes and user by these messages."""
-    counts: defaultdict[int, Counter[str]] = defaultdict(Counter)
-    for row in messages:
-        counts[row.mailbox_id].update(total=1, unseen=not row.seen, size=row.size)
-    table = core_table(Mailbox)
-    new_values = {
-        name: table.c[name] - bindparam(f"by_{name}") for name in ("total", "unseen", "size")
-    }
-    statement = (
-        update(table)
-        .where(table.c.id == bindparam("key"))
-        .values(**new_values, modseq=modseq, modify_index=modseq)
-    )
-    parameters = [
-        {"key": key, **{f"by_{name}": many[name] for name in new_values}}
-        for key, many in counts.items()
-    ]
-    transaction.connection.execute(statement, parameters)
-    total_size = sum(row.size for row in messages)
-    transaction.connection.execute(
-        update(User)
-        .where(col(User.id) == user_id)
-        .values(used=User.used - total_size, message_count=User.message_count - len(messages))
-    )
-
-
-async def _purge_messages(environment: Environment) -> tuple[int, int]:
-    """Delete messages at the end of their retention, and threads without messages.
-
-    Returns the number of messages and of threads.
-    """
-    is_audited = has_unfinished_audit(col(Message.user_id))  # a running audit needs them
-    conditions = [
-        col(Message.purge_at) <= environment.now(),
-        col(Message.mailbox_id).is_(None),
-        ~is_audited,
-    ]
-    statement = select(col(Message.id), col(Message.user_id)).where(*conditions)
-    statement = statement.order_by(col(Message.purge_at), col(Message.id)).limit(BATCH_SIZE)
-    message_count, thread_count = 0, 0
-    while rows := await environment.database.read(statement):
-        ids = [row.id for row in rows]
-        deletion = delete(Message).where(col(Message.id).in_(ids), *conditions)
-
-        def delete_batch(
-            transaction: DatabaseTransaction, removal: Any = deletion
-        ) -> tuple[int, int]:
-            thread_ids = transaction.connection.execute(
-                removal.returning(col(Message.thread_id))
-            ).scalars()
-            left = list(thread_ids)
-            return len(left), _delete_empty_threads_by_id(transaction, set(left))
-
-        # The streams are locked, since a delivery could add a message to one of these threads.
-        batch_count, ended_threads = await environment.run_transaction(
-            delete_batch, *sorted({row.user_id for row in rows})
-        )
-        message_count, thread_count = message_count + batch_count, thread_count + ended_threads
-        if len(rows) < BATCH_SIZE or not batch_count:
-            break
-    return message_count, thread_count
-
-
-def _delete_empty_threads_by_id(
-    transaction: DatabaseTransaction, thread_ids: Collection[int]
-) -> int:
-    """Delete those of these threads that have no messages. Returns their number."""
-    return transaction.connection.execute(delete_empty_threads(thread_ids)).rowcount
-
-
-async def _delete_empty_threads(environment: Environment) -> int:
-    """Delete all threads without messages. Returns their number."""
-    has_messages = exists().where(col(Message.thread_id) == col(Thread.id))
-    last_id, deleted_count = 0, 0
-    while True:
-        statement = select(col(Thread.id), col(Thread.user_id)).where(
-            ~has_messages, col(Thread.id) > last_id
-        )
-        rows = await environment.database.read(statement.order_by(col(Thread.id)).limit(BATCH_SIZE))
-        if not rows:
-            return deleted_count
-        ids, last_id = [row.id for row in rows], rows[-1].id
-        user_ids = sorted({row.user_id for row in rows})
-        deleted_count += await environment.run_transaction(
-            partial(_delete_empty_threads_by_id, thread_ids=ids), *user_ids
-        )
-
-
-async def _delete_rows(environment: Environment, table: type[SQLModel], condition: Any) -> int:
-    """Delete the rows that meet a condition, in short transactions. Returns their number."""
-    key_columns = inspect(table).local_table.primary_key.columns
-    # SKIP LOCKED, since two processes that delete the same rows could deadlock.
-    batch = (
-        select(*key_columns).where(condition).limit(BATCH_SIZE).with_for_update(skip_locked=True)
-    )
-    deletion, deleted_count = delete(table).where(tuple_(*key_columns).in_(batch)), 0
-    while True:
-        batch_count = await environment.run_transaction(
-            lambda transaction: transaction.connection.execute(deletion).rowcount
-        )
-        deleted_count += batch_count
-        if batch_count < BATCH_SIZE:
-            return deleted_count
-
-
-async def _end_audits(environment: Environment) -> tuple[int, int]:
+async def _end_expired_audits_and_delete_copies(environment: Environment) -> tuple[int, int]:
     """End expired audits, and delete the copies of ended audits.
 
     Returns the number of audits and of copies. An audit's row is kept, unless it was removed.
@@ -487,7 +281,7 @@ async def _end_audits(environment: Environment) -> tuple[int, int]:
     if ended_ids:
         log.info("audits have expired", extra={"audits": list(ended_ids)})
     ended_audits = select(col(Audit.id)).where(col(Audit.ended_at).is_not(None))
-    copy_count = await _delete_rows(
+    copy_count = await row_batches.delete_rows(
         environment, AuditCopy, col(AuditCopy.audit_id).in_(ended_audits)
     )
     deletion = delete(Audit).where(col(Audit.removed), col(Audit.ended_at).is_not(None))
@@ -497,7 +291,7 @@ async def _end_audits(environment: Environment) -> tuple[int, int]:
     return len(ended_ids), copy_count
 
 
-async def _delete_unused_files(environment: Environment) -> int:
+async def _delete_unfetched_unshared_files(environment: Environment) -> int:
     """Delete files that were neither fetched nor shared for the retention time.
 
     Returns their number.
@@ -511,7 +305,9 @@ async def _delete_unused_files(environment: Environment) -> int:
     ]
     statement = select(col(File.id), col(File.user_id)).where(*conditions)
 
-    async def delete_files(world: Environment, user_id: int, file_ids: Sequence[int]) -> int:
+    async def delete_files_of_user(
+        world: Environment, user_id: int, file_ids: Sequence[int]
+    ) -> int:
         removal = (
             delete(File).where(col(File.id).in_(file_ids), *conditions).returning(col(File.id))
         )
@@ -526,25 +322,31 @@ async def _delete_unused_files(environment: Environment) -> int:
 
         return await world.run_transaction(delete_batch, user_id)
 
-    return await process_by_user(
-        environment, statement.order_by(col(File.used_at), col(File.id)), delete_files
+    return await row_batches.run_in_batches_by_user(
+        environment, statement.order_by(col(File.used_at), col(File.id)), delete_files_of_user
     )
 
 
-async def _delete_expired_quarantine(environment: Environment) -> int:
+async def _delete_expired_quarantine_items(environment: Environment) -> int:
     """Delete expired quarantine items. Returns their number."""
     statement = select(col(QuarantineItem.id), col(QuarantineItem.user_id))
     statement = statement.where(col(QuarantineItem.expires_at) <= environment.now())
 
-    async def delete_items(world: Environment, user_id: int, item_ids: Sequence[int]) -> int:
-        work = partial(quarantine.delete_items, user_id=user_id, item_ids=item_ids, cause="expired")
+    async def delete_items_of_user(
+        world: Environment, user_id: int, item_ids: Sequence[int]
+    ) -> int:
+        work = partial(
+            quarantine.delete_quarantine_items, user_id=user_id, item_ids=item_ids, cause="expired"
+        )
         return await world.run_transaction(work, user_id)
 
     order = col(QuarantineItem.expires_at), col(QuarantineItem.id)
-    return await process_by_user(environment, statement.order_by(*order), delete_items)
+    return await row_batches.run_in_batches_by_user(
+        environment, statement.order_by(*order), delete_items_of_user
+    )
 
 
-async def delete_orphaned_uploads(environment: Environment, upload_folder: Path) -> int:
+async def delete_orphaned_upload_files(environment: Environment, upload_folder: Path) -> int:
     """Delete upload files without an unfinished upload. Returns their number.
 
     The row of an upload is inserted before its file, so a file without a row is unused.
@@ -556,8 +358,8 @@ async def delete_orphaned_uploads(environment: Environment, upload_folder: Path)
     statement = select(col(Upload.id)).where(
         col(Upload.blob_name).is_(None), col(Upload.expires_at) > environment.now()
     )
-    for start in range(0, len(upload_ids), BATCH_SIZE):
-        batch_ids = upload_ids[start : start + BATCH_SIZE]
+    for start in range(0, len(upload_ids), row_batches.BATCH_SIZE):
+        batch_ids = upload_ids[start : start + row_batches.BATCH_SIZE]
         rows = await environment.database.read(statement.where(col(Upload.id).in_(batch_ids)))
         orphaned_ids = set(batch_ids).difference(row.id for row in rows)
         deleted_count += await asyncio.to_thread(

@@ -49,12 +49,14 @@ class JournalReader:
 # Entries that one of these has not read are kept for UNREAD_GRACE longer. A reader detects
 # deleted entries by `Stream.gone`.
 READERS = (
-    JournalReader("webhooks", webhooks.last_read_position, webhooks.needs_stream),
-    JournalReader("push", push_channels.last_read_position, push_channels.has_active_channel),
+    JournalReader(
+        "webhooks", webhooks.last_webhook_read_position, webhooks.is_stream_needed_by_webhooks
+    ),
+    JournalReader("push", push_channels.last_push_read_position, push_channels.has_active_channel),
 )
 
 
-async def delete_old_entries(environment: Environment, *, by_age: bool = True) -> int:
+async def delete_excess_and_old_entries(environment: Environment, *, by_age: bool = True) -> int:
     """Delete journal entries above the number limit, and with `by_age` old ones.
 
     Returns the number of rows. The check by age looks up the oldest entry of each stream, so it is
@@ -67,7 +69,8 @@ async def delete_old_entries(environment: Environment, *, by_age: bool = True) -
         )
         for end_by_stream in _split_into_transactions(rows):
             deleted_count += await environment.run_transaction(
-                partial(_delete_beginnings, end_by_stream=end_by_stream), *sorted(end_by_stream)
+                partial(_delete_entries_up_to_positions, end_by_stream=end_by_stream),
+                *sorted(end_by_stream),
             )
         if len(rows) < STREAMS_PER_PAGE:
             return deleted_count
@@ -84,7 +87,7 @@ def _select_deletion_ends(
     """
     now, options = environment.now(), environment.options
     oldest_kept = now - timedelta(days=options.journal_days)
-    streams = _select_streams(
+    streams = _select_streams_to_shorten(
         _has_entry_before(oldest_kept) if by_age else None, last_id, options.journal_events
     )
     position, changed_at = col(Change.last), col(Change.at)
@@ -111,7 +114,7 @@ def _select_deletion_ends(
     ).order_by(with_first_kept.c.id)
 
 
-def _select_streams(
+def _select_streams_to_shorten(
     has_old_entry: ColumnElement[bool] | None, last_id: int, max_events: int
 ) -> Any:
     """Subquery: the next streams with entries to delete, and the position of each reader."""
@@ -167,7 +170,9 @@ def _split_into_transactions(deletion_ends: Iterable[ColumnRow]) -> Iterator[dic
         yield end_by_stream
 
 
-def _delete_beginnings(transaction: DatabaseTransaction, end_by_stream: Mapping[int, int]) -> int:
+def _delete_entries_up_to_positions(
+    transaction: DatabaseTransaction, end_by_stream: Mapping[int, int]
+) -> int:
     """Delete the entries of these streams up to these positions. Returns the number of rows."""
     stream, position = col(Change.stream_id), col(Change.last)
     is_deleted = or_(

@@ -124,14 +124,14 @@ async def has_lost_changes(environment: Environment, position_by_stream: Mapping
     )
 
 
-async def load_incarnation(environment: Environment) -> Incarnation:
+async def load_and_enter_incarnation(environment: Environment) -> Incarnation:
     """Read the incarnation from the database and use it in this process."""
     current = from_row(next(iter(await environment.database.read(SELECT_INCARNATION)), None))
-    environment.enter_incarnation(current)
+    environment.enter_incarnation_and_wake_followers(current)
     return current
 
 
-async def begin_incarnation(
+async def begin_incarnation_unless_begun(
     environment: Environment,
     reason: str,
     seen_incarnation: Incarnation,
@@ -154,12 +154,14 @@ async def begin_incarnation(
             max(current.base, newest.base),
             max(current.beat, newest.beat),
         )
-        return incarnation.begin_incarnation(transaction.connection, above, reason=reason, at=now)
+        return incarnation.begin_incarnation_invalidating_cursors_and_uids(
+            transaction.connection, above, reason=reason, at=now
+        )
 
     new_incarnation = await environment.run_transaction(begin_if_unchanged)
     log_fields = {"reason": reason, "incarnation": new_incarnation.number}
     log.warning("the database was restored, so clients read their state again", extra=log_fields)
-    environment.enter_incarnation(new_incarnation)
+    environment.enter_incarnation_and_wake_followers(new_incarnation)
     return new_incarnation
 
 
@@ -177,29 +179,31 @@ class RestoreGuard:
         self._is_failing = False
         self._is_started = not writes_marks  # the mark was compared, so it can be written
 
-    async def start_if_available(self) -> None:
-        """Call `start`, or leave that to `run` if the object store does not answer."""
+    async def try_compare_with_mark(self) -> None:
+        """Call `compare_with_mark`, or leave that to later checks if a store does not answer."""
         try:
-            await self.start()
+            await self.compare_with_mark()
         except (BaseError, OSError, StorageUnavailable) as problem:
             facts = {"problem": type(problem).__name__}
             log.warning("the mark of the incarnation cannot be read yet", extra=facts)
 
-    async def start(self) -> None:
+    async def compare_with_mark(self) -> None:
         """Compare database and mark, begin a new incarnation if needed, and write a mark."""
         environment = self._environment
         store_id = secrets.token_hex(16)
         await environment.run_transaction(
-            lambda transaction: incarnation.insert_first(transaction.connection, store_id)
+            lambda transaction: incarnation.insert_first_incarnation_if_missing(
+                transaction.connection, store_id
+            )
         )
-        current, mark = await load_incarnation(environment), await read_mark(environment)
+        current, mark = await load_and_enter_incarnation(environment), await read_mark(environment)
         cluster = await read_cluster(environment)
         if mark is None and current.beat == 0:
             await write_mark(
                 environment, RestoreMark(current.store, current.number, current.base, 0)
             )
         elif reason := await self._restore_reason(current, mark, cluster):
-            current = await begin_incarnation(
+            current = await begin_incarnation_unless_begun(
                 environment, reason, current, mark.incarnation if mark else None
             )
         self._seen_incarnation, self._is_started = current, True
@@ -222,7 +226,7 @@ class RestoreGuard:
             return CLUSTER_CHANGED
         return None
 
-    async def run(self) -> None:
+    async def check_until_cancelled(self) -> None:
         """Check the database every `CHECK_INTERVAL` seconds, and at once after a reconnect."""
         environment = self._environment
         engine = environment.database.engine.sync_engine
@@ -230,18 +234,18 @@ class RestoreGuard:
         self._seen_incarnation = (
             self._seen_incarnation
             if self._seen_incarnation.store
-            else await load_incarnation(environment)
+            else await load_and_enter_incarnation(environment)
         )
         if is_postgres:
             event.listen(engine, "connect", self._on_connect)
         try:
-            with environment.wakeups.follow_all() as wake_ups:
+            with environment.wakeups.follow_all_streams() as wake_ups:
                 written_at = monotonic()
                 while True:
                     await wait_for_any([self._reconnected], CHECK_INTERVAL)
                     self._reconnected.clear()
-                    has_grown = self._remember_positions(wake_ups)
-                    if await self._check(
+                    has_grown = self._remember_grown_positions(wake_ups)
+                    if await self._try_check_and_write_mark(
                         write=has_grown or monotonic() - written_at > IDLE_MARK_INTERVAL
                     ):
                         written_at = monotonic()
@@ -252,7 +256,7 @@ class RestoreGuard:
     def _on_connect(self, *_: object) -> None:
         self._reconnected.set()
 
-    def _remember_positions(self, wake_ups: GrowthEvent) -> bool:
+    def _remember_grown_positions(self, wake_ups: GrowthEvent) -> bool:
         """Remember the positions of the streams that have grown. Returns True if there are any."""
         positions = {
             key: last for key, last in wake_ups.take_positions().items() if key >= 0 and last > 0
@@ -264,12 +268,12 @@ class RestoreGuard:
             del self._position_by_stream[key]
         return bool(positions)
 
-    async def _check(self, *, write: bool) -> bool:
+    async def _try_check_and_write_mark(self, *, write: bool) -> bool:
         """Check the database, and write a mark if `write` is set. True if one was written."""
         try:
             if not self._is_started:
-                await self.start()
-            await self.check_database()
+                await self.compare_with_mark()
+            await self.begin_incarnation_if_restored()
             if write and self._writes_marks:
                 await self._write_next_mark()
         except Exception as problem:  # noqa: BLE001 - any outage: the next check runs later
@@ -281,7 +285,7 @@ class RestoreGuard:
         self._is_failing = False
         return write
 
-    async def check_database(self) -> None:
+    async def begin_incarnation_if_restored(self) -> None:
         """Begin a new incarnation if the database is older than what this process has seen."""
         environment, seen_incarnation = self._environment, self._seen_incarnation
         current = from_row(next(iter(await environment.database.read(SELECT_INCARNATION)), None))
@@ -297,10 +301,14 @@ class RestoreGuard:
             if not current.store:
                 store = seen_incarnation.store
                 await environment.run_transaction(
-                    lambda transaction: incarnation.insert_first(transaction.connection, store)
+                    lambda transaction: incarnation.insert_first_incarnation_if_missing(
+                        transaction.connection, store
+                    )
                 )
             self._use_incarnation(
-                await begin_incarnation(environment, CHANGES_LOST, current, seen_incarnation)
+                await begin_incarnation_unless_begun(
+                    environment, CHANGES_LOST, current, seen_incarnation
+                )
             )
             if self._writes_marks:
                 await self._write_next_mark()
@@ -310,13 +318,13 @@ class RestoreGuard:
     def _use_incarnation(self, current: Incarnation) -> None:
         self._position_by_stream.clear()
         self._seen_incarnation = current
-        self._environment.enter_incarnation(current)
+        self._environment.enter_incarnation_and_wake_followers(current)
 
     async def _write_next_mark(self, *, is_clean_stop: bool = False) -> None:
         """Increase the beat in the database, then write the mark with it."""
         environment = self._environment
         current = await environment.run_transaction(
-            lambda transaction: incarnation.increase_beat(transaction.connection)
+            lambda transaction: incarnation.increase_incarnation_beat(transaction.connection)
         )
         if current.beat <= self._seen_incarnation.beat:
             return  # restored since the last check; the next one detects it
@@ -335,7 +343,7 @@ class RestoreGuard:
         )
         await write_mark(environment, mark)
 
-    async def stop(self) -> None:
+    async def write_clean_stop_mark(self) -> None:
         """Write the mark of a clean stop, if the mark was compared before."""
         if not self._is_started:
             return
@@ -347,11 +355,13 @@ async def begin_after_consistent_restore(environment: Environment) -> Incarnatio
     """Begin a new incarnation after database and objects were restored to the same time."""
     store_id = secrets.token_hex(16)
     await environment.run_transaction(
-        lambda transaction: incarnation.insert_first(transaction.connection, store_id)
+        lambda transaction: incarnation.insert_first_incarnation_if_missing(
+            transaction.connection, store_id
+        )
     )
-    current, mark = await load_incarnation(environment), await read_mark(environment)
-    await begin_incarnation(
+    current, mark = await load_and_enter_incarnation(environment), await read_mark(environment)
+    await begin_incarnation_unless_begun(
         environment, "merganser check --restored", current, mark.incarnation if mark else None
     )
-    await RestoreGuard(environment).start()
+    await RestoreGuard(environment).compare_with_mark()
     return environment.incarnation

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlmodel import col
 
-from mail.maintenance.housekeeping import process_by_user
+from mail.maintenance.row_batches import run_in_batches_by_user
 from mail.storage.mailbox_move import COLUMNS, move_messages
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
@@ -54,7 +54,7 @@ async def _seconds_until_next(environment: Environment) -> float:
 async def return_due_messages(environment: Environment) -> int:
     """Return all due messages to their mailboxes. Returns their number."""
     statement = select(col(Message.id), col(Message.user_id)).where(*_due_conditions(environment))
-    return await process_by_user(
+    return await run_in_batches_by_user(
         environment,
         statement.order_by(col(Message.snoozed_until), col(Message.id)),
         _return_messages_of_user,
@@ -79,7 +79,7 @@ async def _return_messages_of_user(
         rows = transaction.connection.execute(statement.order_by(col(Message.id))).all()
         in_mailbox = [row for row in rows if row.mailbox_id is not None]
         if in_mailbox:
-            _move_back(transaction, user_id, in_mailbox)
+            _move_to_former_mailboxes_unread(transaction, user_id, in_mailbox)
         if deleted_ids := [row.id for row in rows if row.mailbox_id is None]:  # deleted
             ended = {"snoozed_until": None, "snoozed_from": None}
             transaction.connection.execute(
@@ -90,17 +90,17 @@ async def _return_messages_of_user(
     return await environment.run_transaction(return_batch, user_id)
 
 
-def _move_back(
+def _move_to_former_mailboxes_unread(
     transaction: DatabaseTransaction, user_id: int, messages: Sequence[ColumnRow]
 ) -> None:
     """Move messages to their former mailbox or INBOX, unread and at the top of the list."""
-    mailbox_by_message_id = _mailbox_by_message_id(transaction, user_id, messages)
+    mailbox_by_message_id = _former_mailbox_or_inbox_by_message(transaction, user_id, messages)
     cleared = {"snoozed_until": None, "snoozed_from": None}
     changes = {"seen": False, "listed_at": transaction.environment.now(), **cleared}
     move_messages(transaction, user_id, messages, mailbox_by_message_id, changes)
 
 
-def _mailbox_by_message_id(
+def _former_mailbox_or_inbox_by_message(
     transaction: DatabaseTransaction, user_id: int, messages: Sequence[ColumnRow]
 ) -> dict[int, ColumnRow]:
     """The former mailbox of each message, or INBOX if that was deleted."""

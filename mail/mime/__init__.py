@@ -14,24 +14,24 @@ from mail.mime.imap_structure import imap_bodystructure, imap_envelope
 from mail.mime.message_facts import (
     AttachmentFacts,
     MessageFacts,
-    attachment_parts,
     file_parts,
+    file_parts_outside_related,
     read_facts,
 )
 from mail.mime.mime_tree import (
     ParsedPart,
     find_part,
-    json_from_part,
-    part_from_json,
+    json_rows_from_tree,
+    tree_from_json_rows,
+    walk_own_parts_with_parents,
     walk_parts,
-    walk_with_parents,
 )
 from mail.mime.parser import parse_structure
 from mail.mime.part_content import decoded_content, part_text
 from mail.mime.preview_text import build_preview, shorten_text
 from mail.mime.reader_threads import close_readers, read_message_facts, run_by_message_size
 from mail.mime.spam_headers import SpamHeaderField
-from mail.mime.text_bodies import body_html, body_text, html_from_text, is_body_part
+from mail.mime.text_bodies import body_html_parts, body_text, html_from_text, is_body_part
 from mail.mime.thread_references import base_subject, thread_keys
 
 __all__ = [
@@ -47,9 +47,8 @@ __all__ = [
     "ParsedPart",
     "SanitizedHtml",
     "SpamHeaderField",
-    "attachment_parts",
     "base_subject",
-    "body_html",
+    "body_html_parts",
     "body_text",
     "build_preview",
     "calendar_parts",
@@ -59,19 +58,19 @@ __all__ = [
     "decoded_content",
     "decoded_fields",
     "file_parts",
+    "file_parts_outside_related",
     "find_part",
     "html_from_text",
     "html_to_text",
     "imap_bodystructure",
     "imap_envelope",
     "is_body_part",
-    "json_from_part",
+    "json_rows_from_tree",
     "parse_address_list",
     "parse_date",
     "parse_events",
     "parse_message_ids",
     "parse_structure",
-    "part_from_json",
     "part_text",
     "read_facts",
     "read_message_facts",
@@ -79,7 +78,8 @@ __all__ = [
     "sanitize_html",
     "shorten_text",
     "thread_keys",
+    "tree_from_json_rows",
     "trusted_results",
+    "walk_own_parts_with_parents",
     "walk_parts",
-    "walk_with_parents",
 ]

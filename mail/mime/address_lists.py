@@ -86,11 +86,11 @@ def parse_address_list(value: str) -> list[ParsedAddress]:
             found.append(ParsedAddress(None, _address_with_unicode_domain(bare_match.group(1))))
             position = bare_match.end()
             continue
-        position = _parse_address_by_tokens(value, position, found)
+        position = _parse_and_append_address(value, position, found)
     return found
 
 
-def _parse_address_by_tokens(value: str, position: int, addresses: list[ParsedAddress]) -> int:
+def _parse_and_append_address(value: str, position: int, addresses: list[ParsedAddress]) -> int:
     """Append one address, read token by token, and return the position after it."""
     entry = _AddressTokens()
     start = end = position
@@ -107,7 +107,7 @@ def _parse_address_by_tokens(value: str, position: int, addresses: list[ParsedAd
             position = token.start()  # a forgotten comma
             break
         elif special == ":" and not entry.is_in_angle and entry.angle_tokens is None:
-            _drop_group_name(entry)
+            _drop_group_name_unless_address(entry)
         else:
             _append_token(entry, token)
         end = position
@@ -124,7 +124,7 @@ def _is_in_source_route(entry: _AddressTokens) -> bool:
     )
 
 
-def _drop_group_name(entry: _AddressTokens) -> None:
+def _drop_group_name_unless_address(entry: _AddressTokens) -> None:
     """Drop the name of a group.
 
     A colon after an `@` begins no group; it stays in the address as damage.

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mail.mime.encoded_words import unfold_value
+from mail.mime.encoded_words import unfold_and_decode_utf8
 from mail.mime.header_fields import RawField
 
 MAX_FIELDS = 10  # Authentication-Results fields that are read
@@ -51,7 +51,7 @@ def authentication_results_fields(
         if name == _NAME and len(found) < MAX_FIELDS:
             found.append(
                 AuthenticationResultsField(
-                    above, total - above, unfold_value(value[:MAX_FIELD_LENGTH]).strip()
+                    above, total - above, unfold_and_decode_utf8(value[:MAX_FIELD_LENGTH]).strip()
                 )
             )
     return found
@@ -85,7 +85,7 @@ def trusted_results(
     signers = list(_passed_domains(results, "dkim", "header.d", "header.i"))
     return {
         "spf": next(_passed_domains(results, "spf", "smtp.mailfrom", "smtp.helo"), None),
-        "dkim": _preferred_signer(signers, sender_domain.casefold()),
+        "dkim": _preferred_signing_domain(signers, sender_domain.casefold()),
         "dmarc": _method_verdict(results, "dmarc"),
         "arc": _method_verdict(results, "arc"),
         "results": "\n".join(text for text, _ in trusted_fields),
@@ -158,7 +158,7 @@ def _passed_domains(
                 yield domain
 
 
-def _preferred_signer(signing_domains: Sequence[str], sender_domain: str) -> str | None:
+def _preferred_signing_domain(signing_domains: Sequence[str], sender_domain: str) -> str | None:
     """Return the first domain that is, or is above, the sender's; else the first domain."""
     over = [domain for domain in signing_domains if f".{sender_domain}".endswith(f".{domain}")]
     return next(iter([*over, *signing_domains]), None)

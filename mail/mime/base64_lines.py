@@ -11,7 +11,7 @@ CHUNK_BYTES = 256 * 1024  # approximate bytes of text that are decoded at once
 
 
 class IrregularBase64(ValueError):
-    """The text differs from what `encode` makes of its content."""
+    """The text differs from what `encode_range` makes of its content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +22,17 @@ class LineWrapping:
     eol: bytes
 
 
-def encoded_length(content_bytes: int, wrapping: LineWrapping) -> int:
+def encoded_length(content_size: int, wrapping: LineWrapping) -> int:
     """Return the bytes of the text for content of a size; no line break at the end."""
-    characters = -(-content_bytes // 3) * 4
+    characters = -(-content_size // 3) * 4
     breaks = (characters - 1) // wrapping.width if wrapping.width and characters else 0
     return characters + breaks * len(wrapping.eol)
 
 
-def decode_with_wrapping(text: bytes) -> tuple[bytes, LineWrapping] | None:
-    """Decode text that `encode` can restore, and return the content with its wrapping.
+def decode_if_restorable(text: bytes) -> tuple[bytes, LineWrapping] | None:
+    """Decode text that `encode_range` can restore, and return the content with its wrapping.
 
-    Returns None if `encode` would not restore the same text.
+    Returns None if `encode_range` would not restore the same text.
     """
     wrapping = detect_wrapping(text, 0, len(text))
     try:
@@ -44,8 +44,8 @@ def decode_with_wrapping(text: bytes) -> tuple[bytes, LineWrapping] | None:
 def decode_chunks(raw: bytes, start: int, end: int, wrapping: LineWrapping) -> Iterator[bytes]:
     """Yield the content of the text from `start` to `end` in chunks.
 
-    Raises IrregularBase64, at the latest after the last chunk, if `encode` would not restore the
-    text.
+    Raises IrregularBase64, at the latest after the last chunk, if `encode_range` would not restore
+    the text.
     """
     stride = wrapping.width + len(wrapping.eol)
     step = (
@@ -66,24 +66,24 @@ def decode_chunks(raw: bytes, start: int, end: int, wrapping: LineWrapping) -> I
             raise IrregularBase64
         if not last and len(characters) != len(content) // 3 * 4:
             raise IrregularBase64  # it is padded before its end
-        if encode(content, wrapping, 0, text_end) != text[:text_end]:
+        if encode_range(content, wrapping, 0, text_end) != text[:text_end]:
             raise IrregularBase64
         yield content
 
 
-def encode(content: bytes, wrapping: LineWrapping, start: int, end: int) -> bytes:
-    """Encode `content` and return the bytes of the text from `start` to `end`.
+def encode_range(content: bytes, wrapping: LineWrapping, text_start: int, text_end: int) -> bytes:
+    """Encode `content` and return the bytes of the text from `text_start` to `text_end`.
 
     Only the part of the content that this range needs is encoded.
     """
     if not wrapping.width:
-        return _base64_characters(content, start, end)
+        return _base64_characters(content, text_start, text_end)
     width, stride = wrapping.width, wrapping.width + len(wrapping.eol)
-    row = start // stride
-    rows = end // stride + 2  # one more line, so that the line before it gets its line break
+    row = text_start // stride
+    rows = text_end // stride + 2  # one more line, so that the line before it gets its line break
     characters = _base64_characters(content, row * width, rows * width)
     lines = (characters[at : at + width] for at in range(0, len(characters), width))
-    return wrapping.eol.join(lines)[start - row * stride : end - row * stride]
+    return wrapping.eol.join(lines)[text_start - row * stride : text_end - row * stride]
 
 
 def _base64_characters(content: bytes, start: int, end: int) -> bytes:

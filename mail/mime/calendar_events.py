@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from mail.mime.address_lists import ParsedAddress
-from mail.mime.mime_tree import ParsedPart, walk_with_parents
+from mail.mime.mime_tree import ParsedPart, walk_own_parts_with_parents
 from mail.mime.time_zones import CalendarTimeZone, utc_from_local
 
 CALENDAR_TYPES = ("text/calendar", "application/ics")
@@ -88,7 +88,7 @@ class _CalendarReader:
             if self.open_components == _EVENT_PATH:
                 self.events.append([])
         elif line.name == "END":
-            self._end_component()
+            self._end_component_and_store_observance()
         elif self.open_components == _EVENT_PATH:
             if line.name in _EVENT_PROPERTIES:
                 self.events[-1].append(line)
@@ -99,21 +99,23 @@ class _CalendarReader:
         else:
             self.observance_values.setdefault(line.name, value)
 
-    def _end_component(self) -> None:
+    def _end_component_and_store_observance(self) -> None:
         """Close the innermost component and store a complete observance."""
         within_zone = self.open_components[1:2] == ["VTIMEZONE"]
         known = self.time_zone_id in self.time_zones or len(self.time_zones) < MAX_TIME_ZONES
         if within_zone and self.open_components[2:] in (["STANDARD"], ["DAYLIGHT"]) and known:
-            self.time_zones.setdefault(self.time_zone_id, CalendarTimeZone()).add_observance(
-                self.observance_values
-            )
+            self.time_zones.setdefault(
+                self.time_zone_id, CalendarTimeZone()
+            ).add_observance_or_mark_unsupported(self.observance_values)
         del self.open_components[-1:]
 
 
 def calendar_parts(structure: ParsedPart) -> list[ParsedPart]:
     """Return the calendar parts of a message, at most 10."""
     found = [
-        part for part, _ in walk_with_parents(structure) if part.content_type in CALENDAR_TYPES
+        part
+        for part, _ in walk_own_parts_with_parents(structure)
+        if part.content_type in CALENDAR_TYPES
     ]
     return found[:MAX_CALENDAR_PARTS]
 
@@ -123,17 +125,17 @@ def unfold_lines(content: bytes) -> bytes:
     return _FOLD.sub(b"", content)
 
 
-def parse_events(text: str, part_method: str | None = None) -> list[ParsedCalendarEvent]:
+def parse_events(text: str, fallback_method: str | None = None) -> list[ParsedCalendarEvent]:
     """Parse the events of an unfolded calendar, at most 100. Never raises.
 
-    `part_method` is the method parameter of the MIME part; the METHOD of the calendar goes before
-    it. Invalid lines, and events with neither UID nor start, are skipped.
+    `fallback_method` is the method parameter of the MIME part; the METHOD of the calendar goes
+    before it. Invalid lines, and events with neither UID nor start, are skipped.
     """
     calendar = _read_calendar(text)
-    method_name = calendar.method or part_method or ""
-    part_method = method_name.upper() if _METHOD.fullmatch(method_name) else DEFAULT_METHOD
+    method_name = calendar.method or fallback_method or ""
+    fallback_method = method_name.upper() if _METHOD.fullmatch(method_name) else DEFAULT_METHOD
     found = (
-        _event_from_lines(part_method, lines, calendar.time_zones) for lines in calendar.events
+        _event_from_lines(fallback_method, lines, calendar.time_zones) for lines in calendar.events
     )
     return [event for event in found if event][:MAX_EVENTS]
 
@@ -174,8 +176,8 @@ def _event_from_lines(
         method,
         uid or "",
         _text_value(first.get("SUMMARY")),
-        _utc_value(start, time_zones),
-        _utc_value(end, time_zones),
+        _utc_time_of_line(start, time_zones),
+        _utc_time_of_line(end, time_zones),
         start is not None and _is_date_without_time(start),
         _text_value(first.get("LOCATION")),
         _calendar_address(first["ORGANIZER"]) if "ORGANIZER" in first else None,
@@ -209,7 +211,7 @@ def _is_date_without_time(line: _ContentLine) -> bool:
     return found is not None and found[4] is None
 
 
-def _utc_value(
+def _utc_time_of_line(
     line: _ContentLine | None, time_zones: Mapping[str, CalendarTimeZone]
 ) -> datetime | None:
     """Return the UTC time of a DATE or DATE-TIME line; None if invalid or zone unknown."""

@@ -14,7 +14,7 @@ _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f]+")
 _BASE64_GROUP = 4
 
 
-def unfold_value(value: str) -> str:
+def unfold_and_decode_utf8(value: str) -> str:
     """Unfold a header value, one character per byte, and decode it (RFC 5322, section 2.2.3)."""
     if "\n" in value or "\r" in value:
         value = _UNFOLD.sub("", value)

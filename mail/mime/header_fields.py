@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from email.utils import parsedate_tz
 
 from mail.mime.byte_source import ByteSource, read_range
-from mail.mime.encoded_words import decode_encoded_words, unfold_value
+from mail.mime.encoded_words import decode_encoded_words, unfold_and_decode_utf8
 from mail.mime.mime_tree import ParsedPart
 
 MAX_HEADER_BYTES = 1 << 20
@@ -91,7 +91,7 @@ def decoded_fields(raw: bytes | ByteSource, part: ParsedPart) -> list[DecodedFie
     return [
         DecodedField(
             found.group(1),
-            decode_encoded_words(unfold_value(found.group(2))),
+            decode_encoded_words(unfold_and_decode_utf8(found.group(2))),
             utf8_if_valid(found.group()),
         )
         for found in _FIELD.finditer(text)

@@ -6,7 +6,7 @@ import idna
 
 from mail.mime.address_lists import ParsedAddress, parse_address_list
 from mail.mime.byte_source import ByteSource, read_range
-from mail.mime.encoded_words import collapse_whitespace, unfold_value
+from mail.mime.encoded_words import collapse_whitespace, unfold_and_decode_utf8
 from mail.mime.header_fields import parse_fields
 from mail.mime.mime_tree import ParsedPart, walk_parts
 
@@ -86,7 +86,7 @@ def _leaf_structure(
 def _fields_by_name(raw: bytes | ByteSource, part: ParsedPart) -> dict[str, str]:
     """Return the decoded fields of a header; of equal names the last one counts."""
     found = parse_fields(read_range(raw, part.header_start, part.body_start))
-    return {name: collapse_whitespace(unfold_value(value)) for name, value in found}
+    return {name: collapse_whitespace(unfold_and_decode_utf8(value)) for name, value in found}
 
 
 def _address_list(addresses: list[ParsedAddress]) -> str:

@@ -14,10 +14,14 @@ from mail.mime.authentication_results import (
     authentication_results_fields,
 )
 from mail.mime.byte_source import ByteSource, read_range
-from mail.mime.encoded_words import collapse_whitespace, decode_encoded_words, unfold_value
+from mail.mime.encoded_words import (
+    collapse_whitespace,
+    decode_encoded_words,
+    unfold_and_decode_utf8,
+)
 from mail.mime.header_fields import RawField, parse_date, parse_fields, parse_message_ids
 from mail.mime.header_parameters import safe_filename
-from mail.mime.mime_tree import ParsedPart, walk_with_parents
+from mail.mime.mime_tree import ParsedPart, walk_own_parts_with_parents
 from mail.mime.parser import parse_structure_and_fields
 from mail.mime.part_content import content_size_and_hash, decode_transfer_encoding
 from mail.mime.preview_text import build_preview
@@ -101,7 +105,7 @@ class _TopFields:
     def unfolded_value(self, name: str) -> str:
         """Return the unfolded value of a field, "" if there is none."""
         value = self.values.get(name)
-        return unfold_value(value) if value else ""
+        return unfold_and_decode_utf8(value) if value else ""
 
 
 def read_facts(raw: bytes) -> MessageFacts:
@@ -137,7 +141,7 @@ def read_facts(raw: bytes) -> MessageFacts:
         list_id=_parse_list_id(top.unfolded_value("list-id")),
         list_unsubscribe=unsubscribe or None,
         list_unsubscribe_url=url.group() if url else None,
-        one_click=url is not None and _is_one_click(top),
+        one_click=url is not None and _is_one_click_unsubscribe(top),
         auto_submitted=_is_auto_submitted(top),
         content_type=structure.content_type,
         content_params=structure.params,
@@ -160,7 +164,7 @@ def _top_fields(header_fields: list[RawField]) -> _TopFields:
     for name, value in header_fields:
         if name not in _ADDRESS_FIELDS:
             values[name] = value
-        elif found := parse_address_list(unfold_value(value)):
+        elif found := parse_address_list(unfold_and_decode_utf8(value)):
             people.setdefault(name, []).extend(found)
     return _TopFields(people, values)
 
@@ -170,7 +174,7 @@ def _parse_list_id(value: str) -> str | None:
     return (found.group(1) if found else value).strip()[:_MAX_LIST_ID_LENGTH] or None
 
 
-def _is_one_click(top: _TopFields) -> bool:
+def _is_one_click_unsubscribe(top: _TopFields) -> bool:
     """True if one request unsubscribes (RFC 8058)."""
     return "list-unsubscribe=one-click" in top.unfolded_value("list-unsubscribe-post").lower()
 
@@ -197,7 +201,7 @@ def _is_encrypted(raw: bytes, structure: ParsedPart) -> bool:
 
 def file_parts(structure: ParsedPart) -> Iterator[tuple[ParsedPart, tuple[ParsedPart, ...]]]:
     """Yield the parts that are files, each with its parents, outermost first."""
-    for part, parents in walk_with_parents(structure):
+    for part, parents in walk_own_parts_with_parents(structure):
         is_multipart = part.content_type.startswith("multipart/")
         if not (
             (is_multipart and part.parts)
@@ -207,7 +211,7 @@ def file_parts(structure: ParsedPart) -> Iterator[tuple[ParsedPart, tuple[Parsed
             yield part, parents
 
 
-def attachment_parts(structure: ParsedPart) -> Iterator[ParsedPart]:
+def file_parts_outside_related(structure: ParsedPart) -> Iterator[ParsedPart]:
     """Yield the parts that are files and not in a multipart/related."""
     return (part for part, parents in file_parts(structure) if not _is_related(parents))
 
@@ -249,7 +253,9 @@ def _attached_message_filename(raw: bytes | ByteSource, part: ParsedPart) -> str
         return None
     within_it = part.parts[0]
     own = dict(parse_fields(read_range(raw, within_it.header_start, within_it.body_start)))
-    subject = collapse_whitespace(decode_encoded_words(unfold_value(own.get("subject", ""))))[:100]
+    subject = collapse_whitespace(
+        decode_encoded_words(unfold_and_decode_utf8(own.get("subject", "")))
+    )[:100]
     name = safe_filename(subject.replace("/", "_").replace("\\", "_"))
     return f"{name or 'message'}.eml"
 

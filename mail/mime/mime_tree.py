@@ -43,7 +43,9 @@ def walk_parts(part: ParsedPart) -> Iterator[ParsedPart]:
         waiting.extend(reversed(part.parts))
 
 
-def walk_with_parents(part: ParsedPart) -> Iterator[tuple[ParsedPart, tuple[ParsedPart, ...]]]:
+def walk_own_parts_with_parents(
+    part: ParsedPart,
+) -> Iterator[tuple[ParsedPart, tuple[ParsedPart, ...]]]:
     """Yield the parts of a message in order, each with its parents, outermost first.
 
     An attached message is one part; its own parts are left out.
@@ -62,7 +64,7 @@ def find_part(part: ParsedPart, section: str) -> ParsedPart | None:
     return next((each for each in walk_parts(part) if each.section == section), None)
 
 
-def json_from_part(part: ParsedPart) -> list[Any]:
+def json_rows_from_tree(part: ParsedPart) -> list[Any]:
     """Return a tree as JSON rows, one per part, parents first, with the number of children."""
     return [
         [
@@ -85,8 +87,8 @@ def json_from_part(part: ParsedPart) -> list[Any]:
     ]
 
 
-def part_from_json(rows: list[Any]) -> ParsedPart:
-    """Return the tree of the rows that `json_from_part` made."""
+def tree_from_json_rows(rows: list[Any]) -> ParsedPart:
+    """Return the tree of the rows that `json_rows_from_tree` made."""
     built: list[ParsedPart] = []  # the last one is the next sibling
     for row in reversed(rows):
         count = row[13]

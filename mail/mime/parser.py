@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from mail.mime.encoded_words import unfold_value
+from mail.mime.encoded_words import unfold_and_decode_utf8
 from mail.mime.header_fields import MAX_HEADER_BYTES, RawField, find_fields_end, parse_fields
 from mail.mime.header_parameters import MAX_PARAMETER_BYTES, first_filename, parse_parameters
 from mail.mime.mime_tree import ParsedPart
@@ -107,7 +107,7 @@ def parse_structure(raw: bytes) -> ParsedPart:
 def parse_structure_and_fields(raw: bytes) -> tuple[ParsedPart, list[RawField]]:
     """Return the tree of a message and its own header fields, which are read once."""
     reading = _ParserState(raw, b"\r--" in raw)
-    at = _begin_part(reading, 0)
+    at = _begin_part_and_nested_messages(reading, 0)
     while reading.open_boundaries and (found := _next_delimiter(reading, at)):
         _close_parts_inside(reading, found)
         at = found.end
@@ -119,14 +119,14 @@ def parse_structure_and_fields(raw: bytes) -> tuple[ParsedPart, list[RawField]]:
             _add_opaque_rest(reading, found.end)
             break
         else:
-            at = _begin_part(reading, found.end)
+            at = _begin_part_and_nested_messages(reading, found.end)
     end = len(raw)
     for node in reading.open_nodes:
         node.body_end = end
     return _build_tree(reading), reading.root_fields
 
 
-def _begin_part(state: _ParserState, start: int) -> int:
+def _begin_part_and_nested_messages(state: _ParserState, start: int) -> int:
     """Begin the part with the header at `start`, and the messages nested in it."""
     while True:
         node = _PartBuilder(_next_section(state), start)
@@ -193,10 +193,10 @@ def _apply_content_fields(node: _PartBuilder, header_fields: list[RawField]) -> 
             if len(value) > MAX_PARAMETER_BYTES:
                 node.truncated = True
     if "content-type" in content:
-        _apply_content_type(node, unfold_value(content["content-type"]))
+        _apply_content_type(node, unfold_and_decode_utf8(content["content-type"]))
     if "content-disposition" in content:
         kind, node.disposition_params = parse_parameters(
-            unfold_value(content["content-disposition"])
+            unfold_and_decode_utf8(content["content-disposition"])
         )
         node.disposition = kind or None
     if node.params or node.disposition_params:
@@ -205,10 +205,13 @@ def _apply_content_fields(node: _PartBuilder, header_fields: list[RawField]) -> 
         )
     if "content-id" in content:
         node.cid = (
-            unfold_value(content["content-id"]).strip("<> \t")[:_MAX_CONTENT_ID_LENGTH] or None
+            unfold_and_decode_utf8(content["content-id"]).strip("<> \t")[:_MAX_CONTENT_ID_LENGTH]
+            or None
         )
     if "content-transfer-encoding" in content:
-        node.encoding = _normalized_encoding(unfold_value(content["content-transfer-encoding"]))
+        node.encoding = _normalized_encoding(
+            unfold_and_decode_utf8(content["content-transfer-encoding"])
+        )
     if node.truncated:
         node.content_type, node.boundary = "application/octet-stream", b""
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mail.mime.encoded_words import unfold_value
+from mail.mime.encoded_words import unfold_and_decode_utf8
 from mail.mime.header_fields import RawField
 
 SPAM_FIELD_NAMES = (  # in lower case
@@ -36,4 +36,7 @@ def spam_header_fields(header_fields: Sequence[RawField]) -> list[SpamHeaderFiel
     found = [(name, value) for name, value in header_fields if name in _NAMES]
     if len(found) > 2 * MAX_FIELDS_PER_END:
         found = [*found[:MAX_FIELDS_PER_END], *found[-MAX_FIELDS_PER_END:]]
-    return [SpamHeaderField(name, unfold_value(value[:MAX_FIELD_LENGTH])) for name, value in found]
+    return [
+        SpamHeaderField(name, unfold_and_decode_utf8(value[:MAX_FIELD_LENGTH]))
+        for name, value in found
+    ]

@@ -5,7 +5,7 @@ from html import escape
 
 from mail.mime.byte_source import ByteSource
 from mail.mime.html_content.sanitizer import html_to_text
-from mail.mime.mime_tree import ParsedPart, walk_with_parents
+from mail.mime.mime_tree import ParsedPart, walk_own_parts_with_parents
 from mail.mime.part_content import part_text
 
 _SHOWN_TYPES = frozenset(
@@ -43,7 +43,7 @@ def body_text(raw: bytes | ByteSource, structure: ParsedPart) -> str | None:
     return "\n".join(_body_part_text(raw, body) for body in chosen)
 
 
-def body_html(raw: bytes | ByteSource, structure: ParsedPart) -> list[str]:
+def body_html_parts(raw: bytes | ByteSource, structure: ParsedPart) -> list[str]:
     """Return the HTML of a message as sent, not sanitized, one string per shown part."""
     bodies = _body_parts(structure)
     chosen = [body for body in bodies if body.is_html or not body.is_alternative] or bodies
@@ -61,7 +61,7 @@ def html_from_text(text: str) -> str:
 def _body_parts(structure: ParsedPart) -> list[_BodyPart]:
     return [
         _BodyPart(part, part.content_type == "text/html", _is_alternative(parents))
-        for part, parents in walk_with_parents(structure)
+        for part, parents in walk_own_parts_with_parents(structure)
         if not part.parts and is_body_part(part)
     ]
 

@@ -54,7 +54,7 @@ class CalendarTimeZone:
     observances: list[_Observance] = field(default_factory=list)
     has_unsupported_rule: bool = False
 
-    def add_observance(self, properties: Mapping[str, str]) -> None:
+    def add_observance_or_mark_unsupported(self, properties: Mapping[str, str]) -> None:
         """Add an observance by its properties. An unsupported one makes the zone unusable."""
         try:
             if len(self.observances) >= MAX_OBSERVANCES:

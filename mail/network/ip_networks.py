@@ -5,7 +5,7 @@ from functools import lru_cache
 
 
 @lru_cache(maxsize=4096)
-def network_of_address(ip_address: str | None) -> str | None:
+def network_for_limits(ip_address: str | None) -> str | None:
     """The network that limits apply to: /24 for IPv4, /64 for IPv6. None if it is no address."""
     address = _parse_address(ip_address)
     if address is None:

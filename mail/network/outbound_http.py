@@ -140,7 +140,7 @@ def parse_target(
     if "@" in parts.netloc or parts.fragment or " " in url:
         text = "without user, password and fragment"
         raise InvalidInput(text, constraint="url", path=error_path)
-    check_public_host(ascii_name, allow_private=allow_private, error_path=error_path)
+    require_public_host_name(ascii_name, allow_private=allow_private, error_path=error_path)
     request_path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     uses_tls = parts.scheme == "https"
     return HttpTarget(
@@ -151,7 +151,7 @@ def parse_target(
     )
 
 
-def check_public_host(host: str, *, allow_private: bool, error_path: Sequence[str]) -> None:
+def require_public_host_name(host: str, *, allow_private: bool, error_path: Sequence[str]) -> None:
     """Raise Invalid if the host name or IP address is private. The name is not resolved."""
     if not allow_private and (
         f".{host}".endswith(PRIVATE_SUFFIXES) or (_is_ip_address(host) and is_private_address(host))

@@ -49,7 +49,7 @@ class SmtpConnectionPool:
         except BaseException:
             channel.abort()
             raise
-        self._put_back(host, channel)
+        self._keep_idle_or_close(host, channel)
 
     async def discard_idle(self, host: NextHop) -> None:
         """Abort all idle connections to a host, since one of them was closed by the server."""
@@ -85,7 +85,7 @@ class SmtpConnectionPool:
             host, self.limits, local_hostname=hostname, tls_contexts=self.tls_contexts
         )
 
-    def _put_back(self, host: NextHop, channel: SmtpConnection) -> None:
+    def _keep_idle_or_close(self, host: NextHop, channel: SmtpConnection) -> None:
         """Keep a connection as idle, or close it if it was used enough or enough are idle."""
         if not channel.is_reusable:
             channel.abort()

@@ -53,7 +53,7 @@ class DestinationPacing:
             return None
         return replace(entry.result, paused_for=timedelta(seconds=seconds_left))
 
-    def record_failure(
+    def pause_destination(
         self, destination: str, result: DeliveryResult, attempted_at: datetime
     ) -> None:
         """Pause a destination that did not answer. The pause doubles with each failure."""
@@ -65,12 +65,14 @@ class DestinationPacing:
         if len(self.paused) > MAX_PAUSED_DESTINATIONS:
             del self.paused[next(iter(self.paused))]
 
-    def record_answer(self, destination: str) -> None:
+    def end_pause(self, destination: str) -> None:
         """End the pause of a destination."""
         self.paused.pop(destination, None)
 
 
-async def reserve_slot(environment: Environment, destination: str, per_minute: int) -> float:
+async def reserve_slot_and_get_wait(
+    environment: Environment, destination: str, per_minute: int
+) -> float:
     """Reserve a delivery slot. Returns the seconds until the slot.
 
     If these are at least `MAX_SLOT_WAIT`, the caller must return the recipients to the queue.
@@ -80,7 +82,9 @@ async def reserve_slot(environment: Environment, destination: str, per_minute: i
     def reserve(transaction: DatabaseTransaction) -> timedelta:
         now = environment.now()
         (row,) = transaction.fetch_rows(
-            _lock_slots_statement(transaction.connection.dialect.name), place=destination, now=now
+            _insert_or_lock_slot_statement(transaction.connection.dialect.name),
+            place=destination,
+            now=now,
         )
         time_until_free: timedelta = row.free_at - now
         correction = (
@@ -107,7 +111,7 @@ async def reserve_slot(environment: Environment, destination: str, per_minute: i
 
 
 @prepare_cached
-def _lock_slots_statement(dialect: str) -> SqlStatement:
+def _insert_or_lock_slot_statement(dialect: str) -> SqlStatement:
     """Statement that inserts or locks the slot row of a destination and returns it."""
     now = bindparam("now", type_=UtcDateTime())
     insertion = insert_with_conflict(dialect, DestinationSlot).values(

@@ -12,9 +12,9 @@ from dataclasses import replace
 from functools import partial
 
 from mail.authentication import author_domains, dkim, signing_keys
-from mail.authentication.body_canonicalization import RelaxedBodyWriter
-from mail.authentication.dkim_signature import sign_read_message
-from mail.authentication.header_fields import MAX_HEADER_SIZE, split_raw
+from mail.authentication.body_canonicalization import RelaxedBodyConverter
+from mail.authentication.dkim_signature import make_signature_fields_of_parsed
+from mail.authentication.header_fields import MAX_HEADER_SIZE, split_header_and_body
 from mail.authentication.private_keys import DkimSigner
 from mail.envelope.delivery_jobs import DeliveryJob
 from mail.outbound.wire_format import StreamedBytes, WireMessage
@@ -30,7 +30,7 @@ SIGNED_COUNTER = metrics.counter(
 CACHED_BYTES = 2000  # estimated size of cached signatures of a large message
 
 
-async def sign_message(
+async def sign_if_submitted_here(
     environment: Environment, job: DeliveryJob, message: WireMessage
 ) -> WireMessage:
     """Add DKIM signatures with the keys of the author's domain and of the host.
@@ -40,7 +40,7 @@ async def sign_message(
     """
     if not job.originates_here:
         return message
-    header, _ = split_raw(message.header_bytes)
+    header, _ = split_header_and_body(message.header_bytes)
     author_domain = next(iter(author_domains(header[:MAX_HEADER_SIZE])), None)
     signers = await _load_signers(environment, author_domain)
     if not signers:
@@ -57,7 +57,7 @@ async def _load_signers(
     """Load the signers of the author's domain, and those of the host if that is enabled."""
     signers = await signing_keys.load_signers(environment, author_domain) if author_domain else []
     if environment.options.dkim_host:
-        host_signers = await signing_keys.load_signers_of_host(environment)
+        host_signers = await signing_keys.load_signers_of_host_or_parent(environment)
         signers += [signer for signer in host_signers if signer.domain != author_domain]
     return signers
 
@@ -68,7 +68,7 @@ async def _signature_fields(
     """The DKIM-Signature fields of a message. Those of a streamed message are cached."""
     signed_at = int(job.created_at.timestamp())
     if not isinstance(message.data, StreamedBytes):
-        return await sign_read_message(
+        return await make_signature_fields_of_parsed(
             await dkim.SignedMessage.read(message.data), signers, signed_at
         )
     key_names = tuple(
@@ -77,9 +77,9 @@ async def _signature_fields(
     cache_key = "dkim", job.submission_id, message.data.size, key_names
     fields: bytes | None = environment.byte_cache.get(cache_key)
     if fields is None:
-        head, _ = split_raw(message.data.first_piece)
+        head, _ = split_header_and_body(message.data.first_piece)
         body_hash = await _body_hash(message.data, message.data.first_piece.find(b"\r\n\r\n"))
-        fields = await sign_read_message(
+        fields = await make_signature_fields_of_parsed(
             dkim.SignedMessage.from_header_and_body_hash(head, body_hash), signers, signed_at
         )
         environment.byte_cache.put(cache_key, fields, CACHED_BYTES)
@@ -93,7 +93,7 @@ async def _body_hash(message: StreamedBytes, header_end: int) -> bytes:
     """
     digest, canonicalization, start = (
         hashlib.sha256(),
-        RelaxedBodyWriter(),
+        RelaxedBodyConverter(),
         header_end + 4 if header_end >= 0 else None,
     )
 
@@ -106,7 +106,7 @@ async def _body_hash(message: StreamedBytes, header_end: int) -> bytes:
             if start is not None:
                 await asyncio.to_thread(update_digest, piece[start:])
                 start = 0
-    for part in canonicalization.finish():
+    for part in canonicalization.remaining_bytes():
         digest.update(part)
     return digest.digest()
 

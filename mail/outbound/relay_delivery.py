@@ -53,7 +53,7 @@ def _decrypt_endpoint_url(environment: Environment, job: DeliveryJob) -> str:
 
 
 async def resolve_relay(
-    environment: Environment, job: DeliveryJob, gate: NetworkPolicy
+    environment: Environment, job: DeliveryJob, network_policy: NetworkPolicy
 ) -> list[NextHop]:
     """Resolve the relay of a job to hosts to connect to.
 
@@ -64,14 +64,14 @@ async def resolve_relay(
     except InvalidInput as problem:
         raise Unroutable(550, f"5.3.5 {problem.message}") from problem
     try:
-        addresses = await gate.resolve_allowed(relay.name, relay.port)
+        addresses = await network_policy.resolve_allowed(relay.name, relay.port)
     except HttpRequestFailed as problem:
         raise Unroutable(451, f"4.4.4 {relay.name}: {problem}") from problem
     return [replace(relay, address=address) for address in addresses[:MAX_ADDRESSES]]
 
 
 async def post_to_webhook(
-    environment: Environment, job: DeliveryJob, message: WireMessage, gate: NetworkPolicy
+    environment: Environment, job: DeliveryJob, message: WireMessage, network_policy: NetworkPolicy
 ) -> DeliveryResult:
     """Post a message to a webhook: the message is the body, the envelope is in header fields.
 
@@ -86,9 +86,9 @@ async def post_to_webhook(
     }
     try:
         target_url = parse_target(
-            _decrypt_endpoint_url(environment, job), allow_private=gate.allows_private
+            _decrypt_endpoint_url(environment, job), allow_private=network_policy.allows_private
         )
-        status = await post(target_url, headers, message.data, gate)
+        status = await post(target_url, headers, message.data, network_policy)
     except (InvalidInput, HttpRequestFailed, Unroutable) as problem:
         return DeliveryResult.from_refusal(451, f"4.4.1 {problem}", job.endpoint_url)
     problem_text = status_problem(status)

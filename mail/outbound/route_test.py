@@ -65,7 +65,7 @@ async def run_route_test(  # noqa: PLR0913, PLR0917 - the arguments of the field
                 RouteCache(environment, route), request, log, forced_route
             )
             return RouteTestResult(
-                await _is_accepted_by_servers(
+                await _test_envelope_at_first_answering_server(
                     environment, route, request, (route_found.next_hops, log)
                 ),
                 log,
@@ -94,7 +94,7 @@ async def _load_forced_route(
     return None
 
 
-async def _is_accepted_by_servers(
+async def _test_envelope_at_first_answering_server(
     environment: Environment,
     route: OutboundSettings,
     request: RouteRequest,
@@ -114,7 +114,7 @@ async def _is_accepted_by_servers(
             continue
         try:
             _log_connection(channel, host, log)
-            return await _is_envelope_accepted(channel, request, log)
+            return await _test_envelope(channel, request, log)
         except ServerFailed as problem:
             log.append(f"failed: {problem.reply_code} {problem.reply_text}")
         finally:
@@ -133,9 +133,7 @@ def _log_connection(channel: SmtpConnection, host: NextHop, log: list[str]) -> N
     log.append(f"it offers: {extensions or 'nothing'}")
 
 
-async def _is_envelope_accepted(
-    channel: SmtpConnection, request: RouteRequest, log: list[str]
-) -> bool:
+async def _test_envelope(channel: SmtpConnection, request: RouteRequest, log: list[str]) -> bool:
     """Send MAIL and RCPT, then RSET. Returns True if the server accepted them."""
     utf8 = any(needs_smtputf8(address) for address in (request.sender, request.recipient))
     if utf8 and not channel.has_extension("smtputf8"):
@@ -154,12 +152,12 @@ async def _is_envelope_accepted(
         commands.append(("RCPT", f"TO:<{recipient}>"))
     ok = True
     for command in commands:
-        ok = ok and await _is_command_accepted(channel, command, log)
-    await _is_command_accepted(channel, ("RSET",), log)
+        ok = ok and await _send_and_log_command(channel, command, log)
+    await _send_and_log_command(channel, ("RSET",), log)
     return ok
 
 
-async def _is_command_accepted(
+async def _send_and_log_command(
     channel: SmtpConnection, words: tuple[str, ...], log: list[str]
 ) -> bool:
     """Send a command, log it with its reply, and return True if the reply is positive."""

@@ -23,7 +23,7 @@ from aiosmtplib import (
 from mail.envelope.delivery_jobs import DeliveryResult, JobRecipient, QueueLimits
 from mail.mime.header_encoding import needs_smtputf8, with_ascii_domain
 from mail.outbound.smtp_protocol import SmtpProtocol, take_over_transport
-from mail.outbound.tls_client import TlsContexts, TlsFailed, verify_certificate
+from mail.outbound.tls_client import TlsContexts, TlsFailed, verify_and_describe_tls
 from mail.outbound.wire_format import WireMessage
 from mail.queue import dsn_requests
 from mail.routing.mx_hosts import NextHop, TlsLevel
@@ -70,13 +70,13 @@ class SmtpConnection:
     is_in_transaction: bool = False  # between MAIL and its end
     is_reusable: bool = True  # for another message
 
-    def refusal(self, reply_code: int, reply_text: str) -> DeliveryResult:
+    def refusal_result(self, reply_code: int, reply_text: str) -> DeliveryResult:
         """The delivery result for a negative reply."""
         return DeliveryResult.from_refusal(
             reply_code, reply_text[:MAX_REPLY_CHARACTERS], self.host.name, self.tls_description
         )
 
-    def acceptance(
+    def acceptance_result(
         self, reply_code: int, reply_text: str, *, is_reported_remotely: bool
     ) -> DeliveryResult:
         """The delivery result for a positive reply to the final dot.
@@ -169,7 +169,7 @@ async def _connect_once(
                 await smtp.connect()
             await _send_ehlo(smtp)
             if host.tls_level not in (TlsLevel.WRAPPED, TlsLevel.NEVER):
-                tls_description = await _start_tls(smtp, host, tls_context)
+                tls_description = await _start_tls_if_offered(smtp, host, tls_context)
             if host.username is not None:
                 await smtp.login(host.username, host.password or "")
         protocol = take_over_transport(smtp.transport)
@@ -179,7 +179,9 @@ async def _connect_once(
             raise ServerFailed(454, f"4.7.0 Our password was refused: {problem.code}") from problem
         if isinstance(problem, SMTPResponseException):
             text = _UNPRINTABLE.sub(" ", problem.message)[:MAX_REPLY_CHARACTERS]
-            raise ServerFailed(_failure_code(problem.code), text, is_unreachable=True) from problem
+            raise ServerFailed(
+                _failure_code_or_451(problem.code), text, is_unreachable=True
+            ) from problem
         if isinstance(problem, (SMTPException, OSError, ssl.SSLError)):
             text = _error_text(problem)
             raise ServerFailed(451, f"4.4.1 {host.name}: {text}", is_unreachable=True) from problem
@@ -202,7 +204,7 @@ async def _connect_with_implicit_tls(smtp: SMTP, host: NextHop, limits: QueueLim
             await smtp.connect()
     except ssl.SSLCertVerificationError as problem:
         raise TlsFailed(_error_text(problem)) from problem
-    return verify_certificate(_tls_object(smtp), host)
+    return verify_and_describe_tls(_tls_object(smtp), host)
 
 
 async def _connect_socket(host: NextHop, limits: QueueLimits) -> socket.socket:
@@ -237,7 +239,9 @@ async def _send_ehlo(smtp: SMTP) -> None:
         await smtp.helo()
 
 
-async def _start_tls(smtp: SMTP, host: NextHop, tls_context: ssl.SSLContext) -> str | None:
+async def _start_tls_if_offered(
+    smtp: SMTP, host: NextHop, tls_context: ssl.SSLContext
+) -> str | None:
     """Send STARTTLS and return the TLS description.
 
     Returns None if TLS is opportunistic and not offered. Raises TlsFailed if it fails.
@@ -248,7 +252,7 @@ async def _start_tls(smtp: SMTP, host: NextHop, tls_context: ssl.SSLContext) -> 
         return None
     try:
         await smtp.starttls(server_hostname=host.name, tls_context=tls_context)
-        tls_description = verify_certificate(_tls_object(smtp), host)
+        tls_description = verify_and_describe_tls(_tls_object(smtp), host)
         await _send_ehlo(smtp)
     except (SMTPException, OSError, ssl.SSLError) as problem:
         raise TlsFailed(_error_text(problem)) from problem
@@ -296,7 +300,7 @@ async def transmit_message(
     channel.message_count += 1
     try:
         async with asyncio.timeout(channel.limits.envelope_timeout):
-            if problem := await _read_mail_reply(channel, sequence):
+            if problem := await _read_mail_refusal(channel, sequence):
                 if sequence.may_refuse_dsn_parameters(problem.reply_code):
                     return results
                 return results | dict.fromkeys(
@@ -307,13 +311,13 @@ async def transmit_message(
         if accepted:
             results |= await _send_data(sequence, message, accepted, before_final_dot)
         else:
-            await sequence.finish_unused()
+            await sequence.read_remaining_replies()
     except (SMTPException, OSError) as problem:
         channel.is_reusable = False
         text = f"4.4.2 {channel.host.name}: {_error_text(problem)}"
         if not sequence.has_all_rcpt_replies:
             raise ServerFailed(451, text) from problem
-        failure = channel.refusal(451, text)
+        failure = channel.refusal_result(451, text)
         results |= {
             recipient.delivery_id: failure
             for recipient in valid_recipients
@@ -339,7 +343,7 @@ class _TransactionCommands:
         """True if a reply can refer to the DSN parameters and not to the address."""
         return self.has_dsn_parameters and reply_code in PARAMETER_ERROR_CODES
 
-    async def next_reply(self) -> SMTPResponse:
+    async def send_next_and_read_reply(self) -> SMTPResponse:
         """Send the next command, unless it is sent already, and return its reply."""
         if not self._is_started or not self._is_pipelined:
             self.channel.protocol.write_commands(
@@ -349,11 +353,11 @@ class _TransactionCommands:
         del self._unanswered[0]
         return await self.channel.read_reply()
 
-    async def finish_unused(self) -> None:
+    async def read_remaining_replies(self) -> None:
         """Read the replies to commands that are already sent. No message is sent."""
         while self._is_pipelined and self._unanswered:
             is_last = len(self._unanswered) == 1
-            reply = await self.next_reply()
+            reply = await self.send_next_and_read_reply()
             if (
                 is_last and reply.code == GO_AHEAD
             ):  # no recipient is left, so an empty message ends DATA
@@ -380,9 +384,9 @@ def _invalid_recipient_result(
 ) -> DeliveryResult | None:
     """The result for a recipient that can't be sent to this server. None if it can."""
     if not command_address(recipient.address):
-        return channel.refusal(553, "5.1.3 Not an address")
+        return channel.refusal_result(553, "5.1.3 Not an address")
     if needs_smtputf8(recipient.address) and not channel.has_extension("smtputf8"):
-        return channel.refusal(550, _smtputf8_error_text(channel, recipient.address))
+        return channel.refusal_result(550, _smtputf8_error_text(channel, recipient.address))
     return None
 
 
@@ -411,13 +415,17 @@ def _mail_command(
         needs_smtputf8(address) for address in (message.sender, *_recipient_addresses(recipients))
     )
     if needs_utf8_ and not channel.has_extension("smtputf8"):
-        return channel.refusal(550, _smtputf8_error_text(channel, message.sender))
+        return channel.refusal_result(550, _smtputf8_error_text(channel, message.sender))
     if message.has_8bit and not channel.has_extension("8bitmime"):
-        return channel.refusal(554, f"5.6.3 {channel.host.name} takes no 8-bit text (8BITMIME)")
+        return channel.refusal_result(
+            554, f"5.6.3 {channel.host.name} takes no 8-bit text (8BITMIME)"
+        )
     if channel.has_extension("size"):
         max_size = channel.smtp.esmtp_extensions["size"].strip()
         if max_size.isdecimal() and 0 < int(max_size) < len(message.data):
-            return channel.refusal(552, f"5.3.4 {channel.host.name} takes at most {max_size} bytes")
+            return channel.refusal_result(
+                552, f"5.3.4 {channel.host.name} takes at most {max_size} bytes"
+            )
         parameters.append(f"SIZE={len(message.data)}")
     if message.has_8bit or needs_utf8_:
         parameters.append("BODY=8BITMIME")
@@ -426,7 +434,7 @@ def _mail_command(
     parameters += dsn_parameters or ()
     sender = command_address(message.sender) if message.sender else ""
     if sender is None:
-        return channel.refusal(553, "5.1.7 Not an address of a sender")
+        return channel.refusal_result(553, "5.1.7 Not an address of a sender")
     return " ".join([f"MAIL FROM:<{sender}>", *parameters])
 
 
@@ -436,18 +444,18 @@ def _rcpt_command(recipient: JobRecipient, *, with_dsn: bool) -> str:
     return " ".join([f"RCPT TO:<{with_ascii_domain(recipient.address)}>", *parameters])
 
 
-async def _read_mail_reply(
+async def _read_mail_refusal(
     channel: SmtpConnection, sequence: _TransactionCommands
 ) -> DeliveryResult | None:
     """Read the reply to MAIL. Returns a result if the sender is refused."""
-    reply = await sequence.next_reply()
+    reply = await sequence.send_next_and_read_reply()
     if reply.code == CLOSING:
         raise ServerFailed(reply.code, reply.message, is_unreachable=True)
     channel.is_in_transaction = reply.code == OK
     if reply.code == OK:
         return None
-    await sequence.finish_unused()
-    return channel.refusal(_failure_code(reply.code), reply.message)
+    await sequence.read_remaining_replies()
+    return channel.refusal_result(_failure_code_or_451(reply.code), reply.message)
 
 
 def _recipient_addresses(recipients: Sequence[JobRecipient]) -> list[str]:
@@ -465,18 +473,20 @@ async def _read_rcpt_replies(
     """
     accepted = []
     for recipient in recipients:
-        reply = await sequence.next_reply()
+        reply = await sequence.send_next_and_read_reply()
         if reply.code in (OK, 251):
             accepted.append(recipient)
         elif not sequence.may_refuse_dsn_parameters(reply.code):
-            refusal = sequence.channel.refusal(_failure_code(reply.code), reply.message)
+            refusal = sequence.channel.refusal_result(
+                _failure_code_or_451(reply.code), reply.message
+            )
             results_by_delivery_id[recipient.delivery_id] = refusal
         if reply.code == CLOSING:
             raise SMTPServerDisconnected(reply.message)
     return accepted
 
 
-def _failure_code(reply_code: int) -> int:
+def _failure_code_or_451(reply_code: int) -> int:
     """The reply code, or 451 if it is no failure code."""
     return reply_code if 400 <= reply_code < 600 else 451  # noqa: PLR2004 - RFC 5321, section 4.2.1
 
@@ -489,10 +499,10 @@ async def _send_data(
 ) -> dict[int, DeliveryResult]:
     """Send the message after the reply to DATA. Returns the results by delivery id."""
     delivery_ids, channel = [recipient.delivery_id for recipient in accepted], sequence.channel
-    reply = await sequence.next_reply()
+    reply = await sequence.send_next_and_read_reply()
     if reply.code != GO_AHEAD:
         return dict.fromkeys(
-            delivery_ids, channel.refusal(_failure_code(reply.code), reply.message)
+            delivery_ids, channel.refusal_result(_failure_code_or_451(reply.code), reply.message)
         )
     async with asyncio.timeout(channel.limits.data_timeout):
         await _write_message(channel, message)
@@ -511,11 +521,13 @@ async def _send_data(
     if reply.code == OK:
         return dict.fromkeys(
             delivery_ids,
-            channel.acceptance(
+            channel.acceptance_result(
                 reply.code, reply.message, is_reported_remotely=sequence.has_dsn_parameters
             ),
         )
-    return dict.fromkeys(delivery_ids, channel.refusal(_failure_code(reply.code), reply.message))
+    return dict.fromkeys(
+        delivery_ids, channel.refusal_result(_failure_code_or_451(reply.code), reply.message)
+    )
 
 
 async def _write_message(channel: SmtpConnection, message: WireMessage) -> None:

@@ -90,7 +90,7 @@ def needs_certificate_check(host: NextHop) -> bool:
     )
 
 
-def verify_certificate(tls_object: ssl.SSLObject, host: NextHop) -> str:
+def verify_and_describe_tls(tls_object: ssl.SSLObject, host: NextHop) -> str:
     """Check the certificate after the handshake. Returns TLS version, cipher and check as text.
 
     Raises TlsFailed if the certificate does not meet the requirement of the host.

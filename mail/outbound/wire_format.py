@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from mail.compose.line_length import has_long_line, shorten_lines
+from mail.compose.line_length import has_long_line, reencode_parts_with_long_lines
 from mail.compose.message_builder import without_bcc
 
 MAX_BUFFERED_LINE = 1 << 20  # bytes of a line that are buffered
@@ -55,7 +55,7 @@ class WireMessage:
         if not data.endswith(b"\r\n"):
             data += b"\r\n"
         if reencode_long_lines:
-            data = shorten_lines(data)
+            data = reencode_parts_with_long_lines(data)
         return cls(sender, data, not data.isascii(), _has_utf8_header(data))
 
     @classmethod

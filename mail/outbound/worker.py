@@ -20,12 +20,12 @@ from mail.network.outbound_http import NetworkPolicy
 from mail.outbound import destination_pacing, relay_delivery, smtp_client
 from mail.outbound.connection_pool import SmtpConnectionPool
 from mail.outbound.destination_pacing import DestinationPacing
-from mail.outbound.dkim_signing import sign_message
+from mail.outbound.dkim_signing import sign_if_submitted_here
 from mail.outbound.smtp_client import LeaseLost, ServerFailed
 from mail.outbound.tls_client import TlsContexts
 from mail.outbound.wire_format import WireMessage
 from mail.queue import dsn_requests, message_body, pending_reports, recipient_leases
-from mail.queue.delivery_results import record_results
+from mail.queue.delivery_results import record_results_and_report
 from mail.queue.destination_order import LAST_RANK, ClaimCapacity, LineCursor
 from mail.recipients import recipient_routes
 from mail.routing import route_selection, tls_requirements
@@ -109,13 +109,13 @@ async def run_until_stopped(
                 while not stop.is_set():
                     wake_up.clear()  # before the poll, so that a later wake-up is not lost
                     worker.lane_ended.clear()
-                    seconds = await _start_due_jobs(worker)
+                    seconds = await _start_due_jobs_and_get_wait(worker)
                     await _wait_for_work(worker, (wake_up, stop), seconds)
             finally:
                 await _stop_lanes(worker, is_graceful=stop.is_set())
 
 
-async def _start_due_jobs(worker: QueueWorker) -> float:
+async def _start_due_jobs_and_get_wait(worker: QueueWorker) -> float:
     """Lease due recipients and start lanes for them. Returns the seconds until the next poll."""
     limits = worker.limits
     worker.has_blocked = len(worker.lanes) >= limits.max_destinations
@@ -221,7 +221,7 @@ async def _defer_job(worker: QueueWorker, lane: DestinationLane, reason: str) ->
     job = lane.jobs[0]
     result = DeliveryResult(DeliveryState.DEFERRED, 451, reason, is_uncertain=lane.has_sent_dot)
     try:
-        await _record_lane_results(worker, lane, _same_result_for_all(job, result), b"")
+        await _record_and_remove_recipients(worker, lane, _same_result_for_all(job, result), b"")
     except Exception:  # the database does not answer
         log.exception("that could not be written", extra={"queue": job.queue_id})
         recipient_leases.release_after_error(worker.environment, lane.jobs[0])
@@ -234,7 +234,7 @@ async def _deliver_job(worker: QueueWorker, lane: DestinationLane, job: Delivery
         "ours", job.domain, lambda: recipient_routes.is_local_domain(environment, job.domain)
     ):
         raw_message = await message_body.read_message(environment, job)
-        await _record_lane_results(
+        await _record_and_remove_recipients(
             worker,
             lane,
             await local_delivery.deliver_to_local_recipients(environment, job, raw_message),
@@ -244,24 +244,28 @@ async def _deliver_job(worker: QueueWorker, lane: DestinationLane, job: Delivery
         if not job.recipients:
             return
     if relay_delivery.is_webhook(job):
-        message = await sign_message(environment, job, await _load_wire_message(environment, job))
-        policy = _forward_gate(worker)
+        message = await sign_if_submitted_here(
+            environment, job, await _load_wire_message(environment, job)
+        )
+        policy = _forward_network_policy(worker)
         result = await relay_delivery.post_to_webhook(environment, job, message, policy)
-        await _record_lane_results(
+        await _record_and_remove_recipients(
             worker, lane, _same_result_for_all(job, result), message.header_bytes
         )
         return
-    parts = await _route_parts(worker, job)
+    parts = await _group_by_route_and_wait_for_slots(worker, job)
     if not parts:
         return
-    message = await sign_message(environment, job, await _load_wire_message(environment, job))
+    message = await sign_if_submitted_here(
+        environment, job, await _load_wire_message(environment, job)
+    )
     for part in parts:
         is_whole_job = len(part.recipients) == len(job.recipients)
         part_job = job if is_whole_job else replace(job, recipients=part.recipients)
         await _send_part(worker, lane, part_job, (part, message))
 
 
-async def _record_lane_results(
+async def _record_and_remove_recipients(
     worker: QueueWorker,
     lane: DestinationLane,
     results_by_delivery_id: Mapping[int, DeliveryResult],
@@ -286,7 +290,9 @@ async def _record_with_retries(
     seconds = FIRST_WRITE_RETRY
     while True:
         try:
-            await record_results(worker.environment, job, results_by_delivery_id, raw_message)
+            await record_results_and_report(
+                worker.environment, job, results_by_delivery_id, raw_message
+            )
         except StorageUnavailable:
             log.warning("results wait for the store", extra={"queue": job.queue_id})
             await asyncio.sleep(seconds)
@@ -308,7 +314,9 @@ def _without_recorded(lane: DestinationLane, job: DeliveryJob) -> DeliveryJob:
     )
 
 
-async def _route_parts(worker: QueueWorker, job: DeliveryJob) -> list[route_selection.RoutePart]:
+async def _group_by_route_and_wait_for_slots(
+    worker: QueueWorker, job: DeliveryJob
+) -> list[route_selection.RoutePart]:
     """Group the recipients of a job by route, and wait for their delivery slots.
 
     Recipients with a slot that is too late return to the queue.
@@ -321,7 +329,9 @@ async def _route_parts(worker: QueueWorker, job: DeliveryJob) -> list[route_sele
     for part in parts:
         destination = part.route.destination if isinstance(part.route, RecipientRoute) else ""
         seconds = (
-            await destination_pacing.reserve_slot(worker.environment, destination, rate)
+            await destination_pacing.reserve_slot_and_get_wait(
+                worker.environment, destination, rate
+            )
             if destination and rate
             else 0.0
         )
@@ -337,7 +347,7 @@ async def _route_parts(worker: QueueWorker, job: DeliveryJob) -> list[route_sele
     return ready
 
 
-def _forward_gate(worker: QueueWorker) -> NetworkPolicy:
+def _forward_network_policy(worker: QueueWorker) -> NetworkPolicy:
     """The network policy for the hosts that users forward mail to."""
     options = worker.environment.options
     return NetworkPolicy.from_options(
@@ -349,7 +359,7 @@ def _forward_gate(worker: QueueWorker) -> NetworkPolicy:
 
 async def _relay_part(worker: QueueWorker, job: DeliveryJob) -> route_selection.RoutePart:
     """The route part of a job that goes to the relay of a forward."""
-    policy = _forward_gate(worker)
+    policy = _forward_network_policy(worker)
     try:
         hosts = await relay_delivery.resolve_relay(worker.environment, job, policy)
     except Unroutable as problem:
@@ -370,7 +380,7 @@ async def _send_part(
     part, message = part_and_message
     if isinstance(part.route, Unroutable):
         last_result = DeliveryResult.from_refusal(part.route.reply_code, part.route.reply_text)
-        await _record_lane_results(
+        await _record_and_remove_recipients(
             worker, lane, _same_result_for_all(job, last_result), message.header_bytes
         )
         return
@@ -378,7 +388,7 @@ async def _send_part(
     if paused_result := worker.pacing.paused_result(
         destination, job.flushed_at
     ):  # no attempt is made
-        await _record_lane_results(
+        await _record_and_remove_recipients(
             worker, lane, _same_result_for_all(job, paused_result), message.header_bytes
         )
         return
@@ -392,11 +402,11 @@ async def _send_part(
             )
             is_unreachable = is_unreachable and problem.is_unreachable
         else:
-            worker.pacing.record_answer(destination)
+            worker.pacing.end_pause(destination)
             return
     if is_unreachable:
-        worker.pacing.record_failure(destination, last_result, started_at)
-    await _record_lane_results(
+        worker.pacing.pause_destination(destination, last_result, started_at)
+    await _record_and_remove_recipients(
         worker,
         lane,
         _same_result_for_all(_without_recorded(lane, job), last_result),
@@ -493,7 +503,7 @@ async def _transmit_job(
             channel, message, recipients, mark_before_final_dot, parameters
         )
         worker.environment.reach_fault_point("sent")
-        await _record_lane_results(worker, lane, results, message.header_bytes)
+        await _record_and_remove_recipients(worker, lane, results, message.header_bytes)
         lane.has_sent_dot = False
         if unanswered := [
             recipient for recipient in recipients if recipient.delivery_id not in results

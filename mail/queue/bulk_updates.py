@@ -36,7 +36,7 @@ def unleased_open_conditions() -> tuple[ColumnElement[bool], ColumnElement[bool]
     return col(QueueEntry.state).in_(OPEN_STATES), col(QueueEntry.lease).is_(None)
 
 
-def update_deliveries(
+def update_deliveries_returning_submission_ids(
     transaction: DatabaseTransaction,
     submission_ids: Sequence[int],
     values: Mapping[str, Any],
@@ -53,14 +53,16 @@ def update_deliveries(
     return list(transaction.connection.execute(returning_ids).scalars().all())
 
 
-def cancel_unleased(transaction: DatabaseTransaction, submission_ids: Sequence[int]) -> list[int]:
+def cancel_unleased_and_copies(
+    transaction: DatabaseTransaction, submission_ids: Sequence[int]
+) -> list[int]:
     """Cancel the queue entries of these submissions that no process holds.
 
     If all entries of a submission are cancelled, the copies that rules made of it are cancelled
     too. Returns the submission id of each cancelled entry, without copies. References to the blobs
     of finished submissions are deleted.
     """
-    cancelled_ids = update_deliveries(
+    cancelled_ids = update_deliveries_returning_submission_ids(
         transaction, submission_ids, CANCELLED_VALUES, *unleased_open_conditions()
     )
     still_active = select(col(QueueEntry.submission_id)).where(
@@ -70,7 +72,9 @@ def cancel_unleased(transaction: DatabaseTransaction, submission_ids: Sequence[i
     active_ids = set(transaction.connection.execute(still_active.distinct()).scalars())
     unsent_ids = set(cancelled_ids) - active_ids
     copy_ids = copy_ids_of_submissions(transaction, unsent_ids)
-    update_deliveries(transaction, copy_ids, CANCELLED_VALUES, *unleased_open_conditions())
+    update_deliveries_returning_submission_ids(
+        transaction, copy_ids, CANCELLED_VALUES, *unleased_open_conditions()
+    )
     ended_ids = [*unsent_ids, *copy_ids]
     statement = update(Submission).where(col(Submission.id).in_(ended_ids))
     transaction.connection.execute(statement.values(release_at=None))
@@ -94,7 +98,7 @@ def flush_deferred(transaction: DatabaseTransaction, submission_ids: Sequence[in
     """
     now = transaction.environment.now()
     conditions = col(QueueEntry.state) == DeliveryState.DEFERRED, col(QueueEntry.held_at).is_(None)
-    flushed_ids = update_deliveries(
+    flushed_ids = update_deliveries_returning_submission_ids(
         transaction,
         submission_ids,
         {"next_at": now, "turn_at": now, "hurried_at": now},
@@ -111,7 +115,14 @@ def hold(transaction: DatabaseTransaction, submission_ids: Sequence[int]) -> Non
     values = {"held_at": transaction.environment.now(), "turn_at": None}
     conditions = col(QueueEntry.state).in_(OPEN_STATES), col(QueueEntry.held_at).is_(None)
     refresh_submission_states(
-        transaction, list(set(update_deliveries(transaction, submission_ids, values, *conditions)))
+        transaction,
+        list(
+            set(
+                update_deliveries_returning_submission_ids(
+                    transaction, submission_ids, values, *conditions
+                )
+            )
+        ),
     )
 
 
@@ -180,16 +191,17 @@ def _append_journal_entries(
     for row in sorted(submissions, key=lambda row: row.id):
         ids_by_stream[PLATFORM if row.user_id is None else row.user_id].append(row.id)
     entries_by_stream = {
-        stream: list(_journal_entries(keys, state_by_id)) for stream, keys in ids_by_stream.items()
+        stream: list(_batched_journal_entries(keys, state_by_id))
+        for stream, keys in ids_by_stream.items()
     }
-    transaction.recorded_positions |= journal.record_in_streams(
+    transaction.recorded_positions |= journal.record_entries_in_existing_streams(
         transaction.connection, entries_by_stream, at=transaction.environment.now()
     )
     for stream in entries_by_stream:
         transaction.locked_positions.pop(stream, None)
 
 
-def _journal_entries(
+def _batched_journal_entries(
     submission_ids: Sequence[int], state_by_id: Mapping[int, SubmissionState]
 ) -> Iterator[JournalEntry]:
     """Journal entries for these submissions, each for at most `journal.LONGEST` ids."""

@@ -18,10 +18,13 @@ from mail.queue import dsn_requests
 from mail.queue.destination_order import LAST_RANK
 from mail.queue.dsn_requests import DELIVERED_STATES, FAILED_STATES
 from mail.queue.dsn_writer import report_from_results
-from mail.queue.enqueue import SubmissionOwner, enqueue, submission_from_message
+from mail.queue.enqueue import SubmissionOwner, build_submission_and_insert_blobs, enqueue
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
 from mail.storage.message_insert import MessagePlacement, StorableMessage, insert_message
-from mail.storage.received_messages import apply_with_all_blobs, read_message
+from mail.storage.received_messages import (
+    parse_storable_message,
+    store_all_blobs_and_run_transaction,
+)
 from models.errors import InvalidInput, OverQuota
 from models.events.journal import ChangeKind, JournalEntry
 from models.mailboxes.tables import Mailbox, SpecialUse
@@ -49,7 +52,7 @@ SECURITY_STATUS_PREFIX = "4.7."  # security status codes (RFC 3463, section 3.8)
 OPEN_STATES = frozenset({DeliveryState.PENDING, DeliveryState.DEFERRED})
 
 
-async def record_results(
+async def record_results_and_report(
     environment: Environment,
     job: DeliveryJob,
     results_by_delivery_id: Mapping[int, DeliveryResult],
@@ -75,7 +78,7 @@ async def record_results(
     if delivered:
         reported_ids = success_reports.get(NotifyCondition.SUCCESS, ())
         is_lease_held = await environment.run_transaction(
-            lambda transaction: _write_leased_results(
+            lambda transaction: _write_results_if_leased(
                 transaction, job, delivered, now, owed_report_ids=reported_ids
             ),
             job.journal_stream,
@@ -95,10 +98,10 @@ async def record_results(
         log.warning("a copy was not taken", extra={"queue": job.queue_id})
     reports = dsn_requests.results_to_report(environment, job, undelivered, now) | success_reports
     if reports:
-        await record_and_report(environment, job, undelivered, reports, raw_message)
+        await record_with_reports(environment, job, undelivered, reports, raw_message)
     elif undelivered:
         await environment.run_transaction(
-            lambda transaction: _write_leased_results(transaction, job, undelivered, now),
+            lambda transaction: _write_results_if_leased(transaction, job, undelivered, now),
             job.journal_stream,
         )
 
@@ -121,7 +124,7 @@ def _expire_overdue(
     )
 
 
-async def record_and_report(
+async def record_with_reports(
     environment: Environment,
     job: DeliveryJob,
     unrecorded_results: Mapping[int, DeliveryResult],
@@ -135,17 +138,17 @@ async def record_and_report(
     """
     now, delayed_ids = environment.now(), reports.get(NotifyCondition.DELAY, ())
     report_messages = {
-        on: await read_message(report_from_results(environment, job, of, raw_message, on))
+        on: await parse_storable_message(report_from_results(environment, job, of, raw_message, on))
         for on, of in reports.items()
     }
 
     def write(transaction: DatabaseTransaction, blobs: Sequence[StoredMessageBlobs]) -> None:
-        is_lease_held = not unrecorded_results or _write_leased_results(
+        is_lease_held = not unrecorded_results or _write_results_if_leased(
             transaction, job, unrecorded_results, now
         )
         for (on, letter), report_blobs in zip(report_messages.items(), blobs, strict=True):
             if not (
-                _clear_owed_successes(transaction, reports[on])
+                _clear_owed_successes_if_all_owed(transaction, reports[on])
                 if on is NotifyCondition.SUCCESS
                 else is_lease_held
             ):
@@ -158,12 +161,14 @@ async def record_and_report(
             delayed_entries = update(QueueEntry).where(col(QueueEntry.id).in_(delayed_ids))
             transaction.connection.execute(delayed_entries.values(delay_told_at=now))
 
-    await apply_with_all_blobs(
+    await store_all_blobs_and_run_transaction(
         environment, job.tenant_id, list(report_messages.values()), write, job.journal_stream
     )
 
 
-def _clear_owed_successes(transaction: DatabaseTransaction, delivery_ids: Collection[int]) -> bool:
+def _clear_owed_successes_if_all_owed(
+    transaction: DatabaseTransaction, delivery_ids: Collection[int]
+) -> bool:
     """Mark the success reports of these deliveries as sent.
 
     Returns False, and changes nothing, if another process has sent one of them.
@@ -191,11 +196,11 @@ def _queue_report(
     recipient, local_part = job.sender, job.sender.rpartition("@")[0]
     if srs.is_srs(local_part):
         with suppress(InvalidInput):  # an SRS address of another server
-            recipient = srs.original_sender(transaction.environment, local_part)
+            recipient = srs.verified_original_sender(transaction.environment, local_part)
     enqueue(
         transaction,
         SubmissionOwner(None, job.tenant_id),
-        submission_from_message(
+        build_submission_and_insert_blobs(
             transaction, report_message, stored_blobs, "", [recipient], originates_here=True
         ),
     )
@@ -228,7 +233,7 @@ def _store_report_in_inbox(
         log.warning("no room for a report", extra={"user": user_id, "queue": job.queue_id})
 
 
-def _write_leased_results(
+def _write_results_if_leased(
     transaction: DatabaseTransaction,
     job: DeliveryJob,
     results_by_delivery_id: Mapping[int, DeliveryResult],
@@ -256,7 +261,7 @@ def _write_leased_results(
                 retry_at = started + delay_while_paused(result.paused_for, age, backoff)
                 values = _unattempted_result_values(result, recipient, finished_at, retry_at)
             if result.state is DeliveryState.DEFERRED:
-                values["next_at"] = dsn_requests.next_attempt_at(
+                values["next_at"] = dsn_requests.clamp_attempt_to_report_or_expiry(
                     transaction.environment, job, recipient, values["next_at"]
                 )
             if recipient.delivery_id in owed_report_ids:
@@ -386,7 +391,9 @@ def refresh_submission_state(
         [row.state for row in rows], rows[0].now, was_attempted=was_attempted
     )
     entry = JournalEntry(ChangeKind.SUBMISSION_CHANGED, [submission_id], {"state": state.value})
-    _, journal_statements = transaction.entry_statements(stream, [entry], at=changed_at)
+    _, journal_statements = transaction.lock_stream_and_plan_entry_statements(
+        stream, [entry], at=changed_at
+    )
     transaction.execute_statements(
         [(_UPDATE_STATE, {"submission": submission_id, "to_state": state}), *journal_statements]
     )

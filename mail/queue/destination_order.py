@@ -109,7 +109,7 @@ def choose_recipients(
 
     Rows that another worker has locked are skipped.
     """
-    joined_count = _join_lines(transaction, capacity.max_recipients)
+    joined_count = _move_due_into_lines(transaction, capacity.max_recipients)
     domains_before = list(cursor.last_domains)
     lines, has_blocked = _choose_lines(transaction, capacity, cursor)
     has_more_lines = has_blocked and MAX_LINES_PER_POLL == len(lines) < capacity.max_destinations
@@ -131,7 +131,9 @@ def choose_recipients(
     ids, spare_count, skipped_ranks = list[int](), MAX_TRANSACTION_RECIPIENTS, set[int]()
     for nth, (rank, domain) in enumerate(lines):
         rows = (
-            _with_whole_last_message(transaction, rows_by_line[nth], per_line, spare_count)
+            _with_last_message_whole_or_omitted(
+                transaction, rows_by_line[nth], per_line, spare_count
+            )
             if nth in rows_by_line
             else []
         )
@@ -149,7 +151,7 @@ def choose_recipients(
     return ChosenRecipients(ids, has_more=has_more, has_more_blocked=has_blocked)
 
 
-def _with_whole_last_message(
+def _with_last_message_whole_or_omitted(
     transaction: DatabaseTransaction, rows: Sequence[Any], limit: int, spare_count: int
 ) -> Sequence[Any]:
     """The first rows of a line, with the other rows of the last message among them.
@@ -205,13 +207,13 @@ _SELECT_LATER_DUE = PreparedStatement(
 
 
 @prepare_cached
-def _join_lines_statement(dialect: str) -> UpdateBase:
+def _move_into_lines_statement(dialect: str) -> UpdateBase:
     """Prepared statement that puts deliveries into the line of their destination."""
     deliveries = update(QueueEntry).where(is_in_parameter(dialect, col(QueueEntry.id), "ids"))
     return deliveries.values(turn_at=QueueEntry.next_at)
 
 
-def _join_lines(transaction: DatabaseTransaction, max_recipients: int) -> int:
+def _move_due_into_lines(transaction: DatabaseTransaction, max_recipients: int) -> int:
     """Put recipients that are due into the line of their destination. Returns their number.
 
     The due recipients of one message join together, up to one SMTP transaction.
@@ -234,7 +236,7 @@ def _join_lines(transaction: DatabaseTransaction, max_recipients: int) -> int:
         ).raw_values("id")
     if ids:
         transaction.execute_statements(
-            [(_join_lines_statement(transaction.connection.dialect.name), {"ids": ids})]
+            [(_move_into_lines_statement(transaction.connection.dialect.name), {"ids": ids})]
         )
     return len(ids)
 
@@ -336,7 +338,7 @@ _SELECT_NEXT_DUE_AT = PreparedStatement(
 )
 
 
-def next_due_at(transaction: DatabaseTransaction) -> datetime | None:
+def next_due_at_outside_lines(transaction: DatabaseTransaction) -> datetime | None:
     """Time when the next recipient that is in no line is due. None if there is none."""
     due_at: datetime | None = transaction.fetch_rows(_SELECT_NEXT_DUE_AT)[0].at
     return due_at

@@ -92,7 +92,7 @@ def delay_report_at(
     return (job.first_due_at or job.created_at) + notice_delay
 
 
-def next_attempt_at(
+def clamp_attempt_to_report_or_expiry(
     environment: Environment, job: DeliveryJob, recipient: JobRecipient, planned_at: datetime
 ) -> datetime:
     """Time of the next attempt, not later than the delay report or the expiry."""

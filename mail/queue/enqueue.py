@@ -69,7 +69,7 @@ class NewSubmission:
     originates_here: bool = False  # it gets DKIM signatures of the author's domain
 
 
-def submission_from_message(  # noqa: PLR0913 - the envelope, and what is sent
+def build_submission_and_insert_blobs(  # noqa: PLR0913 - the envelope, and what is sent
     transaction: DatabaseTransaction,
     message: StorableMessage,
     stored_blobs: StoredMessageBlobs,
@@ -160,7 +160,9 @@ def enqueue_all(
         for state, state_ids in ids_by_state.items()
     ]
     stream = PLATFORM if owner.user_id is None else owner.user_id
-    _, journal_statements = transaction.entry_statements(stream, entries, at=now)
+    _, journal_statements = transaction.lock_stream_and_plan_entry_statements(
+        stream, entries, at=now
+    )
     transaction.execute_statements([*statements, *journal_statements])
     return submission_ids
 

@@ -1,8 +1,8 @@
 """Held and scheduled messages: their copies in SCHEDULED, and the end of the hold.
 
 While a submission is held, its copy is in the mailbox with the special use SCHEDULED, and
-`Submission.release_at` is set. No queue entry of it is due before `release_due` has cleared that
-column.
+`Submission.release_at` is set. No queue entry of it is due before `release_or_cancel_due` has
+cleared that column.
 """
 
 from collections import defaultdict
@@ -43,7 +43,7 @@ _SELECT_DUE = PreparedStatement(
 )
 
 
-async def release_due(environment: Environment) -> int:
+async def release_or_cancel_due(environment: Environment) -> int:
     """Release the held submissions that are due. Returns their number.
 
     The transaction that makes the queue entries due also moves the copy from SCHEDULED to the
@@ -61,12 +61,12 @@ async def release_due(environment: Environment) -> int:
             PLATFORM if user_id is None else user_id,
         }  # copies of BCC rules are in this stream
         await environment.run_transaction(
-            partial(release_submissions, submission_ids=ids, due_by=now), *sorted(streams)
+            partial(release_or_cancel_submissions, submission_ids=ids, due_by=now), *sorted(streams)
         )
     return len(rows)
 
 
-def release_submissions(
+def release_or_cancel_submissions(
     transaction: DatabaseTransaction,
     submission_ids: Sequence[int],
     *,
@@ -88,16 +88,16 @@ def release_submissions(
     copy_by_message_id = _load_copies_by_message_id(
         transaction, [row.message_id for row in rows if row.message_id is not None]
     )
-    deleted_ids = [row.id for row in rows if _is_deleted(row, copy_by_message_id)]
+    deleted_ids = [row.id for row in rows if _has_deleted_copy(row, copy_by_message_id)]
     if deleted_ids:
-        bulk_updates.cancel_unleased(transaction, deleted_ids)
+        bulk_updates.cancel_unleased_and_copies(transaction, deleted_ids)
     released = [row for row in rows if row.id not in set(deleted_ids)]
     _clear_release_times(transaction, [row.id for row in released])
     held_ids = [row.id for row in released if row.state in HELD_STATES]
     held_submissions = update(Submission).where(col(Submission.id).in_(held_ids))
     transaction.connection.execute(held_submissions.values(state=SubmissionState.QUEUED))
     bulk_updates.refresh_submission_states(transaction, held_ids)
-    for user_id, user_rows in _group_by_user(released).items():
+    for user_id, user_rows in _submissions_to_move_by_user(released).items():
         _move_to_sent(transaction, user_id, user_rows, copy_by_message_id)
     transaction.workers_to_wake.add(QUEUE)
 
@@ -114,7 +114,7 @@ def _load_copies_by_message_id(
     return {row.id: row for row in transaction.connection.execute(statement)} if message_ids else {}
 
 
-def _is_deleted(submission: ColumnRow, copy_by_message_id: Mapping[int, ColumnRow]) -> bool:
+def _has_deleted_copy(submission: ColumnRow, copy_by_message_id: Mapping[int, ColumnRow]) -> bool:
     """True if the submission had a copy that its owner has deleted."""
     if submission.sent_mailbox_id is None:
         return False
@@ -128,7 +128,7 @@ def _clear_release_times(transaction: DatabaseTransaction, submission_ids: Colle
     transaction.connection.execute(submissions.values(release_at=None))
 
 
-def _group_by_user(submissions: Sequence[ColumnRow]) -> dict[int, list[ColumnRow]]:
+def _submissions_to_move_by_user(submissions: Sequence[ColumnRow]) -> dict[int, list[ColumnRow]]:
     """Submissions that have a copy to move, by user id."""
     rows_by_user: defaultdict[int, list[ColumnRow]] = defaultdict(list)
     for row in submissions:
@@ -222,11 +222,12 @@ def make_drafts_of_cancelled(
 def cancel_and_make_drafts(
     transaction: DatabaseTransaction, submission_ids: Sequence[int]
 ) -> list[int]:
-    """Cancel submissions as `bulk_updates.cancel_unleased`, and make drafts of held copies.
+    """Cancel submissions and make drafts of held copies.
 
-    Returns the submission id of each cancelled queue entry.
+    Cancels as `bulk_updates.cancel_unleased_and_copies`. Returns the submission id of each
+    cancelled queue entry.
     """
-    cancelled_ids = bulk_updates.cancel_unleased(transaction, submission_ids)
+    cancelled_ids = bulk_updates.cancel_unleased_and_copies(transaction, submission_ids)
     make_drafts_of_cancelled(transaction, submission_ids, only_held=True)
     return cancelled_ids
 

@@ -16,7 +16,7 @@ from sqlmodel import col
 from mail.envelope.delivery_jobs import DeliveryJob, DeliveryResult, DsnAction, QueueLimits
 from mail.envelope.dsn_parameters import NotifyCondition
 from mail.queue import message_body, recipient_leases
-from mail.queue.delivery_results import record_and_report
+from mail.queue.delivery_results import record_with_reports
 from mail.queue.dsn_requests import DELIVERED_STATES
 from models.queue.tables import QueueEntry
 from models.runtime.environment import DatabaseTransaction, Environment
@@ -46,13 +46,13 @@ async def send_owed_reports_forever(environment: Environment, limits: QueueLimit
     owed_before: frozenset[int] = frozenset()
     while True:
         try:
-            owed_before = await send_owed_reports(environment, owed_before)
+            owed_before = await send_reports_still_owed(environment, owed_before)
         except Exception:  # the database may be available at the next poll
             log.exception("what is owed could not be read")
         await asyncio.sleep(limits.report_poll_interval)
 
 
-async def send_owed_reports(
+async def send_reports_still_owed(
     environment: Environment, owed_before: Collection[int]
 ) -> frozenset[int]:
     """Send the success reports of `owed_before` that are still owed. Returns all owed ids."""
@@ -90,7 +90,7 @@ async def _send_reports_of_job(
             results_by_id = {
                 row.id: _stored_result(row) for row in rows if row.success_owed == action
             }
-            await record_and_report(
+            await record_with_reports(
                 environment, job, {}, {NotifyCondition.SUCCESS: results_by_id}, message_head
             )
 

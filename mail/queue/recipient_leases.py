@@ -18,7 +18,7 @@ from mail.queue.destination_order import (
     ClaimCapacity,
     LineCursor,
     choose_recipients,
-    next_due_at,
+    next_due_at_outside_lines,
 )
 from models.observability import metrics
 from models.queue.tables import DeliveryState, QueueEntry
@@ -76,7 +76,7 @@ async def claim_due_jobs(
     By default it leases as many as `limits` allows. A lease ends when its result is written, or
     when the heartbeat of this process stops.
     """
-    await held_messages.release_due(environment)
+    await held_messages.release_or_cancel_due(environment)
     lease, process_id = environment.new_id(), await leases.ensure_registered(environment)
     capacity = capacity or ClaimCapacity(
         limits.claim_size, limits.max_destinations, limits.max_destinations
@@ -91,7 +91,7 @@ async def claim_due_jobs(
                 [(_lease_statement(transaction.connection.dialect.name), parameters)]
             )
             rows = _load_rows_by_lease(transaction, lease)
-        next_at = None if chosen.has_more else next_due_at(transaction)
+        next_at = None if chosen.has_more else next_due_at_outside_lines(transaction)
         return _LeasedRecipients(chosen, rows, next_at)
 
     leased = await environment.run_transaction(lease_recipients)
@@ -255,7 +255,9 @@ def release_after_error(environment: Environment, job: DeliveryJob) -> None:
     """End the leases of a job that failed here. Its recipients are retried after a pause."""
     ids = [recipient.delivery_id for recipient in job.recipients]
     conditions = col(QueueEntry.lease) == job.lease, col(QueueEntry.id).in_(ids)
-    leases.abandon_lease(environment, QueueEntry, *conditions, delay_seconds=SECONDS_AFTER_ERROR)
+    leases.end_lease_at_later_heartbeat(
+        environment, QueueEntry, *conditions, delay_seconds=SECONDS_AFTER_ERROR
+    )
 
 
 async def release_unattempted(

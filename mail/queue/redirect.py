@@ -12,22 +12,22 @@ from sqlmodel import col
 
 from mail import mime
 from mail.addresses import srs
-from mail.authentication import seal_fields
+from mail.authentication import make_arc_fields
 from mail.envelope.dsn_parameters import DsnRequest
 from mail.limits import user_limits
 from mail.mime.header_encoding import with_ascii_domain
-from mail.queue.enqueue import SubmissionOwner, enqueue, submission_from_message
+from mail.queue.enqueue import SubmissionOwner, build_submission_and_insert_blobs, enqueue
 from mail.recipients.recipient_routes import (
     AcceptedRecipient,
     MailLoop,
     OutgoingForward,
-    check_forward_limit,
+    require_below_address_forward_limit,
 )
 from mail.storage import received_messages
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
 from mail.storage.header_prepend import prepend_fields, read_beginning
 from mail.storage.message_insert import StorableMessage, upsert_receipt
-from mail.storage.received_messages import apply_with_blobs
+from mail.storage.received_messages import store_blobs_and_run_transaction
 from models.addresses.tables import Address
 from models.errors import NotFound
 from models.events.journal import PLATFORM
@@ -77,7 +77,7 @@ async def enqueue_redirect(  # noqa: PLR0913, PLR0917 - envelope and message
     authentication_results: str | None = None,
     message: StorableMessage | None = None,
 ) -> None:
-    """Prepare and queue a redirect as `prepare_redirect` and `enqueue_prepared` do.
+    """Prepare and queue a redirect as `prepare_redirect` and `enqueue_prepared_redirect_once` do.
 
     The message is durable when the function returns. Raises Loop, RateLimited or NotFound.
     """
@@ -87,10 +87,10 @@ async def enqueue_redirect(  # noqa: PLR0913, PLR0917 - envelope and message
         )
 
         def write(transaction: DatabaseTransaction, stored_blobs: StoredMessageBlobs) -> None:
-            enqueue_prepared(transaction, prepared, stored_blobs)
+            enqueue_prepared_redirect_once(transaction, prepared, stored_blobs)
 
         user_streams = [] if forward.user_id is None else [forward.user_id]
-        await apply_with_blobs(
+        await store_blobs_and_run_transaction(
             environment, forward.tenant_id, prepared.message, write, PLATFORM, *user_streams
         )
 
@@ -110,14 +110,14 @@ async def prepare_redirect(  # noqa: PLR0913, PLR0917 - envelope and message
     sender. `authentication_results` go into the ARC seal. `message` is the parsed source, if the
     caller has it. `file_stack` closes the temporary files.
     """
-    message = message or await received_messages.read_message(source)
+    message = message or await received_messages.parse_storable_message(source)
     arc_fields = b""
     if forward.is_backup_mx:  # the message is not changed; its Received field is the trace
         await check_mail_loop(source, message, None)
         return PreparedRedirect(message, *digest_and_sender, forward)
     if not forward.is_returned_bounce:
         await check_mail_loop(source, message, forward.address)
-        arc_fields = await seal_fields(
+        arc_fields = await make_arc_fields(
             environment, source, forward.address.rpartition("@")[2], authentication_results
         )
     new_fields = f"Delivered-To: {with_ascii_domain(forward.address)}\r\n".encode() + arc_fields
@@ -126,7 +126,7 @@ async def prepare_redirect(  # noqa: PLR0913, PLR0917 - envelope and message
     )
 
 
-async def enqueue_deferred(
+async def enqueue_for_later_local_delivery(
     environment: Environment,
     source: bytes | Path,
     digest_and_sender: tuple[str, str],
@@ -137,7 +137,7 @@ async def enqueue_deferred(
     The message is durable when the function returns. If the delivery fails later, the sender gets a
     DSN. `digest_and_sender` are as in `prepare_redirect`.
     """
-    letter = await received_messages.read_message(source)
+    letter = await received_messages.parse_storable_message(source)
     requests_by_tenant: dict[int, dict[str, DsnRequest]] = {}
     for recipient in recipients:
         tenant_ids = [person.recipient.tenant_id for person in recipient.accounts]
@@ -146,12 +146,12 @@ async def enqueue_deferred(
             recipient.dsn_request
         )
     for tenant_id, requests_by_address in requests_by_tenant.items():
-        await _enqueue_deferred_of_tenant(
+        await _enqueue_deferred_once_for_tenant(
             environment, letter, digest_and_sender, (tenant_id, requests_by_address)
         )
 
 
-async def _enqueue_deferred_of_tenant(
+async def _enqueue_deferred_once_for_tenant(
     environment: Environment,
     message: StorableMessage,
     digest_and_sender: tuple[str, str],
@@ -163,7 +163,7 @@ async def _enqueue_deferred_of_tenant(
 
     def write(transaction: DatabaseTransaction, stored_blobs: StoredMessageBlobs) -> None:
         if record_receipt_if_new(transaction, receipt_text):
-            mail = submission_from_message(
+            mail = build_submission_and_insert_blobs(
                 transaction,
                 message,
                 stored_blobs,
@@ -173,7 +173,7 @@ async def _enqueue_deferred_of_tenant(
             )
             enqueue(transaction, SubmissionOwner(None, tenant_id), mail)
 
-    await apply_with_blobs(environment, tenant_id, message, write, PLATFORM)
+    await store_blobs_and_run_transaction(environment, tenant_id, message, write, PLATFORM)
 
 
 def record_receipt_if_new(transaction: DatabaseTransaction, receipt_text: str) -> bool:
@@ -193,7 +193,7 @@ def record_receipt_if_new(transaction: DatabaseTransaction, receipt_text: str) -
     return True
 
 
-def enqueue_prepared(
+def enqueue_prepared_redirect_once(
     transaction: DatabaseTransaction, redirect: PreparedRedirect, stored_blobs: StoredMessageBlobs
 ) -> None:
     """Queue a prepared redirect, once within the receipt period.
@@ -207,13 +207,13 @@ def enqueue_prepared(
     receipt_text = f"{redirect.sender}\0onward\0{owner_key}\0{','.join(targets)}"
     if not record_receipt_if_new(transaction, f"{receipt_text}\0{redirect.original_digest}"):
         return
-    _count_forwards(transaction, forward, len(targets))
+    _count_forwards_within_limits(transaction, forward, len(targets))
     sender = _envelope_sender(transaction.environment, redirect)
     dsn_requests = dict.fromkeys(
         [*forward.target_addresses, *(via.recipient for via in forward.endpoints)],
         forward.dsn_request,
     )
-    submission = submission_from_message(
+    submission = build_submission_and_insert_blobs(
         transaction,
         redirect.message,
         stored_blobs,
@@ -263,7 +263,7 @@ def _envelope_sender(environment: Environment, redirect: PreparedRedirect) -> st
     return srs.rewrite_sender(environment, redirect.sender, forward.address.rpartition("@")[2])
 
 
-def _count_forwards(
+def _count_forwards_within_limits(
     transaction: DatabaseTransaction, forward: OutgoingForward, target_count: int
 ) -> None:
     """Count the targets against the limits of the user and the address.
@@ -271,7 +271,7 @@ def _count_forwards(
     Raises RateLimited if a limit is reached and NotFound if the address is deleted.
     """
     if forward.user_id is not None:
-        user_limits.count_forwards(transaction, forward.user_id, target_count)
+        user_limits.count_forwards_within_daily_limit(transaction, forward.user_id, target_count)
     if forward.address_id is None:
         return
     now = transaction.environment.now()
@@ -284,7 +284,7 @@ def _count_forwards(
     ).all()
     if not rows:
         raise NotFound(forward.address, path=["address"])
-    check_forward_limit(transaction.environment, rows[0])
+    require_below_address_forward_limit(transaction.environment, rows[0])
     transaction.connection.execute(
         statement.values(
             forwarded=case(

@@ -8,7 +8,7 @@ from sqlmodel import col
 from mail.envelope.delivery_jobs import DeliveryJob, DeliveryResult
 from mail.queue import message_body, recipient_leases
 from mail.queue.bulk_updates import unleased_open_conditions
-from mail.queue.delivery_results import record_results
+from mail.queue.delivery_results import record_results_and_report
 from models.queue.tables import DeliveryState, QueueEntry
 from models.runtime import leases
 from models.runtime.environment import DatabaseTransaction, Environment
@@ -24,10 +24,10 @@ async def bounce_submissions(environment: Environment, submission_ids: Sequence[
     lease = environment.new_id()
     jobs = await _lease_open_entries(environment, submission_ids, lease)
     delivery_ids = [recipient.delivery_id for job in jobs for recipient in job.recipients]
-    with leases.use_leases(environment, *delivery_ids):
+    with leases.protect_leases_in_use(environment, *delivery_ids):
         for job in jobs:
             results = {recipient.delivery_id: REMOVED_RESULT for recipient in job.recipients}
-            await record_results(
+            await record_results_and_report(
                 environment, job, results, await message_body.read_message_head(environment, job)
             )
     return len(delivery_ids)

@@ -41,9 +41,9 @@ from sqlmodel import col
 from mail.addresses.address_syntax import (
     UNSTORABLE,
     _folded_parts,
-    address_patterns,
-    local_part_forms,
+    local_part_with_and_without_label,
     normalized_address,
+    patterns_matching_local_parts,
     username_key,
 )
 from mail.addresses.subaddress import subaddress_label
@@ -216,7 +216,7 @@ async def resolve_address(environment: Environment, address: str) -> ColumnRow:
     found = await environment.database.read_prepared(
         _select_addresses(environment.database.dialect), asked
     )
-    return _checked_winner(address, sought.best_row(found))
+    return _require_active_winner(address, sought.best_row(found))
 
 
 def _lookup_and_parameters(
@@ -229,7 +229,7 @@ def _lookup_and_parameters(
     return sought, {"best": sought.candidates, "name": sought.domain, "now": environment.now()}
 
 
-def _checked_winner(address: str, winner: ColumnRow | None) -> ColumnRow:
+def _require_active_winner(address: str, winner: ColumnRow | None) -> ColumnRow:
     """Return the winning row. Raises NotFound if there is none or it is disabled."""
     if winner is None or not winner.active:
         raise NotFound(address, path=["address"])
@@ -263,17 +263,17 @@ async def resolve_with_rewrite(environment: Environment, address: str) -> tuple[
     rewrites = {row.local: row for row in found if row.target is not None}
     winner = sought.best_row(row for row in found if row.target is None)
     rewrite = rewrites.get(local) or rewrites.get("")
-    if rewrite and await _rewrite_applies(environment, rewrite, winner):
+    if rewrite and await _can_rewrite_maker_administer_account(environment, rewrite, winner):
         address = rewritten_address(address, rewrite.target)
         try:
             return await resolve_address(environment, address), address
         except NotFound as refusal:
             elsewhere = RewrittenToExternal(address, path=["address"])
             raise (elsewhere if rewrite.outside else refusal) from None
-    return _checked_winner(address, winner), address
+    return _require_active_winner(address, winner), address
 
 
-async def _rewrite_applies(
+async def _can_rewrite_maker_administer_account(
     environment: Environment, rewrite_row: Any, winner: ColumnRow | None
 ) -> bool:
     """Return True if the maker of the rewrite can administer the account, or there is none."""
@@ -298,8 +298,8 @@ class AddressLookup:
         if UNSTORABLE.search(address):
             return None
         local, name = _folded_parts(address)
-        found = local_part_forms(local, environment.options.delimiters)
-        return cls(name, found, address_patterns(*found)) if found[0] else None
+        found = local_part_with_and_without_label(local, environment.options.delimiters)
+        return cls(name, found, patterns_matching_local_parts(*found)) if found[0] else None
 
     def sort_key(self, address_row: Any) -> tuple[bool, int, bool]:
         """Return the sort key of an address row; the lowest one decides."""
@@ -319,7 +319,7 @@ class AddressLookup:
         return min(fit, key=self.sort_key, default=None)
 
 
-async def load_recipient(environment: Environment, address: str) -> LocalRecipient:
+async def load_recipient_below_limits(environment: Environment, address: str) -> LocalRecipient:
     """Return the account that receives mail for an address.
 
     Raises NotFound if there is none or it is disabled (a suspended account receives); OverQuota if
@@ -327,13 +327,13 @@ async def load_recipient(environment: Environment, address: str) -> LocalRecipie
     to the account.
     """
     row, there = await resolve_with_rewrite(environment, address)
-    return await recipient_from_row(environment, row, address, there)
+    return await load_row_recipient_below_limits(environment, row, address, there)
 
 
-async def recipient_from_row(
+async def load_row_recipient_below_limits(
     environment: Environment, address_row: ColumnRow, address: str, rewritten_to: str = ""
 ) -> LocalRecipient:
-    """Return the account that an address row delivers to; raises as `load_recipient`.
+    """Return the account that an address row delivers to; raises as `load_recipient_below_limits`.
 
     `rewritten_to` is the address after a rewrite.
     """
@@ -347,9 +347,9 @@ async def recipient_from_row(
         raise NotFound(address, path=["address"])
     if row.allowed and row.used >= row.allowed:
         full = ReachedLimit(LimitKind.STORAGE, row.used, row.allowed, is_refusal=True)
-        await _report_limit(environment, row.id, full, row.storage_told_until)
+        await _report_limit_unless_reported(environment, row.id, full, row.storage_told_until)
         raise OverQuota(used=row.used, allowed=row.allowed)
-    await _check_received_limit(environment, row)
+    await _require_below_hourly_received_limit(environment, row)
     return LocalRecipient(
         row.id,
         row.tenant_id,
@@ -378,7 +378,9 @@ async def recipient_from_row(
     )
 
 
-async def _check_received_limit(environment: Environment, account_row: ColumnRow) -> None:
+async def _require_below_hourly_received_limit(
+    environment: Environment, account_row: ColumnRow
+) -> None:
     """Raise RateLimited if the account has received its hourly limit."""
     most = (
         environment.options.received_hourly
@@ -390,21 +392,23 @@ async def _check_received_limit(environment: Environment, account_row: ColumnRow
         reached = ReachedLimit(
             LimitKind.RECEIVED, account_row.received, most, until, is_refusal=True
         )
-        await _report_limit(environment, account_row.id, reached, account_row.received_told_until)
+        await _report_limit_unless_reported(
+            environment, account_row.id, reached, account_row.received_told_until
+        )
         raise RateLimited(user_limits.TOO_MUCH_MAIL, retry_after=until - now)
 
 
-async def _report_limit(
+async def _report_limit_unless_reported(
     environment: Environment, user_id: int, limit: ReachedLimit, reported_until: datetime | None
 ) -> None:
     """Report a reached limit to the account, unless that was done lately."""
     if not user_limits.is_already_reported(
         environment, reported_until
     ):  # in a flood only the first refusal writes
-        await user_limits.report_refusal(environment, user_id, limit)
+        await user_limits.report_refusal_once_per_period(environment, user_id, limit)
 
 
-async def find_sign_in_user(environment: Environment, login_name: str) -> int | None:
+async def find_sign_in_user_id(environment: Environment, login_name: str) -> int | None:
     """Return the ID of the user with this username or address, None if there is none."""
     found = await environment.database.read_prepared(
         _SELECT_SIGN_IN_USER, sign_in_parameters(environment, login_name)
@@ -425,7 +429,7 @@ def sign_in_parameters(environment: Environment, login_name: str) -> dict[str, A
     }
 
 
-async def find_sender_account(environment: Environment, address: str) -> int | None:
+async def find_user_id_that_sends_as(environment: Environment, address: str) -> int | None:
     """Return the ID of the account that can send as the address, None if there is none."""
     try:
         row = await resolve_address(environment, address)

@@ -38,7 +38,7 @@ _SELECT_RELAYING_DOMAIN = PreparedStatement(
 )
 
 
-async def find_relaying_domain(environment: Environment, not_found: NotFound) -> int:
+async def require_relaying_domain_id(environment: Environment, not_found: NotFound) -> int:
     """Return the ID of the domain that relays mail for an address that was not found.
 
     Raises the given NotFound if there is none. A disabled address is not unknown: it refuses mail.

@@ -18,7 +18,7 @@ from models.store.prepared_statements import is_in_parameter, prepare_cached
 DomainIdsByName = Mapping[str, Mapping[int, bool]]
 
 
-async def load_domains_by_name(
+async def load_domain_ids_by_name(
     environment: Environment, domain_names: Collection[str], read_rows: ReadStatement | None = None
 ) -> DomainIdsByName:
     """Return the active local domains of normalized names.
@@ -33,7 +33,7 @@ async def load_domains_by_name(
 async def load_domains_and_backup_mx(
     environment: Environment, domain_names: Collection[str], read_rows: ReadStatement | None = None
 ) -> tuple[DomainIdsByName, set[str]]:
-    """Return the domains as `load_domains_by_name`, and the names that are backup MX domains."""
+    """Return the domains as `load_domain_ids_by_name`, and the names that are backup MX domains."""
     found: defaultdict[str, dict[int, bool]] = defaultdict(dict)
     held = set[str]()
     asked = _select_domains(environment.database.dialect).statement
@@ -61,7 +61,7 @@ async def resolve_addresses(
     if not wanted:
         return {}
     if domains_by_name is None:
-        domains_by_name = await load_domains_by_name(
+        domains_by_name = await load_domain_ids_by_name(
             environment, {one.domain for one in wanted.values()}, read_rows
         )
     best = list({local for one in wanted.values() for local in one.candidates})

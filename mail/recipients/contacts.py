@@ -136,7 +136,9 @@ def _printable_name(display_name: str | None) -> str | None:
     return text[:MAX_NAME] or None
 
 
-def record_contacts(connection: Connection, message_contacts: Iterable[MessageContacts]) -> None:
+def record_contacts_and_last_received(
+    connection: Connection, message_contacts: Iterable[MessageContacts]
+) -> None:
     """Write the contacts and the last use of addresses in the caller's transaction."""
     newest: dict[tuple[int, str], Mapping[str, Any]] = {}
     came: dict[int, datetime] = {}
@@ -149,12 +151,14 @@ def record_contacts(connection: Connection, message_contacts: Iterable[MessageCo
         for key, at in one.received_at_by_address.items():
             came[key] = max(at, came.get(key, at))
     if newest:
-        _upsert_contacts(connection, [newest[place] for place in sorted(newest)])
+        _upsert_and_trim_contacts(connection, [newest[place] for place in sorted(newest)])
     if came:
         _update_last_received(connection, came)
 
 
-def _upsert_contacts(connection: Connection, contact_rows: Sequence[Mapping[str, Any]]) -> None:
+def _upsert_and_trim_contacts(
+    connection: Connection, contact_rows: Sequence[Mapping[str, Any]]
+) -> None:
     """Upsert contacts and delete the oldest ones beyond MAX_CONTACTS."""
     table = core_table(Contact)
     new = insert_with_conflict(connection.dialect.name, Contact)

@@ -29,7 +29,7 @@ def seal_context(address_id: int) -> str:
     return f"relays:{address_id}"
 
 
-def seal_relays(
+def encrypt_relay_urls(
     environment: Environment, address_id: int, secret_urls: Mapping[str, str]
 ) -> str | None:
     """Return the encrypted secret URLs by public URL, None if there are none."""
@@ -40,7 +40,7 @@ def seal_relays(
     )
 
 
-def open_relays(
+def decrypt_relay_urls(
     environment: Environment, address_id: int, sealed_relays: str | None
 ) -> dict[str, str]:
     """Return the secret URLs by public URL. Raises Sealed if they can't be decrypted."""
@@ -52,10 +52,10 @@ def open_relays(
     return found
 
 
-def secret_targets(environment: Environment, address_row: Any) -> list[str]:
+def targets_with_passwords(environment: Environment, address_row: Any) -> list[str]:
     """Return the targets of an address with passwords. Raises Sealed if they can't be decrypted.
 
     The row has `id`, `targets` and `relays`.
     """
-    known = open_relays(environment, address_row.id, address_row.relays)
+    known = decrypt_relay_urls(environment, address_row.id, address_row.relays)
     return [known.get(target, target) for target in address_row.targets]

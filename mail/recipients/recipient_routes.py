@@ -28,8 +28,8 @@ from mail.envelope.local_recipient import LocalRecipient
 from mail.recipients import address_resolution, backup_mx, forward_targets
 from mail.recipients.address_resolution import RewrittenToExternal
 from mail.recipients.batch_resolution import (
+    load_domain_ids_by_name,
     load_domains_and_backup_mx,
-    load_domains_by_name,
     resolve_addresses,
 )
 from mail.recipients.forward_targets import ForwardEndpoint
@@ -147,8 +147,8 @@ async def accept_recipient(
 ) -> AcceptedRecipient:
     """Return where mail from an envelope sender to this address goes.
 
-    Raises as `address_resolution.load_recipient`; for a forwarding address only if no target
-    accepts the mail. Raises RateLimited at the daily limit of forwards.
+    Raises as `address_resolution.load_recipient_below_limits`; for a forwarding address only if no
+    target accepts the mail. Raises RateLimited at the daily limit of forwards.
     """
     if srs.is_srs(address.rpartition("@")[0]):
         return await _accept_srs_bounce(environment, address, envelope_sender)
@@ -158,16 +158,18 @@ async def accept_recipient(
         return await _accept_rewritten_external(environment, address, to)
     except NotFound as refusal:
         return _accept_for_backup_mx(
-            address, refusal.ref, await backup_mx.find_relaying_domain(environment, refusal)
+            address, refusal.ref, await backup_mx.require_relaying_domain_id(environment, refusal)
         )
     if row.kind is AddressKind.MAILBOX and row.relayed:
-        return _accept_for_backup_mx(address, there, _tenant_id(row))
+        return _accept_for_backup_mx(address, there, _tenant_id_of_address(row))
     if row.kind is AddressKind.MAILBOX:
         return AcceptedRecipient(
             address,
             [
                 AcceptedAccount(
-                    await address_resolution.recipient_from_row(environment, row, address, there)
+                    await address_resolution.load_row_recipient_below_limits(
+                        environment, row, address, there
+                    )
                 )
             ],
         )
@@ -214,7 +216,7 @@ async def _accept_rewritten_external(
     if await is_local_domain(environment, rewrite.ref.rpartition("@")[2]):
         raise rewrite
     name = normalized_domain(address.rpartition("@")[2])
-    tenant = next(iter((await load_domains_by_name(environment, [name])).get(name, ())), 0)
+    tenant = next(iter((await load_domain_ids_by_name(environment, [name])).get(name, ())), 0)
     return AcceptedRecipient(
         address, forwards=[OutgoingForward(address, None, tenant, [rewrite.ref], is_rewritten=True)]
     )
@@ -236,56 +238,83 @@ async def _expand_targets(
     if address_row.kind is not AddressKind.FORWARD:
         raise NotFound(address, path=["address"])
     pairs = zip(
-        address_row.targets, forward_targets.secret_targets(environment, address_row), strict=True
+        address_row.targets,
+        forward_targets.targets_with_passwords(environment, address_row),
+        strict=True,
     )
-    via = [ForwardEndpoint(address, shown, whole) for shown, whole in pairs if "://" in shown]
-    named = {
-        one: normalized_domain(one.rpartition("@")[2])
-        for one in address_row.targets
-        if "://" not in one
-    }
-    places, held = (
-        await load_domains_and_backup_mx(environment, set(named.values())) if named else ({}, set())
+    endpoints = [ForwardEndpoint(address, shown, whole) for shown, whole in pairs if "://" in shown]
+    local_rows, remote_addresses = await _resolve_targets(
+        environment, [one for one in address_row.targets if "://" not in one]
     )
-    found = await resolve_addresses(environment, named, domains_by_name=places)
-    ours = {
-        *places,
-        *await _load_rewritten_domains(environment, {*named.values()}.difference(places)),
-    }
-    ours -= held  # the queue decides which of these are local
-    found = {one: here for one, here in found.items() if named[one] not in held}
-    away = [one for one, name in named.items() if one not in found and name not in ours]
-    for target, here in found.items():
+    for target, target_row in local_rows.items():
         if (
-            here.active
-            and here.id not in expansion.seen_address_ids
+            target_row.active
+            and target_row.id not in expansion.seen_address_ids
             and depth < MAX_FORWARD_DEPTH
             and _has_room(expansion)
         ):
-            expansion.seen_address_ids.add(here.id)
-            await _add_target_account(
+            expansion.seen_address_ids.add(target_row.id)
+            await _add_target_account_or_refusal(
                 environment,
                 expansion,
-                here,
+                target_row,
                 target,
-                OutgoingForward(address, address_row.id, _tenant_id(address_row), [target]),
+                OutgoingForward(
+                    address, address_row.id, _tenant_id_of_address(address_row), [target]
+                ),
             )
-            if here.kind is not AddressKind.MAILBOX:
-                await _expand_targets(environment, expansion, here, target, depth + 1)
-    if away or via:
-        check_forward_limit(environment, address_row)
+            if target_row.kind is not AddressKind.MAILBOX:
+                await _expand_targets(environment, expansion, target_row, target, depth + 1)
+    if remote_addresses or endpoints:
+        require_below_address_forward_limit(environment, address_row)
         expansion.forwards.append(
             OutgoingForward(
                 address,
                 address_row.id,
-                _tenant_id(address_row),
-                away[:MAX_DESTINATIONS],
-                via[:MAX_DESTINATIONS],
+                _tenant_id_of_address(address_row),
+                remote_addresses[:MAX_DESTINATIONS],
+                endpoints[:MAX_DESTINATIONS],
             )
         )
 
 
-async def _add_target_account(
+async def _resolve_targets(
+    environment: Environment, target_addresses: Collection[str]
+) -> tuple[dict[str, ColumnRow], list[str]]:
+    """Return the rows of the local targets by address, and the targets on other servers.
+
+    Unknown addresses in local domains are in neither.
+    """
+    domain_names = {
+        address: normalized_domain(address.rpartition("@")[2]) for address in target_addresses
+    }
+    local_domains, backup_mx_domains = (
+        await load_domains_and_backup_mx(environment, set(domain_names.values()))
+        if domain_names
+        else ({}, set())
+    )
+    rows = await resolve_addresses(environment, domain_names, domains_by_name=local_domains)
+    ours = {
+        *local_domains,
+        *await _load_fully_rewritten_domains(
+            environment, {*domain_names.values()}.difference(local_domains)
+        ),
+    }
+    ours -= backup_mx_domains  # the queue decides which of these are local
+    rows = {
+        address: row
+        for address, row in rows.items()
+        if domain_names[address] not in backup_mx_domains
+    }
+    remote_addresses = [
+        address
+        for address, name in domain_names.items()
+        if address not in rows and name not in ours
+    ]
+    return rows, remote_addresses
+
+
+async def _add_target_account_or_refusal(
     environment: Environment,
     expansion: _ForwardExpansion,
     address_row: ColumnRow,
@@ -296,7 +325,9 @@ async def _add_target_account(
     if address_row.kind is not AddressKind.MAILBOX:
         return
     try:
-        to = await address_resolution.recipient_from_row(environment, address_row, target)
+        to = await address_resolution.load_row_recipient_below_limits(
+            environment, address_row, target
+        )
     except NotFound as refusal:
         expansion.refusals.append(refusal)
     except RequestError as refusal:  # the refusal can be temporary: the queue retries
@@ -311,12 +342,12 @@ def _has_room(expansion: _ForwardExpansion) -> bool:
     return len(expansion.accounts) + len(expansion.forwards) < MAX_DESTINATIONS
 
 
-def _tenant_id(address_row: ColumnRow) -> int:
+def _tenant_id_of_address(address_row: ColumnRow) -> int:
     """Return the tenant ID of an address, 0 if it has no domain."""
     return int(address_row.domain_id or 0)
 
 
-def check_forward_limit(environment: Environment, address_row: ColumnRow) -> None:
+def require_below_address_forward_limit(environment: Environment, address_row: ColumnRow) -> None:
     """Raise RateLimited if the address has reached its daily limit of forwards."""
     most = (
         environment.options.forwards_daily
@@ -334,11 +365,11 @@ async def _accept_srs_bounce(
     """Accept a bounce to an SRS address. Raises NotFound for mail with an envelope sender."""
     local, _, domain = address.rpartition("@")
     name = normalized_domain(domain)
-    places = (await load_domains_by_name(environment, [name])).get(name)
-    if envelope_sender or not (places or await _load_rewritten_domains(environment, [name])):
+    places = (await load_domain_ids_by_name(environment, [name])).get(name)
+    if envelope_sender or not (places or await _load_fully_rewritten_domains(environment, [name])):
         raise NotFound(address, path=["address"])
     try:
-        origin = srs.original_sender(environment, local)
+        origin = srs.verified_original_sender(environment, local)
     except InvalidInput as problem:
         raise NotFound(address, path=["address"]) from problem
     return AcceptedRecipient(
@@ -350,12 +381,12 @@ async def is_local_domain(environment: Environment, domain: str) -> bool:
     """Return True if this server accepts mail for the domain or rewrites all of it."""
     names = {normalized_domain(domain)}
     return bool(
-        await load_domains_by_name(environment, names)
-        or await _load_rewritten_domains(environment, names)
+        await load_domain_ids_by_name(environment, names)
+        or await _load_fully_rewritten_domains(environment, names)
     )
 
 
-async def _load_rewritten_domains(
+async def _load_fully_rewritten_domains(
     environment: Environment, domain_names: Collection[str]
 ) -> set[str]:
     """Return the domains with a rewrite for all of their mail."""

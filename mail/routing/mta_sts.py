@@ -76,7 +76,7 @@ def parse_policy(policy_text: bytes) -> FetchedStsPolicy:
     return FetchedStsPolicy(mode, tuple(patterns), min(int(max_age), MAX_POLICY_AGE))
 
 
-async def load_policy(
+async def load_or_fetch_policy(
     environment: Environment, outbound_settings: OutboundSettings, domain: str
 ) -> tuple[FetchedStsPolicy | None, str]:
     """The valid policy of a domain, or None, with a phrase for the delivery trace.

@@ -160,7 +160,7 @@ async def resolve_mx_hosts(
         name = ascii_domain(domain)
     except idna.IDNAError:
         raise Unroutable(550, "5.1.2 Not a domain name") from None
-    mx_names, is_signed = await _query_mx_names(environment, outbound_settings, name)
+    mx_names, is_signed = await _query_usable_mx_names(environment, outbound_settings, name)
     answers = await asyncio.gather(
         *(_query_addresses(outbound_settings, exchanger) for _, exchanger in mx_names[:MAX_HOSTS]),
         return_exceptions=True,
@@ -214,7 +214,7 @@ def _allowed_addresses(
     return [address for address in answer.records if address not in excluded]
 
 
-async def _query_mx_names(
+async def _query_usable_mx_names(
     environment: Environment, outbound_settings: OutboundSettings, name: str
 ) -> tuple[list[tuple[int | None, str]], bool]:
     """(preference, name) of the MX hosts, best first, and True if that is signed by DNSSEC."""

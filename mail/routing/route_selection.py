@@ -86,7 +86,7 @@ async def select_route_with_cache(
     route_log = [] if route_log is None else route_log
     if isinstance(forced_route, RelayHost):
         return await _relay_host_route(cache, request, forced_route, route_log)
-    return await _route_with_transport(
+    return await _route_by_transport_or_default(
         cache,
         request,
         forced_route or await cache.load_transport(request.recipient, request.domain),
@@ -94,7 +94,7 @@ async def select_route_with_cache(
     )
 
 
-async def _route_with_transport(
+async def _route_by_transport_or_default(
     cache: RouteCache, request: RouteRequest, transport: Transport | None, route_log: list[str]
 ) -> RecipientRoute:
     """Select the route for this transport of the recipient, which can be None."""
@@ -133,7 +133,9 @@ async def group_recipients_by_route(cache: RouteCache, job: DeliveryJob) -> list
             groups.append(
                 RoutePart(
                     recipients,
-                    await _route_with_transport(cache, request, transport_by_id[transport_id], []),
+                    await _route_by_transport_or_default(
+                        cache, request, transport_by_id[transport_id], []
+                    ),
                 )
             )
         except Unroutable as problem:
@@ -180,11 +182,13 @@ async def _transport_route(
     if transport.lookup_mx and not found.is_bracketed:
         mx_route = await _mx_route(cache, request, (name, port), route_log, allow_private=True)
         with_login = [
-            _with_login(cache, replace(next_hop, is_relay=True), transport, route_log)
+            _with_login_over_tls(cache, replace(next_hop, is_relay=True), transport, route_log)
             for next_hop in mx_route.next_hops
         ]
         return replace(mx_route, next_hops=with_login)
-    host = _with_login(cache, NextHop(name, port, name, is_relay=True), transport, route_log)
+    host = _with_login_over_tls(
+        cache, NextHop(name, port, name, is_relay=True), transport, route_log
+    )
     return await _configured_hosts_route(cache, request, [_with_implicit_tls(host)], route_log)
 
 
@@ -195,7 +199,7 @@ async def _relay_host_route(
     route_log.append(f"relay host {relay_host.host}:{relay_host.port}")
     name = relay_host.host.removeprefix("[").removesuffix("]")
     tls_level = TlsLevel.REQUIRED if relay_host.tls else TlsLevel.OPPORTUNISTIC
-    host = _with_login(
+    host = _with_login_over_tls(
         cache, NextHop(name, relay_host.port, name, tls_level, is_relay=True), relay_host, route_log
     )
     return await _configured_hosts_route(cache, request, [_with_implicit_tls(host)], route_log)
@@ -206,7 +210,7 @@ def _with_implicit_tls(host: NextHop) -> NextHop:
     return replace(host, tls_level=TlsLevel.WRAPPED) if host.port == SMTPS_PORT else host
 
 
-def _with_login(
+def _with_login_over_tls(
     cache: RouteCache, host: NextHop, row: RelayHost | Transport, route_log: list[str]
 ) -> NextHop:
     """The host with username and password, which requires TLS.

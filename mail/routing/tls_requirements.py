@@ -284,7 +284,7 @@ async def _requirement_from_dane(
             is_signed, canonical_name = mx_host.is_signed, mx_host.canonical_name
         no_records = tlsa_records.TlsaAnswer((), has_records=False)
         tlsa = (
-            await tlsa_records.query_tlsa(
+            await tlsa_records.query_signed_tlsa(
                 outbound_settings, [canonical_name, next_hop.name], next_hop.port
             )
             if is_signed
@@ -336,7 +336,9 @@ async def requirements_of_domain(
         policy, phrase = await cache.load_once(
             "sts",
             domain,
-            lambda: mta_sts.load_policy(cache.environment, cache.outbound_settings, domain),
+            lambda: mta_sts.load_or_fetch_policy(
+                cache.environment, cache.outbound_settings, domain
+            ),
         )
         mode = f" ({policy.mode})" if policy else ""
         route_log.append(f"MTA-STS of {domain}: {phrase}{mode}")

@@ -17,7 +17,7 @@ class TlsaAnswer:
     has_records: bool
 
 
-async def query_tlsa(
+async def query_signed_tlsa(
     outbound_settings: OutboundSettings, host_names: list[str], port: int
 ) -> TlsaAnswer:
     """Query the signed TLSA records of the first name that has some.

@@ -9,7 +9,7 @@ from time import monotonic
 from typing import TypeVar
 
 from models.observability import metrics
-from models.runtime.clock_steps import is_waiting
+from models.runtime.clock_steps import is_plausible_wait_running
 from models.runtime.environment import Environment
 from models.store.database import Database
 
@@ -59,7 +59,7 @@ class ScannerCircuitBreaker:
 
         Raises ScannerUnavailable, MessageTooLargeForScanner.
         """
-        if self._is_open(environment):
+        if self._is_open_except_for_probe(environment):
             SCANS.add(self.scanner_name, "shut")
             raise ScannerUnavailable("not asked: it has not answered for a while")
         try:
@@ -69,11 +69,11 @@ class ScannerCircuitBreaker:
             SCANS.add(self.scanner_name, "busy")
             raise ScannerUnavailable("too many questions wait for it") from None
         try:
-            return await self._call(environment, timeout_seconds, request)
+            return await self._call_with_timeout(environment, timeout_seconds, request)
         finally:
             self._slots.release()
 
-    async def _call(
+    async def _call_with_timeout(
         self,
         environment: Environment,
         timeout_seconds: float,
@@ -98,12 +98,12 @@ class ScannerCircuitBreaker:
         self._reset()
         return found
 
-    def _is_open(self, environment: Environment) -> bool:
+    def _is_open_except_for_probe(self, environment: Environment) -> bool:
         """Return True if the breaker is open. After the interval one request is let through."""
         now = environment.now()
         if self.open_until is None:
             return False
-        if is_waiting(self.open_until, now, OPEN_FOR):
+        if is_plausible_wait_running(self.open_until, now, OPEN_FOR):
             return True
         self.open_until = now + OPEN_FOR  # others wait for the result of this request
         return False

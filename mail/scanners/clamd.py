@@ -26,7 +26,7 @@ async def scan_for_virus(endpoint: str, body: ScanBody) -> str | None:
         # A plain socket: clamd replies before it closes the connection. A stream that
         # can't be written to any more would lose the reply.
         with await _connect(endpoint) as there:
-            return parse_response(
+            return virus_name_from_response(
                 await send_and_receive(_send_instream(there, body), _read_response(there))
             )
     except (OSError, OverflowError, UnicodeError):  # the last two: invalid port or host name
@@ -85,7 +85,7 @@ async def _read_response(connection: socket.socket) -> str:
     return heard.partition(b"\0")[0].decode(errors="replace")
 
 
-def parse_response(response: str) -> str | None:
+def virus_name_from_response(response: str) -> str | None:
     """Return the name of the virus in a response, or None.
 
     Raises ScannerUnavailable, MessageTooLargeForScanner.

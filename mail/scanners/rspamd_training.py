@@ -24,7 +24,7 @@ TRAINED_MESSAGES = metrics.counter(
 )
 
 
-async def train(environment: Environment, body: ScanBody, *, is_spam: bool) -> str:
+async def train_or_refuse(environment: Environment, body: ScanBody, *, is_spam: bool) -> str:
     """Train Rspamd with a message; return the result as the metric labels it.
 
     Raises ScannerUnavailable.
@@ -41,7 +41,7 @@ async def train(environment: Environment, body: ScanBody, *, is_spam: bool) -> s
     return "learned" if known else "refused"
 
 
-async def train_from_address(
+async def train_with_received_message(
     environment: Environment, incoming: "IncomingMessage", *, is_spam: bool
 ) -> object:
     """Train Rspamd with a message to a training address: its attached messages, or the message.
@@ -51,7 +51,8 @@ async def train_from_address(
     try:
         for body in await _training_bodies(incoming):
             TRAINED_MESSAGES.add(
-                "spam" if is_spam else "ham", await train(environment, body, is_spam=is_spam)
+                "spam" if is_spam else "ham",
+                await train_or_refuse(environment, body, is_spam=is_spam),
             )
     except ScannerUnavailable:
         return ServiceUnavailable("the spam filter does not answer", component=rspamd.SCANNER_NAME)
@@ -62,7 +63,7 @@ async def _training_bodies(incoming: "IncomingMessage") -> Sequence[ScanBody]:
     """Return the attached messages, or the message if there is none."""
     attached = [
         part
-        for part, _ in mime.walk_with_parents(incoming.message.facts.structure)
+        for part, _ in mime.walk_own_parts_with_parents(incoming.message.facts.structure)
         if part.content_type == "message/rfc822" and part.encoding in UNENCODED
     ]
     if not attached:

@@ -57,7 +57,7 @@ def clamd_config(options: Options) -> ScannerConfig:
     )
 
 
-async def scan_incoming(
+async def scan_incoming_and_store_result(
     environment: Environment,
     incoming: "IncomingMessage",
     accepted_recipients: Sequence[AcceptedRecipient],

@@ -16,7 +16,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.scanners.body_stream import ScanBody
 from mail.scanners.circuit_breaker import ScannerUnavailable
-from mail.scanners.rspamd_training import TRAINED_MESSAGES, train
+from mail.scanners.rspamd_training import TRAINED_MESSAGES, train_or_refuse
 from mail.storage import message_content
 from mail.storage.blobs.errors import CorruptBlob
 from models.errors import NotFound
@@ -44,7 +44,7 @@ FIRST_RETRY_DELAY, MAX_RETRY_DELAY = timedelta(minutes=1), timedelta(hours=1)
 POLL_INTERVAL = 60.0  # seconds between two looks without a wake-up
 
 
-async def enqueue_for_moved(
+async def enqueue_lessons_if_junk_changes(
     environment: Environment,
     session: AsyncSession,
     message_rows: Sequence[ColumnRow],
@@ -67,7 +67,7 @@ async def enqueue_for_moved(
     await environment.run_in_session(session, lambda turn: enqueue_lessons(turn, ids, is_spam=spam))
 
 
-def enqueue_for_keywords(
+def enqueue_lessons_for_junk_keywords(
     transaction: DatabaseTransaction, message_ids: Sequence[int], keywords: Collection[str]
 ) -> None:
     """Enqueue lessons for messages that get a junk or not-junk keyword."""
@@ -76,7 +76,9 @@ def enqueue_for_keywords(
         enqueue_lessons(transaction, message_ids, is_spam=said.pop())
 
 
-def enqueue_for_released(transaction: DatabaseTransaction, message_ids: Sequence[int]) -> None:
+def enqueue_ham_lessons_of_released(
+    transaction: DatabaseTransaction, message_ids: Sequence[int]
+) -> None:
     """Enqueue lessons for messages that are released from quarantine."""
     if transaction.environment.options.rspamd_learn:
         enqueue_lessons(transaction, message_ids, is_spam=False)
@@ -131,16 +133,16 @@ async def train_batch(environment: Environment) -> bool:
         return False
     lessons = await _claim_lessons(environment)
     try:
-        with leases.use_leases(environment, *(lesson.message_id for lesson in lessons)):
+        with leases.protect_leases_in_use(environment, *(lesson.message_id for lesson in lessons)):
             for place, lesson in enumerate(lessons):
                 try:
-                    await _train_with(environment, lesson)
+                    await _train_and_delete_lesson(environment, lesson)
                 except ScannerUnavailable:
-                    await _schedule_retries(environment, lessons[place:])
+                    await _retry_or_delete_lessons(environment, lessons[place:])
                     return False
     except Exception:
         these = col(TrainingMessage.message_id).in_([lesson.message_id for lesson in lessons])
-        leases.abandon_lease(
+        leases.end_lease_at_later_heartbeat(
             environment, TrainingMessage, these, delay_seconds=FIRST_RETRY_DELAY.total_seconds()
         )
         raise
@@ -168,11 +170,15 @@ async def _claim_lessons(environment: Environment) -> Sequence[ColumnRow]:
         return (await connection.execute(claim.returning(*select_columns(TrainingMessage)))).all()
 
 
-async def _train_with(environment: Environment, lesson: ColumnRow) -> None:
+async def _train_and_delete_lesson(environment: Environment, lesson: ColumnRow) -> None:
     """Train with one lesson and delete it. Deleted and damaged messages are skipped."""
-    body = await _message_body(environment, lesson.message_id)
+    body = await _readable_message_body(environment, lesson.message_id)
     try:
-        result = "refused" if body is None else await train(environment, body, is_spam=lesson.spam)
+        result = (
+            "refused"
+            if body is None
+            else await train_or_refuse(environment, body, is_spam=lesson.spam)
+        )
     except (CorruptBlob, NotFound):  # noticed while streaming
         result = "refused"
     TRAINED_MESSAGES.add("spam" if lesson.spam else "ham", result)
@@ -188,7 +194,7 @@ async def _delete_lesson(environment: Environment, lesson: ColumnRow) -> None:
     await environment.run_transaction(lambda turn: turn.connection.execute(this).close())
 
 
-async def _message_body(environment: Environment, message_id: int) -> ScanBody | None:
+async def _readable_message_body(environment: Environment, message_id: int) -> ScanBody | None:
     """Return the message as received; None if it is deleted, damaged or encrypted."""
     columns = (col(Message.id), col(Message.user_id), col(Message.blob_id), col(Message.structure))
     asked = select(*columns, col(Message.encrypted)).where(col(Message.id) == message_id)
@@ -200,7 +206,7 @@ async def _message_body(environment: Environment, message_id: int) -> ScanBody |
         return None
 
 
-async def _schedule_retries(environment: Environment, lessons: Sequence[ColumnRow]) -> None:
+async def _retry_or_delete_lessons(environment: Environment, lessons: Sequence[ColumnRow]) -> None:
     """Schedule retries of lessons. Lessons with too many attempts are deleted."""
     now = environment.now()
     over = [lesson for lesson in lessons if lesson.attempts >= MAX_ATTEMPTS]

@@ -10,7 +10,7 @@ from sqlalchemy import column, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
-from mail.search.index_worker import IndexEntry, is_unchanged
+from mail.search.index_worker import IndexEntry, unchanged_messages_condition
 from models.messages.tables import Message
 from models.search import text_index
 from models.store.columns import BIG_INTEGER
@@ -18,7 +18,9 @@ from models.store.columns import BIG_INTEGER
 MERGE_PAGES = 500  # of an SQLite index, merged per call
 
 
-async def reindex_messages(connection: AsyncConnection, entries: Sequence[IndexEntry]) -> int:
+async def reindex_unchanged_messages(
+    connection: AsyncConnection, entries: Sequence[IndexEntry]
+) -> int:
     """Replace messages in the index of PostgreSQL, and return their number."""
     unchanged_ids = await _lock_unchanged(connection, entries)
     rows = [entry.words for entry in entries if entry.id in unchanged_ids]
@@ -54,7 +56,7 @@ async def activate_new_index(connection: AsyncConnection) -> None:
     Messages that arrived or changed during the rebuild are marked to be indexed.
     """
     dialect = connection.dialect.name
-    (key,) = text_index.index_rows(dialect, text_index.NEXT_TABLE_NAME).c
+    (key,) = text_index.indexed_ids_table(dialect, text_index.NEXT_TABLE_NAME).c
     # NOT is written as in the partial index: SQLite compares the text.
     indexed_meanwhile = update(Message).where(
         text("NOT messages.indexed"), col(Message.id).in_(select(key))
@@ -90,5 +92,5 @@ async def merge_segments(connection: AsyncConnection, *, is_first: bool) -> bool
 
 async def _lock_unchanged(connection: AsyncConnection, entries: Sequence[IndexEntry]) -> set[int]:
     """Lock the messages with unchanged content, and return their ids."""
-    asked = select(col(Message.id)).where(is_unchanged(entries)).with_for_update()
+    asked = select(col(Message.id)).where(unchanged_messages_condition(entries)).with_for_update()
     return set((await connection.execute(asked)).scalars())

@@ -65,7 +65,9 @@ async def index_next_batch(environment: Environment) -> int:
     if not rows:
         return 0
     index_entries = await load_index_entries(environment, rows)
-    await environment.run_transaction(lambda turn: insert_entries(turn.connection, index_entries))
+    await environment.run_transaction(
+        lambda turn: insert_unindexed_and_record_contacts(turn.connection, index_entries)
+    )
     return len(rows)
 
 
@@ -108,21 +110,23 @@ async def load_index_entries(
     ]
 
 
-def is_unchanged(entries: Sequence[IndexEntry]) -> ColumnElement[bool]:
+def unchanged_messages_condition(entries: Sequence[IndexEntry]) -> ColumnElement[bool]:
     """Return the SQL condition for messages that still have the blob that was read."""
     read = [(entry.id, entry.blob_id) for entry in entries]
     return tuple_(col(Message.id), col(Message.blob_id)).in_(read)
 
 
-def insert_entries(connection: Connection, entries: Sequence[IndexEntry]) -> int:
+def insert_unindexed_and_record_contacts(
+    connection: Connection, entries: Sequence[IndexEntry]
+) -> int:
     """Insert the messages that are not indexed yet, and return their number."""
-    mark = update(Message).where(is_unchanged(entries), ~col(Message.indexed))
+    mark = update(Message).where(unchanged_messages_condition(entries), ~col(Message.indexed))
     marked = connection.execute(mark.values(indexed=True).returning(col(Message.id)))
     new_ids = set(marked.scalars())  # without those that another process indexed
     rows = [entry.words for entry in entries if entry.id in new_ids]
     if rows:
         connection.execute(text_index.insert_statement(connection.dialect.name), rows)
-        contacts.record_contacts(
+        contacts.record_contacts_and_last_received(
             connection, (entry.contact_updates for entry in entries if entry.id in new_ids)
         )
     return len(rows)
@@ -155,7 +159,7 @@ async def _map_words(
     return await message_content.examine_messages(sources, build_of_message)
 
 
-async def load_index_row(
+async def load_index_values(
     environment: Environment, row: Any, stored: message_content.StoredMessage
 ) -> dict[str, Any]:
     """Return the index values of a row, which are also needed to remove it from FTS5."""

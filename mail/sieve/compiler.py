@@ -81,7 +81,7 @@ class _Compiler:
     def add_problem(self, position: SourcePosition, message: str) -> None:
         self.problems.append(ScriptProblem(*position, message))
 
-    def invalid_node(self, position: SourcePosition, message: str) -> _InvalidNodeError:
+    def record_problem_as_error(self, position: SourcePosition, message: str) -> _InvalidNodeError:
         """Record a problem and return the error to raise."""
         self.add_problem(position, message)
         return _InvalidNodeError()
@@ -164,12 +164,16 @@ class _Compiler:
     def check_branch_shape(self, command: CommandNode, test_count: TestCount) -> None:
         """Check that a branch has no arguments, the right number of tests, and a block."""
         if command.arguments:
-            raise self.invalid_node(command.position, f"{command.name} takes no arguments")
+            raise self.record_problem_as_error(
+                command.position, f"{command.name} takes no arguments"
+            )
         if len(command.tests) != (test_count is TestCount.ONE):
             wanted = "one test" if test_count is TestCount.ONE else "no test"
-            raise self.invalid_node(command.position, f"{command.name} takes {wanted}")
+            raise self.record_problem_as_error(command.position, f"{command.name} takes {wanted}")
         if command.block is None:
-            raise self.invalid_node(command.position, f"{command.name} has a block in {{}}")
+            raise self.record_problem_as_error(
+                command.position, f"{command.name} has a block in {{}}"
+            )
 
     def constant_result(self, call: SieveCall) -> bool | None:
         """Return the constant result of a test that `ihave` decides (RFC 5463, section 4).
@@ -192,11 +196,13 @@ class _Compiler:
     def compile_command(self, command: CommandNode) -> SieveCall:
         signature = COMMANDS.get(command.name)
         if command.name in ("elsif", "else"):
-            raise self.invalid_node(command.position, f"{command.name} stands behind no if")
+            raise self.record_problem_as_error(
+                command.position, f"{command.name} stands behind no if"
+            )
         call = self.compile_call(signature, command)
         if call.signature.has_block is not (command.block is not None):
             text = "has a block in {}" if call.signature.has_block else "ends in a semicolon"
-            raise self.invalid_node(command.position, f"{command.name} {text}")
+            raise self.record_problem_as_error(command.position, f"{command.name} {text}")
         if command.name == "foreverypart":
             self.open_loops.append(str(call.string_argument("name")).lower())
             call = replace(call, blocks=(self.compile_commands(command.block or ()),))
@@ -204,7 +210,7 @@ class _Compiler:
         elif command.name in _IN_LOOPS:
             named = str(call.string_argument("name")).lower() if call.has_argument("name") else ""
             if not self.open_loops or (named and named not in self.open_loops):
-                raise self.invalid_node(
+                raise self.record_problem_as_error(
                     command.position, f"{command.name} stands in such a foreverypart"
                 )
         return call
@@ -221,11 +227,13 @@ class _Compiler:
             if node.name in self.unknown_names:
                 raise _InvalidNodeError
             self.unknown_names.add(node.name)
-            raise self.invalid_node(node.position, f"there is no {node_kind} {node.name[:100]}")
+            raise self.record_problem_as_error(
+                node.position, f"there is no {node_kind} {node.name[:100]}"
+            )
         self.check_extension(signature.extension, node.position, node.name)
         if not _is_allowed_test_count(signature.test_count, len(node.tests)):
             wanted = {TestCount.NONE: "no test", TestCount.ONE: "one test", TestCount.MANY: "tests"}
-            raise self.invalid_node(
+            raise self.record_problem_as_error(
                 node.position, f"{node.name} takes {wanted[signature.test_count]}"
             )
         values = self.compile_arguments(signature, node)
@@ -244,10 +252,10 @@ class _Compiler:
             )
             if self.regex_count > limits.MAX_REGEXES:
                 text = f"at most {limits.MAX_REGEXES} regular expressions in a script"
-                raise self.invalid_node(node.position, text)
+                raise self.record_problem_as_error(node.position, text)
         problem = signature.find_problem(call) if signature.find_problem else None
         if problem:
-            raise self.invalid_node(node.position, problem)
+            raise self.record_problem_as_error(node.position, problem)
         return call
 
     def compile_inner_tests(
@@ -277,9 +285,11 @@ class _Compiler:
         wanted = (extension,) if isinstance(extension, str) else extension or ()
         for name in wanted:
             if name not in EXTENSIONS:
-                raise self.invalid_node(position, f"there is no {element}")
+                raise self.record_problem_as_error(position, f"there is no {element}")
             if name not in self.enabled_extensions:
-                raise self.invalid_node(position, f'{element} is there with require "{name}"')
+                raise self.record_problem_as_error(
+                    position, f'{element} is there with require "{name}"'
+                )
 
     def compile_arguments(
         self, signature: CallSignature, node: CommandNode | TestNode
@@ -295,11 +305,13 @@ class _Compiler:
                 untagged.append(argument)
                 continue
             if untagged:
-                raise self.invalid_node(argument.position, "tags stand before other arguments")
+                raise self.record_problem_as_error(
+                    argument.position, "tags stand before other arguments"
+                )
             option = options_by_name.get(argument.name)
             if option is None:
                 text = f"{node.name} knows no :{argument.name[:100]}"
-                raise self.invalid_node(argument.position, text)
+                raise self.record_problem_as_error(argument.position, text)
             self.compile_tag(option, argument, remaining, values)
         self.compile_positional(signature, node, untagged, values)
         return values
@@ -314,14 +326,14 @@ class _Compiler:
         """Add a tag and the argument after it to `arguments`."""
         self.check_extension(option.extension, tag.position, f":{tag.name}")
         if tag.name in arguments or (option.group and option.group in arguments):
-            raise self.invalid_node(tag.position, f":{tag.name} is one too many")
+            raise self.record_problem_as_error(tag.position, f":{tag.name} is one too many")
         if option.group:
             arguments[option.group] = option.name
         if option.value_type is None:
             arguments[option.name] = True
             return
         if not remaining or isinstance(remaining[-1], TagNode):
-            raise self.invalid_node(
+            raise self.record_problem_as_error(
                 tag.position, f"behind :{tag.name} stands {option.value_type.value}"
             )
         value = remaining.pop()
@@ -334,7 +346,7 @@ class _Compiler:
 
     def check_comparator(self, name: str, position: SourcePosition) -> None:
         if name not in COMPARATORS:
-            raise self.invalid_node(position, f'there is no comparator "{name[:100]}"')
+            raise self.record_problem_as_error(position, f'there is no comparator "{name[:100]}"')
         self.check_extension(_COMPARATOR + name, position, f'comparator "{name}"')
 
     def compile_positional(
@@ -350,7 +362,9 @@ class _Compiler:
             wanted = [given for given in wanted if not given.is_optional]
         if len(untagged) != len(wanted):
             many = f"{len(wanted)} argument{'s' * (len(wanted) != 1)} without a tag"
-            raise self.invalid_node(node.position, f"{node.name} takes {many}, not {len(untagged)}")
+            raise self.record_problem_as_error(
+                node.position, f"{node.name} takes {many}, not {len(untagged)}"
+            )
         for given, argument in zip(wanted, untagged, strict=True):
             name = f"the {given.name} of {node.name}"
             arguments[given.name] = self.compile_value(
@@ -377,14 +391,18 @@ class _Compiler:
                 self.compile_string(one, description, is_constant=is_constant) for one in listed
             )
         verb = "are" if argument_type is ArgumentType.STRINGS else "is"
-        raise self.invalid_node(argument.position, f"{description} {verb} {argument_type.value}")
+        raise self.record_problem_as_error(
+            argument.position, f"{description} {verb} {argument_type.value}"
+        )
 
     def compile_string(
         self, text: StringNode, description: str, *, is_constant: bool
     ) -> string_templates.SieveString:
         value = text.value
         if "\0" in value or any("\ud800" <= sign <= "\udfff" for sign in value):
-            raise self.invalid_node(text.position, "no text holds a NUL or half a character")
+            raise self.record_problem_as_error(
+                text.position, "no text holds a NUL or half a character"
+            )
         try:
             if "encoded-character" in self.enabled_extensions:
                 value = string_templates.decode_characters(value)
@@ -394,9 +412,9 @@ class _Compiler:
                 value, allow_globals="include" in self.enabled_extensions
             )
         except ValueError as problem:
-            raise self.invalid_node(text.position, str(problem)) from problem
+            raise self.record_problem_as_error(text.position, str(problem)) from problem
         if is_constant and not isinstance(found, str):
-            raise self.invalid_node(text.position, f"{description} holds no variables")
+            raise self.record_problem_as_error(text.position, f"{description} holds no variables")
         return found
 
 

@@ -10,9 +10,9 @@ from mail.mime import (
     ByteSource,
     DecodedField,
     ParsedPart,
-    attachment_parts,
     decoded_content,
     decoded_fields,
+    file_parts_outside_related,
     html_to_text,
     part_text,
     walk_parts,
@@ -150,7 +150,7 @@ class ParsedSieveMessage:
     @cached_property
     def has_attachment(self) -> bool:
         """True if it has files that do not belong to its HTML."""
-        return any(True for _ in attachment_parts(self._structure))
+        return any(True for _ in file_parts_outside_related(self._structure))
 
     def _texts(self) -> Iterator[str]:
         for part in walk_parts(self._structure):

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from mail.smtp.connection_limits import SessionLimits, limits_from_options
 from mail.smtp.metrics import ProtocolMetrics
 from mail.smtp.replies import CLOSING_REPLY
-from mail.smtp.spool_file import ByteBudget, free_disk_bytes, lock_spool_folder
+from mail.smtp.spool_file import ByteBudget, free_disk_bytes, lock_and_clean_spool_folder
 from models.runtime.environment import Environment
 
 
@@ -63,7 +63,7 @@ class SmtpFamilyListener:
     async def start(self, **address: Any) -> None:
         """Listen at `host` and `port`, or on `sock`. `port` is then the port in use."""
         self._folder_lock = self._folder_lock or await asyncio.to_thread(
-            lock_spool_folder, self.spool_folder
+            lock_and_clean_spool_folder, self.spool_folder
         )
         loop = asyncio.get_running_loop()
         try:

@@ -59,7 +59,9 @@ class LmtpSession(SmtpFamilySession):
         return f"220 {self.hostname} LMTP"
 
     async def _handle_lhlo(self, argument: str) -> str:
-        return self._greeting_reply() if argument else "501 5.5.4 Say LHLO and your name"
+        return (
+            self._reset_and_reply_to_greeting() if argument else "501 5.5.4 Say LHLO and your name"
+        )
 
     async def _handle_helo(self, _argument: str) -> str:
         return "500 5.5.1 This is LMTP, say LHLO"
@@ -72,8 +74,8 @@ class LmtpSession(SmtpFamilySession):
     ) -> AcceptedRecipient:
         return await self._backend.accept_recipient(address, transaction.envelope_sender)
 
-    def _refuse_message(self, transaction: SmtpTransaction, smtp_reply: str) -> list[str]:
-        return super()._refuse_message(transaction, smtp_reply) * len(
+    def _count_refusal_and_reply(self, transaction: SmtpTransaction, smtp_reply: str) -> list[str]:
+        return super()._count_refusal_and_reply(transaction, smtp_reply) * len(
             transaction.accepted_recipients
         )
 
@@ -88,14 +90,16 @@ class LmtpSession(SmtpFamilySession):
                 source = await spool.raw_message()
                 found = await self._backend.deliver(source, to, transaction.envelope_sender)
             except Exception as error:  # noqa: BLE001 - nothing is lost: the sender tries again
-                return self._refuse_message(transaction, reply_from_error(error))
+                return self._count_refusal_and_reply(transaction, reply_from_error(error))
         self.listener.world.reach_fault_point("reply")
-        replies = [recipient_reply(*each, size) for each in zip(to, found, strict=True)]
+        replies = [log_result_and_build_reply(*each, size) for each in zip(to, found, strict=True)]
         self.listener.metrics.count_replies(replies, size)
         return replies
 
 
-def recipient_reply(accepted: AcceptedRecipient, result: object, message_size: int) -> str:
+def log_result_and_build_reply(
+    accepted: AcceptedRecipient, result: object, message_size: int
+) -> str:
     """Return the reply for a recipient and log the result."""
     user = accepted.user_id
     if isinstance(result, BaseException):

@@ -14,7 +14,7 @@ from mail.queue.redirect import MAX_HOPS
 from mail.recipients.recipient_routes import AcceptedRecipient, MailLoop
 from mail.smtp import metrics
 from mail.smtp.line_protocol import CommandRejected, SmtpTransaction
-from mail.smtp.lmtp import recipient_reply
+from mail.smtp.lmtp import log_result_and_build_reply
 from mail.smtp.received_header import count_received_fields
 from mail.smtp.replies import REPLIES_BY_REFUSAL, TRY_LATER_REPLY, reply_from_error
 from mail.smtp.smtp_server import SmtpListener, SmtpListenerConfig, SmtpSession
@@ -105,12 +105,12 @@ class MxSession(SmtpSession):
         try:
             async with asyncio.timeout(mx.rules.recipient_timeout):
                 taken = await mx.backend.accept_recipient(address, transaction.envelope_sender)
-                await self._check_client(transaction, taken)
+                await self._check_tls_limit_and_greylist(transaction, taken)
         except TimeoutError:
             raise CommandRejected(TRY_LATER_REPLY) from None
         return taken
 
-    async def _check_client(
+    async def _check_tls_limit_and_greylist(
         self, transaction: SmtpTransaction, accepted: AcceptedRecipient
     ) -> None:
         """Raise CommandRejected if the client can't write to the recipient now.
@@ -123,17 +123,19 @@ class MxSession(SmtpSession):
             raise CommandRejected(NEEDS_TLS_REPLY)
         if any(
             self._mx_listener.messages_by_account.is_limit_reached(key)
-            for key in self._account_keys([accepted])
+            for key in self._network_account_keys([accepted])
         ):
             raise CommandRejected(MAILBOX_LIMIT_REPLY)
         if greylist := self._mx_listener.rules.greylist:
-            wait = await greylist.retry_after(
+            wait = await greylist.record_attempt_and_get_wait(
                 self.ip, transaction.envelope_sender, accepted.address
             )
             if wait and await find_forwarder(self._mx_listener.world, self.ip) is None:
                 raise CommandRejected(f"451 4.7.1 Not seen before, try again in {wait} seconds")
 
-    def _account_keys(self, accepted_recipients: Sequence[AcceptedRecipient]) -> set[object]:
+    def _network_account_keys(
+        self, accepted_recipients: Sequence[AcceptedRecipient]
+    ) -> set[object]:
         """Return the keys that messages to these accounts are counted by."""
         people = [person for each in accepted_recipients for person in each.accounts]
         return {(self.network, person.recipient.user_id) for person in people}
@@ -152,11 +154,13 @@ class MxSession(SmtpSession):
             try:
                 source = await spool.raw_message()
                 if await asyncio.to_thread(_is_mail_loop, source):
-                    return self._refuse_message(transaction, REPLIES_BY_REFUSAL[MailLoop])
+                    return self._count_refusal_and_reply(transaction, REPLIES_BY_REFUSAL[MailLoop])
                 outcomes = await self._mx_listener.backend.deliver(source, to, sender, arrived)
             except Exception as error:  # noqa: BLE001 - nothing is lost: the sender tries again
-                return self._refuse_message(transaction, reply_from_error(error))
-            replies = [recipient_reply(*each, size) for each in zip(to, outcomes, strict=True)]
+                return self._count_refusal_and_reply(transaction, reply_from_error(error))
+            replies = [
+                log_result_and_build_reply(*each, size) for each in zip(to, outcomes, strict=True)
+            ]
             failed = [
                 each
                 for each, outcome in zip(to, outcomes, strict=True)
@@ -165,13 +169,13 @@ class MxSession(SmtpSession):
             if len(failed) == len(replies):  # the client sends it again if that can help
                 reply = min(replies)  # 4xx before 5xx
             else:
-                reply = await self._accept_message(source, failed, sender, arrived)
+                reply = await self._enqueue_failed_and_accept(source, failed, sender, arrived)
         self._mx_listener.metrics.count_replies(replies, size)
-        self._count_delivered([each for each in to if each not in failed])
+        self._count_against_network_limits([each for each in to if each not in failed])
         self._mx_listener.world.reach_fault_point("reply")
         return [reply]
 
-    async def _accept_message(
+    async def _enqueue_failed_and_accept(
         self,
         raw_message: bytes | Path,
         failed_recipients: list[AcceptedRecipient],
@@ -192,11 +196,13 @@ class MxSession(SmtpSession):
         log.info("taken", extra={"id": self._queue_id, "ip": self.ip})
         return f"250 2.0.0 Taken as {self._queue_id}"
 
-    def _count_delivered(self, accepted_recipients: Sequence[AcceptedRecipient]) -> None:
+    def _count_against_network_limits(
+        self, accepted_recipients: Sequence[AcceptedRecipient]
+    ) -> None:
         """Count a delivered message against the limits of the network."""
         if accepted_recipients:
             self._mx_listener.messages_by_network.count_event(self.network)
-        for key in self._account_keys(accepted_recipients):
+        for key in self._network_account_keys(accepted_recipients):
             self._mx_listener.messages_by_account.count_event(key)
 
 

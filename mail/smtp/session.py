@@ -116,7 +116,7 @@ class SmtpFamilySession(SMTP):
         """Deliver or enqueue the message and return the replies to DATA."""
         raise NotImplementedError
 
-    def _refuse_message(self, transaction: SmtpTransaction, smtp_reply: str) -> list[str]:
+    def _count_refusal_and_reply(self, transaction: SmtpTransaction, smtp_reply: str) -> list[str]:
         """Count a refused message and return the replies to DATA."""
         self.listener.metrics.count_replies([smtp_reply] * len(transaction.accepted_recipients))
         return [smtp_reply]
@@ -194,9 +194,13 @@ class SmtpFamilySession(SMTP):
     async def _handle_client(self) -> None:
         self._command_reader = CommandReader(self._reader)
         try:
-            await self._send_reply(await self._greeting())
+            greeting = await self._greeting()
+            await self._send_or_hold_reply(greeting)
+            await self._end_session_at_limit(greeting)
             while not self._is_ending:
-                await self._send_reply(await self._handle_command())
+                reply = await self._handle_command()
+                await self._send_or_hold_reply(reply)
+                await self._end_session_at_limit(reply)
         except ConnectionClosed:
             pass
         finally:
@@ -205,20 +209,23 @@ class SmtpFamilySession(SMTP):
             if self.transport is not None:
                 self.transport.close()
 
-    async def _send_reply(self, smtp_reply: str) -> None:
-        """Send or hold back a reply, count mistakes and end the session at a limit."""
+    async def _send_or_hold_reply(self, smtp_reply: str) -> None:
+        """Send a reply, or hold it back if another pipelined command is buffered."""
         if self._transaction and self._command_reader.has_buffered_line and not self._is_ending:
             self._held_replies.append(smtp_reply)  # replies to pipelined commands are sent together
         elif smtp_reply:
             await self.push(smtp_reply)
+
+    async def _end_session_at_limit(self, smtp_reply: str) -> None:
+        """Count a reply to a mistake, and end the session if a limit is reached."""
         self._mistake_count += smtp_reply.startswith(MISTAKE_CODES)
         if self._is_ending:
             return
-        if ending := self._closing_reply():
+        if ending := self._closing_reply_at_limit():
             self._is_ending = True
             await self.push(ending)
 
-    def _closing_reply(self) -> str | None:
+    def _closing_reply_at_limit(self) -> str | None:
         """Return the reply with which the session ends now, None if it continues."""
         if self.listener.is_closing:
             return CLOSING_REPLY
@@ -258,7 +265,7 @@ class SmtpFamilySession(SMTP):
         size = f"SIZE {self.limits.max_message_size}"
         return ["PIPELINING", size, "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN"]
 
-    def _greeting_reply(self) -> str:
+    def _reset_and_reply_to_greeting(self) -> str:
         """Reset the session and return the reply to EHLO or LHLO."""
         self._has_greeted, self._transaction = True, None
         *lines, last = [self.hostname, *self._extensions()]
@@ -347,26 +354,28 @@ class SmtpFamilySession(SMTP):
         await self.push("354 End with a line of one dot")
         self.is_receiving = True
         transaction, self._transaction = self._transaction, None
-        replies = await self._receive_message(transaction)
+        replies = await self._receive_and_deliver(transaction)
         self.is_receiving = False
         return "\r\n".join(replies)
 
-    async def _receive_message(self, transaction: SmtpTransaction) -> list[str]:
+    async def _receive_and_deliver(self, transaction: SmtpTransaction) -> list[str]:
         """Read the message into a spool file, deliver it and return the replies."""
         with ExitStack() as until_handed_over:
             spool = SpoolFile(self.listener.spool_folder, self.listener.byte_budget)
             until_handed_over.enter_context(spool)
             ends = self._deadline
             self._deadline = min(ends, self.loop.time() + self.limits.message_timeout)
-            trouble = await self._read_message(spool, transaction)
+            trouble = await self._read_into_spool_or_refuse(spool, transaction)
             self._deadline = ends
             if trouble:
-                return self._refuse_message(transaction, trouble)
+                return self._count_refusal_and_reply(transaction, trouble)
             until_handed_over.pop_all()
         super()._reset_timeout(self.limits.delivery_timeout)
         return await self.listener.run_to_end(self._deliver(spool, transaction))
 
-    async def _read_message(self, spool: SpoolFile, transaction: SmtpTransaction) -> str | None:
+    async def _read_into_spool_or_refuse(
+        self, spool: SpoolFile, transaction: SmtpTransaction
+    ) -> str | None:
         """Read the message into the spool file. Returns a reply if it is refused, else None.
 
         Raises CommandRejected if a refused message is far too large.
@@ -381,7 +390,9 @@ class SmtpFamilySession(SMTP):
                 on_top += END_OF_HEADER if added[:1] in b" \t" else b""
             seen += len(added)
             digest.update(added)
-            trouble = trouble or await self._add_to_spool(spool, body, on_top + added, seen)
+            trouble = trouble or await self._append_to_spool_or_refuse(
+                spool, body, on_top + added, seen
+            )
             on_top = b""
             if trouble:
                 spool.discard()
@@ -391,7 +402,7 @@ class SmtpFamilySession(SMTP):
         transaction.content_digest = digest.hexdigest()
         return trouble
 
-    async def _add_to_spool(
+    async def _append_to_spool_or_refuse(
         self, spool: SpoolFile, body: DataParser, data: bytes, received_size: int
     ) -> str | None:
         """Add bytes to the spool file. Returns a reply if the message is refused."""

@@ -10,7 +10,7 @@ from typing import cast
 
 from mail.envelope.client import SmtpClientInfo
 from mail.network.byte_stream import ConnectionClosed
-from mail.network.ip_networks import is_in_networks, network_of_address
+from mail.network.ip_networks import is_in_networks, network_for_limits
 from mail.smtp import proxy_protocol
 from mail.smtp.connection_limits import SessionLimits
 from mail.smtp.line_protocol import SmtpTransaction
@@ -90,7 +90,7 @@ class SmtpSession(SmtpFamilySession):
     @property
     def network(self) -> str | None:
         """The network of the client, which limits apply to."""
-        return network_of_address(self.ip)
+        return network_for_limits(self.ip)
 
     async def _greeting(self) -> str:
         peer = cast("asyncio.Transport", self.transport).get_extra_info("peername")
@@ -155,7 +155,7 @@ class SmtpSession(SmtpFamilySession):
         if not HELO_PATTERN.fullmatch(argument):
             return f"501 5.5.4 Say {self.greeting_verb} and the name of your machine"
         self.helo, self._is_esmtp = argument, is_esmtp
-        offers = self._greeting_reply()
+        offers = self._reset_and_reply_to_greeting()
         return offers if is_esmtp else f"250 {self.hostname}"
 
     async def _handle_starttls(self, argument: str) -> str:

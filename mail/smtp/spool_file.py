@@ -72,10 +72,10 @@ class DataParser:
         if added and not self._has_data:
             self._has_data = True
             added = added[2:]
-        self._check_line_length(added)
+        self._note_long_line(added)
         return added, self._pending[3:] if self.has_ended else b""
 
-    def _check_line_length(self, data: bytes) -> None:
+    def _note_long_line(self, data: bytes) -> None:
         """Measure the current line and note one that is too long."""
         first = data.find(b"\n")
         self._line_size += len(data) if first < 0 else first + 1
@@ -174,7 +174,7 @@ def free_disk_bytes(folder: Path) -> int:
     return disk.f_bavail * disk.f_frsize
 
 
-def lock_spool_folder(folder: Path) -> int:
+def lock_and_clean_spool_folder(folder: Path) -> int:
     """Create and lock the spool folder; return the file descriptor of the lock.
 
     Files that a crash has left are removed, unless another process holds the lock: they can be its

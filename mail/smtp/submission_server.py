@@ -56,8 +56,13 @@ class SubmissionBackend(Protocol):
     async def sign_in(self, login_name: str, password: str, ip: str | None) -> SmtpSubmitter:
         """Sign a user in. Raises Refused if that fails."""
 
-    async def check_sender(self, submitter: SmtpSubmitter, envelope_sender: str) -> None:
-        """Raise Refused if the user must not send as this address now; "" is the null sender."""
+    async def require_sender_and_sending_limits(
+        self, submitter: SmtpSubmitter, envelope_sender: str
+    ) -> None:
+        """Raise Refused if the user may not send as this address, or has reached a sending limit.
+
+        "" is the null sender.
+        """
 
     async def submit(
         self,
@@ -115,10 +120,10 @@ class SubmissionSession(SmtpSession):
             else offers
         )
 
-    def _closing_reply(self) -> str | None:
+    def _closing_reply_at_limit(self) -> str | None:
         if self._failure_count >= MAX_FAILURES:
             return "421 4.7.0 Too many failures"
-        return super()._closing_reply()
+        return super()._closing_reply_at_limit()
 
     async def _handle_auth(self, argument: str) -> str:
         if not self._has_greeted or self._submitter or self._transaction:
@@ -135,7 +140,7 @@ class SubmissionSession(SmtpSession):
             return "501 5.5.2 That is not as it has to be"
         if shown is None:
             return "501 5.7.0 Not signed in"
-        return await self._sign_in(*shown)
+        return await self._sign_in_and_reply(*shown)
 
     async def _read_plain(self, initial: str) -> tuple[str, str] | None:
         """Return name and password of AUTH PLAIN (RFC 4616), None if it is cancelled."""
@@ -167,7 +172,7 @@ class SubmissionSession(SmtpSession):
                 return None
         return base64.b64decode(b"" if line == b"=" else line, validate=True).decode()
 
-    async def _sign_in(self, login_name: str, password: str) -> str:
+    async def _sign_in_and_reply(self, login_name: str, password: str) -> str:
         """Sign the user in and return the reply."""
         try:
             self._submitter = await self._backend.sign_in(login_name, password, self.ip)
@@ -199,7 +204,7 @@ class SubmissionSession(SmtpSession):
         parameters.pop("AUTH", None)  # RFC 4954, section 5: the signed-in user is used
         transaction = await super()._begin_transaction(envelope_sender, parameters)
         try:
-            await self._backend.check_sender(writer, envelope_sender)
+            await self._backend.require_sender_and_sending_limits(writer, envelope_sender)
         except RequestError as error:
             raise CommandRejected(self._reply_to_refusal(error, is_about_sender=True)) from error
         return transaction
@@ -222,9 +227,9 @@ class SubmissionSession(SmtpSession):
                 source = await spool.raw_message()
                 key = await self._backend.submit(writer, source, transaction.envelope_sender, to)
             except RequestError as error:
-                return self._refuse_message(transaction, self._reply_to_refusal(error))
+                return self._count_refusal_and_reply(transaction, self._reply_to_refusal(error))
             except Exception as error:  # noqa: BLE001 - nothing is lost: the client still has the message
-                return self._refuse_message(
+                return self._count_refusal_and_reply(
                     transaction, reply_from_error(error, user_id=writer.user_id)
                 )
         answer = f"250 2.0.0 Queued as {key}"

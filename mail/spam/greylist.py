@@ -12,7 +12,7 @@ from sqlalchemy import bindparam, select, update
 from sqlmodel import col
 
 from mail.limits.rate_counter import HourlyCounter
-from mail.network.ip_networks import is_in_networks, network_of_address
+from mail.network.ip_networks import is_in_networks, network_for_limits
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.spam.greylist import GreylistEntry
 from models.store.columns import insert_with_conflict
@@ -44,9 +44,11 @@ class Greylist:
         self._allowed_networks = allowed_networks
         self._new_rows = HourlyCounter(MAX_NEW_ROWS, environment.now)
 
-    async def retry_after(self, ip: str | None, envelope_sender: str, recipient: str) -> int:
+    async def record_attempt_and_get_wait(
+        self, ip: str | None, envelope_sender: str, recipient: str
+    ) -> int:
         """Return the seconds until these three are accepted; 0 if they are accepted now."""
-        near = network_of_address(ip)
+        near = network_for_limits(ip)
         if near is None or is_in_networks(ip, self._allowed_networks):
             return 0
         told = "\0".join([near, envelope_sender.casefold(), recipient.casefold()])
@@ -56,13 +58,15 @@ class Greylist:
             iter(await self._world.database.read_prepared(_SELECT_GREYLISTED, {"known": key})), None
         )
         if row is not None and row.until > now:
-            return await self._check_known(key, row.since, row.until)
+            return await self._get_wait_and_extend_known(key, row.since, row.until)
         if not self._new_rows.is_limit_reached(near):
             self._new_rows.count_event(near)
             await self._insert_row(key, now)
         return math.ceil(self._delay.total_seconds())
 
-    async def _check_known(self, key: str, accepted_from: datetime, expires_at: datetime) -> int:
+    async def _get_wait_and_extend_known(
+        self, key: str, accepted_from: datetime, expires_at: datetime
+    ) -> int:
         """Return the seconds left of a known entry and extend an accepted one."""
         now = self._world.now()
         if accepted_from > now:

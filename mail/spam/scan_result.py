@@ -34,7 +34,7 @@ class ScanResult:
         refuses = self.action in {"reject", "discard", "quarantine"}
         return self.score is not None and refuses and self.score < self.reject_score
 
-    def record(self) -> dict[str, Any] | None:
+    def json_to_store(self) -> dict[str, Any] | None:
         """Return the result as stored with the message, None if it says nothing."""
         if self.score is None and self.virus_name is None:
             return None

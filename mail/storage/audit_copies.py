@@ -18,7 +18,7 @@ from sqlmodel import col
 
 from mail.archives import mbox_format
 from mail.storage.blobs import blob_reader
-from mail.storage.blobs.damage_check import MAX_VERIFIED_BYTES, check_blobs
+from mail.storage.blobs.damage_check import MAX_VERIFIED_BYTES, require_intact_blobs
 from mail.storage.blobs.errors import CorruptBlob
 from mail.storage.blobs.message_layout import parse_layout, rebuild_message
 from models.admin.audits import Audit, AuditBlob, AuditCopy, AuditRoad
@@ -106,7 +106,7 @@ def copy_stored_messages(
     if running:
         rows = transaction.connection.execute(_SELECT_MESSAGES, {"ids": list(message_ids)}).all()
         for audit in running:
-            _copy_messages(
+            _copy_missing_messages(
                 transaction,
                 audit,
                 [row for row in rows if is_any_in_period(audit, row.received_at, now)],
@@ -167,18 +167,18 @@ def copy_messages_before_removal(
     if late:
         rows = transaction.connection.execute(_SELECT_MESSAGES, {"ids": list(message_ids)}).all()
         for audit in late:
-            _copy_messages(
+            _copy_missing_messages(
                 transaction,
                 audit,
                 [row for row in rows if is_any_in_period(audit, row.received_at)],
             )
 
 
-def copy_existing_messages(
+def copy_messages_without_copy(
     transaction: DatabaseTransaction, audit: ColumnRow, message_ids: Sequence[int]
 ) -> int:
     """Copy the messages that the audit has no copy of and return their number."""
-    return _copy_messages(
+    return _copy_missing_messages(
         transaction,
         audit,
         transaction.connection.execute(_SELECT_MESSAGES, {"ids": list(message_ids)}).all(),
@@ -191,7 +191,7 @@ def _load_running_audits(transaction: DatabaseTransaction, user_id: int) -> Sequ
     ).all()
 
 
-def _copy_messages(
+def _copy_missing_messages(
     transaction: DatabaseTransaction,
     audit: Any,
     message_rows: Sequence[ColumnRow],
@@ -303,7 +303,7 @@ async def check_blobs_of_copies(
 ) -> None:
     """Raise CorruptBlob if a blob of the copies up to `last_position` is damaged.
 
-    See `check_blobs` for the limit of bytes that are read.
+    See `require_intact_blobs` for the limit of bytes that are read.
     """
     mine = (
         select(col(AuditBlob.blob_id))
@@ -315,7 +315,7 @@ async def check_blobs_of_copies(
     while rows := await environment.database.read(
         asked.where(col(Blob.id) > reached).limit(BLOBS_PER_READ)
     ):
-        budget = await check_blobs(environment.object_store, rows, budget)
+        budget = await require_intact_blobs(environment.object_store, rows, budget)
         reached = rows[-1].id
 
 

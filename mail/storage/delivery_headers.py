@@ -17,14 +17,14 @@ from mail.envelope.local_recipient import LocalRecipient
 from mail.mime.header_encoding import unstructured_field, with_ascii_domain
 from mail.storage.header_prepend import prepend_fields, read_beginning, replace_beginning
 from mail.storage.message_insert import StorableMessage
-from mail.storage.received_messages import read_message
+from mail.storage.received_messages import parse_storable_message
 from models.users.tables import DelimiterAction
 
 _UNSAFE_CHARACTER = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _SUBJECT_FIELD = re.compile(rb"(?im)^subject[ \t]*:[^\n]*\n(?:[ \t][^\n]*\n)*")
 
 
-async def add_delivery_headers(
+async def add_delivery_headers_and_label(
     source: bytes | Path,
     message: StorableMessage,
     recipient: LocalRecipient,
@@ -42,7 +42,9 @@ async def add_delivery_headers(
         return await prepend_fields(source, message, prefix, temporary_files)
     end = message.facts.structure.body_start
     head = prefix + _label_subject(await read_beginning(source, end), message, recipient.label)
-    fresh = await read_message(await replace_beginning(source, head, end, temporary_files))
+    fresh = await parse_storable_message(
+        await replace_beginning(source, head, end, temporary_files)
+    )
     return replace(
         fresh,
         received_digest=message.received_digest,

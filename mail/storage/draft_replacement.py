@@ -23,11 +23,15 @@ from mail.storage.message_insert import (
     MessagePlacement,
     StorableMessage,
     content_columns,
+    count_messages_and_take_uids,
     quota_error,
     reference_columns,
-    take_uids,
 )
-from mail.storage.thread_assignment import delete_empty_threads, insert_thread_keys, new_thread
+from mail.storage.thread_assignment import (
+    delete_empty_threads_statement,
+    new_thread_insert,
+    thread_key_insert_statements,
+)
 from mail.text.storable_text import make_storable
 from models.admin.audits import AuditRoad
 from models.errors import Conflict, StaleObject
@@ -122,18 +126,12 @@ def replace_message(
     new UID. Raises Conflict if the earlier message is gone or its draft flag has changed, Stale
     if it has other content, and OverQuota, NotFound and BlobRowDeleted.
     """
-    row = transaction.connection.execute(
-        _SELECT_EARLIER, {"key": earlier.id, "user": placement.user_id}
-    ).first()
-    if row is None or row.draft is not earlier.must_be_draft:
-        raise Conflict("the draft is gone", path=earlier.input_path)
-    if row.digest != earlier.digest:
-        raise StaleObject(current_modseq=row.modseq, path=earlier.input_path)
+    row = _lock_earlier_message(transaction, earlier, placement.user_id)
     last, now = transaction.reserve_positions(placement.user_id, 1), transaction.environment.now()
     more = message.size - row.size
     use = _add_to_quota(transaction, placement.user_id, more, ignores_quota=earlier.ignores_quota)
     audit_copies.copy_messages_before_removal(transaction, placement.user_id, [row.id])
-    taken = _update_mailboxes(transaction, message, row, placement, last)
+    taken = _update_counters_and_take_uid(transaction, message, row, placement, last)
     blobs = insert_blob_rows(transaction, stored_blobs)
     thread_id = _assign_thread(transaction, message.facts, row, placement.user_id)
     values = {
@@ -157,35 +155,72 @@ def replace_message(
         "meta_data": row.meta_data if placement.meta_data is None else placement.meta_data,
         **(reference_columns(placement) if placement.reference else {}),
     }
-    transaction.connection.execute(
-        update(Message).where(col(Message.id) == row.id).values(**values)
-    )
-    transaction.connection.execute(delete(MessageBlob).where(col(MessageBlob.message_id) == row.id))
-    transaction.execute_statements(reference_statements(row.id, list(blobs.values())))
+    _update_message(transaction, row.id, values, list(blobs.values()))
     if thread_id != row.thread_id:
-        transaction.connection.execute(delete_empty_threads([row.thread_id]))
+        transaction.connection.execute(delete_empty_threads_statement([row.thread_id]))
     transaction.execute_statements(
-        insert_thread_keys(transaction, placement.user_id, message.facts.thread_keys, thread_id)
+        thread_key_insert_statements(
+            transaction, placement.user_id, message.facts.thread_keys, thread_id
+        )
     )
-    text_index.delete_message(transaction.connection, earlier.indexed_words, is_indexed=row.indexed)
-    facts = {
-        "mailbox": placement.mailbox_id,
-        "uid": [taken.uid_next - 1],
-        "fromMailbox": row.mailbox_id,
-        "fromUid": [row.uid],
-        "flags": [imap_flags(values)],
-    }
-    entry = JournalEntry(ChangeKind.MESSAGE_UPDATED, [row.id], facts, placement.origin)
-    transaction.append_entry(placement.user_id, entry, at=now)
+    text_index.delete_message_from_indexes(
+        transaction.connection, earlier.indexed_words, is_indexed=row.indexed
+    )
+    entry = _replacement_entry(row, placement, values)
+    transaction.insert_entry_at_reserved_positions(placement.user_id, entry, at=now)
     transaction.workers_to_wake.add(UNINDEXED)
     if more > 0:
-        user_limits.report_storage_usage(transaction, placement.user_id, use, more)
+        user_limits.report_raised_storage_level(transaction, placement.user_id, use, more)
     if taken.audited:
         road = AuditRoad.SAVED if placement.envelope_from is None else AuditRoad.SENT
         audit_copies.copy_stored_messages(transaction, placement.user_id, [row.id], road)
     return InsertedMessage(
         row.id, taken.uid_next - 1, last, blobs[stored_blobs.layout_digest], list(blobs.values())
     )
+
+
+def _lock_earlier_message(
+    transaction: DatabaseTransaction, earlier: EarlierDraft, user_id: int
+) -> ColumnRow:
+    """Lock the message to replace and return its row. Raises Conflict or StaleObject."""
+    row = transaction.connection.execute(
+        _SELECT_EARLIER, {"key": earlier.id, "user": user_id}
+    ).first()
+    if row is None or row.draft is not earlier.must_be_draft:
+        raise Conflict("the draft is gone", path=earlier.input_path)
+    if row.digest != earlier.digest:
+        raise StaleObject(current_modseq=row.modseq, path=earlier.input_path)
+    return row
+
+
+def _update_message(
+    transaction: DatabaseTransaction,
+    message_id: int,
+    values: Mapping[str, Any],
+    blob_ids: list[int],
+) -> None:
+    """Update the row of the message, and let it reference these blobs only."""
+    transaction.connection.execute(
+        update(Message).where(col(Message.id) == message_id).values(**values)
+    )
+    transaction.connection.execute(
+        delete(MessageBlob).where(col(MessageBlob.message_id) == message_id)
+    )
+    transaction.execute_statements(reference_statements(message_id, blob_ids))
+
+
+def _replacement_entry(
+    earlier_row: ColumnRow, placement: MessagePlacement, values: Mapping[str, Any]
+) -> JournalEntry:
+    """The journal entry of a replaced message, with its old and new mailbox and UID."""
+    facts = {
+        "mailbox": placement.mailbox_id,
+        "uid": [values["uid"]],
+        "fromMailbox": earlier_row.mailbox_id,
+        "fromUid": [earlier_row.uid],
+        "flags": [imap_flags(values)],
+    }
+    return JournalEntry(ChangeKind.MESSAGE_UPDATED, [earlier_row.id], facts, placement.origin)
 
 
 def _add_to_quota(
@@ -203,7 +238,7 @@ def _add_to_quota(
     return taken
 
 
-def _update_mailboxes(
+def _update_counters_and_take_uid(
     transaction: DatabaseTransaction,
     message: StorableMessage,
     earlier_row: ColumnRow,
@@ -218,7 +253,7 @@ def _update_mailboxes(
         "last": modseq,
     }
     transaction.connection.execute(_UPDATE_OLD_MAILBOX, gone)
-    return take_uids(
+    return count_messages_and_take_uids(
         transaction,
         placement,
         modseq,
@@ -248,7 +283,7 @@ def _assign_thread(
     if found := known - {earlier_row.thread_id} if alone else known:
         return int(min(found))
     if not alone:
-        key, new = new_thread(transaction, user_id, make_storable(message_facts.subject))
+        key, new = new_thread_insert(transaction, user_id, make_storable(message_facts.subject))
         transaction.execute_statements([new])
         return key
     mine = update(Thread).where(col(Thread.id) == earlier_row.thread_id)

@@ -18,7 +18,7 @@ from mail.mime import ParsedPart
 from mail.storage.blobs.compression import content_digest
 from mail.storage.blobs.message_layout import ContentFile, NewBlob, prepend_to_layout
 from mail.storage.message_insert import StorableMessage
-from mail.storage.received_messages import THREAD_THRESHOLD, read_message
+from mail.storage.received_messages import THREAD_THRESHOLD, parse_storable_message
 
 COPY_CHUNK_SIZE = 1 << 20  # bytes
 _HEADER_FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
@@ -33,7 +33,9 @@ async def prepend_fields(
     `temporary_files`.
     """
     if message.facts.structure.truncated or not await _begins_with_field(source):
-        fresh = await read_message(await replace_beginning(source, prefix, 0, temporary_files))
+        fresh = await parse_storable_message(
+            await replace_beginning(source, prefix, 0, temporary_files)
+        )
         return replace(
             fresh,
             received_digest=message.received_digest,
@@ -44,7 +46,7 @@ async def prepend_fields(
         digest = content_digest(prefix + source)
     else:
         digest = await asyncio.to_thread(_digest_with_prefix, prefix, source)
-    return _shift_message(replace(message, digest=digest), prefix)
+    return _prepend_without_parsing(replace(message, digest=digest), prefix)
 
 
 async def replace_beginning(
@@ -120,7 +122,7 @@ def _digest_with_prefix(prefix: bytes, source: bytes | Path) -> str:
     return found.hexdigest()
 
 
-def _shift_message(message: StorableMessage, prefix: bytes) -> StorableMessage:
+def _prepend_without_parsing(message: StorableMessage, prefix: bytes) -> StorableMessage:
     """The message with `prefix` before it. Nothing is parsed again; its offsets move."""
     more, facts = len(prefix), message.facts
     structure = _shift_parts(facts.structure, more)
@@ -133,7 +135,7 @@ def _shift_message(message: StorableMessage, prefix: bytes) -> StorableMessage:
         facts=replace(facts, structure=structure, header_size=facts.header_size + more),
         size=message.size + more,
         layout_blob=NewBlob(content_digest(skeleton), skeleton),
-        structure_json=orjson.dumps(mime.json_from_part(structure)),
+        structure_json=orjson.dumps(mime.json_rows_from_tree(structure)),
         stored_blobs_by_tenant={},
     )
 

@@ -12,13 +12,13 @@ import orjson
 from sqlalchemy import Select, bindparam, select
 from sqlmodel import col
 
-from mail.mime import ByteSource, MemorySource, ParsedPart, part_from_json, read_facts
+from mail.mime import ByteSource, MemorySource, ParsedPart, read_facts, tree_from_json_rows
 from mail.mime.base64_lines import WHITESPACE
 from mail.mime.part_content import decode_transfer_encoding
 from mail.storage.blobs import blob_reader
 from mail.storage.blobs.base64_offsets import Base64LineOffsets
 from mail.storage.blobs.blob_reader import MAX_CHUNK_SIZE
-from mail.storage.blobs.damage_check import check_blob
+from mail.storage.blobs.damage_check import require_intact_blob
 from mail.storage.blobs.errors import BytesInBlob, CorruptBlob
 from mail.storage.blobs.large_layout import (
     COPIES_PER_READ,
@@ -217,10 +217,10 @@ class StoredMessage:
         if isinstance(layout, LazyMessageLayout) and any(
             isinstance(one, LiteralSpan) for one in entries
         ):
-            await check_blob(self._store, layout.blob)
+            await require_intact_blob(self._store, layout.blob)
         for entry in entries:
             if isinstance(entry, BlobSpan):
-                await check_blob(self._store, await self._find_span_blob(entry))
+                await require_intact_blob(self._store, await self._find_span_blob(entry))
 
     async def _find_span_blob(self, blob_span: BlobSpan) -> ColumnRow:
         piece = await self._find_blob_row(blob_span.digest)
@@ -299,7 +299,7 @@ class StoredMessage:
                 self._unencoded_stream(part),
                 lambda start, end: self.check_intact(begin + start, min(begin + end, last)),
             )
-        if part.encoding == "base64" and (gap := await self._blob_span_of(part)):
+        if part.encoding == "base64" and (gap := await self._blob_span_of_whole_body(part)):
             return PartContent(gap.content_size, self._blob_stream(gap), self._blob_check(gap))
         body = await read_all(self.stream_raw(part.body_start, part.body_end))
         if len(body) < THREAD_THRESHOLD:
@@ -308,7 +308,7 @@ class StoredMessage:
             await asyncio.to_thread(decode_transfer_encoding, body, part.encoding)
         )
 
-    async def _blob_span_of(self, part: ParsedPart) -> BlobSpan | None:
+    async def _blob_span_of_whole_body(self, part: ParsedPart) -> BlobSpan | None:
         """The blob span that is the whole body of the part, apart from white space around it."""
         found: BlobSpan | None = None
         for entry in self.layout.spans_between(part.body_start, part.body_end):
@@ -344,7 +344,7 @@ class StoredMessage:
 
     def _blob_check(self, blob_span: BlobSpan) -> Callable[[int, int], Awaitable[None]]:
         async def check(_start: int, _end: int) -> None:
-            await check_blob(self._store, await self._find_span_blob(blob_span))
+            await require_intact_blob(self._store, await self._find_span_blob(blob_span))
 
         return check
 
@@ -511,8 +511,8 @@ def layout_of_row(
 async def read_structure(row: ColumnRow) -> ParsedPart:
     """Parse the MIME tree of a row; a large one in a thread."""
     if is_large_structure(row):
-        return await asyncio.to_thread(parse_structure, row)
-    return parse_structure(row)
+        return await asyncio.to_thread(structure_from_row, row)
+    return structure_from_row(row)
 
 
 def is_large_structure(row: ColumnRow) -> bool:
@@ -520,9 +520,9 @@ def is_large_structure(row: ColumnRow) -> bool:
     return len(row.structure) >= THREAD_THRESHOLD
 
 
-def parse_structure(row: ColumnRow) -> ParsedPart:
+def structure_from_row(row: ColumnRow) -> ParsedPart:
     """Parse the MIME tree of a row."""
-    return part_from_json(orjson.loads(row.structure))
+    return tree_from_json_rows(orjson.loads(row.structure))
 
 
 async def _open_layout(

@@ -236,26 +236,28 @@ def insert_messages(
     last free bytes. All messages are inserted or none. Raises as `insert_message`.
     """
     user_id, size = items[0].placement.user_id, sum(letter.size for letter, _, _ in items)
-    use = take_quota(transaction, user_id, size, message_count=len(items), kind=kind)
-    placed = _insert_counted(transaction, user_id, items, kind)
-    user_limits.report_storage_usage(
+    use = take_quota_and_count_received(
+        transaction, user_id, size, message_count=len(items), kind=kind
+    )
+    placed = _insert_after_quota(transaction, user_id, items, kind)
+    user_limits.report_raised_storage_level(
         transaction, user_id, use, size, send_message=kind is not InsertKind.QUOTA_NOTICE
     )
     if kind in HOURLY_COUNTED_KINDS:
-        user_limits.report_received_limit(transaction, user_id, use, len(items))
+        user_limits.report_received_limit_if_reached(transaction, user_id, use, len(items))
     return placed
 
 
-def _insert_counted(
+def _insert_after_quota(
     transaction: DatabaseTransaction, user_id: int, items: Sequence[InsertItem], kind: InsertKind
 ) -> list[InsertedMessage]:
     """Insert messages after their size was counted in the quota."""
     last = transaction.lock_stream(user_id)
     asked = [(one.facts.thread_keys, make_storable(one.facts.subject)) for one, _, _ in items]
-    led = thread_assignment.assign_threads(transaction, user_id, asked)
+    led = thread_assignment.plan_thread_assignments(transaction, user_id, asked)
     if led is None:  # each message must find the threads that the one before has merged
         return [
-            one for item in items for one in _insert_counted(transaction, user_id, [item], kind)
+            one for item in items for one in _insert_after_quota(transaction, user_id, [item], kind)
         ]
     going = [
         _pending_insert(transaction, item, one, kind) for item, one in zip(items, led, strict=True)
@@ -269,7 +271,7 @@ def _insert_counted(
     )
     for theirs in _group_by_mailbox(going):
         last += len(theirs)
-        taken = _take_uids_for(transaction, theirs, last)
+        taken = _count_pending_and_take_uids(transaction, theirs, last)
         for uid, one in enumerate(theirs, taken.uid_next - len(theirs)):
             ids = [blobs[digest] for digest in one.stored_blobs.all_digests]
             placed[one.message_id] = InsertedMessage(
@@ -279,7 +281,9 @@ def _insert_counted(
         rows += [(_INSERT_MESSAGE, row) for row in made]
         entries.append(_journal_entry(made, theirs[0].placement, kind))
         audited = taken.audited
-    _, told = transaction.entry_statements(user_id, entries, at=transaction.environment.now())
+    _, told = transaction.lock_stream_and_plan_entry_statements(
+        user_id, entries, at=transaction.environment.now()
+    )
     beside = [
         *_blob_reference_statements(going, placed),
         *told,
@@ -288,7 +292,7 @@ def _insert_counted(
     transaction.execute_statements([*thread_assignment.insert_statements(led), *rows, *beside])
     transaction.workers_to_wake.add(UNINDEXED)
     if led[0].other_thread_ids:  # it is the only one
-        thread_assignment.merge_threads(
+        thread_assignment.merge_threads_unless_large(
             transaction,
             user_id,
             led[0].thread_id,
@@ -347,7 +351,7 @@ def _message_row(
         "envelope_to": list(to.envelope_to),
         "meta_data": to.meta_data,
         "verification": make_storable(letter.verification),
-        "spam": make_storable(letter.scan.record()) if letter.scan else None,
+        "spam": make_storable(letter.scan.json_to_store()) if letter.scan else None,
         "filters": list(to.filter_ids) or None,
         **reference_columns(to),
     }
@@ -404,18 +408,18 @@ def _copy_for_audits(
             audit_copies.copy_stored_messages(transaction, user_id, theirs, road)
 
 
-def _take_uids_for(
+def _count_pending_and_take_uids(
     transaction: DatabaseTransaction, pending: Sequence[_PendingInsert], modseq: int
 ) -> ColumnRow:
-    """Count the messages in their mailbox and take their UIDs; see `take_uids`."""
+    """Count the messages of one mailbox as `count_messages_and_take_uids`."""
     to, unseen = pending[0].placement, sum(not one.seen for one in pending)
     size = sum(one.message.size for one in pending)
-    return take_uids(
+    return count_messages_and_take_uids(
         transaction, to, modseq, message_count=len(pending), unseen_count=unseen, byte_count=size
     )
 
 
-def take_uids(  # noqa: PLR0913 - the counters of a mailbox
+def count_messages_and_take_uids(  # noqa: PLR0913 - the counters of a mailbox
     transaction: DatabaseTransaction,
     placement: MessagePlacement,
     modseq: int,
@@ -456,7 +460,7 @@ def _audit_road(placement: MessagePlacement, kind: InsertKind) -> AuditRoad:
     return AuditRoad.SAVED if placement.envelope_from is None else AuditRoad.SENT
 
 
-def take_quota(
+def take_quota_and_count_received(
     transaction: DatabaseTransaction,
     user_id: int,
     byte_count: int,

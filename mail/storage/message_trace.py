@@ -88,7 +88,7 @@ class TraceRecorder:
 
     def schedule_write(self, environment: Environment, message: StorableMessage) -> None:
         """Write the recorded steps in the background."""
-        _enqueue_steps(environment, self._take_rows(message))
+        _enqueue_or_drop_steps(environment, self._take_rows(message))
 
     def write_in_transaction(
         self, transaction: DatabaseTransaction, message: StorableMessage
@@ -176,7 +176,7 @@ def submission_step_statements(
     ]
 
 
-def _enqueue_steps(environment: Environment, rows: Sequence[dict[str, Any]]) -> None:
+def _enqueue_or_drop_steps(environment: Environment, rows: Sequence[dict[str, Any]]) -> None:
     if not (environment.options.trace_for and rows):
         return
     waiting = _pending_steps(environment.database)

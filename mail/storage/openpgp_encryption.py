@@ -24,7 +24,7 @@ _CONTENT_FIELD = re.compile(rb"content-[!-9;-~]*[ \t]*:", re.IGNORECASE)
 _MIME_VERSION_FIELD = re.compile(rb"mime-version[ \t]*:", re.IGNORECASE)
 
 
-async def encrypt_for_mailbox(
+async def encrypt_if_required(
     environment: Environment,
     source: bytes | Path,
     message: StorableMessage,
@@ -37,10 +37,12 @@ async def encrypt_for_mailbox(
     """
     if not (user.encrypt_messages or mailbox.encrypt_messages):
         return message
-    return await encrypt_message(environment, source, message, (user.id, user.pub_key or ""))
+    return await encrypt_unless_encrypted(
+        environment, source, message, (user.id, user.pub_key or "")
+    )
 
 
-async def encrypt_message(
+async def encrypt_unless_encrypted(
     environment: Environment,
     source: bytes | Path,
     message: StorableMessage,
@@ -51,21 +53,21 @@ async def encrypt_message(
     A message that is already encrypted with PGP/MIME or S/MIME is returned unchanged. Raises
     Unavailable if the key can't be used.
     """
-    bytes_ = await encrypted_bytes(environment, source, message, user_key)
+    bytes_ = await encrypt_to_bytes_unless_encrypted(environment, source, message, user_key)
     if bytes_ is None:
         return message
-    made = await received_messages.read_message(bytes_)
+    made = await received_messages.parse_storable_message(bytes_)
     came = message.received_digest or message.digest
     return replace(made, received_digest=came, verification=message.verification, scan=message.scan)
 
 
-async def encrypted_bytes(
+async def encrypt_to_bytes_unless_encrypted(
     environment: Environment,
     source: bytes | Path,
     message: StorableMessage,
     user_key: tuple[int, str],
 ) -> bytes | None:
-    """The bytes of `encrypt_message`; None if the message stays unchanged. Raises Unavailable."""
+    """The bytes of `encrypt_unless_encrypted`; None if it stays unchanged. Raises Unavailable."""
     if message.facts.encrypted:
         return None
     user_id, key = user_key

@@ -44,7 +44,7 @@ def _parse_source(source: bytes | Path) -> ParsedMessage:
     facts = mime.read_facts(raw)
     packed = split_message(raw, list(_attachment_bodies(facts)), beside)
     root = NewBlob(content_digest(packed.layout_bytes), packed.layout_bytes)
-    structure = orjson.dumps(mime.json_from_part(facts.structure))
+    structure = orjson.dumps(mime.json_rows_from_tree(facts.structure))
     return ParsedMessage(facts, len(raw), content_digest(raw), root, packed.blobs, structure)
 
 
@@ -53,6 +53,6 @@ def _attachment_bodies(facts: MessageFacts) -> Iterator[EncodedBody]:
     attached = {attachment.part for attachment in facts.attachments}
     return (
         EncodedBody(part.body_start, part.body_end, part.encoding)
-        for part, _ in mime.walk_with_parents(facts.structure)
+        for part, _ in mime.walk_own_parts_with_parents(facts.structure)
         if part.section in attached and part.size > MIN_BLOB_SIZE
     )

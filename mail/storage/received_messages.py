@@ -17,8 +17,8 @@ from mail.mailboxes import creation
 from mail.storage.blobs.blob_writer import (
     BlobRowDeleted,
     StoredMessageBlobs,
+    inline_blobs_of_small_message,
     store_message_blobs,
-    store_small_message,
 )
 from mail.storage.message_insert import (
     RECEIVED_KINDS,
@@ -49,7 +49,7 @@ _SELECT_BY_RECEIPT = PreparedStatement(
 )
 
 
-async def read_message(source: bytes | Path) -> StorableMessage:
+async def parse_storable_message(source: bytes | Path) -> StorableMessage:
     """Parse a message for storage."""
     found = await parse_message(source)
     return StorableMessage(
@@ -67,7 +67,9 @@ async def store_blobs(
 ) -> StoredMessageBlobs:
     """Store the blobs of a message, once for all its recipients in a tenant."""
     if store_again or tenant_id not in message.stored_blobs_by_tenant:
-        small = store_small_message(environment, tenant_id, message.layout_blob, message.part_blobs)
+        small = inline_blobs_of_small_message(
+            environment, tenant_id, message.layout_blob, message.part_blobs
+        )
         message.stored_blobs_by_tenant[tenant_id] = small or asyncio.ensure_future(
             store_message_blobs(
                 environment,
@@ -83,7 +85,7 @@ async def store_blobs(
     return kept
 
 
-async def apply_with_blobs(
+async def store_blobs_and_run_transaction(
     environment: Environment,
     tenant_id: int,
     message: StorableMessage,
@@ -95,7 +97,7 @@ async def apply_with_blobs(
     If the garbage collector has removed a blob in between, the blobs are stored and the
     function is run once more.
     """
-    return await apply_with_all_blobs(
+    return await store_all_blobs_and_run_transaction(
         environment,
         tenant_id,
         [message],
@@ -104,7 +106,7 @@ async def apply_with_blobs(
     )
 
 
-async def apply_with_all_blobs(
+async def store_all_blobs_and_run_transaction(
     environment: Environment,
     tenant_id: int,
     messages: Sequence[StorableMessage],
@@ -113,7 +115,7 @@ async def apply_with_all_blobs(
 ) -> Result:
     """Run `function` in a transaction after the blobs of several messages are stored.
 
-    See `apply_with_blobs`.
+    See `store_blobs_and_run_transaction`.
     """
     kept = [await store_blobs(environment, tenant_id, letter) for letter in messages]
     try:
@@ -130,7 +132,7 @@ async def apply_with_all_blobs(
         )
 
 
-async def store_for_recipient(
+async def store_once_for_recipient(
     environment: Environment,
     message: StorableMessage,
     recipient: LocalRecipient,
@@ -146,7 +148,7 @@ async def store_for_recipient(
     NotFound if the user is gone.
     """
     there = placement or default_placement(environment, recipient, sender)
-    placed = await store_copies(
+    placed = await store_copies_once(
         environment,
         recipient,
         DeliveryCopies(receipt_digest(message, recipient, sender), [(message, there)]),
@@ -177,7 +179,7 @@ class DeliveryCopies:
     kind: InsertKind = InsertKind.RECEIVED
 
 
-async def store_copies(
+async def store_copies_once(
     environment: Environment,
     recipient: LocalRecipient,
     copies: DeliveryCopies,
@@ -187,10 +189,10 @@ async def store_copies(
 
     Returns the first copy, or None without any. `after_insert` runs in the same transaction,
     but not for a repeated delivery. A mailbox gets the message once. Raises as
-    `store_for_recipient`.
+    `store_once_for_recipient`.
     """
 
-    def insert_copies(
+    def insert_copies_unless_received(
         transaction: DatabaseTransaction, kept: Sequence[StoredMessageBlobs]
     ) -> InsertedMessage | None:
         since = environment.now() - environment.options.receipts_for
@@ -206,15 +208,21 @@ async def store_copies(
 
     letters = [letter for letter, _ in copies.placements]
     try:
-        return await apply_with_all_blobs(
-            environment, recipient.tenant_id, letters, insert_copies, recipient.user_id
+        return await store_all_blobs_and_run_transaction(
+            environment,
+            recipient.tenant_id,
+            letters,
+            insert_copies_unless_received,
+            recipient.user_id,
         )
     except UserLimitExceeded as refusal:
-        await user_limits.report_refusal(environment, recipient.user_id, refusal.limit)
+        await user_limits.report_refusal_once_per_period(
+            environment, recipient.user_id, refusal.limit
+        )
         raise
     except OverQuota as full:
         reached = ReachedLimit(LimitKind.STORAGE, full.used, full.allowed, is_refusal=True)
-        await user_limits.report_refusal(environment, recipient.user_id, reached)
+        await user_limits.report_refusal_once_per_period(environment, recipient.user_id, reached)
         raise
 
 
@@ -229,7 +237,7 @@ def insert_copies_in_mailboxes(
     """
     first, taken = None, set[int]()
     for (letter, wanted), safe in zip(copies.placements, stored_blobs, strict=True):
-        there = resolve_mailbox(transaction, wanted)
+        there = resolve_or_create_mailbox(transaction, wanted)
         if there.mailbox_id not in taken:
             taken.add(there.mailbox_id)
             there = replace(there, receipt_digest=None if first else copies.receipt_digest)
@@ -240,7 +248,7 @@ def insert_copies_in_mailboxes(
     return first
 
 
-def resolve_mailbox(
+def resolve_or_create_mailbox(
     transaction: DatabaseTransaction, placement: MessagePlacement
 ) -> MessagePlacement:
     """The placement with the mailbox id of its path; the mailbox is created if it is missing."""
@@ -248,7 +256,7 @@ def resolve_mailbox(
         return placement
     return replace(
         placement,
-        mailbox_id=creation.find_or_create_mailbox(
+        mailbox_id=creation.find_or_create_mailbox_id(
             transaction, placement.user_id, placement.mailbox_path
         )
         or placement.mailbox_id,

@@ -50,7 +50,7 @@ class ThreadAssignment(NamedTuple):
     key_inserts: list[StatementWithValues]
 
 
-def assign_threads(
+def plan_thread_assignments(
     transaction: DatabaseTransaction,
     user_id: int,
     keys_and_subjects: Sequence[tuple[Sequence[str], str]],
@@ -75,13 +75,17 @@ def assign_threads(
         if there:
             (first, *others), begun_by = sorted(there), list[StatementWithValues]()
         else:
-            (first, one), others = new_thread(transaction, user_id, subject), []
+            (first, one), others = new_thread_insert(transaction, user_id, subject), []
             begun_by = [one]
         muted = any(there.values())
         known.update(dict.fromkeys(new, (first, muted)))
         made.append(
             ThreadAssignment(
-                first, others, muted, begun_by, insert_thread_keys(transaction, user_id, new, first)
+                first,
+                others,
+                muted,
+                begun_by,
+                thread_key_insert_statements(transaction, user_id, new, first),
             )
         )
     return made
@@ -95,7 +99,7 @@ def insert_statements(assignments: Iterable[ThreadAssignment]) -> list[Statement
     ]
 
 
-def new_thread(
+def new_thread_insert(
     transaction: DatabaseTransaction, user_id: int, subject: str
 ) -> tuple[int, StatementWithValues]:
     """The id of a new thread and its insert statement. The subject must be storable."""
@@ -110,13 +114,13 @@ def new_thread(
     return key, (_INSERT_THREAD, row)
 
 
-def delete_empty_threads(thread_ids: Collection[int]) -> Delete:
+def delete_empty_threads_statement(thread_ids: Collection[int]) -> Delete:
     """The statement that deletes threads without messages; their keys are deleted by cascade."""
     left = select(col(Message.id)).where(col(Message.thread_id) == col(Thread.id))
     return delete(Thread).where(col(Thread.id).in_(thread_ids), ~left.exists())
 
 
-def insert_thread_keys(
+def thread_key_insert_statements(
     transaction: DatabaseTransaction, user_id: int, thread_keys: Sequence[str], thread_id: int
 ) -> list[StatementWithValues]:
     """The statements that assign keys to a thread.
@@ -127,7 +131,7 @@ def insert_thread_keys(
     return [(new, {"user_id": user_id, "key": key, "thread_id": thread_id}) for key in thread_keys]
 
 
-def merge_threads(
+def merge_threads_unless_large(
     transaction: DatabaseTransaction,
     user_id: int,
     thread_id: int,

@@ -80,7 +80,7 @@ def parse_public_name(name_text: str) -> str:
     return name
 
 
-def parse_other_names(server_name: str, texts: Sequence[str]) -> list[str]:
+def parse_additional_acme_names(server_name: str, texts: Sequence[str]) -> list[str]:
     """The additional names for an ACME certificate, without duplicates, in order.
 
     Raises Invalid with the index of an invalid name, or if there are too many.
@@ -166,7 +166,7 @@ def validate_certificate(
         {candidate.fingerprint(hashes.SHA256()) for candidate in certificates}
     ) - len(chain)
     result = _certificate_with_key(key, leaf, chain, unused_count)
-    _check_usable(result)
+    _require_loadable_by_openssl(result)
     return result
 
 
@@ -346,7 +346,7 @@ def _is_for_servers(certificate: x509.Certificate) -> bool:
     return not server_usages.isdisjoint(extension.value)
 
 
-def _check_usable(certificate: CertificateWithKey) -> None:
+def _require_loadable_by_openssl(certificate: CertificateWithKey) -> None:
     """Raise Invalid if OpenSSL refuses the certificate, for example because of an MD5 signature."""
     try:
         context_from_pem(certificate.chain_pem, certificate.key_pem)

@@ -72,7 +72,7 @@ class SniCertificates:
         self._initial_context = (
             new_server_context()
         )  # without certificate; the callback sets one in each handshake
-        self._initial_context.sni_callback = self._set_context
+        self._initial_context.sni_callback = self._set_context_by_server_name
 
     @property
     def is_ready(self) -> bool:
@@ -161,7 +161,7 @@ class SniCertificates:
         self._contexts.move_to_end(key)
         return self._contexts[key]
 
-    def _set_context(
+    def _set_context_by_server_name(
         self,
         handshake: ssl.SSLSocket | ssl.SSLObject,
         server_name: str | None,

@@ -1,30 +1,26 @@
 """Run the work of a command in the environment that the settings describe."""
-# ruff: noqa: PLC0415 - what a command needs is imported when it runs, so that --help is quick
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-if TYPE_CHECKING:
-    from merganser.settings.settings import Settings
-    from models.runtime.environment import Environment
+import uvloop
+
+from merganser.server.environment_factory import open_environment
+from merganser.server.observability import logs
+from merganser.settings.settings import Settings, read_settings
+from models.runtime.environment import Environment
 
 Result = TypeVar("Result")
 
 
 def run_in_environment(
-    operation: "Callable[[Environment, Settings], Awaitable[Result]]", *, migrate: bool = False
+    operation: Callable[[Environment, Settings], Awaitable[Result]], *, migrate: bool = False
 ) -> Result:
     """Run an operation in the environment that the settings describe, and return its result.
 
     A server can run at the same time. With `migrate` the database is migrated first. Raises
     CommandError if the environment can't be opened.
     """
-    import uvloop
-
-    from merganser.server.environment_factory import open_environment
-    from merganser.server.observability import logs
-    from merganser.settings.settings import read_settings
-
     settings = read_settings()
     logs.configure_logging("WARNING", settings.log_format)
 

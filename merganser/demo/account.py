@@ -15,7 +15,7 @@ from sqlmodel import col
 from mail.envelope import local_recipient
 from mail.recipients import address_resolution
 from mail.storage import message_insert, received_messages
-from merganser.commands.user_operations import set_password
+from merganser.commands.users.user_operations import set_password
 from merganser.demo import DemoMessage, generate_messages
 from merganser.demo.credentials import ADDRESS, USERNAME, DemoAccount, read_account
 from merganser.errors import CommandError
@@ -100,7 +100,7 @@ async def _generate_password(environment: Environment) -> str:
 
 
 async def _load_user(environment: Environment) -> Any:
-    key = await address_resolution.find_sign_in_user(environment, USERNAME)
+    key = await address_resolution.find_sign_in_user_id(environment, USERNAME)
     statement = select(
         col(User.id),
         col(User.tenant_id),
@@ -191,7 +191,7 @@ async def _deliver_message(
     stored_digests: set[str],
     message: DemoMessage,
 ) -> None:
-    parsed_message = await received_messages.read_message(message.raw)
+    parsed_message = await received_messages.parse_storable_message(message.raw)
     if parsed_message.digest in stored_digests:
         return
     box, sender = mailbox_ids[message.mailbox], message.envelope_from
@@ -207,7 +207,7 @@ async def _deliver_message(
         envelope_to=[ADDRESS],
     )
     try:
-        await received_messages.store_for_recipient(
+        await received_messages.store_once_for_recipient(
             environment, parsed_message, to, sender, placement=placement
         )
     except OverQuota as refusal:
@@ -218,7 +218,7 @@ async def _mark_answered(
     environment: Environment, user_id: int, messages: Sequence[DemoMessage]
 ) -> None:
     ctx = user_context(environment, user_id)
-    digests = [(await received_messages.read_message(one.raw)).digest for one in messages]
+    digests = [(await received_messages.parse_storable_message(one.raw)).digest for one in messages]
     async with ctx.write_session(user_id) as session:
         statement = select(col(Message.id)).where(
             col(Message.user_id) == user_id, col(Message.digest).in_(digests)

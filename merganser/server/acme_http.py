@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 
-from mail.network.ip_networks import network_of_address
+from mail.network.ip_networks import network_for_limits
 from mail.tls.acme_client import CHALLENGE_PATH, MAX_TOKEN_CHARACTERS
 from merganser.server import sockets
 from merganser.server.processes.process_roles import ProcessRole
@@ -65,7 +65,7 @@ class AcmeHttpListener:
     ) -> None:
         peer = writer.get_extra_info("peername")
         ip = str(peer[0]).partition("%")[0] if isinstance(peer, tuple) else None
-        slot = self._limiter.acquire(network_of_address(ip))
+        slot = self._limiter.acquire(network_for_limits(ip))
         try:
             if slot is not None:
                 async with asyncio.timeout(REQUEST_TIMEOUT):

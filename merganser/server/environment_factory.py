@@ -81,13 +81,13 @@ async def open_environment(
             wakeups=process_wakeups,
             reach_fault_point=fault_point_killer(settings.fault),
         )
-        credential_cache.follow_drops(environment)
+        credential_cache.follow_drops_of_other_processes(environment)
         try:
             with database_errors_as_command_errors(settings):
                 admin_settings.log_unusable_settings(
-                    await admin_settings.apply_stored_settings(environment)
+                    await admin_settings.apply_settings_and_return_invalid_keys(environment)
                 )
-                await restore_mark.load_incarnation(environment)
+                await restore_mark.load_and_enter_incarnation(environment)
             yield environment
         finally:
             await wait_for_background_tasks(

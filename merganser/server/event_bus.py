@@ -1,5 +1,4 @@
 """Create the event bus that the settings choose for wake-ups between processes."""
-# ruff: noqa: PLC0415 - the client library of a bus is an optional dependency
 
 import hashlib
 import hmac
@@ -39,7 +38,8 @@ def _create_event_bus(settings: Settings, bus_setting: str, secret: bytes) -> Ev
                 Path(parts.path) if parts.path.startswith("/") else settings.data / "bells"
             )
         if kind in DRIVER_BY_SCHEME:
-            from models.events.bus.postgres_bus import PostgresBus
+            # asyncpg is an optional dependency
+            from models.events.bus.postgres_bus import PostgresBus  # noqa: PLC0415
 
             return PostgresBus(
                 settings.store
@@ -47,10 +47,12 @@ def _create_event_bus(settings: Settings, bus_setting: str, secret: bytes) -> Ev
                 else database_url_with_driver(bus_setting)
             )
         if kind in ("redis", "rediss"):
-            from models.events.bus.redis_bus import RedisBus
+            # redis is an optional dependency
+            from models.events.bus.redis_bus import RedisBus  # noqa: PLC0415
 
             return RedisBus(bus_setting, channel)
-        from models.events.bus.nats_bus import NatsBus
+        # nats-py is an optional dependency
+        from models.events.bus.nats_bus import NatsBus  # noqa: PLC0415
 
         return NatsBus(bus_setting, channel)
     except ModuleNotFoundError as problem:

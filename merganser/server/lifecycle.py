@@ -27,7 +27,7 @@ from mail.routing.mx_hosts import OutboundSettings
 from mail.scanners import training_worker
 from mail.search import index_worker
 from mail.smtp.lmtp import LmtpListener, start_lmtp_listener
-from mail.smtp.spool_file import lock_spool_folder
+from mail.smtp.spool_file import lock_and_clean_spool_folder
 from merganser.errors import EXIT_USAGE, CommandError
 from merganser.server import acme_http, http_server, readiness, smtp_listeners, sockets
 from merganser.server.environment_factory import (
@@ -88,7 +88,7 @@ async def serve(
             environment,
             guard,
         ):
-            guard_task = _start_worker(guard.run(), shutdown)
+            guard_task = _start_worker(guard.check_until_cancelled(), shutdown)
             try:
                 if before_listening is not None:
                     await before_listening(environment)
@@ -120,9 +120,9 @@ async def prepare_database(settings: Settings, server_id: str) -> None:
     otlp.enabled_signals(settings)
     smtp_listeners.load_certificate_files(settings)
     async with open_environment(settings, migrate=True) as environment:
-        await leases.delete_server(environment, server_id)
+        await leases.delete_server_registrations(environment, server_id)
         with database_errors_as_command_errors(settings):
-            await RestoreGuard(environment).start_if_available()
+            await RestoreGuard(environment).try_compare_with_mark()
         _outbound_settings(environment)
         await http_server.check_credential_exists(environment, settings)
         await smtp_listeners.check_certificate_available(settings, environment)
@@ -157,16 +157,18 @@ async def _open_server_environment(
         process.name = part.fleet_metrics.name if part.fleet_metrics else "alone"
         process.on_reserved = partial(shutdown.handle_signal, signal.SIGTERM)
         if is_whole_server:
-            await leases.delete_server(environment, process.server_id)
+            await leases.delete_server_registrations(environment, process.server_id)
         if store_lock.sqlite_lock_path(settings.store) is not None:
-            await leases.delete_exclusive_processes(environment)  # the lock of the file proves it
+            await leases.delete_exclusive_registrations(
+                environment
+            )  # the lock of the file proves it
         await stack.enter_async_context(use_beside_servers(environment))
         guard = RestoreGuard(environment, writes_marks=part.runs_workers)
         if is_whole_server:
             with database_errors_as_command_errors(settings):
-                await guard.start_if_available()
+                await guard.try_compare_with_mark()
         if part.runs_workers:
-            stack.push_async_callback(guard.stop)
+            stack.push_async_callback(guard.write_clean_stop_mark)
         yield environment, guard
 
 
@@ -213,7 +215,9 @@ async def _run_listeners(
     )
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_telemetry_export(settings, environment, part))
-        stack.callback(os.close, await asyncio.to_thread(lock_spool_folder, spool / "http"))
+        stack.callback(
+            os.close, await asyncio.to_thread(lock_and_clean_spool_folder, spool / "http")
+        )
         bound_sockets = part.http_sockets or sockets.bind_sockets(
             "HTTP", settings.http, unread_timeout=settings.write_timeout
         )

@@ -49,7 +49,9 @@ def load_certificate_files(settings: Settings) -> CertificateFiles | None:
 
 async def check_certificate_available(settings: Settings, environment: Environment) -> None:
     """Raise CommandError if a submission listener is set and no certificate is set or stored."""
-    if settings.tls_cert is not None or await certificate_reload.is_any_stored(environment):
+    if settings.tls_cert is not None or await certificate_reload.is_any_certificate_stored(
+        environment
+    ):
         return
     for name in ("SUBMISSION", "SUBMISSIONS"):
         if name in sockets.listen_addresses(settings):
@@ -64,10 +66,12 @@ async def _load_and_follow_certificates(
     settings: Settings, environment: Environment, stack: AsyncExitStack
 ) -> SniCertificates:
     """Load all certificates, and follow their changes until the stack closes."""
-    certificates = certificate_reload.new_keyring(environment, load_certificate_files(settings))
-    await certificate_reload.load_changed_certificates(environment, certificates)
+    certificates = certificate_reload.new_empty_keyring(
+        environment, load_certificate_files(settings)
+    )
+    await certificate_reload.update_keyring_from_database(environment, certificates)
     follow_task = asyncio.create_task(
-        certificate_reload.follow_certificates(environment, certificates)
+        certificate_reload.keep_keyring_up_to_date(environment, certificates)
     )
     stack.callback(follow_task.cancel)
     return certificates

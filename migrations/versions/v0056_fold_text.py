@@ -17,7 +17,7 @@ def upgrade() -> None:
     known = bind.execute(sa.text(f"SELECT collname FROM pg_collation WHERE {usable}"))  # noqa: S608
     names = set(known.scalars())
     collation = next(name for name in text_folding.COLLATIONS if name in names)
-    bind.exec_driver_sql(text_folding.create_function_sql(collation))
+    bind.exec_driver_sql(text_folding.create_fold_text_function_sql(collation))
 
 
 def downgrade() -> None:

@@ -157,7 +157,7 @@ CREATE_TRIGGERS = {
 }
 
 
-def is_old_change(now: datetime) -> ColumnElement[bool]:
+def is_deletable_change(now: datetime) -> ColumnElement[bool]:
     """Return SQL that is true for changes that every process has read or does not need.
 
     The newest are kept at any age: the clocks of the database and of `now` may differ.
@@ -211,7 +211,7 @@ class CredentialChangeReader:
         """Return the statement that reads new changes, and the values of its parameters."""
         return _unread_changes_statement(dialect), {"seen": self._next_position}
 
-    def changed_user_ids(self, rows: Sequence[Any]) -> frozenset[int] | None:
+    def unread_user_ids_unless_other_database(self, rows: Sequence[Any]) -> frozenset[int] | None:
         """Return the users of the changes that were not read before.
 
         None if this is another database than before, such as a restored one or a former standby:

@@ -94,14 +94,14 @@ def from_row(row: ColumnRow | None) -> Incarnation:
     return Incarnation(*row) if row else Incarnation()
 
 
-def insert_first(connection: Connection, database_id: str) -> None:
+def insert_first_incarnation_if_missing(connection: Connection, database_id: str) -> None:
     """Insert the row of the first incarnation unless there is a row."""
     new = insert_with_conflict(connection.dialect.name, StoreIncarnation)
     values = {"id": ROW_ID, "store": database_id, "number": 0, "base": 0, "beat": 0}
     connection.execute(new.values(**values).on_conflict_do_nothing())
 
 
-def increase_beat(connection: Connection) -> Incarnation:
+def increase_incarnation_beat(connection: Connection) -> Incarnation:
     """Increase the beat by one, and return the incarnation. A mark is written with that beat."""
     beat = update(StoreIncarnation).where(col(StoreIncarnation.id) == ROW_ID)
     raised = beat.values(beat=StoreIncarnation.beat + 1)
@@ -113,17 +113,18 @@ def lock_row(connection: Connection) -> Incarnation:
     return Incarnation(*connection.execute(SELECT_INCARNATION.with_for_update()).one())
 
 
-def begin_incarnation(
+def begin_incarnation_invalidating_cursors_and_uids(
     connection: Connection, highest_known: Incarnation, *, reason: str, at: datetime
 ) -> Incarnation:
     """Begin a new incarnation, and return it. The caller has locked the row.
 
-    `highest_known` has the highest base and beat of the database and the object store.
+    All changes are deleted, and all streams continue at higher positions. All mailboxes get a new
+    UIDVALIDITY. `highest_known` has the highest base and beat of the database and the object store.
     """
     clock = int((at - EPOCH).total_seconds() * POSITIONS_PER_SECOND)
     base = max(clock, highest_known.base + MIN_POSITION_GAP)
-    _raise_stream_positions(connection, base, at)
-    _renew_uid_validity(connection, int(at.timestamp()) + UID_VALIDITY_GAP)
+    _raise_positions_and_delete_changes(connection, base, at)
+    _renew_uid_validity_of_all_mailboxes(connection, int(at.timestamp()) + UID_VALIDITY_GAP)
     begun = {
         "number": max(highest_known.number, 0) + 1,
         "base": base,
@@ -135,7 +136,7 @@ def begin_incarnation(
     return Incarnation(*connection.execute(row.returning(*COLUMNS)).one())
 
 
-def _raise_stream_positions(connection: Connection, base: int, at: datetime) -> None:
+def _raise_positions_and_delete_changes(connection: Connection, base: int, at: datetime) -> None:
     """Let all streams continue above `base`, and delete their changes."""
     room = col(Stream.last) + MIN_POSITION_GAP
     last = case((room > base, room), else_=cast(base, BigInteger))
@@ -143,7 +144,7 @@ def _raise_stream_positions(connection: Connection, base: int, at: datetime) -> 
     connection.execute(update(Stream).values(last=last, gone=last, gone_at=at))
 
 
-def _renew_uid_validity(connection: Connection, minimum: int) -> None:
+def _renew_uid_validity_of_all_mailboxes(connection: Connection, minimum: int) -> None:
     """Give all mailboxes a UIDVALIDITY that no mailbox of the user has had."""
     users, mailboxes = core_table(User), core_table(Mailbox)
     start: ColumnElement[int] = case(

@@ -225,16 +225,16 @@ def reserve_positions(connection: Connection, stream_id: int, position_count: in
     return require_found(last, str(stream_id), path=["user"])
 
 
-def append_entry(
-    connection: Connection, stream_id: int, entry: JournalEntry, *, last: int, at: datetime
+def insert_entry_at_reserved_positions(
+    connection: Connection, stream_id: int, entry: JournalEntry, *, last_position: int, at: datetime
 ) -> None:
-    """Write an entry. Its positions, up to `last`, must be reserved."""
+    """Write an entry. Its positions, up to `last_position`, must be reserved."""
     execute_statements(
-        connection, [(_INSERT_CHANGE, _change_row(stream_id, entry, last=last, at=at))]
+        connection, [(_INSERT_CHANGE, _change_row(stream_id, entry, last=last_position, at=at))]
     )
 
 
-def entry_statements(
+def statements_to_record_entries(
     stream_id: int, entries: Sequence[JournalEntry], *, last_position: int, at: datetime
 ) -> list[StatementWithValues]:
     """Return the statements that record entries in a locked stream with this last position."""
@@ -245,7 +245,7 @@ def entry_statements(
     return [(_SET_LAST_POSITION, {"stream": stream_id, "to": last_position}), *appended]
 
 
-def record_in_streams(
+def record_entries_in_existing_streams(
     connection: Connection, entries_by_stream: Mapping[int, Sequence[JournalEntry]], *, at: datetime
 ) -> StreamPositions:
     """Record entries in locked streams, and return the last position of each.
@@ -288,7 +288,7 @@ async def record_entry(
 
     def write(connection: Connection) -> int:
         last = reserve_positions(connection, stream_id, len(entry.ids))
-        append_entry(connection, stream_id, entry, last=last, at=at)
+        insert_entry_at_reserved_positions(connection, stream_id, entry, last_position=last, at=at)
         return last
 
     last = await (await session.connection()).run_sync(write)
@@ -321,7 +321,7 @@ async def force_resync(
     }
 
 
-async def raise_last_positions(
+async def raise_positions_and_force_resync(
     session: AsyncSession, stream_ids: Sequence[int], *, last_position: int
 ) -> None:
     """Set a higher last position of these locked streams.
@@ -336,7 +336,7 @@ async def raise_last_positions(
         )
 
 
-async def record_in_user_streams(
+async def record_entries_in_streams_or_raise(
     session: AsyncSession, entries_by_stream: Mapping[int, Sequence[JournalEntry]], *, at: datetime
 ) -> None:
     """Record entries in many locked streams, with as few statements as for one.
@@ -345,7 +345,7 @@ async def record_in_user_streams(
     """
     connection = await session.connection()
     lasts = await connection.run_sync(
-        lambda connection: record_in_streams(connection, entries_by_stream, at=at)
+        lambda connection: record_entries_in_existing_streams(connection, entries_by_stream, at=at)
     )
     for key in entries_by_stream:
         require_found(lasts.get(key), str(key), path=["user"])
@@ -381,18 +381,18 @@ _NEXT_CHANGES = (  # of one stream, the usual case: building it takes longer tha
 )
 
 
-def prepare_next_changes(
+def next_changes_select_and_parameters(
     positions: StreamPositions, max_events: int = MAX_BATCH_EVENTS
 ) -> tuple[Select[*tuple[Any, ...]], dict[str, int]]:
-    """Return the select of `select_next_changes`, and the values of its parameters."""
+    """Return the select of `next_changes_select`, and the values of its parameters."""
     if len(positions) != 1:
-        return select_next_changes(positions, max_events), {}
+        return next_changes_select(positions, max_events), {}
     ((stream, last),) = positions.items()
     to = last + max_events + MAX_IDS_PER_ROW
     return _NEXT_CHANGES, {"stream": stream, "first": last + 1, "to": to, "most": max_events}
 
 
-def select_next_changes(
+def next_changes_select(
     positions: StreamPositions, max_events: int = MAX_BATCH_EVENTS
 ) -> Select[*tuple[Any, ...]]:
     """Return the select of the next changes of these streams, with at least `max_events` events.

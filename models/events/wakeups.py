@@ -90,7 +90,7 @@ class Wakeups:
                     self._last_positions.pop(stream, None)
 
     @contextmanager
-    def follow_all(self) -> Generator[GrowthEvent]:
+    def follow_all_streams(self) -> Generator[GrowthEvent]:
         """Return an event for all streams, and for changes of webhooks and push channels."""
         bell = GrowthEvent()
         self._growth_events.add(bell)
@@ -116,7 +116,7 @@ class Wakeups:
         for stream, last in positions.items():
             self.wake_followers(stream, last)
 
-    def on_credentials_changed(self, listener: CredentialsListener) -> None:
+    def add_credentials_listener(self, listener: CredentialsListener) -> None:
         """Call `listener` with the user id when credentials of a user must be checked again.
 
         The id is 0 for credentials without a user, and None for all credentials.
@@ -198,13 +198,13 @@ class BusWakeups(Wakeups):
             if asyncio.get_running_loop().time() < self._retry_at:
                 return  # disconnected; followers find the changes when they read
             try:
-                for message in _join_lines(self._sender_name, lines):
+                for message in _messages_from_lines(self._sender_name, lines):
                     await self._send_message(message)
             except Exception as problem:  # noqa: BLE001 - no event depends on the bus
                 self._log_failure(problem)
                 self._retry_at = asyncio.get_running_loop().time() + self._next_reconnect_delay()
                 return
-            self._note_success()
+            self._log_recovery_and_reset_delay()
             await asyncio.sleep(SEND_INTERVAL)
 
     async def _send_message(self, message: str) -> None:
@@ -225,7 +225,7 @@ class BusWakeups(Wakeups):
             log.warning("wake-ups are not passed on, changes are looked for", extra=facts)
         self._is_failure_logged = True
 
-    def _note_success(self) -> None:
+    def _log_recovery_and_reset_delay(self) -> None:
         if self._is_failure_logged and not self.dead:
             log.info("wake-ups are passed on again", extra={"bus": self._bus.name})
             self._is_failure_logged = False
@@ -243,20 +243,20 @@ class BusWakeups(Wakeups):
 
         def note_connected() -> None:
             self.dead = False
-            self._note_success()
+            self._log_recovery_and_reset_delay()
             on_connected()
 
         while True:
             problem: Exception | None = None
             try:
-                await self._bus.receive(self._handle_message, note_connected)
+                await self._bus.receive(self._wake_or_recheck_from_message, note_connected)
             except Exception as broken:  # noqa: BLE001 - no event depends on the bus
                 problem = broken
             self.dead = True
             self._log_failure(problem)
             await asyncio.sleep(self._next_reconnect_delay())
 
-    def _handle_message(self, message: str) -> None:
+    def _wake_or_recheck_from_message(self, message: str) -> None:
         name, *lines = message.split("\n")
         if name == self._sender_name:
             return
@@ -279,7 +279,7 @@ class BusWakeups(Wakeups):
             log.info("the bus was not left in peace", extra={"problem": type(problem).__name__})
 
 
-def _join_lines(sender_name: str, lines: list[str]) -> Iterator[str]:
+def _messages_from_lines(sender_name: str, lines: list[str]) -> Iterator[str]:
     """Yield the lines as messages of limited length, each with the sender's name first."""
     message = sender_name
     for line in lines:

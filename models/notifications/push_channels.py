@@ -93,7 +93,7 @@ def has_active_channel(stream_id: Mapped[int]) -> ColumnElement[bool]:
     return exists().where(col(PushChannel.user_id) == stream_id, col(PushChannel.active))
 
 
-def last_read_position(stream_id: Mapped[int]) -> Select[int]:
+def last_push_read_position(stream_id: Mapped[int]) -> Select[int]:
     """Return SQL for the lowest position that the active channels of a stream have read."""
     first = select(func.min(col(PushChannel.number)))
     return first.where(col(PushChannel.user_id) == stream_id, col(PushChannel.active))

@@ -91,7 +91,7 @@ def has_user_or_domain_webhook(stream_id: Mapped[int]) -> ColumnElement[bool]:
     return or_(stream_id == PLATFORM, *(stream_id.in_(ids) for ids in selects))
 
 
-def needs_stream(stream_id: Mapped[int]) -> ColumnElement[bool]:
+def is_stream_needed_by_webhooks(stream_id: Mapped[int]) -> ColumnElement[bool]:
     """Return SQL that is true if any active webhook may need a stream."""
     active = col(Webhook.active)
     return or_(
@@ -161,14 +161,14 @@ class WebhookDelivery(RowWithId, table=True):
     next_attempt_at: OptionalTimestamp = None
 
 
-def last_read_position(stream_id: Mapped[int]) -> Select[int]:
+def last_webhook_read_position(stream_id: Mapped[int]) -> Select[int]:
     """Return SQL for the position up to which a stream was read for webhooks."""
     return select(col(WebhookReadPosition.number)).where(
         col(WebhookReadPosition.stream_id) == stream_id
     )
 
 
-def insert_deliveries(
+def insert_deliveries_of_existing_webhooks(
     connection: Connection, now: datetime, deliveries: Sequence[dict[str, Any]]
 ) -> None:
     """Insert deliveries at the end of their lanes, except those of webhooks that were deleted."""

@@ -79,7 +79,9 @@ class Counter:
             self._add_to_new_labels(labels, amount)
 
     def _add_to_new_labels(self, labels: Labels, amount: float) -> None:
-        labels = _limited_labels(self.labels, labels, len(self._values), self.max_combinations)
+        labels = _labels_or_other_at_limit(
+            self.labels, labels, len(self._values), self.max_combinations
+        )
         self._values[labels] = self._values.get(labels, 0) + amount
 
     def value(self, *labels: str) -> float:
@@ -127,7 +129,9 @@ class Histogram:
         row[-1] += value
 
     def _create_row(self, labels: Labels) -> list[float]:
-        labels = _limited_labels(self.labels, labels, len(self._rows), self.max_combinations)
+        labels = _labels_or_other_at_limit(
+            self.labels, labels, len(self._rows), self.max_combinations
+        )
         return self._rows.setdefault(labels, [0] * (len(self.bounds) + 1) + [0.0])
 
     def family(self) -> MetricFamily:
@@ -141,7 +145,9 @@ class Histogram:
         )
 
 
-def _limited_labels(names: Labels, labels: Labels, count: int, max_combinations: int) -> Labels:
+def _labels_or_other_at_limit(
+    names: Labels, labels: Labels, count: int, max_combinations: int
+) -> Labels:
     """Return the labels, or OTHER for each if there is no room for another combination."""
     if len(labels) != len(names):
         raise TypeError(f"{len(names)} labels are needed: {', '.join(names)}")

@@ -92,7 +92,7 @@ WAIT_COLUMNS = (
 )
 
 
-def is_waiting(until: datetime, now: datetime, longest_wait: timedelta) -> bool:
+def is_plausible_wait_running(until: datetime, now: datetime, longest_wait: timedelta) -> bool:
     """True while a wait of at most `longest_wait` lasts.
 
     An end further ahead was computed before the clock was set back, so that wait is over.
@@ -100,7 +100,7 @@ def is_waiting(until: datetime, now: datetime, longest_wait: timedelta) -> bool:
     return now < until <= now + longest_wait
 
 
-def shorten_waits_after_own_step(
+def store_clock_and_shorten_waits(
     transaction: DatabaseTransaction, *, is_steady: bool = True
 ) -> bool:
     """Store the clock of this server. If it was set back, shorten all waits by that time.
@@ -113,7 +113,7 @@ def shorten_waits_after_own_step(
     stored_clocks = select(*map(col, (ServerClock.boot, ServerClock.ahead, ServerClock.seen_at)))
     own_clock = stored_clocks.where(col(ServerClock.server) == process.server_id).with_for_update()
     stored_clock = transaction.connection.execute(own_clock).first()
-    set_back_by = (_previous_clock_ahead(process, stored_clock, ahead) - ahead) * _MILLISECOND
+    set_back_by = (_clock_ahead_before_step_ms(process, stored_clock, ahead) - ahead) * _MILLISECOND
     if stored_clock is not None and stored_clock.boot == boot:
         set_back_by = max(set_back_by, (stored_clock.ahead - ahead) * _MILLISECOND)
         if set_back_by > LARGEST_IGNORED_STEP and not is_steady:
@@ -132,7 +132,7 @@ def shorten_waits_after_own_step(
     return set_back_by > LARGEST_IGNORED_STEP
 
 
-def _previous_clock_ahead(
+def _clock_ahead_before_step_ms(
     registration: ProcessRegistration, stored_clock: Any, clock_ahead_ms: int
 ) -> int:
     """Return how many milliseconds this process has seen its clock ahead.
@@ -148,7 +148,7 @@ def _previous_clock_ahead(
     return max(registration.clock_ahead_before_step - followed, clock_ahead_ms)
 
 
-def is_clock_steady(environment: Environment) -> bool:
+def is_clock_steady_since_last_check(environment: Environment) -> bool:
     """Note a step of the clock since the last heartbeat; return False if there was one.
 
     Transactions that read the clock before the step may still be running then.
@@ -160,7 +160,7 @@ def is_clock_steady(environment: Environment) -> bool:
     return False
 
 
-def delete_ended_clocks(transaction: DatabaseTransaction) -> bool:
+def delete_ended_clocks_and_shorten_waits(transaction: DatabaseTransaction) -> bool:
     """Delete the clocks of servers that have ended.
 
     If one of them was ahead of this server's clock, shorten all waits by that time. Return True if

@@ -22,7 +22,7 @@ from models.store.byte_cache import ByteCache
 from models.store.committed_transactions import is_committed
 from models.store.database import Database
 from models.store.id_generator import IdGenerator
-from models.store.key_collision import MAX_TRIES, is_key_collision
+from models.store.key_collision import MAX_TRIES, is_generated_id_collision
 from models.store.object_store import ObjectStoreProtocol
 from models.store.prepared_statements import (
     LazyRows,
@@ -88,7 +88,7 @@ class Environment:
         object.__setattr__(self, "clock", clock)
         object.__setattr__(self, "now", clock)
 
-    def apply_options(self, committed: "CommittedOptions") -> None:
+    def use_options_unless_outdated(self, committed: "CommittedOptions") -> None:
         """Use other options from now on, unless newer ones are in use.
 
         `options` stays a plain attribute, since hot paths read it for every message. Code that
@@ -98,7 +98,7 @@ class Environment:
             object.__setattr__(self, "options_position", committed.position)
             object.__setattr__(self, "options", committed.options)
 
-    def enter_incarnation(self, incarnation: Incarnation) -> None:
+    def enter_incarnation_and_wake_followers(self, incarnation: Incarnation) -> None:
         """Work in this incarnation of the database. If it is another one, wake all followers."""
         previous = self.incarnation
         object.__setattr__(self, "incarnation", incarnation)
@@ -126,7 +126,7 @@ class Environment:
         finally:  # a caller that was cancelled during the commit has changed the database
             if session is not None and is_committed(session):
                 if committed := session.info.get(CommittedOptions):
-                    self.apply_options(committed)
+                    self.use_options_unless_outdated(committed)
                 self.wakeups.announce(
                     {**journal.recorded_positions(session), **_workers_to_wake(session)}
                 )
@@ -153,7 +153,7 @@ class Environment:
                     outcome, transaction = await self.database.run_transaction(run)
                     break
                 except Exception as problem:
-                    if not tries_left or not is_key_collision(problem):
+                    if not tries_left or not is_generated_id_collision(problem):
                         raise
         self.wakeups.announce(
             {**transaction.recorded_positions, **dict.fromkeys(transaction.workers_to_wake, 0)}
@@ -230,15 +230,19 @@ class DatabaseTransaction:
         self.locked_positions.pop(stream_id, None)
         return last
 
-    def append_entry(self, stream_id: int, entry: JournalEntry, *, at: datetime) -> None:
+    def insert_entry_at_reserved_positions(
+        self, stream_id: int, entry: JournalEntry, *, at: datetime
+    ) -> None:
         """Write the entry for the positions that were reserved just before."""
         last = self.recorded_positions[stream_id]
-        journal.append_entry(self.connection, stream_id, entry, last=last, at=at)
+        journal.insert_entry_at_reserved_positions(
+            self.connection, stream_id, entry, last_position=last, at=at
+        )
 
     def record_entry(self, stream_id: int, entry: JournalEntry, *, at: datetime) -> int:
         """Reserve positions for an entry and write it; return its last position."""
         last = self.reserve_positions(stream_id, len(entry.ids))
-        self.append_entry(stream_id, entry, at=at)
+        self.insert_entry_at_reserved_positions(stream_id, entry, at=at)
         return last
 
     def lock_stream(self, stream_id: int) -> int:
@@ -250,7 +254,7 @@ class DatabaseTransaction:
             self.locked_positions |= journal.lock_and_read_positions(self.connection, [stream_id])
         return require_found(self.locked_positions.get(stream_id), str(stream_id), path=["user"])
 
-    def entry_statements(
+    def lock_stream_and_plan_entry_statements(
         self, stream_id: int, entries: Sequence[JournalEntry], *, at: datetime
     ) -> tuple[int, list[StatementWithValues]]:
         """Return the last position of these entries, and the statements that record them.
@@ -260,7 +264,9 @@ class DatabaseTransaction:
         position = self.lock_stream(stream_id)
         last = position + sum(len(entry.ids) for entry in entries)
         self.locked_positions[stream_id] = self.recorded_positions[stream_id] = last
-        return last, journal.entry_statements(stream_id, entries, last_position=position, at=at)
+        return last, journal.statements_to_record_entries(
+            stream_id, entries, last_position=position, at=at
+        )
 
     def fetch_rows(self, statement: PreparedStatement, **parameters: Any) -> LazyRows:
         """Return the rows of a prepared statement."""

@@ -40,9 +40,9 @@ from models.notifications.push_channels import PushChannel
 from models.notifications.webhooks import WebhookLane
 from models.queue.tables import QueueEntry
 from models.runtime.clock_steps import (
-    delete_ended_clocks,
-    is_clock_steady,
-    shorten_waits_after_own_step,
+    delete_ended_clocks_and_shorten_waits,
+    is_clock_steady_since_last_check,
+    store_clock_and_shorten_waits,
 )
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.runtime.registration import (
@@ -102,7 +102,7 @@ def is_registered(process_id: Any) -> ColumnElement[bool]:
 
 
 @contextmanager
-def use_leases(environment: Environment, *work_keys: int) -> Generator[None]:
+def protect_leases_in_use(environment: Environment, *work_keys: int) -> Generator[None]:
     """Keep these leases from being freed during the block.
 
     `work_keys` has values of the work columns of `_LEASE_KEYS`.
@@ -133,7 +133,7 @@ async def ensure_registered(environment: Environment) -> int:
             key = environment.new_id()
 
             def register(transaction: DatabaseTransaction) -> None:
-                _insert_registration(transaction, key)
+                _replace_registration_and_free_leases(transaction, key)
                 _shorten_waits_after_steps(
                     transaction
                 )  # no other transaction of this process is running
@@ -143,12 +143,14 @@ async def ensure_registered(environment: Environment) -> int:
     return process.id
 
 
-def _insert_registration(transaction: DatabaseTransaction, process_id: int) -> None:
+def _replace_registration_and_free_leases(
+    transaction: DatabaseTransaction, process_id: int
+) -> None:
     """Insert the row of this process, and end the leases of earlier runs of the process."""
     process, now = transaction.environment.process, transaction.environment.now()
     if transaction.connection.dialect.name == "postgresql":  # SQLite has one writer anyway
         transaction.connection.execute(text(f"SELECT pg_advisory_xact_lock({REGISTRATION_LOCK})"))
-    _check_not_reserved(transaction)
+    _require_process_may_use_database(transaction)
     former = delete(ServerProcess).where(
         col(ServerProcess.server) == process.server_id, col(ServerProcess.name) == process.name
     )
@@ -174,13 +176,13 @@ def _insert_registration(transaction: DatabaseTransaction, process_id: int) -> N
 
 def _shorten_waits_after_steps(transaction: DatabaseTransaction, *, is_steady: bool = True) -> None:
     """Shorten waits if the clock of this server, or of one that has ended, was set back."""
-    if shorten_waits_after_own_step(transaction, is_steady=is_steady) | delete_ended_clocks(
-        transaction
-    ):
+    if store_clock_and_shorten_waits(
+        transaction, is_steady=is_steady
+    ) | delete_ended_clocks_and_shorten_waits(transaction):
         transaction.workers_to_wake |= set(WORKERS)
 
 
-def _check_not_reserved(transaction: DatabaseTransaction) -> None:
+def _require_process_may_use_database(transaction: DatabaseTransaction) -> None:
     """Raise DatabaseReserved if this process must not use the database."""
     if transaction.environment.process.exclusive_purpose is not None:
         return
@@ -216,7 +218,7 @@ def free_orphaned_leases(transaction: DatabaseTransaction) -> int:
     return count
 
 
-async def delete_server(environment: Environment, server_id: str) -> None:
+async def delete_server_registrations(environment: Environment, server_id: str) -> None:
     """Delete the registrations of a server that has certainly ended, with their leases."""
 
     def delete_processes(transaction: DatabaseTransaction) -> None:
@@ -227,7 +229,7 @@ async def delete_server(environment: Environment, server_id: str) -> None:
     await environment.run_transaction(delete_processes)
 
 
-async def free_stale_leases(environment: Environment) -> int:
+async def free_own_stale_leases(environment: Environment) -> int:
     """End the leases of this process that no work uses; return the number of rows.
 
     A commit can be lost after it was reported: an asynchronous standby that replaces the primary
@@ -276,7 +278,7 @@ async def free_stale_leases(environment: Environment) -> int:
     return row_count
 
 
-async def delete_exclusive_processes(environment: Environment) -> None:
+async def delete_exclusive_registrations(environment: Environment) -> None:
     """Delete the registrations of commands that had the database for themselves and have ended."""
     these = delete(ServerProcess).where(col(ServerProcess.exclusive).is_not(None))
     await environment.run_transaction(
@@ -297,7 +299,9 @@ async def registered_process(environment: Environment) -> AsyncGenerator[None]:
                 raise
             except Exception:  # the heartbeats try again
                 log.exception("this process could not be registered")
-            process.heartbeat_task = asyncio.create_task(_send_heartbeats(environment))
+            process.heartbeat_task = asyncio.create_task(
+                _send_heartbeats_and_free_leases(environment)
+            )
         yield
     finally:
         process.open_blocks -= 1
@@ -323,15 +327,15 @@ async def deregister_process(environment: Environment) -> None:
         await environment.run_transaction(delete_registration)
 
 
-async def _send_heartbeats(environment: Environment) -> None:
+async def _send_heartbeats_and_free_leases(environment: Environment) -> None:
     """Send heartbeats until cancelled, and free dead and stale leases."""
     failing = False
     while True:
         await asyncio.sleep(environment.process.heartbeat_seconds)
         try:
             await send_heartbeat(environment)
-            await delete_dead_processes(environment)
-            await free_stale_leases(environment)
+            await deregister_dead_processes(environment)
+            await free_own_stale_leases(environment)
             failing = False
         except DatabaseReserved as reserved:
             log.error("this process must not use the store", extra={"why": str(reserved)})
@@ -351,7 +355,7 @@ async def send_heartbeat(environment: Environment) -> None:
     process = environment.process
     process_id = await ensure_registered(environment)
     due_leases = [lease for lease in process.abandoned_leases if lease.due_at <= time.monotonic()]
-    steady = is_clock_steady(environment)
+    steady = is_clock_steady_since_last_check(environment)
 
     def beat(transaction: DatabaseTransaction) -> bool:
         values = {"beats": ServerProcess.beats + 1, "beat_at": milliseconds_since_boot()}
@@ -359,7 +363,7 @@ async def send_heartbeat(environment: Environment) -> None:
         increased = own_row.values(**values, seen_at=transaction.environment.now())
         is_deleted = not transaction.connection.execute(increased).rowcount
         if is_deleted:
-            _insert_registration(transaction, process_id)
+            _replace_registration_and_free_leases(transaction, process_id)
             for restore in process.restore_leases:
                 restore(transaction)
         _shorten_waits_after_steps(transaction, is_steady=steady)
@@ -380,7 +384,7 @@ async def send_heartbeat(environment: Environment) -> None:
         process.clock_ahead_before_step = None  # the waits are shortened
 
 
-def abandon_lease(
+def end_lease_at_later_heartbeat(
     environment: Environment, table: Any, *conditions: Any, delay_seconds: float
 ) -> None:
     """End the lease of failed work, at a heartbeat after `delay_seconds`."""
@@ -388,7 +392,7 @@ def abandon_lease(
     environment.process.abandoned_leases.append(lease)
 
 
-async def delete_dead_processes(environment: Environment) -> int:
+async def deregister_dead_processes(environment: Environment) -> int:
     """Delete the processes without a heartbeat, and end their leases.
 
     Return the number of processes.
@@ -402,7 +406,7 @@ async def delete_dead_processes(environment: Environment) -> int:
     heartbeats = [
         Heartbeat(row.id, row.beats, row.boot, row.beat_at) for row in rows if row.id != process.id
     ]
-    dead = process.observer.find_dead(
+    dead = process.observer.note_heartbeats_and_find_dead(
         heartbeats, is_one_machine=environment.database.dialect == "sqlite"
     )
     found = frozenset(heartbeat.process_id for heartbeat in heartbeats)
@@ -410,14 +414,14 @@ async def delete_dead_processes(environment: Environment) -> int:
     if not dead and not gone:
         return 0
     count = await environment.run_heartbeat_transaction(
-        lambda transaction: _delete_processes(transaction, dead)
+        lambda transaction: _deregister_unless_beating(transaction, dead)
     )
     if count:
         log.warning("processes without a heartbeat were taken for dead", extra={"processes": count})
     return count
 
 
-def _delete_processes(
+def _deregister_unless_beating(
     transaction: DatabaseTransaction, dead_heartbeats: Sequence[Heartbeat]
 ) -> int:
     """Delete processes unless they have sent a heartbeat since; return the number deleted."""

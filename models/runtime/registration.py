@@ -86,7 +86,7 @@ class HeartbeatObserver:
     _unchanged: dict[int, tuple[int, float]] = field(default_factory=dict)  # counter, and seconds
     _checked_at: float | None = None
 
-    def find_dead(
+    def note_heartbeats_and_find_dead(
         self, heartbeats: Sequence[Heartbeat], *, is_one_machine: bool
     ) -> list[Heartbeat]:
         """Return the heartbeats of the processes that count as dead."""
@@ -144,7 +144,7 @@ class ProcessRegistration:
     process was taken for dead. They run in the transaction that registers the process again.
     `sending_entry_ids` has functions that return the ids of the queue entries that this process
     sends; `work_keys` has the keys of all other work that needs a lease. All other leases of this
-    process are ended: see `leases.free_stale_leases`.
+    process are ended: see `leases.free_own_stale_leases`.
     """
 
     server_id: str = field(default_factory=lambda: secrets.token_hex(8))

@@ -30,7 +30,7 @@ USER_WORD_END = "\u2022"  # occurs in no word: neither a letter nor a digit
 ENGINE_NAMES = {"sqlite": "SQLite FTS5", "postgresql": "PostgreSQL tsvector, GIN"}
 
 
-def _create_table_sql(table_name: str) -> dict[str, tuple[str, ...]]:
+def _create_index_sql_by_dialect(table_name: str) -> dict[str, tuple[str, ...]]:
     """Return the statements that create an index, by dialect."""
     return {
         "sqlite": (
@@ -45,11 +45,11 @@ def _create_table_sql(table_name: str) -> dict[str, tuple[str, ...]]:
     }
 
 
-CREATE_TABLE = _create_table_sql(TABLE_NAME)
+CREATE_TABLE = _create_index_sql_by_dialect(TABLE_NAME)
 DROP_TABLE = (f"DROP TABLE {TABLE_NAME}",)
 CREATE_NEXT_TABLE = {
     dialect: (f"DROP TABLE IF EXISTS {NEXT_TABLE_NAME}", *made)
-    for dialect, made in _create_table_sql(NEXT_TABLE_NAME).items()
+    for dialect, made in _create_index_sql_by_dialect(NEXT_TABLE_NAME).items()
 }
 RENAME_NEXT_TABLE = {
     "sqlite": (f"ALTER TABLE {NEXT_TABLE_NAME} RENAME TO {TABLE_NAME}",),
@@ -90,7 +90,7 @@ def user_token(user_id: int) -> str:
     return f"u{user_id}{USER_WORD_END}"
 
 
-def index_rows(dialect: str, table_name: str = TABLE_NAME) -> TableClause:
+def indexed_ids_table(dialect: str, table_name: str = TABLE_NAME) -> TableClause:
     """Return the table clause of the index. Its only column is the id of the message.
 
     FTS5 without content also finds absent rows, so on SQLite it is the table of its row sizes.
@@ -100,7 +100,7 @@ def index_rows(dialect: str, table_name: str = TABLE_NAME) -> TableClause:
     return table(table_name, column("rowid", BIG_INTEGER))
 
 
-def index_exists(dialect: str, table_name: str) -> TextClause:
+def index_exists_statement(dialect: str, table_name: str) -> TextClause:
     """Return SQL that selects a row if there is an index of this name."""
     if dialect == "sqlite":
         asked = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = :name"
@@ -119,15 +119,15 @@ def delete_statement(dialect: str, table_name: str = TABLE_NAME) -> TextClause:
     return text(_DELETE[dialect].replace(TABLE_NAME, table_name))
 
 
-def delete_message(
+def delete_message_from_indexes(
     connection: Connection, parameters: Mapping[str, Any], *, is_indexed: bool
 ) -> None:
     """Delete a message from the index, if it is indexed, and from an index being rebuilt."""
     dialect = connection.dialect.name
     if is_indexed:
         connection.execute(delete_statement(dialect), dict(parameters))
-    if connection.execute(index_exists(dialect, NEXT_TABLE_NAME)).first():
-        (key,) = index_rows(dialect, NEXT_TABLE_NAME).c
+    if connection.execute(index_exists_statement(dialect, NEXT_TABLE_NAME)).first():
+        (key,) = indexed_ids_table(dialect, NEXT_TABLE_NAME).c
         if connection.execute(select(key).where(key == parameters["id"])).first():
             connection.execute(delete_statement(dialect, NEXT_TABLE_NAME), dict(parameters))
 

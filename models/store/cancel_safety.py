@@ -72,7 +72,7 @@ class UncancelledConnection(aiosqlite.Connection):
         return await await_to_end(asyncio.ensure_future(statement))
 
 
-def open_connection(*args: Any, **kwargs: Any) -> UncancelledConnection:
+def open_uncancelled_sqlite_connection(*args: Any, **kwargs: Any) -> UncancelledConnection:
     """Return a connection for SQLAlchemy, which awaits it. The arguments are those of sqlite3."""
     connection = UncancelledConnection(lambda: sqlite3.connect(*args, **kwargs), 64)
     connection._thread.daemon = True  # noqa: SLF001 - as SQLAlchemy's own creator does

@@ -33,7 +33,7 @@ def is_committed(session: AsyncSession | None) -> bool:
     return session is not None and bool(session.info.get(COMMITTED))
 
 
-async def commit(session: AsyncSession) -> None:
+async def commit_even_if_cancelled(session: AsyncSession) -> None:
     """Commit a transaction. A cancellation is raised after the commit has ended."""
     committing = asyncio.ensure_future(session.commit())
     try:

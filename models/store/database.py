@@ -27,18 +27,18 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from models.observability import metrics
 from models.observability.traces import TimedBlock
 from models.store import cancel_safety, text_folding
-from models.store.committed_transactions import commit, is_committed, note_commit
+from models.store.committed_transactions import commit_even_if_cancelled, is_committed, note_commit
 from models.store.dependent_selects import SelectStep, SelectSteps, run_steps, run_steps_async
 from models.store.facts import upsert_write_probe
-from models.store.key_collision import KeyCollision, raise_key_collisions
+from models.store.key_collision import GeneratedIdCollision, raise_generated_id_collisions
 from models.store.outage_log import OUTAGES
 from models.store.outages import is_deadlock, storage_failure
 from models.store.postgres.address import is_postgres
-from models.store.postgres.reader import PostgresReaders, check_idle_connections
+from models.store.postgres.reader import PostgresReaders, ping_idle_connections_at_checkout
 from models.store.postgres.stream_gate import StreamGate
 from models.store.prepared_statements import LazyRows, PreparedStatement
 from models.store.sqlite.group_commit import GroupCommit, WriteQueue
-from models.store.sqlite.lost_savepoint import raise_first_failure
+from models.store.sqlite.lost_savepoint import raise_first_failure_for_lost_savepoints
 from models.store.sqlite.planner_statistics import refresh_statistics
 from models.store.sqlite.wal_checkpoints import CheckpointThread
 from models.store.sqlite.write_lock import WriteLock
@@ -115,7 +115,7 @@ class Database:
 
             self.engine = postgres_engine(url, pool_timeout=POOL_TIMEOUT, **ENGINE_OPTIONS)
         else:
-            creator = {"async_creator_fn": cancel_safety.open_connection}
+            creator = {"async_creator_fn": cancel_safety.open_uncancelled_sqlite_connection}
             self.engine = create_async_engine(url, connect_args=creator, **ENGINE_OPTIONS)
         self.dialect = self.engine.dialect.name
         self._readers: SqliteReaders | PostgresReaders
@@ -128,7 +128,7 @@ class Database:
         if self.dialect == "sqlite":
             event.listen(self.engine.sync_engine, "connect", _configure_sqlite_writer)
             event.listen(self.engine.sync_engine, "begin", _begin_sqlite_transaction)
-            raise_first_failure(self.engine.sync_engine)
+            raise_first_failure_for_lost_savepoints(self.engine.sync_engine)
             writer = create_engine(
                 make_url(url).set(drivername="sqlite"),
                 isolation_level="AUTOCOMMIT",
@@ -151,11 +151,11 @@ class Database:
                 url, isolation_level="AUTOCOMMIT", pool_timeout=POOL_TIMEOUT, **ENGINE_OPTIONS
             )
             event.listen(reading.sync_engine, "connect", _configure_postgres_reader)
-            check_idle_connections(self.engine.sync_engine)
+            ping_idle_connections_at_checkout(self.engine.sync_engine)
             self._readers = PostgresReaders(reading, self.engine)
 
         for engine in self.engines:
-            raise_key_collisions(engine)
+            raise_generated_id_collisions(engine)
 
     @property
     def engines(self) -> list[Engine]:
@@ -219,7 +219,7 @@ class Database:
         On SQLite all transactions wait for one writer, without a connection each.
         """
         return (
-            self._stream_gate.enter(stream_ids)
+            self._stream_gate.hold_places(stream_ids)
             if self._stream_gate and stream_ids
             else nullcontext()
         )
@@ -280,7 +280,7 @@ class Database:
         """Open a session, and commit it at the end of the block."""
         async with AsyncSession(self.engine, expire_on_commit=False) as session:
             yield session
-            await commit(session)
+            await commit_even_if_cancelled(session)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -297,7 +297,7 @@ def is_retryable_conflict(problem: BaseException | None) -> bool:
 
     Nothing of it is stored, and it can be retried.
     """
-    return isinstance(problem, KeyCollision) or is_deadlock(problem)
+    return isinstance(problem, GeneratedIdCollision) or is_deadlock(problem)
 
 
 class _OutageGuard:
@@ -310,7 +310,7 @@ class _OutageGuard:
     ) -> None:
         if problem is None:
             if not OUTAGES.is_quiet:
-                OUTAGES.note_success()
+                OUTAGES.end_outages_if_quiet()
             return
         if not isinstance(problem, Exception) or (failure := storage_failure(problem)) is None:
             return
@@ -373,7 +373,7 @@ class SqliteReaders:
         if self._loop_connection is None:
             self._loop_connection = self.engine.raw_connection()
             self._loop_connection.cursor().execute("PRAGMA busy_timeout=0")
-        driven, values = statement.compile_with_values(self.engine, parameters)
+        driven, values = statement.compile_with_values_and_notify(self.engine, parameters)
         cursor = self._loop_connection.cursor()
         try:
             return LazyRows(driven, cursor.execute(driven.sql, values).fetchall())
@@ -393,7 +393,7 @@ class SqliteReaders:
         statement, given = step
         if not isinstance(statement, PreparedStatement):
             return self._read_in_thread(statement, given)
-        driven, values = statement.compile_with_values(self.engine, given)
+        driven, values = statement.compile_with_values_and_notify(self.engine, given)
         connection = self.engine.raw_connection()
         try:
             return LazyRows(driven, connection.cursor().execute(driven.sql, values).fetchall())

@@ -13,7 +13,7 @@ _POSTGRES_COLLISION = re.compile(r'unique constraint "pk_(\w+)"')
 _SQLITE_COLLISION = re.compile(r"UNIQUE constraint failed: (\w+)\.id\b(?!,)")
 
 
-class KeyCollision(Exception):
+class GeneratedIdCollision(Exception):
     """Another process generated the same id in the same millisecond. Nothing was stored."""
 
 
@@ -26,9 +26,9 @@ def _tables_with_generated_id() -> frozenset[str]:
     )
 
 
-def is_key_collision(problem: BaseException | None) -> bool:
+def is_generated_id_collision(problem: BaseException | None) -> bool:
     """True if a generated id is in use; False for any other constraint."""
-    if problem is None or isinstance(problem, KeyCollision):
+    if problem is None or isinstance(problem, GeneratedIdCollision):
         return problem is not None
     text = str(getattr(problem, "orig", None) or problem)
     found = _POSTGRES_COLLISION.search(text) or _SQLITE_COLLISION.search(text)
@@ -37,12 +37,12 @@ def is_key_collision(problem: BaseException | None) -> bool:
 
 def _raise_key_collision(context: ExceptionContext) -> None:
     original: Any = context.original_exception
-    if is_key_collision(original):
-        raise KeyCollision(str(original)) from original
+    if is_generated_id_collision(original):
+        raise GeneratedIdCollision(str(original)) from original
 
 
-def raise_key_collisions(engine: Engine) -> None:
-    """Let the statements of this engine raise KeyCollision instead of IntegrityError.
+def raise_generated_id_collisions(engine: Engine) -> None:
+    """Let the statements of this engine raise GeneratedIdCollision instead of IntegrityError.
 
     Code that reports a conflict for an IntegrityError then never sees a collision of ids.
     """

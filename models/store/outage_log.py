@@ -65,7 +65,7 @@ class OutageLog:
                 return
         self.note_failure(failure)
 
-    def note_success(self, component: StorageComponent = StorageComponent.STORE) -> None:
+    def end_outages_if_quiet(self, component: StorageComponent = StorageComponent.STORE) -> None:
         """Log the end of an outage if nothing has failed for a moment."""
         others = (LOCK_OUTAGE, StorageComponent.DISK) if component is StorageComponent.STORE else ()
         names = (component, *others)

@@ -75,7 +75,7 @@ class PreparedStatement:
             self._compiled[dialect.name] = CompiledStatement(self.statement, dialect)
         return self._compiled[dialect.name]
 
-    def compile_with_values(
+    def compile_with_values_and_notify(
         self, engine: Engine, parameters: Mapping[str, Any]
     ) -> tuple["CompiledStatement", tuple[Any, ...]]:
         """Return the compiled statement and its values, and notify listeners of the engine."""

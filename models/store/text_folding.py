@@ -70,7 +70,7 @@ def _fold_sql_value(value: Any) -> str | None:
     return None if value is None else fold_text(str(value))
 
 
-def create_function_sql(collation: str) -> str:
+def create_fold_text_function_sql(collation: str) -> str:
     """Return the SQL that creates `fold_text` in PostgreSQL.
 
     PostgreSQL has no case folding before version 18. It uses lower(), and replaces the characters

@@ -110,7 +110,7 @@ def _decode_domain_label(label: str) -> str:
         return label
 
 
-def contains_part(dialect: str, part: str) -> ColumnElement[bool]:
+def user_search_text_contains(dialect: str, part: str) -> ColumnElement[bool]:
     """Return SQL that is true if the search text contains a part of at least three letters.
 
     The case is ignored.

@@ -23,15 +23,20 @@ class AddressAutoreplies:
     deleted_ids: list[int] = field(default_factory=list)
 
     @property
-    def changed_ids(self) -> set[int]:
+    def changed_address_ids(self) -> set[int]:
         """Ids of the addresses whose autoreply is changed or deleted."""
         return {*self.new_rows, *self.deleted_ids}
 
-    def admin_log_values(self, address_id: int) -> tuple[Any, Any]:
+    def is_enabled(self, address_id: int) -> bool:
+        """True if the autoreply of this address is enabled after the change."""
+        new_row = self.new_rows.get(address_id)
+        return bool(new_row["enabled"] if new_row else self.stored_rows[address_id].enabled)
+
+    def admin_log_values_before_and_after(self, address_id: int) -> tuple[Any, Any]:
         """Return the admin log values of one autoreply before and after the change."""
         if address_id in self.deleted_ids:
             return {"enabled": self.stored_rows[address_id].enabled}, None
-        return autoreply_validation.admin_log_values(
+        return autoreply_validation.admin_log_values_before_and_after(
             self.stored_rows.get(address_id),
             self.new_rows[address_id],
             self.changed_columns[address_id],
@@ -65,37 +70,36 @@ def require_forward_kind(kind: AddressKind, path: Sequence[str]) -> None:
         raise InvalidInput(error_text, constraint="exclusive", path=path)
 
 
-def set_autoreply(
+def set_new_autoreply(
     autoreplies: AddressAutoreplies,
     address_id: int,
     columns: Mapping[str, Any],
     now: datetime,
     path: Sequence[str],
-) -> bool:
-    """Set columns of an address' autoreply and return whether it is enabled.
+) -> None:
+    """Set columns of an address' autoreply, to be stored by `store_changes`.
 
     Raises InvalidInput if the autoreply is enabled without a text.
     """
     stored_row = autoreplies.stored_rows.get(address_id)
-    new_row = autoreply_validation.new_row(
+    new_row = autoreply_validation.build_and_check_row(
         {"id": address_id, "address_id": address_id}, stored_row, columns, now, path
     )
-    changed_names = autoreply_validation.changed_columns(stored_row, new_row)
+    changed_names = autoreply_validation.changed_column_names(stored_row, new_row)
     if changed_names or stored_row is None:
         autoreplies.new_rows[address_id], autoreplies.changed_columns[address_id] = (
             new_row,
             changed_names,
         )
-    return bool(new_row["enabled"])
 
 
-def delete_autoreply(autoreplies: AddressAutoreplies, address_id: int) -> None:
+def mark_autoreply_for_deletion(autoreplies: AddressAutoreplies, address_id: int) -> None:
     """Mark the autoreply of an address for deletion."""
     if address_id in autoreplies.stored_rows:
         autoreplies.deleted_ids.append(address_id)
 
 
-async def load_stored_autoreplies(
+async def load_autoreplies_of_forwards(
     session: AsyncSession, addresses: Sequence[ColumnRow]
 ) -> AddressAutoreplies:
     """Read the stored autoreplies of the FORWARD addresses among these.
@@ -110,7 +114,7 @@ async def load_stored_autoreplies(
 
 async def store_changes(session: AsyncSession, autoreplies: AddressAutoreplies) -> None:
     """Write the changed autoreplies and delete the ones marked for deletion."""
-    await autoreply_validation.store_rows(
+    await autoreply_validation.store_rows_and_forget_senders(
         session, autoreplies.new_rows, autoreplies.changed_columns
     )
     if autoreplies.deleted_ids:

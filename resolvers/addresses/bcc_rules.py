@@ -26,7 +26,7 @@ from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import AdminPermission, Role
 from resolvers import pagination
-from resolvers.access import maker_columns, require_address_administrable
+from resolvers.access import maker_columns, require_role_to_administer_owner
 from resolvers.admin import admin_log
 from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.auth import security_log
@@ -122,8 +122,8 @@ async def create_rule(ctx: Context, new_rule: NewBccRule) -> int:
     with problems.collecting():
         bcc_to = validated_address(new_rule.bcc_to, path="bccTo")
     problems.raise_collected()
-    domain = await _find_domain(ctx, matched_address)
-    _require_other_recipient(matched_address, domain.name, bcc_to)
+    domain = await _require_visible_domain_of_match(ctx, matched_address)
+    _refuse_self_copy(matched_address, domain.name, bcc_to)
     now, rule_id = ctx.environment.now(), ctx.environment.new_id()
     rule = BccRule(
         id=rule_id,
@@ -139,16 +139,16 @@ async def create_rule(ctx: Context, new_rule: NewBccRule) -> int:
     async with ctx.write_session(
         PLATFORM, domain.id
     ) as session:  # rules are made one after another
-        await _require_same_domain(ctx, matched_address, domain)
-        await require_address_administrable(ctx, matched_address, ["match"])
-        await _require_below_limit(ctx, domain, 1)
-        await _require_no_duplicate(ctx, [], {(rule.direction, rule.domain_id, rule.local): 0})
+        await _require_domain_not_reassigned(ctx, matched_address, domain)
+        await require_role_to_administer_owner(ctx, matched_address, ["match"])
+        await _require_room_for_rules(ctx, domain, 1)
+        await _require_rule_keys_free(ctx, [], {(rule.direction, rule.domain_id, rule.local): 0})
         session.add(rule)
         await session.flush()
-        values_after = _admin_log_values(await _load_visible_rules(ctx, [rule_id]))[rule_id]
-        await _record_changes(ctx, session, {domain.id})
+        values_after = _admin_log_values(await _require_visible_rules(ctx, [rule_id]))[rule_id]
+        await _record_domains_changed(ctx, session, {domain.id})
         entry = NewAdminLogEntry("bccRuleCreate", "BccRule", rule_id, domain.id, None, values_after)
-        await _log_changes(ctx, session, [entry], [values_after["match"]])
+        await _write_admin_and_security_logs(ctx, session, [entry], [values_after["match"]])
     return rule_id
 
 
@@ -167,7 +167,9 @@ async def update_rules(ctx: Context, ids: Sequence[int], changes: BccRuleChanges
         if changes.bcc_to is not None:
             columns["bcc_to"] = validated_address(changes.bcc_to, path="bccTo")
     problems.raise_collected()
-    domain = await _find_domain(ctx, matched_address) if matched_address else None
+    domain = (
+        await _require_visible_domain_of_match(ctx, matched_address) if matched_address else None
+    )
     columns |= (
         {"local": matched_address.local_part, "domain_id": domain.id}
         if matched_address and domain
@@ -177,23 +179,23 @@ async def update_rules(ctx: Context, ids: Sequence[int], changes: BccRuleChanges
     columns |= {column: value for column, value in optional_columns.items() if value is not None}
     if not columns:
         raise InvalidInput("say what to change", constraint="required", path=[])
-    domain_ids = {row.domain_id for row in await _load_visible_rules(ctx, ids)} | (
+    domain_ids = {row.domain_id for row in await _require_visible_rules(ctx, ids)} | (
         {domain.id} if domain else set()
     )
     async with ctx.write_session(PLATFORM, *domain_ids) as session:
         if matched_address and domain:
-            await _require_same_domain(ctx, matched_address, domain)
-        before = await _load_visible_rules(ctx, ids)
+            await _require_domain_not_reassigned(ctx, matched_address, domain)
+        before = await _require_visible_rules(ctx, ids)
         await _validate_changed_rules(ctx, before, columns, domain)
         connection = await session.connection()
         statement = update(BccRule).where(col(BccRule.id).in_(ids))
         columns |= {**maker_columns(ctx), "updated_at": ctx.environment.now()}
         await connection.execute(statement.values(**columns))
-        values_after = _admin_log_values(await _load_visible_rules(ctx, ids))
-        await _record_changes(ctx, session, domain_ids)
+        values_after = _admin_log_values(await _require_visible_rules(ctx, ids))
+        await _record_domains_changed(ctx, session, domain_ids)
         logged_changes = _values_before_and_after(before, values_after)
-        entries = [_update_log_entry(row, *pair) for row, pair in logged_changes]
-        await _log_changes(
+        entries = [_log_entry_of_update(row, *pair) for row, pair in logged_changes]
+        await _write_admin_and_security_logs(
             ctx,
             session,
             entries,
@@ -203,17 +205,17 @@ async def update_rules(ctx: Context, ids: Sequence[int], changes: BccRuleChanges
 
 async def delete_rules(ctx: Context, ids: Sequence[int]) -> None:
     """Delete BCC rules, all or none. Raises the errors of `create_rule` for a rule's address."""
-    domain_ids = {row.domain_id for row in await _load_visible_rules(ctx, ids)}
+    domain_ids = {row.domain_id for row in await _require_visible_rules(ctx, ids)}
     async with ctx.write_session(PLATFORM, *domain_ids) as session:
-        rows = await _load_visible_rules(ctx, ids)
+        rows = await _require_visible_rules(ctx, ids)
         for row in rows:
             if row.local:
-                await require_address_administrable(
+                await require_role_to_administer_owner(
                     ctx, NormalizedAddress(row.local, row.name), ["ids"]
                 )
         connection = await session.connection()
         await connection.execute(delete(BccRule).where(col(BccRule.id).in_(ids)))
-        await _record_changes(ctx, session, domain_ids)
+        await _record_domains_changed(ctx, session, domain_ids)
         values_before = _admin_log_values(rows)
         entries = [
             NewAdminLogEntry(
@@ -221,12 +223,12 @@ async def delete_rules(ctx: Context, ids: Sequence[int]) -> None:
             )
             for row in rows
         ]
-        await _log_changes(
+        await _write_admin_and_security_logs(
             ctx, session, entries, *([values_before[row.id]["match"]] for row in rows)
         )
 
 
-async def _log_changes(
+async def _write_admin_and_security_logs(
     ctx: Context,
     session: AsyncSession,
     entries: Sequence[NewAdminLogEntry],
@@ -271,7 +273,9 @@ async def _log_changes(
             await security_log.log_event(ctx, inner, event)
 
 
-async def _find_domain(ctx: Context, matched_address: NormalizedAddress) -> ColumnRow:
+async def _require_visible_domain_of_match(
+    ctx: Context, matched_address: NormalizedAddress
+) -> ColumnRow:
     """Return the domain that a rule applies to, found by its name or an alias domain.
 
     Raises NotFound if the viewer can't see the domain.
@@ -281,24 +285,24 @@ async def _find_domain(ctx: Context, matched_address: NormalizedAddress) -> Colu
     )
     has_name = (col(Domain.name) == matched_address.domain) | col(Domain.id).in_(alias_statement)
     statement = select(col(Domain.id), col(Domain.name)).where(
-        has_name, domain_loaders.is_visible_domain(ctx)
+        has_name, domain_loaders.is_administered_domain(ctx)
     )
     for row in await ctx.read(statement):
         return row
     raise NotFound(matched_address.domain, path=["match"])
 
 
-async def _require_same_domain(
-    ctx: Context, matched_address: NormalizedAddress, domain: ColumnRow
+async def _require_domain_not_reassigned(
+    ctx: Context, matched_address: NormalizedAddress, domain_before: ColumnRow
 ) -> None:
     """Raise NotFound if the domain name belongs to another domain than before the transaction."""
     if (
-        await _find_domain(ctx, matched_address)
-    ).id != domain.id:  # another domain has the name now
+        await _require_visible_domain_of_match(ctx, matched_address)
+    ).id != domain_before.id:  # another domain has the name now
         raise NotFound(matched_address.domain, path=["match"])
 
 
-async def _load_visible_rules(ctx: Context, ids: Sequence[int]) -> list[ColumnRow]:
+async def _require_visible_rules(ctx: Context, ids: Sequence[int]) -> list[ColumnRow]:
     """Load BCC rules, each once.
 
     Raises NotFound if one is not visible and InvalidInput if none is given.
@@ -310,32 +314,34 @@ async def _load_visible_rules(ctx: Context, ids: Sequence[int]) -> list[ColumnRo
     return list(rows.values())
 
 
-async def _require_below_limit(ctx: Context, domain: ColumnRow, new_count: int) -> None:
+async def _require_room_for_rules(ctx: Context, domain: ColumnRow, additional_count: int) -> None:
     """Raise LimitReached if the domain can't have this number of additional rules."""
     statement = select(func.count().label("many")).where(col(BccRule.domain_id) == domain.id)
     (counted,) = await ctx.read(statement)
-    if counted.many + new_count > MAX_RULES_PER_DOMAIN:
+    if counted.many + additional_count > MAX_RULES_PER_DOMAIN:
         text = f"a domain has at most {MAX_RULES_PER_DOMAIN} rules"
         raise LimitReached(text, limit=MAX_RULES_PER_DOMAIN, used=counted.many, path=["match"])
 
 
-async def _require_no_duplicate(
-    ctx: Context, rule_ids: Sequence[int], index_by_key: Mapping[tuple[BccDirection, int, str], int]
+async def _require_rule_keys_free(
+    ctx: Context,
+    except_rule_ids: Sequence[int],
+    index_by_key: Mapping[tuple[BccDirection, int, str], int],
 ) -> None:
-    """Raise Conflict if a rule other than `rule_ids` has one of these keys.
+    """Raise Conflict if a rule other than `except_rule_ids` has one of these keys.
 
     A key is direction, domain id and local part. The error has the first index.
     """
     key_columns = (col(BccRule.direction), col(BccRule.domain_id), col(BccRule.local))
     statement: Select[*tuple[Any, ...]] = select(*key_columns).where(
-        tuple_(*key_columns).in_(list(index_by_key)), col(BccRule.id).not_in(rule_ids)
+        tuple_(*key_columns).in_(list(index_by_key)), col(BccRule.id).not_in(except_rule_ids)
     )
     taken_indexes = [
         index_by_key[row.direction, row.domain_id, row.local] for row in await ctx.read(statement)
     ]
     if taken_indexes:
         raise Conflict(
-            RULE_EXISTS_TEXT, path=["match"], index=min(taken_indexes) if rule_ids else None
+            RULE_EXISTS_TEXT, path=["match"], index=min(taken_indexes) if except_rule_ids else None
         )
 
 
@@ -354,7 +360,7 @@ async def _validate_changed_rules(
         new_values = {column.name: getattr(row, column.name) for column in select_columns(BccRule)}
         new_values.update(columns)
         domain_name = new_domain.name if new_domain else row.name
-        _require_other_recipient(
+        _refuse_self_copy(
             NormalizedAddress(new_values["local"], domain_name),
             domain_name,
             new_values["bcc_to"],
@@ -365,18 +371,18 @@ async def _validate_changed_rules(
             raise Conflict(RULE_EXISTS_TEXT, path=["match"], index=index)
         index_by_key[rule_key] = index
         if new_values["local"]:
-            await require_address_administrable(
+            await require_role_to_administer_owner(
                 ctx, NormalizedAddress(new_values["local"], domain_name), ["match"]
             )
     if {"direction", "local"} & set(columns):
-        await _require_no_duplicate(ctx, [row.id for row in rules], index_by_key)
+        await _require_rule_keys_free(ctx, [row.id for row in rules], index_by_key)
     if new_domain:
-        await _require_below_limit(
+        await _require_room_for_rules(
             ctx, new_domain, sum(row.domain_id != new_domain.id for row in rules)
         )
 
 
-def _require_other_recipient(
+def _refuse_self_copy(
     matched_address: NormalizedAddress, domain_name: str, bcc_to: str, *, index: int | None = None
 ) -> None:
     """Raise InvalidInput if the copy would go to the same address as the original."""
@@ -411,7 +417,7 @@ def _values_before_and_after(
     return [(row, (values_before[row.id], values_after[row.id])) for row in rules]
 
 
-def _update_log_entry(
+def _log_entry_of_update(
     rule: ColumnRow, before: dict[str, Any], after: dict[str, Any]
 ) -> NewAdminLogEntry:
     """Return the admin log entry of a changed rule, with the changed values only."""
@@ -424,7 +430,9 @@ def _update_log_entry(
     )
 
 
-async def _record_changes(ctx: Context, session: AsyncSession, domain_ids: Collection[int]) -> None:
+async def _record_domains_changed(
+    ctx: Context, session: AsyncSession, domain_ids: Collection[int]
+) -> None:
     """Record DOMAIN_CHANGED in the streams of these domains and of the platform."""
     sorted_ids = sorted(domain_ids)
     changes_by_stream = {key: [(ChangeKind.DOMAIN_CHANGED, [key])] for key in sorted_ids}

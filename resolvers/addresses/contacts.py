@@ -12,7 +12,7 @@ from models.domains.tables import Domain
 from models.errors import InvalidInput
 from models.store.columns import ColumnRow
 from models.store.keyset_pages import MAX_PAGE_SIZE
-from models.users.search_index import TRIGRAM_LENGTH, contains_part, has_prefix
+from models.users.search_index import TRIGRAM_LENGTH, has_prefix, user_search_text_contains
 from models.users.tables import User
 from resolvers.access import is_visible
 from resolvers.context import Context
@@ -131,7 +131,7 @@ def _select_colleagues_of_search(ctx: Context, search: ContactSearch) -> Select[
     dialect, query_part = ctx.environment.database.dialect, search.query.casefold()
     statement = _select_colleagues(ctx)
     if len(query_part) >= TRIGRAM_LENGTH:
-        statement = statement.where(contains_part(dialect, query_part))
+        statement = statement.where(user_search_text_contains(dialect, query_part))
     elif query_part:
         statement = statement.where(has_prefix(dialect, col(Address.local), query_part))
     return statement.order_by(col(Address.shown)).limit(search.limit)

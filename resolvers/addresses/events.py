@@ -53,4 +53,4 @@ async def record_address_changes(
                 ChangeKind.USER_CHANGED, [user_id], **changed, **duplicate_facts
             )
     if entries:
-        await journal.record_in_user_streams(session, entries, at=ctx.environment.now())
+        await journal.record_entries_in_streams_or_raise(session, entries, at=ctx.environment.now())

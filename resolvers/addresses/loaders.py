@@ -12,7 +12,7 @@ from mail.addresses.address_syntax import normalized_address, normalized_domain
 from mail.recipients.address_resolution import resolve_address
 from models.addresses.tables import Address, AddressKind
 from models.domains.tables import AliasDomain, Domain
-from models.errors import InvalidInput, NotFound, check_count
+from models.errors import InvalidInput, NotFound, check_count_from_one_to_limit
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
@@ -125,7 +125,7 @@ async def load_referenced_addresses(
     address that the viewer can't see.
     """
     limit = ctx.environment.options.bulk
-    check_count(len(refs), limit, f"name 1 to {limit} addresses", path=[path])
+    check_count_from_one_to_limit(len(refs), limit, f"name 1 to {limit} addresses", path=[path])
     ids = [ref.id for ref in refs if ref.id is not None]
     texts = [ref.address for ref in refs if ref.id is None]
     by_id = dict(zip(ids, await load_addresses_by_id(ctx, ids), strict=True)) if ids else {}
@@ -220,7 +220,7 @@ def _tag_clauses(ctx: Context, conditions: AddressConditions) -> list[ColumnElem
     ]
 
 
-def _is_temporary_address(ctx: Context) -> ColumnElement[bool]:
+def _is_unexpired_temporary_address(ctx: Context) -> ColumnElement[bool]:
     """Return the WHERE clause for user-made addresses and those that expire in the future."""
     is_unlimited_mask = and_(col(Address.masked), col(Address.expires_at).is_(None))
     return or_(col(Address.expires_at) > ctx.environment.now(), is_unlimited_mask)
@@ -235,7 +235,7 @@ async def load_main_addresses_by_user(ctx: Context, user_ids: list[int]) -> list
 def _page_clauses(ctx: Context, page_key: AddressPageKey) -> list[ColumnElement[bool]]:
     clauses = [col(Address.user_id) == page_key.user_id, is_visible_address(ctx)]
     if page_key.temporary:
-        clauses.append(_is_temporary_address(ctx))
+        clauses.append(_is_unexpired_temporary_address(ctx))
     return (
         [*clauses, contains_text_sql(col(Address.shown), page_key.query)]
         if page_key.query
@@ -266,13 +266,15 @@ async def count_addresses_by_user(ctx: Context, page_keys: list[AddressPageKey])
     return [row.many for (row,) in await read_union(ctx, statements)]
 
 
-async def count_temporary_addresses_by_user(ctx: Context, user_ids: list[int]) -> list[int]:
+async def count_unexpired_temporary_addresses_by_user(
+    ctx: Context, user_ids: list[int]
+) -> list[int]:
     """Count the temporary addresses of users that have not expired, in the given order."""
     statement = (
         select(col(Address.user_id), func.count())
         .where(
             col(Address.user_id).in_(user_ids),
-            _is_temporary_address(ctx),
+            _is_unexpired_temporary_address(ctx),
             is_visible_address(ctx),
         )
         .group_by(col(Address.user_id))

@@ -74,14 +74,14 @@ async def update_user_for_main_address(
     search_words = search_text(user.username, user.name, address.shown)
     values = {"words": search_words, "updated_at": ctx.environment.now()}
     if address.domain_id != user.domain_id:
-        await _move_user_to_domain(ctx, session, user, address.domain_id, path)
+        await _check_and_count_domain_move(ctx, session, user, address.domain_id, path)
         values["domain_id"] = address.domain_id
     statement = update(User).where(col(User.id) == user.id)
     await (await session.connection()).execute(statement.values(**values))
 
 
-async def _move_user_to_domain(
-    ctx: Context, session: AsyncSession, user: ColumnRow, domain_id: int, path: Sequence[str]
+async def _check_and_count_domain_move(
+    ctx: Context, session: AsyncSession, user: ColumnRow, new_domain_id: int, path: Sequence[str]
 ) -> None:
     """Count the user in the new domain and no longer in the former one.
 
@@ -89,14 +89,14 @@ async def _move_user_to_domain(
     has no room.
     """
     viewer = ctx.viewer
-    administers_both = {user.domain_id, domain_id} <= viewer.administered_domains
+    administers_both = {user.domain_id, new_domain_id} <= viewer.administered_domains
     if not (administers_both or viewer.role.includes(Role.ADMIN)):
         required_role = Role.ADMIN if viewer.role is Role.DOMAIN_ADMIN else Role.DOMAIN_ADMIN
         message = f"to move an account to another domain needs the role {required_role}"
         raise Forbidden(message, requires=required_role, path=path)
     await session.flush()
     domain = require_found(
-        await session.get(Domain, domain_id, populate_existing=True), str(domain_id)
+        await session.get(Domain, new_domain_id, populate_existing=True), str(new_domain_id)
     )
     require_user_slot(domain, path=path)
     reallocate_quotas(

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +20,7 @@ from models.errors import (
     ErrorCollector,
     Forbidden,
     InvalidInput,
-    check_count,
+    check_count_from_one_to_limit,
     require_all_found,
 )
 from models.events.journal import PLATFORM
@@ -32,15 +33,15 @@ from resolvers.addresses.autoreplies import AddressAutoreplies
 from resolvers.addresses.events import AddressChangeDetails, record_address_changes
 from resolvers.addresses.main_address import MainAddressChange
 from resolvers.addresses.targets import (
-    ForwardTargets,
+    TargetsWithRelayPasswords,
     load_alias_names_by_domain,
     refuse_self_forward,
-    validate_targets,
+    validate_forward_targets,
 )
 from resolvers.addresses.validation import (
     ALL_DOMAINS_SIGN,
     can_be_main,
-    check_consistency,
+    check_column_combinations,
     graphql_name,
     validate_address_text,
     validate_columns,
@@ -79,26 +80,25 @@ async def create_address(ctx: Context, new_address: NewAddress) -> Address:
     """
     problems, display_name = ErrorCollector(), ""
     with problems.collecting():
-        display_name = validate_address_text(new_address.address, wildcard=new_address.wildcard)
+        display_name = validate_address_text(
+            new_address.address, allows_wildcard=new_address.wildcard
+        )
     values, forward_targets_of_input = (
         validate_columns(new_address.columns, problems),
-        ForwardTargets(),
+        TargetsWithRelayPasswords(),
     )
     with problems.collecting():
-        forward_targets_of_input = validate_targets(ctx, new_address.targets, {}, ["targets"])
+        forward_targets_of_input = validate_forward_targets(
+            ctx, new_address.targets, {}, ["targets"]
+        )
     kind = new_address.kind or (
         AddressKind.FORWARD if new_address.user_id is None else AddressKind.MAILBOX
     )
-    with problems.collecting():
-        if (kind is AddressKind.MAILBOX) is (new_address.user_id is None):
-            error_text = "a MAILBOX has a user, and nothing else has"
-            raise InvalidInput(error_text, constraint="required", path=["user"])
-    with problems.collecting():
-        if values.get("expires_at") and values["expires_at"] <= ctx.environment.now():
-            raise InvalidInput("that is over already", constraint="min", path=["expiresAt"])
-    local, domain_name = normalized_address(display_name)
     now, address_id = ctx.environment.now(), ctx.environment.new_id()
+    _check_kind_and_expiry(kind, new_address.user_id, values.get("expires_at"), now, problems)
+    local, domain_name = normalized_address(display_name)
     draft_address = SimpleNamespace(
+        id=address_id,
         local=local,
         domain_id=None
         if domain_name == ALL_DOMAINS_SIGN
@@ -109,19 +109,14 @@ async def create_address(ctx: Context, new_address: NewAddress) -> Address:
         expires_at=values.get("expires_at"),
         main=new_address.main,
     )
-    check_consistency(
+    check_column_combinations(
         draft_address, problems, spam_filter_learns=bool(ctx.environment.options.rspamd_learn)
     )
     address_autoreplies = AddressAutoreplies()
     if new_address.autoreply is not None:
         with problems.collecting():
-            autoreplies.require_forward_kind(kind, AUTOREPLY_PATH)
-            autoreply_columns = autoreplies.validate_autoreply(
-                new_address.autoreply, AUTOREPLY_PATH
-            )
-            values["answers"] = autoreplies.set_autoreply(
-                address_autoreplies, address_id, autoreply_columns, now, AUTOREPLY_PATH
-            )
+            _set_validated_autoreply(address_autoreplies, draft_address, new_address.autoreply, now)
+            values["answers"] = address_autoreplies.is_enabled(address_id)
     problems.raise_collected()
     address = Address(
         id=address_id,
@@ -130,7 +125,7 @@ async def create_address(ctx: Context, new_address: NewAddress) -> Address:
         kind=kind,
         user_id=new_address.user_id,
         targets=list(forward_targets_of_input.shown_targets),
-        relays=forward_targets.seal_relays(
+        relays=forward_targets.encrypt_relay_urls(
             ctx.environment, address_id, forward_targets_of_input.relays_with_password
         ),
         created_at=now,
@@ -139,6 +134,37 @@ async def create_address(ctx: Context, new_address: NewAddress) -> Address:
     )
     return await insert_address(
         ctx, address, domain_name, is_main=new_address.main, address_autoreplies=address_autoreplies
+    )
+
+
+def _check_kind_and_expiry(
+    kind: AddressKind,
+    user_id: int | None,
+    expires_at: datetime | None,
+    now: datetime,
+    problems: ErrorCollector,
+) -> None:
+    """Add an error to `problems` if the kind does not fit the user, or the address has expired."""
+    with problems.collecting():
+        if (kind is AddressKind.MAILBOX) is (user_id is None):
+            error_text = "a MAILBOX has a user, and nothing else has"
+            raise InvalidInput(error_text, constraint="required", path=["user"])
+    with problems.collecting():
+        if expires_at and expires_at <= now:
+            raise InvalidInput("that is over already", constraint="min", path=["expiresAt"])
+
+
+def _set_validated_autoreply(
+    address_autoreplies: AddressAutoreplies, address: Any, columns: Mapping[str, Any], now: datetime
+) -> None:
+    """Set the autoreply of a new address.
+
+    Raises InvalidInput if a value is not allowed or the kind of the address has no autoreply.
+    """
+    autoreplies.require_forward_kind(address.kind, AUTOREPLY_PATH)
+    autoreply_columns = autoreplies.validate_autoreply(columns, AUTOREPLY_PATH)
+    autoreplies.set_new_autoreply(
+        address_autoreplies, address.id, autoreply_columns, now, AUTOREPLY_PATH
     )
 
 
@@ -169,7 +195,7 @@ async def insert_address(
                 domain_id_before, user = user.domain_id, await load_managed_user(ctx, user.id)
                 if user.domain_id != domain_id_before:
                     raise Conflict("the account has moved meanwhile", path=["user"])
-            domain = await _lock_domain(ctx, session, domain_name)
+            domain = await _lock_domain_unless_all_domains(ctx, session, domain_name)
             address.domain_id = domain.id if domain else None
             refuse_self_forward(
                 address, await load_alias_names_by_domain(ctx, [address.domain_id]), ["targets"]
@@ -184,14 +210,9 @@ async def insert_address(
                 await autoreplies.store_changes(session, address_autoreplies)
             main_change = MainAddressChange()
             if user is not None:
-                is_first_main = can_be_main(address) and not await main_address.find_main_address(
-                    ctx, user.id
+                main_change = await _set_main_address_if_needed(
+                    ctx, session, user, address, is_requested=is_main
                 )
-                if is_main or is_first_main:
-                    main_change = await main_address.set_main_address(
-                        ctx, session, user, address, ["main"]
-                    )
-                    await session.refresh(address)
             await record_address_changes(ctx, session, [address], AddressChangeDetails("created"))
             await record_address_changes(
                 ctx,
@@ -199,30 +220,61 @@ async def insert_address(
                 main_change.former_rows,
                 AddressChangeDetails(streams_by_user=main_change.streams_by_user),
             )
-            values_after = {
-                "address": address.shown,
-                "user": user and user.username,
-                **admin_log_values(address, ADMIN_LOG_COLUMNS),
-            }
-            if address_autoreplies and address.id in address_autoreplies.new_rows:
-                values_after["autoreply"] = address_autoreplies.admin_log_values(address.id)[1]
-            entry = NewAdminLogEntry(
-                "addressCreate", "Address", address.id, address.domain_id, None, values_after
+            await _log_created_address(
+                ctx, session, address, user.username if user else None, address_autoreplies
             )
-            await admin_log.log_changes(ctx, session, entry)
     except IntegrityError as clash:  # another writer inserted the same address first
         raise Conflict(ADDRESS_TAKEN_TEXT, path=["address"]) from clash
     return address
 
 
-async def _lock_domain(ctx: Context, session: AsyncSession, domain_name: str) -> Domain | None:
+async def _set_main_address_if_needed(
+    ctx: Context, session: AsyncSession, user: ColumnRow, address: Address, *, is_requested: bool
+) -> MainAddressChange:
+    """Make a new address the main one if that is requested or its user has no main address."""
+    is_first_main = can_be_main(address) and not await main_address.find_main_address(ctx, user.id)
+    if not (is_requested or is_first_main):
+        return MainAddressChange()
+    main_change = await main_address.set_main_address(ctx, session, user, address, ["main"])
+    await session.refresh(address)
+    return main_change
+
+
+async def _log_created_address(
+    ctx: Context,
+    session: AsyncSession,
+    address: Address,
+    username: str | None,
+    address_autoreplies: AddressAutoreplies | None,
+) -> None:
+    """Write the admin log entry of a new address."""
+    values_after = {
+        "address": address.shown,
+        "user": username,
+        **admin_log_values(address, ADMIN_LOG_COLUMNS),
+    }
+    if address_autoreplies and address.id in address_autoreplies.new_rows:
+        values_after["autoreply"] = address_autoreplies.admin_log_values_before_and_after(
+            address.id
+        )[1]
+    entry = NewAdminLogEntry(
+        "addressCreate", "Address", address.id, address.domain_id, None, values_after
+    )
+    await admin_log.log_changes(ctx, session, entry)
+
+
+async def _lock_domain_unless_all_domains(
+    ctx: Context, session: AsyncSession, domain_name: str
+) -> Domain | None:
     """Return the locked domain of a new address; None for an address of all domains.
 
     Raises Forbidden if the viewer may not create addresses there, LimitReached if it has no
     room.
     """
     if domain_name != ALL_DOMAINS_SIGN:
-        return await domain_loaders.lock_or_create_domain(ctx, session, domain_name, path="address")
+        return await domain_loaders.lock_or_create_domain_for_address(
+            ctx, session, domain_name, path="address"
+        )
     if not ctx.viewer.role.includes(Role.ADMIN):
         error_text = "an address in all domains needs the role ADMIN"
         raise Forbidden(error_text, requires=Role.ADMIN, path=["address"])
@@ -251,10 +303,10 @@ async def delete_addresses(ctx: Context, ids: Sequence[int]) -> None:
     temporary addresses that they created.
     """
     limit = ctx.environment.options.bulk
-    check_count(len(ids), limit, f"name 1 to {limit} addresses", path=["ids"])
-    rows_before = await load_visible_addresses(ctx, ids, ["ids"])
+    check_count_from_one_to_limit(len(ids), limit, f"name 1 to {limit} addresses", path=["ids"])
+    rows_before = await require_visible_addresses(ctx, ids, ["ids"])
     async with ctx.write_session(*stream_ids_of_addresses(rows_before)) as session:
-        rows = await load_visible_addresses(ctx, ids, ["ids"])
+        rows = await require_visible_addresses(ctx, ids, ["ids"])
         if stream_ids_of_addresses(rows) != stream_ids_of_addresses(rows_before):
             raise Conflict("an address was changed meanwhile", path=["ids"])
         await require_changeable_addresses(ctx, rows, ["ids"])
@@ -287,7 +339,7 @@ def stream_ids_of_addresses(addresses: Iterable[Any]) -> set[int]:
     return stream_ids
 
 
-async def load_visible_addresses(
+async def require_visible_addresses(
     ctx: Context, ids: Sequence[int], path: Sequence[str]
 ) -> list[ColumnRow]:
     """Load addresses in the order of the ids, each once.

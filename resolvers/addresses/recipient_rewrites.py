@@ -22,7 +22,7 @@ from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
 from resolvers import pagination
-from resolvers.access import maker_columns, require_address_administrable
+from resolvers.access import maker_columns, require_role_to_administer_owner
 from resolvers.admin import admin_log
 from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.context import Context
@@ -96,7 +96,7 @@ async def create_rewrite(ctx: Context, new_rewrite: NewRecipientRewrite) -> int:
     """
     matched_address = checked_rule_address(new_rewrite.match, path="from")
     target = checked_rewrite_target(new_rewrite.to, matched_address)
-    own_domain_ids = await _load_own_domain_ids(
+    own_domain_ids = await _load_own_domain_ids_by_name(
         ctx, [matched_address.domain, normalized_address(target).domain]
     )
     now, rewrite_id = ctx.environment.now(), ctx.environment.new_id()
@@ -114,18 +114,18 @@ async def create_rewrite(ctx: Context, new_rewrite: NewRecipientRewrite) -> int:
     async with ctx.write_session(
         PLATFORM, *own_domain_ids.values()
     ) as session:  # one after another
-        existing_rewrites = await _load_matches_by_id(ctx)
+        existing_rewrites = await _load_all_matches_by_id(ctx)
         if len(existing_rewrites) >= MAX_REWRITES:
             text = f"at most {MAX_REWRITES} rewrites"
             raise LimitReached(text, limit=MAX_REWRITES, used=len(existing_rewrites), path=["from"])
         if matched_address in existing_rewrites.values():
             raise Conflict(REWRITE_EXISTS_TEXT, path=["from"])
         await _require_no_loop(ctx, {rewrite_id: (matched_address, target)})
-        await require_address_administrable(ctx, matched_address, ["from"])
+        await require_role_to_administer_owner(ctx, matched_address, ["from"])
         session.add(rewrite)
         await session.flush()
-        await _record_changes(ctx, session, own_domain_ids)
-        (stored_rewrite,) = await _load_visible_rewrites(ctx, [rewrite_id])
+        await _record_domains_changed(ctx, session, own_domain_ids)
+        (stored_rewrite,) = await _require_visible_rewrites(ctx, [rewrite_id])
         entry = NewAdminLogEntry(
             "recipientRewriteCreate",
             "RecipientRewrite",
@@ -146,14 +146,14 @@ async def update_rewrites(
     if matched_address is None and changes.to is None and changes.active is None:
         raise InvalidInput("say what to change", constraint="required", path=[])
     domain_names = _domain_names(
-        await _load_visible_rewrites(ctx, ids), matched_address, changes.to
+        await _require_visible_rewrites(ctx, ids), matched_address, changes.to
     )
-    own_domain_ids = await _load_own_domain_ids(ctx, domain_names)
+    own_domain_ids = await _load_own_domain_ids_by_name(ctx, domain_names)
     async with ctx.write_session(PLATFORM, *own_domain_ids.values()) as session:
-        before = await _load_visible_rewrites(ctx, ids)
+        before = await _require_visible_rewrites(ctx, ids)
         if matched_address is not None:
             other_matches = {
-                of for key, of in (await _load_matches_by_id(ctx)).items() if key not in ids
+                of for key, of in (await _load_all_matches_by_id(ctx)).items() if key not in ids
             }
             if len(before) > 1 or matched_address in other_matches:
                 raise Conflict(REWRITE_EXISTS_TEXT, path=["from"])
@@ -164,7 +164,9 @@ async def update_rewrites(
         )
         columns |= {} if changes.active is None else {"active": changes.active}
         if matched_address is not None or changes.to is not None:
-            await _require_no_loop(ctx, _matches_and_targets(before, matched_address, changes.to))
+            await _require_no_loop(
+                ctx, _matches_and_targets_after_change(before, matched_address, changes.to)
+            )
         if changes.to is not None:
             target = checked_rewrite_target(
                 changes.to, matched_address or _matched_address(before[0])
@@ -174,29 +176,29 @@ async def update_rewrites(
                 "outside": normalized_address(target).domain not in own_domain_ids,
             }
         for row in before:
-            await require_address_administrable(
+            await require_role_to_administer_owner(
                 ctx, matched_address or _matched_address(row), ["from"]
             )
         columns |= maker_columns(ctx)
         connection = await session.connection()
         statement = update(RecipientRewrite).where(col(RecipientRewrite.id).in_(ids))
         await connection.execute(statement.values(**columns, updated_at=ctx.environment.now()))
-        rows_after = {row.id: row for row in await _load_visible_rewrites(ctx, ids)}
-        await _record_changes(ctx, session, own_domain_ids)
-        entries = (_update_log_entry(row, rows_after[row.id]) for row in before)
+        rows_after = {row.id: row for row in await _require_visible_rewrites(ctx, ids)}
+        await _record_domains_changed(ctx, session, own_domain_ids)
+        entries = (_log_entry_of_update(row, rows_after[row.id]) for row in before)
         await admin_log.log_changes(ctx, session, *entries)
 
 
 async def delete_rewrites(ctx: Context, ids: Sequence[int]) -> None:
     """Delete recipient rewrites, all or none. Raises NotFound if one does not exist."""
-    own_domain_ids = await _load_own_domain_ids(
-        ctx, _domain_names(await _load_visible_rewrites(ctx, ids))
+    own_domain_ids = await _load_own_domain_ids_by_name(
+        ctx, _domain_names(await _require_visible_rewrites(ctx, ids))
     )
     async with ctx.write_session(PLATFORM, *own_domain_ids.values()) as session:
-        rows = await _load_visible_rewrites(ctx, ids)
+        rows = await _require_visible_rewrites(ctx, ids)
         connection = await session.connection()
         await connection.execute(delete(RecipientRewrite).where(col(RecipientRewrite.id).in_(ids)))
-        await _record_changes(ctx, session, own_domain_ids)
+        await _record_domains_changed(ctx, session, own_domain_ids)
         entries = (
             NewAdminLogEntry(
                 "recipientRewriteDelete", "RecipientRewrite", row.id, before=_admin_log_values(row)
@@ -226,7 +228,7 @@ def _domain_names(
     )
 
 
-def _matches_and_targets(
+def _matches_and_targets_after_change(
     rewrites: Sequence[ColumnRow], new_match: NormalizedAddress | None, new_target: str | None
 ) -> dict[int, tuple[NormalizedAddress, str]]:
     """Return the match and target of each rewrite after the change, by id.
@@ -249,7 +251,7 @@ def _matches_and_targets(
     return pairs_by_id
 
 
-async def _load_matches_by_id(ctx: Context) -> dict[int, NormalizedAddress]:
+async def _load_all_matches_by_id(ctx: Context) -> dict[int, NormalizedAddress]:
     """Load the matched addresses of all rewrites by rewrite id."""
     rows = await ctx.read(select(*select_columns(RecipientRewrite, ("id", "local", "domain"))))
     return {row.id: _matched_address(row) for row in rows}
@@ -277,7 +279,9 @@ async def _require_no_loop(
         raise InvalidInput("with others it goes in a circle", constraint="circle", path=["to"])
 
 
-async def _load_own_domain_ids(ctx: Context, domain_names: Collection[str]) -> dict[str, int]:
+async def _load_own_domain_ids_by_name(
+    ctx: Context, domain_names: Collection[str]
+) -> dict[str, int]:
     """Return the domain ids of these names that are domains or alias domains of the platform."""
     domain_statement: Select[*tuple[Any, ...]] = select(
         col(Domain.name).label("name"), col(Domain.id).label("key")
@@ -289,7 +293,7 @@ async def _load_own_domain_ids(ctx: Context, domain_names: Collection[str]) -> d
     return {row.name: row.key for row in await ctx.read(select(union_statement))}
 
 
-async def _load_visible_rewrites(ctx: Context, ids: Sequence[int]) -> list[ColumnRow]:
+async def _require_visible_rewrites(ctx: Context, ids: Sequence[int]) -> list[ColumnRow]:
     """Load recipient rewrites, each once.
 
     Raises NotFound if one is not visible and InvalidInput if none is given.
@@ -310,7 +314,7 @@ def _admin_log_values(rewrite: ColumnRow) -> dict[str, Any]:
     }
 
 
-def _update_log_entry(rewrite_before: ColumnRow, rewrite_after: ColumnRow) -> NewAdminLogEntry:
+def _log_entry_of_update(rewrite_before: ColumnRow, rewrite_after: ColumnRow) -> NewAdminLogEntry:
     before, after = _admin_log_values(rewrite_before), _admin_log_values(rewrite_after)
     changed_names = [name for name in after if before[name] != after[name]]
     old_values, new_values = (
@@ -326,7 +330,7 @@ def _update_log_entry(rewrite_before: ColumnRow, rewrite_after: ColumnRow) -> Ne
     )
 
 
-async def _record_changes(
+async def _record_domains_changed(
     ctx: Context, session: AsyncSession, own_domain_ids: Mapping[str, int]
 ) -> None:
     """Record DOMAIN_CHANGED in the streams of the domains at either end and of the platform."""

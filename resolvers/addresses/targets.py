@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
 import idna
@@ -24,19 +24,22 @@ HIDDEN_PASSWORD_PART = f":{MASKED_TEXT}@"
 
 
 @dataclass(frozen=True, slots=True)
-class ForwardTargets:
+class TargetsWithRelayPasswords:
     """Targets in the form shown to users, and relay URLs with password by their shown form."""
 
     shown_targets: Sequence[str] = ()
     relays_with_password: Mapping[str, str] = field(default_factory=dict)
 
 
-def validate_targets(
-    ctx: Context, targets: Sequence[str], known_relays: Mapping[str, str], path: Sequence[str]
-) -> ForwardTargets:
+def validate_forward_targets(
+    ctx: Context,
+    targets: Sequence[str],
+    stored_relays_with_password: Mapping[str, str],
+    path: Sequence[str],
+) -> TargetsWithRelayPasswords:
     """Validate targets and return them in their stored form, each once.
 
-    A relay URL with the hidden password keeps the password of `known_relays`. Raises
+    A relay URL with the hidden password keeps the password of `stored_relays_with_password`. Raises
     InvalidInput with the index of each target that is not allowed.
     """
     if len(targets) > MAX_TARGETS:
@@ -50,7 +53,7 @@ def validate_targets(
         with problems.collecting():
             try:
                 target_text, relay_with_password = _validate_target(
-                    ctx, target.strip(), known_relays, path
+                    ctx, target.strip(), stored_relays_with_password, path
                 )
             except InvalidInput as refusal:
                 refusal.path, refusal.index = list(path), index
@@ -59,12 +62,19 @@ def validate_targets(
             if relay_with_password and shown_by_key[target_text.casefold()] == target_text:
                 relays_with_password[target_text] = relay_with_password
     problems.raise_collected()
-    return ForwardTargets(list(shown_by_key.values()), relays_with_password)
+    return TargetsWithRelayPasswords(list(shown_by_key.values()), relays_with_password)
+
+
+class _ValidatedTarget(NamedTuple):
+    """A target in the form shown to users, and the relay URL with its password if it has one."""
+
+    shown: str
+    relay_with_password: str | None = None
 
 
 def _validate_target(
-    ctx: Context, target: str, known_relays: Mapping[str, str], path: Sequence[str]
-) -> tuple[str, str | None]:
+    ctx: Context, target: str, stored_relays_with_password: Mapping[str, str], path: Sequence[str]
+) -> _ValidatedTarget:
     """Return a target as shown, and with its password if it is a relay that has one.
 
     Raises InvalidInput if the target is not allowed.
@@ -76,19 +86,19 @@ def _validate_target(
     if not colon:
         if "*" in target:
             raise InvalidInput("a target is one address", constraint="pattern", path=path)
-        return validated_address(target), None
+        return _ValidatedTarget(validated_address(target))
     allows_private = ctx.environment.options.forwards_private
     if scheme.lower() in outbound_http.DEFAULT_PORTS:
         outbound_http.parse_target(target, allow_private=allows_private, error_path=path)
-        return target, None
-    if HIDDEN_PASSWORD_PART in target and target in known_relays:
-        return target, known_relays[target]
+        return _ValidatedTarget(target)
+    if HIDDEN_PASSWORD_PART in target and target in stored_relays_with_password:
+        return _ValidatedTarget(target, stored_relays_with_password[target])
     return _validate_relay(target, allows_private=allows_private, path=path)
 
 
 def _validate_relay(
     relay_url: str, *, allows_private: bool, path: Sequence[str]
-) -> tuple[str, str | None]:
+) -> _ValidatedTarget:
     """Return a relay URL as shown, and with its password if it has one.
 
     Raises InvalidInput if the URL is not allowed.
@@ -114,13 +124,13 @@ def _validate_relay(
     if password == MASKED_TEXT:
         message = "the password of a relay is shown so, and is given as it is"
         raise InvalidInput(message, constraint="secret", path=path)
-    outbound_http.check_public_host(host, allow_private=allows_private, error_path=path)
+    outbound_http.require_public_host_name(host, allow_private=allows_private, error_path=path)
     host_and_port = f"[{host}]" if ":" in host else host
     host_and_port = host_and_port if port is None else f"{host_and_port}:{port}"
     if not user:
-        return f"{parts.scheme}://{host_and_port}", None
+        return _ValidatedTarget(f"{parts.scheme}://{host_and_port}")
     prefix = f"{parts.scheme}://{quote(user, safe='')}"
-    return (
+    return _ValidatedTarget(
         f"{prefix}{HIDDEN_PASSWORD_PART}{host_and_port}",
         f"{prefix}:{quote(password, safe='')}@{host_and_port}",
     )

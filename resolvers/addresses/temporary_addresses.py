@@ -47,31 +47,13 @@ async def create_temporary_address(ctx: Context, new_address: NewTemporaryAddres
     Raises InvalidInput, NotFound if the user has no address in the domain, and LimitReached if
     the user or the domain has no room for another address.
     """
-    problems, comment, site_domain = ErrorCollector(), None, None
-    with problems.collecting():
-        comment = validate_text(
-            new_address.comment, max_length=MAX_COMMENT_LENGTH, path=["comment"]
-        )
-    with problems.collecting():
-        site_domain = (
-            checked_domain(new_address.for_domain, path="forDomain")
-            if new_address.for_domain
-            else None
-        )
-    with problems.collecting():
-        if (
-            new_address.validity is not None
-            and not timedelta(0) < new_address.validity <= MAX_VALIDITY
-        ):
-            message = f"longer than nothing, and at most {MAX_VALIDITY.days} days"
-            raise InvalidInput(message, constraint="range", path=["validity"])
-    problems.raise_collected()
+    comment, site_domain = _validated_comment_and_site_domain(new_address)
     user_id = require_user_id(ctx) if new_address.user_id is None else new_address.user_id
     if user_id != ctx.viewer.user_id:
         ctx.viewer.require(GuardRule(role=Role.DOMAIN_ADMIN, scope=Scope.MASTER))
     user, domain_name_row = (
         await load_managed_user(ctx, user_id),
-        await _find_domain_of_user(ctx, user_id, new_address.domain),
+        await _require_domain_of_user(ctx, user_id, new_address.domain),
     )
     now = ctx.environment.now()
     address = Address(
@@ -92,7 +74,7 @@ async def create_temporary_address(ctx: Context, new_address: NewTemporaryAddres
     try:
         async with ctx.write_session(user.id, domain_name_row.id) as session:
             await _require_below_limit(ctx, user.id)
-            domain = await domain_loaders.lock_domain_with_room(
+            domain = await domain_loaders.lock_domain_with_address_room(
                 session, domain_name_row.id, domain_name_row.name, path="domain"
             )
             await require_address_free(ctx, address.local, domain.id, ["domain"])
@@ -111,6 +93,35 @@ async def create_temporary_address(ctx: Context, new_address: NewTemporaryAddres
     return address
 
 
+def _validated_comment_and_site_domain(
+    new_address: NewTemporaryAddress,
+) -> tuple[str | None, str | None]:
+    """Return the comment and the site domain as stored.
+
+    Raises InvalidInput with all problems of the input.
+    """
+    problems, comment, site_domain = ErrorCollector(), None, None
+    with problems.collecting():
+        comment = validate_text(
+            new_address.comment, max_length=MAX_COMMENT_LENGTH, path=["comment"]
+        )
+    with problems.collecting():
+        site_domain = (
+            checked_domain(new_address.for_domain, path="forDomain")
+            if new_address.for_domain
+            else None
+        )
+    with problems.collecting():
+        if (
+            new_address.validity is not None
+            and not timedelta(0) < new_address.validity <= MAX_VALIDITY
+        ):
+            message = f"longer than nothing, and at most {MAX_VALIDITY.days} days"
+            raise InvalidInput(message, constraint="range", path=["validity"])
+    problems.raise_collected()
+    return comment, site_domain
+
+
 def _random_local_part(ctx: Context) -> str:
     return "".join(
         RANDOM_ALPHABET[byte % len(RANDOM_ALPHABET)]
@@ -118,7 +129,7 @@ def _random_local_part(ctx: Context) -> str:
     )
 
 
-async def _find_domain_of_user(ctx: Context, user_id: int, domain_name: str | None) -> ColumnRow:
+async def _require_domain_of_user(ctx: Context, user_id: int, domain_name: str | None) -> ColumnRow:
     """Return id and name of the domain, in which the user must have an address already.
 
     Without a name it is the domain of the main address. Raises NotFound or InvalidInput.

@@ -56,7 +56,7 @@ class AddressTraceState:
 AddressTraceStage = Callable[[Context, AddressTraceState], Awaitable[None]]
 
 
-async def load_steps(
+async def trace_address(
     ctx: Context, address: str, sender: str | None = None
 ) -> list[AddressTraceStep]:
     """Return the steps that mail for this address would take, as far as the viewer can see them.
@@ -74,7 +74,7 @@ async def load_steps(
     return state.steps
 
 
-async def _apply_recipient_rewrite(ctx: Context, state: AddressTraceState) -> None:
+async def _trace_recipient_rewrite(ctx: Context, state: AddressTraceState) -> None:
     """Apply the recipient rewrite.
 
     Only an ADMIN sees rewrites of domains that the viewer does not administer.
@@ -83,7 +83,7 @@ async def _apply_recipient_rewrite(ctx: Context, state: AddressTraceState) -> No
         ctx, _domain_part(state.address)
     )
     if administered_domain or ctx.viewer.role.includes(Role.ADMIN):
-        rewritten_by_address = await recipient_rewrites.rewrites_by_address(
+        rewritten_by_address = await recipient_rewrites.load_rewrites_by_address(
             ctx.environment, [state.address]
         )
         for rewritten in rewritten_by_address.values():
@@ -95,7 +95,7 @@ async def _apply_recipient_rewrite(ctx: Context, state: AddressTraceState) -> No
             state.was_rewritten_outside = rewritten.allows_external
 
 
-async def _apply_alias_domain(ctx: Context, state: AddressTraceState) -> None:
+async def _trace_alias_domain(ctx: Context, state: AddressTraceState) -> None:
     """Replace an alias domain by its target domain."""
     local, _, name = state.address.rpartition("@")
     statement = (
@@ -105,7 +105,7 @@ async def _apply_alias_domain(ctx: Context, state: AddressTraceState) -> None:
             col(AliasDomain.alias) == name,
             col(AliasDomain.active),
             col(Domain.active),
-            domain_loaders.is_visible_domain(ctx),
+            domain_loaders.is_administered_domain(ctx),
         )
     )
     for row in await ctx.read(statement):
@@ -118,7 +118,7 @@ async def _apply_alias_domain(ctx: Context, state: AddressTraceState) -> None:
         state.address = target_address
 
 
-async def _apply_backup_mx(ctx: Context, state: AddressTraceState) -> None:
+async def _end_trace_at_backup_mx(ctx: Context, state: AddressTraceState) -> None:
     """End the trace if this server relays the domain's mail as backup MX.
 
     See mail/recipients/backup_mx.py.
@@ -140,7 +140,7 @@ async def _apply_backup_mx(ctx: Context, state: AddressTraceState) -> None:
         state.is_ended = True
 
 
-async def _find_address(ctx: Context, state: AddressTraceState) -> None:
+async def _trace_receiving_address(ctx: Context, state: AddressTraceState) -> None:
     """Find the address or catch-all that receives the mail. An inactive address ends the trace."""
     rows_by_address = await resolve_addresses(ctx.environment, [state.address], ctx.read)
     row = rows_by_address.get(state.address)
@@ -171,12 +171,12 @@ async def _find_address(ctx: Context, state: AddressTraceState) -> None:
         not visible_row.active or visible_row.kind is not AddressKind.MAILBOX,
     )
     if visible_row.active and visible_row.answers:
-        _add_autoreply_steps(
+        _add_active_autoreply_steps(
             state, await autoreplies.load_autoreplies_by_address(ctx, [visible_row.id])
         )
 
 
-def _add_autoreply_steps(
+def _add_active_autoreply_steps(
     state: AddressTraceState, autoreplies_found: Sequence[AutoreplyState | None]
 ) -> None:
     """Add a step for each autoreply that is active now."""
@@ -193,7 +193,7 @@ def _domain_part(address: str) -> str:
     return address.rpartition("@")[2]
 
 
-async def _find_user(ctx: Context, state: AddressTraceState) -> None:
+async def _trace_receiving_user(ctx: Context, state: AddressTraceState) -> None:
     """Find the user that receives the mail. A disabled user ends the trace."""
     (user,) = await user_loaders.load_users_by_id(ctx, [state.address_row.user_id])
     is_accepted = user is not None and not user.disabled
@@ -203,7 +203,7 @@ async def _find_user(ctx: Context, state: AddressTraceState) -> None:
     state.user_row, state.is_ended = user, not is_accepted
 
 
-async def _apply_sender_rules(ctx: Context, state: AddressTraceState) -> None:
+async def _trace_sender_rule(ctx: Context, state: AddressTraceState) -> None:
     """Add the sender rule that decides between INBOX and Junk.
 
     The step has no record if the viewer can't see the rule.
@@ -240,7 +240,7 @@ class _SenderRuleReceiver(NamedTuple):
     role: Role
 
 
-async def _add_filter_steps(ctx: Context, state: AddressTraceState) -> None:
+async def _trace_redirecting_or_deleting_filters(ctx: Context, state: AddressTraceState) -> None:
     """Add the active filters that redirect or delete messages, as far as the viewer sees them."""
     for row in await filter_loaders.load_all_of_user(ctx, state.address_row.user_id):
         if row.active and (row.targets or row.action.get("delete")):
@@ -249,21 +249,21 @@ async def _add_filter_steps(ctx: Context, state: AddressTraceState) -> None:
             )
 
 
-async def _add_user_autoreply(ctx: Context, state: AddressTraceState) -> None:
+async def _trace_user_autoreply(ctx: Context, state: AddressTraceState) -> None:
     """Add the autoreply of the user."""
-    _add_autoreply_steps(
+    _add_active_autoreply_steps(
         state, await autoreplies.load_autoreplies_by_user(ctx, [state.user_row.id])
     )
 
 
 # In processing order. Each stage appends its steps and can end the trace.
 STAGES: Sequence[AddressTraceStage] = (
-    _apply_recipient_rewrite,
-    _apply_alias_domain,
-    _apply_backup_mx,
-    _find_address,
-    _find_user,
-    _apply_sender_rules,
-    _add_filter_steps,
-    _add_user_autoreply,
+    _trace_recipient_rewrite,
+    _trace_alias_domain,
+    _end_trace_at_backup_mx,
+    _trace_receiving_address,
+    _trace_receiving_user,
+    _trace_sender_rule,
+    _trace_redirecting_or_deleting_filters,
+    _trace_user_autoreply,
 )

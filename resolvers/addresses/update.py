@@ -27,19 +27,19 @@ from resolvers.addresses.mutations import (
     ADMIN_LOG_COLUMNS,
     forbidden_at_index,
     is_administered_by_viewer,
-    load_visible_addresses,
     require_address_free,
     require_changeable_addresses,
+    require_visible_addresses,
     stream_ids_of_addresses,
 )
 from resolvers.addresses.targets import (
-    ForwardTargets,
+    TargetsWithRelayPasswords,
     load_alias_names_by_domain,
     refuse_self_forward,
-    validate_targets,
+    validate_forward_targets,
 )
 from resolvers.addresses.validation import (
-    check_consistency,
+    check_column_combinations,
     graphql_name,
     validate_address_text,
     validate_columns,
@@ -121,7 +121,7 @@ async def update_addresses(
     with problems.collecting():
         if patch.address is not None:
             new_text = validate_address_text(
-                patch.address, wildcard=False, path=[*PATCH_PATH, "address"]
+                patch.address, allows_wildcard=False, path=[*PATCH_PATH, "address"]
             )
     autoreply_columns = dict[str, Any]()
     with problems.collecting():
@@ -129,7 +129,7 @@ async def update_addresses(
             autoreply_columns = autoreplies.validate_autoreply(patch.autoreply, AUTOREPLY_PATH)
     problems.raise_collected()
     rows_before = await load_referenced_addresses(ctx, refs)
-    _require_single_address(rows_before, patch)
+    _refuse_text_or_main_for_several(rows_before, patch)
     stream_ids = stream_ids_of_addresses(rows_before)
     for row in _rows_affecting_main_address(rows_before, patch):
         user = await load_managed_user(ctx, row.user_id, path="addresses")
@@ -141,23 +141,25 @@ async def update_addresses(
         stream_ids |= {new_domain.id} if new_domain else set()
     try:
         async with ctx.write_session(*stream_ids) as session:
-            rows = await load_visible_addresses(ctx, [row.id for row in rows_before], ["addresses"])
+            rows = await require_visible_addresses(
+                ctx, [row.id for row in rows_before], ["addresses"]
+            )
             if not stream_ids_of_addresses(rows) <= stream_ids:
                 raise Conflict("an address was changed meanwhile", path=["addresses"])
             await _require_permission(ctx, rows, patch)
             address_update = AddressUpdate(rows, {row.id: dict(values) for row in rows})
             if {"autoreply", "kind"} & patch.changed_names:
-                address_update.autoreplies = await autoreplies.load_stored_autoreplies(
+                address_update.autoreplies = await autoreplies.load_autoreplies_of_forwards(
                     session, rows
                 )
-            await _compute_new_values(
+            await _check_and_compute_new_values(
                 ctx,
                 session,
                 address_update,
                 replace(patch, autoreply=autoreply_columns or None),
                 new_text,
             )
-            await _store_new_values(ctx, session, address_update, patch, stream_ids)
+            await _store_and_log_new_values(ctx, session, address_update, patch, stream_ids)
     except IntegrityError as clash:  # another writer inserted the same address first
         raise Conflict(ADDRESS_TAKEN_TEXT, path=[*PATCH_PATH, "address"]) from clash
     return [row.id for row in rows_before]
@@ -171,7 +173,7 @@ def _rows_affecting_main_address(
     return [row for row in rows if changes_address and row.user_id and (patch.main or row.main)]
 
 
-def _require_single_address(rows: Sequence[ColumnRow], patch: AddressPatchValues) -> None:
+def _refuse_text_or_main_for_several(rows: Sequence[ColumnRow], patch: AddressPatchValues) -> None:
     """Raise InvalidInput if the patch has values for one address only but there are several."""
     given_by_name = {"address": patch.address is not None, "main": bool(patch.main)}
     for name, given in given_by_name.items():
@@ -201,7 +203,7 @@ async def _require_permission(
     await require_changeable_addresses(ctx, rows, ["addresses"])
 
 
-async def _compute_new_values(
+async def _check_and_compute_new_values(
     ctx: Context,
     session: AsyncSession,
     address_update: AddressUpdate,
@@ -220,14 +222,14 @@ async def _compute_new_values(
         try:
             problems = ErrorCollector()
             with problems.collecting():
-                _set_kind(row, address_update, patch)
+                _check_kind_and_clear_targets(row, address_update, patch)
             with problems.collecting():
                 _set_targets(ctx, row, address_update, patch)
             with problems.collecting():
-                _set_autoreply(ctx, row, address_update, patch)
+                _set_or_delete_autoreply(ctx, row, address_update, patch)
             with problems.collecting():
-                _set_main(ctx, row, address_update, patch)
-            check_consistency(
+                _set_main_and_check_expiry(ctx, row, address_update, patch)
+            check_column_combinations(
                 address_update.updated_address(row),
                 problems,
                 PATCH_PATH,
@@ -245,7 +247,9 @@ async def _compute_new_values(
             raise
 
 
-def _set_kind(row: ColumnRow, address_update: AddressUpdate, patch: AddressPatchValues) -> None:
+def _check_kind_and_clear_targets(
+    row: ColumnRow, address_update: AddressUpdate, patch: AddressPatchValues
+) -> None:
     kind = patch.columns.get("kind", row.kind)
     if kind is None or (kind is AddressKind.MAILBOX) is not (row.kind is AddressKind.MAILBOX):
         message = "an address stays a MAILBOX, or stays none: make another one"
@@ -260,38 +264,39 @@ def _set_targets(
     if patch.targets is None:
         return
     try:
-        known_relays = forward_targets.open_relays(ctx.environment, row.id, row.relays)
+        known_relays = forward_targets.decrypt_relay_urls(ctx.environment, row.id, row.relays)
     except DecryptionError:  # the key is lost, so the passwords must be given again
         known_relays = {}
-    targets: ForwardTargets = validate_targets(
+    targets: TargetsWithRelayPasswords = validate_forward_targets(
         ctx, patch.targets, known_relays, [*PATCH_PATH, "targets"]
     )
     address_update.new_values[row.id]["targets"] = list(targets.shown_targets)
     if dict(targets.relays_with_password) != known_relays:
-        address_update.new_values[row.id]["relays"] = forward_targets.seal_relays(
+        address_update.new_values[row.id]["relays"] = forward_targets.encrypt_relay_urls(
             ctx.environment, row.id, targets.relays_with_password
         )
 
 
-def _set_autoreply(
+def _set_or_delete_autoreply(
     ctx: Context, row: ColumnRow, address_update: AddressUpdate, patch: AddressPatchValues
 ) -> None:
     kind = patch.columns.get("kind") or row.kind
     if patch.autoreply is not None:
         autoreplies.require_forward_kind(kind, AUTOREPLY_PATH)
         now, columns = ctx.environment.now(), patch.autoreply
-        is_enabled = autoreplies.set_autoreply(
+        autoreplies.set_new_autoreply(
             address_update.autoreplies, row.id, columns, now, AUTOREPLY_PATH
         )
+        is_enabled = address_update.autoreplies.is_enabled(row.id)
         address_update.new_values[row.id]["answers"] = is_enabled
     elif row.id in address_update.autoreplies.stored_rows and (
         patch.deletes_autoreply or kind is not AddressKind.FORWARD
     ):
-        autoreplies.delete_autoreply(address_update.autoreplies, row.id)
+        autoreplies.mark_autoreply_for_deletion(address_update.autoreplies, row.id)
         address_update.new_values[row.id]["answers"] = False
 
 
-def _set_main(
+def _set_main_and_check_expiry(
     ctx: Context, row: ColumnRow, address_update: AddressUpdate, patch: AddressPatchValues
 ) -> None:
     if patch.main is False and row.main:
@@ -315,7 +320,7 @@ async def _set_address_text(
 ) -> None:
     """Set a new text of an address, after checking that it is free.
 
-    Raises InvalidInput for a catch-all and the errors of `lock_or_create_domain`.
+    Raises InvalidInput for a catch-all and the errors of `lock_or_create_domain_for_address`.
     """
     path = [*PATCH_PATH, "address"]
     if "*" in row.shown:
@@ -325,7 +330,7 @@ async def _set_address_text(
     domain_id = row.domain_id
     if domain_name != normalized_address(row.shown).domain:
         try:
-            domain = await domain_loaders.lock_or_create_domain(
+            domain = await domain_loaders.lock_or_create_domain_for_address(
                 ctx, session, domain_name, path="address", input_path=PATCH_PATH
             )
         except RequestError as refusal:
@@ -336,12 +341,12 @@ async def _set_address_text(
     address_update.new_values[row.id] |= {"local": local, "shown": new_text, "domain_id": domain_id}
 
 
-async def _store_new_values(
+async def _store_and_log_new_values(
     ctx: Context,
     session: AsyncSession,
     address_update: AddressUpdate,
     patch: AddressPatchValues,
-    stream_ids: Collection[int],
+    locked_stream_ids: Collection[int],
 ) -> None:
     """Store the changed values and record them in the journals and the admin log.
 
@@ -356,7 +361,7 @@ async def _store_new_values(
     ids_by_values: dict[str, list[int]] = {}
     for row in address_update.rows:
         differing_values = address_update.changed_values(row)
-        if differing_values or row.id in address_update.autoreplies.changed_ids:
+        if differing_values or row.id in address_update.autoreplies.changed_address_ids:
             changed.append(row)
             ids_by_values.setdefault(repr(address_update.new_values[row.id]), []).append(row.id)
         if "domain_id" in differing_values:
@@ -369,7 +374,7 @@ async def _store_new_values(
             await load_managed_user(ctx, row.user_id, path="addresses"),
             address_update.updated_address(row),
         )
-        if (user.domain_id or PLATFORM) not in stream_ids:
+        if (user.domain_id or PLATFORM) not in locked_stream_ids:
             raise Conflict("the account has moved meanwhile", path=["addresses"])
         path = [*PATCH_PATH, "main" if patch.main else "address"]
         main_change = await main_address.set_main_address(ctx, session, user, updated_row, path)
@@ -394,19 +399,21 @@ async def _store_new_values(
         AddressChangeDetails(None, former_domain_ids, main_change.streams_by_user),
     )
     entries = [
-        _update_log_entry(row, address_update.changed_values(row), address_update.autoreplies)
+        _log_entry_of_update(row, address_update.changed_values(row), address_update.autoreplies)
         for row in changed
         if row.user_id != ctx.viewer.user_id or not row.user_id
     ]
     await admin_log.log_changes(ctx, session, *entries)
 
 
-def _update_log_entry(
+def _log_entry_of_update(
     row: ColumnRow, changed_values: Mapping[str, Any], address_autoreplies: AddressAutoreplies
 ) -> NewAdminLogEntry:
     column_names = [name for name in (*LOGGED_COLUMNS, "shown") if name in changed_values]
     before = {graphql_name(name): getattr(row, name) for name in column_names}
     after = {graphql_name(name): changed_values[name] for name in column_names}
-    if row.id in address_autoreplies.changed_ids:
-        before["autoreply"], after["autoreply"] = address_autoreplies.admin_log_values(row.id)
+    if row.id in address_autoreplies.changed_address_ids:
+        before["autoreply"], after["autoreply"] = (
+            address_autoreplies.admin_log_values_before_and_after(row.id)
+        )
     return NewAdminLogEntry("addressUpdate", "Address", row.id, row.domain_id, before, after)

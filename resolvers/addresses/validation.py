@@ -23,7 +23,9 @@ MAX_FORWARDS_PER_DAY = (1 << 31) - 1
 ALL_DOMAINS_SIGN = "*"  # in place of the domain part: all domains of the platform
 
 
-def validate_address_text(text: str, *, wildcard: bool, path: Sequence[str] = ("address",)) -> str:
+def validate_address_text(
+    text: str, *, allows_wildcard: bool, path: Sequence[str] = ("address",)
+) -> str:
     """Return the text of an address or catch-all as stored. Raises InvalidInput.
 
     `@domain` means `*@domain`. A catch-all has one `*`: as the whole local part, at its begin
@@ -39,7 +41,7 @@ def validate_address_text(text: str, *, wildcard: bool, path: Sequence[str] = ("
             raise InvalidInput(message, constraint="label", path=path)
         _check_with_path(path, confusables.refuse_confusable_address, address)
         return address
-    if not wildcard:
+    if not allows_wildcard:
         message = "an address with * takes allowWildcard"
         raise InvalidInput(message, constraint="wildcard", path=path)
     fixed_part = local.strip("*")
@@ -102,7 +104,7 @@ def graphql_name(column_name: str) -> str:
     return {"forwards_max": "forwards"}.get(column_name, camel_case(column_name))
 
 
-def check_consistency(
+def check_column_combinations(
     address: Any, problems: ErrorCollector, path: Sequence[str] = (), *, spam_filter_learns: bool
 ) -> None:
     """Add an error to `problems` for each combination of columns that is not allowed.
@@ -158,7 +160,7 @@ def _validate_forwards_per_day(number: int | None, path: Sequence[str]) -> int |
     return number
 
 
-def _validate_switch(value: bool | None, path: Sequence[str]) -> bool:
+def _require_true_or_false(value: bool | None, path: Sequence[str]) -> bool:
     if value is None:
         message = "it is either so or not: null says neither"
         raise InvalidInput(message, constraint="required", path=path)
@@ -169,8 +171,8 @@ COLUMN_VALIDATORS: Mapping[str, Callable[[Any, Sequence[str]], Any]] = {
     "name": _validate_name,
     "tags": _validate_tags,
     "forwards_max": _validate_forwards_per_day,
-    "active": _validate_switch,
-    "send_as": _validate_switch,
+    "active": _require_true_or_false,
+    "send_as": _require_true_or_false,
     "public_comment": _validate_comment,
     "private_comment": _validate_comment,
     "meta_data": custom_data.validate_custom_data,

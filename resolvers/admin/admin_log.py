@@ -16,7 +16,7 @@ from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
 from resolvers import pagination
 from resolvers.admin.redaction import redact_secrets
-from resolvers.auth.security_log import load_actor
+from resolvers.auth.security_log import load_actor_id_and_name
 from resolvers.context import Context
 from resolvers.pagination import PageScan, read_by_keys
 
@@ -45,7 +45,10 @@ async def log_changes(ctx: Context, session: AsyncSession, *entries: NewAdminLog
     if not entries:
         return
     connection = await session.connection()
-    now, (actor_id, actor_name) = ctx.environment.now(), await load_actor(session, ctx.viewer)
+    now, (actor_id, actor_name) = (
+        ctx.environment.now(),
+        await load_actor_id_and_name(session, ctx.viewer),
+    )
     rows = [
         {
             "id": ctx.environment.new_id(),

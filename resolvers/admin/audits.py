@@ -79,10 +79,10 @@ def is_visible_audit(ctx: Context) -> ColumnElement[bool]:
     return false()
 
 
-def _is_of_active_audit(ctx: Context, column: Any) -> ColumnElement[bool]:
+def _is_of_visible_active_audit(ctx: Context, audit_id_column: Any) -> ColumnElement[bool]:
     """Return the WHERE clause for rows of visible audits that have not ended."""
     audit_ids = select(col(Audit.id)).where(is_visible_audit(ctx), col(Audit.ended_at).is_(None))
-    clause: ColumnElement[bool] = column.in_(audit_ids)
+    clause: ColumnElement[bool] = audit_id_column.in_(audit_ids)
     return clause
 
 
@@ -118,7 +118,7 @@ async def create_audit(ctx: Context, new_audit: NewAudit) -> int:
             )
         audit_id, (_, actor_name) = (
             ctx.environment.new_id(),
-            await security_log.load_actor(session, ctx.viewer),
+            await security_log.load_actor_id_and_name(session, ctx.viewer),
         )
         (task,) = await insert_tasks(ctx, session, TASK_KIND, [{"audit": audit_id}])
         audit = Audit(
@@ -149,7 +149,7 @@ async def create_audit(ctx: Context, new_audit: NewAudit) -> int:
     return audit_id
 
 
-async def delete_audits(ctx: Context, ids: Sequence[int]) -> None:
+async def end_audits_and_mark_removed(ctx: Context, ids: Sequence[int]) -> None:
     """End audits early, all or none. Housekeeping deletes the copies later.
 
     Raises NotFound if the viewer can't see an audit.
@@ -180,7 +180,7 @@ async def load_audits_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | No
     )
 
 
-async def load_copy_task_states(ctx: Context, ids: list[int]) -> list[TaskState]:
+async def load_copy_task_states_by_audit(ctx: Context, ids: list[int]) -> list[TaskState]:
     """Return the states of the tasks that make the first copies; CANCELLED for missing audits."""
     statement = (
         select(col(Audit.id), col(Audit.copied), col(Task.state))
@@ -218,7 +218,7 @@ def _audit_list_clauses(ctx: Context, user_id: int | None) -> list[ColumnElement
     return [is_visible_audit(ctx), true() if user_id is None else col(Audit.user_id) == user_id]
 
 
-async def load_copy_pages_by_audit(
+async def load_copy_pages_and_log_access(
     ctx: Context, page_keys: list[AuditPageKey]
 ) -> list[Page[ColumnRow]]:
     """Load pages of copies in chain order, and log the access in the same transaction."""
@@ -247,14 +247,14 @@ async def count_copies_by_audit(ctx: Context, page_keys: list[AuditPageKey]) -> 
 def _copy_list_clauses(ctx: Context, page_key: AuditPageKey) -> list[ColumnElement[bool]]:
     return [
         col(AuditCopy.audit_id) == page_key.audit_id,
-        _is_of_active_audit(ctx, col(AuditCopy.audit_id)),
+        _is_of_visible_active_audit(ctx, col(AuditCopy.audit_id)),
     ]
 
 
-async def load_copies_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_copies_by_id_and_log_access(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load copies by id, in the given order, and log the access. None if the viewer sees none."""
     statement = select(*select_columns(AuditCopy)).where(
-        _is_of_active_audit(ctx, col(AuditCopy.audit_id))
+        _is_of_visible_active_audit(ctx, col(AuditCopy.audit_id))
     )
     if not ctx.viewer.role.includes(Role.ADMIN):
         return [None for _ in ids]
@@ -317,7 +317,7 @@ async def _log_access(
     visible_ids = {row.id for row in await ctx.read(statement)}
     if not visible_ids:
         return
-    actor_id, actor_name = await security_log.load_actor(session, ctx.viewer)
+    actor_id, actor_name = await security_log.load_actor_id_and_name(session, ctx.viewer)
     rows = [
         {
             "id": ctx.environment.new_id(),
@@ -334,7 +334,7 @@ async def _log_access(
     await (await session.connection()).execute(insert(AuditAccess), rows)
 
 
-async def export_copies(
+async def export_mbox_and_log_access(
     ctx: Context, audit_id: int, *, verifies_copies: bool = False
 ) -> AsyncGenerator[bytes]:
     """Return the copies of an audit as an mbox file, after the access is logged.
@@ -352,7 +352,7 @@ async def export_copies(
     return audit_copies.stream_mbox(ctx.environment, audit_id, row.copies)
 
 
-async def find_broken_copy(ctx: Context, audit: ColumnRow) -> int | None:
+async def find_broken_position(ctx: Context, audit: ColumnRow) -> int | None:
     """Return the position where the chain of copies is broken.
 
     None if it is intact or the audit has ended.
@@ -364,7 +364,7 @@ async def find_broken_copy(ctx: Context, audit: ColumnRow) -> int | None:
     )
 
 
-async def plan_copying(
+async def plan_lock_of_audited_user(
     ctx: Context, task_order: dict[str, Any], _checkpoint: dict[str, Any]
 ) -> TaskStepPlan:
     """Plan the next chunk.
@@ -375,7 +375,7 @@ async def plan_copying(
     return TaskStepPlan([row.user_id for row in await ctx.read(statement)])
 
 
-async def copy_chunk(
+async def copy_next_messages(
     ctx: Context,
     session: AsyncSession,
     task_order: dict[str, Any],
@@ -403,7 +403,7 @@ async def copy_chunk(
     copied_count = (
         await ctx.environment.run_in_session(
             session,
-            lambda transaction: audit_copies.copy_existing_messages(transaction, audit, ids),
+            lambda transaction: audit_copies.copy_messages_without_copy(transaction, audit, ids),
         )
         if ids
         else 0

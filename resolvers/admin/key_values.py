@@ -50,7 +50,7 @@ class KeyValueNamespace:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyValueListing:
+class KeyValueListConditions:
     """Conditions of a list of entries: one level below a prefix, or with `is_recursive` all levels.
 
     With `is_exact` it is only the entry with the prefix as its key.
@@ -65,7 +65,7 @@ class KeyValueListing:
         """Return the WHERE clauses, which describe one range of an index."""
         key = col(KeyValue.key)
         clauses = [
-            *_is_in_namespace(self.namespace),
+            *_namespace_clauses(self.namespace),
             _is_visible_entry(ctx, [self.namespace.owner_id]),
         ]
         if self.is_exact:
@@ -121,7 +121,7 @@ async def load_entries_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | N
 
 async def read_entry_page(
     ctx: Context,
-    listing: KeyValueListing,
+    conditions: KeyValueListConditions,
     page_request: PageRequest,
     columns: Collection[str],
     *,
@@ -131,22 +131,22 @@ async def read_entry_page(
 
     Raises InvalidInput if the store is unknown or the prefix is not allowed.
     """
-    _check_listing(ctx, listing)
+    _check_list_conditions(ctx, conditions)
     column_names = {"id", "key", *columns} - (set() if with_values else {"value"})
     selected_columns: list[Any] = [*select_columns(KeyValue, column_names)]
     if not with_values:
         selected_columns.append(cast(null(), String).label("value"))
-    rows = select(*selected_columns).where(*listing.where_clauses(ctx))
+    rows = select(*selected_columns).where(*conditions.where_clauses(ctx))
     sort_key = (col(KeyValue.key), col(KeyValue.id))
     return await pagination.read_page(
         ctx, PageScan(rows, page_request, sort_key, is_descending=False)
     )
 
 
-async def count_entries(ctx: Context, listing: KeyValueListing) -> int:
+async def count_entries(ctx: Context, conditions: KeyValueListConditions) -> int:
     """Count the entries of a list."""
     statement = select(func.count().label("many")).select_from(KeyValue)
-    (row,) = await ctx.read(statement.where(*listing.where_clauses(ctx)))
+    (row,) = await ctx.read(statement.where(*conditions.where_clauses(ctx)))
     return int(row.many)
 
 
@@ -172,7 +172,7 @@ def _is_not_expired(now: datetime) -> ColumnElement[bool]:
     return func.coalesce(col(KeyValue.expires_at) > now, true())
 
 
-def _is_in_namespace(namespace: KeyValueNamespace) -> list[ColumnElement[bool]]:
+def _namespace_clauses(namespace: KeyValueNamespace) -> list[ColumnElement[bool]]:
     return [col(KeyValue.stream_id) == namespace.owner_id, col(KeyValue.store) == namespace.store]
 
 
@@ -186,13 +186,13 @@ def validate_key(key: str) -> str:
 
     Raises InvalidInput if the key is too long, or has control characters or empty levels.
     """
-    _check_characters(key, "key")
+    _check_characters_and_length(key, "key")
     if not all(key.split("/")):
         raise InvalidInput("a key has no empty levels", constraint="pattern", path=["key"])
     return key
 
 
-def _check_characters(text: str, field_name: str) -> None:
+def _check_characters_and_length(text: str, field_name: str) -> None:
     if _CONTROL_CHARACTERS.search(text):
         raise InvalidInput(
             f"a {field_name} has no control characters", constraint="pattern", path=[field_name]
@@ -203,10 +203,10 @@ def _check_characters(text: str, field_name: str) -> None:
         )
 
 
-def _check_listing(ctx: Context, listing: KeyValueListing) -> None:
-    _require_known_store(ctx, listing.namespace)
-    _check_characters(listing.prefix, "prefix")
-    if listing.is_exact and not listing.prefix:
+def _check_list_conditions(ctx: Context, conditions: KeyValueListConditions) -> None:
+    _require_known_store(ctx, conditions.namespace)
+    _check_characters_and_length(conditions.prefix, "prefix")
+    if conditions.is_exact and not conditions.prefix:
         raise InvalidInput("say which key", constraint="required", path=["prefix"])
 
 
@@ -215,7 +215,7 @@ def _require_known_store(ctx: Context, namespace: KeyValueNamespace) -> None:
         raise InvalidInput("there is no store of this name", constraint="unknown", path=["store"])
 
 
-def _check_new_key(ctx: Context, key: str) -> None:
+def _check_key_limits(ctx: Context, key: str) -> None:
     """Raise LimitReached if a new key is longer or deeper than the settings allow."""
     options = ctx.environment.options
     for unit, used, limit in (
@@ -263,11 +263,11 @@ async def set_value(
     Raises StaleObject if the stored version is not `if_version`, and Forbidden, InvalidInput or
     LimitReached.
     """
-    _require_write_access(ctx, namespace, key)
+    _check_key_and_write_access(ctx, namespace, key)
     _check_value(ctx, new_value.value)
     expires_at = _expiry_time(ctx, new_value.ttl)
     async with ctx.write_session(namespace.owner_id) as session:
-        stored = await _load_locked_entry(ctx, namespace, key)
+        stored = await _load_unexpired_entry(ctx, namespace, key)
         version = stored.version if stored else 0
         if new_value.if_version is not None and new_value.if_version != version:
             raise StaleObject(current_modseq=version, path=["ifVersion"])
@@ -290,9 +290,9 @@ async def increment_value(
     Raises NotFound if there is no entry and `create_missing` is false, and InvalidInput if the
     value is not a number or would exceed 2^53.
     """
-    _require_write_access(ctx, namespace, key)
+    _check_key_and_write_access(ctx, namespace, key)
     async with ctx.write_session(namespace.owner_id) as session:
-        stored = await _load_locked_entry(ctx, namespace, key)
+        stored = await _load_unexpired_entry(ctx, namespace, key)
         if stored is None and not create_missing:
             raise NotFound(key, path=["key"])
         # the stream is locked, so no other transaction changes the same number
@@ -309,7 +309,7 @@ async def delete_entries(
     ctx: Context, namespace: KeyValueNamespace, key: str, *, recursive: bool = False
 ) -> int:
     """Delete an entry, with `recursive` also all entries below it, and return their number."""
-    _require_write_access(ctx, namespace, key)
+    _check_key_and_write_access(ctx, namespace, key)
     is_deleted: ColumnElement[bool] = col(KeyValue.key) == key
     if recursive:
         dialect, key_column = ctx.environment.database.dialect, col(KeyValue.key)
@@ -319,13 +319,15 @@ async def delete_entries(
         )
     async with ctx.write_session(namespace.owner_id) as session:
         ids = (
-            await _delete_and_return_ids(ctx, session, *_is_in_namespace(namespace), is_deleted)
+            await _delete_and_return_unexpired_ids(
+                ctx, session, *_namespace_clauses(namespace), is_deleted
+            )
         )[namespace.owner_id]
         if ids:
             await ctx.record_change(session, namespace.owner_id, ChangeKind.KEY_VALUE_CHANGED, ids)
             before = {"store": namespace.store, "key": key, "entries": len(ids)}
             target = ids[0] if len(ids) == 1 else None
-            await _log_change(
+            await _log_change_unless_own(
                 ctx,
                 session,
                 namespace,
@@ -342,7 +344,7 @@ async def delete_entries_of_users(
     The transaction must hold locks on the users' streams. The number of statements does not
     depend on the number of users.
     """
-    ids_by_owner = await _delete_and_return_ids(
+    ids_by_owner = await _delete_and_return_unexpired_ids(
         ctx,
         session,
         col(KeyValue.stream_id).in_(user_ids),
@@ -355,7 +357,7 @@ async def delete_entries_of_users(
     )
 
 
-def _require_write_access(ctx: Context, namespace: KeyValueNamespace, key: str) -> None:
+def _check_key_and_write_access(ctx: Context, namespace: KeyValueNamespace, key: str) -> None:
     """Raise Forbidden if the viewer may not write here, and InvalidInput for a bad key or store.
 
     Shared entries and those of other users need a higher role and the scope MASTER.
@@ -367,7 +369,7 @@ def _require_write_access(ctx: Context, namespace: KeyValueNamespace, key: str) 
         ctx.viewer.require(GuardRule(role=role, scope=Scope.MASTER))
 
 
-async def _load_locked_entry(
+async def _load_unexpired_entry(
     ctx: Context, namespace: KeyValueNamespace, key: str
 ) -> ColumnRow | None:
     """Return the stored entry after its stream is locked.
@@ -376,7 +378,7 @@ async def _load_locked_entry(
     """
     is_not_expired = _is_not_expired(ctx.environment.now())
     statement = select(*select_columns(KeyValue)).where(
-        *_is_in_namespace(namespace), col(KeyValue.key) == key, is_not_expired
+        *_namespace_clauses(namespace), col(KeyValue.key) == key, is_not_expired
     )
     return next(iter(await ctx.read(statement)), None)
 
@@ -405,7 +407,7 @@ async def _store_entry(
     Raises LimitReached if the owner has no room for it.
     """
     if stored is None:
-        _check_new_key(ctx, entry.key)
+        _check_key_limits(ctx, entry.key)
     await _require_room(ctx, entry, stored)
     kind, namespace = ChangeKind.KEY_VALUE_CHANGED, KeyValueNamespace(entry.stream_id, entry.store)
     entry.version = await ctx.record_change(session, entry.stream_id, kind, [entry.id])
@@ -414,7 +416,7 @@ async def _store_entry(
     store_and_key = {"store": entry.store, "key": entry.key}
     before = {**store_and_key, "version": stored.version} if stored else None
     after = {**store_and_key, "version": entry.version}
-    await _log_change(
+    await _log_change_unless_own(
         ctx,
         session,
         namespace,
@@ -455,7 +457,7 @@ async def _require_room(ctx: Context, entry: KeyValue, stored: ColumnRow | None)
         raise LimitReached(message, limit=limit, used=int(totals.bytes), path=["value"])
 
 
-async def _delete_and_return_ids(
+async def _delete_and_return_unexpired_ids(
     ctx: Context, session: AsyncSession, *conditions: ColumnElement[bool]
 ) -> defaultdict[int, list[int]]:
     """Delete the matching entries; return the ids of unexpired ones by owner, in order."""
@@ -471,7 +473,7 @@ async def _delete_and_return_ids(
     return ids_by_owner
 
 
-async def _log_change(
+async def _log_change_unless_own(
     ctx: Context, session: AsyncSession, namespace: KeyValueNamespace, entry: NewAdminLogEntry
 ) -> None:
     """Write an entry without values to the admin log, unless the entry is the viewer's own.

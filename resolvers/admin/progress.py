@@ -15,7 +15,7 @@ from resolvers.changes.stream_reader import FollowRequest
 from resolvers.changes.visible_streams import SelectStreams, load_viewer_streams
 from resolvers.connectors import loaders as connector_loaders
 from resolvers.context import Context
-from resolvers.submission import create as submission_create
+from resolvers.submission import loaders as submission_loaders
 
 TASK_CHANGES = frozenset({ChangeKind.TASK_CHANGED})
 CONNECTOR_CHANGES = frozenset({ChangeKind.CONNECTOR_CHANGED})
@@ -75,11 +75,11 @@ async def _follow_until_finished(
     (row,) = await kind.load_by_id(ctx, [work_id])
     if row is None:
         raise NotFound(str(work_id), path=["id"])
-    select_streams = _select_stream_of_work(
+    select_streams = _selector_of_work_stream(
         PLATFORM if row.user_id is None else row.user_id, ctx, kind.change_kinds
     )
     request = FollowRequest(
-        await stream_reader.load_current_positions(ctx, select_streams),
+        await stream_reader.load_last_stream_positions(ctx, select_streams),
         kind.change_kinds,
         select_streams=select_streams,
         object_ids={kind.changed_object_id(row)},
@@ -99,7 +99,7 @@ async def _follow_until_finished(
     await batches.aclose()
 
 
-def _select_stream_of_work(
+def _selector_of_work_stream(
     stream_id: int, ctx: Context, change_kinds: frozenset[ChangeKind]
 ) -> SelectStreams:
     """Return a stream selector for the stream of work that the viewer can see."""
@@ -118,7 +118,7 @@ async def follow_submissions(ctx: Context) -> AsyncGenerator[ColumnRow]:
     async for batch in stream_reader.follow_changes(ctx, FollowRequest(kinds=SUBMISSION_CHANGES)):
         submission_ids = list(dict.fromkeys(event.object_id for event in batch.events))
         for row in (
-            await submission_create.load_submissions_by_id(ctx, submission_ids)
+            await submission_loaders.load_submissions_by_id(ctx, submission_ids)
             if submission_ids
             else []
         ):
@@ -131,8 +131,8 @@ async def follow_submission(ctx: Context, submission_id: int) -> AsyncGenerator[
 
     Raises NotFound if the viewer has no such submission.
     """
-    position = await stream_reader.load_current_positions(ctx)
-    (row,) = await submission_create.load_submissions_by_id(ctx, [submission_id])
+    position = await stream_reader.load_last_stream_positions(ctx)
+    (row,) = await submission_loaders.load_submissions_by_id(ctx, [submission_id])
     if row is None:
         raise NotFound(str(submission_id), path=["id"])
     batches = stream_reader.follow_changes(
@@ -143,7 +143,7 @@ async def follow_submission(ctx: Context, submission_id: int) -> AsyncGenerator[
         if row.state not in UNFINISHED_STATES:
             break
         await anext(batches)
-        (row,) = await submission_create.load_submissions_by_id(ctx, [submission_id])
+        (row,) = await submission_loaders.load_submissions_by_id(ctx, [submission_id])
     await batches.aclose()
 
 
@@ -153,7 +153,7 @@ async def follow_connector_runs(ctx: Context) -> AsyncGenerator[ColumnRow]:
     async for batch in stream_reader.follow_changes(ctx, FollowRequest(kinds=CONNECTOR_CHANGES)):
         connector_ids = list(dict.fromkeys(event.object_id for event in batch.events))
         for row in (
-            await connector_loaders.load_last_runs_by_connector(ctx, connector_ids)
+            await connector_loaders.load_own_last_runs_by_connector(ctx, connector_ids)
             if connector_ids
             else []
         ):

@@ -66,7 +66,9 @@ class ReencryptionResult:
     failed_contexts: list[str] = field(default_factory=list)
 
 
-async def count_values_by_key(environment: Environment, key_names: Iterable[str]) -> dict[str, int]:
+async def count_encrypted_values_by_key(
+    environment: Environment, key_names: Iterable[str]
+) -> dict[str, int]:
     """Count the values that are encrypted with each of these keys."""
     count_by_key = dict.fromkeys(key_names, 0)
     for table_columns in ENCRYPTED_COLUMNS:

@@ -5,7 +5,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import Connection, delete, func, insert, literal, select, update
@@ -24,17 +25,15 @@ from models.users.tables import User
 from resolvers import pagination
 from resolvers.admin import admin_log
 from resolvers.admin.admin_log import NewAdminLogEntry
-from resolvers.admin.setting_definitions import (
+from resolvers.admin.setting_definitions import DEFINITIONS, SettingJson, SettingType
+from resolvers.admin.setting_values import (
     CUSTOM_PREFIX,
-    DEFINITIONS,
-    SettingJson,
-    SettingType,
-    apply_stored_values,
+    options_with_stored_values,
     type_of_custom_value,
     validate_custom_value,
-    validate_key,
+    validate_setting_key,
 )
-from resolvers.auth.security_log import load_actor
+from resolvers.auth.security_log import load_actor_id_and_name
 from resolvers.context import Context, GuardRule
 from resolvers.pagination import PageScan, read_by_keys, read_union
 
@@ -126,7 +125,7 @@ async def set_setting(ctx: Context, key: str, value: object) -> CurrentSetting:
     is out of range.
     """
     ctx.viewer.require(WRITE_RULE)
-    validate_key(key)
+    validate_setting_key(key)
     definition = DEFINITIONS.get(key)
     json_value = (
         definition.json_from_value(definition.parse(value))
@@ -136,37 +135,44 @@ async def set_setting(ctx: Context, key: str, value: object) -> CurrentSetting:
     async with ctx.write_session(PLATFORM) as session:
         stored_values = await _read_locked_values(session)
         if _stored_json(stored_values, key) != _stored_json({key: json_value}, key):
+            values_after = {**stored_values, key: json_value}
             await _store_changes(
-                ctx, session, stored_values, {**stored_values, key: json_value}, "settingSet"
+                ctx, session, _SettingsChange("settingSet", stored_values, values_after)
             )
     return _current_setting(ctx.environment, key, {key: json_value})
 
 
-async def reset_settings(
-    ctx: Context, keys: Sequence[str]
-) -> tuple[list[CurrentSetting], list[int]]:
+class SettingsReset(NamedTuple):
+    """The reset settings that have a definition, and the indexes of keys without stored value."""
+
+    defined_settings: list[CurrentSetting]
+    unset_key_indexes: list[int]
+
+
+async def reset_settings(ctx: Context, keys: Sequence[str]) -> SettingsReset:
     """Delete the stored values of settings, so that their defaults apply.
 
-    Returns the settings with a definition, and the indexes of keys that had no stored value.
     Custom settings are deleted. Raises Forbidden or InvalidInput.
     """
     ctx.viewer.require(WRITE_RULE)
     if len(keys) > MAX_KEYS_PER_CALL:
         raise InvalidInput(f"at most {MAX_KEYS_PER_CALL} at once", constraint="max", path=["keys"])
     for index, key in enumerate(keys):
-        validate_key(key, path=("keys",), index=index)
+        validate_setting_key(key, path=("keys",), index=index)
     async with ctx.write_session(PLATFORM) as session:
         stored_values = await _read_locked_values(session)
         values_left = {key: value for key, value in stored_values.items() if key not in keys}
         if values_left != stored_values:
-            await _store_changes(ctx, session, stored_values, values_left, "settingDelete")
+            await _store_changes(
+                ctx, session, _SettingsChange("settingDelete", stored_values, values_left)
+            )
     default_indexes = [index for index, key in enumerate(keys) if key not in stored_values]
     defined_settings = [
         _current_setting(ctx.environment, key, {})
         for key in dict.fromkeys(keys)
         if key in DEFINITIONS
     ]
-    return defined_settings, default_indexes
+    return SettingsReset(defined_settings, default_indexes)
 
 
 async def _read_locked_values(session: AsyncSession) -> dict[str, Any]:
@@ -174,74 +180,101 @@ async def _read_locked_values(session: AsyncSession) -> dict[str, Any]:
     return _values_by_key((await (await session.connection()).execute(SELECT_STORED_VALUES)).all())
 
 
-async def _store_changes(
-    ctx: Context,
-    session: AsyncSession,
-    values_before: Mapping[str, Any],
-    values_after: Mapping[str, Any],
-    mutation: str,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _SettingsChange:
+    """The stored values of all settings, before and after a mutation."""
+
+    mutation: str
+    values_before: Mapping[str, Any]
+    values_after: Mapping[str, Any]
+
+    @property
+    def changed_keys(self) -> list[str]:
+        """The keys with another value, or with one only before or after, in their order."""
+        before, after = self.values_before, self.values_after
+        keys = sorted({*before, *after})
+        return [key for key in keys if _stored_json(before, key) != _stored_json(after, key)]
+
+
+async def _store_changes(ctx: Context, session: AsyncSession, change: _SettingsChange) -> None:
     """Store the differing values with history, admin log and journal entries.
 
     The options apply when the transaction is committed. Raises LimitReached if there are too
     many custom settings.
     """
-    if len([key for key in values_after if key.startswith(CUSTOM_PREFIX)]) > MAX_CUSTOM_SETTINGS:
+    custom_keys = [key for key in change.values_after if key.startswith(CUSTOM_PREFIX)]
+    if len(custom_keys) > MAX_CUSTOM_SETTINGS:
         message = f"at most {MAX_CUSTOM_SETTINGS} settings of your own"
         raise LimitReached(
             message, limit=MAX_CUSTOM_SETTINGS, used=MAX_CUSTOM_SETTINGS, path=["key"]
         )
-    keys = sorted({*values_before, *values_after})
-    changed = [
-        key for key in keys if _stored_json(values_before, key) != _stored_json(values_after, key)
-    ]
-    actor_id, actor_name = await load_actor(session, ctx.viewer)
     now, initial_options = ctx.environment.now(), ctx.environment.initial_options
-    ids = [ctx.environment.new_id() for _ in changed]
-    rows = [
+    history_rows = await _history_rows(ctx, session, change, now)
+    await _write_values(session, change, now)
+    await (await session.connection()).execute(insert(SettingChange), history_rows)
+    await _log_changes(ctx, session, change)
+    (options_before, _), (options, _) = (
+        options_with_stored_values(initial_options, change.values_before),
+        options_with_stored_values(initial_options, change.values_after),
+    )
+    await _adjust_allocated_quota(
+        ctx, session, options.default_quota - options_before.default_quota
+    )
+    history_ids = [row["id"] for row in history_rows]
+    position = await ctx.record_change(
+        session, PLATFORM, ChangeKind.SETTING_CHANGED, history_ids, key=change.changed_keys
+    )
+    session.info[CommittedOptions] = CommittedOptions(options, position)
+
+
+async def _history_rows(
+    ctx: Context, session: AsyncSession, change: _SettingsChange, now: datetime
+) -> list[dict[str, Any]]:
+    """Return a row of the settings' history for each changed key."""
+    before, after = change.values_before, change.values_after
+    actor_id, actor_name = await load_actor_id_and_name(session, ctx.viewer)
+    return [
         {
-            "id": row_id,
+            "id": ctx.environment.new_id(),
             "key": key,
-            "before": {"value": values_before[key]} if key in values_before else None,
-            "after": {"value": values_after[key]} if key in values_after else None,
+            "before": {"value": before[key]} if key in before else None,
+            "after": {"value": after[key]} if key in after else None,
             "at": now,
             "actor": actor_name,
             "actor_id": actor_id or None,
             "reason": ctx.reason,
         }
-        for row_id, key in zip(ids, changed, strict=True)
+        for key in change.changed_keys
     ]
-    connection = await session.connection()
+
+
+async def _write_values(session: AsyncSession, change: _SettingsChange, now: datetime) -> None:
+    """Insert, update or delete the stored values of the changed keys."""
+    connection, changed_keys, after = (
+        await session.connection(),
+        change.changed_keys,
+        change.values_after,
+    )
     await connection.run_sync(
-        _upsert_values, {key: values_after[key] for key in changed if key in values_after}, now
+        _upsert_values, {key: after[key] for key in changed_keys if key in after}, now
     )
-    deleted_keys = [key for key in changed if key not in values_after]
+    deleted_keys = [key for key in changed_keys if key not in after]
     await connection.execute(delete(SettingValue).where(col(SettingValue.key).in_(deleted_keys)))
-    await connection.execute(insert(SettingChange), rows)
-    await admin_log.log_changes(
-        ctx,
-        session,
-        *(
-            NewAdminLogEntry(
-                mutation,
-                "Setting",
-                before={key: values_before[key]} if key in values_before else None,
-                after={key: values_after[key]} if key in values_after else None,
-            )
-            for key in changed
-        ),
-    )
-    (options_before, _), (options, _) = (
-        apply_stored_values(initial_options, values_before),
-        apply_stored_values(initial_options, values_after),
-    )
-    await _adjust_allocated_quota(
-        ctx, session, options.default_quota - options_before.default_quota
-    )
-    position = await ctx.record_change(
-        session, PLATFORM, ChangeKind.SETTING_CHANGED, ids, key=changed
-    )
-    session.info[CommittedOptions] = CommittedOptions(options, position)
+
+
+async def _log_changes(ctx: Context, session: AsyncSession, change: _SettingsChange) -> None:
+    """Write an admin log entry for each changed key."""
+    before, after = change.values_before, change.values_after
+    entries = [
+        NewAdminLogEntry(
+            change.mutation,
+            "Setting",
+            before={key: before[key]} if key in before else None,
+            after={key: after[key]} if key in after else None,
+        )
+        for key in change.changed_keys
+    ]
+    await admin_log.log_changes(ctx, session, *entries)
 
 
 def _stored_json(values_by_key: Mapping[str, Any], key: str) -> bytes | None:
@@ -261,12 +294,14 @@ def _upsert_values(connection: Connection, values: Mapping[str, Any], updated_at
         connection.execute(insert.on_conflict_do_update(index_elements=["key"], set_=changed))
 
 
-async def _adjust_allocated_quota(ctx: Context, session: AsyncSession, difference: int) -> None:
+async def _adjust_allocated_quota(
+    ctx: Context, session: AsyncSession, default_quota_difference: int
+) -> None:
     """Add the difference of the default quota to the allocated quota of domains.
 
     Only users without own quota in domains without default quota count.
     """
-    if not difference:
+    if not default_quota_difference:
         return
     connection = await session.connection()
     has_no_default = col(Domain.default_user_quota).is_(None)
@@ -284,7 +319,8 @@ async def _adjust_allocated_quota(ctx: Context, session: AsyncSession, differenc
         update(Domain)
         .where(has_no_default, user_count > 0)
         .values(
-            quota_allocated=Domain.quota_allocated + user_count * literal(difference, BIG_INTEGER)
+            quota_allocated=Domain.quota_allocated
+            + user_count * literal(default_quota_difference, BIG_INTEGER)
         )
         .returning(col(Domain.id))
         .execution_options(synchronize_session=False)
@@ -294,15 +330,15 @@ async def _adjust_allocated_quota(ctx: Context, session: AsyncSession, differenc
         await ctx.record_change(session, PLATFORM, ChangeKind.DOMAIN_CHANGED, ids)
 
 
-async def apply_stored_settings(environment: Environment) -> list[str]:
+async def apply_settings_and_return_invalid_keys(environment: Environment) -> list[str]:
     """Apply the stored settings in this process and return the keys with unusable values."""
     statement = select(col(Stream.last)).where(col(Stream.id) == PLATFORM)
     position = next((row.last for row in await environment.database.read(statement)), 0)
-    options, invalid_keys = apply_stored_values(
+    options, invalid_keys = options_with_stored_values(
         environment.initial_options,
         _values_by_key(await environment.database.read(SELECT_STORED_VALUES)),
     )
-    environment.apply_options(CommittedOptions(options, position))
+    environment.use_options_unless_outdated(CommittedOptions(options, position))
     return invalid_keys
 
 
@@ -317,7 +353,7 @@ async def follow_stored_settings(environment: Environment) -> None:
             wakeup.clear()  # before reading: a later change sets it again
             try:
                 if await _has_new_changes(environment):
-                    invalid_keys = await apply_stored_settings(environment)
+                    invalid_keys = await apply_settings_and_return_invalid_keys(environment)
                     log_unusable_settings([key for key in invalid_keys if key not in warned_keys])
                     warned_keys = invalid_keys
             except Exception:  # keep running: the next attempt can succeed
@@ -343,7 +379,7 @@ async def _has_new_changes(environment: Environment) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class SettingHistoryPage:
+class SettingHistoryPageKey:
     """A page of the changes of one setting, the newest first."""
 
     key: str
@@ -352,7 +388,7 @@ class SettingHistoryPage:
 
 
 async def load_history_pages(
-    ctx: Context, page_keys: list[SettingHistoryPage]
+    ctx: Context, page_keys: list[SettingHistoryPageKey]
 ) -> list[Page[ColumnRow]]:
     """Load pages of setting changes, each in reading order.
 
@@ -370,7 +406,7 @@ async def load_history_pages(
     return await pagination.read_pages(ctx, scans)
 
 
-async def count_history_entries(ctx: Context, page_keys: list[SettingHistoryPage]) -> list[int]:
+async def count_history_entries(ctx: Context, page_keys: list[SettingHistoryPageKey]) -> list[int]:
     """Count the changes of settings, in the given order.
 
     Raises Forbidden unless the viewer is an ADMIN.

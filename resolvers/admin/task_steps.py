@@ -58,25 +58,30 @@ class TaskKind(NamedTuple):
     ) = None
 
 
-def next_ids(order: Mapping[str, Any], checkpoint: Mapping[str, Any], limit: int) -> list[int]:
+def next_ids_of_task(
+    task_order: Mapping[str, Any], checkpoint: Mapping[str, Any], limit: int
+) -> list[int]:
     """Return the next ids of an order, at most `limit`."""
     offset = checkpoint.get("at", 0)
-    return list(order["ids"][offset : offset + limit])
+    return list(task_order["ids"][offset : offset + limit])
 
 
-def result_after_ids(
-    ids: Sequence[int], order: Mapping[str, Any], checkpoint: Mapping[str, Any], done_count: int
+def step_result_after_ids(
+    ids: Sequence[int],
+    task_order: Mapping[str, Any],
+    checkpoint: Mapping[str, Any],
+    done_count: int,
 ) -> TaskStepResult:
     """Return the result of a step that has handled these ids of an order."""
     offset = checkpoint.get("at", 0) + len(ids)
-    return TaskStepResult({"at": offset}, done_count, has_more=offset < len(order["ids"]))
+    return TaskStepResult({"at": offset}, done_count, has_more=offset < len(task_order["ids"]))
 
 
 async def insert_tasks(
     ctx: Context,
     session: AsyncSession,
     task_kind: str,
-    orders: Iterable[Mapping[str, Any]],
+    task_orders: Iterable[Mapping[str, Any]],
     **columns: Any,
 ) -> list[Task]:
     """Insert a task for each order and wake the task workers; return them in this order.
@@ -94,7 +99,7 @@ async def insert_tasks(
             created_at=ctx.environment.now(),
             **columns,
         )
-        for order in orders
+        for order in task_orders
     ]
     session.add_all(tasks)
     await session.flush()

@@ -31,7 +31,7 @@ from resolvers.filters import apply_task
 from resolvers.mailboxes import repair
 from resolvers.mailboxes import update as mailbox_update
 from resolvers.messages import deleted_messages
-from resolvers.messages.bulk import bulk_changes, storage_tiers
+from resolvers.messages.bulk import bulk_tasks, storage_tiers
 from resolvers.notifications import webhook_replay
 from resolvers.pagination import PageScan, read_by_keys
 from resolvers.queue import mutations as queue_mutations
@@ -141,13 +141,13 @@ async def cancel_tasks(ctx: Context, ids: list[int]) -> None:
         )
         for row in rows:
             if row:
-                await _delete_passphrase(session, row)
+                await _delete_passphrase_if_finished(session, row)
                 await ctx.record_change(
                     session, _stream_of_task(row), ChangeKind.TASK_CHANGED, [row.id]
                 )
 
 
-async def _delete_passphrase(session: AsyncSession, task: ColumnRow) -> None:
+async def _delete_passphrase_if_finished(session: AsyncSession, task: ColumnRow) -> None:
     """Delete the passphrase from the order of a finished task."""
     if passphrases.ORDER_KEY in task.order:
         is_finished = col(Task.id) == task.id, col(Task.finished_at).is_not(None)
@@ -190,7 +190,7 @@ async def _run_due_tasks(environment: Environment) -> None:
     """Run each due task. A task that fails is retried later, after the others."""
     while (task := await _lease_next_task(environment)) is not None:
         try:
-            await _run_or_abandon(environment, task)
+            await _run_or_abandon_lease(environment, task)
         except Exception:
             log.exception("a task could not go on", extra={"task": task.id, "kind": task.kind})
 
@@ -200,17 +200,17 @@ async def run_next_task(environment: Environment) -> bool:
     task = await _lease_next_task(environment)
     if task is None:
         return False
-    await _run_or_abandon(environment, task)
+    await _run_or_abandon_lease(environment, task)
     return True
 
 
-async def _run_or_abandon(environment: Environment, task: ColumnRow) -> None:
+async def _run_or_abandon_lease(environment: Environment, task: ColumnRow) -> None:
     try:
-        with leases.use_leases(environment, task.lease):
+        with leases.protect_leases_in_use(environment, task.lease):
             await _run_task(environment, task)
     except Exception:
         is_leased_task = col(Task.id) == task.id, col(Task.lease) == task.lease
-        leases.abandon_lease(
+        leases.end_lease_at_later_heartbeat(
             environment, Task, *is_leased_task, delay_seconds=RETRY_AFTER_ERROR_SECONDS
         )
         raise
@@ -227,14 +227,14 @@ async def _run_task(environment: Environment, task: ColumnRow) -> None:
         await _finish_task(ctx, task, TaskState.FAILED, error=INTERNAL_ERROR_TEXT)
         return
     try:
-        await _run_steps(ctx, task)
+        await _open_planner_and_run_steps(ctx, task)
     except RequestError as refusal:
-        result = await _result_so_far(ctx, task)
+        result = await _load_result_so_far(ctx, task)
         await _finish_task(ctx, task, TaskState.FAILED, result=result, error=refusal.message)
     except CorruptBlob as damage:  # another attempt would find the same bytes
         log_values = {"task": task.id, "kind": task.kind, "damage": str(damage)}
         log.warning("a task ended at damaged bytes", extra=log_values)
-        result = await _result_so_far(ctx, task)
+        result = await _load_result_so_far(ctx, task)
         await _finish_task(
             ctx, task, TaskState.FAILED, result=result, error=DamagedContent().message
         )
@@ -287,7 +287,7 @@ async def _lease_next_task(environment: Environment) -> ColumnRow | None:
         return (await (await session.connection()).execute(statement)).first()
 
 
-async def _run_steps(ctx: Context, task: ColumnRow) -> None:
+async def _open_planner_and_run_steps(ctx: Context, task: ColumnRow) -> None:
     """Run the steps of a task, each with its progress in one transaction."""
     task_kind, order, checkpoint = TASK_KINDS[task.kind], task.order, task.checkpoint or {}
     planner_context = (
@@ -296,10 +296,10 @@ async def _run_steps(ctx: Context, task: ColumnRow) -> None:
         else nullcontext(task_kind.plan)
     )
     async with planner_context as plan:
-        await _run_planned_steps(ctx, task, plan)
+        await _run_steps_and_finish(ctx, task, plan)
 
 
-async def _run_planned_steps(ctx: Context, task: ColumnRow, plan_step: TaskStepPlanner) -> None:
+async def _run_steps_and_finish(ctx: Context, task: ColumnRow, plan_step: TaskStepPlanner) -> None:
     task_kind, order = TASK_KINDS[task.kind], task.order
     checkpoint, done_count = task.checkpoint or {}, task.done
     state, has_more = TaskState.SUCCEEDED, True
@@ -318,14 +318,14 @@ async def _run_planned_steps(ctx: Context, task: ColumnRow, plan_step: TaskStepP
             values = {"checkpoint": checkpoint, "done": done_count, "attempts": 0}
             if result.total is not None:
                 values["total"] = result.total
-            await _store_progress(ctx, session, task, values)
+            await _require_lease_and_store_values(ctx, session, task, values)
         await drop_unreferenced_objects(ctx.environment, result.object_names)
     if done_count:  # it can have changed many messages
         await ctx.environment.database.refresh_planner_statistics()
     await _finish_task(ctx, task, state, result=_task_result(checkpoint, done_count))
 
 
-async def _result_so_far(ctx: Context, task: ColumnRow) -> dict[str, Any]:
+async def _load_result_so_far(ctx: Context, task: ColumnRow) -> dict[str, Any]:
     """Return the result of a task that can't continue."""
     statement = select(col(Task.checkpoint), col(Task.done)).where(col(Task.id) == task.id)
     ((checkpoint, done_count),) = await ctx.read(statement)
@@ -343,7 +343,7 @@ async def _plan_nothing(
     return TaskStepPlan()
 
 
-BULK_CHANGE_KIND = TaskKind(bulk_changes.plan_task_step, bulk_changes.run_task_step)
+BULK_CHANGE_KIND = TaskKind(bulk_tasks.plan_streams_of_next_step, bulk_tasks.run_task_step)
 TASK_KINDS = {
     "MESSAGE_UPDATE": BULK_CHANGE_KIND,
     "MESSAGE_MOVE": BULK_CHANGE_KIND,
@@ -351,39 +351,49 @@ TASK_KINDS = {
     "MESSAGE_DELETE": BULK_CHANGE_KIND,
     "MESSAGE_DEDUPLICATE": BULK_CHANGE_KIND,
     deleted_messages.TASK_KIND: TaskKind(
-        deleted_messages.plan_task_step, deleted_messages.run_task_step
+        deleted_messages.plan_nothing, deleted_messages.restore_next_messages
     ),
     storage_tiers.TASK_KIND: TaskKind(
         storage_tiers.copy_next_blobs, storage_tiers.switch_copied_blobs
     ),
     exports.TASK_KIND: TaskKind(exports.plan_next_chunk, exports.store_chunk),
-    apply_task.TASK_KIND: TaskKind(apply_task.decide_next_messages, apply_task.apply_decisions),
-    imports.TASK_KIND: TaskKind(
-        imports.plan_nothing, imports.run_step, open_planner=imports.open_import_planner
+    apply_task.TASK_KIND: TaskKind(
+        apply_task.evaluate_filters_on_next_messages, apply_task.apply_filter_results
     ),
-    audits.TASK_KIND: TaskKind(audits.plan_copying, audits.copy_chunk, is_cancellable=False),
+    imports.TASK_KIND: TaskKind(
+        imports.plan_nothing,
+        imports.insert_messages_of_step,
+        open_planner=imports.open_import_planner,
+    ),
+    audits.TASK_KIND: TaskKind(
+        audits.plan_lock_of_audited_user, audits.copy_next_messages, is_cancellable=False
+    ),
     user_delete.KIND: TaskKind(purge.plan_purge, purge.purge_chunk, is_cancellable=False),
     file_create.KIND: TaskKind(
         file_create.plan_nothing, file_create.store_batch, open_planner=file_create.open_planner
     ),
-    repair.TASK_KIND: TaskKind(repair.plan_task_step, repair.run_task_step),
-    mailbox_update.TASK_KIND: TaskKind(_plan_nothing, mailbox_update.run_task_step),
+    repair.TASK_KIND: TaskKind(repair.check_next_mailbox, repair.repair_checked_mailbox),
+    mailbox_update.TASK_KIND: TaskKind(_plan_nothing, mailbox_update.set_expiry_of_next_messages),
     quota_recalculation.KIND: TaskKind(
         quota_recalculation.plan_next_users, quota_recalculation.recalculate_chunk
     ),
-    webhook_replay.TASK_KIND: TaskKind(webhook_replay.plan, webhook_replay.step),
+    webhook_replay.TASK_KIND: TaskKind(
+        webhook_replay.prepare_next_deliveries, webhook_replay.insert_prepared_deliveries
+    ),
     quota_warnings.KIND: TaskKind(quota_warnings.plan_warning, quota_warnings.insert_notice),
     security_messages.KIND: TaskKind(
-        security_messages.prepare_message, security_messages.insert_notice, is_cancellable=False
+        security_messages.build_message_and_store_blobs,
+        security_messages.insert_notice,
+        is_cancellable=False,
     ),
     quarantine_digest.TASK_KIND: TaskKind(
         quarantine_digest.plan_digest, quarantine_digest.insert_digest
     ),
     queue_mutations.DELETE_TASK_KIND: TaskKind(
-        queue_mutations.plan_next_entries, queue_mutations.delete_planned_entries
+        queue_mutations.plan_or_bounce_next_entries, queue_mutations.delete_planned_entries
     ),
     queue_mutations.FLUSH_TASK_KIND: TaskKind(
-        queue_mutations.plan_next_entries, queue_mutations.flush_planned_entries
+        queue_mutations.plan_or_bounce_next_entries, queue_mutations.flush_planned_entries
     ),
     **index_tasks.TASK_KINDS,
 }
@@ -394,7 +404,7 @@ async def _is_cancelled(session: AsyncSession, task: ColumnRow) -> bool:
     return bool((await (await session.connection()).execute(statement)).scalar())
 
 
-async def _store_progress(
+async def _require_lease_and_store_values(
     ctx: Context, session: AsyncSession, task: ColumnRow, values: dict[str, Any]
 ) -> None:
     """Store the progress of a task and record it. Raises TaskLeaseLost if the lease has ended."""
@@ -426,6 +436,6 @@ async def _finish_task(
     }
     values |= {"lease": None, "holder": None}
     async with ctx.write_session(_stream_of_task(task)) as session:
-        await _store_progress(ctx, session, task, values)
-        await _delete_passphrase(session, task)
+        await _require_lease_and_store_values(ctx, session, task, values)
+        await _delete_passphrase_if_finished(session, task)
     log.info("task ended", extra={"task": task.id, "state": state})

@@ -42,7 +42,7 @@ async def find_document_text(environment: Environment, wanted_hash: bytes) -> st
     return next((row.text for row in rows), None)
 
 
-async def add_documents(ctx: Context, documents: Sequence[NewTrustedDocument]) -> int:
+async def add_documents_and_count_new(ctx: Context, documents: Sequence[NewTrustedDocument]) -> int:
     """Trust documents, all or none, and return how many were not trusted before.
 
     Raises Forbidden unless the viewer is ROOT.

@@ -15,7 +15,7 @@ from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers.access import is_visible
-from resolvers.auth.credential_cache import drop_credentials
+from resolvers.auth.credential_cache import drop_cached_credentials
 from resolvers.auth.credential_status import TOKEN_PREFIX, generate_secret, secret_digest
 from resolvers.auth.security_log import NewSecurityEvent, log_event
 from resolvers.context import Context, GuardRule
@@ -67,8 +67,8 @@ async def create_access_token(
     return secret, min(expires_at, now + SECOND_FACTOR_TIMEOUT) if new_token.pending else expires_at
 
 
-async def revoke_access_tokens(
-    ctx: Context, ids: Collection[int] | None = None, *, all: bool = False
+async def revoke_own_access_tokens(
+    ctx: Context, ids_or_current: Collection[int] | None = None, *, all: bool = False
 ) -> int:
     """Revoke tokens of the viewer: these ids, all, or else the current one. Return their number.
 
@@ -77,7 +77,7 @@ async def revoke_access_tokens(
     viewer = ctx.viewer
     owner_id = viewer.pending_user_id or viewer.user_id
     condition: ColumnElement[bool] = col(AccessToken.user_id) == owner_id
-    if ids is not None or all:
+    if ids_or_current is not None or all:
         if viewer.role is Role.PUBLIC:
             return 0
         viewer.require(GuardRule(scope=Scope.MASTER))
@@ -85,40 +85,40 @@ async def revoke_access_tokens(
         return 0
     else:
         condition &= col(AccessToken.id) == viewer.token_id
-    if ids is not None and not all:
-        condition &= col(AccessToken.id).in_(ids)
+    if ids_or_current is not None and not all:
+        condition &= col(AccessToken.id).in_(ids_or_current)
     async with ctx.write_session(owner_id) as session:
         result = await (await session.connection()).execute(
             delete(AccessToken).where(condition).returning(col(AccessToken.id))
         )
         deleted_ids = set(result.scalars())
-        require_all_found(ids or (), deleted_ids)
+        require_all_found(ids_or_current or (), deleted_ids)
         if deleted_ids and owner_id:
             await log_event(
                 ctx,
                 session,
                 NewSecurityEvent("token revoke", owner_id, detail={"tokens": len(deleted_ids)}),
             )
-    drop_credentials(ctx.environment, owner_id)
+    drop_cached_credentials(ctx.environment, owner_id)
     return len(deleted_ids)
 
 
-async def load_tokens_of_users(ctx: Context, user_ids: list[int]) -> list[list[ColumnRow]]:
+async def load_own_tokens_by_user(ctx: Context, user_ids: list[int]) -> list[list[ColumnRow]]:
     """Load the valid tokens of these users, newest first; `current` marks that of the request.
 
     A viewer sees only the viewer's own tokens.
     """
     order = col(AccessToken.created_at).desc(), col(AccessToken.id).desc()
-    statement = _select_valid_tokens(ctx).order_by(*order)
+    statement = _select_own_valid_tokens(ctx).order_by(*order)
     return await read_all_by_keys(ctx, statement, col(AccessToken.user_id), user_ids)
 
 
-async def load_tokens_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_own_tokens_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load the viewer's tokens by id, in this order; None if missing."""
-    return await read_by_keys(ctx, _select_valid_tokens(ctx), col(AccessToken.id), ids)
+    return await read_by_keys(ctx, _select_own_valid_tokens(ctx), col(AccessToken.id), ids)
 
 
-def _select_valid_tokens(ctx: Context) -> Select[*tuple[Any, ...]]:
+def _select_own_valid_tokens(ctx: Context) -> Select[*tuple[Any, ...]]:
     """SQL: the valid tokens of the viewer, with the column `current`."""
     columns = [column for column in select_columns(AccessToken) if column.name != "digest"]
     now, is_current = ctx.environment.now(), col(AccessToken.id) == (ctx.viewer.token_id or 0)

@@ -46,7 +46,7 @@ async def create_act_as_token(
         )
     if ctx.viewer.is_acting:
         raise Forbidden("who acts as somebody acts as nobody else", requires=Scope.MASTER)
-    user = await _load_target_user(ctx, user_id)
+    user = await _load_user_to_act_as(ctx, user_id)
     if user_id == actor_id:
         raise InvalidInput("that is yourself", constraint="exclusive", path=["user"])
     async with ctx.write_session(user_id) as session:
@@ -66,7 +66,7 @@ async def create_act_as_token(
     )
 
 
-async def _load_target_user(ctx: Context, user_id: int) -> ColumnRow:
+async def _load_user_to_act_as(ctx: Context, user_id: int) -> ColumnRow:
     """Load the user to act as. Raises NotFound, Forbidden or Conflict if that is not possible."""
     statement = select(
         *select_columns(User),

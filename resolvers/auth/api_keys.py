@@ -23,7 +23,7 @@ from resolvers.access import is_managed_user, is_visible_user
 from resolvers.admin import admin_log
 from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.auth import credential_makers, security_log
-from resolvers.auth.credential_cache import drop_credentials
+from resolvers.auth.credential_cache import drop_cached_credentials
 from resolvers.auth.credential_makers import ACT_AS_SCOPES, acting_key_id, is_operator
 from resolvers.auth.credential_status import API_KEY_PREFIX, generate_secret, secret_digest
 from resolvers.auth.security_log import NewSecurityEvent
@@ -96,16 +96,16 @@ async def create_api_key(
     its maker, and ends when the maker loses the role or the permission.
     """
     environment, problems = ctx.environment, problems or ErrorCollector()
-    new_key = _limit_to_calling_key(await _load_calling_key(ctx), new_key)
-    _check_new_key(ctx, new_key, problems)
+    new_key = _inherit_limits_of_calling_key(await _load_calling_key(ctx), new_key)
+    _check_new_key_and_caller_role(ctx, new_key, problems)
     problems.raise_collected()
-    owner_id = await _owner_id_of_new_key(ctx, new_key)
+    owner_id = await _require_permitted_owner_id(ctx, new_key)
     if (
         is_for_another_user := bool(owner_id)
         and owner_id != ctx.viewer.user_id
         and not is_operator(ctx.viewer)
     ):
-        new_key = _limit_to_act_as(ctx, new_key)
+        new_key = _inherit_limits_of_act_as(ctx, new_key)
     secret = generate_secret(environment, API_KEY_PREFIX)
     row = ApiKey(
         id=environment.new_id(),
@@ -124,10 +124,10 @@ async def create_api_key(
     async with ctx.write_session(*([owner_id] if owner_id else [])) as session:
         if is_for_another_user:
             row.made_by, row.made_by_key = ctx.viewer.user_id or None, acting_key_id(ctx.viewer)
-            row.maker = (await security_log.load_actor(session, ctx.viewer))[1]
+            row.maker = (await security_log.load_actor_id_and_name(session, ctx.viewer))[1]
         session.add(row)
         await session.flush()
-        await _log_mutation(ctx, session, "apiKeyCreate", [row])
+        await _write_admin_and_security_logs(ctx, session, "apiKeyCreate", [row])
     log.info("key made", extra={"key": row.id, "role": row.role, "by": ctx.viewer.principal})
     return row, secret
 
@@ -140,7 +140,7 @@ async def _load_calling_key(ctx: Context) -> ColumnRow | None:
     return next(iter(await ctx.read(statement)), None)
 
 
-def _limit_to_calling_key(calling_key: ColumnRow | None, new_key: NewApiKey) -> NewApiKey:
+def _inherit_limits_of_calling_key(calling_key: ColumnRow | None, new_key: NewApiKey) -> NewApiKey:
     """Limit the new key to the rights of the key that creates it.
 
     Raises Forbidden if the new key asks for more.
@@ -152,9 +152,9 @@ def _limit_to_calling_key(calling_key: ColumnRow | None, new_key: NewApiKey) -> 
     if not set(new_key.operations or calling_key.operations) <= set(
         calling_key.operations or new_key.operations
     ):
-        raise _exceeds_calling_key("operations", "operations")
-    _require_networks_of_calling_key(calling_key, new_key.allowed_ips)
-    _require_end_of_calling_key(calling_key, new_key.expires_at)
+        raise _calling_key_exceeded_error("operations", "operations")
+    _require_given_networks_within(calling_key, new_key.allowed_ips)
+    _require_given_end_within(calling_key, new_key.expires_at)
     return replace(
         new_key,
         operations=new_key.operations or calling_key.operations,
@@ -163,7 +163,7 @@ def _limit_to_calling_key(calling_key: ColumnRow | None, new_key: NewApiKey) -> 
     )
 
 
-def _limit_to_act_as(ctx: Context, new_key: NewApiKey) -> NewApiKey:
+def _inherit_limits_of_act_as(ctx: Context, new_key: NewApiKey) -> NewApiKey:
     """Limit a key for another user to the rights of a token of actAs.
 
     Raises Forbidden or Invalid if the new key asks for more.
@@ -182,12 +182,12 @@ def _limit_to_act_as(ctx: Context, new_key: NewApiKey) -> NewApiKey:
     return replace(new_key, scopes=scopes, expires_at=new_key.expires_at or max_expires_at)
 
 
-def _require_networks_of_calling_key(calling_key: ColumnRow, networks: Collection[str]) -> None:
+def _require_given_networks_within(calling_key: ColumnRow, given_networks: Collection[str]) -> None:
     """Raise Forbidden if a network is not inside the networks of the calling key."""
     allowed_networks = [ip_network(each) for each in calling_key.allowed_ips]
-    for each in map(ip_network, networks):
+    for each in map(ip_network, given_networks):
         if allowed_networks and not any(_is_subnet(each, wide) for wide in allowed_networks):
-            raise _exceeds_calling_key("networks", "allowedIps")
+            raise _calling_key_exceeded_error("networks", "allowedIps")
 
 
 def _is_subnet(network: Any, enclosing_network: Any) -> bool:
@@ -196,23 +196,25 @@ def _is_subnet(network: Any, enclosing_network: Any) -> bool:
     )
 
 
-def _require_end_of_calling_key(calling_key: ColumnRow, expires_at: datetime | None) -> None:
+def _require_given_end_within(calling_key: ColumnRow, given_end: datetime | None) -> None:
     """Raise Forbidden if the end is later than that of the calling key."""
-    if calling_key.expires_at and expires_at and expires_at > calling_key.expires_at:
-        raise _exceeds_calling_key("end", "expiresAt")
+    if calling_key.expires_at and given_end and given_end > calling_key.expires_at:
+        raise _calling_key_exceeded_error("end", "expiresAt")
 
 
-def _exceeds_calling_key(limited_property: str, field: str) -> Forbidden:
+def _calling_key_exceeded_error(limited_property: str, field: str) -> Forbidden:
     """Return the error for a key that would exceed the calling key."""
     text = f"the {limited_property} of a key go no further than those of the key that asks"
     return Forbidden(text, requires=f"a key with these {limited_property}", path=[field])
 
 
-def _check_new_key(ctx: Context, new_key: NewApiKey, problems: ErrorCollector) -> None:
+def _check_new_key_and_caller_role(
+    ctx: Context, new_key: NewApiKey, problems: ErrorCollector
+) -> None:
     """Collect validation errors of a new key. Raises Forbidden if the caller lacks its role."""
     viewer = ctx.viewer
     change = ApiKeyChange(new_key.name, None, new_key.allowed_ips, new_key.expires_at)
-    _check_change(ctx, change, problems)
+    _check_name_networks_and_end(ctx, change, problems)
     with problems.collecting():
         if new_key.role is Role.PUBLIC:
             raise InvalidInput("a key needs a role", constraint="role", path=["role"])
@@ -240,7 +242,9 @@ def _check_domain_restriction(ctx: Context, new_key: NewApiKey) -> None:
         raise InvalidInput("say for which domains", constraint="required", path=["domains"])
 
 
-def _check_change(ctx: Context, change: ApiKeyChange, problems: ErrorCollector) -> None:
+def _check_name_networks_and_end(
+    ctx: Context, change: ApiKeyChange, problems: ErrorCollector
+) -> None:
     """Collect validation errors of name, networks and end."""
     with problems.collecting():
         if change.name is not None and (
@@ -263,7 +267,7 @@ def _check_change(ctx: Context, change: ApiKeyChange, problems: ErrorCollector) 
                 ) from None
 
 
-async def _owner_id_of_new_key(ctx: Context, new_key: NewApiKey) -> int | None:
+async def _require_permitted_owner_id(ctx: Context, new_key: NewApiKey) -> int | None:
     """Return the user id that the new key will belong to; None for a key of the platform.
 
     Raises NotFound or Forbidden if the viewer can't create a key for that user.
@@ -275,7 +279,7 @@ async def _owner_id_of_new_key(ctx: Context, new_key: NewApiKey) -> int | None:
             bool(new_key.domains) and not viewer.user_id and viewer.role.includes(Role.ADMIN)
         )
         if new_key.role.includes(Role.ADMIN) or is_without_owner:
-            await _require_administered_domains(ctx, new_key, None)
+            await _require_domains_of_caller_and_owner(ctx, new_key, None)
             return None
         user_id = viewer.user_id
     if not user_id:
@@ -294,12 +298,12 @@ async def _owner_id_of_new_key(ctx: Context, new_key: NewApiKey) -> int | None:
         for role, limiting_role in ((user.role, viewer.role), (new_key.role, user.role)):
             if not limiting_role.includes(role):
                 raise Forbidden(f"this needs the role {role}", requires=role, path=["user"])
-        await _require_administered_domains(ctx, new_key, user)
+        await _require_domains_of_caller_and_owner(ctx, new_key, user)
         return int(user.id)
     raise NotFound(str(user_id), path=["user"])
 
 
-async def _require_administered_domains(
+async def _require_domains_of_caller_and_owner(
     ctx: Context, new_key: NewApiKey, owner: ColumnRow | None
 ) -> None:
     """Raise NotFound if the owner does not administer one of the domains.
@@ -322,7 +326,7 @@ async def _require_administered_domains(
             raise NotFound(str(domain_id), path=["domains"], index=index)
 
 
-async def _log_mutation(
+async def _write_admin_and_security_logs(
     ctx: Context,
     session: AsyncSession,
     mutation: str,
@@ -411,18 +415,18 @@ async def update_api_keys(ctx: Context, ids: list[int], change: ApiKeyChange) ->
     limits of the calling key. Raises NotFound for a key that the viewer does not see.
     """
     problems = ErrorCollector()
-    _check_change(ctx, change, problems)
+    _check_name_networks_and_end(ctx, change, problems)
     problems.raise_collected()
     changed_values = change.column_values
     if not changed_values:
         raise InvalidInput("say what is to change", constraint="required", path=["name"])
     if calling_key := await _load_calling_key(ctx):
         if change.allowed_ips is not None:
-            _require_networks_of_calling_key(calling_key, change.allowed_ips or ["0.0.0.0/0"])
+            _require_given_networks_within(calling_key, change.allowed_ips or ["0.0.0.0/0"])
         if change.removes_expiry and calling_key.expires_at:
-            raise _exceeds_calling_key("end", "expiresAt")
-        _require_end_of_calling_key(calling_key, change.expires_at)
-    rows = await _load_managed_keys(ctx, ids)
+            raise _calling_key_exceeded_error("end", "expiresAt")
+        _require_given_end_within(calling_key, change.expires_at)
+    rows = await _require_changeable_keys(ctx, ids)
     for row in rows:
         max_expires_at = row.created_at + credential_makers.MAX_LIFETIME
         if row.maker and (
@@ -435,8 +439,8 @@ async def update_api_keys(ctx: Context, ids: list[int], change: ApiKeyChange) ->
         connection = await session.connection()
         statement = update(ApiKey).where(col(ApiKey.id).in_(ids)).values(**changed_values)
         await connection.execute(statement)
-        await _log_mutation(ctx, session, "apiKeyUpdate", rows, changed_values)
-    drop_credentials(ctx.environment, *owner_ids)
+        await _write_admin_and_security_logs(ctx, session, "apiKeyUpdate", rows, changed_values)
+    drop_cached_credentials(ctx.environment, *owner_ids)
     return [row for row in await load_api_keys_by_id(ctx, ids) if row]
 
 
@@ -445,15 +449,15 @@ async def delete_api_keys(ctx: Context, ids: list[int]) -> None:
 
     Raises NotFound for a key that the viewer does not see, Forbidden for one with a higher role.
     """
-    rows = await _load_managed_keys(ctx, ids)
+    rows = await _require_changeable_keys(ctx, ids)
     owner_ids = {row.user_id or 0 for row in rows}
     async with ctx.write_session(*(owner for owner in owner_ids if owner)) as session:
         await session.exec(delete(ApiKey).where(col(ApiKey.id).in_(ids)))
-        await _log_mutation(ctx, session, "apiKeyDelete", rows)
-    drop_credentials(ctx.environment, *owner_ids)
+        await _write_admin_and_security_logs(ctx, session, "apiKeyDelete", rows)
+    drop_cached_credentials(ctx.environment, *owner_ids)
 
 
-async def _load_managed_keys(ctx: Context, ids: list[int]) -> list[ColumnRow]:
+async def _require_changeable_keys(ctx: Context, ids: list[int]) -> list[ColumnRow]:
     """Load these keys, each once, for a change.
 
     Raises NotFound if the viewer does not see one, Forbidden if one has a higher role.

@@ -26,7 +26,7 @@ from resolvers.access import require_user_id
 from resolvers.admin import admin_log
 from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.auth import credential_makers, security_log
-from resolvers.auth.credential_cache import drop_credentials
+from resolvers.auth.credential_cache import drop_cached_credentials
 from resolvers.auth.passwords import password_hashes
 from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Context, GuardRule
@@ -86,11 +86,11 @@ class AppPasswordPatch:
     scopes: Collection[AppPasswordScope] | None = None
 
 
-def opened_scopes(scopes: Collection[str]) -> frozenset[Scope]:
+def scopes_of_app_password(stored_scopes: Collection[str]) -> frozenset[Scope]:
     """Return the scopes that a password with these stored scopes opens: never MASTER."""
-    if AppPasswordScope.ALL in scopes:
+    if AppPasswordScope.ALL in stored_scopes:
         return ALL_SCOPES
-    return expand_scopes(frozenset(map(Scope, scopes)))
+    return expand_scopes(frozenset(map(Scope, stored_scopes)))
 
 
 def normalize_app_password(password: str) -> str | None:
@@ -172,7 +172,7 @@ def _is_not_expired_sql(now: datetime) -> ColumnElement[bool]:
     )
 
 
-async def record_use(
+async def record_use_unless_changed(
     ctx: Context, session: AsyncSession, row: ColumnRow, event_id: int | None = None
 ) -> bool:
     """Record a sign-in by this password in the transaction of the sign-in, and move its end.
@@ -223,7 +223,7 @@ async def create_app_password(
     )
     scopes = _stored_scopes(new_password.scopes)
     if is_for_another_user:
-        scopes, new_password = _limit_to_act_as(ctx, new_password)
+        scopes, new_password = _inherit_limits_of_act_as(ctx, new_password)
     address = (
         await apple_profiles.profile_address(ctx, user, new_password.address)
         if new_password.profile
@@ -242,7 +242,7 @@ async def create_app_password(
         password=password_hash,
         scopes=scopes,
         active=new_password.active,
-        ttl=None if is_for_another_user else _lifetime_seconds(new_password.ttl),
+        ttl=None if is_for_another_user else _validated_lifetime_seconds(new_password.ttl),
         expires_at=now + new_password.ttl if new_password.ttl else None,
         created_at=now,
     )
@@ -253,12 +253,8 @@ async def create_app_password(
     )
     async with ctx.write_session(user.id) as session:
         if is_for_another_user:
-            row.made_by, row.made_by_key = (
-                ctx.viewer.user_id or None,
-                credential_makers.acting_key_id(ctx.viewer),
-            )
-            row.maker = (await security_log.load_actor(session, ctx.viewer))[1]
-        await _require_below_limit(ctx, session, user.id)
+            await _set_maker(ctx, session, row)
+        await _delete_expired_and_require_below_limit(ctx, session, user.id)
         try:
             async with session.begin_nested():
                 session.add(row)
@@ -268,11 +264,22 @@ async def create_app_password(
         admin_entry = NewAdminLogEntry(
             "appPasswordCreate", "AppPassword", row.id, user.domain_id, None, new_values
         )
-        await _log_change(ctx, session, user.id, "app password create", [admin_entry])
+        await _write_admin_and_security_logs(
+            ctx, session, user.id, "app password create", [admin_entry]
+        )
     return CreatedAppPassword(row, text, profile)
 
 
-def _limit_to_act_as(
+async def _set_maker(ctx: Context, session: AsyncSession, row: ApplicationPassword) -> None:
+    """Set the viewer as the maker of a password for another user."""
+    row.made_by, row.made_by_key = (
+        ctx.viewer.user_id or None,
+        credential_makers.acting_key_id(ctx.viewer),
+    )
+    row.maker = (await security_log.load_actor_id_and_name(session, ctx.viewer))[1]
+
+
+def _inherit_limits_of_act_as(
     ctx: Context, new_password: NewAppPassword
 ) -> tuple[list[str], NewAppPassword]:
     """Limit a password for another user to the scopes and the lifetime of a token of actAs.
@@ -282,7 +289,7 @@ def _limit_to_act_as(
     """
     if not ctx.viewer.user_id and credential_makers.acting_key_id(ctx.viewer) is None:
         raise Forbidden("a key for domains acts for no account", requires=Role.ADMIN, path=["user"])
-    scopes = _limit_scopes_to_act_as(_stored_scopes(new_password.scopes))
+    scopes = _require_act_as_scopes(_stored_scopes(new_password.scopes))
     lifetime = new_password.ttl or credential_makers.MAX_LIFETIME
     if lifetime > credential_makers.MAX_LIFETIME:
         text = "an application password for another account lasts four hours at most"
@@ -293,7 +300,7 @@ def _limit_to_act_as(
     return scopes, replace(new_password, ttl=lifetime)
 
 
-def _limit_scopes_to_act_as(scopes: Sequence[str]) -> list[str]:
+def _require_act_as_scopes(scopes: Sequence[str]) -> list[str]:
     """Return these scopes, ALL as those of actAs.
 
     Raises Forbidden for a scope actAs does not have.
@@ -316,7 +323,7 @@ def _validate_new_password(new_password: NewAppPassword, options: Options) -> No
         if new_password.profile:
             apple_profiles.incoming_protocol(options, scopes, scopes_field="scopes")
     with problems.collecting():
-        _lifetime_seconds(new_password.ttl)
+        _validated_lifetime_seconds(new_password.ttl)
     with problems.collecting():
         if new_password.profile and new_password.address is not None:
             checked_address(new_password.address)
@@ -336,7 +343,9 @@ def _require_permission(ctx: Context, user_id: int) -> None:
         ctx.viewer.require(GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=permission))
 
 
-async def _require_below_limit(ctx: Context, session: AsyncSession, user_id: int) -> None:
+async def _delete_expired_and_require_below_limit(
+    ctx: Context, session: AsyncSession, user_id: int
+) -> None:
     """Delete the user's expired passwords. Raises LimitReached if there are too many others."""
     connection, is_of_user = await session.connection(), col(ApplicationPassword.user_id) == user_id
     await connection.execute(
@@ -372,7 +381,7 @@ def _stored_scopes(scopes: Collection[AppPasswordScope]) -> list[str]:
     return [each.value for each in AppPasswordScope if each in scope_set]
 
 
-def _lifetime_seconds(lifetime: timedelta | None) -> int | None:
+def _validated_lifetime_seconds(lifetime: timedelta | None) -> int | None:
     """Return a lifetime in seconds. Raises Invalid if it is out of range."""
     if lifetime is None:
         return None
@@ -437,7 +446,7 @@ async def update_app_passwords(
     async with ctx.write_session(*owner_ids) as session:
         rows = await _load_locked_rows(ctx, session, ids)
         if patch.scopes is not None and any(row.maker for row in rows):
-            values["scopes"] = _limit_scopes_to_act_as(values["scopes"])
+            values["scopes"] = _require_act_as_scopes(values["scopes"])
         connection = await session.connection()
         is_one_of_these = col(ApplicationPassword.id).in_(ids)
         now = ctx.environment.now()
@@ -458,8 +467,10 @@ async def update_app_passwords(
                 for row in rows
                 if row.user_id == owner_id
             ]
-            await _log_change(ctx, session, owner_id, "app password update", admin_entries)
-    drop_credentials(ctx.environment, *owner_ids)
+            await _write_admin_and_security_logs(
+                ctx, session, owner_id, "app password update", admin_entries
+            )
+    drop_cached_credentials(ctx.environment, *owner_ids)
     return list(dict.fromkeys(ids))
 
 
@@ -484,11 +495,13 @@ async def delete_app_passwords(ctx: Context, ids: Sequence[int]) -> None:
                 for row in rows
                 if row.user_id == owner_id
             ]
-            await _log_change(ctx, session, owner_id, "app password delete", admin_entries)
-    drop_credentials(ctx.environment, *owner_ids)
+            await _write_admin_and_security_logs(
+                ctx, session, owner_id, "app password delete", admin_entries
+            )
+    drop_cached_credentials(ctx.environment, *owner_ids)
 
 
-async def _log_change(
+async def _write_admin_and_security_logs(
     ctx: Context,
     session: AsyncSession,
     user_id: int,
@@ -509,14 +522,16 @@ async def _log_change(
 
 async def _load_owner_ids(ctx: Context, ids: Sequence[int]) -> list[int]:
     """Load the user ids of these passwords. Raises NotFound if the viewer does not see one."""
-    return managed_objects.owner_ids(ids, await load_app_passwords_by_id(ctx, list(ids)))
+    return managed_objects.require_owner_ids_of_rows(
+        ids, await load_app_passwords_by_id(ctx, list(ids))
+    )
 
 
 async def _load_locked_rows(
     ctx: Context, session: AsyncSession, ids: Sequence[int]
 ) -> list[ColumnRow]:
     """Load the rows of these passwords inside the transaction that locks their users."""
-    return await managed_objects.load_locked_rows(
+    return await managed_objects.load_managed_rows_in_transaction(
         ctx, session, ApplicationPassword, VISIBLE_COLUMNS, (ids, _is_visible_sql(ctx))
     )
 
@@ -536,18 +551,20 @@ def _select_visible(ctx: Context) -> Select[*tuple[Any, ...]]:
 
 
 async def load_app_passwords_of_users(
-    ctx: Context, keys: list[tuple[int, bool]]
+    ctx: Context, user_ids_and_idle_included: list[tuple[int, bool]]
 ) -> list[list[ColumnRow]]:
     """Load the passwords of users by (user id, with idle lifetime), newest first.
 
     Passwords that end when they are not used are left out unless the flag is True.
     """
     rows = _select_visible(ctx).order_by(col(ApplicationPassword.id).desc())
-    users = [user_id for user_id, _ in keys]
+    users = [user_id for user_id, _ in user_ids_and_idle_included]
     rows_by_user = await read_all_by_keys(ctx, rows, col(ApplicationPassword.user_id), users)
     return [
         [row for row in user_rows if with_idle_lifetime or row.ttl is None]
-        for user_rows, (_, with_idle_lifetime) in zip(rows_by_user, keys, strict=True)
+        for user_rows, (_, with_idle_lifetime) in zip(
+            rows_by_user, user_ids_and_idle_included, strict=True
+        )
     ]
 
 

@@ -44,7 +44,7 @@ from resolvers.auth.passwords import password_hashes
 from resolvers.auth.second_factors import second_factor_check
 from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
 from resolvers.auth.security_log import NewSecurityEvent
-from resolvers.auth.sign_in import PasswordKind, SignInRequest
+from resolvers.auth.sign_in import PasswordKind, PasswordProof, SignInEntry, SignInRequest
 from resolvers.context import Context, Viewer
 
 log = logging.getLogger(__name__)
@@ -64,8 +64,8 @@ CREDENTIALS_REFUSED = metrics.counter(
 USE_RECORD_INTERVAL = timedelta(hours=1)  # between two records of a credential's use
 MIN_TOKEN_LIFETIME = timedelta(minutes=1)
 
-drop_credentials, wait_for_background_tasks, secret_digest = (
-    credential_cache.drop_credentials,
+drop_cached_credentials, wait_for_background_tasks, secret_digest = (
+    credential_cache.drop_cached_credentials,
     credential_cache.wait_for_background_tasks,
     credential_status.secret_digest,
 )
@@ -84,7 +84,7 @@ async def authenticate_request(
     Header names are in lower case. Returns an anonymous viewer if there is no credential. Raises
     Unauthenticated if the credential is wrong or has ended, and RateLimited after too many wrong
     passwords. `bootstrap` is the key of the operator. Whether the credential can be used for a
-    document or a path is checked by `require_document_credential` and `require_path_credential`.
+    document or a path is checked by `refuse_own_password` and `refuse_operation_limited_key`.
     """
     secret_and_prefix = _secret_from_headers(headers) or _secret_from_headers(
         {key.lower(): text for key, text in (params or {}).items()}
@@ -110,7 +110,7 @@ async def authenticate_request(
     return credential.viewer
 
 
-def require_document_credential(viewer: Viewer) -> Viewer:
+def refuse_own_password(viewer: Viewer) -> Viewer:
     """Return the viewer. Raises Forbidden for a user's own password, which runs no documents."""
     is_own_password = viewer.token_id is viewer.api_key_id is viewer.app_password_id is None
     if viewer.user_id and is_own_password:
@@ -119,26 +119,28 @@ def require_document_credential(viewer: Viewer) -> Viewer:
     return viewer
 
 
-def require_path_credential(viewer: Viewer) -> Viewer:
+def refuse_operation_limited_key(viewer: Viewer) -> Viewer:
     """Return the viewer. Raises Forbidden for a key that is limited to some operations."""
     if viewer.allowed_operations:
         raise Forbidden("this key is for some operations", requires="a key for all operations")
     return viewer
 
 
-async def has_credential_ended(environment: Environment, viewer: Viewer) -> bool:
+async def has_credential_ended_or_narrowed(environment: Environment, viewer: Viewer) -> bool:
     """True if the viewer's credential has ended or lost rights.
 
     Counts as a use of the credential.
     """
     if viewer.token_id:
-        credential = await credential_status.load_token(environment, id=viewer.token_id)
+        credential = await credential_status.load_valid_token(environment, id=viewer.token_id)
     elif viewer.api_key_id:
-        credential = await credential_status.load_api_key(environment, id=viewer.api_key_id)
+        credential = await credential_status.load_valid_api_key(environment, id=viewer.api_key_id)
     elif viewer.app_password_id:
-        credential = await credential_status.load_app_password(environment, viewer.app_password_id)
+        credential = await credential_status.load_valid_app_password(
+            environment, viewer.app_password_id
+        )
     elif viewer.user_id:
-        return not await credential_status.is_user_unchanged(
+        return not await credential_status.is_unchanged_without_second_factor(
             environment, viewer.user_id, viewer.auth_version
         )
     else:
@@ -177,12 +179,12 @@ def _encode(text: str) -> bytes:
 async def _load_credential(environment: Environment, secret: str) -> CachedCredential | None:
     """Return the token or key of this secret from the cache or the database; None if not valid."""
     digest = credential_status.secret_digest(secret)
-    if cached := await credential_cache.get_checked(environment, digest):
+    if cached := await credential_cache.get_cached_if_still_valid(environment, digest):
         return cached
     load = (
-        credential_status.load_token
+        credential_status.load_valid_token
         if secret.startswith(TOKEN_PREFIX)
-        else credential_status.load_api_key
+        else credential_status.load_valid_api_key
     )
     return await credential_cache.read_and_cache(
         environment, digest, partial(load, environment, digest=digest)
@@ -220,7 +222,9 @@ def _record_use_in_background(
         else min(USE_RECORD_INTERVAL, credential.idle_lifetime / 4)
     )
     if credential.used_at is None or now - credential.used_at >= interval:
-        recording = credential_status.record_use(environment, replace(credential), now, ip)
+        recording = credential_status.record_use_and_extend_token(
+            environment, replace(credential), now, ip
+        )
         credential.used_at = now  # not again while the credential is cached
         cache_of_database(environment.database).run_in_background(recording)
 
@@ -239,6 +243,17 @@ class AuthenticatedUser:
     token: str | None = field(default=None, repr=False)
     expires_at: datetime | None = None
     app_password_id: int | None = None  # of the application password that was used
+
+
+@dataclass(frozen=True, slots=True)
+class _ProvenSignIn:
+    """A sign-in with the right password, of a user that can sign in."""
+
+    entry: SignInEntry
+    user: ColumnRow
+    proof: PasswordProof
+    request: SignInRequest
+    missing_factors: list[TwoFactorMethod]
 
 
 async def authenticate(
@@ -263,14 +278,15 @@ async def authenticate(
     )
     user = entry.user
     if user is None or proof is None or not entry.can_sign_in:
-        await auth_sign_in.count_failed_sign_in(ctx, entry, sign_in_request, proof)
+        await auth_sign_in.count_and_log_failed_sign_in(ctx, entry, sign_in_request, proof)
         raise AuthenticationFailed
     try:
         auth_sign_in.require_sign_in_allowed(ctx, user, proof, sign_in_request)
-        outstanding = await _missing_second_factors(ctx, user, sign_in_request)
+        outstanding = await _missing_factors_after_proof(ctx, user, sign_in_request)
     except (AuthenticationFailed, Forbidden) as refusal:
         auth_sign_in.log_failed_sign_in(ctx, entry, sign_in_request, proof, refusal.message)
         raise
+    sign_in = _ProvenSignIn(entry, user, proof, sign_in_request, outstanding)
     is_own_password = proof.kind is PasswordKind.MASTER
     password_hash = (
         await _rehash_if_outdated(environment, user.password, password)
@@ -282,46 +298,11 @@ async def authenticate(
         # refused if the others have used up the limit.
         await throttles.require_not_throttled(ctx, entry.limits, user.id)
         await throttles.delete_failures(ctx, entry.throttle_key)
-        is_pending = (
-            bool(outstanding)
-            and sign_in_request.token
-            and not _is_checked_by_front_end(ctx, outstanding)
-        )
-        changes: dict[str, Any] = {} if is_pending else {"last_login_at": environment.now()}
-        if proof.kind is PasswordKind.TEMPORARY:
-            changes["require_password_change"] = True
-        signed_in_user = await _update_signed_in_user(session, user, password_hash, changes)
-        token_and_end: tuple[str | None, datetime | None] = (None, None)
-        if sign_in_request.token:
-            idle_lifetime = sign_in_request.ttl or environment.options.token_idle
-            new_token = NewAccessToken(
-                signed_in_user,
-                idle_lifetime,
-                sign_in_request.protocol,
-                pending=is_pending,
-                is_temporary_password=proof.kind is PasswordKind.TEMPORARY,
-            )
-            token_and_end = await access_tokens.create_access_token(ctx, session, new_token)
-        log_detail: dict[str, Any] = {"require2fa": outstanding} if outstanding else {}
-        await _log_sign_in(
-            ctx,
-            session,
-            auth_sign_in.sign_in_event(entry, sign_in_request, proof, **log_detail),
-            proof.app_password,
-        )
+        authenticated_user = await _store_sign_in(ctx, session, sign_in, password_hash)
     auth_sign_in.SIGN_INS.add("signed in")
     log_fields = {"user": user.id, "protocol": sign_in_request.protocol, "ip": ctx.client_ip}
     log.info("signed in", extra=log_fields)
-    require_password_change = signed_in_user.require_password_change
-    app_id = proof.app_password.id if proof.app_password else None
-    return AuthenticatedUser(
-        signed_in_user,
-        sign_in_request.scope,
-        require_password_change,
-        outstanding,
-        *token_and_end,
-        app_password_id=app_id,
-    )
+    return authenticated_user
 
 
 def _validate_sign_in_request(
@@ -346,7 +327,7 @@ def _validate_sign_in_request(
     return sign_in_request
 
 
-async def _missing_second_factors(
+async def _missing_factors_after_proof(
     ctx: Context, user: ColumnRow, sign_in_request: SignInRequest
 ) -> list[TwoFactorMethod]:
     """Return the second factors of which one must still be proved; empty if none.
@@ -359,7 +340,7 @@ async def _missing_second_factors(
     if not factors or not sign_in_request.proof.is_given:
         return factors
     try:
-        await second_factor_check.check_second_factor(ctx, user, sign_in_request.proof)
+        await second_factor_check.verify_and_use_up_second_factor(ctx, user, sign_in_request.proof)
     except AuthenticationFailed as error:
         raise AuthenticationFailed(error.message, require2fa=factors) from None
     return []
@@ -378,6 +359,49 @@ async def _rehash_if_outdated(environment: Environment, password_hash: str, pass
         except RateLimited:
             log.info("no time to hash a password again")
     return password_hash
+
+
+async def _store_sign_in(
+    ctx: Context, session: AsyncSession, sign_in: _ProvenSignIn, password_hash: str | None
+) -> AuthenticatedUser:
+    """Update the user, create the token that the sign-in asks for, and log the sign-in.
+
+    Raises AuthenticationFailed if the user has changed since the password was checked.
+    """
+    proof, sign_in_request = sign_in.proof, sign_in.request
+    is_temporary_password = proof.kind is PasswordKind.TEMPORARY
+    is_pending = (
+        bool(sign_in.missing_factors)
+        and sign_in_request.token
+        and not _is_checked_by_front_end(ctx, sign_in.missing_factors)
+    )
+    changes: dict[str, Any] = {} if is_pending else {"last_login_at": ctx.environment.now()}
+    if is_temporary_password:
+        changes["require_password_change"] = True
+    user = await _update_signed_in_user(session, sign_in.user, password_hash, changes)
+    token_and_end: tuple[str | None, datetime | None] = (None, None)
+    if sign_in_request.token:
+        new_token = NewAccessToken(
+            user,
+            sign_in_request.ttl or ctx.environment.options.token_idle,
+            sign_in_request.protocol,
+            pending=is_pending,
+            is_temporary_password=is_temporary_password,
+        )
+        token_and_end = await access_tokens.create_access_token(ctx, session, new_token)
+    log_detail: dict[str, Any] = (
+        {"require2fa": sign_in.missing_factors} if sign_in.missing_factors else {}
+    )
+    event = auth_sign_in.sign_in_event(sign_in.entry, sign_in_request, proof, **log_detail)
+    await _log_sign_in_and_use(ctx, session, event, proof.app_password)
+    return AuthenticatedUser(
+        user,
+        sign_in_request.scope,
+        user.require_password_change,
+        sign_in.missing_factors,
+        *token_and_end,
+        app_password_id=proof.app_password.id if proof.app_password else None,
+    )
 
 
 async def _update_signed_in_user(
@@ -407,7 +431,7 @@ async def _update_signed_in_user(
     return row
 
 
-async def _log_sign_in(
+async def _log_sign_in_and_use(
     ctx: Context, session: AsyncSession, event: NewSecurityEvent, app_password: ColumnRow | None
 ) -> None:
     """Write the sign-in to the user's security log, and the use of the application password.
@@ -415,7 +439,9 @@ async def _log_sign_in(
     Raises AuthenticationFailed if the application password has changed since it was checked.
     """
     event_id = await security_log.log_event(ctx, session, event)
-    if app_password and not await app_passwords.record_use(ctx, session, app_password, event_id):
+    if app_password and not await app_passwords.record_use_unless_changed(
+        ctx, session, app_password, event_id
+    ):
         raise AuthenticationFailed  # it has changed since we looked
 
 
@@ -455,4 +481,4 @@ async def complete_pending_token(ctx: Context, session: AsyncSession) -> None:
         "authenticate", row.user_id, protocol=row.protocol, detail={"completed": True}
     )
     await security_log.log_event(ctx, session, event)
-    ctx.call_after_commit(partial(drop_credentials, environment, row.user_id))
+    ctx.call_after_commit(partial(drop_cached_credentials, environment, row.user_id))

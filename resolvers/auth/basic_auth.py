@@ -45,7 +45,7 @@ async def authenticate_basic(
             Context(environment, Viewer(), client_ip=ip), name, password, checks
         )
         checks.store_results()
-        cache.add(digest, credential, drop_count)
+        cache.add_unless_dropped(digest, credential, drop_count)
     return credential.viewer
 
 
@@ -71,7 +71,7 @@ async def _sign_in(
     )
     user = entry.user
     if user is None or proof is None or not entry.can_sign_in:
-        await sign_in.count_failed_sign_in(ctx, entry, HTTP_SIGN_IN, proof)
+        await sign_in.count_and_log_failed_sign_in(ctx, entry, HTTP_SIGN_IN, proof)
         raise Unauthenticated
     await throttles.require_not_throttled(
         ctx, entry.limits, user.id
@@ -85,7 +85,9 @@ async def _sign_in(
         await throttles.delete_failures(ctx, entry.throttle_key)
     last_used_at = proof.app_password.last_used_at if proof.app_password else user.last_login_at
     if last_used_at is None or environment.now() - last_used_at >= USE_RECORD_INTERVAL:
-        cache_of_database(environment.database).run_in_background(_log_sign_in(ctx, entry, proof))
+        cache_of_database(environment.database).run_in_background(
+            _log_sign_in_and_use(ctx, entry, proof)
+        )
     return credential
 
 
@@ -94,7 +96,7 @@ def _credential_of_proof(
 ) -> CachedCredential:
     """Return the credential of a right password. Raises Forbidden if it can't be used over HTTP."""
     if proof.app_password is not None:
-        if credential := credential_status.credential_of_app_password(
+        if credential := credential_status.http_credential_of_app_password(
             environment, proof.app_password, user
         ):
             return credential
@@ -114,7 +116,7 @@ def _credential_of_proof(
     return CachedCredential(viewer, environment.now(), None, None, owner_ids=(user.id,))
 
 
-async def _log_sign_in(ctx: Context, entry: SignInEntry, proof: PasswordProof) -> None:
+async def _log_sign_in_and_use(ctx: Context, entry: SignInEntry, proof: PasswordProof) -> None:
     """Write the sign-in to the user's security log, and the time of use to its row."""
     assert entry.user is not None  # noqa: S101 - it has signed in
     user_id, app_password = entry.user.id, proof.app_password
@@ -123,7 +125,7 @@ async def _log_sign_in(ctx: Context, entry: SignInEntry, proof: PasswordProof) -
             ctx, session, sign_in.sign_in_event(entry, HTTP_SIGN_IN, proof)
         )
         if app_password:
-            await app_passwords.record_use(ctx, session, app_password, event_id)
+            await app_passwords.record_use_unless_changed(ctx, session, app_password, event_id)
         else:
             statement = update(User).where(col(User.id) == user_id)
             await (await session.connection()).execute(

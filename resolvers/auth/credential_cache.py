@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from models.auth.credential_changes import CredentialChangeReader
-from models.runtime.clock_steps import is_waiting
+from models.runtime.clock_steps import is_plausible_wait_running
 from models.runtime.environment import Environment
 from models.runtime.registration import milliseconds_since_boot
 from models.store.database import Database, current_transaction
@@ -120,15 +120,17 @@ class CredentialCache:
             return None
         return credential if credential.expires_at is None or now < credential.expires_at else None
 
-    def add(self, digest: str, credential: CachedCredential, drop_count: int) -> None:
+    def add_unless_dropped(
+        self, digest: str, credential: CachedCredential, drop_count_before_read: int
+    ) -> None:
         """Cache a credential, unless credentials of its owners were dropped since it was read.
 
-        `drop_count` is that of the cache before the credential was read.
+        `drop_count_before_read` is the cache's `drop_count` before the credential was read.
         """
         self._remove(digest)
-        if self.last_clear > drop_count or any(
+        if self.last_clear > drop_count_before_read or any(
             self.not_cached_until.get(owner, credential.read_at_time) > credential.read_at_time
-            or self.last_drops.get(owner, 0) > drop_count
+            or self.last_drops.get(owner, 0) > drop_count_before_read
             for owner in credential.owner_ids
         ):
             return
@@ -146,7 +148,7 @@ class CredentialCache:
             if not owner_digests:
                 self.digests_of_owners.pop(owner, None)
 
-    def drop_owners_and_pause(self, user_ids: Collection[int], now: datetime) -> int:
+    def drop_owners_and_pause_caching(self, user_ids: Collection[int], now: datetime) -> int:
         """Drop the credentials of these users, and cache none until the transaction has ended.
 
         Returns the number of entries dropped. The pause lasts `RECHECK_AFTER`, since a read that
@@ -155,7 +157,7 @@ class CredentialCache:
         self.not_cached_until = {
             owner: until
             for owner, until in self.not_cached_until.items()
-            if is_waiting(until, now, RECHECK_AFTER)
+            if is_plausible_wait_running(until, now, RECHECK_AFTER)
         }
         self.not_cached_until |= dict.fromkeys(user_ids, now + RECHECK_AFTER)
         return self.drop_owners(user_ids)
@@ -219,7 +221,9 @@ def is_recent(
     return age < max_age and entry.read_at_time <= now < entry.read_at_time + max_age
 
 
-async def get_checked(environment: Environment, digest: str) -> CachedCredential | None:
+async def get_cached_if_still_valid(
+    environment: Environment, digest: str
+) -> CachedCredential | None:
     """Return a cached credential if no change is known that may end it; else None.
 
     Reads the credential changes first if the entry is older than `RECHECK_AFTER`. Raises
@@ -232,12 +236,12 @@ async def get_checked(environment: Environment, digest: str) -> CachedCredential
     credential = cache.get(digest, now)
     if credential is None or is_recent(credential, now, RECHECK_AFTER):
         return credential
-    if await apply_credential_changes(environment, cache, now):
+    if await read_changes_and_drop_unless_recent(environment, cache, now):
         return cache.get(digest, environment.now())
     return credential
 
 
-async def apply_credential_changes(
+async def read_changes_and_drop_unless_recent(
     environment: Environment, cache: CredentialCache, now: datetime
 ) -> bool:
     """Read the credential changes of the database and drop the credentials that they end.
@@ -249,18 +253,22 @@ async def apply_credential_changes(
     if (
         cache.changes_read_at
         and cache.changes_read_at[1] > now - RECHECK_AFTER
-        and _are_changes_read(cache, called_at)
+        and _were_changes_read_recently(cache, called_at)
     ):
         return False
     while True:
         if cache.reading_changes is None:
-            cache.reading_changes = _create_detached_task(_read_changes(environment, cache))
+            cache.reading_changes = _create_detached_task(
+                _read_changes_and_drop(environment, cache)
+            )
         await asyncio.shield(cache.reading_changes)
-        if _are_changes_read(cache, called_at):  # else the shared read had begun too early
+        if _were_changes_read_recently(
+            cache, called_at
+        ):  # else the shared read had begun too early
             return True
 
 
-def _are_changes_read(cache: CredentialCache, at_boot_ms: int) -> bool:
+def _were_changes_read_recently(cache: CredentialCache, at_boot_ms: int) -> bool:
     """True if the changes were read less than `RECHECK_AFTER` before this time since boot."""
     return (
         cache.changes_read_at is not None
@@ -268,13 +276,13 @@ def _are_changes_read(cache: CredentialCache, at_boot_ms: int) -> bool:
     )
 
 
-async def _read_changes(environment: Environment, cache: CredentialCache) -> None:
+async def _read_changes_and_drop(environment: Environment, cache: CredentialCache) -> None:
     """Read the credential changes and drop the credentials of the users they name."""
     try:
         begun_at = milliseconds_since_boot(), environment.now()
         statement, parameters = cache.change_reader.unread_statement(environment.database.dialect)
         rows = await environment.database.read_prepared(statement, parameters)
-        changed_user_ids = cache.change_reader.changed_user_ids(rows)
+        changed_user_ids = cache.change_reader.unread_user_ids_unless_other_database(rows)
         if changed_user_ids is None:
             cache.clear()
         elif changed_user_ids:
@@ -318,7 +326,7 @@ async def _read_and_cache(
         credential = await read()
         if credential:
             credential.is_in_change_list, credential.read_at_boot_ms = True, begun_at
-            cache.add(digest, credential, drop_count)
+            cache.add_unless_dropped(digest, credential, drop_count)
         return credential
     finally:
         running = cache.lookups.get(digest)
@@ -358,26 +366,28 @@ def cache_of_database(_database: Database) -> CredentialCache:
     return CredentialCache()
 
 
-def drop_credentials(environment: Environment, *user_ids: int) -> None:
+def drop_cached_credentials(environment: Environment, *user_ids: int) -> None:
     """Drop these users' credentials from the caches of all processes; 0: the keys of the platform.
 
     Call it directly after each transaction that ends or narrows credentials.
     """
-    cache_of_database(environment.database).drop_owners_and_pause(user_ids, environment.now())
+    cache_of_database(environment.database).drop_owners_and_pause_caching(
+        user_ids, environment.now()
+    )
     environment.wakeups.announce_credentials_changed(user_ids)
 
 
-def follow_drops(environment: Environment) -> None:
+def follow_drops_of_other_processes(environment: Environment) -> None:
     """Register with the wake-ups, so that drops in other processes also clear this cache."""
 
-    def drop_recalled(user_id: int | None) -> None:
+    def drop_in_this_process(user_id: int | None) -> None:
         cache = cache_of_database(environment.database)
         if user_id is None:
             cache.clear()
         else:
-            cache.drop_owners_and_pause([user_id], environment.now())
+            cache.drop_owners_and_pause_caching([user_id], environment.now())
 
-    environment.wakeups.on_credentials_changed(drop_recalled)
+    environment.wakeups.add_credentials_listener(drop_in_this_process)
 
 
 def drop_count(environment: Environment) -> int:

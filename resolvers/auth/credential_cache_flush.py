@@ -5,17 +5,17 @@ from resolvers.context import Context
 from resolvers.users.selection import UserSelector, load_selected_users
 
 
-async def flush_credentials(ctx: Context, users: UserSelector | None) -> int:
+async def flush_cached_credentials(ctx: Context, users_or_all: UserSelector | None) -> int:
     """Drop the cached credentials of these users, or of all.
 
     Returns the number dropped in this process.
     """
     cache = cache_of_database(ctx.environment.database)
-    if users is None or users.all:
+    if users_or_all is None or users_or_all.all:
         count = cache.clear()
         ctx.environment.wakeups.announce_credentials_changed([None])
         return count
-    rows = await load_selected_users(ctx, users, only_managed=False)
-    count = cache.drop_owners_and_pause([row.id for row in rows], ctx.environment.now())
+    rows = await load_selected_users(ctx, users_or_all, only_managed=False)
+    count = cache.drop_owners_and_pause_caching([row.id for row in rows], ctx.environment.now())
     ctx.environment.wakeups.announce_credentials_changed([row.id for row in rows])
     return count

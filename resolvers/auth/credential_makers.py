@@ -52,7 +52,7 @@ def scopes_for_another_user(scopes: Sequence[Scope]) -> frozenset[Scope]:
     )
 
 
-def joined_domain_ids_sql(user_id: Any) -> Any:
+def joined_administered_domains_sql(user_id: Any) -> Any:
     """SQL: the ids of the domains that this user administers, joined by commas."""
     comma: Any = literal_column("','")  # part of the text of a prepared statement
     domains = func.aggregate_strings(cast(col(DomainAdmin.domain_id), String), comma)
@@ -61,7 +61,7 @@ def joined_domain_ids_sql(user_id: Any) -> Any:
 
 
 def parse_domain_ids(joined_ids: str | None) -> frozenset[int]:
-    """Parse the ids that `joined_domain_ids_sql` has joined."""
+    """Parse the ids that `joined_administered_domains_sql` has joined."""
     return frozenset(map(int, joined_ids.split(","))) if joined_ids else frozenset()
 
 
@@ -84,7 +84,7 @@ def add_maker_columns(
         maker_key_id.label("maker_key_id"),
         col(Maker.role).label("maker_role"),
         col(Maker.admin_permissions).label("maker_permissions"),
-        joined_domain_ids_sql(col(Maker.id)).label("maker_domains"),
+        joined_administered_domains_sql(col(Maker.id)).label("maker_domains"),
         col(MakerKey.role).label("maker_key_role"),
         col(MakerKey.expires_at).label("maker_key_expires_at"),
         col(MakerKey.domains).label("maker_key_domains"),

@@ -75,7 +75,7 @@ def token_lookup_sql(column: str) -> Select[*tuple[Any, ...]]:
     return credential_makers.add_maker_columns(statement, *actor, now)
 
 
-async def load_token(
+async def load_valid_token(
     environment: Environment, *, digest: str = "", id: int | None = None
 ) -> CachedCredential | None:
     """Load an access token with the rights of its user, by digest or id; None if it is not valid.
@@ -108,7 +108,7 @@ async def load_token(
                 actor_key_id=row.actor_key_id,
                 expires_at=expires_at,
                 auth_version=row.auth_version,
-                share_visibility=_share_visibility(environment, user_id, row),
+                share_visibility=_update_share_visibility(environment, user_id, row),
             )
             owners = user_id, row.actor_id or 0
             return CachedCredential(viewer, now, last_used_at, _earliest_end(row), owner_ids=owners)
@@ -126,7 +126,7 @@ async def load_token(
             token_id=row.id,
             expires_at=row.created_at + max_life,
             auth_version=row.auth_version,
-            share_visibility=_share_visibility(environment, user_id, row),
+            share_visibility=_update_share_visibility(environment, user_id, row),
         )
         idle_lifetime = row.expires_at - last_used_at
         return CachedCredential(
@@ -154,7 +154,7 @@ def api_key_lookup_sql(column: str) -> Select[*tuple[Any, ...]]:
     )
 
 
-async def load_api_key(
+async def load_valid_api_key(
     environment: Environment, *, digest: str = "", id: int | None = None
 ) -> CachedCredential | None:
     """Load an API key with its rights, by digest or id; None if it is not valid.
@@ -203,7 +203,7 @@ async def load_api_key(
             allowed_operations=frozenset(row.operations),
             expires_at=row.expires_at,
             auth_version=row.users_version or 0,
-            share_visibility=_share_visibility(environment, user_id, row),
+            share_visibility=_update_share_visibility(environment, user_id, row),
         )
         return CachedCredential(
             viewer,
@@ -230,15 +230,17 @@ APP_PASSWORD_OWNER_COLUMNS = [
 ]
 
 
-async def load_app_password(
+async def load_valid_app_password(
     environment: Environment, app_password_id: int
 ) -> CachedCredential | None:
     """Load an application password by id, with its rights over HTTP; None if it is not valid."""
-    row = await load_app_password_row(environment, app_password_id)
-    return credential_of_app_password(environment, row, row) if row else None
+    row = await load_valid_app_password_row(environment, app_password_id)
+    return http_credential_of_app_password(environment, row, row) if row else None
 
 
-async def load_app_password_row(environment: Environment, app_password_id: int) -> ColumnRow | None:
+async def load_valid_app_password_row(
+    environment: Environment, app_password_id: int
+) -> ColumnRow | None:
     """Load the row of an application password with columns of its user; None if it has ended."""
     statement = (
         select(*select_columns(ApplicationPassword), *APP_PASSWORD_OWNER_COLUMNS)
@@ -261,11 +263,11 @@ async def load_app_password_row(environment: Environment, app_password_id: int) 
     return None
 
 
-def credential_of_app_password(
+def http_credential_of_app_password(
     environment: Environment, row: ColumnRow, user: ColumnRow
 ) -> CachedCredential | None:
     """Return the viewer of an application password over HTTP; None if it has no scope for HTTP."""
-    scopes = HTTP_SCOPES & app_passwords.opened_scopes(row.scopes)
+    scopes = HTTP_SCOPES & app_passwords.scopes_of_app_password(row.scopes)
     if not scopes:
         return None
     viewer = Viewer(
@@ -284,7 +286,9 @@ def credential_of_app_password(
     return CachedCredential(viewer, now, row.last_used_at, row.expires_at, owner_ids=owner_ids)
 
 
-async def is_user_unchanged(environment: Environment, user_id: int, auth_version: int) -> bool:
+async def is_unchanged_without_second_factor(
+    environment: Environment, user_id: int, auth_version: int
+) -> bool:
     """True if the user can sign in, has no second factor, and `auth_version` is unchanged."""
     statement = select(col(User.second_factors)).where(
         col(User.id) == user_id, col(User.auth_version) == auth_version, is_user_enabled_sql()
@@ -311,7 +315,7 @@ def has_shared_mailboxes_sql(user_id: Any) -> ColumnElement[bool]:
     return shares.exists().label("shared")
 
 
-def _share_visibility(
+def _update_share_visibility(
     environment: Environment, user_id: int, credential_row: ColumnRow
 ) -> ShareVisibility:
     """Return the share visibility of the viewer of this row."""
@@ -328,7 +332,7 @@ def _user_rights_columns() -> list[ColumnElement[Any]]:
         col(User.admin_permissions).label("admin_permissions"),
         col(User.domain_id).label("domain_id"),
         col(User.auth_version).label("users_version"),
-        credential_makers.joined_domain_ids_sql(col(User.id)).label("charges"),
+        credential_makers.joined_administered_domains_sql(col(User.id)).label("charges"),
         has_shared_mailboxes_sql(col(User.id)),
     ]
 
@@ -345,7 +349,7 @@ def _role_rights(row: ColumnRow, role: Role) -> dict[str, Any]:
     return {}
 
 
-async def record_use(
+async def record_use_and_extend_token(
     environment: Environment, credential: CachedCredential, now: datetime, ip: str | None
 ) -> None:
     """Store the use of a token or key. A use moves the end of a token."""
@@ -381,8 +385,8 @@ async def record_use(
 def has_same_rights(credential: CachedCredential | None, viewer: Viewer) -> bool:
     """True if a credential still has all the rights that `viewer` has.
 
-    A new password of the user ends tokens, which `load_token` no longer finds, except the token
-    that has set it. It ends neither API keys nor application passwords.
+    A new password of the user ends tokens, which `load_valid_token` no longer finds, except the
+    token that has set it. It ends neither API keys nor application passwords.
     """
     if credential is None:
         return False

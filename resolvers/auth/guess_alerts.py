@@ -14,7 +14,7 @@ GUESSING_ACTION = "password guessing"  # its name in the security log
 MESSAGE_INTERVAL = timedelta(days=1)  # between two messages to an account
 
 
-async def report_guessing(ctx: Context, user_id: int) -> None:
+async def log_guessing_and_alert_user(ctx: Context, user_id: int) -> None:
     """Write to the security log that a limit of wrong passwords was reached.
 
     Queues a message to the user, at most one a day.
@@ -30,4 +30,4 @@ async def report_guessing(ctx: Context, user_id: int) -> None:
         event = NewSecurityEvent(GUESSING_ACTION, user_id, "fail")
         await security_log.log_event(ctx, session, event)
         if recent_report is None:
-            await security_log.queue_message(ctx, session, event)
+            await security_log.queue_message_to_user(ctx, session, event)

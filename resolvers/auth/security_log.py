@@ -134,7 +134,8 @@ def _upsert_sql(dialect: str) -> Any:
 async def log_event(ctx: Context, session: AsyncSession, event: NewSecurityEvent) -> int:
     """Write an event in the transaction of the action, which locks the user.
 
-    Returns the row's id, or 0 if the log is switched off.
+    Queues a message to the user about certain changes by others. Returns the row's id, or 0 if the
+    log is switched off.
     """
     return next(iter(await log_events(ctx, session, [event])), 0)
 
@@ -144,15 +145,16 @@ async def log_events(
 ) -> list[int]:
     """Write events in the transaction of their action, which locks their users.
 
-    Returns the row ids in the order of the events; empty if the log is switched off. The number of
-    statements does not grow with the events.
+    Queues messages to the users about certain changes by others. Returns the row ids in the order
+    of the events; empty if the log is switched off. The number of statements does not grow with
+    the events.
     """
     if not events or not ctx.environment.options.authlog_for:
         return []
     connection = await session.connection()
     actor_name = ""
     if any(_is_by_another(ctx.viewer, event) for event in events):
-        actor_id, actor_name = await load_actor(session, ctx.viewer)
+        actor_id, actor_name = await load_actor_id_and_name(session, ctx.viewer)
     else:
         actor_id = 0
     event_ids: list[int] = []
@@ -161,17 +163,22 @@ async def log_events(
     for start in range(0, len(events), MAX_EVENTS_PER_STATEMENT):
         part_rows = event_rows[start : start + MAX_EVENTS_PER_STATEMENT]
         user_ids = {line.values["user_id"] for line in part_rows}
-        part_ids, positions = await connection.run_sync(_upsert_rows, part_rows, user_ids, now)
+        part_ids, positions = await connection.run_sync(
+            _upsert_and_journal_rows, part_rows, user_ids, now
+        )
         event_ids += part_ids
         session.info["reached"] = {**journal.recorded_positions(session), **positions}
-    await _queue_messages(
+    await _queue_messages_to_users(
         ctx, session, [event for event in events if _is_by_another(ctx.viewer, event)], actor_name
     )
     return event_ids
 
 
-async def _queue_messages(
-    ctx: Context, session: AsyncSession, events: Sequence[NewSecurityEvent], actor_name: str
+async def _queue_messages_to_users(
+    ctx: Context,
+    session: AsyncSession,
+    events_by_others: Sequence[NewSecurityEvent],
+    actor_name: str,
 ) -> None:
     """Queue messages to users about changes by others to their credentials or mail routing.
 
@@ -179,12 +186,12 @@ async def _queue_messages(
     """
     if not ctx.client_ip:
         return
-    for event in events:
+    for event in events_by_others:
         if event.user_id and event.result == "success" and event.action in REPORTED_ACTIONS:
-            await queue_message(ctx, session, event, actor_name)
+            await queue_message_to_user(ctx, session, event, actor_name)
 
 
-async def queue_message(
+async def queue_message_to_user(
     ctx: Context, session: AsyncSession, event: NewSecurityEvent, actor_name: str | None = None
 ) -> None:
     """Queue a message that informs the user of this event; `actor_name` is the administrator."""
@@ -207,7 +214,9 @@ async def log_event_separately(ctx: Context, event: NewSecurityEvent) -> None:
     The user is locked only if a journal entry is due: a flood of equal failures locks the user once
     a minute. Events of a user that no longer exists are not written.
     """
-    await _write_rows(ctx.environment, [await _row_with_actor(ctx, event, ctx.environment.now())])
+    await _write_rows(
+        ctx.environment, [await _load_actor_and_build_row(ctx, event, ctx.environment.now())]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +246,9 @@ async def _write_background_events(environment: Environment, cache: CredentialCa
     clock = asyncio.get_running_loop().time
     await asyncio.sleep(cache.events_written_at + BACKGROUND_WRITE_INTERVAL - clock())
     events, cache.unwritten_events, cache.events_written_at = cache.unwritten_events, [], clock()
-    event_rows = [await _row_with_actor(one.ctx, one.event, one.event_time) for one in events]
+    event_rows = [
+        await _load_actor_and_build_row(one.ctx, one.event, one.event_time) for one in events
+    ]
     for start in range(0, len(event_rows), MAX_EVENTS_PER_STATEMENT):
         await _write_rows(environment, event_rows[start : start + MAX_EVENTS_PER_STATEMENT])
 
@@ -246,10 +257,10 @@ async def _write_rows(environment: Environment, event_rows: Sequence[SecurityEve
     """Write event rows in a transaction of their own; skip those of users that no longer exist."""
     if not environment.options.authlog_for:
         return
-    due_user_ids = await _users_due_for_journal(environment, event_rows)
+    due_user_ids = await _user_ids_due_for_journal(environment, event_rows)
 
     def write_in_transaction(transaction: DatabaseTransaction) -> None:
-        _, positions = _upsert_rows(
+        _, positions = _upsert_and_journal_rows(
             transaction.connection, event_rows, due_user_ids, environment.now()
         )
         transaction.recorded_positions.update(positions)
@@ -265,7 +276,7 @@ async def _write_rows(environment: Environment, event_rows: Sequence[SecurityEve
             log.info("an event of an account that is gone", extra={"action": action})
 
 
-async def _row_with_actor(
+async def _load_actor_and_build_row(
     ctx: Context, event: NewSecurityEvent, event_time: datetime
 ) -> SecurityEventRow:
     """Return the row of an event, with the name of its actor from the database."""
@@ -277,7 +288,7 @@ async def _row_with_actor(
     return _build_row(ctx, event, actor_id_and_name, event_time)
 
 
-async def _users_due_for_journal(
+async def _user_ids_due_for_journal(
     environment: Environment, event_rows: Sequence[SecurityEventRow]
 ) -> set[int]:
     """Return the users that get a journal entry: for a new event, or after a minute without one."""
@@ -307,7 +318,7 @@ def _is_by_another(viewer: Viewer, event: NewSecurityEvent) -> bool:
     return viewer.user_id != event.user_id
 
 
-async def load_actor(session: AsyncSession, viewer: Viewer) -> tuple[int, str]:
+async def load_actor_id_and_name(session: AsyncSession, viewer: Viewer) -> tuple[int, str]:
     """Return the actor as logs name it: user id and username, or 0 and the name of the key."""
     connection = await session.connection()
     return _actor_id_and_name(viewer, (await connection.execute(_actor_name_sql(viewer))).all())
@@ -338,15 +349,17 @@ def _actor_id_and_name(viewer: Viewer, rows: Sequence[ColumnRow]) -> tuple[int, 
     return 0, f"key {name or _actor_key_id(viewer)}" if _actor_key_id(viewer) else OPERATOR_NAME
 
 
-def _fold_digest(ctx: Context, event: NewSecurityEvent, actor_id_and_name: tuple[int, str]) -> str:
+def _equal_events_digest(
+    ctx: Context, event: NewSecurityEvent, actor_id_and_name: tuple[int, str]
+) -> str:
     """Return the digest that equal events share. Failures from one /64 of IPv6 are equal."""
-    ip = ctx.client_ip if event.result == "success" else _network_key(ctx.client_ip)
+    ip = ctx.client_ip if event.result == "success" else _ip_or_ipv6_network_key(ctx.client_ip)
     parts = (event.user_id, event.protocol, ip, event.action, event.result, event.target)
     actor_name = actor_id_and_name[1] if _is_by_another(ctx.viewer, event) else ""
     return hashlib.sha256(repr((*parts, actor_name)).encode()).hexdigest()
 
 
-def _network_key(ip: str | None) -> str | None:
+def _ip_or_ipv6_network_key(ip: str | None) -> str | None:
     """Return an address as hex digits, an IPv6 address cut to its /64."""
     hex_digits = ip_key(ip)
     return (
@@ -356,7 +369,7 @@ def _network_key(ip: str | None) -> str | None:
     )
 
 
-def _upsert_rows(
+def _upsert_and_journal_rows(
     connection: Connection,
     event_rows: Sequence[SecurityEventRow],
     journal_user_ids: Collection[int | None],
@@ -404,7 +417,7 @@ def _build_row(
     row = {
         "id": ctx.environment.new_id(),
         "user_id": event.user_id,
-        "fold": _fold_digest(ctx, event, actor_id_and_name),
+        "fold": _equal_events_digest(ctx, event, actor_id_and_name),
         "action": event.action,
         "result": event.result,
         "protocol": event.protocol,
@@ -430,11 +443,11 @@ def _record_in_journals(
     rows_by_user: dict[int, list[tuple[SecurityEventRow, int]]] = {}
     for row, event_row in stored_and_event_rows:
         rows_by_user.setdefault(row.user_id, []).append((event_row, row.id))
-    entries = {user_id: _journal_entries(lines) for user_id, lines in rows_by_user.items()}
-    return journal.record_in_streams(connection, entries, at=now)
+    entries = {user_id: _grouped_journal_entries(lines) for user_id, lines in rows_by_user.items()}
+    return journal.record_entries_in_existing_streams(connection, entries, at=now)
 
 
-def _journal_entries(
+def _grouped_journal_entries(
     event_rows_with_ids: Sequence[tuple[SecurityEventRow, int]],
 ) -> list[JournalEntry]:
     """Return journal entries, one for each run of events with the same facts and origin."""
@@ -498,7 +511,7 @@ class SecurityEventFilter:
 
 
 @dataclass(frozen=True, slots=True)
-class SecurityEventPage:
+class SecurityEventPageKey:
     """A page of events, newest first: of one user, or of all users that the viewer oversees."""
 
     page_request: PageRequest
@@ -517,7 +530,7 @@ def _is_visible_sql(ctx: Context) -> ColumnElement[bool]:
     return user_id == viewer.user_id if viewer.user_id else false()
 
 
-def _page_conditions(ctx: Context, page: SecurityEventPage) -> list[ColumnElement[bool]]:
+def _page_conditions(ctx: Context, page: SecurityEventPageKey) -> list[ColumnElement[bool]]:
     """Return all conditions of a page."""
     conditions = [_is_visible_sql(ctx), *page.filter.conditions()]
     return (
@@ -528,7 +541,7 @@ def _page_conditions(ctx: Context, page: SecurityEventPage) -> list[ColumnElemen
 
 
 async def load_event_pages(
-    ctx: Context, requested_pages: list[SecurityEventPage]
+    ctx: Context, requested_pages: list[SecurityEventPageKey]
 ) -> list[Page[ColumnRow]]:
     """Load these pages, in this order."""
     columns = VISIBLE_COLUMNS.intersection(
@@ -542,7 +555,7 @@ async def load_event_pages(
     return await pagination.read_pages(ctx, scans)
 
 
-async def count_events(ctx: Context, requested_pages: list[SecurityEventPage]) -> list[int]:
+async def count_events(ctx: Context, requested_pages: list[SecurityEventPageKey]) -> list[int]:
     """Count the events of these lists, in this order."""
     count = func.count().label("many")
     scans = [

@@ -6,7 +6,7 @@ from mail.compose import message_builder
 from mail.compose.message_builder import CustomHeader, MessageDraft
 from mail.mime.header_encoding import NamedAddress
 from mail.storage.message_insert import MessagePlacement
-from mail.storage.received_messages import read_message, store_blobs
+from mail.storage.received_messages import parse_storable_message, store_blobs
 from mail.text.languages import text_in_language
 from models.auth.security_log import MESSAGE_TASK
 from models.runtime.environment import Environment
@@ -16,13 +16,13 @@ from resolvers.auth.security_message_texts import ENGLISH_TEXTS, TEXTS_BY_LANGUA
 from resolvers.context import Context
 from resolvers.users.quota.quota_warnings import StoredNotice, insert_notice, load_message_recipient
 
-__all__ = ["KIND", "insert_notice", "prepare_message"]
+__all__ = ["KIND", "build_message_and_store_blobs", "insert_notice"]
 
 KIND = MESSAGE_TASK
 MAX_VALUE_LENGTH = 200  # characters of a value
 
 
-async def prepare_message(
+async def build_message_and_store_blobs(
     ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]
 ) -> TaskStepPlan:
     """Build and store the message of a task, unless an earlier step has done so.
@@ -32,8 +32,8 @@ async def prepare_message(
     row = None if checkpoint else await load_message_recipient(ctx)
     if row is None:
         return TaskStepPlan()
-    message_draft = _build_draft(ctx.environment, row, order)
-    message = await read_message(message_builder.build_message(message_draft))
+    message_draft = _build_message_draft(ctx.environment, row, order)
+    message = await parse_storable_message(message_builder.build_message(message_draft))
     stored_message = await store_blobs(ctx.environment, row.tenant_id, message)
     recipients = [person.address for person in message_draft.to]
     placement = MessagePlacement(
@@ -42,7 +42,9 @@ async def prepare_message(
     return TaskStepPlan(prepared=StoredNotice(message, stored_message, placement))
 
 
-def _build_draft(environment: Environment, row: ColumnRow, order: dict[str, Any]) -> MessageDraft:
+def _build_message_draft(
+    environment: Environment, row: ColumnRow, order: dict[str, Any]
+) -> MessageDraft:
     """Return the message in the user's language."""
     texts = text_in_language(row.language, TEXTS_BY_LANGUAGE) or ENGLISH_TEXTS
     name = row.shown or row.username

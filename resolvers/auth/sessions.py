@@ -9,18 +9,18 @@ from models.auth.credentials import AccessToken
 from models.errors import ErrorCode, ServiceUnavailable
 from models.users.tables import User
 from resolvers.auth import security_log
-from resolvers.auth.credential_cache import drop_credentials
+from resolvers.auth.credential_cache import drop_cached_credentials
 from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Context
 from resolvers.users.selection import UserSelector, load_selected_users
 
 
-async def end_sessions(
+async def end_sessions_and_return_usernames(
     ctx: Context,
     users: UserSelector,
     *,
     revoke_tokens: bool,
-    connected: Callable[[Collection[int]], bool],
+    is_any_connected: Callable[[Collection[int]], bool],
 ) -> dict[int, str]:
     """Record that all connections of these users must end. Return their usernames by id.
 
@@ -37,12 +37,12 @@ async def end_sessions(
         if revoke_tokens:
             tokens = delete(AccessToken).where(col(AccessToken.user_id).in_(user_ids))
             revoked_count = (await connection.execute(tokens)).rowcount
-        if not (revoked_count or connected(user_ids) or ctx.environment.wakeups.is_shared):
+        if not (revoked_count or is_any_connected(user_ids) or ctx.environment.wakeups.is_shared):
             raise ServiceUnavailable("nobody is connected", code=ErrorCode.NO_SESSION)
         for user_id in user_ids:
             detail = {"tokens": True} if revoke_tokens else {}
             await security_log.log_event(
                 ctx, session, NewSecurityEvent("session kick", user_id, detail=detail)
             )
-    drop_credentials(ctx.environment, *user_ids)
+    drop_cached_credentials(ctx.environment, *user_ids)
     return {row.id: row.username for row in rows}

@@ -106,7 +106,7 @@ async def check_name_and_password(
     inside a transaction.
     """
     with password_hashes.sign_in_slot(ctx.environment):
-        entry = await _resolve_name(ctx, username)
+        entry = await _resolve_name_unless_throttled(ctx, username)
         return entry, await _check_password(
             ctx.environment,
             entry.user,
@@ -116,7 +116,7 @@ async def check_name_and_password(
         )
 
 
-async def _resolve_name(ctx: Context, username: str) -> SignInEntry:
+async def _resolve_name_unless_throttled(ctx: Context, username: str) -> SignInEntry:
     """Resolve a name to its user and check its throttles. Raises RateLimited if it must wait."""
     environment = ctx.environment
     is_possible_name = len(username) <= MAX_ADDRESS and "\0" not in username
@@ -164,7 +164,7 @@ async def _check_password(
     if GENERATED_PATTERN.fullmatch(password):
         temporary_password = (
             user.temporary_password
-            if user and _is_temporary_password_valid(user, environment.now())
+            if user and _is_temporary_password_unexpired(user, environment.now())
             else None
         )
         if await check(environment, temporary_password, password) and not is_own_password:
@@ -179,7 +179,7 @@ async def _check_password(
     return PasswordProof(PasswordKind.MASTER) if is_own_password else None
 
 
-def _is_temporary_password_valid(user: ColumnRow, now: datetime) -> bool:
+def _is_temporary_password_unexpired(user: ColumnRow, now: datetime) -> bool:
     """True if the temporary password has not expired."""
     valid_until: datetime | None = user.temporary_until
     return valid_until is None or now < valid_until
@@ -205,7 +205,7 @@ def require_sign_in_allowed(
         if sign_in_request.token and not user.webmail_access:
             raise Forbidden("this account gets no token", requires="webmailAccess")
     elif proof.app_password is not None:
-        if scope not in app_passwords.opened_scopes(proof.app_password.scopes):
+        if scope not in app_passwords.scopes_of_app_password(proof.app_password.scopes):
             raise Forbidden(f"this application password is not for {scope}", requires=scope)
     elif source is PasswordKind.TEMPORARY or user.second_factors:
         required = "an application password"
@@ -239,7 +239,7 @@ def sign_in_event(
     )
 
 
-async def count_failed_sign_in(
+async def count_and_log_failed_sign_in(
     ctx: Context, entry: SignInEntry, sign_in_request: SignInRequest, proof: PasswordProof | None
 ) -> None:
     """Count and log a failed sign-in, and alert the user if a limit was reached.
@@ -256,7 +256,7 @@ async def count_failed_sign_in(
         key.startswith(entry.throttle_key.rpartition("@")[0]) for key in reached_keys
     ):
         cache_of_database(ctx.environment.database).run_in_background(
-            guess_alerts.report_guessing(ctx, user_id or 0)
+            guess_alerts.log_guessing_and_alert_user(ctx, user_id or 0)
         )
 
 

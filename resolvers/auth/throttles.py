@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, select, update
 from sqlmodel import col
 
-from mail.network.ip_networks import is_in_networks, network_of_address
+from mail.network.ip_networks import is_in_networks, network_for_limits
 from models.auth.credentials import THROTTLE_RESET, AccessToken, Throttle
 from models.auth.security_log import SecurityEvent
 from models.errors import RateLimited
@@ -49,7 +49,7 @@ class FailureLimit:
     max_wait: timedelta = timedelta(hours=1)
     exempts_known_networks: bool = False  # does not close networks that the user has signed in from
 
-    def count_failure(self, row: ColumnRow, now: datetime) -> ThrottleCounts:
+    def counts_after_failure(self, row: ColumnRow, now: datetime) -> ThrottleCounts:
         """Return the counts of this row after one more failure."""
         failures, times, until = row.failures, row.times, row.until
         if until <= now:
@@ -75,7 +75,7 @@ _SELECT_THROTTLES = PreparedStatement(
 _UPDATE_THROTTLE = update(Throttle).where(col(Throttle.key) == bindparam("counted"))
 
 
-def limit_of_name(options: Options) -> FailureLimit:
+def limit_of_name_and_network(options: Options) -> FailureLimit:
     """Return the limit of one user, or of an unknown name, from one network."""
     return FailureLimit(options.login_failures, options.login_window, options.login_wait)
 
@@ -88,13 +88,15 @@ def limits_of_password(options: Options, name_key: str, ip: str | None) -> dict[
     limit_of_all_networks = FailureLimit(
         options.account_failures, options.login_window, options.login_wait, True
     )
-    limit_of_pair = {f"{name_key}@{network_of_address(ip) or ''}": limit_of_name(options)}
+    limit_of_pair = {
+        f"{name_key}@{network_for_limits(ip) or ''}": limit_of_name_and_network(options)
+    }
     return {**limit_of_pair, name_key: limit_of_all_networks, **limits_of_network(options, ip)}
 
 
 def limits_of_network(options: Options, ip: str | None) -> dict[str, FailureLimit]:
     """Return the limit of the network of this IP address; empty if it is exempt or invalid."""
-    ip_network = network_of_address(ip)
+    ip_network = network_for_limits(ip)
     if ip_network is None or is_in_networks(ip, options.login_allow):
         return {}
     limit = FailureLimit(options.network_failures, options.network_window, options.login_wait)
@@ -134,7 +136,7 @@ async def is_known_network(ctx: Context, user_id: int) -> bool:
 
     Looks in the security log and the valid access tokens.
     """
-    caller_network = network_of_address(ctx.client_ip)
+    caller_network = network_for_limits(ctx.client_ip)
     if caller_network is None:
         return False
     lowest, highest = ip_key_range(caller_network)
@@ -151,7 +153,7 @@ async def is_known_network(ctx: Context, user_id: int) -> bool:
         ~col(AccessToken.pending),
         col(AccessToken.expires_at) > ctx.environment.now(),
     )
-    return any(network_of_address(row.ip) == caller_network for row in await ctx.read(tokens))
+    return any(network_for_limits(row.ip) == caller_network for row in await ctx.read(tokens))
 
 
 def ip_key_range(network: str) -> tuple[str, str]:
@@ -173,15 +175,15 @@ async def count_failure(environment: Environment, limits: LimitsByKey) -> frozen
     def count_in_transaction(
         transaction: DatabaseTransaction,
     ) -> tuple[list[datetime], frozenset[str]]:
-        return _count_in_transaction(transaction.connection, limits, now)
+        return _count_failure_in_transaction(transaction.connection, limits, now)
 
     wait_ends, reached_keys = await environment.run_transaction(count_in_transaction)
     if wait_ends:
-        raise _rate_limited(wait_ends, now)
+        raise _rate_limited_error(wait_ends, now)
     return reached_keys
 
 
-def _count_in_transaction(
+def _count_failure_in_transaction(
     connection: Connection, limits: LimitsByKey, now: datetime
 ) -> tuple[list[datetime], frozenset[str]]:
     """Count one more failure in the open transaction.
@@ -190,8 +192,10 @@ def _count_in_transaction(
     """
     initial = {"failures": 0, "times": 0, "until": now}
     new_rows = [{"key": key, **initial} for key in sorted(limits)]  # one order: no deadlock
-    locked_rows = connection.execute(_lock_rows_sql(connection.dialect.name), new_rows).all()
-    counts_by_key = {row.key: limits[row.key].count_failure(row, now) for row in locked_rows}
+    locked_rows = connection.execute(
+        _insert_or_lock_rows_sql(connection.dialect.name), new_rows
+    ).all()
+    counts_by_key = {row.key: limits[row.key].counts_after_failure(row, now) for row in locked_rows}
     connection.execute(
         _UPDATE_THROTTLE,
         [
@@ -215,7 +219,7 @@ def _count_in_transaction(
 
 
 @cache
-def _lock_rows_sql(dialect: str) -> Any:
+def _insert_or_lock_rows_sql(dialect: str) -> Any:
     """SQL: insert or lock the throttle rows until the transaction ends, and return them."""
     new_rows = insert_with_conflict(dialect, Throttle)
     unchanged = {"key": new_rows.excluded.key}
@@ -227,10 +231,10 @@ def _lock_rows_sql(dialect: str) -> Any:
 def _raise_if_throttled(exhausted: Sequence[ColumnRow], now: datetime) -> None:
     """Raise RateLimited if there are exhausted throttles."""
     if exhausted:
-        raise _rate_limited([row.until for row in exhausted], now)
+        raise _rate_limited_error([row.until for row in exhausted], now)
 
 
-def _rate_limited(wait_ends: Sequence[datetime], now: datetime) -> RateLimited:
+def _rate_limited_error(wait_ends: Sequence[datetime], now: datetime) -> RateLimited:
     """Return the error with the time until the last of these waits ends."""
     wait = max(wait_ends) - now
     return RateLimited("too many failures, wait before the next try", retry_after=wait)

@@ -27,17 +27,17 @@ from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.autoreply.validation import (
     MAX_INTERVAL,
     SETTABLE_COLUMNS,
-    admin_log_values,
-    changed_columns,
+    admin_log_values_before_and_after,
+    build_and_check_row,
+    changed_column_names,
     delete_rows,
     load_stored_rows,
-    new_row,
-    store_rows,
+    store_rows_and_forget_senders,
     validate_columns,
 )
 from resolvers.context import Context
 from resolvers.users.selection import UserSelector, load_selected_users
-from resolvers.users.user_locks import LockedUsers, lock_users
+from resolvers.users.user_locks import LockedUsers, lock_users_and_store_changes
 from resolvers.users.validation import camel_case
 
 PATCH_PATH = ("set",)  # the place of the patch in the input
@@ -144,12 +144,12 @@ def _autoreply_state(
     interval = ctx.environment.options.autoreply_interval
     if row.interval is not None:
         interval = timedelta(seconds=row.interval)
-    is_active = rule.reason_for_silence(ctx.environment.now()) is None
+    is_active = rule.inactive_reason(ctx.environment.now()) is None
     address_texts = [text_by_address[each] for each in rule.addresses if each in text_by_address]
     return AutoreplyState(owner_id, rule, address_texts, interval, is_active, row.created_at)
 
 
-async def export_autoreply(ctx: Context, user_id: int) -> dict[str, Any] | None:
+async def export_own_autoreply(ctx: Context, user_id: int) -> dict[str, Any] | None:
     """Return the autoreply of the viewer by column for an export, or None if none is set."""
     statement = select(*select_columns(Autoreply, SETTABLE_COLUMNS)).where(
         col(Autoreply.id) == user_id
@@ -198,34 +198,38 @@ async def set_autoreplies(
     validated = validate_columns(columns, problems, PATCH_PATH)
     problems.raise_collected()
     if validated.get("addresses"):
-        validated["addresses"] = await _address_ids_of_user(ctx, selection, validated["addresses"])
+        validated["addresses"] = await _address_ids_of_single_user(
+            ctx, selection, validated["addresses"]
+        )
     now = ctx.environment.now()
-    async with lock_users(ctx, selection, "autoreplySet") as locked_users:
+    async with lock_users_and_store_changes(ctx, selection, "autoreplySet") as locked_users:
         stored_rows = await load_stored_rows(
             locked_users.session, [row.id for row in locked_users.rows]
         )
         rows = dict[int, dict[str, Any]]()
         for row in locked_users.rows:
             row_ids = {"id": row.id, "user_id": row.id}
-            rows[row.id] = new_row(row_ids, stored_rows.get(row.id), validated, now, PATCH_PATH)
+            rows[row.id] = build_and_check_row(
+                row_ids, stored_rows.get(row.id), validated, now, PATCH_PATH
+            )
         changed_by_user = {
-            key: changed_columns(stored_rows.get(key), row) for key, row in rows.items()
+            key: changed_column_names(stored_rows.get(key), row) for key, row in rows.items()
         }
         changes_to_store = {
             key: names for key, names in changed_by_user.items() if names or key not in stored_rows
         }
-        await store_rows(
+        await store_rows_and_forget_senders(
             locked_users.session, {key: rows[key] for key in changes_to_store}, changes_to_store
         )
         changes = AutoreplyChanges(stored_rows, changes_to_store, rows)
         await _record_changes(ctx, locked_users, changes)
-        await _log_changes(ctx, locked_users, "autoreplySet", changes)
+        await _log_changes_of_other_users(ctx, locked_users, "autoreplySet", changes)
     return [row.id for row in locked_users.rows]
 
 
 async def delete_autoreplies(ctx: Context, selection: UserSelector) -> list[int]:
     """Delete the autoreplies of users and return the user ids."""
-    async with lock_users(ctx, selection, "autoreplyDelete") as locked_users:
+    async with lock_users_and_store_changes(ctx, selection, "autoreplyDelete") as locked_users:
         stored_rows = await load_stored_rows(
             locked_users.session, [row.id for row in locked_users.rows]
         )
@@ -236,11 +240,11 @@ async def delete_autoreplies(ctx: Context, selection: UserSelector) -> list[int]
         }
         changes = AutoreplyChanges(stored_rows, changed_columns, disabled_rows)
         await _record_changes(ctx, locked_users, changes)
-        await _log_changes(ctx, locked_users, "autoreplyDelete", changes)
+        await _log_changes_of_other_users(ctx, locked_users, "autoreplyDelete", changes)
     return [row.id for row in locked_users.rows]
 
 
-async def _address_ids_of_user(
+async def _address_ids_of_single_user(
     ctx: Context, selection: UserSelector, address_texts: Sequence[str]
 ) -> list[int]:
     """Return the ids of the user's addresses, each once.
@@ -262,7 +266,7 @@ async def _address_ids_of_user(
         except InvalidInput as error:
             rule = error.constraint
             raise InvalidInput(error.message, constraint=rule, path=path, index=index) from error
-        row = await answering.find_address_record(ctx.environment, address)
+        row = await answering.find_receiving_address_record(ctx.environment, address)
         if row is None or not rows or row.user_id != rows[0].id:
             raise NotFound(address_text, path=path, index=index)
         if "*" in row.local:
@@ -293,17 +297,19 @@ async def _record_changes(
         entries[user_id] = ctx.journal_entries(
             ChangeKind.AUTOREPLY_CHANGED, [user_id], **event_facts
         )
-    await journal.record_in_user_streams(locked_users.session, entries, at=ctx.environment.now())
+    await journal.record_entries_in_streams_or_raise(
+        locked_users.session, entries, at=ctx.environment.now()
+    )
 
 
-async def _log_changes(
+async def _log_changes_of_other_users(
     ctx: Context, locked_users: LockedUsers, mutation: str, changes: AutoreplyChanges
 ) -> None:
     """Write changes of other users' autoreplies to the admin log, without texts."""
     log_entries = []
     for row in locked_users.rows:
         if row.id in changes.changed_columns and row.id != ctx.viewer.user_id:
-            before, after = admin_log_values(
+            before, after = admin_log_values_before_and_after(
                 changes.stored_rows.get(row.id),
                 changes.new_rows[row.id],
                 changes.changed_columns[row.id],

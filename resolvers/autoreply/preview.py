@@ -67,22 +67,27 @@ async def preview_autoreply(
                 "give a sender, or a message", constraint="required", path=["sender"]
             )
         return AutoreplyPreviewResult(NoReplyReason.NO_SENDER)
-    load_facts = _load_user_facts if autoreply.address is None else _load_address_facts
+    load_facts = (
+        _load_reply_conditions_of_users
+        if autoreply.address is None
+        else _load_reply_conditions_of_addresses
+    )
     facts = await ctx.load(load_facts, (autoreply.id, trigger.envelope_sender))
     if facts is None:
         raise NotFound(str(autoreply.id), path=["user"])
     address_record = (
-        await answering.find_address_record(ctx.environment, trigger.recipient_address)
+        await answering.find_receiving_address_record(ctx.environment, trigger.recipient_address)
         if trigger.recipient_address
         else None
     )
     owner_ids = (autoreply.id, 0) if autoreply.address is None else (None, autoreply.id)
     if preview_input.to is not None and (
-        address_record is None or not answering.belongs_to(address_record, *owner_ids)
+        address_record is None
+        or not answering.is_address_of_user_or_same(address_record, *owner_ids)
     ):
         raise NotFound(preview_input.to, path=["to"])
     may_send_as = autoreply.address is not None or address_record is None or address_record.send_as
-    from_address = answering.reply_from_address(
+    from_address = answering.from_address_of_reply(
         may_send_as, trigger.recipient_address, facts.row.main
     )
     trigger = replace(
@@ -90,11 +95,11 @@ async def preview_autoreply(
         recipient_address=trigger.recipient_address or facts.row.main or "",
         address_id=address_record.id if address_record else facts.row.main_id,
         is_from_self=facts.sender_address is not None
-        and answering.belongs_to(facts.sender_address, *owner_ids),
+        and answering.is_address_of_user_or_same(facts.sender_address, *owner_ids),
         is_internal=facts.row.internal,
     )
     no_reply_reason = _no_reply_reason(ctx, autoreply, trigger, facts.row)
-    content = answering.reply_from_rule(autoreply.rule, trigger)
+    content = answering.reply_content_unless_empty(autoreply.rule, trigger)
     common_values = (
         trigger.is_internal,
         from_address,
@@ -112,16 +117,16 @@ async def preview_autoreply(
 
 
 def _no_reply_reason(
-    ctx: Context, autoreply: AutoreplyState, trigger: AutoreplyTrigger, sender_facts: ColumnRow
+    ctx: Context, autoreply: AutoreplyState, trigger: AutoreplyTrigger, reply_conditions: ColumnRow
 ) -> NoReplyReason | None:
     """Return why no reply would be sent, checked in the same order as for received mail."""
     decision = answering.decide_reply(autoreply.rule, trigger, ctx.environment.now())
-    if sender_facts.suspended:
+    if reply_conditions.suspended:
         return NoReplyReason.SUSPENDED
     if isinstance(decision, NoReplyReason):
         return decision
-    if sender_facts.answered or sender_facts.spent:
-        return NoReplyReason.ANSWERED if sender_facts.answered else NoReplyReason.LIMIT
+    if reply_conditions.answered or reply_conditions.spent:
+        return NoReplyReason.ANSWERED if reply_conditions.answered else NoReplyReason.LIMIT
     return None
 
 
@@ -158,7 +163,7 @@ async def _build_trigger(
         row.references or references,
         row.content_type == "multipart/report",
         await content.header_fields(stored),
-        is_addressed=await answering.is_addressed(
+        is_addressed=await answering.is_account_in_header_addresses(
             ctx.environment, (autoreply.id, 0), recipient, header_recipients
         ),
         is_spam=(row.verification or {}).get("dmarc") == "fail",
@@ -166,35 +171,37 @@ async def _build_trigger(
 
 
 @dataclass(frozen=True, slots=True)
-class _SenderFacts:
+class _ReplyConditions:
     """Facts about a user or address and a sender, with the sender's own address record."""
 
     row: ColumnRow
     sender_address: ColumnRow | None
 
 
-async def _load_user_facts(
+async def _load_reply_conditions_of_users(
     ctx: Context, user_ids_and_senders: list[tuple[int, str]]
-) -> list[_SenderFacts | None]:
+) -> list[_ReplyConditions | None]:
     """Load the facts about users and senders, with one statement for each sender."""
     statement = (
         select(
             *select_columns(User, ("id", "name", "suspended")),
             col(Address.shown).label("main"),
             col(Address.id).label("main_id"),
-            answering.is_internal_sql(col(User.domain_id)).label("internal"),
-            answering.is_answered_sql(col(User.id)).label("answered"),
-            answering.is_limit_reached_sql().label("spent"),
+            answering.is_sender_internal_sql(col(User.domain_id)).label("internal"),
+            answering.is_sender_answered_sql(col(User.id)).label("answered"),
+            answering.is_user_reply_limit_reached_sql().label("spent"),
         )
         .outerjoin(Address, (col(Address.user_id) == col(User.id)) & col(Address.main))
         .where(is_overseen_user(ctx))
     )
-    return await _load_facts_by_sender(ctx, user_ids_and_senders, statement, col(User.id))
+    return await _load_reply_conditions_by_sender(
+        ctx, user_ids_and_senders, statement, col(User.id)
+    )
 
 
-async def _load_address_facts(
+async def _load_reply_conditions_of_addresses(
     ctx: Context, address_ids_and_senders: list[tuple[int, str]]
-) -> list[_SenderFacts | None]:
+) -> list[_ReplyConditions | None]:
     """Load the facts about forwarding addresses and senders.
 
     A catch-all replies from the address that received the mail only.
@@ -205,17 +212,19 @@ async def _load_address_facts(
         false().label("suspended"),
         case((is_no_catch_all, col(Address.shown))).label("main"),
         col(Address.id).label("main_id"),
-        answering.is_internal_sql(col(Address.domain_id)).label("internal"),
-        answering.is_answered_sql(col(Address.id)).label("answered"),
-        answering.is_address_limit_reached_sql().label("spent"),
+        answering.is_sender_internal_sql(col(Address.domain_id)).label("internal"),
+        answering.is_sender_answered_sql(col(Address.id)).label("answered"),
+        answering.is_address_reply_limit_reached_sql().label("spent"),
     ).where(is_visible_address(ctx))
-    return await _load_facts_by_sender(ctx, address_ids_and_senders, statement, col(Address.id))
+    return await _load_reply_conditions_by_sender(
+        ctx, address_ids_and_senders, statement, col(Address.id)
+    )
 
 
-async def _load_facts_by_sender(
+async def _load_reply_conditions_by_sender(
     ctx: Context, ids_and_senders: list[tuple[int, str]], statement: Select[Any], id_column: Any
-) -> list[_SenderFacts | None]:
-    facts_by_key: dict[tuple[int, str], _SenderFacts] = {}
+) -> list[_ReplyConditions | None]:
+    facts_by_key: dict[tuple[int, str], _ReplyConditions] = {}
     for sender in dict.fromkeys(sender for _, sender in ids_and_senders):
         statement_of_sender = statement.where(
             id_column.in_([one for one, by in ids_and_senders if by == sender])
@@ -225,7 +234,7 @@ async def _load_facts_by_sender(
             "domain": address_syntax.normalized_domain(sender.rpartition("@")[2]),
             "now": ctx.environment.now(),
         }
-        sender_address = await answering.find_address_record(ctx.environment, sender)
+        sender_address = await answering.find_receiving_address_record(ctx.environment, sender)
         for row in await ctx.read(statement_of_sender, parameters):
-            facts_by_key[row.id, sender] = _SenderFacts(row, sender_address)
+            facts_by_key[row.id, sender] = _ReplyConditions(row, sender_address)
     return [facts_by_key.get(one) for one in ids_and_senders]

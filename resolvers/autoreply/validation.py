@@ -91,7 +91,7 @@ async def load_stored_rows(session: AsyncSession, ids: Collection[int]) -> dict[
     return {row.id: row for row in found}
 
 
-def new_row(
+def build_and_check_row(
     ids: Mapping[str, Any],
     stored: ColumnRow | None,
     values: Mapping[str, Any],
@@ -122,7 +122,7 @@ def new_row(
     return values_of_row | {"updated_at": now}
 
 
-def changed_columns(stored: ColumnRow | None, row: Mapping[str, Any]) -> list[str]:
+def changed_column_names(stored: ColumnRow | None, row: Mapping[str, Any]) -> list[str]:
     """Return the names of the columns that differ from the stored row."""
     if stored is None:
         return [name for name in SETTABLE_COLUMNS if row[name] not in (None, "", False, [])]
@@ -136,7 +136,7 @@ def begins_new_absence(changed_names: Sequence[str], row: Mapping[str, Any]) -> 
     )
 
 
-async def store_rows(
+async def store_rows_and_forget_senders(
     session: AsyncSession,
     rows_by_id: Mapping[int, Mapping[str, Any]],
     changed_columns_by_id: Mapping[int, Sequence[str]],
@@ -172,7 +172,7 @@ async def delete_rows(session: AsyncSession, ids: Collection[int]) -> None:
     await (await session.connection()).execute(statement)
 
 
-def admin_log_values(
+def admin_log_values_before_and_after(
     stored: ColumnRow | None, new_values: Mapping[str, Any], changed_names: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the admin log values before and after a change. Texts are replaced by an ellipsis."""

@@ -42,7 +42,7 @@ def acme_server(environment: Environment, directory_url: str) -> acme_client.Acm
 async def load_or_create_account(environment: Environment, directory_url: str) -> AcmeAccountKey:
     """Load the account at an ACME directory; create it with a new key if there is none.
 
-    Raises acme_client.Failure if the stored key can't be decrypted.
+    Raises AcmeError if the stored key can't be decrypted.
     """
     statement = select(*select_columns(AcmeAccount)).where(
         col(AcmeAccount.directory) == directory_url

@@ -25,7 +25,7 @@ MAX_REVOCATIONS = 20  # per call, since a client waits for the authority
 REVOCATION_TIMEOUT = 30.0  # seconds per certificate
 
 
-def revocable_certificates(ctx: Context, certificates: Sequence[ColumnRow]) -> list[ColumnRow]:
+def check_and_select_revocable(ctx: Context, certificates: Sequence[ColumnRow]) -> list[ColumnRow]:
     """Return the certificates that can be revoked: issued and not expired.
 
     Raises InvalidInput if there are too many, and Conflict if ACME did not issue one or its
@@ -68,7 +68,7 @@ async def revoke_certificates(
 async def _revoke_certificate(
     environment: Environment, certificate: ColumnRow, reason: RevocationReason
 ) -> None:
-    """Revoke a certificate with the account that ordered it. Raises acme_client.Failure."""
+    """Revoke a certificate with the account that ordered it. Raises AcmeError."""
     account = await acme_accounts.load_or_create_account(environment, certificate.acme_directory)
     if account.url is None:
         raise AcmeError("its authority does not know our account any more")

@@ -31,7 +31,7 @@ from resolvers.certificates.certificates import (
     certificate_columns,
     decrypt_private_key,
     renewal_columns,
-    store_certificate_names,
+    replace_certificate_names,
 )
 
 log = logging.getLogger(__name__)
@@ -80,23 +80,23 @@ async def _run_loop(environment: Environment) -> None:
         while True:
             wakeup.clear()
             try:
-                while await process_next_certificate(environment):
+                while await order_or_query_next_certificate(environment):
                     pass
             except Exception:  # keep running: the next attempt can succeed
                 log.exception("certificates could not be looked at")
             await wait_for_any([wakeup], POLL_SECONDS)
 
 
-async def process_next_certificate(environment: Environment) -> bool:
+async def order_or_query_next_certificate(environment: Environment) -> bool:
     """Lease and process the next due certificate. Returns False if there is none."""
     certificate = await _lease_next_certificate(environment)
     if certificate is None:
         return False
     try:
-        with leases.use_leases(environment, certificate.lease):
-            await _process_certificate(environment, certificate)
+        with leases.protect_leases_in_use(environment, certificate.lease):
+            await _order_or_query_renewal(environment, certificate)
     except Exception:
-        leases.abandon_lease(
+        leases.end_lease_at_later_heartbeat(
             environment,
             Certificate,
             *_is_leased_certificate(certificate),
@@ -106,15 +106,15 @@ async def process_next_certificate(environment: Environment) -> bool:
     return True
 
 
-async def _process_certificate(environment: Environment, certificate: ColumnRow) -> None:
+async def _order_or_query_renewal(environment: Environment, certificate: ColumnRow) -> None:
     """Order the certificate or query when to renew it, and store the outcome."""
     is_renewed_later = (
         certificate.acme_renew_at is not None and certificate.acme_renew_at > environment.now()
     )
     process, handle_failure = (
-        (_update_renewal_time, _handle_renewal_info_failure)
+        (_update_renewal_time, _use_default_renewal_time)
         if is_renewed_later
-        else (_order_and_store, _store_failure)
+        else (_order_and_store, _store_failure_and_retry_time)
     )
     try:
         await process(environment, certificate)
@@ -143,7 +143,7 @@ async def _order_and_store(environment: Environment, certificate: ColumnRow) -> 
     log.info("certificate ordered", extra={"serverName": certificate.server_name})
     async with asyncio.timeout(ORDER_TIMEOUT.total_seconds()):
         issued = await _order_certificate(environment, certificate)
-    await _store_issued(environment, certificate, issued)
+    await _store_issued_certificate(environment, certificate, issued)
     ORDERS_METRIC.add("issued")
     log.info("certificate issued", extra={"serverName": certificate.server_name})
 
@@ -153,7 +153,7 @@ async def _update_renewal_time(environment: Environment, certificate: ColumnRow)
     async with asyncio.timeout(ORDER_TIMEOUT.total_seconds()):
         advice = await _query_renewal_info(environment, certificate)
     unchanged_time = {"acme_next_at": certificate.acme_renew_at}
-    await _release_certificate(
+    await _store_values_and_release_lease(
         environment,
         certificate,
         _values_from_renewal_info(certificate, advice, environment.now())
@@ -202,11 +202,11 @@ class IssuedCertificate:
 async def _order_certificate(environment: Environment, certificate: ColumnRow) -> IssuedCertificate:
     """Order a certificate with the present key, so that TLSA records stay valid.
 
-    Raises acme_client.Failure, InvalidInput, ServiceUnavailable or CertificateLeaseLost.
+    Raises AcmeError, InvalidInput, ServiceUnavailable or CertificateLeaseLost.
     """
     options, server_names = environment.options, [certificate.server_name, *certificate.acme_names]
     await _check_each_name(server_names, lambda name: _require_dns_address(environment, name))
-    await _store_state(environment, certificate, "asks the authority")
+    await _store_acme_state(environment, certificate, "asks the authority")
     private_key = (
         decrypt_private_key(environment, certificate)
         if certificate.private_key
@@ -227,7 +227,9 @@ async def _order_certificate(environment: Environment, certificate: ColumnRow) -
         has_renewal_info = (
             certificate.acme_directory == options.acme_directory and client.has_renewal_info
         )
-        replaced_id = acme_client.certificate_id(certificate.chain) if has_renewal_info else None
+        replaced_id = (
+            acme_client.certificate_renewal_id(certificate.chain) if has_renewal_info else None
+        )
         try:
             authorization_urls = await asyncio.to_thread(
                 client.create_order, csr, server_names, replaced_id
@@ -239,9 +241,9 @@ async def _order_certificate(environment: Environment, certificate: ColumnRow) -
                 )  # the next attempt registers a new account
             raise
         await _prove_control(environment, certificate, client, authorization_urls)
-        await _store_state(environment, certificate, "proved, waits for the certificate")
+        await _store_acme_state(environment, certificate, "proved, waits for the certificate")
         await asyncio.to_thread(client.finalize_order)
-        certificate_chain = await _poll_until(
+        certificate_chain = await _poll_until_true(
             environment, client.poll_certificate, "the authority did not sign in time"
         )
     issued = await asyncio.to_thread(
@@ -259,7 +261,7 @@ async def _check_each_name(
 ) -> None:
     """Run a check for each name.
 
-    Raises acme_client.Failure with the message of the first failed one.
+    Raises AcmeError with the message of the first failed one.
     """
     slots, message_by_name = asyncio.Semaphore(MAX_CONCURRENT_CHECKS), {}
 
@@ -286,7 +288,7 @@ async def _prove_control(
 ) -> None:
     """Publish the challenges of all names and wait until the authority has checked them.
 
-    Raises acme_client.Failure.
+    Raises AcmeError.
     """
     optional_challenges = [
         await asyncio.to_thread(client.load_challenge, url) for url in authorization_urls
@@ -296,7 +298,7 @@ async def _prove_control(
         await _publish_challenges(environment, certificate, challenges)
         for challenge in challenges:
             await asyncio.to_thread(client.answer_challenge, challenge)
-        await _poll_until(
+        await _poll_until_true(
             environment,
             client.poll_authorizations,
             "the authority did not look for its challenge in time",
@@ -305,12 +307,12 @@ async def _prove_control(
         await _delete_challenges(environment, challenges)
 
 
-async def _poll_until(
+async def _poll_until_true(
     environment: Environment, poll: Callable[[], Value], timeout_message: str
 ) -> Value:
     """Poll until the function returns a true value.
 
-    Raises acme_client.Failure after AUTHORITY_TIMEOUT.
+    Raises AcmeError after AUTHORITY_TIMEOUT.
     """
     deadline = asyncio.get_running_loop().time() + AUTHORITY_TIMEOUT.total_seconds()
     while asyncio.get_running_loop().time() < deadline:
@@ -321,7 +323,7 @@ async def _poll_until(
 
 
 async def _require_dns_address(environment: Environment, server_name: str) -> None:
-    """Raise acme_client.Failure if DNS has no address for this name."""
+    """Raise AcmeError if DNS has no address for this name."""
     for record_type in ("A", "AAAA"):
         if (
             await query_records(
@@ -336,7 +338,7 @@ async def _require_dns_address(environment: Environment, server_name: str) -> No
 async def _require_caa_allows(
     environment: Environment, server_name: str, identities: tuple[str, ...]
 ) -> None:
-    """Raise acme_client.Failure if CAA records allow other authorities only (RFC 8659)."""
+    """Raise AcmeError if CAA records allow other authorities only (RFC 8659)."""
     queried_name = server_name
     while identities and "." in queried_name:
         records_found = await query_records(
@@ -360,19 +362,19 @@ def _is_leased_certificate(certificate: ColumnRow) -> tuple[Any, Any]:
     return col(Certificate.id) == certificate.id, col(Certificate.lease) == certificate.lease
 
 
-async def _store_state(environment: Environment, certificate: ColumnRow, state: str) -> None:
+async def _store_acme_state(environment: Environment, certificate: ColumnRow, state: str) -> None:
     """Store how far the order is. Raises CertificateLeaseLost if the lease is lost."""
-    await _store_values(environment, certificate, {"acme_state": state})
+    await _require_lease_and_store_values(environment, certificate, {"acme_state": state})
 
 
-async def _store_values(
+async def _require_lease_and_store_values(
     environment: Environment, certificate: ColumnRow, values: dict[str, Any]
 ) -> None:
     async with environment.write_session(PLATFORM) as session:
-        await _update_leased_row(environment, session, certificate, values)
+        await _update_and_record_leased_row(environment, session, certificate, values)
 
 
-async def _update_leased_row(
+async def _update_and_record_leased_row(
     environment: Environment, session: AsyncSession, certificate: ColumnRow, values: dict[str, Any]
 ) -> None:
     now = environment.now()
@@ -410,7 +412,9 @@ async def _publish_challenges(
             if name_count > 1
             else "proves that the name is ours"
         )
-        await _update_leased_row(environment, session, certificate, {"acme_state": state})
+        await _update_and_record_leased_row(
+            environment, session, certificate, {"acme_state": state}
+        )
         if rows:
             await connection.execute(insert(AcmeChallenge), rows)
 
@@ -430,14 +434,14 @@ async def find_challenge_answer(environment: Environment, challenge_token: str) 
     return next((str(row.answer) for row in await environment.database.read(statement)), None)
 
 
-async def _store_issued(
+async def _store_issued_certificate(
     environment: Environment, certificate: ColumnRow, issued: IssuedCertificate
 ) -> None:
     """Store an issued certificate and wake the listeners, which serve it at once."""
     new_certificate = issued.certificate
     renewal_values = renewal_columns(new_certificate.not_before, new_certificate.not_after)
     share = random.uniform(0, 1)  # noqa: S311
-    jitter = share * _renewal_jitter(new_certificate.not_before, new_certificate.not_after)
+    jitter = share * _max_renewal_jitter(new_certificate.not_before, new_certificate.not_after)
     renew_at = renewal_values["acme_next_at"] - jitter
     values = {
         **certificate_columns(environment, certificate.id, new_certificate, certificate.version),
@@ -450,12 +454,12 @@ async def _store_issued(
         "holder": None,
     }
     async with environment.write_session(PLATFORM) as session:
-        await _update_leased_row(environment, session, certificate, values)
-        await store_certificate_names(session, certificate.id, new_certificate.dns_names)
+        await _update_and_record_leased_row(environment, session, certificate, values)
+        await replace_certificate_names(session, certificate.id, new_certificate.dns_names)
         wake_workers_after_commit(session, CERTIFICATES)
 
 
-def _renewal_jitter(not_before: datetime, not_after: datetime) -> timedelta:
+def _max_renewal_jitter(not_before: datetime, not_after: datetime) -> timedelta:
     """Return the longest random time by which a renewal is earlier."""
     return min(MAX_RENEWAL_JITTER, (not_after - not_before) / RENEWAL_JITTER_PART)
 
@@ -488,7 +492,7 @@ def _values_from_renewal_info(
     The random number is derived from the fingerprint, so the time stays the same.
     """
     position_in_window = int(certificate.sha256[:8], 16) / (1 << 32)
-    jitter = _renewal_jitter(certificate.not_before, certificate.not_after)
+    jitter = _max_renewal_jitter(certificate.not_before, certificate.not_after)
     renew_at = (
         renewal_window.start + (renewal_window.end - renewal_window.start) * position_in_window
     )
@@ -501,7 +505,7 @@ def _values_from_renewal_info(
     }
 
 
-async def _handle_renewal_info_failure(
+async def _use_default_renewal_time(
     environment: Environment, certificate: ColumnRow, failure: AcmeError
 ) -> None:
     """Use the default renewal time, unless the stored one is earlier, and query again later."""
@@ -511,7 +515,7 @@ async def _handle_renewal_info_failure(
     values = renewal_values if renewal_values["acme_renew_at"] < certificate.acme_renew_at else {}
     renew_at = min(renewal_values["acme_renew_at"], certificate.acme_renew_at)
     with suppress(CertificateLeaseLost):
-        await _release_certificate(
+        await _store_values_and_release_lease(
             environment,
             certificate,
             {
@@ -521,20 +525,20 @@ async def _handle_renewal_info_failure(
         )
 
 
-async def _release_certificate(
+async def _store_values_and_release_lease(
     environment: Environment, certificate: ColumnRow, values: dict[str, Any]
 ) -> None:
     """Release the lease with new values. Only a changed state is recorded in the journal."""
     values = {**values, "lease": None, "holder": None}
     if values.get("acme_state", certificate.acme_state) != certificate.acme_state:
-        await _store_values(environment, certificate, values)
+        await _require_lease_and_store_values(environment, certificate, values)
         return
     async with environment.write_session() as session:
         statement = update(Certificate).where(*_is_leased_certificate(certificate)).values(**values)
         await (await session.connection()).execute(statement)
 
 
-async def _store_failure(
+async def _store_failure_and_retry_time(
     environment: Environment, certificate: ColumnRow, failure: AcmeError
 ) -> None:
     """Store why the order failed and when it is repeated."""
@@ -555,7 +559,7 @@ async def _store_failure(
         "holder": None,
     }
     try:
-        await _store_values(environment, certificate, values)
+        await _require_lease_and_store_values(environment, certificate, values)
     except CertificateLeaseLost:
         log.info("certificate changed meanwhile", extra={"serverName": certificate.server_name})
 

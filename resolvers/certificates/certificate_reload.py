@@ -33,12 +33,12 @@ SELECT_CERTIFICATES = select(
 )  # fmt: skip
 
 
-async def is_any_stored(environment: Environment) -> bool:
+async def is_any_certificate_stored(environment: Environment) -> bool:
     """True if any certificate is stored or ordered."""
     return bool(await environment.database.read(select(col(Certificate.id)).limit(1)))
 
 
-def new_keyring(
+def new_empty_keyring(
     environment: Environment, file_certificates: CertificateSource | None = None
 ) -> SniCertificates:
     """Return an empty key ring that decrypts private keys with the secret box."""
@@ -56,7 +56,7 @@ def new_keyring(
     )
 
 
-async def load_changed_certificates(
+async def update_keyring_from_database(
     environment: Environment, keyring_to_update: SniCertificates
 ) -> None:
     """Update the key ring to the stored certificates."""
@@ -100,7 +100,9 @@ def _certificate_from_row(row: ColumnRow) -> StoredCertificate:
     )
 
 
-async def follow_certificates(environment: Environment, keyring_to_update: SniCertificates) -> None:
+async def keep_keyring_up_to_date(
+    environment: Environment, keyring_to_update: SniCertificates
+) -> None:
     """Keep the key ring up to date until cancelled.
 
     A wake-up triggers it at once; changes are also checked every POLL_SECONDS.
@@ -109,7 +111,7 @@ async def follow_certificates(environment: Environment, keyring_to_update: SniCe
         while True:
             wakeup.clear()  # before reading: a later change sets it again
             try:
-                await load_changed_certificates(environment, keyring_to_update)
+                await update_keyring_from_database(environment, keyring_to_update)
             except Exception:  # keep running: the next attempt can succeed
                 log.exception("the certificates could not be read")
             with suppress(TimeoutError):

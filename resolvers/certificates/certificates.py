@@ -98,7 +98,7 @@ async def load_certificates_by_id(ctx: Context, ids: list[int]) -> list[ColumnRo
     return await read_by_keys(ctx, _select_visible(ctx), col(Certificate.id), ids)
 
 
-async def find_certificate(ctx: Context, name: str) -> ColumnRow | None:
+async def find_certificate_by_server_name(ctx: Context, name: str) -> ColumnRow | None:
     """Return the certificate stored for exactly this server name, or None."""
     try:
         server_name = pem_certificates.parse_server_name(name)
@@ -165,7 +165,7 @@ async def set_certificate(
     """
     new_values = _validate_values(new_values)
     server_name = new_values.server_name
-    row_before = await find_certificate(ctx, server_name)
+    row_before = await find_certificate_by_server_name(ctx, server_name)
     checked_certificate = None
     if new_values.sent is not None:
         stored_key = (
@@ -177,10 +177,10 @@ async def set_certificate(
             pem_certificates.validate_certificate, new_values.sent, stored_key
         )
     async with ctx.write_session(PLATFORM) as session:
-        row = await find_certificate(ctx, server_name)
+        row = await find_certificate_by_server_name(ctx, server_name)
         if (row and row.version) != (row_before and row_before.version):
             raise Conflict("it was changed meanwhile: send it once more", path=["serverName"])
-        certificate_id = row.id if row else await _new_certificate_id(ctx)
+        certificate_id = row.id if row else await _new_id_unless_limit_reached(ctx)
         values = _changed_columns(ctx.environment, new_values, row, checked_certificate) | {
             "server_name": server_name
         }
@@ -197,8 +197,8 @@ async def set_certificate(
             values |= {"id": certificate_id, "created_at": ctx.environment.now()}
             await connection.execute(insert(Certificate).values(**_with_defaults(values)))
         if checked_certificate:
-            await store_certificate_names(session, certificate_id, checked_certificate.dns_names)
-        (row_after,) = await _load_visible(ctx, [certificate_id])
+            await replace_certificate_names(session, certificate_id, checked_certificate.dns_names)
+        (row_after,) = await _require_visible_certificates(ctx, [certificate_id])
         await record_certificate_changes(ctx, session, [certificate_id])
         await admin_log.log_changes(
             ctx, session, _admin_log_entry("certificateSet", row, row_after)
@@ -222,12 +222,12 @@ def _validate_values(new_values: CertificateValues) -> CertificateValues:
         message = "only what ACME makes is given names"
         raise InvalidInput(message, constraint="acme", path=["acmeNames"])
     other_names = new_values.acme_names and tuple(
-        pem_certificates.parse_other_names(name, new_values.acme_names)
+        pem_certificates.parse_additional_acme_names(name, new_values.acme_names)
     )
     return replace(new_values, server_name=name, acme_names=other_names)
 
 
-async def _new_certificate_id(ctx: Context) -> int:
+async def _new_id_unless_limit_reached(ctx: Context) -> int:
     """Return the id of a new certificate. Raises LimitReached if there are too many."""
     (row,) = await ctx.read(select(func.count().label("many")).select_from(Certificate))
     if row.many >= MAX_CERTIFICATES:
@@ -354,7 +354,7 @@ def _with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"alt_names": [], "version": 0, **values}
 
 
-async def store_certificate_names(
+async def replace_certificate_names(
     session: AsyncSession, certificate_id: int, names: Sequence[str]
 ) -> None:
     """Replace the searchable names of a certificate."""
@@ -404,7 +404,7 @@ def _certificate_warnings(
 
 
 async def delete_certificates(
-    ctx: Context, ids: Sequence[int], reason: RevocationReason | None = None
+    ctx: Context, ids: Sequence[int], revocation_reason: RevocationReason | None = None
 ) -> list[int]:
     """Delete certificates, all or none; return the ids of revoked ones. Connections stay open.
 
@@ -413,13 +413,15 @@ async def delete_certificates(
     InvalidInput or ServiceUnavailable.
     """
     revoked_rows: list[ColumnRow] = []
-    if reason:
-        revoked_rows = acme_revocation.revocable_certificates(ctx, await _load_visible(ctx, ids))
-    if reason and not ctx.is_dry_run:
-        await acme_revocation.revoke_certificates(ctx, revoked_rows, reason)
+    if revocation_reason:
+        revoked_rows = acme_revocation.check_and_select_revocable(
+            ctx, await _require_visible_certificates(ctx, ids)
+        )
+    if revocation_reason and not ctx.is_dry_run:
+        await acme_revocation.revoke_certificates(ctx, revoked_rows, revocation_reason)
     revoked_versions = {row.id: row.version for row in revoked_rows}
     async with ctx.write_session(PLATFORM) as session:
-        rows = await _load_visible(ctx, ids)
+        rows = await _require_visible_certificates(ctx, ids)
         for index, row in enumerate(rows):
             if revoked_versions.get(row.id, row.version) != row.version:
                 message = "the one before was revoked, and another has come: send it once more"
@@ -427,7 +429,7 @@ async def delete_certificates(
         connection = await session.connection()
         await connection.execute(delete(Certificate).where(col(Certificate.id).in_(ids)))
         await record_certificate_changes(ctx, session, [row.id for row in rows])
-        values_after = {row.id: {"revoked": reason} for row in revoked_rows}
+        values_after = {row.id: {"revoked": revocation_reason} for row in revoked_rows}
         entries = (
             replace(
                 _admin_log_entry("certificateDelete", row, None), after=values_after.get(row.id)
@@ -438,13 +440,13 @@ async def delete_certificates(
     return list(revoked_versions)
 
 
-async def renew_certificates(ctx: Context, ids: Sequence[int]) -> None:
+async def schedule_renewals_now(ctx: Context, ids: Sequence[int]) -> None:
     """Order these certificates again now, all or none, even after failed orders.
 
     Raises NotFound, or Conflict if one is not managed by ACME.
     """
     async with ctx.write_session(PLATFORM) as session:
-        rows = await _load_visible(ctx, ids)
+        rows = await _require_visible_certificates(ctx, ids)
         for index, row in enumerate(rows):
             if not row.acme:
                 message = "it is not renewed by ACME: send another by certificateSet"
@@ -475,7 +477,7 @@ async def renew_certificates(ctx: Context, ids: Sequence[int]) -> None:
         )
 
 
-async def _load_visible(ctx: Context, ids: Sequence[int]) -> list[ColumnRow]:
+async def _require_visible_certificates(ctx: Context, ids: Sequence[int]) -> list[ColumnRow]:
     """Load certificates, each once.
 
     Raises NotFound if one is not visible and InvalidInput if none is given.
@@ -521,7 +523,7 @@ def _admin_log_entry(
     )
 
 
-async def find_served_spki(environment: Environment, host_name: str) -> str | None:
+async def find_served_spki_sha256(environment: Environment, host_name: str) -> str | None:
     """Return the SHA-256 of the public key that TLS clients of this host see; None without TLS.
 
     Chosen as in `mail/tls/sni_certificates.py`: stored for the host, or with its name in it,

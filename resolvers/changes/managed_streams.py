@@ -14,11 +14,11 @@ from models.errors import Forbidden, InvalidInput, NotFound
 from models.events.journal import PLATFORM, ChangeKind, JournalEvent, StreamPositions
 from models.users.roles import Role
 from models.users.tables import User
-from resolvers.access import is_managed_user, sees_administered_records
+from resolvers.access import can_see_managed_mail_records, is_managed_user
 from resolvers.changes.stream_reader import EventFilter
 from resolvers.changes.visible_streams import SelectStreams, load_viewer_streams
 from resolvers.context import Context
-from resolvers.domains.loaders import is_visible_domain
+from resolvers.domains.loaders import is_administered_domain
 from resolvers.users import listing as user_listing
 from resolvers.users.listing import UserConditions
 
@@ -80,18 +80,20 @@ class ManagedStreams:
         return True
 
 
-def select_user_stream(user_id: int | None) -> SelectStreams:
+def selector_of_user_stream(user_id: int | None) -> SelectStreams:
     """Return a selector of another user's stream; of the viewer's streams for None."""
-    return load_viewer_streams if user_id is None else partial(_load_user_stream, user_id)
+    return (
+        load_viewer_streams if user_id is None else partial(_require_managed_user_stream, user_id)
+    )
 
 
-async def _load_user_stream(user_id: int, ctx: Context) -> ManagedStreams:
+async def _require_managed_user_stream(user_id: int, ctx: Context) -> ManagedStreams:
     """Return the stream of another user.
 
     Raises Forbidden if the viewer has no right to act as users, and NotFound if the viewer does
     not manage the user.
     """
-    if not sees_administered_records(ctx):
+    if not can_see_managed_mail_records(ctx):
         raise Forbidden("this needs the right to act as the user", requires="LOGIN_AS")
     statement = select(col(User.id)).where(col(User.id) == user_id, is_managed_user(ctx))
     if not await ctx.read(statement):
@@ -99,14 +101,14 @@ async def _load_user_stream(user_id: int, ctx: Context) -> ManagedStreams:
     return ManagedStreams({user_id: ALL_KINDS})
 
 
-def select_domain_streams(
+def selector_of_domain_streams(
     domain_name: str | None, kinds: ChangeKinds, *, path: Sequence[str]
 ) -> SelectStreams:
     """Return a selector of the streams of administered domains: the one with this name, or all."""
-    return partial(_load_domain_streams, domain_name, kinds, path)
+    return partial(_load_administered_domain_streams, domain_name, kinds, path)
 
 
-async def _load_domain_streams(
+async def _load_administered_domain_streams(
     domain_name: str | None, kinds: ChangeKinds, path: Sequence[str], ctx: Context
 ) -> ManagedStreams:
     """Return the streams of administered domains, for an ADMIN with that of the platform.
@@ -114,7 +116,7 @@ async def _load_domain_streams(
     Raises NotFound, Forbidden if the viewer administers no domain, or InvalidInput if there are
     too many.
     """
-    statement = select(col(Domain.id)).where(is_visible_domain(ctx)).order_by(col(Domain.id))
+    statement = select(col(Domain.id)).where(is_administered_domain(ctx)).order_by(col(Domain.id))
     if domain_name is not None:
         statement = statement.where(col(Domain.name) == normalized_domain(domain_name))
     ids = [row.id for row in await ctx.read(statement.limit(MAX_FOLLOWED_DOMAINS + 1))]
@@ -136,7 +138,7 @@ async def _load_domain_streams(
     return ManagedStreams(dict.fromkeys(ids, kinds))
 
 
-def event_filter_for_users(conditions: UserConditions) -> EventFilter | None:
+def user_event_filter_ignoring_domain(conditions: UserConditions) -> EventFilter | None:
     """Return a filter of events about users that meet the conditions, or None for all users.
 
     Events about users that are deleted by then pass the filter.

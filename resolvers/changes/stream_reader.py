@@ -81,7 +81,7 @@ class FollowRequest:
     folds_events: bool = False  # only the last of equivalent events of an object in a batch
 
 
-async def load_streams(ctx: Context, stream_ids: Sequence[int]) -> dict[int, ColumnRow]:
+async def load_stream_bounds(ctx: Context, stream_ids: Sequence[int]) -> dict[int, ColumnRow]:
     """Load the last position and the last deleted position of streams, by stream id."""
     statement = select(col(Stream.id), col(Stream.last), col(Stream.gone)).where(
         col(Stream.id).in_(stream_ids)
@@ -89,18 +89,20 @@ async def load_streams(ctx: Context, stream_ids: Sequence[int]) -> dict[int, Col
     return {row.id: row for row in await ctx.read(statement)}
 
 
-async def load_current_positions(
+async def load_last_stream_positions(
     ctx: Context, select_streams: SelectStreams = load_viewer_streams
 ) -> dict[int, int]:
     """Return the last positions of the selected streams; by default those the viewer follows."""
     streams = await select_streams(ctx)
     return {
         stream_id: row.last
-        for stream_id, row in (await load_streams(ctx, streams.stream_ids)).items()
+        for stream_id, row in (await load_stream_bounds(ctx, streams.stream_ids)).items()
     }
 
 
-async def load_positions_by_user(ctx: Context, user_ids: list[int]) -> list[StreamPositions | None]:
+async def load_last_stream_positions_by_user(
+    ctx: Context, user_ids: list[int]
+) -> list[StreamPositions | None]:
     """Load the positions of users' streams, in the given order. None for an unknown user.
 
     The viewer's position includes the streams of shared mailboxes.
@@ -109,9 +111,9 @@ async def load_positions_by_user(ctx: Context, user_ids: list[int]) -> list[Stre
     if viewer_id in user_ids and (
         ctx.query_position or ctx.viewer.share_visibility.has_shared_mailboxes
     ):
-        position_by_user[viewer_id] = ctx.query_position or await load_current_positions(ctx)
+        position_by_user[viewer_id] = ctx.query_position or await load_last_stream_positions(ctx)
     other_ids = [user_id for user_id in user_ids if user_id not in position_by_user]
-    rows = await load_streams(ctx, other_ids) if other_ids else {}
+    rows = await load_stream_bounds(ctx, other_ids) if other_ids else {}
     position_by_user |= {key: {key: row.last} for key, row in rows.items()}
     return [position_by_user.get(key) for key in user_ids]
 
@@ -123,7 +125,9 @@ async def read_event_page(ctx: Context, request: FollowRequest, limit: int) -> E
     Raises InvalidInput for a position of other streams.
     """
     streams = await request.select_streams(ctx)
-    position, resync_reason = await _resolve_start(ctx, request, streams, overflow_limit=None)
+    position, resync_reason = await _resolve_start_position(
+        ctx, request, streams, overflow_limit=None
+    )
     if resync_reason:
         RESYNCS_METRIC.add(resync_reason)
         return EventBatch([], dict(position), resync_reason=resync_reason)
@@ -158,7 +162,7 @@ async def follow_changes(ctx: Context, request: FollowRequest) -> AsyncGenerator
                 start_request = (
                     request if position is None else replace(request, after_position=position)
                 )
-                position, resync_reason = await _resolve_start(
+                position, resync_reason = await _resolve_start_position(
                     ctx, start_request, streams, overflow_limit=overflow_limit
                 )
                 if resync_reason:
@@ -183,9 +187,9 @@ async def follow_changes(ctx: Context, request: FollowRequest) -> AsyncGenerator
                 or batch.events
                 or _has_advanced(streams, position, batch.position)
             ):
-                _count_batch(ctx, batch, is_live=is_live)
+                _record_batch_metrics(ctx, batch, is_live=is_live)
                 yield (
-                    replace(batch, events=_fold_events(batch.events))
+                    replace(batch, events=_drop_superseded_events(batch.events))
                     if request.folds_events
                     else batch
                 )
@@ -200,7 +204,7 @@ async def follow_changes(ctx: Context, request: FollowRequest) -> AsyncGenerator
                     await wakeup.wait()
 
 
-def _fold_events(events: Sequence[JournalEvent]) -> Sequence[JournalEvent]:
+def _drop_superseded_events(events: Sequence[JournalEvent]) -> Sequence[JournalEvent]:
     """Return the events without those that a later event of the same object makes superfluous.
 
     Such events have the same kind and origin, and differ only in LAST_VALUE_FACTS.
@@ -236,7 +240,7 @@ def _has_advanced(
     )
 
 
-async def _resolve_start(
+async def _resolve_start_position(
     ctx: Context, request: FollowRequest, streams: FollowedStreams, *, overflow_limit: int | None
 ) -> tuple[StreamPositions, ResyncReason | None]:
     """Return the position to start at, and the reason if it is not the requested one.
@@ -247,7 +251,7 @@ async def _resolve_start(
         raise InvalidInput(
             "a position in somebody else's stream", constraint="cursor", path=["after"]
         )
-    streams_by_id = await load_streams(ctx, streams.stream_ids)
+    streams_by_id = await load_stream_bounds(ctx, streams.stream_ids)
     current_position = {key: row.last for key, row in streams_by_id.items()}
     if request.after_position is None:
         if ctx.subscription_start:
@@ -263,7 +267,7 @@ async def _resolve_start(
     return (current_position if resync_reason else start_position), resync_reason
 
 
-def _count_batch(ctx: Context, batch: EventBatch, *, is_live: bool) -> None:
+def _record_batch_metrics(ctx: Context, batch: EventBatch, *, is_live: bool) -> None:
     if batch.resync_reason:
         RESYNCS_METRIC.add(batch.resync_reason)
     elif is_live and batch.events:
@@ -304,7 +308,9 @@ async def _read_next_batch(
 
     Returns None as batch if there are none, and the streams as they are then.
     """
-    change_rows = await ctx.read(*journal.prepare_next_changes(from_position, limit + 1))
+    change_rows = await ctx.read(
+        *journal.next_changes_select_and_parameters(from_position, limit + 1)
+    )
     if not change_rows:
         return None, streams
     position_after_gap = _position_after_gap(change_rows, from_position)

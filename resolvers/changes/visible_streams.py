@@ -101,16 +101,16 @@ class ViewerStreams:
         if event.kind is ChangeKind.MESSAGE_MOVED:
             return self._visible_move(event)
         if event.kind.startswith("MAILBOX_"):
-            is_visible = self._has_right(event, event.object_id, ShareRight.LOOKUP)
+            is_visible = self._had_right_at_event(event, event.object_id, ShareRight.LOOKUP)
         else:
             mailbox_id = event.facts.get("mailbox") if event.kind.startswith("MESSAGE_") else None
-            is_visible = self._has_right(event, mailbox_id, ShareRight.READ)
+            is_visible = self._had_right_at_event(event, mailbox_id, ShareRight.READ)
         return event if is_visible else None
 
     def _visible_move(self, event: JournalEvent) -> JournalEvent | None:
         facts = event.facts
-        sees_target = self._has_right(event, facts["mailbox"], ShareRight.READ)
-        sees_source = self._has_right(event, facts["fromMailbox"], ShareRight.READ)
+        sees_target = self._had_right_at_event(event, facts["mailbox"], ShareRight.READ)
+        sees_source = self._had_right_at_event(event, facts["fromMailbox"], ShareRight.READ)
         visible_facts: dict[str, Any] = {"modseq": facts["modseq"]}
         if sees_target and not sees_source:
             visible_facts |= {name: facts[name] for name in ("mailbox", "uid", "flags")}
@@ -120,7 +120,9 @@ class ViewerStreams:
             return replace(event, kind=ChangeKind.MESSAGE_DELETED, facts=visible_facts)
         return event if sees_target else None
 
-    def _has_right(self, event: JournalEvent, mailbox_id: int | None, right: ShareRight) -> bool:
+    def _had_right_at_event(
+        self, event: JournalEvent, mailbox_id: int | None, right: ShareRight
+    ) -> bool:
         share = self.shares_by_owner.get(event.stream_id, {}).get(mailbox_id or 0)
         if share is None or right not in decode_rights(share.rights):
             return False

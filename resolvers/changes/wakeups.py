@@ -26,13 +26,13 @@ async def receive_wakeups(environment: Environment) -> None:
                 wakeups.call_credentials_listeners(None)
             elif not wakeups.is_disconnected:
                 continue
-            await _poll_changes(environment)
+            await _wake_workers_and_followers(environment)
     finally:
         receiver.cancel()
         await asyncio.wait([receiver])
 
 
-async def _poll_changes(environment: Environment) -> None:
+async def _wake_workers_and_followers(environment: Environment) -> None:
     environment.wakeups.wake_workers()
     try:
         await stream_reader.wake_followers_of_changed_streams(environment)

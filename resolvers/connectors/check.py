@@ -12,14 +12,14 @@ from sqlmodel import col
 
 from mail.connectors import mailbox_mapping
 from mail.connectors.remote_server import ConnectorStage, RemoteFailure, RemoteServer
-from mail.connectors.session_thread import ThreadedSession, open_session
+from mail.connectors.session_thread import ThreadedSession, connect_and_sign_in_session
 from mail.network.outbound_http import NetworkPolicy
 from models.connectors import Connector, ConnectorProtocol, ConnectorSecurity
 from models.errors import RateLimited, require_found
 from models.store.columns import select_columns
 from resolvers.connectors import credentials
 from resolvers.connectors import validation as connector_validation
-from resolvers.connectors.loaders import is_visible
+from resolvers.connectors.loaders import is_visible_connector
 from resolvers.context import Context
 
 STAGES = (
@@ -85,8 +85,9 @@ async def check_new_connector(
         except RemoteFailure as problem:
             return ConnectorCheckResult(_stages_until_failure([], problem), failure=problem)
         server = _server_from_fields(values, credential)
-        return await _check_session(
-            open_session(server, gate, options.message_max, ssl_context), _expected_stages(values)
+        return await _open_and_list_mailboxes(
+            connect_and_sign_in_session(server, gate, options.message_max, ssl_context),
+            _expected_stages(values),
         )
 
 
@@ -98,16 +99,16 @@ async def check_stored_connector(
     Raises NotFound, and RateLimited if eight checks are running.
     """
     statement = select(*select_columns(Connector)).where(
-        is_visible(ctx), col(Connector.id) == connector_id
+        is_visible_connector(ctx), col(Connector.id) == connector_id
     )
     row = require_found(next(iter(await ctx.read(statement)), None), str(connector_id))
     options = ctx.environment.options
     gate = NetworkPolicy.from_options(options, allows_private=options.connectors_private)
     with _check_slot(MAX_RUNNING_CHECKS):
-        opening = credentials.signed_in(
+        opening = credentials.open_session_of_connector(
             ctx.environment, row, (gate, ssl_context), STORED_CHECK_TIMEOUT
         )
-        return await _check_session(opening, _expected_stages(row._asdict()))
+        return await _open_and_list_mailboxes(opening, _expected_stages(row._asdict()))
 
 
 @contextmanager
@@ -137,7 +138,7 @@ def _server_from_fields(fields: Mapping[str, Any], credential: str) -> RemoteSer
     )
 
 
-async def _check_session(
+async def _open_and_list_mailboxes(
     opening: AbstractAsyncContextManager[ThreadedSession], stages: list[ConnectorStage]
 ) -> ConnectorCheckResult:
     try:

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote_plus, urlencode
 
 import orjson
@@ -19,7 +19,7 @@ from mail.connectors.remote_server import (
     RemoteServer,
     printable_text,
 )
-from mail.connectors.session_thread import ThreadedSession, open_session
+from mail.connectors.session_thread import ThreadedSession, connect_and_sign_in_session
 from mail.network.outbound_http import HttpRequestFailed, NetworkPolicy, parse_target, post_and_read
 from models.connectors import Connector, ConnectorProtocol, ConnectorSecurity
 from models.errors import InvalidInput
@@ -37,6 +37,20 @@ TOKEN_REQUEST_HEADERS = {
 }
 
 
+class ServerLogin(NamedTuple):
+    """A server with the credential to sign in with. A cached token can be refreshed if refused."""
+
+    server: RemoteServer
+    is_cached_token: bool
+
+
+class OauthAccessToken(NamedTuple):
+    """An OAuth access token, cached or just refreshed."""
+
+    token: str
+    is_cached: bool
+
+
 class CredentialFailure(RemoteFailure):
     """The connector has no usable credential, so no connection is opened."""
 
@@ -46,14 +60,14 @@ def secret_purpose(connector_id: int) -> str:
     return f"connector:{connector_id}"
 
 
-def seal_secret(environment: Environment, connector_id: int, secret: Mapping[str, Any]) -> str:
+def encrypt_secret(environment: Environment, connector_id: int, secret: Mapping[str, Any]) -> str:
     """Encrypt the password, client secret and tokens of a connector for storage."""
     return environment.secret_box.encrypt(
         orjson.dumps(dict(secret)).decode(), secret_purpose(connector_id)
     )
 
 
-def open_secret(environment: Environment, connector_id: int, secret: str) -> dict[str, Any]:
+def decrypt_secret(environment: Environment, connector_id: int, secret: str) -> dict[str, Any]:
     """Decrypt the stored secret.
 
     Raises CredentialFailure if its key is no longer in the key file.
@@ -70,7 +84,7 @@ def open_secret(environment: Environment, connector_id: int, secret: str) -> dic
 
 
 @asynccontextmanager
-async def signed_in(
+async def open_session_of_connector(
     environment: Environment,
     connector: ColumnRow,
     gate_and_ssl: tuple[NetworkPolicy, ssl.SSLContext | None],
@@ -78,7 +92,7 @@ async def signed_in(
 ) -> AsyncGenerator[ThreadedSession]:
     """Open a session that is signed in.
 
-    Raises ConnectorFailure if the server or the credential fails.
+    Raises RemoteFailure if the server or the credential fails.
 
     `gate_and_ssl` is the gate and the SSL context. `max_timeout` limits the timeout, in seconds,
     if it is not 0. If the server refuses a cached access token, it is refreshed once.
@@ -94,7 +108,7 @@ async def signed_in(
                 server = replace(server, timeout=min(server.timeout, max_timeout))
             try:
                 session_state = await stack.enter_async_context(
-                    open_session(server, gate, max_message_size, ssl_context)
+                    connect_and_sign_in_session(server, gate, max_message_size, ssl_context)
                 )
                 break
             except RemoteFailure as problem:
@@ -109,12 +123,12 @@ async def signed_in(
 
 async def _server_with_credential(
     environment: Environment, connector: ColumnRow, gate: NetworkPolicy, *, refresh: bool
-) -> tuple[RemoteServer, bool]:
-    """Return the server and whether its credential is a cached access token.
+) -> ServerLogin:
+    """Return the server and its credential. With `refresh` a cached access token is replaced.
 
     Raises CredentialFailure.
     """
-    secret = open_secret(environment, connector.id, connector.secret)
+    secret = decrypt_secret(environment, connector.id, connector.secret)
     if not secret.get("password"):
         raise CredentialFailure(
             ConnectorStage.LOGIN, "it has no password: set one", is_permanent=True
@@ -125,7 +139,7 @@ async def _server_with_credential(
         )
     credential, is_cached_token = secret["password"], False
     if connector.mechanism in TOKEN_MECHANISMS and connector.oauth:
-        credential, is_cached_token = await _access_token(
+        credential, is_cached_token = await _cached_or_refreshed_token(
             environment, connector, gate, refresh=refresh
         )
     server = RemoteServer(
@@ -139,13 +153,13 @@ async def _server_with_credential(
         float(connector.remote_timeout),
         connector.max_bytes_per_second,
     )
-    return server, is_cached_token
+    return ServerLogin(server, is_cached_token)
 
 
-async def _access_token(
+async def _cached_or_refreshed_token(
     environment: Environment, connector: ColumnRow, gate: NetworkPolicy, *, refresh: bool
-) -> tuple[str, bool]:
-    """Return the access token and whether it is the cached one (RFC 6749, section 6).
+) -> OauthAccessToken:
+    """Return the access token of a connector (RFC 6749, section 6).
 
     The token is refreshed if it expires soon or with `refresh`. Reads the stored secret again,
     since another process can have replaced the refresh token.
@@ -153,13 +167,13 @@ async def _access_token(
     now = environment.now()
     statement = select(col(Connector.secret)).where(col(Connector.id) == connector.id)
     row = next(iter(await environment.database.read(statement)), connector)
-    secret = open_secret(environment, connector.id, row.secret)
+    secret = decrypt_secret(environment, connector.id, row.secret)
     is_valid = (
         secret.get("access")
         and datetime.fromisoformat(secret["ends"]) > now + REFRESH_BEFORE_EXPIRY
     )
     if is_valid and not refresh:
-        return str(secret["access"]), True
+        return OauthAccessToken(str(secret["access"]), is_cached=True)
     response = await request_access_token(connector.oauth, secret, gate)
     expires_in = response.get("expires_in", DEFAULT_TOKEN_SECONDS)
     seconds = (
@@ -180,9 +194,9 @@ async def _access_token(
     async with environment.write_session() as session:
         is_unchanged = col(Connector.id) == connector.id, col(Connector.secret) == row.secret
         statement_update = update(Connector).where(*is_unchanged)
-        values = {"secret": seal_secret(environment, connector.id, new_secret)}
+        values = {"secret": encrypt_secret(environment, connector.id, new_secret)}
         await (await session.connection()).execute(statement_update.values(values))
-    return str(new_secret["access"]), False
+    return OauthAccessToken(str(new_secret["access"]), is_cached=False)
 
 
 async def request_access_token(

@@ -35,7 +35,7 @@ class ConnectorWhere:
     failing: bool | None = None
 
 
-def is_visible(ctx: Context) -> ColumnElement[bool]:
+def is_visible_connector(ctx: Context) -> ColumnElement[bool]:
     """Return the SQL condition for connectors of the viewer and of accounts the viewer manages."""
     return col(Connector.once).is_(False) & _is_visible_owner(ctx, col(Connector.user_id))
 
@@ -52,12 +52,14 @@ def _is_visible_owner(ctx: Context, owner_column: Any) -> ColumnElement[bool]:
 
 async def load_connectors_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load connectors, in the order of the ids; None if the viewer does not see one."""
-    visible_connectors = select(*select_columns(Connector, VISIBLE_COLUMNS)).where(is_visible(ctx))
+    visible_connectors = select(*select_columns(Connector, VISIBLE_COLUMNS)).where(
+        is_visible_connector(ctx)
+    )
     return await read_by_keys(ctx, visible_connectors, col(Connector.id), ids)
 
 
 async def _filter_conditions(ctx: Context, where: ConnectorWhere) -> list[ColumnElement[bool]]:
-    terms = [is_visible(ctx)]
+    terms = [is_visible_connector(ctx)]
     if where.users is not None:
         user_condition = await selection_condition(ctx, where.users, path="filter")
         terms.append(col(Connector.user_id).in_(select(col(User.id)).where(user_condition)))
@@ -96,7 +98,7 @@ async def load_connector_pages_by_user(
     """Load pages of the connectors of accounts, in the order of creation, with one statement."""
     column_names = VISIBLE_COLUMNS.intersection(name for one in page_keys for name in one.columns)
     statement = select(*select_columns(Connector, column_names | {"user_id", "id"})).where(
-        is_visible(ctx)
+        is_visible_connector(ctx)
     )
     order_columns = (col(Connector.user_id), col(Connector.id))
     scans = [
@@ -113,7 +115,9 @@ async def load_connector_pages_by_user(
 
 async def count_connectors_by_user(ctx: Context, page_keys: list[ConnectorPageKey]) -> list[int]:
     """Count the connectors of each account."""
-    statement = select(col(Connector.user_id), func.count().label("many")).where(is_visible(ctx))
+    statement = select(col(Connector.user_id), func.count().label("many")).where(
+        is_visible_connector(ctx)
+    )
     statement = statement.where(col(Connector.user_id).in_({one.user_id for one in page_keys}))
     rows = await ctx.read(statement.group_by(col(Connector.user_id)))
     found = {row.user_id: row.many for row in rows}
@@ -178,16 +182,20 @@ async def load_last_logs_by_connector(
 ) -> list[list[str] | None]:
     """Load the log lines of the last run of each connector; None if it has no run."""
     statement = select(col(ConnectorRun.connector_id), col(ConnectorRun.log))
-    rows = await ctx.read(statement.where(col(ConnectorRun.id).in_(_newest_run_ids(connector_ids))))
+    rows = await ctx.read(
+        statement.where(col(ConnectorRun.id).in_(_select_newest_run_ids(connector_ids)))
+    )
     found = {row.connector_id: row.log for row in rows}
     return [found.get(key) for key in connector_ids]
 
 
-async def load_last_runs_by_connector(
+async def load_own_last_runs_by_connector(
     ctx: Context, connector_ids: list[int]
 ) -> list[ColumnRow | None]:
     """Load the last run of each of the viewer's own connectors; None if it has no run."""
-    newest = _newest_run_ids(connector_ids).where(col(ConnectorRun.user_id) == ctx.viewer.user_id)
+    newest = _select_newest_run_ids(connector_ids).where(
+        col(ConnectorRun.user_id) == ctx.viewer.user_id
+    )
     rows = await ctx.read(
         select(*select_columns(ConnectorRun)).where(col(ConnectorRun.id).in_(newest))
     )
@@ -195,7 +203,7 @@ async def load_last_runs_by_connector(
     return [found.get(key) for key in connector_ids]
 
 
-def _newest_run_ids(connector_ids: list[int]) -> Select[int]:
+def _select_newest_run_ids(connector_ids: list[int]) -> Select[int]:
     newest = select(func.max(col(ConnectorRun.id))).where(
         col(ConnectorRun.connector_id).in_(connector_ids)
     )

@@ -23,11 +23,11 @@ from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.connectors import credentials
 from resolvers.connectors import validation as connector_validation
 from resolvers.connectors.loaders import GUARD_FOR_OTHERS
-from resolvers.connectors.mutations import wake_workers
+from resolvers.connectors.mutations import wake_connector_workers_after_commit
 from resolvers.connectors.one_time_imports import OneTimeImport
 from resolvers.connectors.schedule import new_queued_run
 from resolvers.context import Context, GuardRule
-from resolvers.files.stored_files import describe_uncompressed_object
+from resolvers.files.stored_files import blob_rows_of_uncompressed_object
 from resolvers.files.uploads import ReceivedFile
 from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.messages.content_access import log_content_read, require_readable_account
@@ -69,11 +69,11 @@ class NewMailImport:
 
 
 @dataclass(frozen=True, slots=True)
-class _ResolvedSource:
+class _ValidatedSource:
     """The columns that the connectors of an import have in common, their secret, and the upload."""
 
     connector_values: Mapping[str, Any]
-    secret: Mapping[str, Any] | None = None
+    plain_secret: Mapping[str, Any] | None = None  # in plain text until it is inserted
     upload: tuple[ReceivedFile, str] | None = None  # the bytes and the name of their object
 
 
@@ -84,7 +84,7 @@ class _ValidatedImport:
     request: NewMailImport
     users: Sequence[ColumnRow]
     parent_paths: Mapping[int, str | None]  # by user id
-    source: _ResolvedSource
+    source: _ValidatedSource
 
 
 async def queue_mail_imports(ctx: Context, request: NewMailImport) -> list[int]:
@@ -96,15 +96,15 @@ async def queue_mail_imports(ctx: Context, request: NewMailImport) -> list[int]:
     user_ids = [user.id for user in users]
     if set(user_ids) - {ctx.viewer.user_id}:
         ctx.viewer.require(GUARD_FOR_OTHERS)
-    parent_paths = await _parent_paths(ctx, user_ids, request.parent_mailbox)
-    source = await _resolve_source(ctx, request, user_ids)
+    parent_paths = await _load_parent_paths_by_user(ctx, user_ids, request.parent_mailbox)
+    source = await _validate_source(ctx, request, user_ids)
     if not users:
         return []
     validated = _ValidatedImport(request, users, parent_paths, source)
     async with ctx.write_session(*user_ids) as session:
-        await _check_import_count(ctx, user_ids)
+        await _require_below_import_limit(ctx, user_ids)
         runs = await _insert_connectors_and_runs(ctx, session, validated)
-        await _store_archive_rows(ctx, session, validated, runs)
+        await _store_uploaded_archive(ctx, session, validated, runs)
         other_users = [user for user in users if user.id != ctx.viewer.user_id]
         after = {"source": source.connector_values["protocol"], "path": request.server_path}
         await admin_log.log_changes(
@@ -115,13 +115,13 @@ async def queue_mail_imports(ctx: Context, request: NewMailImport) -> list[int]:
                 for user in other_users
             ),
         )
-    wake_workers(ctx)
+    wake_connector_workers_after_commit(ctx)
     return runs
 
 
-async def _resolve_source(
+async def _validate_source(
     ctx: Context, request: NewMailImport, user_ids: Sequence[int]
-) -> _ResolvedSource:
+) -> _ValidatedSource:
     """Return the source of an import. Raises Forbidden, Invalid or NotFound if it can't be used."""
     message_filter = None if request.where is None or request.where.is_empty else request.where
     if message_filter and request.source_user_id is None:
@@ -141,24 +141,24 @@ async def _resolve_source(
     }
     if request.remote_account is not None:
         ctx.viewer.require(REMOTE_GUARD)
-        return _remote_source(ctx, request.remote_account, settings)
+        return _validate_remote_source(ctx, request.remote_account, settings)
     if request.source_user_id is not None:
-        await _check_source_account(ctx, request.source_user_id, user_ids, message_filter)
+        await _check_and_log_source_account(ctx, request.source_user_id, user_ids, message_filter)
         values = {**local_values, "protocol": ConnectorProtocol.USER, "name": "account"}
-        return _ResolvedSource({**values, "bringing": settings})
+        return _ValidatedSource({**values, "bringing": settings})
     values = {**local_values, "protocol": ConnectorProtocol.ARCHIVE, "name": "archive"}
     if request.server_path is not None:
         await imports.require_importable_server_file(ctx, request.server_path, ["source", "path"])
-        return _ResolvedSource({**values, "bringing": settings})
+        return _ValidatedSource({**values, "bringing": settings})
     upload_with_name = await imports.read_uploaded_archive(
         ctx, request.upload_id or 0, ["source", "upload"]
     )
-    return _ResolvedSource({**values, "bringing": settings}, upload=upload_with_name)
+    return _ValidatedSource({**values, "bringing": settings}, upload=upload_with_name)
 
 
-def _remote_source(
+def _validate_remote_source(
     ctx: Context, remote_account: RemoteAccount, settings: OneTimeImport
-) -> _ResolvedSource:
+) -> _ValidatedSource:
     try:
         values = connector_validation.validate_fields(
             remote_account.fields, {}, ctx.environment.options
@@ -172,12 +172,12 @@ def _remote_source(
         raise InvalidInput(
             problem.message, constraint=problem.constraint, path=path, index=problem.index
         ) from None
-    return _ResolvedSource(
+    return _ValidatedSource(
         {**values, "bringing": settings}, {"password": password, "client": client or None}
     )
 
 
-async def _check_source_account(
+async def _check_and_log_source_account(
     ctx: Context,
     source_user_id: int,
     user_ids: Sequence[int],
@@ -200,7 +200,7 @@ async def _check_source_account(
         )  # fails now instead of in each run
 
 
-async def _parent_paths(
+async def _load_parent_paths_by_user(
     ctx: Context, user_ids: Sequence[int], parent_mailbox: MailboxSelector | None
 ) -> Mapping[int, str | None]:
     """Return the path of the mailbox of each account in which all others are created.
@@ -232,7 +232,7 @@ async def _parent_paths(
     return paths_by_user
 
 
-async def _check_import_count(ctx: Context, user_ids: Sequence[int]) -> None:
+async def _require_below_import_limit(ctx: Context, user_ids: Sequence[int]) -> None:
     """Raise LimitReached if an account has too many unfinished imports."""
     count_column = func.count().label("many")
     conditions = (
@@ -265,8 +265,8 @@ async def _insert_connectors_and_runs(
             **source.connector_values,
             "id": connector_id,
             "user_id": user.id,
-            "secret": credentials.seal_secret(world, connector_id, source.secret)
-            if source.secret
+            "secret": credentials.encrypt_secret(world, connector_id, source.plain_secret)
+            if source.plain_secret
             else "",
             "target_folder": validated.parent_paths[user.id],
             "subscribe_all": validated.request.subscribe,
@@ -289,14 +289,14 @@ async def _insert_connectors_and_runs(
     return [run.id for run in runs]
 
 
-async def _store_archive_rows(
+async def _store_uploaded_archive(
     ctx: Context, session: AsyncSession, validated: _ValidatedImport, run_ids: Sequence[int]
 ) -> None:
     """Keep an uploaded archive as long as a run needs it; its blob belongs to the first tenant."""
     if validated.source.upload is None:
         return
     received, name = validated.source.upload
-    stored_blob = await describe_uncompressed_object(
+    stored_blob = await blob_rows_of_uncompressed_object(
         ctx.environment, validated.users[0].tenant_id, received, name
     )
 

@@ -23,7 +23,7 @@ from mail.envelope.local_recipient import LocalRecipient
 from mail.inbound.incoming_message import FetchedMessageState, IncomingMessage
 from mail.inbound.scan_rejection import SpamRefused
 from mail.mailboxes.paths import INBOX
-from mail.recipients.address_resolution import recipient_from_row
+from mail.recipients.address_resolution import load_row_recipient_below_limits
 from mail.recipients.recipient_routes import AcceptedAccount, AcceptedRecipient
 from mail.scanners import clamd, rspamd
 from mail.storage import received_messages
@@ -67,28 +67,34 @@ async def store_fetched_messages(
 ) -> None:
     """Store fetched messages and their ledger rows.
 
-    Raises OverQuota if they do not all fit, and ConnectorFailure if the database is too slow or a
+    Raises OverQuota if they do not all fit, and RemoteFailure if the database is too slow or a
     delivery fails.
     """
     writer = state.writer
     path = remote_mailbox.mapped.local_path
-    mailbox_id = await import_mailboxes.get_or_create_mailbox(
+    mailbox_id = await import_mailboxes.get_or_create_mailbox_id(
         writer.ctx, writer.mailbox_ids, path, subscribe=writer.subscribes
     )
-    needs_delivery = path == INBOX and await _needs_delivery(state)
+    needs_delivery = False
+    if path == INBOX:  # the recipient is read each time, since a run can listen for days
+        state.recipient = await _load_delivery_recipient(state)
+        needs_delivery = _needs_delivery(state, state.recipient)
     for start in range(0, len(heads_and_bytes), MAX_BATCH_MESSAGES):
         messages = list[DownloadedMessage]()
         for head, raw in heads_and_bytes[start : start + MAX_BATCH_MESSAGES]:
             cleaned = remove_results(raw, own_authserv_ids(state.run.ctx.environment.options))
             messages.append(
                 DownloadedMessage(
-                    head, cleaned, await received_messages.read_message(cleaned), local_flags(head)
+                    head,
+                    cleaned,
+                    await received_messages.parse_storable_message(cleaned),
+                    local_flags(head),
                 )
             )
             await asyncio.sleep(0)  # parsing small messages must not block the event loop
         state.counts.bytes += sum(len(one.raw) for one in messages)
         delivered_ids = (
-            await _delivered_message_ids(state, remote_mailbox, state.recipient, messages)
+            await _load_delivered_ids_by_mark(state, remote_mailbox, state.recipient, messages)
             if needs_delivery and state.recipient
             else {}
         )
@@ -103,7 +109,7 @@ async def store_fetched_messages(
                 state, remote_mailbox, state.recipient, new_messages
             )
             new_messages = []
-        await _store_in_mailbox(
+        await _store_as_many_as_fit(
             state, remote_mailbox, (mailbox_id, new_messages), ledger_rows, by_ledger.used_marks
         )
 
@@ -142,7 +148,7 @@ async def _sort_by_ledger(
     for one in messages:
         digest = one.parsed.digest
         if one.head.message_id in delivered_ids:
-            await _is_duplicate(
+            await _is_duplicate_else_remember(
                 state, remote_mailbox, mailbox_id, digest
             )  # so that equal messages are duplicates
             ledger_rows.append(
@@ -155,8 +161,10 @@ async def _sort_by_ledger(
         elif state.message_filter is not None and not await _matches_import_filter(
             state, remote_mailbox, one
         ):
-            ledger_rows.append(ledger_row(state, remote_mailbox, one, None, safe=False))
-        elif await _is_duplicate(state, remote_mailbox, mailbox_id, digest):
+            ledger_rows.append(
+                ledger_row(state, remote_mailbox, one, None, may_delete_source=False)
+            )
+        elif await _is_duplicate_else_remember(state, remote_mailbox, mailbox_id, digest):
             ledger_rows.append(ledger_row(state, remote_mailbox, one, None))
         else:
             by_ledger.new_messages.append(one)
@@ -180,19 +188,19 @@ async def _matches_import_filter(
         flags=message.flags,
     )
     message_filter = state.message_filter or MessageConditions()
-    return await filter_match.matches(
+    return await filter_match.matches_unstored_message(
         message_filter, source_message, message.parsed, state.run.ctx.environment.now()
     )
 
 
-async def _is_duplicate(
+async def _is_duplicate_else_remember(
     state: FetchState, remote_mailbox: OpenRemoteMailbox, mailbox_id: int, digest: str
 ) -> bool:
     """True if the message is a duplicate to skip. Otherwise its digest is remembered."""
     short_digest = shorten_digest(digest)
     if state.connector.skip_cross_duplicates:
         if state.all_digests is None:
-            state.all_digests = await _ledger_digests(state, None)
+            state.all_digests = await _load_ledger_digests(state, None)
         if short_digest in state.all_digests:
             return True
         state.all_digests.add(short_digest)
@@ -204,7 +212,7 @@ async def _is_duplicate(
             stored_digests = {
                 shorten_digest(row.digest) for row in await state.run.ctx.read(statement)
             }
-            state.digests_by_mailbox[mailbox_id] = stored_digests | await _ledger_digests(
+            state.digests_by_mailbox[mailbox_id] = stored_digests | await _load_ledger_digests(
                 state, remote_mailbox.id
             )
         if short_digest in state.digests_by_mailbox[mailbox_id]:
@@ -213,7 +221,7 @@ async def _is_duplicate(
     return False
 
 
-async def _ledger_digests(state: FetchState, remote_mailbox_id: int | None) -> set[bytes]:
+async def _load_ledger_digests(state: FetchState, remote_mailbox_id: int | None) -> set[bytes]:
     """Return the short digests in the ledger of a remote mailbox, or of all if None."""
     own_mailboxes = select(col(RemoteMailbox.id)).where(
         col(RemoteMailbox.connector_id) == state.connector.id
@@ -234,9 +242,9 @@ def ledger_row(
     message: DownloadedMessage,
     message_id: int | None,
     *,
-    safe: bool = True,
+    may_delete_source: bool = True,
 ) -> LedgerRow:
-    """Return the ledger row of a message. `safe` means that the source can be deleted later."""
+    """Return the ledger row of a message, whose source is deleted later if that is allowed."""
     return {
         "folder_id": remote_mailbox.id,
         "mark": message.head.message_id,
@@ -245,11 +253,11 @@ def ledger_row(
         "flags": flags_text(message.head.flags),
         "fetched_at": state.run.ctx.environment.now(),
         "removed": False,
-        "safe": safe,
+        "safe": may_delete_source,
     }
 
 
-async def _store_in_mailbox(
+async def _store_as_many_as_fit(
     state: FetchState,
     remote_mailbox: OpenRemoteMailbox,
     mailbox_id_and_messages: tuple[int, list[DownloadedMessage]],
@@ -263,7 +271,7 @@ async def _store_in_mailbox(
     Raises OverQuota for the first message that does not fit.
     """
     mailbox_id, new_messages = mailbox_id_and_messages
-    prepared = [_prepare_import(state, remote_mailbox, mailbox_id, one) for one in new_messages]
+    prepared = [_importable_message(state, remote_mailbox, mailbox_id, one) for one in new_messages]
     try:
         await _store_in_transaction(
             state, remote_mailbox, (new_messages, prepared), ledger_rows, used_marks
@@ -273,10 +281,10 @@ async def _store_in_mailbox(
             raise
         await _store_in_transaction(state, remote_mailbox, ([], []), ledger_rows, used_marks)
         for one in new_messages:
-            await _store_in_mailbox(state, remote_mailbox, (mailbox_id, [one]), [], [])
+            await _store_as_many_as_fit(state, remote_mailbox, (mailbox_id, [one]), [], [])
 
 
-def _prepare_import(
+def _importable_message(
     state: FetchState,
     remote_mailbox: OpenRemoteMailbox,
     mailbox_id: int,
@@ -335,7 +343,9 @@ async def _store_in_transaction(
     imported_count = state.counts.imported + len(prepared)
 
     def insert_rows(transaction: DatabaseTransaction, kept: Sequence[StoredMessageBlobs]) -> None:
-        inserted = import_writer.insert_in_transaction(state.writer, transaction, prepared, kept)
+        inserted = import_writer.insert_without_deleted_flag_and_expiry(
+            state.writer, transaction, prepared, kept
+        )
         rows = [
             ledger_row(state, remote_mailbox, one, inserted_message.message_id)
             for one, inserted_message in zip(new_messages, inserted, strict=True)
@@ -346,27 +356,24 @@ async def _store_in_transaction(
             used = col(FetchedMessage.mark).in_(used_marks)
             is_in_mailbox = col(FetchedMessage.folder_id) == remote_mailbox.id
             transaction.connection.execute(delete(FetchedMessage).where(is_in_mailbox, used))
-        state.run.record_progress_in(
+        state.run.record_progress_in_transaction(
             transaction, **{**state.progress_columns, "imported": imported_count}
         )
 
     async def run_transaction(kept: Sequence[StoredMessageBlobs]) -> None:
-        await state.apply_with_timeout(partial(insert_rows, kept=kept))
+        await state.run_transaction_with_timeout(partial(insert_rows, kept=kept))
 
     await import_writer.store_with_blobs(state.writer, prepared, run_transaction)
     state.counts.imported = imported_count
     state.run.ctx.environment.reach_fault_point("fetched")
 
 
-async def _needs_delivery(state: FetchState) -> bool:
+def _needs_delivery(state: FetchState, recipient: LocalRecipient | None) -> bool:
     """True if INBOX messages pass the delivery of incoming mail.
 
     That is so if a scanner, filter or encryption key applies.
     """
     row, options = state.connector, state.run.ctx.environment.options
-    recipient = state.recipient = await _delivery_recipient(
-        state
-    )  # read each time, since a run can listen for days
     if recipient is None:
         return False
     has_spam_rules = (
@@ -382,7 +389,7 @@ async def _needs_delivery(state: FetchState) -> bool:
     )
 
 
-async def _delivery_recipient(state: FetchState) -> LocalRecipient | None:
+async def _load_delivery_recipient(state: FetchState) -> LocalRecipient | None:
     """Return the account as a recipient of incoming mail, or None if it has no address."""
     row, world = state.connector, state.run.ctx.environment
     is_main_address = col(Address.user_id) == row.user_id, col(Address.main)
@@ -393,7 +400,7 @@ async def _delivery_recipient(state: FetchState) -> LocalRecipient | None:
     address = address_row.shown
     if row.target_domain:
         address = f"{address.rpartition('@')[0]}@{row.target_domain}"
-    recipient = await recipient_from_row(world, address_row, address)
+    recipient = await load_row_recipient_below_limits(world, address_row, address)
     if not row.spam_check:
         recipient = replace(recipient, has_sender_rules=False, spam_level=DEFAULT_SPAM_LEVEL)
     if not row.apply_filters:
@@ -401,7 +408,7 @@ async def _delivery_recipient(state: FetchState) -> LocalRecipient | None:
     return replace(recipient, has_autoreply=False, has_bcc_rules=False, has_forward_targets=False)
 
 
-async def _delivered_message_ids(
+async def _load_delivered_ids_by_mark(
     state: FetchState,
     remote_mailbox: OpenRemoteMailbox,
     recipient: LocalRecipient,
@@ -448,7 +455,7 @@ async def _deliver_messages(
 ) -> list[LedgerRow]:
     """Pass messages through the delivery of incoming mail, and return their ledger rows.
 
-    Raises ConnectorFailure if a delivery failed; the others are in the ledger then.
+    Raises RemoteFailure if a delivery failed; the others are in the ledger then.
     """
     semaphore = asyncio.Semaphore(MAX_PARALLEL_DELIVERIES)
 
@@ -465,7 +472,7 @@ async def _deliver_messages(
                 f"{remote_mailbox.name}, {one.head.message_id}: refused: {outcome}"
             )
             state.counts.skipped += 1
-            rows.append(ledger_row(state, remote_mailbox, one, None, safe=False))
+            rows.append(ledger_row(state, remote_mailbox, one, None, may_delete_source=False))
         elif isinstance(outcome, BaseException):
             failed.append(outcome)
         else:

@@ -26,7 +26,7 @@ from resolvers.connectors import credentials, one_time_imports
 from resolvers.connectors import validation as connector_validation
 from resolvers.connectors.loaders import (
     GUARD_FOR_OTHERS,
-    is_visible,
+    is_visible_connector,
     load_connectors_by_id,
     load_runs_by_id,
 )
@@ -66,11 +66,11 @@ async def create_connector(
     runs_now = values.get("active", True) and values.get("interval")
     async with ctx.write_session(owner_id) as session:
         (user,) = await load_managed_users(ctx, [owner_id], path="user")
-        await _check_connector_count(ctx, owner_id)
+        await _require_below_connector_limit(ctx, owner_id)
         row = Connector(
             id=connector_id,
             user_id=owner_id,
-            secret=credentials.seal_secret(
+            secret=credentials.encrypt_secret(
                 world, connector_id, _updated_secret({}, fields, password)
             ),
             created_at=now,
@@ -84,8 +84,8 @@ async def create_connector(
         log_entry = NewAdminLogEntry(
             "connectorCreate", "Connector", connector_id, user.domain_id, None, after
         )
-        await _write_logs(ctx, session, user, log_entry)
-    wake_workers(ctx)
+        await _write_admin_and_security_logs(ctx, session, user, log_entry)
+    wake_connector_workers_after_commit(ctx)
     return connector_id
 
 
@@ -115,14 +115,16 @@ async def update_connectors(
     while it runs.
     """
     owner_ids = {
-        *managed_objects.owner_ids(ids, await ctx.load_many(load_connectors_by_id, list(ids)))
+        *managed_objects.require_owner_ids_of_rows(
+            ids, await ctx.load_many(load_connectors_by_id, list(ids))
+        )
     }
     if (new_owner_id := fields.get("user_id")) is not None:
         owner_ids.add(new_owner_id)
     _require_permission(ctx, owner_ids)
     async with ctx.write_session(*owner_ids) as session:
         users = {user.id: user for user in await load_managed_users(ctx, owner_ids, path="ids")}
-        for row in await _lock_connectors(ctx, session, ids):
+        for row in await _lock_visible_connectors(ctx, session, ids):
             values = await _update_connector(ctx, session, row, fields, password)
             for owner in {row.user_id, values.get("user_id", row.user_id)}:
                 await ctx.record_change(session, owner, ChangeKind.CONNECTOR_CHANGED, [row.id])
@@ -132,8 +134,8 @@ async def update_connectors(
             log_entry = NewAdminLogEntry(
                 "connectorUpdate", "Connector", row.id, user.domain_id, *logged
             )
-            await _write_logs(ctx, session, user, log_entry)
-    wake_workers(ctx)
+            await _write_admin_and_security_logs(ctx, session, user, log_entry)
+    wake_connector_workers_after_commit(ctx)
 
 
 async def _update_connector(
@@ -151,7 +153,7 @@ async def _update_connector(
     _require_password_to_activate(world, row, values, password)
     if password is not None or (fields.get("oauth") or {}).get("client_secret"):
         try:
-            before = credentials.open_secret(world, row.id, row.secret)
+            before = credentials.decrypt_secret(world, row.id, row.secret)
         except RemoteFailure as problem:
             if password is None:
                 raise InvalidInput(
@@ -159,13 +161,13 @@ async def _update_connector(
                 ) from None
             before = {}
         secret = _updated_secret(before, fields, password)
-        values["secret"] = credentials.seal_secret(world, row.id, secret)
+        values["secret"] = credentials.encrypt_secret(world, row.id, secret)
     values |= {"updated_at": now, "failures": 0}
     values["next_run_at"] = _next_run_at(row, values, now)
     if fields.get("user_id", row.user_id) != row.user_id:
         if row.run_id is not None:
             raise Conflict("it runs: cancel the run first", path=["set", "user"])
-        await _check_connector_count(ctx, fields["user_id"])
+        await _require_below_connector_limit(ctx, fields["user_id"])
         values["user_id"] = fields["user_id"]
         for table in (RemoteMailbox, ConnectorRun):  # they describe the mail of the previous user
             is_of_connector = col(table.connector_id) == row.id
@@ -198,7 +200,7 @@ def _require_password_to_activate(
     if password is not None or row.active or not new_values.get("active"):
         return
     with contextlib.suppress(RemoteFailure):  # reported by the run
-        if not credentials.open_secret(environment, row.id, row.secret).get("password"):
+        if not credentials.decrypt_secret(environment, row.id, row.secret).get("password"):
             text = "it has no password: give it one to switch it on"
             raise InvalidInput(text, constraint="required", path=["password"])
 
@@ -217,13 +219,13 @@ def _next_run_at(row: ColumnRow, new_values: Mapping[str, Any], now: Any) -> Any
 
 async def delete_connectors(ctx: Context, ids: Sequence[int]) -> None:
     """Delete connectors, all or none. Fetched messages stay. Raises NotFound or Forbidden."""
-    owner_ids = managed_objects.owner_ids(
+    owner_ids = managed_objects.require_owner_ids_of_rows(
         ids, await ctx.load_many(load_connectors_by_id, list(ids))
     )
     _require_permission(ctx, owner_ids)
     async with ctx.write_session(*owner_ids) as session:
         users = {user.id: user for user in await load_managed_users(ctx, owner_ids, path="ids")}
-        rows = await _lock_connectors(ctx, session, ids)
+        rows = await _lock_visible_connectors(ctx, session, ids)
         connection = await session.connection()
         await connection.execute(delete(Connector).where(col(Connector.id).in_(ids)))
         for row in rows:
@@ -233,15 +235,15 @@ async def delete_connectors(ctx: Context, ids: Sequence[int]) -> None:
             log_entry = NewAdminLogEntry(
                 "connectorDelete", "Connector", row.id, user.domain_id, before, None
             )
-            await _write_logs(ctx, session, user, log_entry)
+            await _write_admin_and_security_logs(ctx, session, user, log_entry)
 
 
-async def start_runs(ctx: Context, ids: Sequence[int], *, is_trial: bool) -> list[int]:
+async def queue_runs(ctx: Context, ids: Sequence[int], *, is_trial: bool) -> list[int]:
     """Queue a run of each connector and return the run ids. A run in progress is not repeated.
 
     A trial stores and deletes nothing. Raises NotFound or Forbidden.
     """
-    owner_ids = managed_objects.owner_ids(
+    owner_ids = managed_objects.require_owner_ids_of_rows(
         ids, await ctx.load_many(load_connectors_by_id, list(ids))
     )
     _require_permission(ctx, owner_ids)
@@ -249,7 +251,7 @@ async def start_runs(ctx: Context, ids: Sequence[int], *, is_trial: bool) -> lis
     async with ctx.write_session(*owner_ids) as session:
         users = {user.id: user for user in await load_managed_users(ctx, owner_ids, path="ids")}
         connection, now = await session.connection(), ctx.environment.now()
-        for row in await _lock_connectors(ctx, session, ids):
+        for row in await _lock_visible_connectors(ctx, session, ids):
             run_id = row.run_id
             if run_id is None:
                 run_id = ctx.environment.new_id()
@@ -265,8 +267,8 @@ async def start_runs(ctx: Context, ids: Sequence[int], *, is_trial: bool) -> lis
             log_entry = NewAdminLogEntry(
                 "connectorRun", "Connector", row.id, user.domain_id, None, after
             )
-            await _write_logs(ctx, session, user, log_entry)
-    wake_workers(ctx)
+            await _write_admin_and_security_logs(ctx, session, user, log_entry)
+    wake_connector_workers_after_commit(ctx)
     return [run_ids[key] for key in ids]
 
 
@@ -276,7 +278,7 @@ async def cancel_runs(ctx: Context, run_ids: Sequence[int]) -> None:
     Raises NotFound or Forbidden.
     """
     rows = await ctx.load_many(load_runs_by_id, list(run_ids))
-    owner_ids = managed_objects.owner_ids(run_ids, rows)
+    owner_ids = managed_objects.require_owner_ids_of_rows(run_ids, rows)
     _require_permission(ctx, owner_ids)
     connectors = await ctx.load_many(
         load_connectors_by_id, [row.connector_id for row in rows if row]
@@ -301,7 +303,7 @@ async def cancel_runs(ctx: Context, run_ids: Sequence[int]) -> None:
             next_run = next_run_time(now, one.interval, 0) if one.active else None
             update_statement = update(Connector).where(col(Connector.id) == one.id)
             await connection.execute(update_statement.values(run_id=None, next_run_at=next_run))
-        await one_time_imports.delete_import_data(session, cancelled_ids)
+        await one_time_imports.delete_one_time_import_data(session, cancelled_ids)
         running = statement.where(col(ConnectorRun.state) == TaskState.RUNNING)
         await connection.execute(running.values(cancelled=True))
         users = {user.id: user for user in await load_managed_users(ctx, owner_ids, path="ids")}
@@ -312,20 +314,20 @@ async def cancel_runs(ctx: Context, run_ids: Sequence[int]) -> None:
             log_entry = NewAdminLogEntry(
                 "connectorCancel", "ConnectorRun", row.id, user.domain_id, before, None
             )
-            await _write_logs(ctx, session, user, log_entry)
-    wake_workers(ctx)
+            await _write_admin_and_security_logs(ctx, session, user, log_entry)
+    wake_connector_workers_after_commit(ctx)
 
 
-def wake_workers(ctx: Context) -> None:
+def wake_connector_workers_after_commit(ctx: Context) -> None:
     """Wake the connector workers after the transaction."""
     ctx.call_after_commit(lambda: ctx.environment.wakeups.announce({CONNECTORS: 0}))
 
 
-async def _lock_connectors(
+async def _lock_visible_connectors(
     ctx: Context, session: AsyncSession, connector_ids: Sequence[int]
 ) -> list[ColumnRow]:
     statement = select(*select_columns(Connector)).where(
-        col(Connector.id).in_(connector_ids), is_visible(ctx)
+        col(Connector.id).in_(connector_ids), is_visible_connector(ctx)
     )
     statement_locked = statement.order_by(col(Connector.id)).with_for_update()
     rows = {
@@ -335,7 +337,7 @@ async def _lock_connectors(
     return [rows[key] for key in dict.fromkeys(connector_ids)]
 
 
-async def _check_connector_count(ctx: Context, user_id: int) -> None:
+async def _require_below_connector_limit(ctx: Context, user_id: int) -> None:
     conditions = col(Connector.user_id) == user_id, col(Connector.once).is_(False)
     statement = select(func.count().label("many")).where(*conditions)
     (row,) = await ctx.read(statement)
@@ -354,7 +356,7 @@ def _require_permission(ctx: Context, owner_ids: Collection[int]) -> None:
         ctx.viewer.require(GUARD_FOR_OTHERS)
 
 
-async def _write_logs(
+async def _write_admin_and_security_logs(
     ctx: Context, session: AsyncSession, user: ColumnRow, log_entry: NewAdminLogEntry
 ) -> None:
     if (action := SECURITY_LOG_ACTIONS.get(log_entry.mutation)) is not None:

@@ -36,7 +36,7 @@ def one_time_import_of(connector: ColumnRow) -> OneTimeImport:
     return OneTimeImport(**(connector.bringing or {}))
 
 
-async def delete_import_data(session: AsyncSession, run_ids: Collection[int]) -> None:
+async def delete_one_time_import_data(session: AsyncSession, run_ids: Collection[int]) -> None:
     """Delete secret, ledger and archive of one-time imports after their runs have ended."""
     connection = await session.connection()
     connector_ids = select(col(ConnectorRun.connector_id)).where(col(ConnectorRun.id).in_(run_ids))

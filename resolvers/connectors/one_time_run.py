@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.archives.mail_sources import MailSource, open_source, read_messages
+from mail.archives.mail_sources import MailSource, inspect_mail_source, read_messages
 from mail.archives.source_message import SourceMessage, UnusableMessageError
 from mail.connectors.remote_server import ConnectorStage, RemoteFailure
 from mail.storage import message_content, message_flags
@@ -37,12 +37,8 @@ from resolvers.messages.filters import filter_match
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.transfer import export_writer, import_mailboxes, import_writer, imports
-from resolvers.transfer.import_writer import (
-    ImportableMessage,
-    ImportOutcome,
-    RunningImport,
-    SourceReader,
-)
+from resolvers.transfer.import_writer import ImportableMessage, SourceReader
+from resolvers.transfer.running_import import ImportOutcome, RunningImport
 
 MESSAGE_COLUMNS = frozenset(
     {"id", "blob_id", "structure", "size", "received_at", "envelope_from", "keywords",
@@ -91,7 +87,7 @@ class OneTimeImportState:
 async def run_one_time_import(run: "ActiveRun") -> None:
     """Import all messages.
 
-    Raises ConnectorFailure if the source can't be read or the account is full, Refused.
+    Raises RemoteFailure if the source can't be read or the account is full, RequestError.
     """
     row, settings = run.row, one_time_import_of(run.connector)
     begun_id = (row.checkpoint or {}).get("begun") or run.ctx.environment.new_id()
@@ -144,7 +140,7 @@ async def _import_archive(state: OneTimeImportState) -> None:
 
 def _open_archive(file: Any, environment: Environment) -> MailSource:
     try:
-        return open_source(file, environment.options.message_max)
+        return inspect_mail_source(file, environment.options.message_max)
     except (UnusableMessageError, OSError) as problem:
         raise RemoteFailure(
             ConnectorStage.FETCH, f"the archive cannot be read: {problem}"
@@ -226,14 +222,14 @@ async def _source_message_from_row(row: ColumnRow, stored: StoredMessage) -> Sou
 
 
 async def _store_group(state: OneTimeImportState, group: Sequence[SourceMessage]) -> None:
-    """Store messages; if the account is full, as many as fit, and then raise ConnectorFailure."""
-    prepared_messages = [await _prepare_message(state, found) for found in group]
+    """Store messages; if the account is full, as many as fit, and then raise RemoteFailure."""
+    prepared_messages = [await _parse_and_filter_message(state, found) for found in group]
     try:
-        await _store_messages(state, prepared_messages)
+        await _store_messages_and_checkpoint(state, prepared_messages)
     except OverQuota:
         for one in prepared_messages:
             try:
-                await _store_messages(state, [one])
+                await _store_messages_and_checkpoint(state, [one])
             except OverQuota as full:
                 text = f"the account is full: {full.message}"
                 raise RemoteFailure(ConnectorStage.STORE, text) from None
@@ -243,7 +239,7 @@ async def _store_group(state: OneTimeImportState, group: Sequence[SourceMessage]
         ) from None
 
 
-async def _prepare_message(
+async def _parse_and_filter_message(
     state: OneTimeImportState, source_message: SourceMessage
 ) -> PreparedImportMessage:
     """Parse a message. If it can't be stored, the reason is added to the log."""
@@ -251,11 +247,11 @@ async def _prepare_message(
     parsed = None
     if state.message_filter is not None and source_message.raw is not None:
         parsed = await import_writer.parse_message(state.writer.ctx.environment, source_message.raw)
-        if not await filter_match.matches(
+        if not await filter_match.matches_unstored_message(
             state.message_filter, source_message, parsed, state.writer.ctx.environment.now()
         ):
             return PreparedImportMessage(source_message, None)
-    prepared = await import_writer.prepare_message(
+    prepared = await import_writer.importable_message_unless_known(
         state.writer, state.with_target_path(source_message), parsed
     )
     for name, reason in state.writer.outcome.skipped:
@@ -263,7 +259,7 @@ async def _prepare_message(
     return PreparedImportMessage(source_message, prepared)
 
 
-async def _store_messages(
+async def _store_messages_and_checkpoint(
     state: OneTimeImportState, prepared_messages: Sequence[PreparedImportMessage]
 ) -> None:
     """Store messages and the checkpoint in one transaction. Raises OverQuota."""

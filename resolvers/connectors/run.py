@@ -27,7 +27,7 @@ from mail.sieve.execution.regex_groups import compile_regex
 from mail.text.bounded_regex import BoundedRegex
 from models.connectors import ConnectorProtocol, FetchedMessage, RemoteMailbox
 from models.mailboxes.tables import SpecialUse
-from models.runtime.clock_steps import is_waiting
+from models.runtime.clock_steps import is_plausible_wait_running
 from models.store.columns import select_columns
 from resolvers.connectors import credentials, message_storage, one_time_run, synchronization
 from resolvers.connectors.one_time_imports import one_time_import_of
@@ -41,17 +41,19 @@ RELISTEN_DELAY, RELISTEN_DELAY_AFTER_FAILURE = (
 MAX_IDLE_SECONDS = 240.0  # then the end of listening is checked again
 
 
-async def fetch_messages(run: "ActiveRun", gate: NetworkPolicy, ssl_context: Any) -> None:
+async def fetch_and_synchronize(run: "ActiveRun", gate: NetworkPolicy, ssl_context: Any) -> None:
     """Fetch new messages.
 
-    Raises ConnectorFailure if the other server fails, Refused if storing fails.
+    Raises RemoteFailure if the other server fails, RequestError if storing fails.
     """
     ctx, connector = run.ctx, run.connector
     if connector.protocol in (ConnectorProtocol.ARCHIVE, ConnectorProtocol.USER):
         await one_time_run.run_one_time_import(run)
         return
     run.add_log_line(f"connecting to {connector.host}, port {connector.port}")
-    async with credentials.signed_in(ctx.environment, connector, (gate, ssl_context)) as session:
+    async with credentials.open_session_of_connector(
+        ctx.environment, connector, (gate, ssl_context)
+    ) as session:
         run.add_log_line("signed in")
         writer = await import_writer.begin_import(ctx, connector.user_id, None, run.row.id)
         writer.subscribes = connector.subscribe_all
@@ -67,8 +69,8 @@ async def fetch_messages(run: "ActiveRun", gate: NetworkPolicy, ssl_context: Any
         mapped_mailboxes = await _map_mailboxes(state)
         deleted_marks: list[tuple[OpenRemoteMailbox, list[str]]] = []
         for mapped in mapped_mailboxes:
-            remote_mailbox, marks = await _fetch_mailbox(state, mapped)
-            if marks_to_delete := await synchronization.delete_remote_messages(
+            remote_mailbox, marks = await _fetch_and_synchronize_mailbox(state, mapped)
+            if marks_to_delete := await synchronization.delete_remote_after_retention(
                 state, remote_mailbox, marks
             ):
                 deleted_marks.append((remote_mailbox, marks_to_delete))
@@ -81,13 +83,13 @@ async def fetch_messages(run: "ActiveRun", gate: NetworkPolicy, ssl_context: Any
             None,
         )
         if run.options.idle and run.may_listen and inbox:
-            await _listen_to_inbox(state, inbox)
+            await _listen_and_fetch_inbox(state, inbox)
     for remote_mailbox, marks in deleted_marks:  # POP3 deletes at the end of a session
         await synchronization.record_remote_deletions(state, remote_mailbox, marks)
-    await _record_totals(state)
+    await _log_and_record_totals(state)
 
 
-async def _record_totals(state: FetchState) -> None:
+async def _log_and_record_totals(state: FetchState) -> None:
     counts = state.counts
     state.run.add_log_line(
         f"{counts.seen} seen, {counts.imported} brought, {counts.skipped} left out"
@@ -122,12 +124,12 @@ async def _map_mailboxes(state: FetchState) -> list[MailboxMapping]:
         row.auto_map_folders,
         None if row.target_folder == INBOX and not row.once else row.target_folder,
     )
-    found = mailbox_mapping.map_mailboxes(listed, rules, local_paths)
+    found = mailbox_mapping.select_and_map_mailboxes(listed, rules, local_paths)
     state.run.add_log_line(f"{len(listed)} folders, {len(found)} of them are fetched")
     return found
 
 
-async def _fetch_mailbox(
+async def _fetch_and_synchronize_mailbox(
     state: FetchState, mapped: MailboxMapping, *, is_repeat: bool = False
 ) -> tuple[OpenRemoteMailbox, list[str]]:
     """Fetch new messages and changes of a mailbox. Returns it with the marks of all its messages.
@@ -156,11 +158,11 @@ async def _fetch_mailbox(
         return remote_mailbox, marks
     async for heads_and_bytes in session.stream_messages(heads_to_fetch):
         await message_storage.store_fetched_messages(state, remote_mailbox, heads_and_bytes)
-    await synchronization.synchronize_flags(
+    await synchronization.copy_remote_flag_changes(
         state, remote_mailbox, [mark for mark in marks if mark in known_marks]
     )
     if state.connector.mirror_deletes:
-        await synchronization.mirror_deletions(state, remote_mailbox, marks)
+        await synchronization.archive_messages_deleted_remotely(state, remote_mailbox, marks)
     return remote_mailbox, marks
 
 
@@ -216,7 +218,7 @@ async def _read_or_create_remote_mailbox(
             await connection.execute(statement.values(validity=opened.uid_validity, modseq=0))
         await state.record_progress(unit, folder=name)
     is_same_numbering = row is not None and row.validity == opened.uid_validity
-    renumbered = await _read_renumbered(state, mailbox_id) if row is not None else {}
+    renumbered = await _read_renumbered_by_digest(state, mailbox_id) if row is not None else {}
     return OpenRemoteMailbox(
         mailbox_id,
         name,
@@ -228,7 +230,7 @@ async def _read_or_create_remote_mailbox(
     )
 
 
-async def _read_renumbered(
+async def _read_renumbered_by_digest(
     state: FetchState, remote_mailbox_id: int
 ) -> dict[str, list[tuple[str, int | None]]]:
     """Return mark and message id of ledger rows with invalid marks, by digest."""
@@ -265,7 +267,7 @@ def _heads_to_fetch(
     ]
 
 
-async def _listen_to_inbox(state: FetchState, inbox: MailboxMapping) -> None:
+async def _listen_and_fetch_inbox(state: FetchState, inbox: MailboxMapping) -> None:
     """Fetch what arrives in INBOX at once (IMAP IDLE), until the next run is due."""
     row, world, remote = state.connector, state.run.ctx.environment, state.session.remote
     if state.run.is_trial or row.interval is None or not isinstance(remote, ImapSession):
@@ -278,12 +280,12 @@ async def _listen_to_inbox(state: FetchState, inbox: MailboxMapping) -> None:
         True,
         RELISTEN_DELAY,
     )  # the first fetch also selects the mailbox
-    while is_waiting(until, now := world.now(), timedelta(seconds=row.interval)):
+    while is_plausible_wait_running(until, now := world.now(), timedelta(seconds=row.interval)):
         seconds_left = (until - now).total_seconds()
         if has_changes:
-            await _fetch_mailbox(state, inbox, is_repeat=True)
+            await _fetch_and_synchronize_mailbox(state, inbox, is_repeat=True)
             state.session.connection.stage = ConnectorStage.LISTEN
-            await _record_totals(state)
+            await _log_and_record_totals(state)
         state.run.set_listening(is_listening=True)
         try:
             has_changes = await state.session.run(

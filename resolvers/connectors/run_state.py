@@ -22,7 +22,7 @@ from models.store.columns import ColumnRow
 from resolvers.connectors.options import ConnectorOptions
 from resolvers.context import Context
 from resolvers.messages.filters.message_filter import MessageConditions
-from resolvers.transfer.import_writer import RunningImport
+from resolvers.transfer.running_import import RunningImport
 
 Outcome = TypeVar("Outcome")
 IGNORED_FLAGS = frozenset({"\\Recent", "\\Deleted"})
@@ -82,10 +82,12 @@ class ActiveRun:
         Raises RunLeaseLost or RunCancelled.
         """
         await self.ctx.environment.run_in_session(
-            session, lambda transaction: self.record_progress_in(transaction, **columns)
+            session, lambda transaction: self.record_progress_in_transaction(transaction, **columns)
         )
 
-    def record_progress_in(self, transaction: DatabaseTransaction, **columns: Any) -> None:
+    def record_progress_in_transaction(
+        self, transaction: DatabaseTransaction, **columns: Any
+    ) -> None:
         """Write the progress of the run in a transaction that is a plain function.
 
         Raises RunLeaseLost or RunCancelled.
@@ -101,7 +103,9 @@ class ActiveRun:
         if transaction.connection.execute(run_update).scalar_one():
             raise RunCancelled
         entries = self.ctx.journal_entries(ChangeKind.CONNECTOR_CHANGED, [self.connector.id])
-        transaction.execute_statements(transaction.entry_statements(user, entries, at=now)[1])
+        transaction.execute_statements(
+            transaction.lock_stream_and_plan_entry_statements(user, entries, at=now)[1]
+        )
 
 
 @dataclass
@@ -167,7 +171,7 @@ class FetchState:
     async def write_session(self) -> AsyncGenerator[AsyncSession]:
         """Open a transaction of the account.
 
-        Raises ConnectorFailure if it exceeds the local timeout.
+        Raises RemoteFailure if it exceeds the local timeout.
         """
         row = self.connector
         try:
@@ -177,24 +181,24 @@ class FetchState:
         except TimeoutError:
             raise self._timeout_failure() from None
 
-    async def apply_with_timeout(
+    async def run_transaction_with_timeout(
         self, function: Callable[[DatabaseTransaction], Outcome]
     ) -> Outcome:
         """Run a plain function in a transaction of the account.
 
-        Raises ConnectorFailure if it exceeds the local timeout; the function is not started any
+        Raises RemoteFailure if it exceeds the local timeout; the function is not started any
         more then.
         """
         row, is_cancelled = self.connector, False
 
-        def work_unless_cancelled(transaction: DatabaseTransaction) -> Outcome:
+        def run_unless_cancelled(transaction: DatabaseTransaction) -> Outcome:
             if is_cancelled:
                 raise self._timeout_failure()
             return function(transaction)
 
         try:
             async with asyncio.timeout(row.local_timeout):
-                return await self.run.ctx.run_transaction(work_unless_cancelled, row.user_id)
+                return await self.run.ctx.run_transaction(run_unless_cancelled, row.user_id)
         except TimeoutError:
             raise self._timeout_failure() from None
         finally:

@@ -39,7 +39,7 @@ async def read_known_marks(
 ) -> set[str]:
     """Return the marks that the ledger has."""
     known_marks: set[str] = set()
-    for batch in mark_batches(marks):
+    for batch in batches_of_marks(marks):
         statement = select(col(FetchedMessage.mark)).where(
             *_ledger_conditions(remote_mailbox, batch)
         )
@@ -47,7 +47,7 @@ async def read_known_marks(
     return known_marks
 
 
-def mark_batches(marks: Sequence[str]) -> list[Sequence[str]]:
+def batches_of_marks(marks: Sequence[str]) -> list[Sequence[str]]:
     """Split marks into batches of the size of one statement."""
     return [
         marks[at : at + MAX_MARKS_PER_STATEMENT]
@@ -59,7 +59,7 @@ def _ledger_conditions(remote_mailbox: OpenRemoteMailbox, marks: Sequence[str]) 
     return col(FetchedMessage.folder_id) == remote_mailbox.id, col(FetchedMessage.mark).in_(marks)
 
 
-async def synchronize_flags(
+async def copy_remote_flag_changes(
     state: FetchState, remote_mailbox: OpenRemoteMailbox, known_marks: Sequence[str]
 ) -> None:
     """Apply flag changes of the other server since the last run to the messages here.
@@ -74,13 +74,13 @@ async def synchronize_flags(
             flags_by_mark = await state.session.run(
                 remote.fetch_changed_flags, remote_mailbox.modseq
             )
-            for batch in mark_batches([mark for mark in known_marks if mark in flags_by_mark]):
-                await _apply_flag_changes(
+            for batch in batches_of_marks([mark for mark in known_marks if mark in flags_by_mark]):
+                await _copy_changed_flags(
                     state, remote_mailbox, {mark: flags_by_mark[mark] for mark in batch}
                 )
         else:
-            for batch in mark_batches(known_marks):
-                await _apply_flag_changes(
+            for batch in batches_of_marks(known_marks):
+                await _copy_changed_flags(
                     state, remote_mailbox, await state.session.run(remote.fetch_flags, batch)
                 )
     if new_modseq != remote_mailbox.modseq:
@@ -90,7 +90,7 @@ async def synchronize_flags(
             await state.record_progress(unit)
 
 
-async def _apply_flag_changes(
+async def _copy_changed_flags(
     state: FetchState, remote_mailbox: OpenRemoteMailbox, flags_by_mark: dict[str, frozenset[str]]
 ) -> None:
     """Set flags that differ from the last ones of the other server; changes made here stay."""
@@ -138,7 +138,7 @@ def _settable_flags(flags: frozenset[str]) -> list[str]:
     return sorted(flag for flag in flags if row_changes.is_flag_or_keyword(flag))
 
 
-async def mirror_deletions(
+async def archive_messages_deleted_remotely(
     state: FetchState, remote_mailbox: OpenRemoteMailbox, remote_marks: Sequence[str]
 ) -> None:
     """Delete messages here that were deleted on the other server; they stay as deleted messages."""
@@ -151,7 +151,7 @@ async def mirror_deletions(
     }
     mailboxes = await mailbox_loaders.load_all_of_user(ctx, state.connector.user_id, {"path"})
     paths = {box.id: box.path for box in mailboxes}
-    for batch in mark_batches(list(deleted_ids_by_mark)):
+    for batch in batches_of_marks(list(deleted_ids_by_mark)):
         message_ids = [key for mark in batch if (key := deleted_ids_by_mark[mark]) is not None]
         async with state.write_session() as session:
             rows: Sequence[ColumnRow] = (
@@ -161,8 +161,8 @@ async def mirror_deletions(
             )
             rows = [row for row in rows if row.mailbox_id in paths]
             if rows:
-                await row_changes.archive_messages(ctx, session, rows, paths)
-            await _mark_removed(session, remote_mailbox, batch)
+                await row_changes.archive_as_deleted(ctx, session, rows, paths)
+            await _set_removed_in_ledger(session, remote_mailbox, batch)
             await state.record_progress(session)
     if deleted_ids_by_mark:
         state.run.add_log_line(
@@ -170,18 +170,18 @@ async def mirror_deletions(
         )
 
 
-async def delete_remote_messages(
+async def delete_remote_after_retention(
     state: FetchState, remote_mailbox: OpenRemoteMailbox, marks: Sequence[str]
 ) -> list[str]:
     """Delete messages on the other server that are stored here long enough; returns their marks.
 
-    Raises ConnectorFailure if the other server fails.
+    Raises RemoteFailure if the other server fails.
     """
     retention_seconds, deleted_marks = state.connector.source_retention, list[str]()
     if retention_seconds is None or state.run.is_trial:
         return deleted_marks
     stored_before = state.run.ctx.environment.now() - timedelta(seconds=retention_seconds)
-    for batch in mark_batches(marks):
+    for batch in batches_of_marks(marks):
         statement = select(col(FetchedMessage.mark)).where(
             *_ledger_conditions(remote_mailbox, batch),
             col(FetchedMessage.removed).is_(False),
@@ -199,15 +199,15 @@ async def record_remote_deletions(
     state: FetchState, remote_mailbox: OpenRemoteMailbox, marks: Sequence[str]
 ) -> None:
     """Record in the ledger that these messages were deleted on the other server."""
-    for batch in mark_batches(marks):
+    for batch in batches_of_marks(marks):
         async with state.write_session() as session:
-            await _mark_removed(session, remote_mailbox, batch)
+            await _set_removed_in_ledger(session, remote_mailbox, batch)
             state.counts.deleted_remote += len(batch)
             await state.record_progress(session)
     state.run.add_log_line(f"{remote_mailbox.name}: {len(marks)} deleted there")
 
 
-async def _mark_removed(
+async def _set_removed_in_ledger(
     session: AsyncSession, remote_mailbox: OpenRemoteMailbox, marks: Sequence[str]
 ) -> None:
     statement = update(FetchedMessage).where(*_ledger_conditions(remote_mailbox, marks))

@@ -25,7 +25,7 @@ from resolvers.connectors import mutations as connector_mutations
 from resolvers.connectors import validation as connector_validation
 from resolvers.connectors.options import OptionName
 from resolvers.context import Context, GuardRule
-from resolvers.transfer.import_writer import RunningImport
+from resolvers.transfer.running_import import RunningImport
 
 FILE_FIELDS: Mapping[str, tuple[str, type]] = {  # name in the file: column and type
     "name": ("name", str),
@@ -80,7 +80,7 @@ async def export_connectors(ctx: Context, user_id: int, passphrase: str | None) 
         return found
     lock = await asyncio.to_thread(ArchiveCipher.for_new_archive, passphrase)
     for row, entry in zip(rows, found["connectors"], strict=True):
-        secret = _stored_secret(ctx.environment, row)
+        secret = _decrypt_secret_or_empty(ctx.environment, row)
         if secret.get("password"):
             secret_parts = {name: secret.get(name) for name in ("password", "client")}
             entry["secret"] = lock.encrypt(
@@ -103,9 +103,9 @@ def _secret_binding(record: ConnectorRecord) -> bytes:
     )
 
 
-def _stored_secret(environment: Environment, row: ColumnRow) -> dict[str, Any]:
+def _decrypt_secret_or_empty(environment: Environment, row: ColumnRow) -> dict[str, Any]:
     try:
-        return credentials.open_secret(environment, row.id, row.secret)
+        return credentials.decrypt_secret(environment, row.id, row.secret)
     except RemoteFailure:
         return {}
 
@@ -129,15 +129,17 @@ async def import_connectors(
     lock, missing_reason = None, "no passphrase was given"
     if account.connectors and account.lock and passphrase is not None:
         try:
-            lock = await asyncio.to_thread(ArchiveCipher.from_record, account.lock, passphrase)
+            lock = await asyncio.to_thread(
+                ArchiveCipher.from_derivation_record, account.lock, passphrase
+            )
         except ArchiveDecryptionError as problem:
             missing_reason = f"its lock was {problem}"
     for record in account.connectors:
-        secret = _open_file_secret(record, lock, missing_reason)
+        secret = _decrypt_file_secret(record, lock, missing_reason)
         name = str(record.get("name") or record.get("host") or "")[:100]
         try:
             writer.ctx.viewer.require(IMPORT_GUARD)
-            if not await _import_connector(writer.ctx, record, secret):
+            if not await _import_and_return_has_password(writer.ctx, record, secret):
                 writer.outcome.add_skipped(
                     f"password of connector {name}", f"{secret.missing_reason}: {SWITCHED_OFF_NOTE}"
                 )
@@ -147,7 +149,7 @@ async def import_connectors(
                 break
 
 
-def _open_file_secret(
+def _decrypt_file_secret(
     record: ConnectorRecord, lock: ArchiveCipher | None, missing_reason: str
 ) -> _FileSecret:
     if "secret" not in record:
@@ -163,7 +165,9 @@ def _open_file_secret(
     return _FileSecret(missing_reason="the passphrase does not open it")
 
 
-async def _import_connector(ctx: Context, record: ConnectorRecord, secret: _FileSecret) -> bool:
+async def _import_and_return_has_password(
+    ctx: Context, record: ConnectorRecord, secret: _FileSecret
+) -> bool:
     """Create a connector, or add the password to an existing one; True if it has a password now.
 
     Raises Invalid, LimitReached or Forbidden.
@@ -179,7 +183,7 @@ async def _import_connector(ctx: Context, record: ConnectorRecord, secret: _File
             ctx, None, {**fields, "active": active}, secret.password
         )
         return secret.password is not None
-    if _stored_secret(ctx.environment, existing).get("password"):
+    if _decrypt_secret_or_empty(ctx.environment, existing).get("password"):
         return True
     if secret.password is None or _secret_binding(_record_from_row(existing)) != _secret_binding(
         record

@@ -9,7 +9,7 @@ import idna
 from mail.connectors.remote_server import MECHANISMS, PORTS, TOKEN_MECHANISMS
 from mail.mailboxes import paths
 from mail.network import outbound_http
-from mail.network.outbound_http import ascii_host, check_public_host
+from mail.network.outbound_http import ascii_host, require_public_host_name
 from mail.text.bounded_regex import BoundedRegex
 from models.connectors import ConnectorProtocol, ConnectorSecurity
 from models.errors import InvalidInput
@@ -93,7 +93,7 @@ def _validate_host(value: str, options: Options) -> str:
         or not all(sign.isalnum() or sign in ".-:" for sign in host)
     ):
         raise InvalidInput("the name of a host, or its address", constraint="host", path=["host"])
-    check_public_host(host, allow_private=options.connectors_private, error_path=["host"])
+    require_public_host_name(host, allow_private=options.connectors_private, error_path=["host"])
     return host
 
 

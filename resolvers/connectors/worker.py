@@ -169,13 +169,15 @@ async def _claim_due_run(
             values = {**leases.lease_values(process_id, lease), "last_run_at": now}
             claimed = claim.values(values).returning(*select_columns(Connector))
             row = (await (await session.connection()).execute(claimed)).first()
-            run_row = await _start_run(ctx, session, row) if row else None
+            run_row = await _start_or_continue_run(ctx, session, row) if row else None
         if row and run_row:
             options = parse_options(row.custom_options)
             return ActiveRun(ctx, row, run_row, lease, options, log_lines=list(run_row.log))
 
 
-async def _start_run(ctx: Context, session: AsyncSession, connector: ColumnRow) -> ColumnRow:
+async def _start_or_continue_run(
+    ctx: Context, session: AsyncSession, connector: ColumnRow
+) -> ColumnRow:
     """Return the row of the run: a queued one, one that a dead process has left, or a new one."""
     connection, now = await session.connection(), ctx.environment.now()
     if connector.run_id is None:
@@ -198,7 +200,7 @@ async def _start_run(ctx: Context, session: AsyncSession, connector: ColumnRow) 
 
 async def _run_with_lease(worker: ConnectorWorker, run: ActiveRun) -> None:
     """Execute a claimed run while its lease is in use."""
-    with leases.use_leases(worker.environment, run.lease):
+    with leases.protect_leases_in_use(worker.environment, run.lease):
         await _execute_run(worker, run)
 
 
@@ -209,7 +211,9 @@ async def _execute_run(worker: ConnectorWorker, run: ActiveRun) -> None:
     gate = worker.gate or NetworkPolicy.from_options(
         options, allows_private=options.connectors_private
     )
-    fetch_task = asyncio.create_task(connector_run.fetch_messages(run, gate, worker.ssl_context))
+    fetch_task = asyncio.create_task(
+        connector_run.fetch_and_synchronize(run, gate, worker.ssl_context)
+    )
     state, error, stage = TaskState.SUCCEEDED, None, None
     try:
         await asyncio.wait([fetch_task, progress_task], return_when=asyncio.FIRST_COMPLETED)
@@ -239,11 +243,11 @@ async def _execute_run(worker: ConnectorWorker, run: ActiveRun) -> None:
         progress_task.cancel()
         await asyncio.gather(progress_task, return_exceptions=True)
     try:
-        await _finish_run(run, state, error, stage)
+        await _store_result_and_next_run(run, state, error, stage)
     except Exception:
         log.exception("the end of a run was not written", extra={"connector": run.connector.id})
         is_leased = col(Connector.id) == run.connector.id, col(Connector.lease) == run.lease
-        leases.abandon_lease(
+        leases.end_lease_at_later_heartbeat(
             worker.environment, Connector, *is_leased, delay_seconds=PAUSE_AFTER_ERROR
         )
 
@@ -270,7 +274,7 @@ async def _release_lease(run: ActiveRun) -> None:
         await (await session.connection()).execute(statement)
 
 
-async def _finish_run(
+async def _store_result_and_next_run(
     run: ActiveRun, state: TaskState, error: str | None, stage: ConnectorStage | None
 ) -> None:
     """Write the result of a run and the time of the next one. Does nothing if the lease is lost."""
@@ -306,7 +310,7 @@ async def _finish_run(
         )
         counts = (await connection.execute(run_update)).one()
         if row.once:
-            await one_time_imports.delete_import_data(session, [run.row.id])
+            await one_time_imports.delete_one_time_import_data(session, [run.row.id])
         expired_runs = (
             select(col(ConnectorRun.id))
             .where(col(ConnectorRun.connector_id) == connector_id)
@@ -333,7 +337,7 @@ def _next_run_at(
     return next_run_time(now, row.interval, failure_count)
 
 
-async def run_single_connector(
+async def run_connector_if_due(
     environment: Environment, connector_id: int, gate: NetworkPolicy, ssl_context: Any = None
 ) -> bool:
     """Run one connector in this process; False if it is not due or another process runs it."""

@@ -10,7 +10,13 @@ from sqlmodel import col
 from mail.addresses.address_syntax import checked_domain, normalized_domain
 from mail.text import confusables
 from models.domains.tables import AliasDomain, Domain
-from models.errors import Conflict, InvalidInput, LimitReached, NotFound, check_count
+from models.errors import (
+    Conflict,
+    InvalidInput,
+    LimitReached,
+    NotFound,
+    check_count_from_one_to_limit,
+)
 from models.events.journal import PLATFORM, ChangeKind
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
@@ -123,7 +129,7 @@ async def create_alias(ctx: Context, new_alias: NewAliasDomain) -> AliasDomain:
             (locked_domain,) = await domain_loaders.load_domains_by_id(ctx, [domain.id])
             if locked_domain is None or locked_domain.name != domain.name:
                 raise NotFound(new_alias.domain_name, path=["domain"])
-            if await domain_loaders.domain_name_conflicts(session, alias, path="alias"):
+            if await domain_loaders.find_domain_name_conflicts(session, alias, path="alias"):
                 raise Conflict(f"{alias} is taken", path=["alias"])
             (existing,) = await load_aliases_by_domain(ctx, [domain.id])
             if len(existing) >= MAX_ALIASES:
@@ -146,7 +152,7 @@ async def create_alias(ctx: Context, new_alias: NewAliasDomain) -> AliasDomain:
 async def delete_aliases(ctx: Context, ids: list[int]) -> None:
     """Delete alias domains, all or none. Raises NotFound if the viewer can't see one."""
     limit = ctx.environment.options.bulk
-    check_count(len(ids), limit, f"name 1 to {limit} aliases", path=["ids"])
+    check_count_from_one_to_limit(len(ids), limit, f"name 1 to {limit} aliases", path=["ids"])
     domain_ids = [row.domain_id for row in await load_aliases_by_id(ctx, ids) if row]
     async with ctx.write_session(PLATFORM, *domain_ids) as session:
         rows = {}

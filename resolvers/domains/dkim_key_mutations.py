@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ from models.errors import (
     NotFound,
     require_all_found,
 )
-from models.events.journal import PLATFORM, ChangeKind
+from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role
 from resolvers import sql_text
@@ -35,6 +35,12 @@ from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.context import Context
 from resolvers.domains import dkim_keys
 from resolvers.domains import loaders as domain_loaders
+from resolvers.domains.dkim_key_changes import (
+    AdminLogValues,
+    admin_log_values,
+    record_and_log_key_changes,
+    record_key_changes,
+)
 
 MAX_DOMAINS_PER_CALL = 50  # a key is generated for each
 MAX_KEYS_PER_DOMAIN = 20
@@ -99,7 +105,9 @@ class UnstoredDkimKey:
         }
 
 
-async def set_keys(ctx: Context, domain_names: Sequence[str], new_key: NewDkimKey) -> list[int]:
+async def set_active_keys(
+    ctx: Context, domain_names: Sequence[str], new_key: NewDkimKey
+) -> list[int]:
     """Make domains sign with a new or given key; return the key ids in the order of domains.
 
     A key with the same selector is replaced, others of the same algorithm are retired. Raises
@@ -120,7 +128,7 @@ async def set_keys(ctx: Context, domain_names: Sequence[str], new_key: NewDkimKe
     given_key = (
         None if new_key.private_key is None else await _parse_private_key(new_key.private_key)
     )
-    dkim_domains = await load_dkim_domains(ctx, domain_names, selector=selector)
+    dkim_domains = await resolve_dkim_domains(ctx, domain_names, selector=selector)
     private_keys_by_domain = (
         [given_key] * len(dkim_domains)
         if given_key
@@ -130,24 +138,26 @@ async def set_keys(ctx: Context, domain_names: Sequence[str], new_key: NewDkimKe
         UnstoredDkimKey(dkim_domain, selector, key, description)
         for dkim_domain, key in zip(dkim_domains, private_keys_by_domain, strict=True)
     ]
-    return await store_keys(
+    return await store_keys_and_retire_superseded(
         ctx, new_keys, "dkimKeySet", replaces_existing=new_key.replaces_existing
     )
 
 
-async def copy_keys(ctx: Context, source_name: str, target_names: Sequence[str]) -> list[int]:
+async def copy_active_keys(
+    ctx: Context, source_name: str, target_names: Sequence[str]
+) -> list[int]:
     """Make other domains sign with the active keys of a domain; return the ids of the copies.
 
     Raises NotFound if the source has no active key, InvalidInput if a target is the source.
     """
-    (source,) = await load_dkim_domains(ctx, [source_name], path="from")
+    (source,) = await resolve_dkim_domains(ctx, [source_name], path="from")
     active = col(DkimKey.state) == DkimKeyState.ACTIVE
     columns = select_columns(DkimKey, ("id", "selector", "description", "private"))
     statement = select(*columns).where(col(DkimKey.domain) == source.name, active)
     rows = await ctx.read(statement.order_by(col(DkimKey.id)))
     if not rows:
         raise NotFound(source_name, path=["from"])
-    target_domains = await load_dkim_domains(ctx, target_names, path="to")
+    target_domains = await resolve_dkim_domains(ctx, target_names, path="to")
     for index, target_domain in enumerate(target_domains):
         if target_domain.name == source.name:
             raise InvalidInput(
@@ -168,10 +178,10 @@ async def copy_keys(ctx: Context, source_name: str, target_names: Sequence[str])
         for target in target_domains
         for row, key in rows_and_keys
     ]
-    return await store_keys(ctx, new_keys, "dkimKeyCopy")
+    return await store_keys_and_retire_superseded(ctx, new_keys, "dkimKeyCopy")
 
 
-async def delete_keys(
+async def delete_keys_by_id_or_domain(
     ctx: Context, key_ids: Sequence[int], domain_names: Sequence[str]
 ) -> list[int]:
     """Delete these keys and all keys of these domains, all or none; return their ids.
@@ -180,12 +190,12 @@ async def delete_keys(
     """
     if not key_ids and not domain_names:
         raise InvalidInput("name a key or a domain", constraint="required", path=["ids"])
-    dkim_domains = await load_dkim_domains(ctx, domain_names) if domain_names else []
-    domain_ids = {row.domain_id for row in await load_visible_keys(ctx, key_ids)} | {
+    dkim_domains = await resolve_dkim_domains(ctx, domain_names) if domain_names else []
+    domain_ids = {row.domain_id for row in await require_visible_keys(ctx, key_ids)} | {
         one.domain_id for one in dkim_domains
     }
     async with ctx.write_session(PLATFORM, *(key for key in domain_ids if key)) as session:
-        rows = {row.id: row for row in await load_visible_keys(ctx, key_ids)}
+        rows = {row.id: row for row in await require_visible_keys(ctx, key_ids)}
         keys_of_domains = await load_keys_of_domains(ctx, dkim_domains)
         for index, dkim_domain in enumerate(dkim_domains):
             if not any(row.domain == dkim_domain.name for row in keys_of_domains):
@@ -249,7 +259,7 @@ async def generate_keys(
     )
 
 
-async def load_dkim_domains(
+async def resolve_dkim_domains(
     ctx: Context,
     domain_names: Sequence[str],
     *,
@@ -269,7 +279,7 @@ async def load_dkim_domains(
         name if name == ALL_DOMAINS else normalized_domain(name) for name in domain_names
     ]
     is_visible_domain, is_administered_alias = (
-        domain_loaders.is_visible_domain(ctx),
+        domain_loaders.is_administered_domain(ctx),
         domain_loaders.is_in_administered_domain(ctx, col(AliasDomain.domain_id)),
     )
     rows = await ctx.read(
@@ -318,7 +328,7 @@ async def load_keys_of_domains(ctx: Context, dkim_domains: Sequence[DkimDomain])
     return list(await ctx.read(statement.order_by(col(DkimKey.id))))
 
 
-def require_name_fits_dns(domain_name: str, *, path: Sequence[str]) -> None:
+def require_key_name_fits_dns(domain_name: str, *, path: Sequence[str]) -> None:
     """Raise InvalidInput if the DNS name of a key with the default selector is too long."""
     if _is_too_long_for_dns(DEFAULT_SELECTOR, domain_name):
         message = "the record of its key would have too long a name for DNS"
@@ -330,9 +340,9 @@ def _is_too_long_for_dns(selector: str, domain_name: str) -> bool:
     return len(f"{selector}._domainkey.{suffix}") > MAX_NAME_LENGTH
 
 
-async def insert_first_key(
+async def insert_first_pending_key(
     ctx: Context, session: AsyncSession, dkim_domain: DkimDomain, private_key: DkimPrivateKey
-) -> dict[str, Any]:
+) -> AdminLogValues:
     """Insert the first key of a new domain and return its admin log values.
 
     It is PENDING until DNS has its record.
@@ -358,7 +368,7 @@ def _table_row(ctx: Context, new_key: UnstoredDkimKey, key_id: int) -> DkimKey:
     )
 
 
-async def store_keys(
+async def store_keys_and_retire_superseded(
     ctx: Context,
     new_keys: Sequence[UnstoredDkimKey],
     mutation: str,
@@ -378,7 +388,7 @@ async def store_keys(
         await _require_unchanged_domains(ctx, dkim_domains)
         existing = await load_keys_of_domains(ctx, dkim_domains)
         if not replaces_existing:
-            _require_no_existing_keys(existing, new_keys)
+            _require_no_key_replaced(existing, new_keys)
         _require_below_key_limit(existing, new_keys)
         retired_ids, rows_by_name = (
             set[int](),
@@ -405,7 +415,9 @@ async def store_keys(
         await session.flush()
         await retire_keys(ctx, session, retired_ids - set(ids))
         changed = [*ids, *sorted(retired_ids - set(ids))]
-        await log_key_changes(ctx, session, mutation, ({row.id: row for row in existing}, changed))
+        await record_and_log_key_changes(
+            ctx, session, mutation, ({row.id: row for row in existing}, changed)
+        )
     return ids
 
 
@@ -448,7 +460,7 @@ async def _require_unchanged_domains(ctx: Context, dkim_domains: Sequence[DkimDo
             raise NotFound(dkim_domain.name, path=["domains"], index=index)
 
 
-def _require_no_existing_keys(
+def _require_no_key_replaced(
     existing: Sequence[ColumnRow], new_keys: Sequence[UnstoredDkimKey]
 ) -> None:
     for index, new_key in enumerate(new_keys):
@@ -477,68 +489,7 @@ def _require_below_key_limit(
             )
 
 
-async def log_key_changes(
-    ctx: Context,
-    session: AsyncSession,
-    mutation: str,
-    rows_before_and_ids: tuple[Mapping[int, ColumnRow], Sequence[int]],
-) -> None:
-    """Record created and updated keys in the journals and in the admin log.
-
-    `rows_before_and_ids` holds the former rows by id and the ids of all changed keys.
-    """
-    before, ids = rows_before_and_ids
-    statement = select(*select_columns(DkimKey, dkim_keys.READABLE_COLUMNS)).where(
-        col(DkimKey.id).in_(ids)
-    )
-    after = {row.id: row for row in await ctx.read(statement)}
-    await record_key_changes(
-        ctx, session, [after[key] for key in ids if key in before], action="updated"
-    )
-    await record_key_changes(
-        ctx, session, [after[key] for key in ids if key not in before], action="created"
-    )
-    entries = []
-    for key_id in ids:
-        row, row_before = after[key_id], before.get(key_id)
-        values_before = None if row_before is None else admin_log_values(row_before)
-        entries.append(
-            NewAdminLogEntry(
-                mutation, "DkimKey", key_id, row.domain_id, values_before, admin_log_values(row)
-            )
-        )
-    await admin_log.log_changes(ctx, session, *entries)
-
-
-def admin_log_values(key: ColumnRow | DkimKey) -> dict[str, Any]:
-    """Return the values of a DKIM key for the admin log."""
-    return {
-        "domain": key.domain,
-        "selector": key.selector,
-        "algorithm": key.algorithm.value,
-        "keySize": key.key_size,
-        "fingerprint": private_keys.fingerprint(key.public),
-        "state": key.state.value,
-    }
-
-
-async def record_key_changes(
-    ctx: Context, session: AsyncSession, keys: Sequence[ColumnRow | DkimKey], *, action: str
-) -> None:
-    """Record DKIM_CHANGED in the streams of the domains and of the platform."""
-    ids_by_stream: dict[int, list[int]] = {}
-    for row in keys:
-        ids_by_stream.setdefault(PLATFORM, []).append(row.id)
-        if row.domain_id is not None:
-            ids_by_stream.setdefault(row.domain_id, []).append(row.id)
-    if ids_by_stream:
-        changes_by_stream = {
-            key: [(ChangeKind.DKIM_CHANGED, ids)] for key, ids in ids_by_stream.items()
-        }
-        await ctx.record_changes(session, changes_by_stream, did=action)
-
-
-async def load_visible_keys(ctx: Context, key_ids: Sequence[int]) -> list[ColumnRow]:
+async def require_visible_keys(ctx: Context, key_ids: Sequence[int]) -> list[ColumnRow]:
     """Load DKIM keys, each once. Raises NotFound if one is not visible."""
     rows = {row.id: row for row in await dkim_keys.load_keys_by_id(ctx, list(key_ids)) if row}
     require_all_found(key_ids, rows)

@@ -15,7 +15,7 @@ from models.store.keyset_pages import Page, PageRequest
 from resolvers import pagination
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
-from resolvers.domains.dns_records import judge_records
+from resolvers.domains.dns_records import query_and_judge_records
 from resolvers.pagination import PageScan, read_by_keys
 from resolvers.sql_text import contains_text_sql
 
@@ -114,7 +114,7 @@ def expected_record(record: DkimRecordKey) -> RecordAdvice:
     return dkim_record_advice(record.domain, key)
 
 
-async def load_record_states(ctx: Context, records: list[DkimRecordKey]) -> list[DnsState]:
+async def query_record_states(ctx: Context, records: list[DkimRecordKey]) -> list[DnsState]:
     """Compare the records of keys with DNS, within one deadline.
 
     UNKNOWN inside a transaction, which would stay open as long, and for keys of all domains.
@@ -126,7 +126,9 @@ async def load_record_states(ctx: Context, records: list[DkimRecordKey]) -> list
         if one.domain != ALL_DOMAINS and not ctx.is_writing
     ]
     judgements_by_id = (
-        await judge_records(ctx.environment.options.dns_resolver, queried) if queried else {}
+        await query_and_judge_records(ctx.environment.options.dns_resolver, queried)
+        if queried
+        else {}
     )
     return [
         judgements_by_id[id(advice)].state if id(advice) in judgements_by_id else DnsState.UNKNOWN

@@ -25,6 +25,7 @@ from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
 from resolvers.context import Context, Viewer
 from resolvers.domains import dkim_key_mutations, dkim_keys
+from resolvers.domains.dkim_key_changes import record_and_log_key_changes, record_key_changes
 from resolvers.domains.dkim_key_mutations import DkimDomain, UnstoredDkimKey
 from resolvers.domains.dkim_keys import DkimRecordKey
 
@@ -53,7 +54,7 @@ class DkimRotationValues:
     key_size: int | None = None
 
 
-async def rotate_keys(
+async def create_pending_successor_keys(
     ctx: Context, domain_names: Sequence[str], values: DkimRotationValues
 ) -> list[int]:
     """Create a pending successor for each active key of these domains, and return their ids.
@@ -66,10 +67,10 @@ async def rotate_keys(
     )
     if values.key_size is not None:
         dkim_key_mutations.require_rsa_size(values.key_size)
-    dkim_domains = await dkim_key_mutations.load_dkim_domains(
+    dkim_domains = await dkim_key_mutations.resolve_dkim_domains(
         ctx, domain_names, selector=selector or dkim_key_mutations.DEFAULT_SELECTOR
     )
-    planned_keys = _plan_keys(
+    planned_keys = _plan_successor_keys(
         ctx,
         dkim_domains,
         await dkim_key_mutations.load_keys_of_domains(ctx, dkim_domains),
@@ -89,9 +90,11 @@ async def rotate_keys(
         existing = await dkim_key_mutations.load_keys_of_domains(
             ctx, dkim_domains
         )  # check that no other transaction changed them
-        if _plan_keys(ctx, dkim_domains, existing, (selector, values)) != planned_keys:
+        if _plan_successor_keys(ctx, dkim_domains, existing, (selector, values)) != planned_keys:
             raise Conflict("its keys were changed meanwhile", path=["domains"])
-        return await dkim_key_mutations.store_keys(ctx, new_keys, "dkimKeyRotate")
+        return await dkim_key_mutations.store_keys_and_retire_superseded(
+            ctx, new_keys, "dkimKeyRotate"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,7 @@ class PlannedDkimKey:
     key_size: int = field(compare=False)
 
 
-def _plan_keys(
+def _plan_successor_keys(
     ctx: Context,
     dkim_domains: Sequence[DkimDomain],
     existing: Sequence[ColumnRow],
@@ -112,7 +115,7 @@ def _plan_keys(
 ) -> list[PlannedDkimKey]:
     """Decide which keys to create, with which selectors.
 
-    Raises NotFound, InvalidInput or Conflict as `rotate_keys`.
+    Raises NotFound, InvalidInput or Conflict as `create_pending_successor_keys`.
     """
     (selector, values), planned_keys = selector_and_values, list[PlannedDkimKey]()
     for index, dkim_domain in enumerate(dkim_domains):
@@ -136,7 +139,7 @@ def _plan_keys(
                 message = f"a new key of {dkim_domain.name} waits already"
                 raise Conflict(message, path=["domains"], index=index)
             predecessor = active_by_algorithm.get(algorithm)
-            key_selector = selector or _dated_selector(
+            key_selector = selector or _unused_dated_selector(
                 ctx,
                 predecessor.selector if predecessor else dkim_key_mutations.DEFAULT_SELECTOR,
                 selectors_in_use,
@@ -157,7 +160,7 @@ def _plan_keys(
     return planned_keys
 
 
-def _dated_selector(ctx: Context, old_selector: str, selectors_in_use: set[str]) -> str:
+def _unused_dated_selector(ctx: Context, old_selector: str, selectors_in_use: set[str]) -> str:
     """Return an unused selector with today's date: `dkim-20300131`, `dkim-20300131b` and so on."""
     base, _, tail = old_selector.rpartition("-")
     prefix = base if base and tail[:8].isdecimal() and len(tail) in (8, 9) else old_selector
@@ -180,14 +183,14 @@ async def activate_keys(ctx: Context, key_ids: Sequence[int]) -> list[int]:
     """
     if not key_ids:
         raise InvalidInput("name at least one", constraint="required", path=["ids"])
-    rows = await dkim_key_mutations.load_visible_keys(ctx, key_ids)
+    rows = await dkim_key_mutations.require_visible_keys(ctx, key_ids)
     if len({(row.domain, row.algorithm) for row in rows}) < len(rows):
         message = "two of one domain and algorithm cannot both sign"
         raise Conflict(message, path=["ids"])
     domain_ids = {row.domain_id for row in rows if row.domain_id is not None}
     async with ctx.write_session(PLATFORM, *domain_ids) as session:
         await _activate_and_retire_others(
-            ctx, session, await dkim_key_mutations.load_visible_keys(ctx, key_ids)
+            ctx, session, await dkim_key_mutations.require_visible_keys(ctx, key_ids)
         )
     return list(key_ids)
 
@@ -222,7 +225,7 @@ async def _activate_and_retire_others(
     await dkim_key_mutations.retire_keys(ctx, session, retired_ids)
     changed = [*activated_ids, *sorted(retired_ids)]
     if changed:
-        await dkim_key_mutations.log_key_changes(
+        await record_and_log_key_changes(
             ctx, session, "dkimKeyActivate", (keys_of_domains, changed)
         )
 
@@ -231,15 +234,15 @@ async def run_worker(environment: Environment) -> None:
     """Activate pending keys and delete retired ones, until cancelled."""
     while True:
         try:
-            while await process_due_keys(environment) == MAX_KEYS_PER_STEP:
+            while await activate_or_delete_due_keys(environment) == MAX_KEYS_PER_STEP:
                 pass
         except Exception:  # keep running: the database or DNS can be back at the next attempt
             log.exception("keys could not be looked after")
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def process_due_keys(environment: Environment) -> int:
-    """Process the due keys and return their number."""
+async def activate_or_delete_due_keys(environment: Environment) -> int:
+    """Activate due pending keys, delete due retired ones, and return the number of due keys."""
     columns = {*dkim_keys.READABLE_COLUMNS, "looks"}
     is_due = col(DkimKey.due_at) <= environment.now()
     statement = (
@@ -249,7 +252,7 @@ async def process_due_keys(environment: Environment) -> int:
     ctx = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
     pending_keys = [row for row in rows if row.state is DkimKeyState.PENDING]
     record_states = (
-        await dkim_keys.load_record_states(
+        await dkim_keys.query_record_states(
             ctx, [DkimRecordKey.from_row(row) for row in pending_keys]
         )
         if pending_keys
@@ -259,7 +262,7 @@ async def process_due_keys(environment: Environment) -> int:
         await _activate_or_retry(ctx, row, has_record=state is DnsState.OK)
     for row in rows:
         if row.state is not DkimKeyState.PENDING:
-            await _delete_retired_key(ctx, row)
+            await _delete_retired_key_if_replaced(ctx, row)
     return len(rows)
 
 
@@ -288,7 +291,7 @@ async def _activate_or_retry(ctx: Context, key: ColumnRow, *, has_record: bool) 
             log.info("key active", extra={"domain": key.domain, "selector": key.selector})
 
 
-async def _delete_retired_key(ctx: Context, key: ColumnRow) -> None:
+async def _delete_retired_key_if_replaced(ctx: Context, key: ColumnRow) -> None:
     """Delete a key whose retention has ended, unless its domain has no active key."""
     other: Any = aliased(DkimKey)
     now = ctx.environment.now()
@@ -302,7 +305,7 @@ async def _delete_retired_key(ctx: Context, key: ColumnRow) -> None:
             delete(DkimKey).where(*is_retired_key, col(DkimKey.due_at) <= now, has_active_key)
         )
         if deleted.rowcount:
-            await dkim_key_mutations.record_key_changes(ctx, session, [key], action="deleted")
+            await record_key_changes(ctx, session, [key], action="deleted")
             ROTATION_STEPS_METRIC.add("deleted")
             return
         next_check = now + DELETE_RETRY if key.state is DkimKeyState.RETIRED else None

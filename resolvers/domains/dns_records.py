@@ -23,12 +23,13 @@ from mail.network.dns_resolver import create_resolver
 from models.domains.dkim_keys import ALL_DOMAINS, DkimKey, DkimKeyState
 from models.errors import Forbidden
 from models.store.columns import ColumnRow, select_columns
-from resolvers.certificates.certificates import find_served_spki
+from resolvers.certificates.certificates import find_served_spki_sha256
 from resolvers.context import Context
 
 OPERATION_TIMEOUT = 4.0  # seconds for all queries of one operation
 QUERY_TIMEOUT = 1.5  # seconds until a query is repeated
 MAX_CONCURRENT_QUERIES = 32
+AdviceIdentity = int  # `id()` of a RecordAdvice
 NOT_QUERIED = RecordCheck(DnsState.UNKNOWN, problem="not looked up")
 NOT_CONFIGURED = RecordCheck(DnsState.UNKNOWN, problem="not configured")
 TIMED_OUT = RecordCheck(DnsState.UNKNOWN, problem="no answer in time")
@@ -57,7 +58,7 @@ class DnsRecordsKey:
         return cls(row.name, row.backup_mx, checks_dns)
 
 
-async def load_records_by_domain(
+async def load_expected_records_by_domain(
     ctx: Context, record_keys: list[DnsRecordsKey]
 ) -> list[list[CheckedDnsRecord]]:
     """Return the expected records of domains, in the given order.
@@ -68,10 +69,10 @@ async def load_records_by_domain(
     if ctx.is_writing and any(question.checks_dns for question in record_keys):
         raise Forbidden("a look-up in DNS takes no part in a unit")
     options = ctx.environment.options
-    signing_keys_by_domain = await _load_signing_keys(
+    signing_keys_by_domain = await _load_keys_to_publish_by_domain(
         ctx, [each.domain_name for each in record_keys]
     )
-    served_spki = await find_served_spki(ctx.environment, options.hostname.lower())
+    served_spki = await find_served_spki_sha256(ctx.environment, options.hostname.lower())
     advices_by_domain = [
         advise_records(
             DomainDnsFacts(
@@ -92,7 +93,9 @@ async def load_records_by_domain(
         if key.checks_dns and advice.check_published
     ]
     judgements_by_id = (
-        await judge_records(ctx.environment.options.dns_resolver, queried) if queried else {}
+        await query_and_judge_records(ctx.environment.options.dns_resolver, queried)
+        if queried
+        else {}
     )
     return [
         [
@@ -107,7 +110,7 @@ async def load_records_by_domain(
     ]
 
 
-async def _load_signing_keys(
+async def _load_keys_to_publish_by_domain(
     ctx: Context, domain_names: Sequence[str]
 ) -> dict[str, list[PublishedSigningKey]]:
     """Load the keys whose records domains should have: their own, else those for all domains.
@@ -125,12 +128,12 @@ async def _load_signing_keys(
         key = PublishedSigningKey(row.selector, row.algorithm, row.public, is_pending=is_pending)
         keys_by_domain.setdefault(row.domain, []).append(key)
     return {
-        name: _keys_with_record(keys_by_domain.get(name, []), keys_by_domain.get(ALL_DOMAINS, []))
+        name: _keys_to_publish(keys_by_domain.get(name, []), keys_by_domain.get(ALL_DOMAINS, []))
         for name in domain_names
     }
 
 
-def _keys_with_record(
+def _keys_to_publish(
     own_keys: list[PublishedSigningKey], keys_for_all: Sequence[PublishedSigningKey]
 ) -> list[PublishedSigningKey]:
     selectors = {key.selector for key in own_keys}  # a DNS name holds one key
@@ -139,9 +142,9 @@ def _keys_with_record(
     return own_keys
 
 
-async def judge_records(
+async def query_and_judge_records(
     name_server: str | None, advices: Sequence[RecordAdvice]
-) -> dict[int, RecordCheck]:
+) -> dict[AdviceIdentity, RecordCheck]:
     """Query the records of advices and judge them, by the id of the advice.
 
     Takes at most OPERATION_TIMEOUT seconds.

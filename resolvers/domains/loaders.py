@@ -12,7 +12,7 @@ from mail.addresses.address_syntax import checked_domain, normalized_domain
 from mail.text import confusables
 from models.addresses.tables import Address
 from models.domains.tables import AliasDomain, Domain
-from models.errors import Conflict, LimitReached, NotFound, check_count
+from models.errors import Conflict, LimitReached, NotFound, check_count_from_one_to_limit
 from models.events import journal
 from models.events.journal import PLATFORM, ChangeKind, Stream
 from models.store.columns import ColumnRow, select_columns
@@ -45,7 +45,7 @@ class DomainIdOrName:
     name: str | None = None
 
 
-def is_visible_domain(ctx: Context) -> ColumnElement[bool]:
+def is_administered_domain(ctx: Context) -> ColumnElement[bool]:
     """Return the WHERE clause for the domains that the viewer administers."""
     if ctx.viewer.role.includes(Role.ADMIN):
         return true()
@@ -59,7 +59,7 @@ def is_in_administered_domain(ctx: Context, domain_column: Any) -> ColumnElement
     if ctx.viewer.role.includes(Role.ADMIN):
         return true()
     clause: ColumnElement[bool] = domain_column.in_(
-        select(col(Domain.id)).where(is_visible_domain(ctx))
+        select(col(Domain.id)).where(is_administered_domain(ctx))
     )
     return clause
 
@@ -73,7 +73,7 @@ async def load_domains_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | N
     own_domain = select(col(User.domain_id)).where(col(User.id) == viewer_id)
     address_domains = select(col(Address.domain_id)).where(col(Address.user_id) == viewer_id)
     is_visible = (
-        is_visible_domain(ctx)
+        is_administered_domain(ctx)
         | col(Domain.id).in_(own_domain)
         | col(Domain.id).in_(address_domains)
     )
@@ -84,14 +84,14 @@ async def load_domains_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | N
 
 async def load_administered_domains_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load domains by id, in the given order. None for an id that the viewer doesn't administer."""
-    statement = select(*select_columns(Domain)).where(is_visible_domain(ctx))
+    statement = select(*select_columns(Domain)).where(is_administered_domain(ctx))
     return await read_by_keys(ctx, statement, col(Domain.id), ids)
 
 
 async def find_administered_domain(ctx: Context, name: str) -> ColumnRow | None:
     """Return the domain of this name, or None if the viewer doesn't administer it."""
     statement = select(*select_columns(Domain)).where(
-        col(Domain.name) == normalized_domain(name), is_visible_domain(ctx)
+        col(Domain.name) == normalized_domain(name), is_administered_domain(ctx)
     )
     rows: Sequence[ColumnRow] = await ctx.read(statement)
     return next(iter(rows), None)
@@ -106,14 +106,14 @@ async def load_referenced_domains(
     domain that the viewer doesn't administer.
     """
     limit = ctx.environment.options.bulk
-    check_count(len(refs), limit, f"name 1 to {limit} domains", path=[path])
+    check_count_from_one_to_limit(len(refs), limit, f"name 1 to {limit} domains", path=[path])
     names = [None if ref.name is None else normalized_domain(ref.name) for ref in refs]
     is_referenced = or_(
         col(Domain.id).in_([ref.id for ref in refs if ref.id is not None]),
         col(Domain.name).in_([name for name in names if name is not None]),
     )
     rows: Sequence[ColumnRow] = await ctx.read(
-        select(*select_columns(Domain)).where(is_referenced, is_visible_domain(ctx))
+        select(*select_columns(Domain)).where(is_referenced, is_administered_domain(ctx))
     )
     by_id = {row.id: row for row in rows}
     by_name = {row.name: row for row in rows}
@@ -124,6 +124,20 @@ async def load_referenced_domains(
             raise NotFound(ref.name or str(ref.id), path=[path], index=index)
         rows_by_id.setdefault(row.id, row)
     return list(rows_by_id.values())
+
+
+async def load_locked_domains(ctx: Context, domain_ids: Sequence[int]) -> list[ColumnRow]:
+    """Load the current rows of locked domains in this order. Raises NotFound if one is deleted."""
+    rows_by_id = {
+        row.id: row
+        for row in await ctx.read(
+            select(*select_columns(Domain)).where(col(Domain.id).in_(domain_ids))
+        )
+    }
+    for index, key in enumerate(domain_ids):
+        if key not in rows_by_id:
+            raise NotFound(str(key), path=["domains"], index=index)
+    return [rows_by_id[key] for key in domain_ids]
 
 
 async def read_domain_page(
@@ -147,7 +161,7 @@ async def count_domains(ctx: Context, conditions: DomainConditions) -> int:
 
 
 def _where_clauses(ctx: Context, domain_conditions: DomainConditions) -> list[ColumnElement[bool]]:
-    clauses = [is_visible_domain(ctx)]
+    clauses = [is_administered_domain(ctx)]
     if domain_conditions.query:
         matches_name = contains_text_sql(col(Domain.name), domain_conditions.query)
         clauses.append(
@@ -188,7 +202,7 @@ def _select_administered_ids(user_id: int) -> Select[int]:
     return select(col(DomainAdmin.domain_id)).where(col(DomainAdmin.user_id) == user_id)
 
 
-async def lock_or_create_domain(
+async def lock_or_create_domain_for_address(
     ctx: Context, session: AsyncSession, name: str, *, path: str, input_path: Sequence[str] = ()
 ) -> Domain:
     """Return the locked domain of a new address; create it if the setting allows that.
@@ -205,27 +219,27 @@ async def lock_or_create_domain(
         raise Conflict(f"{name} is an alias of another domain", path=[path])
     statement = select(col(Domain.id)).where(col(Domain.name) == name)
     row = (await connection.execute(statement)).first()
-    if row is None and may_create_domains(ctx):
+    if row is None and can_create_domain_for_address(ctx):
         await journal.lock_streams(session, [PLATFORM])  # this lock protects the names of domains
         row = (await connection.execute(statement)).first()
         if row is None:
             confusables.refuse_confusable_domain(name, path=path)
             await require_domain_name_free(session, name, path=path)
             warn_domain_created(ctx, name, path=[*input_path, path])
-            return await insert_domain(ctx, session, new_domain(ctx, name))
+            return await insert_domain(ctx, session, new_domain_with_defaults(ctx, name))
     if row is None:
         raise unknown_domain_error(ctx, name, path=[path])
     if not (is_admin or row.id in viewer.administered_domains):
         raise NotFound(name, path=[path])
-    return await lock_domain_with_room(session, row.id, name, path=path)
+    return await lock_domain_with_address_room(session, row.id, name, path=path)
 
 
-async def lock_domain_with_room(
+async def lock_domain_with_address_room(
     session: AsyncSession, domain_id: int, name: str, *, path: str
 ) -> Domain:
     """Return the locked domain if it can have another address.
 
-    Raises NotFound or LimitReached as `lock_or_create_domain`.
+    Raises NotFound or LimitReached as `lock_or_create_domain_for_address`.
     """
     statement = select(col(Stream.id)).where(col(Stream.id) == domain_id).with_for_update()
     await (await session.connection()).execute(statement)
@@ -248,12 +262,12 @@ def _select_alias_target(name: str) -> Select[int]:
     return select(col(AliasDomain.domain_id)).where(col(AliasDomain.alias) == name)
 
 
-def may_create_domains(ctx: Context) -> bool:
+def can_create_domain_for_address(ctx: Context) -> bool:
     """True if the viewer is an ADMIN and the first address in a domain creates the domain."""
     return ctx.viewer.role.includes(Role.ADMIN) and ctx.environment.options.auto_create_domains
 
 
-def new_domain(ctx: Context, name: str, **columns: Any) -> Domain:
+def new_domain_with_defaults(ctx: Context, name: str, **columns: Any) -> Domain:
     """Return an unsaved domain. Columns that are not given have the platform's defaults."""
     now, options = ctx.environment.now(), ctx.environment.options
     defaults: dict[str, Any] = {
@@ -286,7 +300,9 @@ def warn_domain_created(ctx: Context, name: str, *, path: Sequence[str]) -> None
     ctx.add_warning("DOMAIN_CREATED", f"the domain {name} did not exist, and is created", path=path)
 
 
-async def domain_name_conflicts(session: AsyncSession, name: str, *, path: str) -> list[Conflict]:
+async def find_domain_name_conflicts(
+    session: AsyncSession, name: str, *, path: str
+) -> list[Conflict]:
     """Return a Conflict for the domain and for the alias domain that have this name.
 
     The caller holds the lock on the stream PLATFORM, so the result stays true.
@@ -302,7 +318,7 @@ async def domain_name_conflicts(session: AsyncSession, name: str, *, path: str) 
 
 async def require_domain_name_free(session: AsyncSession, name: str, *, path: str) -> None:
     """Raise Conflict if a domain or alias domain has this name. PLATFORM must be locked."""
-    for conflict in await domain_name_conflicts(session, name, path=path):
+    for conflict in await find_domain_name_conflicts(session, name, path=path):
         raise conflict
 
 

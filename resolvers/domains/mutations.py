@@ -4,40 +4,36 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Select, String, cast, delete, func, or_, select, update
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.addresses.address_syntax import checked_domain
 from mail.text import confusables
-from models.addresses.rewrites import RecipientRewrite
-from models.addresses.tables import Address
-from models.auth.credentials import ApiKey
-from models.domains.dkim_keys import DkimAlgorithm, DkimKey
-from models.domains.tables import AliasDomain, Domain
+from models.domains.dkim_keys import DkimAlgorithm
+from models.domains.tables import Domain
 from models.errors import (
     Conflict,
     ErrorCollector,
     Forbidden,
     InvalidInput,
     LimitReached,
-    NotFound,
     RequestError,
 )
-from models.events.journal import PLATFORM, ChangeKind, Stream
+from models.events.journal import PLATFORM, ChangeKind
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import AdminPermission, Role
-from models.users.tables import DomainAdmin, User
+from models.users.tables import User
 from resolvers import sql_text
 from resolvers.admin import admin_log
 from resolvers.admin.admin_log import NewAdminLogEntry
-from resolvers.auth.authentication import drop_credentials
 from resolvers.auth.passwords import password_hashes
 from resolvers.auth.passwords.password_policy import CHARACTER_CLASS_COUNT
 from resolvers.context import Context
 from resolvers.domains import dkim_key_mutations
 from resolvers.domains import loaders as domain_loaders
+from resolvers.domains.delete import delete_domains_and_dependents
 from resolvers.domains.dkim_key_mutations import DkimDomain
 from resolvers.domains.loaders import DomainIdOrName
 from resolvers.queue import rate_limit_mutations
@@ -143,11 +139,11 @@ async def create_domain(
         name = checked_domain(name, path="name")
         confusables.refuse_confusable_domain(name)
         if with_dkim_key:
-            dkim_key_mutations.require_name_fits_dns(name, path=["createDkim"])
+            dkim_key_mutations.require_key_name_fits_dns(name, path=["createDkim"])
     columns = values.validate(problems)
     rate_limit = columns.pop(RATE_COLUMN, None)
-    domain = domain_loaders.new_domain(ctx, name, **columns)
-    _check_consistency(ctx, domain, values, problems)
+    domain = domain_loaders.new_domain_with_defaults(ctx, name, **columns)
+    _check_limits_and_flags(ctx, domain, values, problems)
     problems.raise_collected()
     private_keys = await dkim_key_mutations.generate_keys(
         ctx, [FIRST_KEY_ALGORITHM_AND_SIZE] if with_dkim_key else []
@@ -160,11 +156,11 @@ async def create_domain(
             values_after = {"name": name, **columns}
             for private_key in private_keys:
                 dkim_domain = DkimDomain(name, domain.id)
-                values_after["dkimKey"] = await dkim_key_mutations.insert_first_key(
+                values_after["dkimKey"] = await dkim_key_mutations.insert_first_pending_key(
                     ctx, session, dkim_domain, private_key
                 )
             if rate_limit:
-                await rate_limit_mutations.store_rates(
+                await rate_limit_mutations.set_or_delete_rates(
                     ctx, session, [domain.id], rate_limit, "domain_id"
                 )
                 values_after[RATE_COLUMN] = rate_limit_mutations.admin_log_values(rate_limit)
@@ -188,7 +184,7 @@ async def update_domains(
     Raises Forbidden, InvalidInput, NotFound, or LimitReached with the current use if a limit
     would be below it.
     """
-    _require_permission(ctx, values)
+    _require_permission_for_columns(ctx, values)
     if not values.columns:
         raise InvalidInput(
             "say what to change", constraint="required", path=list(values.input_path)
@@ -198,10 +194,12 @@ async def update_domains(
     problems.raise_collected()
     domain_ids = [row.id for row in await domain_loaders.load_referenced_domains(ctx, refs)]
     async with ctx.write_session(PLATFORM, *domain_ids) as session:
-        rows_before = await _load_locked_rows(ctx, domain_ids)
+        rows_before = await domain_loaders.load_locked_domains(ctx, domain_ids)
         await _require_relay_host(ctx, values, columns)
         quota_use = (
-            await _load_quota_use(ctx, domain_ids) if set(QUOTA_COLUMNS) & set(columns) else {}
+            await _load_user_quota_totals(ctx, domain_ids)
+            if set(QUOTA_COLUMNS) & set(columns)
+            else {}
         )
         for index, row in enumerate(rows_before):
             try:
@@ -213,15 +211,15 @@ async def update_domains(
         rates_before_and_after = {}
         if RATE_COLUMN in columns:
             rate_limit = columns.pop(RATE_COLUMN)
-            old_rates = await rate_limit_mutations.store_rates(
+            old_rates = await rate_limit_mutations.set_or_delete_rates(
                 ctx, session, domain_ids, rate_limit, "domain_id"
             )
             rates_before_and_after = {
                 key: (old_rate, rate_limit_mutations.admin_log_values(rate_limit))
                 for key, old_rate in old_rates.items()
             }
-        await _update_rows(ctx, session, domain_ids, columns)
-        rows_after = await _load_locked_rows(ctx, domain_ids)
+        await _update_rows_and_allocated_quota(ctx, session, domain_ids, columns)
+        rows_after = await domain_loaders.load_locked_domains(ctx, domain_ids)
         changes_by_stream = {key: [(ChangeKind.DOMAIN_CHANGED, [key])] for key in domain_ids}
         await ctx.record_changes(
             session, {**changes_by_stream, PLATFORM: [(ChangeKind.DOMAIN_CHANGED, domain_ids)]}
@@ -230,7 +228,7 @@ async def update_domains(
         await admin_log.log_changes(
             ctx,
             session,
-            *(_update_log_entry(columns, rates_before_and_after, *pair) for pair in pairs),
+            *(_log_entry_of_update(columns, rates_before_and_after, *pair) for pair in pairs),
         )
     return rows_after
 
@@ -245,7 +243,7 @@ async def _require_relay_host(
         )
 
 
-def _require_permission(ctx: Context, values: DomainValues) -> None:
+def _require_permission_for_columns(ctx: Context, values: DomainValues) -> None:
     viewer = ctx.viewer
     if viewer.role.includes(Role.ADMIN):
         return
@@ -255,20 +253,6 @@ def _require_permission(ctx: Context, values: DomainValues) -> None:
             required = permission or Role.ADMIN
             message = f"to change {GRAPHQL_NAMES.get(name, name)} needs {required}"
             raise Forbidden(message, requires=required, path=values.path_of_column(name))
-
-
-async def _load_locked_rows(ctx: Context, domain_ids: Sequence[int]) -> list[ColumnRow]:
-    """Load the current rows of domains, in this order. Raises NotFound if one was deleted."""
-    rows_by_id = {
-        row.id: row
-        for row in await ctx.read(
-            select(*select_columns(Domain)).where(col(Domain.id).in_(domain_ids))
-        )
-    }
-    for index, key in enumerate(domain_ids):
-        if key not in rows_by_id:
-            raise NotFound(str(key), path=["domains"], index=index)
-    return [rows_by_id[key] for key in domain_ids]
 
 
 def _validate_new_limits(
@@ -285,7 +269,7 @@ def _validate_new_limits(
     stored = {column.name: getattr(row, column.name) for column in select_columns(Domain)}
     domain = Domain(**{**stored, **columns})
     problems = ErrorCollector()
-    _check_consistency(ctx, domain, values, problems)
+    _check_limits_and_flags(ctx, domain, values, problems)
     problems.raise_collected()
     for name, used in (("max_users", row.user_count), ("max_addresses", row.address_count)):
         limit = columns.get(name)
@@ -324,7 +308,7 @@ def _validate_new_limits(
         raise LimitReached(message, limit=domain.quota, used=allocated, path=path)
 
 
-def _check_consistency(
+def _check_limits_and_flags(
     ctx: Context, domain: Domain, values: DomainValues, problems: ErrorCollector
 ) -> None:
     """Add errors to `problems` for limits and flags of the input that contradict each other."""
@@ -372,7 +356,7 @@ def _check_consistency(
                 raise InvalidInput(message, constraint="requires", path=values.path_of_column(name))
 
 
-async def _load_quota_use(ctx: Context, domain_ids: Sequence[int]) -> dict[int, ColumnRow]:
+async def _load_user_quota_totals(ctx: Context, domain_ids: Sequence[int]) -> dict[int, ColumnRow]:
     """Load the quotas given to users by domain, with one statement."""
     quota_column = col(User.quota)
     statement: Select[*tuple[Any, ...]] = (
@@ -388,7 +372,7 @@ async def _load_quota_use(ctx: Context, domain_ids: Sequence[int]) -> dict[int, 
     return {row.domain_id: row for row in await ctx.read(statement)}
 
 
-async def _update_rows(
+async def _update_rows_and_allocated_quota(
     ctx: Context, session: AsyncSession, domain_ids: Sequence[int], columns: Mapping[str, Any]
 ) -> None:
     values = {**columns, "updated_at": ctx.environment.now()}
@@ -409,7 +393,7 @@ async def _update_rows(
     await connection.execute(update(Domain).where(col(Domain.id).in_(domain_ids)).values(values))
 
 
-def _update_log_entry(
+def _log_entry_of_update(
     columns: Mapping[str, Any],
     rates_before_and_after: Mapping[int, tuple[Any, Any]],
     before: ColumnRow,
@@ -450,131 +434,4 @@ async def delete_domains(
         if cascade and await ctx.read(users_statement.limit(1)):
             user_selection = UserSelector(domains=tuple(row.name for row in rows))
             await user_delete.delete_users(ctx, user_selection, mutation="domainDelete")
-        return await _delete_rows(ctx, [row.id for row in rows], cascade=cascade)
-
-
-async def _delete_rows(ctx: Context, domain_ids: list[int], *, cascade: bool) -> list[int]:
-    async with ctx.write_session() as session:
-        await lock_domains_and_users(session, domain_ids)
-        rows = await _load_locked_rows(ctx, domain_ids)
-        await _require_unused(ctx, rows, cascade=cascade)
-        changes_by_stream = await address_changes_by_stream(ctx, domain_ids)
-        changes_by_stream.setdefault(PLATFORM, []).append((ChangeKind.DOMAIN_CHANGED, domain_ids))
-        key_statement = select(col(DkimKey.id)).where(col(DkimKey.domain_id).in_(domain_ids))
-        if key_ids := [row.id for row in await ctx.read(key_statement.order_by(col(DkimKey.id)))]:
-            changes_by_stream[PLATFORM].append((ChangeKind.DKIM_CHANGED, key_ids))
-        admin_statement = select(col(DomainAdmin.user_id)).where(
-            col(DomainAdmin.domain_id).in_(domain_ids)
-        )
-        admins = {row.user_id for row in await ctx.read(admin_statement)}
-        connection = await session.connection()
-        admins |= await _delete_rewrites_and_api_keys(ctx, session, rows)
-        for table, column in (
-            (Address, col(Address.domain_id)),
-            (AliasDomain, col(AliasDomain.domain_id)),
-            (Domain, col(Domain.id)),
-            (Stream, col(Stream.id)),
-        ):
-            await connection.execute(delete(table).where(column.in_(domain_ids)))
-        await ctx.record_changes(session, changes_by_stream, did="deleted")
-        entries = (
-            _domain_log_entry("domainDelete", row.id, before={"name": row.name}) for row in rows
-        )
-        await admin_log.log_changes(ctx, session, *entries)
-    drop_credentials(ctx.environment, *admins)
-    return domain_ids
-
-
-async def _delete_rewrites_and_api_keys(
-    ctx: Context, session: AsyncSession, domains: Sequence[ColumnRow]
-) -> set[int]:
-    """Delete the recipient rewrites and API keys of deleted domains.
-
-    They have no foreign key. An API key for several domains keeps the others; one without
-    remaining domains is deleted, since it would be valid for all domains. Returns the owners of
-    the keys, 0 for none.
-    """
-    connection, domain_ids = await session.connection(), {row.id for row in domains}
-    alias_names = select(col(AliasDomain.alias)).where(col(AliasDomain.domain_id).in_(domain_ids))
-    matches_name = col(RecipientRewrite.domain).in_([row.name for row in domains])
-    matches_domain = matches_name | col(RecipientRewrite.domain).in_(alias_names)
-    keys = select(*select_columns(ApiKey, {"id", "user_id", "domains"})).where(
-        cast(col(ApiKey.domains), String) != "[]"
-    )
-    limited_keys = [key for key in await ctx.read(keys) if domain_ids & {*key.domains}]
-    deleted_key_ids = [key.id for key in limited_keys if domain_ids >= {*key.domains}]
-    deleted_rewrites = await connection.execute(
-        delete(RecipientRewrite).where(matches_domain).returning(col(RecipientRewrite.id))
-    )
-    entries = [
-        NewAdminLogEntry("domainDelete", "RecipientRewrite", key)
-        for key in deleted_rewrites.scalars()
-    ]
-    for key in limited_keys:
-        remaining_domains = [domain_id for domain_id in key.domains if domain_id not in domain_ids]
-        statement = update(ApiKey).where(col(ApiKey.id) == key.id).values(domains=remaining_domains)
-        if remaining_domains:
-            await connection.execute(statement)
-    await connection.execute(delete(ApiKey).where(col(ApiKey.id).in_(deleted_key_ids)))
-    entries += [NewAdminLogEntry("domainDelete", "ApiKey", key) for key in deleted_key_ids]
-    await admin_log.log_changes(ctx, session, *entries)
-    return {key.user_id or 0 for key in limited_keys}
-
-
-async def lock_domains_and_users(session: AsyncSession, domain_ids: Sequence[int]) -> None:
-    """Lock PLATFORM, these domains, and all users that live or have an address in them.
-
-    Runs the query twice, since users can be added while it waits for the locks.
-    """
-    users_in_domain = select(col(User.id)).where(col(User.domain_id).in_(domain_ids))
-    owners = select(col(Address.user_id)).where(
-        col(Address.domain_id).in_(domain_ids), col(Address.user_id).is_not(None)
-    )
-    domains_of_owners = select(col(User.domain_id)).where(col(User.id).in_(owners))
-    is_affected = (col(Stream.id).in_(ids) for ids in (users_in_domain, owners, domains_of_owners))
-    statement = (
-        select(col(Stream.id))
-        .where(or_(col(Stream.id).in_([PLATFORM, *domain_ids]), *is_affected))
-        .order_by(col(Stream.id))
-        .with_for_update()
-    )
-    connection = await session.connection()
-    for _ in range(2):
-        await connection.execute(statement)
-
-
-async def _require_unused(ctx: Context, domains: Sequence[ColumnRow], *, cascade: bool) -> None:
-    """Raise Conflict with the index of the first domain that has users, addresses or aliases.
-
-    With `cascade` only users count.
-    """
-    domain_ids = [row.id for row in domains]
-    columns_by_reason = {
-        "users live in it": col(User.domain_id),
-        "addresses are in it": col(Address.domain_id),
-        "other names stand for it": col(AliasDomain.domain_id),
-    }
-    for reason, column in list(columns_by_reason.items())[: 1 if cascade else None]:
-        statement: Select[*tuple[Any, ...]] = (
-            select(column.label("key")).where(column.in_(domain_ids)).distinct()
-        )
-        used_ids = {row.key for row in await ctx.read(statement)}
-        for index, row in enumerate(domains):
-            if row.id in used_ids:
-                raise Conflict(f"{row.name}: {reason}", path=["domains"], index=index)
-
-
-async def address_changes_by_stream(
-    ctx: Context, domain_ids: Sequence[int]
-) -> dict[int, list[tuple[ChangeKind, list[int]]]]:
-    """Return ADDRESS_CHANGED of all addresses of domains, by the stream that records them.
-
-    Addresses without user belong to the stream of the platform.
-    """
-    statement = select(col(Address.id), col(Address.user_id)).where(
-        col(Address.domain_id).in_(domain_ids)
-    )
-    ids_by_stream: dict[int, list[int]] = {}
-    for row in await ctx.read(statement.order_by(col(Address.id))):
-        ids_by_stream.setdefault(row.user_id or PLATFORM, []).append(row.id)
-    return {stream: [(ChangeKind.ADDRESS_CHANGED, ids)] for stream, ids in ids_by_stream.items()}
+        return await delete_domains_and_dependents(ctx, [row.id for row in rows], cascade=cascade)

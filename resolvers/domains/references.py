@@ -27,17 +27,17 @@ def with_renamed_domain(addresses: Sequence[str], old_name: str, new_name: str) 
     return list(dict.fromkeys(renamed))
 
 
-async def rename_in_addresses(
+async def rename_domain_in_address_targets(
     ctx: Context, session: AsyncSession, old_name: str, new_name: str
 ) -> list[int]:
     """Replace a domain name in the targets of addresses; return the ids of changed ones."""
     is_forward = col(Address.kind) == AddressKind.FORWARD
-    return await _rename_in_columns(
+    return await _rename_domain_in_columns(
         ctx, session, _DomainNameColumns(Address, ("targets",), is_forward), (old_name, new_name)
     )
 
 
-async def rename_in_users(
+async def rename_domain_in_user_columns(
     ctx: Context, session: AsyncSession, old_name: str, new_name: str
 ) -> list[int]:
     """Replace a domain name in the targets and allowed senders of users.
@@ -46,7 +46,7 @@ async def rename_in_users(
     """
     has_values = text("(users.targets <> '[]' OR users.from_whitelist <> '[]')")
     table_columns = _DomainNameColumns(User, ("targets", "from_whitelist"), has_values)
-    return await _rename_in_columns(ctx, session, table_columns, (old_name, new_name))
+    return await _rename_domain_in_columns(ctx, session, table_columns, (old_name, new_name))
 
 
 class _DomainNameColumns(NamedTuple):
@@ -57,7 +57,7 @@ class _DomainNameColumns(NamedTuple):
     condition: Any
 
 
-async def _rename_in_columns(
+async def _rename_domain_in_columns(
     ctx: Context,
     session: AsyncSession,
     table_columns: _DomainNameColumns,

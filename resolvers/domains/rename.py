@@ -1,6 +1,7 @@
 """Rename a domain with its addresses, usernames and rules in one transaction."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -34,7 +35,7 @@ from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.context import Context
 from resolvers.domains import dkim_key_mutations, references
 from resolvers.domains import loaders as domain_loaders
-from resolvers.domains.mutations import address_changes_by_stream, lock_domains_and_users
+from resolvers.domains.streams import address_changes_by_stream, lock_domains_and_users
 
 MAX_LISTED_CONFLICTS = 100  # conflicts of usernames in one response
 MAX_USERNAME_LENGTH = 128  # characters
@@ -131,7 +132,7 @@ async def rename_domain(ctx: Context, old_name: str, new_name: str) -> DomainRen
         if (await _load_domain(ctx, domain.id, old_name)).name != domain.name:
             raise NotFound(old_name, path=["oldDomain"])  # another transaction renamed it first
         errors = [
-            *await domain_loaders.domain_name_conflicts(session, new_name, path="newDomain"),
+            *await domain_loaders.find_domain_name_conflicts(session, new_name, path="newDomain"),
             *await _username_problems(ctx, names),
             *await _rewrite_problems(ctx, names),
         ]
@@ -205,22 +206,11 @@ async def _rename_rows(
     ctx: Context, session: AsyncSession, names: DomainRenameNames
 ) -> dict[str, int]:
     """Update all rows, record the changes, and return the counts of `DomainRenameResult`."""
-    is_main_address = and_(col(Address.user_id) == col(User.id), col(Address.main))
-    affected: Select[*tuple[Any, ...]] = (
-        select(
-            *select_columns(User, {"id", "domain_id", "username", "name"}),
-            names.has_renamed_username.label("called"),
-            col(Address.shown).label("main"),
-        )
-        .outerjoin(Address, is_main_address)
-        .where(or_(names.has_renamed_username, names.has_main_address_in_domain))
-        .order_by(col(User.id))
-    )
     changes_by_stream = await address_changes_by_stream(ctx, [names.domain_id])
     address_count = sum(len(ids) for kinds in changes_by_stream.values() for _, ids in kinds)
     user_ids_by_stream: dict[int, list[int]] = {}
     search_word_parameters = []
-    for row in await ctx.read(affected):
+    for row in await ctx.read(_changed_users_statement(names)):
         user_ids_by_stream.setdefault(row.domain_id or PLATFORM, []).append(row.id)
         search_word_parameters.append({"user": row.id, "found_by": _search_words_after(names, row)})
     alias_statement = select(func.count()).where(col(AliasDomain.domain_id) == names.domain_id)
@@ -231,21 +221,7 @@ async def _rename_rows(
     await connection.execute(_user_statement(names, at))
     if search_word_parameters:
         await connection.execute(_UPDATE_SEARCH_WORDS, search_word_parameters)
-    text_column = col(Address.shown)
-    await connection.execute(
-        update(Address)
-        .where(col(Address.domain_id) == names.domain_id)
-        .values(
-            shown=without_suffix_sql(text_column, f"@{names.old_name}") + f"@{names.new_name}",
-            updated_at=at,
-        )
-    )
-    await connection.execute(
-        update(Domain)
-        .where(col(Domain.id) == names.domain_id)
-        .values(name=names.new_name, updated_at=at)
-    )
-    for statement in _rule_statements(names):
+    for statement in (*_address_and_domain_statements(names, at), *_rule_statements(names)):
         await connection.execute(statement)
     for stream, ids in user_ids_by_stream.items():
         changes_by_stream.setdefault(stream, []).append((ChangeKind.USER_CHANGED, ids))
@@ -278,11 +254,42 @@ async def _rename_references(
     The stream of the platform records these changes.
     """
     for change_kind, rename_references in (
-        (ChangeKind.ADDRESS_CHANGED, references.rename_in_addresses),
-        (ChangeKind.USER_CHANGED, references.rename_in_users),
+        (ChangeKind.ADDRESS_CHANGED, references.rename_domain_in_address_targets),
+        (ChangeKind.USER_CHANGED, references.rename_domain_in_user_columns),
     ):
         if ids := await rename_references(ctx, session, names.old_name, names.new_name):
             changes_by_stream.setdefault(PLATFORM, []).append((change_kind, ids))
+
+
+def _changed_users_statement(names: DomainRenameNames) -> Select[*tuple[Any, ...]]:
+    """Return the statement that reads the users with a renamed username or main address."""
+    is_main_address = and_(col(Address.user_id) == col(User.id), col(Address.main))
+    return (
+        select(
+            *select_columns(User, {"id", "domain_id", "username", "name"}),
+            names.has_renamed_username.label("called"),
+            col(Address.shown).label("main"),
+        )
+        .outerjoin(Address, is_main_address)
+        .where(or_(names.has_renamed_username, names.has_main_address_in_domain))
+        .order_by(col(User.id))
+    )
+
+
+def _address_and_domain_statements(names: DomainRenameNames, now: datetime) -> list[Any]:
+    """Return the statements that rename the addresses of the domain, and the domain."""
+    text_column = col(Address.shown)
+    return [
+        update(Address)
+        .where(col(Address.domain_id) == names.domain_id)
+        .values(
+            shown=without_suffix_sql(text_column, f"@{names.old_name}") + f"@{names.new_name}",
+            updated_at=now,
+        ),
+        update(Domain)
+        .where(col(Domain.id) == names.domain_id)
+        .values(name=names.new_name, updated_at=now),
+    ]
 
 
 def _rule_statements(names: DomainRenameNames) -> list[Any]:
@@ -308,7 +315,7 @@ def _rule_statements(names: DomainRenameNames) -> list[Any]:
     ]
 
 
-def _user_statement(names: DomainRenameNames, now: Any) -> Any:
+def _user_statement(names: DomainRenameNames, now: datetime) -> Any:
     """Return the statement that renames usernames and touches users with renamed main address."""
     has_renamed_username = names.has_renamed_username
     username, key_column = col(User.username), col(User.username_key)

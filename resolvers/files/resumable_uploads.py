@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlmodel import col
 
-from mail.files.upload_parts import StoredPart, delete_parts
-from mail.files.upload_removal import delete_uploads, drop_unreferenced_objects
+from mail.files.upload_parts import StoredPart, delete_part_rows
+from mail.files.upload_removal import delete_upload_rows, drop_unreferenced_objects
 from mail.storage.blobs.object_stores import object_name
 from models.errors import LimitReached, NotFound, RequestError, require_found
 from models.files.blobs import Upload, UploadPart
@@ -18,9 +18,9 @@ from resolvers.access import is_visible
 from resolvers.context import Context
 from resolvers.files.uploads import (
     LIFETIME,
-    check_limits,
+    check_upload_limits,
     put_object,
-    require_upload_permission,
+    require_upload_owner_id,
     waiting_uploads_query,
 )
 
@@ -71,7 +71,7 @@ async def create_upload(ctx: Context, announced: AnnouncedUpload) -> ColumnRow:
     All announced bytes count for the limits. Raises RateLimited at 100 waiting uploads of the
     viewer, LimitReached if they exceed 1 GiB, and Forbidden without the scope MAIL or SUBMIT.
     """
-    world, owner_id = ctx.environment, require_upload_permission(ctx)
+    world, owner_id = ctx.environment, require_upload_owner_id(ctx)
     row = {
         "id": world.new_id(),
         "user_id": owner_id,
@@ -85,7 +85,7 @@ async def create_upload(ctx: Context, announced: AnnouncedUpload) -> ColumnRow:
     }
 
     def insert_row(transaction: DatabaseTransaction) -> ColumnRow:
-        check_limits(
+        check_upload_limits(
             world,
             transaction.connection.execute(waiting_uploads_query(world, owner_id)).one(),
             announced.size,
@@ -97,9 +97,9 @@ async def create_upload(ctx: Context, announced: AnnouncedUpload) -> ColumnRow:
     return await world.run_transaction(insert_row, owner_id)
 
 
-async def read_upload_row(ctx: Context, upload_id: int) -> ColumnRow:
+async def read_own_upload_row(ctx: Context, upload_id: int) -> ColumnRow:
     """Read the viewer's upload, finished or not. Raises NotFound or Forbidden."""
-    require_upload_permission(ctx)
+    require_upload_owner_id(ctx)
     statement = select(*select_columns(Upload)).where(_is_own_upload(ctx, upload_id))
     return require_found(next(iter(await ctx.read(statement)), None), str(upload_id))
 
@@ -108,7 +108,7 @@ async def acknowledge_bytes(ctx: Context, upload_id: int, progress: UploadProgre
     """Acknowledge bytes that are stored in the spool file. Raises NotFound or OffsetMoved."""
 
     def advance(transaction: DatabaseTransaction) -> bool:
-        return _advance_offset(ctx, transaction, upload_id, progress)
+        return _advance_offset_if_unchanged(ctx, transaction, upload_id, progress)
 
     if not await ctx.environment.run_transaction(advance):
         raise await _offset_error(ctx, upload_id)
@@ -122,7 +122,7 @@ async def add_part(ctx: Context, upload_id: int, part: StoredPart) -> None:
     world, progress = ctx.environment, UploadProgress(part.start, part.end)
 
     def insert_part(transaction: DatabaseTransaction) -> bool:
-        if not _advance_offset(ctx, transaction, upload_id, progress):
+        if not _advance_offset_if_unchanged(ctx, transaction, upload_id, progress):
             return False
         statement = select(func.count()).where(col(UploadPart.upload_id) == upload_id)
         if (used := transaction.connection.execute(statement).scalar_one()) >= MOST_PARTS:
@@ -141,12 +141,12 @@ async def add_part(ctx: Context, upload_id: int, part: StoredPart) -> None:
         raise
 
 
-async def check_offset(ctx: Context, upload_id: int, expected_offset: int) -> None:
+async def require_offset(ctx: Context, upload_id: int, expected_offset: int) -> None:
     """Raise OffsetMoved if the upload does not continue at this offset.
 
     Raises NotFound if it has ended.
     """
-    row = await read_upload_row(ctx, upload_id)
+    row = await read_own_upload_row(ctx, upload_id)
     if next_offset(row) != expected_offset or row.blob_name is not None:
         raise OffsetMoved(next_offset(row))
 
@@ -158,7 +158,7 @@ async def complete_upload(ctx: Context, upload_id: int, whole: WholeUpload) -> C
     try:
         await put_object(world, object_key, whole.source)
     except FileNotFoundError:  # the upload may have ended, and the file with it
-        await check_offset(ctx, upload_id, whole.acknowledged)
+        await require_offset(ctx, upload_id, whole.acknowledged)
         raise
     values: dict[str, Any] = {
         "received": col(Upload.size),
@@ -173,7 +173,7 @@ async def complete_upload(ctx: Context, upload_id: int, whole: WholeUpload) -> C
 
     def update_row(transaction: DatabaseTransaction) -> tuple[ColumnRow | None, list[str]]:
         row = transaction.connection.execute(statement).one_or_none()
-        return row, delete_parts(transaction, [upload_id]) if row else []
+        return row, delete_part_rows(transaction, [upload_id]) if row else []
 
     row, part_objects = await world.run_transaction(update_row)
     if row is None:
@@ -185,10 +185,10 @@ async def complete_upload(ctx: Context, upload_id: int, whole: WholeUpload) -> C
 
 async def delete_upload(ctx: Context, upload_id: int) -> None:
     """Delete the upload, finished or not. Raises NotFound or Forbidden."""
-    require_upload_permission(ctx)
+    require_upload_owner_id(ctx)
     is_this_upload = _is_own_upload(ctx, upload_id)
     removed = await ctx.environment.run_transaction(
-        lambda transaction: delete_uploads(transaction, is_this_upload)
+        lambda transaction: delete_upload_rows(transaction, is_this_upload)
     )
     if not removed.count:
         raise NotFound(str(upload_id))
@@ -202,10 +202,10 @@ def next_offset(upload: ColumnRow) -> int:
 
 async def _offset_error(ctx: Context, upload_id: int) -> OffsetMoved:
     """Return the error if bytes could not be added. Raises NotFound if the upload has ended."""
-    return OffsetMoved(next_offset(await read_upload_row(ctx, upload_id)))
+    return OffsetMoved(next_offset(await read_own_upload_row(ctx, upload_id)))
 
 
-def _advance_offset(
+def _advance_offset_if_unchanged(
     ctx: Context, transaction: DatabaseTransaction, upload_id: int, progress: UploadProgress
 ) -> bool:
     """Acknowledge bytes; False if the upload has ended or other bytes were acknowledged."""

@@ -70,13 +70,13 @@ class ShareToken:
         return self.share_id.to_bytes(KEY_BYTES, "big") + base
 
 
-def create_token(environment: Environment, share_id: int) -> str:
+def create_share_token(environment: Environment, share_id: int) -> str:
     """Return the signed token in the address of a link."""
     signed_bytes = ShareToken(share_id, environment.incarnation.base).signed_bytes
     return _encode_token(signed_bytes + _token_signature(environment, signed_bytes))
 
 
-def parse_token(environment: Environment, token: str) -> ShareToken:
+def parse_share_token(environment: Environment, token: str) -> ShareToken:
     """Parse the token of a link. Raises NotFound unless this server has signed it."""
     try:
         raw = base64.urlsafe_b64decode(token.encode("ascii"))
@@ -151,18 +151,18 @@ async def create_share(ctx: Context, new: NewShare) -> int:
     Raises NotFound if the file is not the viewer's, Invalid, and LimitReached at 100 links of a
     file.
     """
-    share = await prepare_share(ctx, new)
+    share = await validate_and_build_share(ctx, new)
     async with ctx.write_session(share.user_id) as session:
         await insert_shares(ctx, session, [share])
     return share.id
 
 
-async def prepare_share(ctx: Context, new: NewShare) -> FileShare:
+async def validate_and_build_share(ctx: Context, new: NewShare) -> FileShare:
     """Return a new link that `insert_shares` stores later, so that its address is known before.
 
     Raises NotFound if the file is not the viewer's, Forbidden without the scope MAIL, and Invalid.
     """
-    owner_id, now = stored_files.require_write_permission(ctx), ctx.environment.now()
+    owner_id, now = stored_files.require_writing_owner_id(ctx), ctx.environment.now()
     if new.mode is FileAttachmentMode.ATTACH:
         text = "a link is LINK, SHARE_RO or SHARE_RW"
         raise InvalidInput(text, constraint="unsupported", path=["mode"])
@@ -216,7 +216,7 @@ async def insert_shares(ctx: Context, session: AsyncSession, shares: Sequence[Fi
             )
         session.add(row)
     if shares:
-        await _record_file_changes(
+        await _touch_and_record_files(
             ctx, session, shares[0].user_id, list({row.file_id: 1 for row in shares})
         )
 
@@ -227,7 +227,7 @@ def _check_file_quota(transaction: DatabaseTransaction, *, owner_id: int, size: 
 
 async def delete_shares(ctx: Context, ids: Sequence[int]) -> None:
     """Delete links, all or none. Raises NotFound or Forbidden."""
-    owner_id = stored_files.require_write_permission(ctx)
+    owner_id = stored_files.require_writing_owner_id(ctx)
     async with ctx.write_session(owner_id) as session:
         statement = delete(FileShare).where(is_visible(ctx, FileShare), col(FileShare.id).in_(ids))
         columns = col(FileShare.id), col(FileShare.file_id)
@@ -235,12 +235,12 @@ async def delete_shares(ctx: Context, ids: Sequence[int]) -> None:
         deleted_ids = {row.id for row in deleted}
         require_all_found(ids, deleted_ids)
         if deleted:
-            await _record_file_changes(
+            await _touch_and_record_files(
                 ctx, session, owner_id, sorted({row.file_id for row in deleted})
             )
 
 
-async def _record_file_changes(
+async def _touch_and_record_files(
     ctx: Context, session: AsyncSession, owner_id: int, file_ids: Sequence[int]
 ) -> None:
     """Record that the links of these files have changed."""
@@ -273,7 +273,7 @@ async def read_share_by_token(ctx: Context, token: str) -> ColumnRow:
         .join(File, col(File.id) == col(FileShare.file_id))
         .join(User, col(User.id) == col(FileShare.user_id))
         .where(
-            _is_share_of_token(ctx.environment, parse_token(ctx.environment, token)),
+            _is_share_of_token(ctx.environment, parse_share_token(ctx.environment, token)),
             _is_not_expired(ctx),
             credential_status.is_user_enabled_sql(),
         )
@@ -281,7 +281,7 @@ async def read_share_by_token(ctx: Context, token: str) -> ColumnRow:
     return require_found(next(iter(await ctx.read(statement)), None), "share")
 
 
-async def verify_password(ctx: Context, share: ColumnRow, password: str | None) -> bool:
+async def verify_share_password(ctx: Context, share: ColumnRow, password: str | None) -> bool:
     """Return whether this password opens the link. Raises RateLimited after too many wrong ones."""
     if share.password is None:
         return True
@@ -298,7 +298,7 @@ async def verify_password(ctx: Context, share: ColumnRow, password: str | None) 
     return False
 
 
-async def open_share(ctx: Context, share: ColumnRow) -> ColumnRow:
+async def count_access_and_read_blob(ctx: Context, share: ColumnRow) -> ColumnRow:
     """Count an access to a link, extend an idle link, and return the blob behind it.
 
     Raises NotFound.
@@ -319,7 +319,7 @@ async def open_share(ctx: Context, share: ColumnRow) -> ColumnRow:
             col(File.id) == share.file_id, col(File.used_at) <= now - stored_files.USED_AT_INTERVAL
         )
         await connection.execute(file_update.values(used_at=now))
-    return await stored_files.read_blob(ctx, share.blob_id)
+    return await stored_files.read_blob_row(ctx, share.blob_id)
 
 
 def require_writable(share: ColumnRow) -> None:

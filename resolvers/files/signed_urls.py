@@ -45,8 +45,8 @@ def sign_path(
     return f"{path}?exp={expires_at}&user={user_id}&by={credential}&sig={signature}"
 
 
-def verify_signed_path(environment: Environment, path: str, query: Mapping[str, str]) -> int:
-    """Return the user of a signed path.
+def user_id_of_signed_path(environment: Environment, path: str, query: Mapping[str, str]) -> int:
+    """Return the id of the user that a signed path is read as.
 
     Raises Unauthenticated if it is expired or not signed here.
     """
@@ -69,14 +69,14 @@ def verify_signed_path(environment: Environment, path: str, query: Mapping[str, 
     return int(user_id)
 
 
-async def viewer_of_signed_path(
+async def read_only_viewer_of_signed_path(
     environment: Environment, path: str, query: Mapping[str, str]
 ) -> Viewer:
     """Return a read-only viewer of the user of a signed path.
 
     Raises Unauthenticated if the signature, the account or the credential is no longer valid.
     """
-    user_id = verify_signed_path(environment, path, query)
+    user_id = user_id_of_signed_path(environment, path, query)
     kind, credential_id = query["by"][0], int(query["by"][1:] or 0)
     statement = select(
         col(User.auth_version), credential_status.has_shared_mailboxes_sql(col(User.id))
@@ -87,7 +87,7 @@ async def viewer_of_signed_path(
     rows: Sequence[ColumnRow] = await environment.database.read(user_statement)
     if not rows or (kind == "v" and rows[0].auth_version != credential_id):
         raise Unauthenticated
-    if kind in "tka" and await _read_credential(environment, kind, credential_id) is None:
+    if kind in "tka" and await _load_credential_of_signer(environment, kind, credential_id) is None:
         raise Unauthenticated
     reach, scopes = (
         ShareVisibility(has_shared_mailboxes=bool(rows[0].shared)),
@@ -104,26 +104,28 @@ async def signer_of_signed_path(
     Use it for what the role of the signer allows. Raises Unauthenticated if the signature or the
     credential is no longer valid.
     """
-    verify_signed_path(environment, path, query)
+    user_id_of_signed_path(environment, path, query)
     kind, credential_id = query["by"][0], int(query["by"][1:] or 0)
     if kind == "b":
         return Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER}))
     cached_credential = (
-        await _read_credential(environment, kind, credential_id) if kind in "tka" else None
+        await _load_credential_of_signer(environment, kind, credential_id)
+        if kind in "tka"
+        else None
     )
     if cached_credential is None:
         raise Unauthenticated
     return cached_credential.viewer
 
 
-async def _read_credential(
+async def _load_credential_of_signer(
     environment: Environment, kind: str, credential_id: int
 ) -> CachedCredential | None:
     if kind == "t":
-        return await credential_status.load_token(environment, id=credential_id)
+        return await credential_status.load_valid_token(environment, id=credential_id)
     if kind == "k":
-        return await credential_status.load_api_key(environment, id=credential_id)
-    return await credential_status.load_app_password(environment, credential_id)
+        return await credential_status.load_valid_api_key(environment, id=credential_id)
+    return await credential_status.load_valid_app_password(environment, credential_id)
 
 
 def absolute_url(environment: Environment, path: str, request_origin: str) -> str:

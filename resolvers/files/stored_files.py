@@ -12,7 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.storage.blobs.blob_writer import (
     BlobRowDeleted,
     StoredMessageBlobs,
-    find_existing_blobs,
+    find_intact_and_damaged_blobs,
     insert_blob_rows,
     store_message_blobs,
 )
@@ -37,11 +37,11 @@ from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Scope
 from models.users.tables import User
 from resolvers import pagination
-from resolvers.access import is_visible, is_visible_record, require_user_id
+from resolvers.access import is_visible, is_visible_or_managed, require_user_id
 from resolvers.context import Context
 from resolvers.files import uploads
 from resolvers.files.uploads import DEFAULT_MEDIA_TYPE, ReceivedFile
-from resolvers.messages.content_access import withhold_content
+from resolvers.messages.content_access import withhold_content_or_log_read
 from resolvers.pagination import PageScan, read_by_keys
 from resolvers.sql_text import contains_text_sql
 
@@ -90,9 +90,9 @@ async def load_visible_files_by_id(ctx: Context, ids: list[int]) -> list[ColumnR
     Name and digest of other users' files are withheld unless the viewer may read their content.
     """
     rows = await ctx.read(
-        select(*select_columns(File)).where(is_visible_record(ctx, File), col(File.id).in_(ids))
+        select(*select_columns(File)).where(is_visible_or_managed(ctx, File), col(File.id).in_(ids))
     )
-    found = {row.id: row for row in await withhold_content(ctx, rows, WITHHELD_COLUMNS)}
+    found = {row.id: row for row in await withhold_content_or_log_read(ctx, rows, WITHHELD_COLUMNS)}
     return [found.get(key) for key in ids]
 
 
@@ -105,7 +105,7 @@ async def load_file_pages(ctx: Context, page_keys: list[FilePageKey]) -> list[Pa
         scans.append(PageScan(rows, key.page_request, SORT_COLUMNS, is_descending=True))
     loaded_pages = await pagination.read_pages(ctx, scans)
     return [
-        replace(page, rows=await withhold_content(ctx, page.rows, WITHHELD_COLUMNS))
+        replace(page, rows=await withhold_content_or_log_read(ctx, page.rows, WITHHELD_COLUMNS))
         for page in loaded_pages
     ]
 
@@ -121,14 +121,14 @@ async def count_files(ctx: Context, page_keys: list[FilePageKey]) -> list[int]:
 
 
 def _list_conditions(ctx: Context, page_key: FilePageKey) -> list[ColumnElement[bool]]:
-    terms = [col(File.user_id) == page_key.user_id, is_visible_record(ctx, File)]
+    terms = [col(File.user_id) == page_key.user_id, is_visible_or_managed(ctx, File)]
     return (
         [*terms, contains_text_sql(col(File.filename), page_key.query)] if page_key.query else terms
     )
 
 
-def require_write_permission(ctx: Context) -> int:
-    """Return the owner of the viewer's files.
+def require_writing_owner_id(ctx: Context) -> int:
+    """Return the id of the user who owns the viewer's files.
 
     Raises Forbidden without the scope MAIL or if read-only.
     """
@@ -141,7 +141,7 @@ def require_write_permission(ctx: Context) -> int:
 
 async def store_received_file(ctx: Context, received: ReceivedFile) -> int:
     """Store a file received over HTTP and return its id. Raises Forbidden or LimitReached."""
-    owner_id = require_write_permission(ctx)
+    owner_id = require_writing_owner_id(ctx)
     return await store_blob_with_rows(
         ctx, received, lambda stored_blobs: _file_row_writer(ctx, owner_id, stored_blobs, received)
     )
@@ -159,22 +159,22 @@ async def create_file(ctx: Context, new: NewFile) -> int:
         check_limit(
             len(content), max_size, f"a file has at most {max_size} bytes", path=["content"]
         )
-        name, media_type = _name_and_type(
+        name, media_type = _validated_name_and_type(
             ctx.environment, new.filename, new.content_type, new.default_type
         )
         digest = content_digest(content)
         return await store_received_file(
             ctx, ReceivedFile(content, len(content), digest, media_type, name)
         )
-    owner_id = require_write_permission(ctx)
+    owner_id = require_writing_owner_id(ctx)
     upload_row = await ctx.load(uploads.load_uploads_by_id, new.upload_id)
     row: ColumnRow = require_found(upload_row, str(new.upload_id), path=["content"])
-    name, media_type = _name_and_type(
+    name, media_type = _validated_name_and_type(
         ctx.environment, new.filename or row.filename, new.content_type, row.content_type
     )
     received = ReceivedFile(b"", row.size, row.digest, media_type, name)
     tenant_id = await read_tenant_id(ctx, owner_id)
-    stored_blob = await describe_uncompressed_object(
+    stored_blob = await blob_rows_of_uncompressed_object(
         ctx.environment, tenant_id, received, row.blob_name
     )
 
@@ -222,14 +222,14 @@ async def _store_blob(
         )
     object_key = object_name(received.digest, environment.new_id())
     await uploads.put_object(environment, object_key, received.source)
-    return await describe_uncompressed_object(environment, tenant_id, received, object_key)
+    return await blob_rows_of_uncompressed_object(environment, tenant_id, received, object_key)
 
 
-async def describe_uncompressed_object(
+async def blob_rows_of_uncompressed_object(
     environment: Environment, tenant_id: int, received: ReceivedFile, object_key: str
 ) -> StoredMessageBlobs:
     """Return the blob rows of an uncompressed object, which replaces a damaged blob."""
-    stored_before = await find_existing_blobs(environment, tenant_id, [received.digest])
+    stored_before = await find_intact_and_damaged_blobs(environment, tenant_id, [received.digest])
     row = {
         "id": environment.new_id(),
         "tenant_id": tenant_id,
@@ -301,9 +301,11 @@ def check_file_quota(
         raise LimitReached(f"files have {limit} bytes in all", limit=limit, used=used)
 
 
-def name_and_type(environment: Environment, filename: str, content_type: str) -> tuple[str, str]:
+def name_and_type_from_headers(
+    environment: Environment, filename: str, content_type: str
+) -> tuple[str, str]:
     """Return name and media type of a file from its HTTP headers. Raises Invalid."""
-    return _name_and_type(
+    return _validated_name_and_type(
         environment,
         filename,
         None if content_type == DEFAULT_MEDIA_TYPE else content_type,
@@ -311,7 +313,7 @@ def name_and_type(environment: Environment, filename: str, content_type: str) ->
     )
 
 
-def _name_and_type(
+def _validated_name_and_type(
     environment: Environment, filename: str | None, content_type: str | None, default_type: str
 ) -> tuple[str, str]:
     name = uploads.filename_from_path(filename or "")
@@ -333,12 +335,14 @@ def _generated_filename(environment: Environment, media_type: str) -> str:
 
 async def delete_files(ctx: Context, ids: Sequence[int]) -> None:
     """Delete files with their links, all or none. Raises NotFound or Forbidden."""
-    owner_id = require_write_permission(ctx)
+    owner_id = require_writing_owner_id(ctx)
     async with ctx.write_session(owner_id) as session:
-        require_all_found(ids, await delete_files_in(ctx, session, ids))
+        require_all_found(ids, await delete_files_in_transaction(ctx, session, ids))
 
 
-async def delete_files_in(ctx: Context, session: AsyncSession, ids: Sequence[int]) -> set[int]:
+async def delete_files_in_transaction(
+    ctx: Context, session: AsyncSession, ids: Sequence[int]
+) -> set[int]:
     """Delete files of the viewer in the caller's transaction, and return their ids."""
     statement = delete(File).where(is_visible(ctx, File), col(File.id).in_(ids))
     result = await (await session.connection()).execute(statement.returning(col(File.id)))
@@ -350,7 +354,7 @@ async def delete_files_in(ctx: Context, session: AsyncSession, ids: Sequence[int
     return deleted_ids
 
 
-async def read_blob_of_file(ctx: Context, file: ColumnRow) -> ColumnRow:
+async def touch_file_and_read_blob(ctx: Context, file: ColumnRow) -> ColumnRow:
     """Return the blob of a file, and update the time of its last use once a day.
 
     Raises NotFound.
@@ -360,10 +364,10 @@ async def read_blob_of_file(ctx: Context, file: ColumnRow) -> ColumnRow:
         async with ctx.separate_write_session() as (_, session):
             statement = update(File).where(col(File.id) == file.id).values(used_at=now)
             await (await session.connection()).execute(statement)
-    return await read_blob(ctx, file.blob_id)
+    return await read_blob_row(ctx, file.blob_id)
 
 
-async def read_blob(ctx: Context, blob_id: int) -> ColumnRow:
+async def read_blob_row(ctx: Context, blob_id: int) -> ColumnRow:
     """Read the row of a blob. Raises NotFound if it no longer exists."""
     statement = select(*select_columns(Blob)).where(col(Blob.id) == blob_id)
     return require_found(next(iter(await ctx.read(statement)), None), str(blob_id))

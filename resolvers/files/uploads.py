@@ -66,20 +66,20 @@ def filename_from_path(text: str) -> str | None:
     return text.replace("\\", "/").rsplit("/", 1)[-1][:MAX_NAME_LENGTH] or None
 
 
-async def check_upload_allowed(ctx: Context, size: int = 0) -> None:
-    """Check whether the viewer may upload `size` bytes, or an unknown number if it is 0.
+async def require_upload_allowed(ctx: Context, size: int = 0) -> None:
+    """Raise an error unless the viewer may upload `size` bytes; 0 stands for an unknown number.
 
     Raises Forbidden without the scope MAIL or SUBMIT; RateLimited and LimitReached at the limits
     of waiting uploads.
     """
-    owner_id = require_upload_permission(ctx)
-    check_limits(
+    owner_id = require_upload_owner_id(ctx)
+    check_upload_limits(
         ctx.environment, (await ctx.read(waiting_uploads_query(ctx.environment, owner_id)))[0], size
     )
 
 
-def require_upload_permission(ctx: Context) -> int:
-    """Return the owner of the viewer's uploads.
+def require_upload_owner_id(ctx: Context) -> int:
+    """Return the id of the user who owns the viewer's uploads.
 
     Raises Forbidden without the scope MAIL or SUBMIT.
     """
@@ -99,7 +99,7 @@ def waiting_uploads_query(environment: Environment, owner_id: int) -> Select[*tu
     ).where(col(Upload.user_id) == owner_id, col(Upload.expires_at) > environment.now())
 
 
-def check_limits(environment: Environment, waiting: ColumnRow, size: int) -> None:
+def check_upload_limits(environment: Environment, waiting: ColumnRow, size: int) -> None:
     """Raise RateLimited at 100 waiting uploads, LimitReached if the new size exceeds 1 GiB."""
     if waiting.many >= MAX_UPLOADS:
         retry_after = max(waiting.first - environment.now(), timedelta(seconds=1))
@@ -131,7 +131,7 @@ async def store_upload(ctx: Context, received: ReceivedFile) -> ColumnRow:
     }
 
     def insert_row(transaction: DatabaseTransaction) -> ColumnRow:
-        check_limits(
+        check_upload_limits(
             world,
             transaction.connection.execute(waiting_uploads_query(world, owner_id)).one(),
             received.size,
@@ -165,7 +165,7 @@ async def load_uploads_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | N
     return await read_by_keys(ctx, own_uploads, col(Upload.id), ids)
 
 
-async def read_head(ctx: Context, upload: ColumnRow, max_bytes: int) -> bytes:
+async def read_upload_head(ctx: Context, upload: ColumnRow, max_bytes: int) -> bytes:
     """Read the first bytes of an upload without verifying them.
 
     Raises CorruptBlob if its object is lost.
@@ -178,7 +178,7 @@ async def read_head(ctx: Context, upload: ColumnRow, max_bytes: int) -> bytes:
         raise _lost_object_error(upload) from problem
 
 
-async def read_upload(ctx: Context, upload_id: int) -> bytes:
+async def read_and_verify_upload(ctx: Context, upload_id: int) -> bytes:
     """Read and verify an upload.
 
     Raises NotFound if the viewer has none, CorruptBlob if it is damaged.

@@ -27,8 +27,8 @@ from resolvers.admin.task_steps import (
     TaskStepPlan,
     TaskStepResult,
     insert_tasks,
-    next_ids,
-    result_after_ids,
+    next_ids_of_task,
+    step_result_after_ids,
 )
 from resolvers.context import Context
 from resolvers.filters import loaders as filter_loaders
@@ -78,11 +78,14 @@ async def queue_filter_run(
     return task
 
 
-async def decide_next_messages(
+async def evaluate_filters_on_next_messages(
     ctx: Context, task_order: dict[str, Any], checkpoint: dict[str, Any]
 ) -> TaskStepPlan:
     """Read the next messages, and run the current filters on each."""
-    ids, chosen = next_ids(task_order, checkpoint, MESSAGES_PER_STEP), set(task_order["filters"])
+    ids, chosen = (
+        next_ids_of_task(task_order, checkpoint, MESSAGES_PER_STEP),
+        set(task_order["filters"]),
+    )
     ctx.clear_loaded()
     rows = await filter_loaders.load_all_of_user(ctx, require_user_id(ctx))
     rules = [filter_loaders.rule_from_row(row) for row in rows if row.id in chosen]
@@ -92,7 +95,7 @@ async def decide_next_messages(
     ):
         if isinstance(stored, StoredMessage) and rules:
             try:
-                found[key] = await _decide(stored, rules)
+                found[key] = await _evaluate_filters(stored, rules)
             except CorruptBlob as damage:  # the message stays where it is; the task continues
                 extra = {"message_id": key, "damage": str(damage)}
                 log.warning("filters were not applied to a damaged message", extra=extra)
@@ -100,7 +103,9 @@ async def decide_next_messages(
     return TaskStepPlan(ids=ids, prepared=found)
 
 
-async def _decide(message: StoredMessage, rules: Sequence[CompiledFilter]) -> FilterResult:
+async def _evaluate_filters(
+    message: StoredMessage, rules: Sequence[CompiledFilter]
+) -> FilterResult:
     tree = message.structure
     return await message.examine(
         lambda source: filter_compiler.filter_result(
@@ -110,14 +115,14 @@ async def _decide(message: StoredMessage, rules: Sequence[CompiledFilter]) -> Fi
     )
 
 
-async def apply_decisions(
+async def apply_filter_results(
     ctx: Context,
     session: AsyncSession,
     task_order: dict[str, Any],
     checkpoint: dict[str, Any],
     task_plan: TaskStepPlan,
 ) -> TaskStepResult:
-    """Apply the decisions to the messages that still exist, together for equal decisions."""
+    """Apply the filter results to the messages that still exist, together for equal results."""
     decisions: Mapping[int, FilterResult] = {
         k: one for k, one in task_plan.prepared.items() if one.matched_filter_ids
     }
@@ -128,7 +133,7 @@ async def apply_decisions(
     left = checkpoint.get("left", 0) + await doing.copy_while_quota_allows()
     await doing.move_and_archive()
     await _increment_match_counts(session, decisions.values())
-    result = result_after_ids(task_plan.ids, task_order, checkpoint, len(decisions))
+    result = step_result_after_ids(task_plan.ids, task_order, checkpoint, len(decisions))
     return TaskStepResult(
         {**result.checkpoint, "left": left}, result.done_count, has_more=result.has_more
     )
@@ -217,7 +222,7 @@ class _DecidedMessages:
             )
         if archived_rows:
             paths = {mailbox.id: mailbox.path for mailbox in self.mailbox_by_id.values()}
-            await row_changes.archive_messages(self.ctx, self.session, archived_rows, paths)
+            await row_changes.archive_as_deleted(self.ctx, self.session, archived_rows, paths)
 
     def _target_mailbox(self, row: ColumnRow) -> ColumnRow | None:
         """Return the target mailbox, or None if the message stays in its mailbox.

@@ -42,13 +42,13 @@ async def run_filters_on_message(
 
     def run_filters(parsed_message: ParsedSieveMessage) -> dict[int, EvaluatedFilter]:
         test_message = FilterTestMessage(parsed_message)
-        found = filter_compiler.evaluate_filters(active, test_message, after_stop=True)
+        found = filter_compiler.evaluate_filters(active, test_message, continue_after_stop=True)
         return {one.compiled_filter.filter_id: one for one in found} | {
-            rule.filter_id: EvaluatedFilter(rule, test_message.evaluate(rule.query)[0])
+            rule.filter_id: EvaluatedFilter(rule, test_message.matches_and_steps(rule.query)[0])
             for rule in inactive_rules
         }
 
-    found = await _run_on_message(ctx, message_id, raw_message, run_filters)
+    found = await _run_on_stored_or_raw_message(ctx, message_id, raw_message, run_filters)
     terms = await filter_loaders.load_terms_of_user(ctx, user_id)
     return [await _result_of_filter(ctx, row, found.get(row.id), terms) for row in rows]
 
@@ -71,7 +71,7 @@ async def _result_of_filter(
     return FilterDryRun(filter_row, outcome.matches, [f"{name}: {value}" for name, value in pairs])
 
 
-async def _run_on_message(
+async def _run_on_stored_or_raw_message(
     ctx: Context,
     message_id: int | None,
     raw_message: str | None,

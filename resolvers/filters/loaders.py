@@ -120,7 +120,7 @@ def _list_conditions(ctx: Context, conditions: FilterListConditions) -> list[Col
     return terms
 
 
-async def load_page_of_all(
+async def load_page_of_all_users(
     ctx: Context,
     conditions: FilterListConditions,
     page_request: PageRequest,
@@ -134,8 +134,8 @@ async def load_page_of_all(
     )
 
 
-async def count_of_all(ctx: Context, conditions: FilterListConditions) -> int:
-    """Count the filters of the list that `load_page_of_all` reads."""
+async def count_of_all_users(ctx: Context, conditions: FilterListConditions) -> int:
+    """Count the filters of the list that `load_page_of_all_users` reads."""
     statement = select(func.count().label("many")).select_from(Filter)
     (row,) = await ctx.read(statement.where(*_list_conditions(ctx, conditions)))
     return int(row.many)

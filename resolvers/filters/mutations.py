@@ -28,7 +28,7 @@ from resolvers.filters.loaders import (
     mailbox_ids_in_action,
     require_filter_capacity,
 )
-from resolvers.filters.validation import CheckedAction, FilterState
+from resolvers.filters.validation import CheckedAction, FilterBeforeChange
 from resolvers.users.selection import load_managed_users
 
 MAX_NAME_LENGTH = 255  # characters
@@ -52,12 +52,12 @@ async def create_filter(ctx: Context, user_id: int | None, values: FilterInputVa
     Raises InvalidInput, Forbidden, LimitReached or NotFound.
     """
     owner = require_user_id(ctx) if user_id is None else user_id
-    require_filter_permission(ctx, [owner])
+    require_permission_for_others_filters(ctx, [owner])
     async with ctx.write_session(owner) as session:
         (user,) = await load_managed_users(ctx, [owner], path="user")
         await require_filter_capacity(ctx, owner)
         validated = await validate_new_filter(ctx, owner, values)
-        validated.row.setdefault("order", await next_order(ctx, owner))
+        validated.row.setdefault("order", await next_run_order(ctx, owner))
         await insert_filters(ctx, session, user, [validated], "filterCreate")
     return int(validated.row["id"])
 
@@ -70,11 +70,11 @@ async def validate_new_filter(
     Raises InvalidInput or NotFound.
     """
     key = ctx.environment.new_id()
-    query = filter_validation.validate_query(values["query"], {}, ["query"])
-    checked_action = await filter_validation.validate_action(
-        ctx, values["action"], FilterState(key, owner_id), ["action"]
+    query = filter_validation.validated_merged_query(values["query"], {}, ["query"])
+    checked_action = await filter_validation.validated_merged_action(
+        ctx, values["action"], FilterBeforeChange(key, owner_id), ["action"]
     )
-    filter_validation.validate_script_size(key, query, checked_action)
+    filter_validation.require_filter_fits_into_script(key, query, checked_action)
     row = {
         "id": key,
         "user_id": owner_id,
@@ -102,7 +102,7 @@ async def insert_filters(
         table = core_table(Filter)
         await (await session.connection()).execute(insert(table), [one.row for one in filters])
         await ctx.record_change(session, user.id, ChangeKind.FILTER_CHANGED, list(rows))
-    await _log_new_targets(
+    await _log_new_targets_to_security_log(
         ctx, session, {key: (user.id, one.new_targets) for key, one in rows.items()}
     )
     await _log_for_admins(
@@ -128,7 +128,7 @@ async def delete_all_of_user(
     )
 
 
-async def next_order(ctx: Context, owner_id: int) -> int:
+async def next_run_order(ctx: Context, owner_id: int) -> int:
     """Return the order number after all filters of a user."""
     statement = select(func.max(col(Filter.order)).label("last")).where(
         col(Filter.user_id) == owner_id
@@ -149,7 +149,7 @@ async def update_filters(
     visible_rows = await _load_visible_rows(ctx, filter_ids)
     require_all_found(filter_ids, {row.id for row in visible_rows})
     owners = {row.user_id for row in visible_rows}
-    require_filter_permission(ctx, owners)
+    require_permission_for_others_filters(ctx, owners)
     async with ctx.write_session(*owners) as session:
         users = {user.id: user for user in await load_managed_users(ctx, owners, path="ids")}
         rows = await _load_visible_rows(ctx, filter_ids)
@@ -170,7 +170,7 @@ async def update_filters(
                 )
         changed_rows = [row for row in rows if changes_by_filter[row.id]]
         await _record_changes(ctx, session, changed_rows)
-        await _log_new_targets(ctx, session, new_targets_by_filter)
+        await _log_new_targets_to_security_log(ctx, session, new_targets_by_filter)
         log = {
             row.id: LoggedFilterChange(users[row.user_id], row._asdict(), changes_by_filter[row.id])
             for row in changed_rows
@@ -184,20 +184,20 @@ async def _updated_columns(
     """Return the new column values and the validated action."""
     query, at = filter_row.query, ["set", "query"]
     if values.get("query") is not None:
-        query = filter_validation.validate_query(values["query"], filter_row.query, at)
+        query = filter_validation.validated_merged_query(values["query"], filter_row.query, at)
     checked_action = CheckedAction(filter_row.action, filter_row.targets, filter_row.relays)
     if values.get("action") is not None:
-        filter_state = FilterState(
+        filter_state = FilterBeforeChange(
             filter_row.id,
             filter_row.user_id,
             filter_row.action,
             filter_row.targets,
             filter_row.relays,
         )
-        checked_action = await filter_validation.validate_action(
+        checked_action = await filter_validation.validated_merged_action(
             ctx, values["action"], filter_state, ["set", "action"]
         )
-    filter_validation.validate_script_size(filter_row.id, query, checked_action)
+    filter_validation.require_filter_fits_into_script(filter_row.id, query, checked_action)
     return {
         **_validated_simple_columns(values, ("set",)),
         **_query_and_action_columns(query, checked_action),
@@ -209,7 +209,7 @@ async def delete_filters(ctx: Context, filter_ids: Sequence[int]) -> None:
     visible_rows = await _load_visible_rows(ctx, filter_ids)
     require_all_found(filter_ids, {row.id for row in visible_rows})
     owners = {row.user_id for row in visible_rows}
-    require_filter_permission(ctx, owners)
+    require_permission_for_others_filters(ctx, owners)
     async with ctx.write_session(*owners) as session:
         users = {user.id: user for user in await load_managed_users(ctx, owners, path="ids")}
         rows = await _load_visible_rows(ctx, filter_ids)
@@ -258,7 +258,7 @@ async def _load_visible_rows(ctx: Context, filter_ids: Sequence[int]) -> Sequenc
     return await ctx.read(statement.order_by(col(Filter.id)))
 
 
-def require_filter_permission(ctx: Context, owner_ids: Collection[int]) -> None:
+def require_permission_for_others_filters(ctx: Context, owner_ids: Collection[int]) -> None:
     """Raise Forbidden if a DOMAIN_ADMIN lacks the permission FILTERS for filters of others."""
     if set(owner_ids) - {ctx.viewer.user_id}:
         needs = GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.FILTERS)
@@ -316,7 +316,7 @@ async def _record_changes(ctx: Context, session: AsyncSession, rows: Sequence[Co
         await ctx.record_changes(session, changes_by_user)
 
 
-async def _log_new_targets(
+async def _log_new_targets_to_security_log(
     ctx: Context,
     session: AsyncSession,
     owner_and_targets_by_filter: Mapping[int, tuple[int, Sequence[str]]],

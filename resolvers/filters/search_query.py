@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from mail.filters.sieve_to_conditions import NEVER_TRUE, QueryForm, merge_queries
+from mail.filters.sieve_to_conditions import NEVER_TRUE, QueryForm, query_requiring_all
 from models.errors import InvalidInput
 from resolvers.search.query_keys import FilterFields
 from resolvers.search.query_parser import parse_search_query
@@ -39,14 +39,14 @@ def filter_tests_from_search_text(search_text: str, input_path: Sequence[str]) -
     if found.problems:
         error_text = "; ".join(map(str, found.problems[:5]))
         raise InvalidInput(error_text, constraint="syntax", path=input_path)
-    refused = parse_search_query(search_text, _ANY_TIME, _require_testable).problems
+    refused = parse_search_query(search_text, _ANY_TIME, _require_testable_at_delivery).problems
     if refused:
         terms = "; ".join(f"{one.term[:40]!r} at {one.position}: {one.message}" for one in refused)
         raise InvalidInput(terms, constraint="unsupported", path=input_path)
     return _query_from_fields(found.fields)
 
 
-def _require_testable(fields: FilterFields) -> None:
+def _require_testable_at_delivery(fields: FilterFields) -> None:
     for name in fields:
         if name in _FIELDS_NOT_AT_DELIVERY:
             raise InvalidInput(NOT_AT_DELIVERY_MESSAGE, constraint="unsupported")
@@ -55,10 +55,10 @@ def _require_testable(fields: FilterFields) -> None:
 
 
 def _query_from_fields(fields: FilterFields) -> QueryForm:
-    return merge_queries(_TEST_BUILDERS[name](name, value) for name, value in fields.items())
+    return query_requiring_all(_TEST_BUILDERS[name](name, value) for name, value in fields.items())
 
 
-def _same_test(name: str, value: Any) -> QueryForm:
+def _test_of_same_name(name: str, value: Any) -> QueryForm:
     return {name: value}
 
 
@@ -87,7 +87,7 @@ def _smaller_test(_name: str, value: int) -> QueryForm:
 
 
 def _words_test(_name: str, value: str) -> QueryForm:
-    return merge_queries(_test_of_each_word(value))
+    return query_requiring_all(_test_of_each_word(value))
 
 
 def _test_of_each_word(search_text: str) -> Iterator[QueryForm]:
@@ -99,7 +99,7 @@ def _test_of_each_word(search_text: str) -> Iterator[QueryForm]:
 
 
 def _all_test(_name: str, value: Sequence[FilterFields]) -> QueryForm:
-    return merge_queries(map(_query_from_fields, value)) if value else NEVER_TRUE
+    return query_requiring_all(map(_query_from_fields, value)) if value else NEVER_TRUE
 
 
 def _any_test(_name: str, value: Sequence[FilterFields]) -> QueryForm:
@@ -111,7 +111,7 @@ def _not_test(_name: str, value: FilterFields) -> QueryForm:
 
 
 _TEST_BUILDERS: dict[str, Callable[[str, Any], QueryForm]] = {
-    **dict.fromkeys(("from", "to", "subject", "listId", "hasAttachment"), _same_test),
+    **dict.fromkeys(("from", "to", "subject", "listId", "hasAttachment"), _test_of_same_name),
     **dict.fromkeys(_HEADER_BY_FIELD, _named_header_test),
     "body": _body_test, "header": _header_test, "attachment": _attachment_test,
     "larger": _larger_test, "smaller": _smaller_test, "query": _words_test,

@@ -16,7 +16,7 @@ from resolvers.context import Context
 from resolvers.filters import mutations as filter_mutations
 from resolvers.filters.loaders import require_filter_capacity
 from resolvers.filters.mutations import ORDER_RANGE, ValidatedFilter
-from resolvers.filters.sieve_script_mutations import not_compiled_error, validate_size
+from resolvers.filters.sieve_script_mutations import not_compiled_error, validated_script_size
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.users.selection import load_managed_users
@@ -41,8 +41,8 @@ async def import_script(
     Raises NotCompiled or InvalidInput for each mistake, LimitReached, Forbidden or NotFound.
     """
     owner = require_user_id(ctx) if user_id is None else user_id
-    filter_mutations.require_filter_permission(ctx, [owner])
-    validate_size(script_text)
+    filter_mutations.require_permission_for_others_filters(ctx, [owner])
+    validated_script_size(script_text)
     reading = await asyncio.to_thread(_parse_script, ctx, script_text)
     async with ctx.write_session(owner) as session:
         (user,) = await load_managed_users(ctx, [owner], path="user")
@@ -50,7 +50,7 @@ async def import_script(
             await filter_mutations.delete_all_of_user(ctx, session, user, MUTATION_NAME)
         await require_filter_capacity(ctx, owner, len(reading.filters), "content")
         validated_filters = await _validate_filters(ctx, owner, reading.filters)
-        first = await filter_mutations.next_order(ctx, owner)
+        first = await filter_mutations.next_run_order(ctx, owner)
         for nth, one in enumerate(validated_filters):
             one.row["order"] = min(first + nth, ORDER_RANGE[-1])
         await filter_mutations.insert_filters(ctx, session, user, validated_filters, MUTATION_NAME)

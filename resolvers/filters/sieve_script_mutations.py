@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import delete, insert, select, update
 from sqlmodel import col
 
-from mail.filters.script_cache import cached_program, redirect_addresses
+from mail.filters.script_cache import compile_script_cached, redirect_addresses
 from mail.filters.script_environment import PERSONAL_LOCATION
 from mail.sieve import SieveError, limits
 from models.errors import (
@@ -34,7 +34,7 @@ from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Context, GuardRule
 from resolvers.filters.sieve_scripts import required_extensions
 from resolvers.users.selection import UserSelector
-from resolvers.users.user_locks import LockedUsers, lock_users
+from resolvers.users.user_locks import LockedUsers, lock_users_and_store_changes
 
 MAX_SCRIPTS = 25  # per account
 MAX_NAME_LENGTH = 128  # characters (RFC 5804, section 1.6)
@@ -70,7 +70,7 @@ async def put_script(
     """
     name = validate_name(name)
     compiled = await asyncio.to_thread(_compile_script, script_text)
-    async with _change_scripts(ctx, users, "sieveScriptPut") as changes:
+    async with _lock_scripts_and_store_changes(ctx, users, "sieveScriptPut") as changes:
         now = ctx.environment.now()
         for user, rows in changes.scripts_by_user.items():
             before = rows.get(name)
@@ -117,9 +117,9 @@ def _compile_script(script_text: str) -> CompiledScript:
 
     Raises NotCompiled or InvalidInput.
     """
-    size = validate_size(script_text)
+    size = validated_script_size(script_text)
     try:
-        program = cached_program(script_text)
+        program = compile_script_cached(script_text)
         requires = sorted(required_extensions(script_text))
     except SieveError as error:
         raise not_compiled_error(error) from error
@@ -130,7 +130,7 @@ def _compile_script(script_text: str) -> CompiledScript:
     )
 
 
-def validate_size(script_text: str) -> int:
+def validated_script_size(script_text: str) -> int:
     """Return the size of a script in bytes. Raises InvalidInput if it is too large."""
     size = len(script_text.encode(errors="surrogatepass"))
     if size > limits.MAX_SCRIPT_BYTES:
@@ -155,7 +155,7 @@ async def activate_script(ctx: Context, users: UserSelector, name: str) -> list[
     Returns the script IDs. Raises NotFound or Forbidden.
     """
     name = unicodedata.normalize("NFC", name)
-    async with _change_scripts(ctx, users, "sieveScriptActivate") as changes:
+    async with _lock_scripts_and_store_changes(ctx, users, "sieveScriptActivate") as changes:
         now = ctx.environment.now()
         for user in changes.scripts_by_user:
             row = changes.require_script(user, name)
@@ -167,7 +167,7 @@ async def activate_script(ctx: Context, users: UserSelector, name: str) -> list[
 
 async def deactivate_scripts(ctx: Context, users: UserSelector) -> list[int]:
     """Deactivate the active script of each account. Returns the user IDs."""
-    async with _change_scripts(ctx, users, "sieveScriptDeactivate") as work:
+    async with _lock_scripts_and_store_changes(ctx, users, "sieveScriptDeactivate") as work:
         for user in work.scripts_by_user:
             work.deactivate_scripts(user)
     return list(work.scripts_by_user)
@@ -184,7 +184,7 @@ async def delete_scripts(
     if not 0 < len(script_names) <= MAX_SCRIPTS:
         text = f"1 to {MAX_SCRIPTS} names"
         raise InvalidInput(text, constraint="range", path=["names"])
-    async with _change_scripts(ctx, users, "sieveScriptDelete") as changes:
+    async with _lock_scripts_and_store_changes(ctx, users, "sieveScriptDelete") as changes:
         for user in changes.scripts_by_user:
             for nth, name in enumerate(script_names):
                 row = changes.require_script(user, name, input_field="names", index=nth)
@@ -201,7 +201,7 @@ async def rename_script(ctx: Context, users: UserSelector, name: str, new_name: 
     Returns the script IDs. Raises NotFound, InvalidInput, or Conflict if the name is in use.
     """
     name, new_name = unicodedata.normalize("NFC", name), validate_name(new_name, "newName")
-    async with _change_scripts(ctx, users, "sieveScriptRename") as changes:
+    async with _lock_scripts_and_store_changes(ctx, users, "sieveScriptRename") as changes:
         now = ctx.environment.now()
         for user, rows in changes.scripts_by_user.items():
             row = changes.require_script(user, name)
@@ -272,12 +272,12 @@ class _ScriptChanges:
 
 
 @asynccontextmanager
-async def _change_scripts(
+async def _lock_scripts_and_store_changes(
     ctx: Context, users: UserSelector, mutation_name: str
 ) -> AsyncGenerator[_ScriptChanges]:
     """Lock the accounts, and on leaving write, record and log the changes of their scripts."""
-    async with lock_users(ctx, users, mutation_name) as locked_users:
-        _require_filter_permission(ctx, locked_users)
+    async with lock_users_and_store_changes(ctx, users, mutation_name) as locked_users:
+        _require_permission_for_others_scripts(ctx, locked_users)
         changes = _ScriptChanges(ctx, await _load_scripts_by_user(locked_users))
         yield changes
         await _write_changes(locked_users, changes)
@@ -285,7 +285,7 @@ async def _change_scripts(
             user: [JournalEntry(ChangeKind.SIEVE_CHANGED, keys, {}, ctx.session_id)]
             for user, keys in changes.changed_ids_by_user.items()
         }
-        await journal.record_in_user_streams(
+        await journal.record_entries_in_streams_or_raise(
             locked_users.session, entries, at=ctx.environment.now()
         )
         await _log_for_admins(ctx, locked_users, changes, mutation_name)
@@ -318,12 +318,12 @@ def _new_redirect_events(changes: _ScriptChanges) -> list[NewSecurityEvent]:
 
 def _redirect_addresses(script_text: str) -> set[str]:
     try:
-        return redirect_addresses(cached_program(script_text))
+        return redirect_addresses(compile_script_cached(script_text))
     except SieveError:  # an earlier version accepted this script
         return set()
 
 
-def _require_filter_permission(ctx: Context, locked: LockedUsers) -> None:
+def _require_permission_for_others_scripts(ctx: Context, locked: LockedUsers) -> None:
     """Raise Forbidden if a DOMAIN_ADMIN lacks the permission FILTERS for scripts of others."""
     if any(row.id != ctx.viewer.user_id for row in locked.rows):
         needs = GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.FILTERS)

@@ -9,7 +9,7 @@ from sqlmodel import col
 
 from mail import mime, sieve
 from mail.filters import script_environment
-from mail.filters.script_cache import cached_program
+from mail.filters.script_cache import compile_script_cached
 from mail.filters.script_environment import UserScript
 from mail.sieve import (
     Action,
@@ -144,7 +144,7 @@ class ScriptCheck:
     requires: Sequence[str] = field(default_factory=list)
 
 
-async def check_script(
+async def compile_and_dry_run_script(
     ctx: Context, script_text: str, user_id: int, message_id: int | None
 ) -> ScriptCheck:
     """Compile a script of an account, and run it without effects on one of its messages.
@@ -173,8 +173,8 @@ async def check_script(
 
     def run_script(source: mime.ByteSource) -> ScriptCheck:
         parsed_message = sieve.ParsedSieveMessage(source, stored.structure)
-        program = cached_program(script_text)
-        return _run_check(
+        program = compile_script_cached(script_text)
+        return _with_run_result(
             found, lambda: sieve.run_script(program, parsed_message, envelope, circumstances)
         )
 
@@ -201,13 +201,13 @@ def _compile_check(script_text: str) -> ScriptCheck:
 
 def required_extensions(script_text: str) -> Collection[str]:
     """Return the extensions that a script requires. Raises SieveError if it does not compile."""
-    return cached_program(script_text).extensions - ALWAYS_AVAILABLE_EXTENSIONS
+    return compile_script_cached(script_text).extensions - ALWAYS_AVAILABLE_EXTENSIONS
 
 
 ALWAYS_AVAILABLE_EXTENSIONS = sieve.compile_script("").extensions  # without `require`
 
 
-def _run_check(compiled_check: ScriptCheck, run: Callable[[], SievePlan]) -> ScriptCheck:
+def _with_run_result(compiled_check: ScriptCheck, run: Callable[[], SievePlan]) -> ScriptCheck:
     try:
         plan = run()
     except SieveRunError as error:

@@ -78,7 +78,7 @@ def _exported_action(
     return found
 
 
-async def import_filter(
+async def import_filter_returning_dropped_targets(
     ctx: Context, record: FilterRecord, mailbox_paths: Collection[str]
 ) -> list[str]:
     """Create a filter from an exported record, unless the user has an equal one.

@@ -20,7 +20,7 @@ from mail.sieve.extensions.core_commands import FIELD_NAME
 from models.errors import ErrorCollector, InvalidInput, MultipleErrors, NotFound
 from models.mailboxes.tables import HOLDING_USES
 from models.notifications.webhooks import Webhook
-from resolvers.addresses.targets import ForwardTargets, validate_targets
+from resolvers.addresses.targets import TargetsWithRelayPasswords, validate_forward_targets
 from resolvers.context import Context
 from resolvers.filters import search_query
 from resolvers.mailboxes import loaders as mailbox_loaders
@@ -44,7 +44,7 @@ InputValues = Mapping[str, Any]
 InputPath = Sequence[str]
 
 
-def validate_query(
+def validated_merged_query(
     values: InputValues, stored_query: InputValues, path: InputPath
 ) -> dict[str, Any]:
     """Merge the input into a stored query and return it. None removes a test.
@@ -163,7 +163,7 @@ def _validated_regex_test(values: InputValues, path: InputPath) -> dict[str, Any
 
 
 @dataclass(frozen=True, slots=True)
-class FilterState:
+class FilterBeforeChange:
     """A filter and its stored action, before the change."""
 
     filter_id: int
@@ -183,8 +183,8 @@ class CheckedAction:
     new_targets: Sequence[str] = ()  # targets that the filter did not have
 
 
-async def validate_action(
-    ctx: Context, values: InputValues, filter_state: FilterState, path: InputPath
+async def validated_merged_action(
+    ctx: Context, values: InputValues, filter_state: FilterBeforeChange, path: InputPath
 ) -> CheckedAction:
     """Merge the input into a stored action and return it. None removes a part.
 
@@ -211,15 +211,17 @@ async def validate_action(
 
 
 async def _validated_action_part(
-    ctx: Context, action_name: str, value: Any, filter_state: FilterState, path: InputPath
+    ctx: Context, action_name: str, value: Any, filter_state: FilterBeforeChange, path: InputPath
 ) -> Any:
     """Return one part of an action in its stored form, or None to remove it."""
     if value is None or value == [] or (action_name == "stop" and not value):
         return None
     if action_name == "mailbox":
-        (value,) = await _mailbox_ids(ctx, filter_state.user_id, [value], path)
+        (value,) = await _require_target_mailbox_ids(ctx, filter_state.user_id, [value], path)
     elif action_name == "copyTo":
-        value = await _mailbox_ids(ctx, filter_state.user_id, value, path, is_list=True)
+        value = await _require_target_mailbox_ids(
+            ctx, filter_state.user_id, value, path, is_list=True
+        )
     elif action_name == "webhook":
         value = await _require_webhook_id(ctx, value, filter_state.user_id, path)
     elif action_name in ("labels", "removeLabels"):
@@ -229,7 +231,7 @@ async def _validated_action_part(
     return value
 
 
-async def _mailbox_ids(
+async def _require_target_mailbox_ids(
     ctx: Context,
     user_id: int,
     selectors: Sequence[MailboxSelector],
@@ -290,15 +292,17 @@ async def _require_webhook_id(ctx: Context, webhook_id: int, user_id: int, path:
 
 
 async def _validated_targets(
-    ctx: Context, target_texts: Sequence[str], filter_state: FilterState, path: InputPath
+    ctx: Context, target_texts: Sequence[str], filter_state: FilterBeforeChange, path: InputPath
 ) -> CheckedAction:
     """Return the targets in their stored form. Raises InvalidInput for an address of the user."""
     if len(target_texts) > MAX_TARGETS:
         raise InvalidInput(f"at most {MAX_TARGETS} targets", constraint="max", path=path)
-    old_relays = forward_targets.open_relays(
+    old_relays = forward_targets.decrypt_relay_urls(
         ctx.environment, filter_state.filter_id, filter_state.encrypted_relays
     )
-    targets: ForwardTargets = validate_targets(ctx, target_texts, old_relays, path)
+    targets: TargetsWithRelayPasswords = validate_forward_targets(
+        ctx, target_texts, old_relays, path
+    )
     addresses = [one for one in targets.shown_targets if "://" not in one]
     local_addresses = await resolve_addresses(ctx.environment, addresses, ctx.read)
     for index, text in enumerate(targets.shown_targets):
@@ -307,7 +311,7 @@ async def _validated_targets(
                 "a filter does not send on to its own account: mailbox and copyTo store there"
             )
             raise InvalidInput(error_text, constraint="self", path=path, index=index)
-    sealed = forward_targets.seal_relays(
+    sealed = forward_targets.encrypt_relay_urls(
         ctx.environment, filter_state.filter_id, targets.relays_with_password
     )
     new_targets = [
@@ -319,7 +323,7 @@ async def _validated_targets(
     return CheckedAction({}, targets.shown_targets, sealed, new_targets)
 
 
-def validate_script_size(
+def require_filter_fits_into_script(
     filter_id: int, stored_query: InputValues, checked_action: CheckedAction
 ) -> None:
     """Raise InvalidInput if the filter is larger than a Sieve script can be."""

@@ -16,7 +16,7 @@ from models.users.tables import User
 from resolvers.access import require_user_id
 from resolvers.context import Context
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes, require_mailbox
+from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes, require_own_or_shared_mailbox
 from resolvers.mailboxes.owners import LockedAccounts
 from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
@@ -37,7 +37,9 @@ async def create_child_mailboxes(
     """
     if users.is_given:
         raise InvalidInput("a parent says whose they are", constraint="exclusive", path=["users"])
-    mailbox = await require_mailbox(ctx, parent, ShareRight.CREATE, path_in_input=PARENT_PATH)
+    mailbox = await require_own_or_shared_mailbox(
+        ctx, parent, ShareRight.CREATE, path_in_input=PARENT_PATH
+    )
     if mailbox.user_id == require_user_id(ctx):
         return await mailbox_loaders.create_mailboxes(
             ctx, _with_parent_path(new_mailboxes, mailbox)
@@ -47,7 +49,7 @@ async def create_child_mailboxes(
     if new_mailboxes.encrypt_messages:
         raise Forbidden("encryption is for the owner to ask for", path=["encryptMessages"])
     async with ctx.write_session(mailbox.user_id) as session:
-        mailbox = await require_mailbox(
+        mailbox = await require_own_or_shared_mailbox(
             ctx, MailboxSelector(id=mailbox.id), ShareRight.CREATE, path_in_input=PARENT_PATH
         )
         owner = select(*select_columns(User)).where(col(User.id) == mailbox.user_id)
@@ -58,7 +60,7 @@ async def create_child_mailboxes(
             for nth, path in enumerate(below.paths)
         ]
         try:
-            found, created = await mailbox_loaders.create_in_transaction(
+            found, created = await mailbox_loaders.create_with_parents_in_transaction(
                 locked_accounts, validated_paths, below
             )
         except LimitReached as full:  # only the owner may learn the count

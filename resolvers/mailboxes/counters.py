@@ -8,7 +8,7 @@ from sqlmodel import col
 from models.events.journal import ChangeKind, JournalEvent
 from models.mailboxes.tables import Mailbox
 from models.store.columns import ColumnRow, select_columns
-from resolvers.access import is_visible_record, require_user_id
+from resolvers.access import is_visible_or_managed, require_user_id
 from resolvers.changes import managed_streams, stream_reader
 from resolvers.changes.stream_reader import FollowRequest
 from resolvers.context import Context
@@ -25,11 +25,11 @@ async def follow_counters(ctx: Context, user_id: int | None) -> AsyncGenerator[S
 
     For the viewer's own account it includes the mailboxes that others share.
     """
-    hear = managed_streams.select_user_stream(user_id)
-    since = await stream_reader.load_current_positions(
+    hear = managed_streams.selector_of_user_stream(user_id)
+    since = await stream_reader.load_last_stream_positions(
         ctx, hear
     )  # read before the rows, so that no change is lost
-    rows = await _load_visible_mailboxes(ctx, user_id)
+    rows = await _load_mailboxes_of_user_or_viewer(ctx, user_id)
     last_counters = {row.id: _counters(row) for row in rows}
     yield rows
     async for batch in stream_reader.follow_changes(
@@ -37,7 +37,7 @@ async def follow_counters(ctx: Context, user_id: int | None) -> AsyncGenerator[S
     ):
         keys = sorted(_affected_mailbox_ids(batch.events))
         rows = (
-            await _load_visible_mailboxes(ctx, user_id)
+            await _load_mailboxes_of_user_or_viewer(ctx, user_id)
             if batch.resync_reason
             else await _load_still_visible(ctx, keys)
         )
@@ -52,9 +52,12 @@ def _counters(row: ColumnRow) -> tuple[int, int]:
     return row.total, row.unseen
 
 
-async def _load_visible_mailboxes(ctx: Context, user_id: int | None) -> Sequence[ColumnRow]:
+async def _load_mailboxes_of_user_or_viewer(
+    ctx: Context, user_id: int | None
+) -> Sequence[ColumnRow]:
     statement = select(*select_columns(Mailbox)).where(
-        col(Mailbox.user_id) == (user_id or require_user_id(ctx)), is_visible_record(ctx, Mailbox)
+        col(Mailbox.user_id) == (user_id or require_user_id(ctx)),
+        is_visible_or_managed(ctx, Mailbox),
     )
     rows = list(await ctx.read(statement.order_by(col(Mailbox.path))))
     shared = (

@@ -23,8 +23,12 @@ from resolvers.mailboxes.loaders import (
     load_by_selectors,
     load_trees,
 )
-from resolvers.mailboxes.owners import LockedAccounts, lock_owners
-from resolvers.messages.bulk.row_changes import STATE_COLUMNS, archive_messages, group_rows_by_user
+from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_log_change
+from resolvers.messages.bulk.row_changes import (
+    STATE_COLUMNS,
+    archive_as_deleted,
+    group_rows_by_user,
+)
 from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
 TREE_COLUMNS = frozenset({"id", "user_id", "path", "special_use", "hidden", "total", "subscribed"})
@@ -58,7 +62,7 @@ async def delete_mailboxes(
         f"at most {max_mailboxes} at once",
         path=["mailboxes"],
     )
-    async with lock_owners(
+    async with lock_mail_owners_and_log_change(
         ctx, users, "mailboxDelete", extra_streams=shares.load_grantee_ids
     ) as locked_owners:
         all_trees = await ctx.load_many(
@@ -72,7 +76,7 @@ async def delete_mailboxes(
             deleted_by_user[user] = _mailboxes_to_delete(
                 locked_owners, user, selected_rows, tree, request
             )
-        await _delete_rows(
+        await _archive_and_delete_mailboxes(
             locked_owners, deleted_by_user, deletes_subscriptions=request.deletes_subscriptions
         )
     return [row.id for user_rows in deleted_by_user.values() for row in user_rows]
@@ -91,11 +95,15 @@ def _mailboxes_to_delete(
     for index, (name, row) in enumerate(zip(request.selectors, selected, strict=True)):
         if row is None:
             raise NotFound(
-                locked.text_with_username(user_id, str(name)), path=["mailboxes"], index=index
+                locked.prefix_username_unless_viewer(user_id, str(name)),
+                path=["mailboxes"],
+                index=index,
             )
         below = [other for other in tree if other.path.startswith(f"{row.path}/")]
         if not request.is_recursive and any(other.id not in listed for other in below):
-            text = locked.text_with_username(user_id, "there are folders below it: say recursive")
+            text = locked.prefix_username_unless_viewer(
+                user_id, "there are folders below it: say recursive"
+            )
             raise Conflict(text, path=["mailboxes"], index=index)
         for one in (row, *(below if request.is_recursive else ())):
             _require_deletable(locked, one, index, requires_empty=request.requires_empty)
@@ -109,21 +117,23 @@ def _require_deletable(
     """Raise Forbidden if the mailbox can't be deleted, and Conflict if it has to be empty."""
     if mailbox.special_use or mailbox.hidden:
         text = "INBOX, hidden folders and those with a role stay"
-        refusal = Forbidden(locked.text_with_username(mailbox.user_id, text), path=["mailboxes"])
+        refusal = Forbidden(
+            locked.prefix_username_unless_viewer(mailbox.user_id, text), path=["mailboxes"]
+        )
         refusal.index = index
         raise refusal
     if requires_empty and mailbox.total:
-        text = locked.text_with_username(mailbox.user_id, "the folder is not empty")
+        text = locked.prefix_username_unless_viewer(mailbox.user_id, "the folder is not empty")
         raise Conflict(text, path=["mailboxes"], index=index)
 
 
-async def _delete_rows(
+async def _archive_and_delete_mailboxes(
     locked: LockedAccounts,
     mailboxes_by_user: Mapping[int, Sequence[ColumnRow]],
     *,
     deletes_subscriptions: bool,
 ) -> None:
-    """Delete the mailboxes with their shares, subscriptions and uses in filters, and record it."""
+    """Archive the messages, delete the mailboxes with shares and filters, and record it."""
     connection = await locked.session.connection()
     rows = [row for user_rows in mailboxes_by_user.values() for row in user_rows]
     await _archive_messages(locked, rows)
@@ -139,7 +149,7 @@ async def _delete_rows(
             user: before[user] | set(_subscribed_paths(user_rows))
             for user, user_rows in mailboxes_by_user.items()
         }
-        await subscriptions.replace_subscriptions(locked.session, before, after)
+        await subscriptions.write_changed_folderless_subscriptions(locked.session, before, after)
     kind = ChangeKind.MAILBOX_DELETED
     keys_of = {user: {row.id for row in user_rows} for user, user_rows in mailboxes_by_user.items()}
     filters = await filter_mutations.delete_filters_using_mailboxes(
@@ -187,7 +197,7 @@ async def delete_empty_mailboxes(
             deleted_rows_by_id[row.id] = row
     if deleted_rows_by_id:
         rows_by_user = group_rows_by_user(deleted_rows_by_id.values())
-        await _delete_rows(
+        await _archive_and_delete_mailboxes(
             LockedAccounts(ctx, session, []), rows_by_user, deletes_subscriptions=True
         )
     return list(deleted_rows_by_id)
@@ -208,4 +218,4 @@ async def _archive_messages(locked: LockedAccounts, mailboxes: Sequence[ColumnRo
         )
         while messages := (await connection.execute(statement)).all():
             ordered = sorted(messages, key=lambda row: row.id)
-            await archive_messages(locked.ctx, locked.session, ordered, paths)
+            await archive_as_deleted(locked.ctx, locked.session, ordered, paths)

@@ -14,7 +14,7 @@ from models.store.keyset_pages import Page, PageRequest
 from models.store.prepared_statements import raw_values, rows_at
 from models.users.tables import User
 from resolvers import pagination
-from resolvers.access import is_visible_record
+from resolvers.access import is_visible_or_managed
 from resolvers.context import Context
 from resolvers.mailboxes.loaders import MailboxTreeKey, load_trees, matches_pattern_sql
 from resolvers.pagination import PageScan
@@ -83,7 +83,7 @@ async def _list_conditions(
     statement = select(col(User.id)).where(await selection_condition(ctx, users))
     terms = [
         col(Mailbox.user_id).in_(statement),
-        is_visible_record(ctx, Mailbox),
+        is_visible_or_managed(ctx, Mailbox),
         ~col(Mailbox.hidden),
     ]
     return (
@@ -93,7 +93,7 @@ async def _list_conditions(
     )
 
 
-async def load_page_of_users(
+async def load_mailbox_page_of_users(
     ctx: Context,
     users: UserSelector,
     path_masks: Sequence[str] | None,
@@ -112,10 +112,10 @@ async def load_page_of_users(
     )
 
 
-async def count_of_users(
+async def count_mailboxes_of_users(
     ctx: Context, users: UserSelector, path_masks: Sequence[str] | None
 ) -> int:
-    """Count the mailboxes of the list that `load_page_of_users` reads."""
+    """Count the mailboxes of the list that `load_mailbox_page_of_users` reads."""
     statement = select(func.count().label("many")).select_from(Mailbox)
     (row,) = await ctx.read(statement.where(*await _list_conditions(ctx, users, path_masks)))
     return int(row.many)

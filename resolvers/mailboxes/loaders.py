@@ -21,17 +21,17 @@ from models.store.columns import ColumnRow, select_columns
 from models.store.prepared_statements import prepare_cached, raw_values, rows_at
 from models.users.tables import User
 from resolvers.access import (
+    can_see_mail_of_others,
+    can_see_managed_mail_records,
     is_own_prepared,
     is_shared,
-    is_visible_record,
+    is_visible_or_managed,
     require_user_id,
-    sees_administered_records,
-    sees_mail_of_others,
 )
 from resolvers.context import Context
 from resolvers.mailboxes import rights as mailbox_rights
 from resolvers.mailboxes import subscriptions
-from resolvers.mailboxes.owners import LockedAccounts, lock_owners
+from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_log_change
 from resolvers.pagination import MAX_SEPARATE_PAGES, read_by_keys
 from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
@@ -115,7 +115,7 @@ async def _load_trees_with_pattern(
         return [(tree_keys[0], rows_at(rows, sorted(range(len(rows)), key=sort_keys.__getitem__)))]
     statement = select(*select_columns(Mailbox, columns)).where(
         col(Mailbox.user_id).in_({key.user_id for key in tree_keys}),
-        is_visible_record(ctx, Mailbox),
+        is_visible_or_managed(ctx, Mailbox),
     )
     if pattern is not None:
         statement = statement.where(matches_pattern_sql(ctx, pattern))
@@ -138,7 +138,7 @@ def _can_use_prepared_select(ctx: Context, user_id: int) -> bool:
 
     It is for the viewer, and for other users if the viewer can't see their mailboxes.
     """
-    return user_id == ctx.viewer.user_id or not sees_mail_of_others(ctx)
+    return user_id == ctx.viewer.user_id or not can_see_mail_of_others(ctx)
 
 
 @prepare_cached
@@ -148,7 +148,7 @@ def _own_tree_query(columns: frozenset[str]) -> Select[*tuple[Any, ...]]:
 
 async def load_by_ids(ctx: Context, mailbox_ids: list[int]) -> list[ColumnRow | None]:
     """Load the mailboxes with these IDs, in this order. None if the viewer can't see one."""
-    statement = select(*select_columns(Mailbox)).where(is_visible_record(ctx, Mailbox))
+    statement = select(*select_columns(Mailbox)).where(is_visible_or_managed(ctx, Mailbox))
     return await read_by_keys(ctx, statement, col(Mailbox.id), mailbox_ids)
 
 
@@ -171,7 +171,7 @@ async def load_by_selectors(
     users = {user_id for user_id, _ in user_ids_and_selectors}
     statement = select(*select_columns(Mailbox)).where(
         col(Mailbox.user_id).in_(users),
-        is_visible_record(ctx, Mailbox),
+        is_visible_or_managed(ctx, Mailbox),
         or_(
             *(
                 getattr(Mailbox, field_name).in_(
@@ -239,7 +239,7 @@ def _own_by_field_query(field_name: str) -> Select[*tuple[Any, ...]]:
     )
 
 
-async def require_mailbox(
+async def require_own_or_shared_mailbox(
     ctx: Context,
     selector: MailboxSelector,
     right: ShareRight | None = None,
@@ -253,7 +253,7 @@ async def require_mailbox(
     """
     row = await ctx.load(load_by_selectors, (require_user_id(ctx), selector))
     if row is None and right is not None:
-        row = await _find_shared(ctx, selector, right, path_in_input)
+        row = await _find_shared_with_right(ctx, selector, right, path_in_input)
     if row is None:
         raise NotFound(str(selector), path=path_in_input)
     return row
@@ -275,14 +275,14 @@ async def find_visible(
         )
         row = own_row or await ctx.load(load_shared_by_ids, selector.id)
         return row or (
-            await ctx.load(load_by_ids, selector.id) if sees_administered_records(ctx) else None
+            await ctx.load(load_by_ids, selector.id) if can_see_managed_mail_records(ctx) else None
         )
     return await ctx.load(
         load_by_selectors, (require_user_id(ctx) if user_id is None else user_id, selector)
     )
 
 
-async def _find_shared(
+async def _find_shared_with_right(
     ctx: Context, selector: MailboxSelector, right: ShareRight, path_in_input: Sequence[str]
 ) -> ColumnRow | None:
     """Return a mailbox that is shared with the viewer. Raises Forbidden without this right."""
@@ -294,7 +294,9 @@ async def _find_shared(
     return row
 
 
-def build_mailbox(ctx: Context, user: User, path: str, special_use: SpecialUse | None) -> Mailbox:
+def build_mailbox_with_next_uid_validity(
+    ctx: Context, user: User, path: str, special_use: SpecialUse | None
+) -> Mailbox:
     """Build a mailbox of a user with a locked row. UIDVALIDITY and GUID are new."""
     at = ctx.environment.now()
     user.uid_validity = max(user.uid_validity + 1, int(at.timestamp()))
@@ -320,11 +322,13 @@ async def require_mailbox_of_each(
     )
     for user, row in zip(locked.user_ids, rows, strict=True):
         if row is None:
-            raise NotFound(locked.text_with_username(user, str(selector)), path=["mailbox"])
+            raise NotFound(
+                locked.prefix_username_unless_viewer(user, str(selector)), path=["mailbox"]
+            )
     return [row for row in rows if row]
 
 
-async def load_users_for_update(
+async def load_refreshed_users(
     locked: LockedAccounts, user_ids: Collection[int]
 ) -> dict[int, User]:
     """Load users inside the transaction, by ID. Cached instances are refreshed."""
@@ -341,7 +345,9 @@ def require_openpgp_keys(
     """Raise InvalidInput if one of these users has no OpenPGP key to encrypt mail to."""
     for user in users:
         if not user.pub_key:
-            text = locked.text_with_username(user.id, "this takes an OpenPGP key of the account")
+            text = locked.prefix_username_unless_viewer(
+                user.id, "this takes an OpenPGP key of the account"
+            )
             raise InvalidInput(text, constraint="required", path=path_in_input)
 
 
@@ -357,12 +363,14 @@ async def create_mailboxes(
         validate_path(p, input_path=["paths"], index=nth)
         for nth, p in enumerate(new_mailboxes.paths)
     ]
-    async with lock_owners(ctx, users, "mailboxCreate") as locked_owners:
-        found, _ = await create_in_transaction(locked_owners, validated_paths, new_mailboxes)
+    async with lock_mail_owners_and_log_change(ctx, users, "mailboxCreate") as locked_owners:
+        found, _ = await create_with_parents_in_transaction(
+            locked_owners, validated_paths, new_mailboxes
+        )
     return found
 
 
-async def create_in_transaction(
+async def create_with_parents_in_transaction(
     locked: LockedAccounts, paths: Sequence[str], new_mailboxes: NewMailboxes
 ) -> tuple[list[Mailbox], list[Mailbox]]:
     """Create mailboxes in a transaction.
@@ -370,7 +378,7 @@ async def create_in_transaction(
     Returns the requested mailboxes, and all that were created.
     """
     _validate_new_mailboxes(new_mailboxes, locked.user_ids)
-    accounts = list((await load_users_for_update(locked, locked.user_ids)).values())
+    accounts = list((await load_refreshed_users(locked, locked.user_ids)).values())
     if new_mailboxes.encrypt_messages:
         require_openpgp_keys(locked, accounts)
     existing_by_user = await _load_existing_by_user(locked.session, locked.user_ids)
@@ -413,7 +421,7 @@ async def insert_mailboxes(
         [*users, *(mailbox for mailboxes in mailboxes_by_user.values() for mailbox in mailboxes)]
     )
     await locked.session.flush()
-    await subscriptions.replace_subscriptions(locked.session, before, after)
+    await subscriptions.write_changed_folderless_subscriptions(locked.session, before, after)
     kind = ChangeKind.MAILBOX_CREATED
     await locked.record_changes(
         {
@@ -457,7 +465,7 @@ def require_mailbox_capacity(
     """Raise LimitReached if an account with this many mailboxes can't get this many more."""
     limit = locked.ctx.environment.options.max_mailboxes
     if new_count and existing_count + new_count > limit:
-        text = locked.text_with_username(user_id, "too many folders")
+        text = locked.prefix_username_unless_viewer(user_id, "too many folders")
         raise LimitReached(text, limit=limit, used=existing_count, path=[path_in_input])
 
 
@@ -490,17 +498,20 @@ def _build_with_parents(
     paths = {row.path for row in existing}
     for index, path in enumerate(new_paths):
         if path in paths or path in new_paths[:index]:
-            text = locked.text_with_username(user.id, "there is already a folder of this path")
+            text = locked.prefix_username_unless_viewer(
+                user.id, "there is already a folder of this path"
+            )
             raise Conflict(text, path=["paths"], index=index)
     if new_mailboxes.special_use and any(
         row.special_use == new_mailboxes.special_use for row in existing
     ):
-        text = locked.text_with_username(user.id, "another folder has this role")
+        text = locked.prefix_username_unless_viewer(user.id, "another folder has this role")
         raise Conflict(text, path=["specialUse"])
     if new_mailboxes.guid and any(row.guid == new_mailboxes.guid for row in existing):
         raise Conflict(
-            locked.text_with_username(user.id, "another folder has this guid"), path=["guid"]
+            locked.prefix_username_unless_viewer(user.id, "another folder has this guid"),
+            path=["guid"],
         )
     missing = missing_paths_with_parents(new_paths, paths)
     require_mailbox_capacity(locked, user.id, len(existing), len(missing), path_in_input="paths")
-    return [build_mailbox(locked.ctx, user, path, None) for path in missing]
+    return [build_mailbox_with_next_uid_validity(locked.ctx, user, path, None) for path in missing]

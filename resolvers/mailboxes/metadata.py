@@ -13,10 +13,10 @@ from models.events.journal import ChangeKind
 from models.mailboxes.tables import Mailbox, MailboxAnnotation
 from models.store.columns import ColumnRow, core_table, insert_with_conflict
 from models.store.prepared_statements import integer_parameter
-from resolvers.access import is_visible_record, sees_administered_records
+from resolvers.access import can_see_managed_mail_records, is_visible_or_managed
 from resolvers.context import Context
 from resolvers.mailboxes.loaders import MailboxSelector, require_mailbox_of_each
-from resolvers.mailboxes.owners import LockedAccounts, lock_owners
+from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_log_change
 from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
 MAX_KEY_LENGTH = 255  # characters
@@ -55,13 +55,13 @@ async def set_annotation(
         raise InvalidInput(
             f"a value has at most {MAX_VALUE_BYTES} bytes", constraint="max", path=["value"]
         )
-    async with lock_owners(ctx, users, "mailboxMetadataSet") as locked_owners:
+    async with lock_mail_owners_and_log_change(ctx, users, "mailboxMetadataSet") as locked_owners:
         mailboxes = await require_mailbox_of_each(locked_owners, selector)
         counts_and_values = await _annotation_counts_and_values(locked_owners, mailboxes, key)
         for mailbox in mailboxes:
             annotation_count, old_value = counts_and_values.get(mailbox.id, (0, None))
             if old_value is None and annotation_count >= MAX_ANNOTATIONS:
-                text = locked_owners.text_with_username(
+                text = locked_owners.prefix_username_unless_viewer(
                     mailbox.user_id, "too many annotations of the folder"
                 )
                 raise LimitReached(text, limit=MAX_ANNOTATIONS, used=annotation_count, path=["key"])
@@ -89,7 +89,7 @@ async def delete_annotation(
     Returns the key for each deleted one.
     """
     key = validate_key(key)
-    async with lock_owners(ctx, users, "mailboxMetadataUnset") as locked_owners:
+    async with lock_mail_owners_and_log_change(ctx, users, "mailboxMetadataUnset") as locked_owners:
         mailboxes = await require_mailbox_of_each(locked_owners, selector)
         keys = [mailbox.id for mailbox in mailboxes]
         is_annotation = (
@@ -154,7 +154,7 @@ def _visible_annotations_query(
         .join(Mailbox, col(Mailbox.id) == col(MailboxAnnotation.mailbox_id))
         .where(
             col(MailboxAnnotation.mailbox_id).in_(mailbox_ids),
-            is_visible_record(ctx, Mailbox),
+            is_visible_or_managed(ctx, Mailbox),
             _is_visible_annotation_sql(ctx),
         )
         .order_by(col(MailboxAnnotation.key))
@@ -166,7 +166,7 @@ def _is_visible_annotation_sql(ctx: Context) -> ColumnElement[bool]:
 
     Only the owner sees those below /private/ (RFC 5464, section 3.3).
     """
-    if not ctx.viewer.share_visibility.has_shared_mailboxes or sees_administered_records(ctx):
+    if not ctx.viewer.share_visibility.has_shared_mailboxes or can_see_managed_mail_records(ctx):
         return true()
     is_own_mailbox = col(Mailbox.user_id) == ctx.viewer.user_id
     return is_own_mailbox | col(MailboxAnnotation.key).startswith("/shared/")

@@ -11,7 +11,7 @@ from models.events import journal
 from models.events.journal import JournalEntry
 from models.store.columns import ColumnRow
 from models.users.roles import AdminPermission
-from resolvers.access import sees_administered_records
+from resolvers.access import can_see_managed_mail_records
 from resolvers.admin import admin_log
 from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.context import Context
@@ -33,7 +33,7 @@ class LockedAccounts:
         """The IDs of the accounts, in order."""
         return [row.id for row in self.users]
 
-    def text_with_username(self, user_id: int, text: str) -> str:
+    def prefix_username_unless_viewer(self, user_id: int, text: str) -> str:
         """Return the text, preceded by the username if the account is not the viewer's."""
         if user_id == self.ctx.viewer.user_id:
             return text
@@ -47,23 +47,25 @@ class LockedAccounts:
         Returns the last position of each stream.
         """
         entries_by_user = {user: entries for user, entries in entries_by_user.items() if entries}
-        await journal.record_in_user_streams(
+        await journal.record_entries_in_streams_or_raise(
             self.session, entries_by_user, at=self.ctx.environment.now()
         )
         return journal.recorded_positions(self.session)
 
 
-async def load_owners(ctx: Context, users: UserSelector, path_in_input: str) -> list[ColumnRow]:
+async def load_managed_mail_owners(
+    ctx: Context, users: UserSelector, path_in_input: str
+) -> list[ColumnRow]:
     """Load the selected users. Raises Forbidden for other users without the permission LOGIN_AS."""
     rows = await load_selected_users(ctx, users, path=path_in_input)
-    if any(row.id != ctx.viewer.user_id for row in rows) and not sees_administered_records(ctx):
+    if any(row.id != ctx.viewer.user_id for row in rows) and not can_see_managed_mail_records(ctx):
         text = f"this needs the permission {AdminPermission.LOGIN_AS}"
         raise Forbidden(text, requires=AdminPermission.LOGIN_AS, path=[path_in_input])
     return rows
 
 
 @asynccontextmanager
-async def lock_owners(
+async def lock_mail_owners_and_log_change(
     ctx: Context,
     users: UserSelector,
     mutation_name: str,
@@ -74,9 +76,9 @@ async def lock_owners(
     """Open a transaction on the mailboxes of the selected accounts.
 
     It also locks the streams of the users that `extra_streams` returns. Changes of other users'
-    accounts are written to the admin log. Raises the errors of `load_owners`.
+    accounts are written to the admin log. Raises the errors of `load_managed_mail_owners`.
     """
-    rows = await load_owners(ctx, users, path)
+    rows = await load_managed_mail_owners(ctx, users, path)
     ids = [row.id for row in rows]
     async with ctx.write_session(
         *ids, *(await extra_streams(ctx, ids) if extra_streams else ())

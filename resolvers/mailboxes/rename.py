@@ -18,13 +18,13 @@ from resolvers.context import Context
 from resolvers.mailboxes import subscriptions
 from resolvers.mailboxes.loaders import (
     MailboxSelector,
-    build_mailbox,
+    build_mailbox_with_next_uid_validity,
     load_by_ids,
     load_by_selectors,
-    load_users_for_update,
+    load_refreshed_users,
     require_mailbox_capacity,
 )
-from resolvers.mailboxes.owners import LockedAccounts, lock_owners
+from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_log_change
 from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
 TEMPORARY_PREFIX = "//"  # no valid path begins with it
@@ -62,7 +62,7 @@ async def rename_mailbox(
     Conflict, InvalidInput or LimitReached, and Forbidden for INBOX and hidden mailboxes.
     """
     path = validate_path(request.new_path, input_path=["newPath"])
-    async with lock_owners(ctx, users, "mailboxRename") as locked_owners:
+    async with lock_mail_owners_and_log_change(ctx, users, "mailboxRename") as locked_owners:
         olds = await ctx.load_many(
             load_by_selectors, [(user, request.mailbox) for user in locked_owners.user_ids]
         )
@@ -95,11 +95,15 @@ def _require_movable(
 ) -> None:
     """Raise NotFound or Forbidden if the mailbox can't move to the new path."""
     if mailbox is None:
-        raise NotFound(locked.text_with_username(user_id, str(request.mailbox)), path=["mailbox"])
+        raise NotFound(
+            locked.prefix_username_unless_viewer(user_id, str(request.mailbox)), path=["mailbox"]
+        )
     if mailbox.path == new_path:
         return
     if mailbox.special_use is SpecialUse.INBOX or mailbox.hidden:
-        text = locked.text_with_username(user_id, "INBOX and hidden folders keep their place")
+        text = locked.prefix_username_unless_viewer(
+            user_id, "INBOX and hidden folders keep their place"
+        )
         raise Forbidden(text, path=["mailbox"])
     if new_path.startswith(f"{mailbox.path}/"):
         raise Forbidden("a folder does not move below itself", path=["newPath"])
@@ -147,17 +151,19 @@ def _require_free_targets(locked: LockedAccounts, user_id: int, move: MailboxMov
     for row in move.subtree:
         target = move.new_path_of(row.path)
         if target.count("/") >= MAX_LEVELS:
-            text = locked.text_with_username(user_id, f"a path has at most {MAX_LEVELS} levels")
+            text = locked.prefix_username_unless_viewer(
+                user_id, f"a path has at most {MAX_LEVELS} levels"
+            )
             raise InvalidInput(text, constraint="pattern", path=["newPath"])
         if move.ids_by_occupied_path.get(target, row.id) not in moved_ids:
             text = "there is already a folder of this path"
-            raise Conflict(locked.text_with_username(user_id, text), path=["newPath"])
+            raise Conflict(locked.prefix_username_unless_viewer(user_id, text), path=["newPath"])
 
 
 async def _write_moves(
     locked: LockedAccounts, moves: Mapping[int, MailboxMove], *, moves_subscriptions: bool
 ) -> None:
-    parents = await _missing_parents(locked, moves)
+    parents = await _build_missing_parents(locked, moves)
     before = await subscriptions.load_folderless_subscriptions(locked.session, list(moves))
     after = {}
     subscribed: dict[int, bool] = {}
@@ -170,7 +176,7 @@ async def _write_moves(
             after[user].discard(mailbox.path)
     locked.session.add_all(mailbox for mailboxes in parents.values() for mailbox in mailboxes)
     await locked.session.flush()
-    await subscriptions.replace_subscriptions(locked.session, before, after)
+    await subscriptions.write_changed_folderless_subscriptions(locked.session, before, after)
     lasts = await _record_moves(locked, moves, parents)
     await _update_paths(locked, moves, lasts)
     connection, table = await locked.session.connection(), core_table(Mailbox)
@@ -181,7 +187,7 @@ async def _write_moves(
             await connection.execute(statement, keys)
 
 
-async def _missing_parents(
+async def _build_missing_parents(
     locked: LockedAccounts, moves: Mapping[int, MailboxMove]
 ) -> dict[int, list[Mailbox]]:
     """Build the missing parents of the new paths, by user. Raises LimitReached."""
@@ -196,7 +202,7 @@ async def _missing_parents(
     needy = [user for user, paths in missing.items() if paths]
     if not needy:
         return {user: [] for user in moves}
-    accounts = await load_users_for_update(locked, needy)
+    accounts = await load_refreshed_users(locked, needy)
     statement = select(col(Mailbox.user_id), func.count()).where(col(Mailbox.user_id).in_(needy))
     counted = await (await locked.session.connection()).execute(
         statement.group_by(col(Mailbox.user_id))
@@ -207,7 +213,10 @@ async def _missing_parents(
         )
     locked.session.add_all(accounts.values())
     return {
-        user: [build_mailbox(locked.ctx, accounts[user], path, None) for path in paths]
+        user: [
+            build_mailbox_with_next_uid_validity(locked.ctx, accounts[user], path, None)
+            for path in paths
+        ]
         for user, paths in missing.items()
     }
 

@@ -22,7 +22,7 @@ from models.users.roles import Role, Scope
 from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_tasks
 from resolvers.context import Context, GuardRule
 from resolvers.mailboxes.loaders import load_by_ids, matches_pattern_sql
-from resolvers.mailboxes.owners import load_owners
+from resolvers.mailboxes.owners import load_managed_mail_owners
 from resolvers.users.selection import UserSelector
 
 TASK_KIND = "MAILBOX_REPAIR"
@@ -67,7 +67,7 @@ async def repair_mailboxes(
     paths.masks_pattern(request.path_masks)
     if users.all:
         return MailboxRepairOutcome(task=await _queue_task(ctx, request, None))
-    ids = [row.id for row in await load_owners(ctx, users, "users")]
+    ids = [row.id for row in await load_managed_mail_owners(ctx, users, "users")]
     mailboxes = await ctx.read(
         _mailboxes_query(ctx, request.path_masks, ids).limit(MAX_INLINE_MAILBOXES + 1)
     )
@@ -96,7 +96,9 @@ async def repair_mailboxes(
     async with ctx.write_session(*affected_user_ids) as session:
         for user in affected_user_ids:
             findings = await _repair_problems(ctx, session, found[user])
-            repaired += await _findings_by_mailbox(ctx, findings, mailbox_ids_by_user[user])
+            repaired += await _repaired_mailboxes_from_findings(
+                ctx, findings, mailbox_ids_by_user[user]
+            )
     return MailboxRepairOutcome(repaired)
 
 
@@ -119,10 +121,10 @@ async def _repair_problems(
     )
 
 
-async def _findings_by_mailbox(
+async def _repaired_mailboxes_from_findings(
     ctx: Context, findings: Sequence[Finding], mailbox_ids: Sequence[int]
 ) -> list[RepairedMailbox]:
-    """Group the findings by mailbox, as texts."""
+    """Return the mailboxes of these findings, each with its findings as texts."""
     mailboxes_and_uids = await _mailbox_and_uid_by_object(ctx, findings)
     texts: defaultdict[int, list[str]] = defaultdict(list)
     remaining_ids: set[int] = set()
@@ -170,7 +172,7 @@ async def _queue_task(
     return task
 
 
-async def plan_task_step(
+async def check_next_mailbox(
     ctx: Context, task_order: dict[str, Any], checkpoint: dict[str, Any]
 ) -> TaskStepPlan:
     """Check the next mailbox; with the first one of an account also the account."""
@@ -194,14 +196,14 @@ async def plan_task_step(
     return TaskStepPlan([mailbox.user_id], [mailbox.user_id, mailbox.id], prepared=examined)
 
 
-async def run_task_step(
+async def repair_checked_mailbox(
     ctx: Context,
     session: AsyncSession,
     _task_order: dict[str, Any],
     checkpoint: dict[str, Any],
     task_plan: TaskStepPlan,
 ) -> TaskStepResult:
-    """Repair what `plan_task_step` found."""
+    """Repair what `check_next_mailbox` found."""
     if not task_plan.ids:
         return TaskStepResult(checkpoint)
     findings = await _repair_problems(ctx, session, task_plan.prepared)

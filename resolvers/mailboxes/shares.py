@@ -21,17 +21,17 @@ from models.store.keyset_pages import Page, PageRequest
 from models.users.tables import User
 from resolvers import pagination
 from resolvers.access import (
+    can_see_managed_mail_records,
     is_managed_user,
     is_shared,
-    is_visible_record,
+    is_visible_or_managed,
     is_visible_user,
     require_user_id,
-    sees_administered_records,
 )
 from resolvers.auth.credential_cache import mark_has_shared_mailboxes
 from resolvers.context import Context
 from resolvers.mailboxes import rights as mailbox_rights
-from resolvers.mailboxes.loaders import MailboxSelector, load_by_ids, require_mailbox
+from resolvers.mailboxes.loaders import MailboxSelector, load_by_ids, require_own_or_shared_mailbox
 from resolvers.mailboxes.rights import NO_RIGHTS
 from resolvers.pagination import PageScan, read_union
 
@@ -61,7 +61,7 @@ class SharedMailboxListing:
     columns: frozenset[str]
 
 
-async def set_share(
+async def set_or_end_share(
     ctx: Context,
     selector: MailboxSelector,
     requested_grantee: Grantee,
@@ -74,12 +74,14 @@ async def set_share(
     Raises NotFound, Forbidden, InvalidInput or LimitReached.
     """
     new_rights = frozenset(rights) | ({ShareRight.LOOKUP} if rights else NO_RIGHTS)
-    mailbox = await require_mailbox(ctx, selector, ShareRight.LOOKUP)
+    mailbox = await require_own_or_shared_mailbox(ctx, selector, ShareRight.LOOKUP)
     grantee = await _find_grantee_id(ctx, mailbox, requested_grantee)
     async with ctx.write_session(mailbox.user_id, grantee) as session:
         await _require_may_share(
             ctx,
-            await require_mailbox(ctx, MailboxSelector(id=mailbox.id), ShareRight.LOOKUP),
+            await require_own_or_shared_mailbox(
+                ctx, MailboxSelector(id=mailbox.id), ShareRight.LOOKUP
+            ),
             grantee,
             new_rights,
         )
@@ -98,7 +100,7 @@ async def _find_grantee_id(ctx: Context, mailbox: ColumnRow, grantee: Grantee) -
     key = (
         grantee.user_id
         if grantee.user_id is not None
-        else await address_resolution.find_sign_in_user(
+        else await address_resolution.find_sign_in_user_id(
             ctx.environment, grantee.username_or_address
         )
     )
@@ -253,7 +255,7 @@ async def end_shares(ctx: Context, session: AsyncSession, condition: ColumnEleme
         )
         for user, user_rows in rows_by_user.items()
     }
-    await journal.record_in_user_streams(session, entries, at=ctx.environment.now())
+    await journal.record_entries_in_streams_or_raise(session, entries, at=ctx.environment.now())
 
 
 async def end_shares_of_users(ctx: Context, session: AsyncSession, user_ids: Sequence[int]) -> None:
@@ -277,7 +279,7 @@ async def end_shares_of_users(ctx: Context, session: AsyncSession, user_ids: Seq
         entries = {
             owner: ctx.journal_entries(kind, mailboxes) for owner, mailboxes in owners.items()
         }
-        await journal.record_in_user_streams(session, entries, at=ctx.environment.now())
+        await journal.record_entries_in_streams_or_raise(session, entries, at=ctx.environment.now())
     mailboxes = select(col(Mailbox.id)).where(col(Mailbox.user_id).in_(user_ids))
     await end_shares(ctx, session, is_of_users | col(MailboxShare.mailbox_id).in_(mailboxes))
 
@@ -288,8 +290,8 @@ async def load_shares_by_mailbox(ctx: Context, mailbox_ids: list[int]) -> list[l
     Owners, users with the right ADMIN and administrators see all shares; others only their own.
     """
     all_of = (
-        is_visible_record(ctx, Mailbox)
-        if sees_administered_records(ctx)
+        is_visible_or_managed(ctx, Mailbox)
+        if can_see_managed_mail_records(ctx)
         else col(Mailbox.user_id) == require_user_id(ctx)
     )
     is_visible_share = all_of | is_shared(ctx, Mailbox, ShareRight.ADMIN)
@@ -320,9 +322,9 @@ async def load_user_names(ctx: Context, user_ids: list[int]) -> list[ColumnRow |
 def _listing_conditions(ctx: Context, listing: SharedMailboxListing) -> list[ColumnElement[bool]]:
     user = col(MailboxShare.user_id)
     is_own = user == ctx.viewer.user_id
-    if sees_administered_records(ctx):
+    if can_see_managed_mail_records(ctx):
         is_own |= user.in_(select(col(User.id)).where(is_managed_user(ctx)))
-    return [user == listing.user_id, is_own, is_visible_record(ctx, Mailbox)]
+    return [user == listing.user_id, is_own, is_visible_or_managed(ctx, Mailbox)]
 
 
 def _shared_mailboxes_query(columns: frozenset[str]) -> Select[*tuple[Any, ...]]:

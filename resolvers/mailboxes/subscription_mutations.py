@@ -6,7 +6,7 @@ from sqlalchemy import bindparam, select, update
 from sqlmodel import col
 
 from mail.mailboxes.paths import canonical_path, validate_path
-from models.errors import LimitReached, check_count
+from models.errors import LimitReached, check_count_from_one_to_limit
 from models.events.journal import ChangeKind
 from models.mailboxes.tables import Mailbox
 from models.store.columns import ColumnRow, core_table, select_columns
@@ -14,7 +14,7 @@ from models.store.prepared_statements import integer_parameter
 from resolvers.context import Context
 from resolvers.mailboxes import subscriptions
 from resolvers.mailboxes.loaders import load_by_ids
-from resolvers.mailboxes.owners import LockedAccounts, lock_owners
+from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_log_change
 from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
 
@@ -26,7 +26,9 @@ async def set_subscribed(
     Raises InvalidInput or LimitReached.
     """
     max_paths = ctx.environment.options.bulk
-    check_count(len(paths), max_paths, f"name 1 to {max_paths} paths", path=["paths"])
+    check_count_from_one_to_limit(
+        len(paths), max_paths, f"name 1 to {max_paths} paths", path=["paths"]
+    )
     if is_subscribed:
         validated_paths = {
             validate_path(p, input_path=["paths"], index=nth) for nth, p in enumerate(paths)
@@ -34,7 +36,7 @@ async def set_subscribed(
     else:
         validated_paths = set(map(canonical_path, paths))
     name = "mailboxSubscribe" if is_subscribed else "mailboxUnsubscribe"
-    async with lock_owners(ctx, users, name) as locked_owners:
+    async with lock_mail_owners_and_log_change(ctx, users, name) as locked_owners:
         columns = select_columns(Mailbox, ("id", "user_id", "path", "subscribed"))
         statement = select(*columns).where(
             col(Mailbox.user_id).in_(locked_owners.user_ids), col(Mailbox.path).in_(validated_paths)
@@ -43,7 +45,7 @@ async def set_subscribed(
         touched = await _write_folderless_subscriptions(
             locked_owners, rows, validated_paths, is_subscribed=is_subscribed
         )
-        await _toggle_and_record(
+        await _toggle_subscribed_and_record(
             locked_owners, [row for row in rows if row.subscribed is not is_subscribed], touched
         )
     keys = [row.id for row in sorted(rows, key=lambda row: (row.user_id, row.path))]
@@ -62,12 +64,14 @@ async def _write_folderless_subscriptions(
         had = before.get(user, set())
         after[user] = had | (paths - existing_paths) if is_subscribed else had - paths
         if len(after[user]) > max(limit, len(had)):
-            text = locked.text_with_username(user, "too many subscriptions without folders")
+            text = locked.prefix_username_unless_viewer(
+                user, "too many subscriptions without folders"
+            )
             raise LimitReached(text, limit=limit, used=len(had), path=["paths"])
-    return await subscriptions.replace_subscriptions(locked.session, before, after)
+    return await subscriptions.write_changed_folderless_subscriptions(locked.session, before, after)
 
 
-async def _toggle_and_record(
+async def _toggle_subscribed_and_record(
     locked: LockedAccounts,
     mailboxes: Sequence[ColumnRow],
     user_ids_with_path_changes: Sequence[int],

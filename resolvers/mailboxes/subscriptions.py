@@ -12,7 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from models.mailboxes.tables import MailboxSubscription
 from models.store.columns import core_table
 from models.users.tables import User
-from resolvers.access import is_managed_user, require_user_id, sees_administered_records
+from resolvers.access import can_see_managed_mail_records, is_managed_user, require_user_id
 from resolvers.context import Context
 
 PathsByUser = Mapping[int, set[str]]  # by user ID
@@ -31,7 +31,7 @@ async def load_folderless_subscriptions(
     return found
 
 
-async def replace_subscriptions(
+async def write_changed_folderless_subscriptions(
     session: AsyncSession, paths_before: PathsByUser, paths_after: PathsByUser
 ) -> list[int]:
     """Write the difference of these subscriptions. Returns the IDs of the users with a change."""
@@ -69,7 +69,7 @@ async def load_subscriptions_by_user(ctx: Context, user_ids: list[int]) -> list[
     statement = select(col(MailboxSubscription.user_id), col(MailboxSubscription.path)).where(
         col(MailboxSubscription.user_id).in_(user_ids)
     )
-    if sees_administered_records(ctx):
+    if can_see_managed_mail_records(ctx):
         query = select(col(User.id)).where(is_managed_user(ctx))
         statement = statement.where(col(MailboxSubscription.user_id).in_(query))
     else:

@@ -25,7 +25,7 @@ from resolvers.mailboxes.loaders import (
     load_by_ids,
     require_mailbox_of_each,
 )
-from resolvers.mailboxes.owners import LockedAccounts, lock_owners
+from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_log_change
 from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
 OPERATOR_RULE = GuardRule(role=Role.ADMIN, scope=Scope.MASTER)
@@ -57,7 +57,7 @@ async def set_uid_state(
     """
     ctx.viewer.require(OPERATOR_RULE)
     _validate_state(new_state)
-    async with lock_owners(ctx, users, "mailboxStateSet") as locked_owners:
+    async with lock_mail_owners_and_log_change(ctx, users, "mailboxStateSet") as locked_owners:
         mailboxes = await require_mailbox_of_each(locked_owners, selector)
         if new_state.guid is not None:
             await _require_unused_guid(locked_owners, mailboxes, new_state.guid)
@@ -119,29 +119,31 @@ async def _changed_columns(
         "modseq": max(mailbox.modseq, state.min_highest_modseq or 0),
     }
     if new_values["uid_validity"] != mailbox.uid_validity:
-        await _raise_uid_validity_counter(locked, mailbox, new_values["uid_validity"])
+        await _increase_uid_validity_counter(locked, mailbox, new_values["uid_validity"])
     if all(getattr(mailbox, name) == value for name, value in new_values.items()):
         return {}
     return new_values
 
 
-async def _raise_uid_validity_counter(
+async def _increase_uid_validity_counter(
     locked: LockedAccounts, mailbox: ColumnRow, uid_validity: int
 ) -> None:
-    """Raise the account's UIDVALIDITY counter to this number.
+    """Increase the account's UIDVALIDITY counter to this number.
 
     Raises InvalidInput if the number is below the mailbox's, and Conflict if a mailbox may have had
     it.
     """
     if uid_validity < mailbox.uid_validity:
-        text = locked.text_with_username(
+        text = locked.prefix_username_unless_viewer(
             mailbox.user_id, f"it is {mailbox.uid_validity}, and does not fall"
         )
         raise InvalidInput(text, constraint="min", path=["uidValidity"])
     one = update(User).where(col(User.id) == mailbox.user_id, col(User.uid_validity) < uid_validity)
     connection = await locked.session.connection()
     if not (await connection.execute(one.values(uid_validity=uid_validity))).rowcount:
-        text = locked.text_with_username(mailbox.user_id, "another folder may have had this number")
+        text = locked.prefix_username_unless_viewer(
+            mailbox.user_id, "another folder may have had this number"
+        )
         raise Conflict(text, path=["uidValidity"])
 
 
@@ -162,7 +164,9 @@ async def _write_states(
     lagging_ids = [
         row.id for row in (await connection.execute(lasts)).all() if row.last < modseq - 1
     ]
-    await journal.raise_last_positions(locked.session, lagging_ids, last_position=modseq - 1)
+    await journal.raise_positions_and_force_resync(
+        locked.session, lagging_ids, last_position=modseq - 1
+    )
     entries = {
         mailbox.user_id: locked.ctx.journal_entries(ChangeKind.MAILBOX_UPDATED, [mailbox.id])
         for mailbox, _ in mailboxes_and_values

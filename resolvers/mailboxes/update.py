@@ -12,7 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.mailboxes.special_use_names import NAMED_USES
 from mail.storage.message_flags import SYSTEM_FLAGS
 from models.admin.tasks import Task
-from models.errors import Forbidden, InvalidInput, NotFound, check_count
+from models.errors import Forbidden, InvalidInput, NotFound, check_count_from_one_to_limit
 from models.events.journal import MAX_IDS_PER_ROW, ChangeKind
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
@@ -23,11 +23,11 @@ from resolvers.mailboxes.loaders import (
     MailboxSelector,
     load_by_ids,
     load_by_selectors,
-    load_users_for_update,
+    load_refreshed_users,
     require_openpgp_keys,
     retention_seconds,
 )
-from resolvers.mailboxes.owners import LockedAccounts, lock_owners
+from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_log_change
 from resolvers.messages.bulk import flags, row_changes
 from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
@@ -61,14 +61,16 @@ async def update_mailboxes(
     NotFound or Forbidden.
     """
     values = _validated_column_values(ctx, request)
-    async with lock_owners(ctx, user_selector, "mailboxUpdate", path="user") as locked_owners:
+    async with lock_mail_owners_and_log_change(
+        ctx, user_selector, "mailboxUpdate", path="user"
+    ) as locked_owners:
         (owner,) = locked_owners.user_ids
         rows = await ctx.load_many(load_by_selectors, [(owner, name) for name in request.selectors])
         mailboxes: dict[int, ColumnRow] = {}
         for index, (name, row) in enumerate(zip(request.selectors, rows, strict=True)):
             if row is None:
                 raise NotFound(
-                    locked_owners.text_with_username(owner, str(name)),
+                    locked_owners.prefix_username_unless_viewer(owner, str(name)),
                     path=["mailboxes"],
                     index=index,
                 )
@@ -77,10 +79,10 @@ async def update_mailboxes(
         if values.get("encrypt_messages"):
             require_openpgp_keys(
                 locked_owners,
-                (await load_users_for_update(locked_owners, locked_owners.user_ids)).values(),
+                (await load_refreshed_users(locked_owners, locked_owners.user_ids)).values(),
                 [*INPUT_PATH, "encryptMessages"],
             )
-        await _write_columns(locked_owners, list(mailboxes.values()), values)
+        await _write_columns_and_move_special_use(locked_owners, list(mailboxes.values()), values)
         task = (
             await _apply_retention(locked_owners, list(mailboxes.values()))
             if request.applies_retention
@@ -94,7 +96,7 @@ async def update_mailboxes(
 def _validated_column_values(ctx: Context, request: MailboxUpdate) -> dict[str, Any]:
     """Return the column values to write. Raises InvalidInput."""
     values, max_mailboxes = dict(request.column_values), ctx.environment.options.bulk
-    check_count(
+    check_count_from_one_to_limit(
         len(request.selectors),
         max_mailboxes,
         f"name 1 to {max_mailboxes} folders",
@@ -127,7 +129,7 @@ def _require_changeable(mailbox: ColumnRow, column_values: Mapping[str, Any]) ->
             raise Forbidden(text, path=[*INPUT_PATH, "specialUse"])
 
 
-async def _write_columns(
+async def _write_columns_and_move_special_use(
     locked: LockedAccounts, mailboxes: Sequence[ColumnRow], column_values: dict[str, Any]
 ) -> None:
     connection = await locked.session.connection()
@@ -159,7 +161,9 @@ async def _apply_retention(locked: LockedAccounts, mailboxes: Sequence[ColumnRow
         checkpoint: dict[str, Any] = {}
         has_more = True
         while has_more:
-            result = await run_task_step(ctx, locked.session, order, checkpoint, TaskStepPlan())
+            result = await set_expiry_of_next_messages(
+                ctx, locked.session, order, checkpoint, TaskStepPlan()
+            )
             checkpoint, has_more = result.checkpoint, result.has_more
         return None
     (owner,) = locked.user_ids
@@ -170,7 +174,7 @@ async def _apply_retention(locked: LockedAccounts, mailboxes: Sequence[ColumnRow
     return task
 
 
-async def run_task_step(
+async def set_expiry_of_next_messages(
     ctx: Context,
     session: AsyncSession,
     task_order: dict[str, Any],
@@ -195,7 +199,7 @@ async def run_task_step(
     rows = await row_changes.load_rows_in_transaction(
         session, keys, extra_columns=frozenset({"saved_at"})
     )
-    ends = {row.id: _message_state(row, lives[row.mailbox_id]) for row in rows}
+    ends = {row.id: _state_with_new_expiry(row, lives[row.mailbox_id]) for row in rows}
     await flags.set_columns_of_each(ctx, session, rows, ends)
     next_checkpoint = {"after": list(found[-1][1:]) if found else after}
     return TaskStepResult(
@@ -203,7 +207,7 @@ async def run_task_step(
     )
 
 
-def _message_state(message: ColumnRow, retention: int | None) -> dict[str, Any]:
+def _state_with_new_expiry(message: ColumnRow, retention: int | None) -> dict[str, Any]:
     """Return the state of a message with a new expiry. The rest stays."""
     expires = None if retention is None else message.saved_at + timedelta(seconds=retention)
     return {name: getattr(message, name) for name in (*SYSTEM_FLAGS, "keywords")} | {

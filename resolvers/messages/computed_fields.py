@@ -16,7 +16,7 @@ from mail.storage.message_content import DECODED_ENCODINGS, StoredMessage, read_
 from models.errors import LimitReached
 from models.files.blobs import Blob, MessageBlob
 from models.messages.tables import Message
-from resolvers.access import is_visible_record
+from resolvers.access import is_visible_or_managed
 from resolvers.context import Context
 from resolvers.messages.content import MAX_RESPONSE_BYTES, compute_cached, read_range
 
@@ -51,7 +51,7 @@ async def load_sequence_numbers(ctx: Context, message_ids: list[int]) -> list[in
         .scalar_subquery()
     )
     statement = select(col(Message.id), before.label("seq")).where(
-        is_visible_record(ctx, Message), col(Message.id).in_(message_ids)
+        is_visible_or_managed(ctx, Message), col(Message.id).in_(message_ids)
     )
     found = {row.id: row.seq for row in await ctx.read(statement)}
     return [found.get(key, 0) for key in message_ids]

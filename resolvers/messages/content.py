@@ -35,9 +35,13 @@ from models.runtime.options import MIB
 from models.store.columns import ColumnRow, select_columns
 from models.store.prepared_statements import integer_parameter, prepare_cached
 from models.users.roles import Scope
-from resolvers.access import is_own_prepared, is_visible_record, sees_mail_of_others
+from resolvers.access import can_see_mail_of_others, is_own_prepared, is_visible_or_managed
 from resolvers.context import Context
-from resolvers.messages.content_access import RowWithoutContent, content_refusal, withhold_content
+from resolvers.messages.content_access import (
+    RowWithoutContent,
+    content_refusal,
+    withhold_content_or_log_read,
+)
 
 SOURCE_COLUMNS = (
     "attachments", "blob_id", "digest", "id", "mailbox_id", "structure", "subject", "user_id",
@@ -68,13 +72,13 @@ async def load_stored_messages(
     """
     ctx.viewer.require_scope(Scope.MAIL_READ)
     refused: dict[int, Forbidden] = {}
-    if len(message_ids) == 1 and not sees_mail_of_others(ctx):
+    if len(message_ids) == 1 and not can_see_mail_of_others(ctx):
         rows = await ctx.read_prepared(_own_message_query(), id=message_ids[0])
     else:
         statement = select(*select_columns(Message, SOURCE_COLUMNS)).where(
-            is_visible_record(ctx, Message)
+            is_visible_or_managed(ctx, Message)
         )
-        readable_rows = await withhold_content(
+        readable_rows = await withhold_content_or_log_read(
             ctx, await ctx.read(statement.where(col(Message.id).in_(message_ids)))
         )
         rows = [row for row in readable_rows if not isinstance(row, RowWithoutContent)]
@@ -205,7 +209,7 @@ async def _extract_html(message: StoredMessage, options: HtmlOptions) -> HtmlBod
     found: HtmlBodies | None = message.cached_results.get(key) if options.is_sanitized else None
     if found:
         return found
-    bodies = await message.examine(lambda source: mime.body_html(source, message.structure))
+    bodies = await message.examine(lambda source: mime.body_html_parts(source, message.structure))
     if not options.is_sanitized:
         return HtmlBodies(tuple(bodies))
     clean = HtmlSanitizer(options)

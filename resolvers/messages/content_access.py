@@ -15,7 +15,7 @@ from models.mailboxes.shares import ShareRight
 from models.mailboxes.tables import Mailbox
 from models.users.roles import AdminPermission, Role
 from models.users.tables import User
-from resolvers.access import is_managed_user, is_shared, sees_administered_records
+from resolvers.access import can_see_managed_mail_records, is_managed_user, is_shared
 from resolvers.auth import security_log
 from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Context
@@ -44,7 +44,7 @@ def content_refusal() -> Forbidden:
     return Forbidden("what is in other people's mail is read by acting as them", requires="actAs")
 
 
-async def withhold_content(
+async def withhold_content_or_log_read(
     ctx: Context, rows: Sequence[Any], withheld_columns: Collection[str] = CONTENT_COLUMNS
 ) -> Sequence[Any]:
     """Return the rows as the viewer can see them: content of other users' mail is withheld.
@@ -53,7 +53,7 @@ async def withhold_content(
     withheld, and the read is logged.
     """
     foreign = [row for row in rows if row.user_id != ctx.viewer.user_id]
-    if not foreign or not sees_administered_records(ctx):  # then the foreign rows are shared
+    if not foreign or not can_see_managed_mail_records(ctx):  # then the foreign rows are shared
         return rows
     readable = await load_readable_mailbox_ids(ctx, {_mailbox_id_of_row(row) for row in foreign})
     unreadable_rows = [row for row in foreign if _mailbox_id_of_row(row) not in readable]
@@ -73,7 +73,7 @@ async def load_access_refusals(ctx: Context, user_ids: list[int]) -> list[Forbid
     """Return for each user why the viewer can't see their mail and files as records, or None."""
     other_ids = set(user_ids) - {ctx.viewer.user_id}
     visible_ids = set(user_ids) - other_ids
-    if other_ids and sees_administered_records(ctx):
+    if other_ids and can_see_managed_mail_records(ctx):
         statement = select(col(User.id)).where(col(User.id).in_(other_ids), is_managed_user(ctx))
         visible_ids |= {row.id for row in await ctx.read(statement)}
     text = "you don't manage the mail of this account"

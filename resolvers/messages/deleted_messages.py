@@ -20,7 +20,7 @@ from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import AdminPermission, Role
 from resolvers import pagination
-from resolvers.access import is_visible_record, require_user_id, sees_administered_records
+from resolvers.access import can_see_managed_mail_records, is_visible_or_managed, require_user_id
 from resolvers.admin import admin_log
 from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_tasks
@@ -29,9 +29,9 @@ from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes
 from resolvers.messages.bulk import flags, row_changes
 from resolvers.messages.bulk.row_changes import STATE_COLUMNS, FlagChanges
-from resolvers.messages.content_access import CONTENT_COLUMNS, withhold_content
+from resolvers.messages.content_access import CONTENT_COLUMNS, withhold_content_or_log_read
 from resolvers.messages.filters.filter_conditions import FilterSql, load_filter_sql
-from resolvers.messages.filters.filter_lookups import FilterScope
+from resolvers.messages.filters.filter_lookups import ScopedMessageFilter
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.messages.loaders import ALL_MESSAGES
 from resolvers.pagination import PageScan
@@ -95,7 +95,9 @@ async def load_pages(ctx: Context, listings: list[DeletedMessageListing]) -> lis
         or names & CONTENT_COLUMNS
     ):
         return found
-    return [replace(page, rows=await withhold_content(ctx, page.rows)) for page in found]
+    return [
+        replace(page, rows=await withhold_content_or_log_read(ctx, page.rows)) for page in found
+    ]
 
 
 async def count_listings(ctx: Context, listings: list[DeletedMessageListing]) -> list[int]:
@@ -109,7 +111,7 @@ async def count_listings(ctx: Context, listings: list[DeletedMessageListing]) ->
 
 
 async def _load_filters(ctx: Context, listings: Sequence[DeletedMessageListing]) -> list[FilterSql]:
-    scopes = [FilterScope(key.conditions, key.user_id, is_deleted=True) for key in listings]
+    scopes = [ScopedMessageFilter(key.conditions, key.user_id, is_deleted=True) for key in listings]
     return await ctx.load_many(load_filter_sql, scopes)
 
 
@@ -117,7 +119,7 @@ def _listing_conditions(
     ctx: Context, listing: DeletedMessageListing, filter_sql: FilterSql
 ) -> list[ColumnElement[bool]]:
     terms = [
-        is_visible_record(ctx, Message),
+        is_visible_or_managed(ctx, Message),
         col(Message.user_id) == listing.user_id,
         *is_restorable_sql(ctx),
     ]
@@ -130,9 +132,13 @@ async def load_by_ids(ctx: Context, message_ids: list[int]) -> list[ColumnRow | 
     Messages of other users have only the record: `resolvers/messages/content_access.py`.
     """
     statement = select(*select_columns(Message)).where(
-        is_visible_record(ctx, Message), *is_restorable_sql(ctx), col(Message.id).in_(message_ids)
+        is_visible_or_managed(ctx, Message),
+        *is_restorable_sql(ctx),
+        col(Message.id).in_(message_ids),
     )
-    found = {row.id: row for row in await withhold_content(ctx, await ctx.read(statement))}
+    found = {
+        row.id: row for row in await withhold_content_or_log_read(ctx, await ctx.read(statement))
+    }
     return [found.get(key) for key in message_ids]
 
 
@@ -146,7 +152,7 @@ async def restore_messages(
     ones, and OverQuota.
     """
     conditions = (
-        is_visible_record(ctx, Message),
+        is_visible_or_managed(ctx, Message),
         *is_restorable_sql(ctx),
         col(Message.id).in_(message_ids),
     )
@@ -226,7 +232,7 @@ async def queue_restore_of_period(ctx: Context, period: DeletionPeriod) -> Task:
         ctx, require_user_id(ctx) if period.user_id is None else period.user_id
     )
     foreign = user.id != ctx.viewer.user_id
-    if foreign and not sees_administered_records(ctx):
+    if foreign and not can_see_managed_mail_records(ctx):
         requires = AdminPermission.LOGIN_AS
         raise Forbidden(f"this needs the permission {requires}", requires=requires)
     end = min(period.end, ctx.environment.now())  # later deletions are not restored
@@ -254,14 +260,14 @@ def _deleted_in_period_sql(
     return [col(Message.user_id) == user_id, *is_restorable_sql(ctx), at >= start, at <= end]
 
 
-async def plan_task_step(
+async def plan_nothing(
     _ctx: Context, _task_order: dict[str, Any], _checkpoint: dict[str, Any]
 ) -> TaskStepPlan:
     """Return an empty plan: the step locks only the account of the task."""
     return TaskStepPlan()
 
 
-async def run_task_step(
+async def restore_next_messages(
     ctx: Context,
     session: AsyncSession,
     task_order: dict[str, Any],

@@ -19,23 +19,23 @@ from models.store.query_hints import without_index
 from models.users.roles import Role, Scope
 from resolvers import pagination
 from resolvers.access import (
+    can_see_mail_of_others,
     is_own_prepared,
     is_readable_mailbox,
     is_shared,
-    is_visible_record,
-    sees_mail_of_others,
+    is_visible_or_managed,
 )
 from resolvers.context import Context
-from resolvers.messages.content_access import CONTENT_COLUMNS, withhold_content
+from resolvers.messages.content_access import CONTENT_COLUMNS, withhold_content_or_log_read
 from resolvers.messages.filters.filter_conditions import (
     FilterSql,
     build_conditions,
     has_only_flags,
     load_filter_sql,
-    load_lookups_of_scope,
+    load_lookups_of_scoped_filter,
     split_search_words,
 )
-from resolvers.messages.filters.filter_lookups import FilterScope, iterate_parts
+from resolvers.messages.filters.filter_lookups import ScopedMessageFilter, iterate_parts
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.pagination import PageForm, PageScan, read_union
 from resolvers.search import index_pages
@@ -98,11 +98,15 @@ async def load_pages(ctx: Context, listings: list[MessageListing]) -> list[Page[
     columns = frozenset(ordered).union(*(key.columns for key in listings))
     own = all(key.user_id == ctx.viewer.user_id for key in listings)
     plain = all(key.conditions.is_empty for key in listings) and (
-        own or not sees_mail_of_others(ctx)
+        own or not can_see_mail_of_others(ctx)
     )
     if plain and len(listings) <= pagination.MAX_SEPARATE_PAGES:
         return [await _load_unfiltered_page(ctx, key) for key in listings]
-    if len(listings) == 1 and own and (index_query := await _search_index_query(ctx, listings[0])):
+    if (
+        len(listings) == 1
+        and own
+        and (index_query := await _word_search_if_index_is_best(ctx, listings[0]))
+    ):
         (key,) = listings
         form = PageForm.of_page(key.page_request, columns, is_descending=key.is_newest_first)
         return [
@@ -125,7 +129,9 @@ async def load_pages(ctx: Context, listings: list[MessageListing]) -> list[Page[
         or columns & CONTENT_COLUMNS
     ):
         return found
-    return [replace(page, rows=await withhold_content(ctx, page.rows)) for page in found]
+    return [
+        replace(page, rows=await withhold_content_or_log_read(ctx, page.rows)) for page in found
+    ]
 
 
 async def _load_unfiltered_page(ctx: Context, listing: MessageListing) -> Page[ColumnRow]:
@@ -162,7 +168,7 @@ def _unfiltered_page_query(
     return pagination.page_select(rows, page_form, THREAD_SORT_KEY if of_thread else SORT_KEY)
 
 
-async def _search_index_query(
+async def _word_search_if_index_is_best(
     ctx: Context, listing: MessageListing
 ) -> index_pages.WordSearch | None:
     """Build the query of the search index for the viewer's list, if the index is the best way."""
@@ -175,8 +181,11 @@ async def _search_index_query(
         return None
     if not is_index_only and ctx.environment.database.dialect == "postgresql":
         return None  # its planner weighs all conditions
-    lookups = await load_lookups_of_scope(
-        ctx, FilterScope(listing.conditions, listing.user_id, listing.mailbox_id, listing.thread_id)
+    lookups = await load_lookups_of_scoped_filter(
+        ctx,
+        ScopedMessageFilter(
+            listing.conditions, listing.user_id, listing.mailbox_id, listing.thread_id
+        ),
     )
     rest = index_pages.RemainingConditions(
         statement, is_index_only, lambda: build_conditions(ctx, statement, lookups)
@@ -187,13 +196,14 @@ async def _search_index_query(
 
 async def _load_filters(ctx: Context, listings: Sequence[MessageListing]) -> list[FilterSql]:
     scopes = [
-        FilterScope(key.conditions, key.user_id, key.mailbox_id, key.thread_id) for key in listings
+        ScopedMessageFilter(key.conditions, key.user_id, key.mailbox_id, key.thread_id)
+        for key in listings
     ]
     return await ctx.load_many(load_filter_sql, scopes)
 
 
 def _listing_conditions(ctx: Context, listing: MessageListing, filter_sql: FilterSql) -> list[Any]:
-    terms = [is_visible_record(ctx, Message), col(Message.user_id) == listing.user_id]
+    terms = [is_visible_or_managed(ctx, Message), col(Message.user_id) == listing.user_id]
     if listing.thread_id is not None:
         terms = [col(Message.thread_id) == listing.thread_id, without_index(*terms)]
     if listing.mailbox_id is not None:
@@ -240,12 +250,14 @@ async def load_by_ids(ctx: Context, message_ids: list[int]) -> list[ColumnRow | 
 
     Messages of other users have only the record: `resolvers/messages/content_access.py`.
     """
-    if len(message_ids) == 1 and not sees_mail_of_others(ctx):
+    if len(message_ids) == 1 and not can_see_mail_of_others(ctx):
         return [next(iter(await ctx.read_prepared(_own_message_query(), id=message_ids[0])), None)]
     statement = select(*select_columns(Message)).where(
-        is_visible_record(ctx, Message), is_not_deleted_sql(), col(Message.id).in_(message_ids)
+        is_visible_or_managed(ctx, Message), is_not_deleted_sql(), col(Message.id).in_(message_ids)
     )
-    found = {row.id: row for row in await withhold_content(ctx, await ctx.read(statement))}
+    found = {
+        row.id: row for row in await withhold_content_or_log_read(ctx, await ctx.read(statement))
+    }
     return [found.get(key) for key in message_ids]
 
 
@@ -261,7 +273,7 @@ async def find_message_id_by_uid(ctx: Context, mailbox_id: int, uid: int) -> int
     statement = select(col(Message.id)).where(
         col(Message.mailbox_id) == mailbox_id,
         col(Message.uid) == uid,
-        is_visible_record(ctx, Message),
+        is_visible_or_managed(ctx, Message),
     )
     row = next(iter(await ctx.read(statement)), None)
     return None if row is None else int(row.id)
@@ -278,13 +290,13 @@ async def load_threads_by_ids(ctx: Context, thread_ids: list[int]) -> list[Colum
             func.max(col(Message.received_at)).label("last_received_at"),
         )
         .join(Message, col(Message.thread_id) == col(Thread.id))
-        .where(without_index(is_visible_record(ctx, Message)), is_not_deleted_sql())
+        .where(without_index(is_visible_or_managed(ctx, Message)), is_not_deleted_sql())
         .group_by(*select_columns(Thread, {"id", "user_id", "subject", "muted"}))
     )
     rows = await ctx.read(statement.where(col(Thread.id).in_(thread_ids)))
-    found = {row.id: row for row in await withhold_content(ctx, rows)} | await _load_shared_threads(
-        ctx, rows
-    )
+    found = {
+        row.id: row for row in await withhold_content_or_log_read(ctx, rows)
+    } | await _load_shared_threads(ctx, rows)
     return [found.get(key) for key in thread_ids]
 
 
@@ -330,7 +342,7 @@ async def load_senders_of_threads(
         )
         .where(
             col(Message.thread_id).in_(thread_ids),
-            without_index(is_visible_record(ctx, Message)),
+            without_index(is_visible_or_managed(ctx, Message)),
             is_not_deleted_sql(),
             col(Message.from_address).is_not(None),
         )
@@ -349,7 +361,7 @@ async def load_mailbox_ids_of_threads(ctx: Context, thread_ids: list[int]) -> li
         select(col(Message.thread_id), col(Message.mailbox_id))
         .where(
             col(Message.thread_id).in_(thread_ids),
-            without_index(is_visible_record(ctx, Message)),
+            without_index(is_visible_or_managed(ctx, Message)),
             is_not_deleted_sql(),
         )
         .distinct()

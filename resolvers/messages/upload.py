@@ -29,7 +29,7 @@ from mail.storage.message_insert import (
     StorableMessage,
     insert_message,
 )
-from mail.storage.received_messages import read_message, store_blobs
+from mail.storage.received_messages import parse_storable_message, store_blobs
 from models.errors import (
     Conflict,
     ErrorCollector,
@@ -50,8 +50,8 @@ from resolvers.context import Context
 from resolvers.files import uploads
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes import rights as mailbox_rights
-from resolvers.mailboxes.loaders import MailboxSelector, require_mailbox
-from resolvers.mailboxes.owners import load_owners, lock_owners
+from resolvers.mailboxes.loaders import MailboxSelector, require_own_or_shared_mailbox
+from resolvers.mailboxes.owners import load_managed_mail_owners, lock_mail_owners_and_log_change
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages.loaders import is_not_deleted_sql
 from resolvers.submission import composition, file_attachments, reply_references
@@ -103,11 +103,11 @@ async def require_upload_allowed(ctx: Context, mailbox: MailboxSelector, byte_co
     Raises Forbidden, NotFound or OverQuota.
     """
     message_loaders.require_can_change_messages(ctx)
-    box = await require_mailbox(ctx, mailbox, ShareRight.INSERT)
+    box = await require_own_or_shared_mailbox(ctx, mailbox, ShareRight.INSERT)
     given = {"user": box.user_id, "platform": ctx.environment.options.default_quota}
     row = require_found(next(iter(await ctx.read(SELECT_QUOTA, given)), None))
     if row.allowed and row.used + byte_count > row.allowed:
-        with mailbox_rights.hide_quota_figures(ctx, box.user_id):
+        with mailbox_rights.hide_quota_figures_from_others(ctx, box.user_id):
             raise OverQuota(used=row.used, allowed=row.allowed)
 
 
@@ -121,18 +121,18 @@ async def store_message(
     """
     problems = problems or ErrorCollector()
     user_id = require_user_id(ctx)
-    mailbox = await require_mailbox(ctx, new_message.mailbox, ShareRight.INSERT)
+    mailbox = await require_own_or_shared_mailbox(ctx, new_message.mailbox, ShareRight.INSERT)
     account = await composition.read_account(ctx, user_id)
     previous = await _find_replaced_draft(ctx, new_message, mailbox)
     if new_message.fields:
-        file_attachments.check_stored_files(new_message.fields.files, "files")
-    new_message, dropped = _without_incomplete_recipients(new_message)
+        file_attachments.check_file_attachment_settings(new_message.fields.files, "files")
+    new_message, dropped = _with_draft_mark_and_complete_recipients(new_message)
     if new_message.fields and not new_message.is_draft:
         _require_recipient_limit(ctx, new_message.fields)
     with problems.collecting():
         source = await _message_source(ctx, account, new_message, previous)
     problems.raise_collected()
-    parsed_message = await read_message(source)
+    parsed_message = await parse_storable_message(source)
     to = _placement(
         ctx,
         new_message,
@@ -146,7 +146,7 @@ async def store_message(
         else await composition.read_account(ctx, mailbox.user_id)
     )
     if not to.draft:
-        parsed_message = await openpgp_encryption.encrypt_for_mailbox(
+        parsed_message = await openpgp_encryption.encrypt_if_required(
             ctx.environment, source, parsed_message, home, mailbox
         )
     stored_blobs = await store_blobs(ctx.environment, home.tenant_id, parsed_message)
@@ -179,7 +179,10 @@ async def store_for_users(
     be replaced for one user only. Returns the messages, and the numbers of dropped recipients.
     Raises NotFound if a user lacks the mailbox, and OverQuota.
     """
-    rows, problems = await load_owners(ctx, users, "users"), problems or ErrorCollector()
+    rows, problems = (
+        await load_managed_mail_owners(ctx, users, "users"),
+        problems or ErrorCollector(),
+    )
     if len(rows) == 1 and (
         new_message.fields
         or new_message.replaced_draft_id is not None
@@ -191,7 +194,7 @@ async def store_for_users(
         raise InvalidInput(text, constraint="exclusive", path=["users"])
     if new_message.fields:
         _require_recipient_limit(ctx, new_message.fields)
-    new_message, dropped = _without_incomplete_recipients(new_message)
+    new_message, dropped = _with_draft_mark_and_complete_recipients(new_message)
     mailboxes = await ctx.load_many(
         mailbox_loaders.load_by_selectors, [(row.id, new_message.mailbox) for row in rows]
     )
@@ -206,9 +209,13 @@ async def store_for_users(
         if mailbox
     ]
     try:
-        ids = await _insert_for_each(ctx, new_message, targets, users, rewrite_blobs=False)
+        ids = await _compose_and_insert_for_each(
+            ctx, new_message, targets, users, rewrite_blobs=False
+        )
     except BlobRowDeleted:
-        ids = await _insert_for_each(ctx, new_message, targets, users, rewrite_blobs=True)
+        ids = await _compose_and_insert_for_each(
+            ctx, new_message, targets, users, rewrite_blobs=True
+        )
     return [row for row in await ctx.load_many(message_loaders.load_by_ids, ids) if row], dropped
 
 
@@ -242,7 +249,7 @@ async def _source_and_parsed_message(
         ctx = _context_of_user(ctx, user.id)
         user = await composition.read_account(ctx, user.id)
     source = await _message_source(ctx, user, new_message, None)
-    return source, await read_message(source)
+    return source, await parse_storable_message(source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +261,7 @@ class UploadTarget:
     placement: MessagePlacement
 
 
-async def _insert_for_each(
+async def _compose_and_insert_for_each(
     ctx: Context,
     new_message: NewMessage,
     targets: Sequence[UploadTarget],
@@ -271,7 +278,7 @@ async def _insert_for_each(
         )
         parsed_message = unencrypted
         if not target.placement.draft:
-            parsed_message = await openpgp_encryption.encrypt_for_mailbox(
+            parsed_message = await openpgp_encryption.encrypt_if_required(
                 ctx.environment, source, unencrypted, target.user, target.mailbox
             )
         tenant_and_digest = (target.user.tenant_id, parsed_message.layout_blob.digest)
@@ -289,7 +296,7 @@ async def _insert_for_each(
     def insert_in_transaction(transaction: DatabaseTransaction) -> list[int]:
         return [insert_message(transaction, *item).message_id for item in prepared_inserts]
 
-    async with lock_owners(ctx, users, "messageUpload") as locked_owners:
+    async with lock_mail_owners_and_log_change(ctx, users, "messageUpload") as locked_owners:
         return await ctx.environment.run_in_session(locked_owners.session, insert_in_transaction)
 
 
@@ -342,13 +349,15 @@ async def _insert_or_replace_draft(
         else:
             inserted = insert_message(transaction, parsed_message, stored_blobs, to)
         if file_ids and to.draft:
-            file_attachments.replace_draft_files(transaction, inserted.message_id, file_ids)
+            file_attachments.replace_file_list_of_draft(transaction, inserted.message_id, file_ids)
         return inserted
 
     async with ctx.write_session(to.user_id) as session:
         if to.user_id != require_user_id(ctx):  # the share may have ended
-            await require_mailbox(ctx, MailboxSelector(id=to.mailbox_id), ShareRight.INSERT)
-        with mailbox_rights.hide_quota_figures(ctx, to.user_id):
+            await require_own_or_shared_mailbox(
+                ctx, MailboxSelector(id=to.mailbox_id), ShareRight.INSERT
+            )
+        with mailbox_rights.hide_quota_figures_from_others(ctx, to.user_id):
             return await ctx.environment.run_in_session(session, insert_in_transaction)
 
 
@@ -360,7 +369,9 @@ def _require_recipient_limit(ctx: Context, fields: MessageFields) -> None:
     check_limit(len(fields.reply_to or ()), most, f"more than {most} addresses", path=["replyTo"])
 
 
-def _without_incomplete_recipients(new_message: NewMessage) -> tuple[NewMessage, list[int]]:
+def _with_draft_mark_and_complete_recipients(
+    new_message: NewMessage,
+) -> tuple[NewMessage, list[int]]:
     """Return the message without recipients with an incomplete address, and their numbers."""
     fields = new_message.fields
     if new_message.replaced_draft_id is not None or (fields and fields.reference):
@@ -414,7 +425,7 @@ async def _find_replaced_draft(
 async def draft_to_replace(ctx: Context, message: StoredMessage) -> EarlierDraft:
     """Return the draft to replace, with the search words it had when it was read."""
     row = message.row
-    index_row = await index_worker.load_index_row(ctx.environment, row, message)
+    index_row = await index_worker.load_index_values(ctx.environment, row, message)
     return EarlierDraft(row.id, row.digest, index_row)
 
 
@@ -456,10 +467,10 @@ async def _message_source(
             constraint="exclusive",
             path=["keepAttachments"],
         )
-    return await complete_message_bytes(ctx, new_message.raw, new_message.upload_id)
+    return await bytes_of_complete_message(ctx, new_message.raw, new_message.upload_id)
 
 
-async def complete_message_bytes(
+async def bytes_of_complete_message(
     ctx: Context, raw_message: str | None, upload_id: int | None
 ) -> bytes:
     """Return a complete message, given as text or base64 or uploaded before.
@@ -468,7 +479,7 @@ async def complete_message_bytes(
     """
     path = ["rawUpload" if upload_id is not None else "raw"]
     if upload_id is not None:
-        content = await uploads.read_upload(ctx, upload_id)
+        content = await uploads.read_and_verify_upload(ctx, upload_id)
     else:
         content = decode_raw_message(raw_message or "")
     limit = ctx.environment.options.message_max

@@ -12,7 +12,7 @@ from resolvers.auth import security_log
 from resolvers.changes import stream_reader
 from resolvers.changes.stream_reader import FollowRequest
 from resolvers.context import Context
-from resolvers.notifications.push_events import is_received_mail, read_unread_messages
+from resolvers.notifications.push_events import is_received_mail, read_notifiable_messages
 from resolvers.notifications.push_requests import NO_SUBJECT
 from resolvers.notifications.webhook_event_types import TYPE_BY_CHANGE_KIND as EVENT_TYPES
 from resolvers.notifications.webhook_event_types import TYPE_BY_SECURITY_ACTION
@@ -100,7 +100,7 @@ async def _notifications_from_events(
     """Return the notifications of events; the number of statements does not depend on them."""
     received_ids = [e.object_id for e in events if is_received_mail(e)]
     messages = (
-        await read_unread_messages(ctx.read, [require_user_id(ctx)], received_ids)
+        await read_notifiable_messages(ctx.read, [require_user_id(ctx)], received_ids)
         if received_ids
         else {}
     )

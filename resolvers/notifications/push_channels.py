@@ -30,7 +30,7 @@ from resolvers.notifications import web_push
 from resolvers.notifications.push_requests import (
     MAX_TEXT_LENGTH,
     MAX_TITLE_LENGTH,
-    open_target,
+    decrypt_target,
     secret_purpose,
 )
 from resolvers.notifications.push_worker import CHANGED_FIELDS
@@ -72,7 +72,9 @@ class PushChannelChange:
     mailbox_refs: Sequence[MailboxSelector] | None = None
 
 
-async def set_channels(ctx: Context, users: UserSelector, change: PushChannelChange) -> list[int]:
+async def create_or_update_channels(
+    ctx: Context, users: UserSelector, change: PushChannelChange
+) -> list[int]:
     """Create or update the channel of a kind of each of these accounts; returns the channel ids.
 
     Raises Invalid, NotFound if an account or mailbox does not exist, and Forbidden if the viewer
@@ -273,18 +275,18 @@ def _channel_row(
         row["number"] = stream_position
     reset_values = {"failures": 0, "retry_at": None, "last_error": None, "updated_at": now}
     released_lease = {"lease": None, "holder": None}  # a worker that serves the channel stops
-    encrypted_target = _encrypt_target(ctx, row, before, target_parts)
+    encrypted_target = _merge_and_encrypt_target(ctx, row, before, target_parts)
     return {**row, **reset_values, **released_lease, "target": encrypted_target}
 
 
-def _encrypt_target(
+def _merge_and_encrypt_target(
     ctx: Context, row: Mapping[str, Any], before: ColumnRow | None, new_parts: Mapping[str, Any]
 ) -> str:
     """Return the encrypted target. Raises Invalid if a required part is missing."""
     target_parts: dict[str, Any] = {}
     if before is not None:
         try:
-            target_parts = open_target(ctx.environment, before)
+            target_parts = decrypt_target(ctx.environment, before)
         except DecryptionError:
             target_parts = {}  # all parts must be given again
     target_parts = {
@@ -358,7 +360,7 @@ async def request_test(ctx: Context, ids: Sequence[int]) -> None:
     """
     owner_ids = await _owner_ids(ctx, ids)
     async with ctx.write_session(*owner_ids) as session:
-        rows = await _lock_channels(ctx, session, ids)
+        rows = await _load_channels_in_transaction(ctx, session, ids)
         statement = update(PushChannel).where(col(PushChannel.id).in_(ids))
         values = {"test_at": ctx.environment.now(), "retry_at": None}
         await (await session.connection()).execute(statement.values(values))
@@ -372,7 +374,7 @@ async def delete_channels(ctx: Context, ids: Sequence[int]) -> None:
     """Delete these channels, all or none. Raises NotFound or Forbidden."""
     owner_ids = await _owner_ids(ctx, ids)
     async with ctx.write_session(*owner_ids) as session:
-        rows = await _lock_channels(ctx, session, ids)
+        rows = await _load_channels_in_transaction(ctx, session, ids)
         statement = delete(PushChannel).where(col(PushChannel.id).in_(ids))
         await (await session.connection()).execute(statement)
         journal_entries = {user: [(ChangeKind.USER_CHANGED, [user])] for user in owner_ids}
@@ -397,13 +399,13 @@ def _log_entries_for_others(
 
 
 async def _owner_ids(ctx: Context, ids: Sequence[int]) -> list[int]:
-    return managed_objects.owner_ids(ids, await load_channels_by_id(ctx, list(ids)))
+    return managed_objects.require_owner_ids_of_rows(ids, await load_channels_by_id(ctx, list(ids)))
 
 
-async def _lock_channels(
+async def _load_channels_in_transaction(
     ctx: Context, session: AsyncSession, ids: Sequence[int]
 ) -> list[ColumnRow]:
-    return await managed_objects.load_locked_rows(
+    return await managed_objects.load_managed_rows_in_transaction(
         ctx, session, PushChannel, VISIBLE_COLUMNS, (ids, _is_visible(ctx))
     )
 

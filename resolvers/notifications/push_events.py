@@ -52,7 +52,7 @@ def is_received_mail(change: ColumnRow | JournalEvent) -> bool:
     return change.kind is ChangeKind.MESSAGE_ADDED and change.facts.get("did") == "received"
 
 
-async def read_unread_messages(
+async def read_notifiable_messages(
     read_rows: RowReader, user_ids: Collection[int], message_ids: Collection[int]
 ) -> dict[int, ColumnRow]:
     """Read those of these messages that are unread, in a thread that is not muted, and not in Junk.
@@ -86,13 +86,13 @@ async def read_channel_news(
     The column `last` of each channel is the end of its user's journal. Channels are left out if
     the changes of other channels fill the statement.
     """
-    changes = await _read_changes(environment, channels)
+    changes = await _read_message_added_changes(environment, channels)
     last_read = (changes[-1].stream_id, changes[-1].last) if len(changes) == MAX_CHANGES else None
     received_changes = [change for change in changes if is_received_mail(change)]
     message_ids = {key for change in received_changes for key in change.ids}
     user_ids = {change.stream_id for change in received_changes}
     rows = (
-        await read_unread_messages(environment.database.read, user_ids, message_ids)
+        await read_notifiable_messages(environment.database.read, user_ids, message_ids)
         if message_ids
         else {}
     )
@@ -121,7 +121,7 @@ async def read_channel_news(
     return news_by_channel
 
 
-async def _read_changes(
+async def _read_message_added_changes(
     environment: Environment, channels: Sequence[ColumnRow]
 ) -> Sequence[ColumnRow]:
     ranges = (

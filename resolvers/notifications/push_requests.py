@@ -66,7 +66,7 @@ def secret_purpose(channel_id: int) -> str:
     return f"push:{channel_id}"
 
 
-def open_target(environment: Environment, channel: ColumnRow) -> dict[str, Any]:
+def decrypt_target(environment: Environment, channel: ColumnRow) -> dict[str, Any]:
     """Decrypt the target of a channel: key, token, endpoint.
 
     Raises DecryptionError if its key is missing.
@@ -158,7 +158,7 @@ async def build_push_request(
 
     Raises DecryptionError if its key is missing.
     """
-    channel_target = open_target(environment, channel)
+    channel_target = decrypt_target(environment, channel)
     if channel.kind is PushKind.PUSHOVER:
         return _pushover_request(environment, channel_target, notice)
     if channel.kind is PushKind.HTTP:

@@ -110,7 +110,7 @@ async def run_worker(
 
 async def _run_loop(worker: PushWorker) -> None:
     last_full_read, world = -POLL_SECONDS, worker.environment
-    with world.wakeups.follow_all() as wakeup:
+    with world.wakeups.follow_all_streams() as wakeup:
         try:
             while True:
                 grown_stream_ids, pause = wakeup.take_streams(), POLL_SECONDS
@@ -263,7 +263,7 @@ async def _advance_positions(
 async def _serve_channel(worker: PushWorker, channel_id: int, lease: int) -> None:
     """Send all notifications of a channel. Exceptions are logged."""
     try:
-        with leases.use_leases(worker.environment, lease):
+        with leases.protect_leases_in_use(worker.environment, lease):
             channel = await _claim_channel(worker.environment, channel_id, lease)
             while channel is not None:
                 channel = await _push_next(worker, channel)
@@ -272,7 +272,7 @@ async def _serve_channel(worker: PushWorker, channel_id: int, lease: int) -> Non
     except Exception:
         log.exception("a push channel could not be served", extra={"channel": channel_id})
         is_leased = col(PushChannel.id) == channel_id, col(PushChannel.lease) == lease
-        leases.abandon_lease(
+        leases.end_lease_at_later_heartbeat(
             worker.environment, PushChannel, *is_leased, delay_seconds=PAUSE_AFTER_ERROR
         )
     finally:
@@ -330,7 +330,7 @@ async def _push_next(worker: PushWorker, channel: ColumnRow) -> ColumnRow | None
             values["last_push_at"] = world.now()
         await _update_claimed_channel(world, channel, values)
         return await _read_claimed_channel(world, channel.id, channel.lease)
-    news = await _read_news(world, channel)
+    news = await _read_news_if_due(world, channel)
     if news is None or not news.messages:
         values = {} if news is None else {"number": news.position, "retry_at": None}
         await _update_claimed_channel(world, channel, values, release=True)
@@ -342,7 +342,7 @@ async def _push_next(worker: PushWorker, channel: ColumnRow) -> ColumnRow | None
     return None if result.error else await _read_claimed_channel(world, channel.id, channel.lease)
 
 
-async def _read_news(environment: Environment, channel: ColumnRow) -> ChannelNews | None:
+async def _read_news_if_due(environment: Environment, channel: ColumnRow) -> ChannelNews | None:
     """Read new messages for a channel; None if nothing can be pushed now."""
     is_waiting = channel.retry_at is not None and channel.retry_at > environment.now()
     if not channel.active or is_waiting or channel.last <= channel.number:

@@ -39,7 +39,7 @@ def secret_purpose(row_id: int) -> str:
     return f"push key:{row_id}"
 
 
-async def read_public_key(environment: Environment) -> str:
+async def get_or_create_public_key(environment: Environment) -> str:
     """Read the public key. The first call creates the key pair."""
     found = await _read_key_row(environment)
     if found is None:
@@ -48,9 +48,9 @@ async def read_public_key(environment: Environment) -> str:
     return str(found.public)
 
 
-async def read_key_pair(environment: Environment) -> VapidKeys:
+async def get_or_create_key_pair(environment: Environment) -> VapidKeys:
     """Read the key pair. Raises DecryptionError if the private key can't be decrypted."""
-    await read_public_key(environment)
+    await get_or_create_public_key(environment)
     row = await _read_key_row(environment)
     return VapidKeys(
         row.public, environment.secret_box.decrypt(row.private, secret_purpose(KEY_ROW_ID))
@@ -147,7 +147,7 @@ async def build_request(
 
     Raises DecryptionError.
     """
-    key_pair = await read_key_pair(environment)
+    key_pair = await get_or_create_key_pair(environment)
     claims = {
         "aud": f"https://{endpoint.authority}",
         "exp": int((environment.now() + SIGNATURE_LIFETIME).timestamp()),

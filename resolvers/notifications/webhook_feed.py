@@ -19,7 +19,7 @@ from models.notifications.webhooks import (
     Webhook,
     WebhookReadPosition,
     has_user_or_domain_webhook,
-    insert_deliveries,
+    insert_deliveries_of_existing_webhooks,
     is_platform_webhook,
 )
 from models.runtime.environment import Environment
@@ -70,21 +70,21 @@ class GrownStream:
         return max(self.deleted_position - self.position, 0) if self.deleted_at else 0
 
 
-class FeedScope(NamedTuple):
+class NeededJournalPart(NamedTuple):
     """Which part of the journal active webhooks need: all streams or some, and since when."""
 
     all_streams: bool
     since: datetime
 
 
-async def create_deliveries(
+async def create_deliveries_if_webhooks_active(
     environment: Environment, stream_ids: Collection[int] | None = None
 ) -> bool:
     """Create the deliveries of new events; False if there are no active webhooks.
 
     `stream_ids` are the ids of the streams to read; None reads all.
     """
-    scope = await _read_scope(environment)
+    scope = await _read_needed_journal_part(environment)
     if scope is None:
         return False
     if stream_ids is not None and len(stream_ids) > MAX_GROWN_STREAMS:
@@ -95,23 +95,25 @@ async def create_deliveries(
     ):
         after_stream_id = grown_streams[-1].stream_id
         while grown_streams:
-            grown_streams = await _feed_streams(environment, scope, grown_streams)
+            grown_streams = await _store_deliveries_of_next_events(
+                environment, scope, grown_streams
+            )
     return True
 
 
-async def _read_scope(environment: Environment) -> FeedScope | None:
+async def _read_needed_journal_part(environment: Environment) -> NeededJournalPart | None:
     """Return what active webhooks need; None if there are none."""
     needs_all = is_platform_webhook()
     statement = select(needs_all.label("wide"), func.min(Webhook.since).label("since"))
     rows = await environment.database.read(statement.where(col(Webhook.active)).group_by(needs_all))
     if not rows:
         return None
-    return FeedScope(any(row.wide for row in rows), min(row.since for row in rows))
+    return NeededJournalPart(any(row.wide for row in rows), min(row.since for row in rows))
 
 
 async def _read_grown_streams(
     environment: Environment,
-    scope: FeedScope,
+    scope: NeededJournalPart,
     stream_ids: Collection[int] | None,
     after_stream_id: int,
 ) -> list[GrownStream]:
@@ -132,8 +134,8 @@ async def _read_grown_streams(
     return [GrownStream(*row) for row in await environment.database.read(statement)]
 
 
-async def _feed_streams(
-    environment: Environment, scope: FeedScope, grown_streams: Sequence[GrownStream]
+async def _store_deliveries_of_next_events(
+    environment: Environment, scope: NeededJournalPart, grown_streams: Sequence[GrownStream]
 ) -> list[GrownStream]:
     """Read a batch of events of these streams and store the deliveries.
 
@@ -163,7 +165,7 @@ async def _feed_streams(
     )
     if changes:
         rows += await delivery_rows(environment, changes, await _read_targets(environment, changes))
-    await _store_deliveries(
+    await _store_unless_read_meanwhile(
         environment,
         [each for each in grown_streams if each.stream_id in positions],
         positions,
@@ -217,7 +219,7 @@ async def delivery_rows(
     return [
         _delivery_row(environment, target.id, event_for_target, owner)
         for change in changes
-        if not _is_not_delivered(change)
+        if not _is_excluded_from_delivery(change)
         for owner in (owners.get(change.stream_id, StreamOwner(None, None)),)
         for event in events_of_change(change, security_rows)
         for target in targets
@@ -326,7 +328,7 @@ async def _read_security_rows(
     return found
 
 
-def _is_not_delivered(change: ColumnRow) -> bool:
+def _is_excluded_from_delivery(change: ColumnRow) -> bool:
     """True if another stream has the same event, or it is a task without an account."""
     if change.stream_id == PLATFORM:
         return bool(change.kind is ChangeKind.TASK_CHANGED)
@@ -385,7 +387,7 @@ def _delivery_row(
     }
 
 
-async def _store_deliveries(
+async def _store_unless_read_meanwhile(
     environment: Environment,
     streams: Sequence[GrownStream],
     positions: Mapping[int, int],
@@ -398,14 +400,16 @@ async def _store_deliveries(
     """
     async with environment.write_session() as session:
         connection = await session.connection()
-        locked_positions = await _lock_positions(connection, streams)
+        locked_positions = await _insert_and_lock_positions(connection, streams)
         unchanged_ids = {
             stream.stream_id
             for stream in streams
             if locked_positions.get(stream.stream_id) == (stream.position, stream.deleted_position)
         }
         unchanged_rows = [row for row in rows if row["stream_id"] in unchanged_ids]
-        await connection.run_sync(insert_deliveries, environment.now(), unchanged_rows)
+        await connection.run_sync(
+            insert_deliveries_of_existing_webhooks, environment.now(), unchanged_rows
+        )
         table = core_table(WebhookReadPosition)
         statement = (
             update(table)
@@ -419,7 +423,7 @@ async def _store_deliveries(
             await connection.execute(statement, new_positions)
 
 
-async def _lock_positions(
+async def _insert_and_lock_positions(
     connection: AsyncConnection, streams: Sequence[GrownStream]
 ) -> dict[int, tuple[int, int]]:
     """Lock the positions of streams; returns the read and the deleted position of each."""

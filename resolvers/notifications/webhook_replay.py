@@ -11,7 +11,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from models.errors import InvalidInput, NotFound
 from models.events import journal
 from models.events.journal import Stream, StreamPositions
-from models.notifications.webhooks import Webhook, insert_deliveries
+from models.notifications.webhooks import Webhook, insert_deliveries_of_existing_webhooks
 from models.store.columns import ColumnRow, select_columns
 from models.users.tables import User
 from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult
@@ -22,7 +22,7 @@ TASK_KIND = "WEBHOOK_REPLAY"
 MAX_CHANGES_PER_STEP = 100  # in one transaction
 
 
-async def prepare_replay(
+async def validated_replay_order(
     ctx: Context, webhook: ColumnRow, since: StreamPositions
 ) -> dict[str, Any]:
     """Return the order of a replay task.
@@ -67,13 +67,15 @@ class PreparedReplay:
     delivery_rows: Sequence[dict[str, Any]]
 
 
-async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> TaskStepPlan:
+async def prepare_next_deliveries(
+    ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]
+) -> TaskStepPlan:
     """Read the next changes of one stream and prepare their delivery rows."""
     positions = {**order["after"], **checkpoint}
     stream = next((key for key, last in order["until"].items() if positions[key] < last), None)
     if stream is None:
         return TaskStepPlan()
-    statement = journal.select_next_changes({int(stream): positions[stream]}).limit(
+    statement = journal.next_changes_select({int(stream): positions[stream]}).limit(
         MAX_CHANGES_PER_STEP
     )
     changes = [c for c in await ctx.read(statement) if c.last <= order["until"][stream]]
@@ -97,20 +99,20 @@ async def _read_webhook(ctx: Context, webhook_id: int) -> ColumnRow:
     raise NotFound(str(webhook_id), path=["webhook"])
 
 
-async def step(
+async def insert_prepared_deliveries(
     ctx: Context,
     session: AsyncSession,
     order: dict[str, Any],
     checkpoint: dict[str, Any],
-    held: TaskStepPlan,
+    task_plan: TaskStepPlan,
 ) -> TaskStepResult:
     """Insert the prepared delivery rows and return the new checkpoint."""
-    if held.prepared is None:
+    if task_plan.prepared is None:
         return TaskStepResult(checkpoint)
-    replay: PreparedReplay = held.prepared
+    replay: PreparedReplay = task_plan.prepared
     positions_before = {**order["after"], **checkpoint}
     await (await session.connection()).run_sync(
-        insert_deliveries, ctx.environment.now(), replay.delivery_rows
+        insert_deliveries_of_existing_webhooks, ctx.environment.now(), replay.delivery_rows
     )
     positions_after = {**checkpoint, replay.stream: replay.position}
     has_more = any(

@@ -43,7 +43,7 @@ from models.runtime import leases
 from models.runtime.environment import Environment
 from models.runtime.secret_box import DecryptionError
 from models.store.columns import ColumnRow, core_table, select_columns
-from resolvers.notifications.webhook_feed import create_deliveries
+from resolvers.notifications.webhook_feed import create_deliveries_if_webhooks_active
 from resolvers.notifications.webhook_signatures import signed_headers
 
 log = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ async def run_worker(
 
 async def _run_loop(worker: WebhookWorker) -> None:
     last_full_read, world = -POLL_SECONDS, worker.environment
-    with world.wakeups.follow_all() as wakeup:
+    with world.wakeups.follow_all_streams() as wakeup:
         try:
             while True:
                 grown_stream_ids, pause = wakeup.take_streams(), POLL_SECONDS
@@ -168,8 +168,10 @@ async def _run_loop(worker: WebhookWorker) -> None:
 async def _feed_and_start_lanes_or_log(worker: WebhookWorker, stream_ids: set[int] | None) -> float:
     try:
         if stream_ids is None or stream_ids:
-            worker.has_webhooks = await create_deliveries(worker.environment, stream_ids)
-        await delete_old_deliveries(worker)
+            worker.has_webhooks = await create_deliveries_if_webhooks_active(
+                worker.environment, stream_ids
+            )
+        await delete_old_deliveries_each_minute(worker)
         return await start_lanes(worker)
     except Exception:  # the worker must survive an outage of the database
         log.exception("webhooks could not be looked after")
@@ -187,7 +189,9 @@ async def start_lanes(worker: WebhookWorker) -> float:
     ready_webhooks = select(*select_columns(Webhook, ("id", "failures"))).where(
         or_(col(Webhook.retry_at).is_(None), col(Webhook.retry_at) <= now),
         col(Webhook.id).not_in(full_webhook_ids),
-        exists().where(col(WebhookLane.webhook_id) == col(Webhook.id), _is_due(now)),
+        exists().where(
+            col(WebhookLane.webhook_id) == col(Webhook.id), _is_due_unleased_lane_sql(now)
+        ),
     )
     hooks = await world.database.read(ready_webhooks.order_by(col(Webhook.id)).limit(MAX_LANES))
     for hook in hooks:
@@ -199,14 +203,18 @@ async def start_lanes(worker: WebhookWorker) -> float:
     return await _seconds_until_due(world, full_webhook_ids)
 
 
-def _is_enabled() -> ColumnElement[bool]:
+def _is_active_or_test_lane_sql() -> ColumnElement[bool]:
     """Return the SQL condition for lanes of active webhooks and for test lanes."""
     return or_(col(Webhook.active), col(WebhookLane.stream_id) == TEST_STREAM_ID)
 
 
-def _is_due(now: datetime) -> ColumnElement[bool]:
+def _is_due_unleased_lane_sql(now: datetime) -> ColumnElement[bool]:
     """Return the SQL condition for lanes that are due and that no process posts from."""
-    return (col(WebhookLane.due_at) <= now) & leases.is_unleased(WebhookLane) & _is_enabled()
+    return (
+        (col(WebhookLane.due_at) <= now)
+        & leases.is_unleased(WebhookLane)
+        & _is_active_or_test_lane_sql()
+    )
 
 
 async def _seconds_until_due(environment: Environment, full_webhook_ids: Sequence[int]) -> float:
@@ -215,7 +223,7 @@ async def _seconds_until_due(environment: Environment, full_webhook_ids: Sequenc
     is_free = (col(WebhookLane.webhook_id) == col(Webhook.id), col(WebhookLane.lease).is_(None))
     soonest = (
         select(col(WebhookLane.due_at))
-        .where(*is_free, _is_enabled())
+        .where(*is_free, _is_active_or_test_lane_sql())
         .order_by(col(WebhookLane.due_at))
         .limit(1)
         .scalar_subquery()
@@ -244,7 +252,7 @@ async def _claim_lanes(
     statement = (
         select(*lane_columns)
         .join(Webhook, col(Webhook.id) == col(WebhookLane.webhook_id))
-        .where(col(WebhookLane.webhook_id) == webhook_id, _is_due(now))
+        .where(col(WebhookLane.webhook_id) == webhook_id, _is_due_unleased_lane_sql(now))
         .where(leases.is_registered(process_id))
         .order_by(col(WebhookLane.due_at), col(WebhookLane.stream_id))
         .limit(max_lanes)
@@ -264,14 +272,14 @@ async def _claim_lanes(
 async def _serve_lane(worker: WebhookWorker, lane: ClaimedLane) -> None:
     """Post from a lane and release it. Exceptions are logged."""
     try:
-        with leases.use_leases(worker.environment, lane.lease):
-            due_at = await _post_from_lane(worker, lane)
-            await _release_lane(worker.environment, lane, due_at)
+        with leases.protect_leases_in_use(worker.environment, lane.lease):
+            due_at = await _post_until_failure_or_empty(worker, lane)
+            await _release_or_delete_lane(worker.environment, lane, due_at)
     except WebhookLeaseLost:
         log.warning("the lease has passed to another worker", extra={"webhook": lane.webhook_id})
     except Exception:
         log.exception("a webhook could not be served", extra={"webhook": lane.webhook_id})
-        leases.abandon_lease(
+        leases.end_lease_at_later_heartbeat(
             worker.environment, WebhookLane, lane.is_claimed, delay_seconds=PAUSE_AFTER_ERROR
         )
     finally:
@@ -279,7 +287,7 @@ async def _serve_lane(worker: WebhookWorker, lane: ClaimedLane) -> None:
         worker.lane_freed.set()
 
 
-async def _post_from_lane(worker: WebhookWorker, lane: ClaimedLane) -> datetime | None:
+async def _post_until_failure_or_empty(worker: WebhookWorker, lane: ClaimedLane) -> datetime | None:
     """Post until the lane is empty or a post fails.
 
     Returns when to continue; None means at once.
@@ -456,10 +464,10 @@ async def _update_webhook_health(
     await connection.execute(statement.values(values))
 
 
-async def _release_lane(
-    environment: Environment, lane: ClaimedLane, due_at: datetime | None
+async def _release_or_delete_lane(
+    environment: Environment, lane: ClaimedLane, due_at_or_now: datetime | None
 ) -> None:
-    """Release a lane until `due_at`, or delete it if it is empty."""
+    """Release a lane until `due_at_or_now` (None: due at once), or delete it if it is empty."""
     async with environment.write_session() as session:
         connection = await session.connection()
         statement = select(col(WebhookLane.stream_id)).where(lane.is_claimed).with_for_update()
@@ -471,7 +479,7 @@ async def _release_lane(
         if (
             await connection.execute(waiting_statement)
         ).first():  # read under the lock, so that no delivery is added before the update
-            released = {"lease": None, "holder": None, "due_at": due_at or environment.now()}
+            released = {"lease": None, "holder": None, "due_at": due_at_or_now or environment.now()}
             await connection.execute(update(WebhookLane).where(lane.is_claimed).values(released))
         else:
             await connection.execute(delete(WebhookLane).where(lane.is_claimed))
@@ -496,7 +504,7 @@ async def _release_lanes(environment: Environment, lanes: Iterable[ClaimedLane])
             )
 
 
-async def delete_old_deliveries(worker: WebhookWorker) -> None:
+async def delete_old_deliveries_each_minute(worker: WebhookWorker) -> None:
     """Delete all but the newest 1,000 deliveries of each webhook and final state.
 
     Does nothing if called again within a minute.

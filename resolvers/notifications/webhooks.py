@@ -21,7 +21,7 @@ from models.notifications.webhooks import (
     Webhook,
     WebhookDelivery,
     WebhookLane,
-    insert_deliveries,
+    insert_deliveries_of_existing_webhooks,
 )
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
@@ -38,7 +38,7 @@ from resolvers.notifications.webhook_event_types import (
     PREFIX_WILDCARD,
     is_known_pattern,
 )
-from resolvers.notifications.webhook_replay import TASK_KIND, prepare_replay
+from resolvers.notifications.webhook_replay import TASK_KIND, validated_replay_order
 from resolvers.notifications.webhook_signatures import generate_secret, secret_purpose
 from resolvers.notifications.webhook_worker import TEST_STREAM_ID
 from resolvers.pagination import PageScan, read_by_keys
@@ -429,7 +429,9 @@ async def queue_test_events(ctx: Context, ids: Sequence[int]) -> None:
     async with ctx.write_session(PLATFORM) as session:
         rows, connection = await _lock_webhooks(ctx, session, ids), await session.connection()
         await connection.run_sync(
-            insert_deliveries, now, [_test_event_row(ctx, row.id) for row in rows]
+            insert_deliveries_of_existing_webhooks,
+            now,
+            [_test_event_row(ctx, row.id) for row in rows],
         )
         due_first = min(row.created_at for row in rows)  # before all other lanes
         lanes = (col(WebhookLane.webhook_id).in_(ids), col(WebhookLane.stream_id) == TEST_STREAM_ID)
@@ -475,7 +477,7 @@ async def start_replay(ctx: Context, webhook_id: int, since: StreamPositions) ->
     if row is None:
         raise NotFound(str(webhook_id), path=["webhook"])
     await _require_not_above_viewer(ctx, [row])
-    order = await prepare_replay(ctx, row, since)
+    order = await validated_replay_order(ctx, row, since)
     total = sum(order["until"][stream] - order["after"][stream] for stream in order["until"])
     async with ctx.write_session(PLATFORM) as session:
         (task,) = await task_steps.insert_tasks(ctx, session, TASK_KIND, [order], total=total)

@@ -28,7 +28,7 @@ async def follow_entries(
     Changes of one user keep their order. Several changes of an entry between two reads are
     reported as one.
     """
-    with ctx.environment.wakeups.follow_all() as wakeup:
+    with ctx.environment.wakeups.follow_all_streams() as wakeup:
         positions: dict[int, int] = {
             entry.id: entry.last for entry in await _load_stream_positions(ctx)
         }
@@ -73,7 +73,7 @@ async def _changed_submission_ids(
         end_positions = dict(streams_behind[start : start + STREAMS_PER_READ])
         start_positions = {stream_id: positions.get(stream_id, 0) for stream_id in end_positions}
         while start_positions:
-            rows = await ctx.read(journal.select_next_changes(start_positions))
+            rows = await ctx.read(journal.next_changes_select(start_positions))
             events = list(journal.events_from_changes(rows, start_positions))
             object_ids = (e.object_id for e in events if e.kind is ChangeKind.SUBMISSION_CHANGED)
             if submission_ids := list(dict.fromkeys(object_ids)):

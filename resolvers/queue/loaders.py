@@ -159,7 +159,7 @@ async def load_last_errors_by_entry(ctx: Context, entry_ids: list[int]) -> list[
     return [error_by_entry.get(key) for key in entry_ids]
 
 
-async def where_clauses(
+async def visible_entry_clauses(
     ctx: Context, conditions: QueueEntryConditions, *, only_open: bool = True
 ) -> list[ColumnElement[bool]]:
     """Return the WHERE clauses for visible entries that meet the conditions.
@@ -189,13 +189,13 @@ async def where_clauses(
         clauses += _queue_clauses(conditions.queue_name)
     if (
         conditions.queue_name is QueueName.DEFERRED
-        and (deferred_ids := await _load_deferred_ids(ctx)) is not None
+        and (deferred_ids := await _load_deferred_entry_ids_if_few(ctx)) is not None
     ):
         clauses.append(col(Submission.id).in_(deferred_ids))
     return clauses
 
 
-async def _load_deferred_ids(ctx: Context) -> set[int] | None:
+async def _load_deferred_entry_ids_if_few(ctx: Context) -> set[int] | None:
     """Return the ids of entries with deferred deliveries, or None if they are too many.
 
     If there are more than MAX_DEFERRED_IDS, a page in list order finds the next ones soon. Few
@@ -251,7 +251,7 @@ async def read_entry_page(
     """Read a page of queue entries, the oldest first."""
     column_names = ENTRY_COLUMNS.intersection(columns) | {"id", "created_at"}
     statement = select(*select_columns(Submission, column_names)).where(
-        is_waiting_entry(), *await where_clauses(ctx, conditions)
+        is_waiting_entry(), *await visible_entry_clauses(ctx, conditions)
     )
     return await pagination.read_page(
         ctx, PageScan(statement, page_request, SORT_KEY, is_descending=False)
@@ -262,7 +262,7 @@ async def count_entries(ctx: Context, conditions: QueueEntryConditions) -> int:
     """Count the queue entries that meet the conditions."""
     statement = select(func.count().label("many")).select_from(Submission)
     (row,) = await ctx.read(
-        statement.where(is_waiting_entry(), *await where_clauses(ctx, conditions))
+        statement.where(is_waiting_entry(), *await visible_entry_clauses(ctx, conditions))
     )
     return int(row.many)
 
@@ -274,7 +274,7 @@ async def filter_entries(
 
     Finished entries match every queue name.
     """
-    conditions = await where_clauses(
+    conditions = await visible_entry_clauses(
         ctx, replace(entry_conditions, queue_name=None), only_open=False
     )
     if entry_conditions.queue_name is not None:

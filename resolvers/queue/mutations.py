@@ -23,15 +23,15 @@ from resolvers.admin.task_steps import (
     TaskStepPlan,
     TaskStepResult,
     insert_tasks,
-    next_ids,
-    result_after_ids,
+    next_ids_of_task,
+    step_result_after_ids,
 )
 from resolvers.context import Context, GuardRule
 from resolvers.queue.loaders import (
     QueueEntryConditions,
     is_visible_entry,
     is_waiting_entry,
-    where_clauses,
+    visible_entry_clauses,
 )
 
 DELETE_TASK_KIND, FLUSH_TASK_KIND = "QUEUE_DELETE", "QUEUE_FLUSH"
@@ -74,7 +74,9 @@ async def flush_entries(ctx: Context, selection: QueueSelection) -> QueueChangeR
     return await _change_or_queue_task(ctx, selection, FLUSH_TASK_KIND)
 
 
-async def set_hold(ctx: Context, queue_ids: Sequence[str], *, is_held: bool) -> list[int]:
+async def hold_or_release_entries(
+    ctx: Context, queue_ids: Sequence[str], *, is_held: bool
+) -> list[int]:
     """Hold queue entries or release them, and return the entry ids. Raises NotFound."""
     rows = await _load_selected_entries(
         ctx, QueueSelection(queue_ids), ctx.environment.options.bulk
@@ -145,7 +147,7 @@ async def _load_selected_entries(
     if selection.queue_ids is not None:
         conditions.append(col(Submission.queue_id).in_(queue_ids))
     elif selection.conditions is not None:
-        conditions = await where_clauses(ctx, selection.conditions)
+        conditions = await visible_entry_clauses(ctx, selection.conditions)
     columns = (Submission.id, Submission.user_id, Submission.queue_id, Submission.envelope_from)
     statement = select(*map(col, columns)).where(is_waiting_entry(), *conditions)
     order = (col(Submission.created_at), col(Submission.id))
@@ -225,14 +227,14 @@ async def _log_changes(
     await admin_log.log_changes(ctx, session, *entries)
 
 
-async def plan_next_entries(
+async def plan_or_bounce_next_entries(
     ctx: Context, task_order: dict[str, Any], checkpoint: dict[str, Any]
 ) -> TaskStepPlan:
     """Plan the next step of a task: its entries and the streams to lock.
 
     With `notify` the reports are sent here, each in its own transaction.
     """
-    entry_ids = next_ids(task_order, checkpoint, bulk_updates.MAX_SUBMISSIONS)
+    entry_ids = next_ids_of_task(task_order, checkpoint, bulk_updates.MAX_SUBMISSIONS)
     if task_order.get("notify"):
         await removal.bounce_submissions(ctx.environment, entry_ids)
         return TaskStepPlan(ids=entry_ids)
@@ -256,7 +258,7 @@ async def delete_planned_entries(
             session,
             lambda transaction: held_messages.cancel_and_make_drafts(transaction, step_plan.ids),
         )
-    return result_after_ids(step_plan.ids, task_order, checkpoint, len(step_plan.ids))
+    return step_result_after_ids(step_plan.ids, task_order, checkpoint, len(step_plan.ids))
 
 
 async def flush_planned_entries(
@@ -272,4 +274,4 @@ async def flush_planned_entries(
         bulk_updates.flush_deferred(transaction, step_plan.ids)
 
     await ctx.environment.run_in_session(session, flush_in_transaction)
-    return result_after_ids(step_plan.ids, task_order, checkpoint, len(step_plan.ids))
+    return step_result_after_ids(step_plan.ids, task_order, checkpoint, len(step_plan.ids))

@@ -14,14 +14,14 @@ from models.queue.rate_limits import RateHold, RateLimit, RateWindow
 from models.queue.rate_values import MAX_RATE, Rate
 from models.store.columns import ColumnRow, insert_with_conflict, select_columns
 from models.users.roles import Role
-from resolvers.access import require_administered_domain
+from resolvers.access import require_users_in_administered_domains
 from resolvers.admin import admin_log
 from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.loaders import DomainIdOrName
 from resolvers.users.selection import UserSelector, load_selected_users
-from resolvers.users.user_locks import lock_users
+from resolvers.users.user_locks import lock_users_and_store_changes
 
 LoggedRate = dict[str, Any] | None
 
@@ -41,7 +41,9 @@ def validate_rate(rate: Rate | None, *, path: Sequence[str] = ("value",)) -> Rat
     return rate
 
 
-async def set_rate_limits(ctx: Context, owners: RateLimitOwners, rate: Rate | None) -> list[int]:
+async def set_or_remove_rate_limits(
+    ctx: Context, owners: RateLimitOwners, rate: Rate | None
+) -> list[int]:
     """Set the rate of users and domains, all or none; return their ids in order.
 
     None removes their own rate. The running count stays unless the time frame changes. Raises
@@ -53,10 +55,12 @@ async def set_rate_limits(ctx: Context, owners: RateLimitOwners, rate: Rate | No
         await _lock_all_streams(ctx, owners)
         owner_ids: list[int] = []
         if owners.users is not None:
-            async with lock_users(ctx, owners.users, "rateLimitSet") as locked_users:
-                require_administered_domain(ctx, locked_users.rows, ["users"])
+            async with lock_users_and_store_changes(
+                ctx, owners.users, "rateLimitSet"
+            ) as locked_users:
+                require_users_in_administered_domains(ctx, locked_users.rows, ["users"])
                 users_by_id = {row.id: row for row in locked_users.rows}
-                rates_before = await store_rates(
+                rates_before = await set_or_delete_rates(
                     ctx, locked_users.session, users_by_id, rate, "user_id"
                 )
                 for owner_id, row in users_by_id.items():
@@ -69,7 +73,9 @@ async def set_rate_limits(ctx: Context, owners: RateLimitOwners, rate: Rate | No
             rows = await domain_loaders.load_referenced_domains(ctx, owners.domains)
             domain_ids = [row.id for row in rows]
             async with ctx.write_session(PLATFORM, *domain_ids) as session:
-                rates_before = await store_rates(ctx, session, domain_ids, rate, "domain_id")
+                rates_before = await set_or_delete_rates(
+                    ctx, session, domain_ids, rate, "domain_id"
+                )
                 changes = {
                     key: (old_rate, admin_log_values(rate))
                     for key, old_rate in rates_before.items()
@@ -95,9 +101,11 @@ async def reset_rate_limits(
         await _lock_all_streams(ctx, owners)
         owner_ids: list[int] = []
         if owners.users is not None:
-            async with lock_users(ctx, owners.users, "rateLimitReset") as locked_users:
-                require_administered_domain(ctx, locked_users.rows, ["users"])
-                deleted_counts = await _delete_windows(
+            async with lock_users_and_store_changes(
+                ctx, owners.users, "rateLimitReset"
+            ) as locked_users:
+                require_users_in_administered_domains(ctx, locked_users.rows, ["users"])
+                deleted_counts = await _delete_rate_windows_and_holds(
                     ctx, locked_users.session, [row.id for row in locked_users.rows]
                 )
                 for row in locked_users.rows:
@@ -111,7 +119,7 @@ async def reset_rate_limits(
                 row.id for row in await domain_loaders.load_referenced_domains(ctx, owners.domains)
             ]
             async with ctx.write_session(PLATFORM, *domain_ids) as session:
-                deleted_counts = await _delete_windows(ctx, session, domain_ids)
+                deleted_counts = await _delete_rate_windows_and_holds(ctx, session, domain_ids)
                 changes: dict[int, tuple[LoggedRate, LoggedRate]] = {
                     owner_id: ({"used": used}, {"used": 0})
                     for owner_id, used in deleted_counts.items()
@@ -120,7 +128,7 @@ async def reset_rate_limits(
             owner_ids += domain_ids
         if includes_platform:
             async with ctx.write_session(PLATFORM) as session:
-                deleted_counts = await _delete_windows(ctx, session, [PLATFORM])
+                deleted_counts = await _delete_rate_windows_and_holds(ctx, session, [PLATFORM])
                 values_before = {"rate_limit": {"used": deleted_counts.get(PLATFORM, 0)}}
                 values_after = {"rate_limit": {"used": 0}}
                 entry = NewAdminLogEntry("rateLimitReset", before=values_before, after=values_after)
@@ -154,7 +162,7 @@ def admin_log_values(rate: Rate | None) -> LoggedRate:
     return None if rate is None else {"value": rate.value, "frame": rate.frame.value}
 
 
-async def store_rates(
+async def set_or_delete_rates(
     ctx: Context,
     session: AsyncSession,
     owner_ids: Iterable[int],
@@ -194,7 +202,7 @@ def _rate_from_row(row: ColumnRow) -> Rate:
     return Rate(row.value, row.frame)
 
 
-async def _delete_windows(
+async def _delete_rate_windows_and_holds(
     ctx: Context, session: AsyncSession, owner_ids: Sequence[int]
 ) -> dict[int, int]:
     """Delete the windows of these owners; return the counts of running ones by owner id."""

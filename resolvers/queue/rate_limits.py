@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Select, case, func, or_, select
 from sqlmodel import col
 
 from mail.limits import sending_rates
-from mail.limits.sending_rates import FullRateWindow, record_refusal
+from mail.limits.sending_rates import FullRateWindow, record_and_report_refusal_once
 from models.domains.tables import Domain
 from models.errors import RateLimited
 from models.queue.rate_limits import RateHold, RateLimit, RateWindow
@@ -21,7 +21,7 @@ from resolvers import pagination
 from resolvers.access import is_visible_user
 from resolvers.auth.credential_cache import cache_of_database
 from resolvers.context import Context
-from resolvers.domains.loaders import is_visible_domain
+from resolvers.domains.loaders import is_administered_domain
 from resolvers.pagination import PageScan, read_by_keys
 
 LIMIT_CURSOR_KIND = "rate-limits"
@@ -48,30 +48,36 @@ class SendingRateExceeded(RateLimited):
         self.user_id, self.full_window = user_id, full_window
 
 
-async def require_below_rate(ctx: Context, user_id: int) -> None:
+async def require_below_sending_rates(ctx: Context, user_id: int) -> None:
     """Raise RateLimited if the user, the domain or the platform has used up its rate."""
     statement, parameters = sending_rates.full_windows_query(ctx.environment, user_id)
     rows = await ctx.read_prepared(statement, **parameters)
     if rows:
-        raise rate_limited_error(
-            ctx, SendingRateExceeded(user_id, sending_rates.longest_full_window(rows, user_id))
+        raise record_and_build_rate_limited_error(
+            ctx, SendingRateExceeded(user_id, sending_rates.last_ending_full_window(rows, user_id))
         )
 
 
-def count_messages(transaction: DatabaseTransaction, user_id: int, message_count: int = 1) -> None:
+def count_against_sending_rates(
+    transaction: DatabaseTransaction, user_id: int, message_count: int = 1
+) -> None:
     """Count messages of a user, last in the transaction that queues them.
 
     Raises SendingRateExceeded if they exceed a rate.
     """
-    if full_window := sending_rates.count_messages(transaction, user_id, message_count):
+    if full_window := sending_rates.count_and_find_exceeded_window(
+        transaction, user_id, message_count
+    ):
         raise SendingRateExceeded(user_id, full_window)
 
 
-def rate_limited_error(ctx: Context, exceeded: SendingRateExceeded) -> RateLimited:
+def record_and_build_rate_limited_error(ctx: Context, exceeded: SendingRateExceeded) -> RateLimited:
     """Return the RateLimited error. The first one of a window is also recorded for the user."""
     if not ctx.is_dry_run:
         # in the background, since the current transaction is rolled back
-        recording = record_refusal(ctx.environment, exceeded.user_id, exceeded.full_window)
+        recording = record_and_report_refusal_once(
+            ctx.environment, exceeded.user_id, exceeded.full_window
+        )
         cache_of_database(ctx.environment.database).run_in_background(recording)
     return exceeded.full_window.rate_limited_error(ctx.environment.now())
 
@@ -79,7 +85,7 @@ def rate_limited_error(ctx: Context, exceeded: SendingRateExceeded) -> RateLimit
 def _is_visible_limit(ctx: Context) -> ColumnElement[bool]:
     """Return the WHERE clause for limits of visible users and domains."""
     user_ids = select(col(User.id)).where(is_visible_user(ctx))
-    domain_ids = select(col(Domain.id)).where(is_visible_domain(ctx))
+    domain_ids = select(col(Domain.id)).where(is_administered_domain(ctx))
     return col(RateLimit.user_id).in_(user_ids) | col(RateLimit.domain_id).in_(domain_ids)
 
 
@@ -153,7 +159,7 @@ def _where_clauses(conditions: RateLimitConditions) -> list[ColumnElement[bool]]
     return clauses
 
 
-def _select_holds(
+def _select_rate_limited_users(
     ctx: Context, user_ids: Collection[int] | None, *columns: Any
 ) -> Select[*tuple[Any, ...]]:
     """Select the visible users that are rate limited now, all or these."""
@@ -166,7 +172,7 @@ def _select_holds(
     )
 
 
-def _select_hold_columns(
+def _select_columns_of_rate_holds(
     ctx: Context, user_ids: Collection[int] | None, column_names: Collection[str] | None
 ) -> Select[*tuple[Any, ...]]:
     is_domain_limit = col(RateHold.source) == LimitSource.DOMAIN
@@ -175,7 +181,9 @@ def _select_hold_columns(
         None if column_names is None else {"id", "since", *column_names} - {DOMAIN_COLUMN}
     )
     extra_columns = [domain] if column_names is None or DOMAIN_COLUMN in column_names else []
-    return _select_holds(ctx, user_ids, *select_columns(RateHold, stored_names), *extra_columns)
+    return _select_rate_limited_users(
+        ctx, user_ids, *select_columns(RateHold, stored_names), *extra_columns
+    )
 
 
 async def load_holds_by_user(ctx: Context, user_ids: list[int]) -> list[ColumnRow | None]:
@@ -184,11 +192,11 @@ async def load_holds_by_user(ctx: Context, user_ids: list[int]) -> list[ColumnRo
     None for a user without hold or that the viewer can't see.
     """
     return await read_by_keys(
-        ctx, _select_hold_columns(ctx, None, None), col(RateHold.id), user_ids
+        ctx, _select_columns_of_rate_holds(ctx, None, None), col(RateHold.id), user_ids
     )
 
 
-async def read_hold_page(
+async def read_rate_hold_page(
     ctx: Context,
     user_ids: Collection[int] | None,
     page_request: PageRequest,
@@ -196,13 +204,13 @@ async def read_hold_page(
 ) -> Page[ColumnRow]:
     """Read a page of the users that are rate limited now, the last first."""
     sort_key = (col(RateHold.since), col(RateHold.id))
-    statement = _select_hold_columns(ctx, user_ids, columns)
+    statement = _select_columns_of_rate_holds(ctx, user_ids, columns)
     return await pagination.read_page(
         ctx, PageScan(statement, page_request, sort_key, is_descending=True)
     )
 
 
-async def count_holds(ctx: Context, user_ids: Collection[int] | None) -> int:
+async def count_rate_limited_users(ctx: Context, user_ids: Collection[int] | None) -> int:
     """Count the users that are rate limited now."""
-    (row,) = await ctx.read(_select_holds(ctx, user_ids, func.count()))
+    (row,) = await ctx.read(_select_rate_limited_users(ctx, user_ids, func.count()))
     return int(row[0])

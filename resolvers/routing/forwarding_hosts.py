@@ -43,7 +43,7 @@ def normalize_network(network: str) -> str:
     return network_text(ip_network(network))
 
 
-async def create_forwarding_hosts(
+async def create_or_update_forwarding_hosts(
     ctx: Context, name_or_network: str, *, filter_spam: bool
 ) -> list[int]:
     """Create a forwarding host for each address and network that a name sends from.

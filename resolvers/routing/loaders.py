@@ -159,7 +159,7 @@ async def load_domains_by_relay_host(
     """Load the domains that send through these relay hosts, ordered by name, with one statement."""
     statement = (
         select(*select_columns(Domain))
-        .where(domain_loaders.is_visible_domain(ctx))
+        .where(domain_loaders.is_administered_domain(ctx))
         .order_by(col(Domain.name))
     )
     return await read_all_by_keys(ctx, statement, col(Domain.relay_host_id), relay_host_ids)

@@ -124,12 +124,12 @@ async def delete_rows(ctx: Context, routing_table: RoutingTable, ids: Sequence[i
     Domains that used a deleted relay host send directly then. Raises NotFound, and
     ServiceUnavailable if a domain began to use a relay host meanwhile.
     """
-    domain_ids = await _domains_using_relay_hosts(ctx, routing_table, ids)
+    domain_ids = await _domain_ids_using_relay_hosts(ctx, routing_table, ids)
     async with ctx.write_session(PLATFORM, *domain_ids) as session:
         rows = await load_visible_rows(ctx, routing_table, ids)
         table, connection = core_table(routing_table.table), await session.connection()
         if routing_table is RELAYS:
-            if set(await _domains_using_relay_hosts(ctx, routing_table, ids)) - set(domain_ids):
+            if set(await _domain_ids_using_relay_hosts(ctx, routing_table, ids)) - set(domain_ids):
                 message = "a domain began to use it at this very moment: try again"
                 raise ServiceUnavailable(message, component="store")
             update_statement = update(Domain).where(col(Domain.relay_host_id).in_(ids))
@@ -187,7 +187,7 @@ def _mutation_prefix(routing_table: RoutingTable) -> str:
     return routing_table.type_name[0].lower() + routing_table.type_name[1:]
 
 
-async def _domains_using_relay_hosts(
+async def _domain_ids_using_relay_hosts(
     ctx: Context, routing_table: RoutingTable, ids: Sequence[int]
 ) -> list[int]:
     if routing_table is not RELAYS:

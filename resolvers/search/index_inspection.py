@@ -44,7 +44,7 @@ async def count_indexed_messages(ctx: Context) -> int:
 
     Deleted messages count until they are removed.
     """
-    listed = text_index.index_rows(ctx.environment.database.dialect)
+    listed = text_index.indexed_ids_table(ctx.environment.database.dialect)
     ((many,),) = await ctx.read(select(func.count()).select_from(listed))
     return int(many)
 

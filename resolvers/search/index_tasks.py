@@ -24,7 +24,7 @@ from models.users.roles import Role, Scope
 from resolvers.admin.task_steps import TaskKind, TaskStepPlan, TaskStepResult, insert_tasks
 from resolvers.context import Context, GuardRule
 from resolvers.mailboxes.loaders import matches_pattern_sql
-from resolvers.mailboxes.owners import load_owners
+from resolvers.mailboxes.owners import load_managed_mail_owners
 from resolvers.users.selection import UserSelector
 
 BUILD, REBUILD, OPTIMIZE = "SEARCH_INDEX_BUILD", "SEARCH_INDEX_REBUILD", "SEARCH_INDEX_OPTIMIZE"
@@ -51,7 +51,7 @@ class IndexBuildResult:
     task: Task | None = None
 
 
-async def index_waiting_messages(
+async def index_or_queue_unindexed_messages(
     ctx: Context, request: IndexBuildRequest, user_selector: UserSelector
 ) -> IndexBuildResult:
     """Index the unindexed messages of matching mailboxes, at once if they are few, else by a task.
@@ -107,7 +107,7 @@ async def queue_optimize(ctx: Context) -> Task:
     ctx.viewer.require(OPERATOR_RULE)
     total = None
     if ctx.environment.database.dialect == "postgresql":
-        listed = select(func.count()).select_from(text_index.index_rows("postgresql"))
+        listed = select(func.count()).select_from(text_index.indexed_ids_table("postgresql"))
         ((total,),) = await ctx.read(listed)
     return await _insert_task(ctx, OPTIMIZE, {}, total)
 
@@ -119,7 +119,9 @@ def _is_unfinished_sql() -> Any:
 
 async def _user_ids_of_selector(ctx: Context, user_selector: UserSelector) -> list[int] | None:
     """Return the IDs of the selected users; None for all users."""
-    rows = None if user_selector.all else await load_owners(ctx, user_selector, "users")
+    rows = (
+        None if user_selector.all else await load_managed_mail_owners(ctx, user_selector, "users")
+    )
     return None if rows is None else [row.id for row in rows]
 
 
@@ -133,7 +135,9 @@ async def _index_rows(ctx: Context, message_rows: Sequence[ColumnRow]) -> int:
     if not found:
         return 0
     async with ctx.write_session() as session:
-        return await (await session.connection()).run_sync(index_worker.insert_entries, found)
+        return await (await session.connection()).run_sync(
+            index_worker.insert_unindexed_and_record_contacts, found
+        )
 
 
 async def _insert_task(
@@ -215,7 +219,10 @@ async def _run_build_step(
     if not rows:
         return TaskStepResult(checkpoint)
     return _result_after_rows(
-        rows, await (await session.connection()).run_sync(index_worker.insert_entries, found)
+        rows,
+        await (await session.connection()).run_sync(
+            index_worker.insert_unindexed_and_record_contacts, found
+        ),
     )
 
 
@@ -243,7 +250,9 @@ async def _run_rebuild_step(
     if task_order["ids"] is not None:
         if not rows:
             return TaskStepResult(checkpoint)
-        return _result_after_rows(rows, await index_rebuild.reindex_messages(connection, found))
+        return _result_after_rows(
+            rows, await index_rebuild.reindex_unchanged_messages(connection, found)
+        )
     if not checkpoint:
         await index_rebuild.create_new_index(connection)
     if not rows:
@@ -258,7 +267,7 @@ async def _prepare_optimize_step(
 ) -> TaskStepPlan:
     if ctx.environment.database.dialect == "sqlite":
         return TaskStepPlan()
-    (key,) = text_index.index_rows("postgresql").c
+    (key,) = text_index.indexed_ids_table("postgresql").c
     statement = (
         select(key).where(key > checkpoint.get("at", 0)).order_by(key).limit(ROWS_PER_OPTIMIZE_STEP)
     )

@@ -95,7 +95,7 @@ def parse_search_query(
                 reader.tokens[reader.token_index], "there is no bracket that it closes"
             )
             reader.token_index += 1
-            if reader.next_token():
+            if reader.peek_token():
                 fields = _combine_with_and(fields, reader.parse_alternatives(0))
     except _QueryRejected:
         fields = None
@@ -127,7 +127,7 @@ def _is_key_or_operator(token: QueryToken) -> bool:
     return token.kind == "minus" or (token.kind == "key" and is_key(plain_word.lower()))
 
 
-def require_valid_query(
+def fields_from_valid_query(
     text: str, now: datetime, path_in_input: Sequence[str] = ("query",)
 ) -> dict[str, Any]:
     """Parse a search text. Raises Invalid with the positions if it has problems."""
@@ -196,17 +196,17 @@ class _QueryParser:
             return False
         return True
 
-    def next_token(self) -> QueryToken | None:
+    def peek_token(self) -> QueryToken | None:
         """Return the next token; None at the end."""
         return self.tokens[self.token_index] if self.token_index < len(self.tokens) else None
 
     def parse_alternatives(self, depth: int, *, in_list: bool = False) -> dict[str, Any] | None:
         """Parse conditions separated by OR, up to a closing bracket or the end."""
         if depth > MAX_BRACKET_DEPTH:
-            self.add_problem(self.next_token(), f"brackets go {MAX_BRACKET_DEPTH} levels deep")
+            self.add_problem(self.peek_token(), f"brackets go {MAX_BRACKET_DEPTH} levels deep")
             raise _QueryRejected
         read_ = [self.parse_conditions(depth, in_list=in_list)]
-        while (token := self.next_token()) and token.kind == "word" and token.text == "OR":
+        while (token := self.peek_token()) and token.kind == "word" and token.text == "OR":
             self.token_index += 1
             read_.append(self.parse_conditions(depth, in_list=in_list, follows_or=True))
         found = [one for one in read_ if one is not None]
@@ -219,7 +219,7 @@ class _QueryParser:
         conditions: dict[str, Any] = {}
         origins: dict[str, tuple[QueryToken, int]] = {}  # first token and end index of each field
         kept_count = dropped_count = 0
-        while token := self.next_token():
+        while token := self.peek_token():
             if token.kind == "close" or (token.kind == "word" and token.text == "OR"):
                 break
             if in_list and token.kind == "word" and token.text == ",":
@@ -236,8 +236,8 @@ class _QueryParser:
             kept_count += found is not None
             origins = {**dict.fromkeys(found or (), (token, self.token_index)), **origins}
             _merge_fields(conditions, found or {})
-        if not (kept_count or dropped_count) and (depth or follows_or or self.next_token()):
-            self.add_problem(self.next_token(), "something is missing before it")
+        if not (kept_count or dropped_count) and (depth or follows_or or self.peek_token()):
+            self.add_problem(self.peek_token(), "something is missing before it")
             return None
         dropped = self.drop_fields_invalid_in_group(conditions, origins)
         return (
@@ -253,13 +253,13 @@ class _QueryParser:
         names = [
             name
             for name in sorted(GROUP_CHECKED_FIELDS & fields.keys())
-            if self.is_field_refused(fields, name, *origins[name])
+            if self.report_if_field_refused(fields, name, *origins[name])
         ]
         for name in names:
             del fields[name]
         return bool(names)
 
-    def is_field_refused(
+    def report_if_field_refused(
         self, fields: FilterFields, field_name: str, token: QueryToken, end_index: int
     ) -> bool:
         """True if a field is invalid in its group. A problem is added then."""
@@ -298,7 +298,7 @@ class _QueryParser:
     def parse_bracket(self, opening_token: QueryToken, depth: int) -> dict[str, Any] | None:
         """Parse the content of an open bracket. An unclosed bracket ends with the text."""
         found = self.parse_alternatives(depth + 1)
-        if (token := self.next_token()) is None or token.kind != "close":
+        if (token := self.peek_token()) is None or token.kind != "close":
             self.add_problem(opening_token, "a bracket that is not closed")
         else:
             self.token_index += 1
@@ -307,7 +307,7 @@ class _QueryParser:
     def negate(self, fields: FilterFields | None, token: QueryToken) -> FilterFields | None:
         """Return the negation of fields; None if they are invalid."""
         if fields is None or any(
-            self.is_field_refused(fields, name, token, self.token_index)
+            self.report_if_field_refused(fields, name, token, self.token_index)
             for name in sorted(GROUP_CHECKED_FIELDS & fields.keys())
         ):
             return None
@@ -336,13 +336,13 @@ class _QueryParser:
         self.token_index += 1
         found: list[dict[str, Any]] = []
         many = 0
-        while (token := self.next_token()) and token.kind != "close":
+        while (token := self.peek_token()) and token.kind != "close":
             if many:
                 self.token_index += 1  # a comma: only a comma ends a list item
             many += 1
             one = self.parse_alternatives(depth + 1, in_list=True)
             found += [] if one is None else [one]
-        if self.next_token() is None:
+        if self.peek_token() is None:
             self.add_problem(opening, "a bracket that is not closed")
         else:
             self.token_index += 1
@@ -352,7 +352,7 @@ class _QueryParser:
         """Parse the value of a key: a quoted text, or all characters up to the next blank."""
         start = self.token_index
         parts: list[str] = []
-        while (token := self.next_token()) and (
+        while (token := self.peek_token()) and (
             self.token_index == start
             or token.position == self.tokens[self.token_index - 1].position + len(parts[-1])
         ):
@@ -398,7 +398,7 @@ class _QueryParser:
         """Parse a key of doveadm and its values."""
         given = []
         for _ in range(DOVEADM_KEYS[token.text].value_count):
-            if (following := self.next_token()) is None:
+            if (following := self.peek_token()) is None:
                 self.add_problem(token, MISSING_VALUE_MESSAGE)
                 return None
             value = self.parse_value(following if following.kind != "open" else token)
@@ -409,7 +409,7 @@ class _QueryParser:
 
     def parse_not_operand(self, token: QueryToken, depth: int) -> FilterFields | None:
         """Parse the operand of NOT, and return its negation."""
-        if (following := self.next_token()) is None:
+        if (following := self.peek_token()) is None:
             self.add_problem(token, "it says not what")
             return None
         if depth >= MAX_BRACKET_DEPTH:
@@ -437,7 +437,8 @@ class _QueryParser:
             return None
         alone = found.keys() - GROUP_CHECKED_FIELDS
         refused = any(
-            self.is_field_refused(found, name, token, self.token_index) for name in sorted(alone)
+            self.report_if_field_refused(found, name, token, self.token_index)
+            for name in sorted(alone)
         )
         return None if refused else found
 

@@ -62,7 +62,7 @@ async def load_saved_searches_by_user(ctx: Context, user_ids: list[int]) -> list
     return [sorted(rows, key=lambda row: (row.folded, row.id)) for rows in found]
 
 
-def count_listing(
+def listing_for_count(
     user_id: int, conditions: MessageConditions, *, only_unseen: bool = False
 ) -> MessageListing:
     """Return the listing that counts the matches of a search."""
@@ -78,8 +78,8 @@ async def count_matches(
 ) -> SavedSearchCounts:
     """Count the messages that a search matches."""
     counts = [
-        count_listing(user_id, conditions),
-        count_listing(user_id, conditions, only_unseen=True),
+        listing_for_count(user_id, conditions),
+        listing_for_count(user_id, conditions, only_unseen=True),
     ]
     total, unseen = await ctx.load_many(message_loaders.count_listings, counts)
     return SavedSearchCounts(total, unseen)
@@ -175,7 +175,7 @@ async def follow_saved_search(
     a processor. Ends when the search is deleted. Raises NotFound if the viewer has no search
     with this ID.
     """
-    last_count, since = None, await stream_reader.load_current_positions(ctx)
+    last_count, since = None, await stream_reader.load_last_stream_positions(ctx)
     batches = stream_reader.follow_changes(
         ctx, FollowRequest(since, RECOUNT_CHANGE_KINDS, min_interval=timedelta(0))
     )

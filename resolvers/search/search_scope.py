@@ -11,7 +11,7 @@ from models.mailboxes.tables import Mailbox
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page
 from models.store.text_folding import fold_text
-from resolvers.access import is_visible_record, require_user_id, sees_administered_records
+from resolvers.access import can_see_managed_mail_records, is_visible_or_managed, require_user_id
 from resolvers.context import Context
 from resolvers.mailboxes.loaders import SELECTOR_FIELDS, MailboxSelector
 from resolvers.messages import loaders as message_loaders
@@ -37,7 +37,7 @@ async def load_searched_user_ids(ctx: Context, user_selector: UserSelector) -> l
     if len(found) > MAX_USERS:
         error_text = f"at most {MAX_USERS} accounts at once: narrow the selection"
         raise LimitReached(error_text, limit=MAX_USERS, used=len(found), path=["users"])
-    if set(found) - {ctx.viewer.user_id} and not sees_administered_records(ctx):
+    if set(found) - {ctx.viewer.user_id} and not can_see_managed_mail_records(ctx):
         error_text = "records of other people's mail are for those who may act as them"
         raise Forbidden(error_text, requires="LOGIN_AS", path=["users"])
     return found
@@ -55,7 +55,7 @@ async def load_known_mailboxes(ctx: Context, user_ids: Sequence[int]) -> KnownMa
     """Load the values by which a search can select the mailboxes of these users."""
     statement = select(*select_columns(Mailbox, set(SELECTOR_FIELDS)))
     rows = await ctx.read(
-        statement.where(is_visible_record(ctx, Mailbox), col(Mailbox.user_id).in_(user_ids))
+        statement.where(is_visible_or_managed(ctx, Mailbox), col(Mailbox.user_id).in_(user_ids))
     )
     return frozenset(
         (by, _fold_if_text(getattr(row, by))) for row in rows for by in SELECTOR_FIELDS

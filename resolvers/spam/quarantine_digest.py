@@ -22,7 +22,7 @@ from mail.storage.message_insert import (
     StorableMessage,
     insert_message,
 )
-from mail.storage.received_messages import read_message, store_blobs
+from mail.storage.received_messages import parse_storable_message, store_blobs
 from mail.text.languages import text_in_language
 from models.addresses.tables import Address
 from models.errors import NotFound
@@ -71,7 +71,7 @@ async def plan_digest(
     if account is None or not rows:
         return TaskStepPlan()
     draft = _digest_draft(ctx.environment, account, rows)
-    parsed_message = await read_message(message_builder.build_message(draft))
+    parsed_message = await parse_storable_message(message_builder.build_message(draft))
     stored_blobs = await store_blobs(ctx.environment, account.tenant_id, parsed_message)
     to = [person.address for person in draft.to]
     placement = MessagePlacement(

@@ -44,7 +44,7 @@ from resolvers.spam.quarantine import is_visible_item_sql, load_items_by_id
 from resolvers.spam.sender_rule_mutations import NewSenderRules, RuleOwner
 from resolvers.users import managed_objects
 from resolvers.users.selection import UserSelector, load_selected_users
-from resolvers.users.user_locks import lock_users
+from resolvers.users.user_locks import lock_users_and_store_changes
 
 MAX_RELEASED_MESSAGES = 100  # messages per call
 ITEM_COLUMNS = ("id", "user_id", "sender", "recipient", "from_address", "virus", "created_at")
@@ -170,7 +170,7 @@ async def _prepare_release(
         ctx.environment, [item], ctx.read, message_content.QUARANTINE_QUERIES
     )
     raw = await read_all(opened.stream_raw())
-    instead = await recipient_rewrites.rewrites_by_address(ctx.environment, [item.recipient])
+    instead = await recipient_rewrites.load_rewrites_by_address(ctx.environment, [item.recipient])
     to = LocalRecipient(
         user.id,
         user.tenant_id,
@@ -186,7 +186,7 @@ async def _prepare_release(
         has_forward_targets=bool(user.targets),
         role=user.role,
     )
-    return await quarantine_release.prepare_release(
+    return await quarantine_release.plan_release_and_store_blobs(
         ctx.environment, item, raw, to, rewrite_blobs=rewrite_blobs
     )
 
@@ -205,7 +205,7 @@ async def _release_in_transaction(
         rows = await _load_locked_items(ctx, session, item_ids)
         by = {row.id: ctx.viewer.user_id == row.user_id for row in rows}
         deliver = partial(
-            _deliver_prepared, prepared=prepared, owner_flags=[by[key] for key in item_ids]
+            _deliver_prepared, prepared=prepared, released_by_owner=[by[key] for key in item_ids]
         )
         inserted = await ctx.environment.run_in_session(session, deliver)
         keys = [key for key in inserted if key is not None]
@@ -216,7 +216,9 @@ async def _release_in_transaction(
             ]
             await ctx.environment.run_in_session(
                 session,
-                lambda transaction: training_worker.enqueue_for_released(transaction, clean),
+                lambda transaction: training_worker.enqueue_ham_lessons_of_released(
+                    transaction, clean
+                ),
             )
         if options.allow_sender:
             await _create_allow_rules(ctx, rows)
@@ -227,17 +229,17 @@ async def _release_in_transaction(
 def _deliver_prepared(
     transaction: DatabaseTransaction,
     prepared: Sequence[PreparedRelease],
-    owner_flags: Sequence[bool],
+    released_by_owner: Sequence[bool],
 ) -> list[int | None]:
     """Deliver messages in a transaction. Returns their IDs; None for a redirected one.
 
     Raises OverQuota or RateLimited with the index of the message.
     """
     keys = list[int | None]()
-    for index, (one, is_own) in enumerate(zip(prepared, owner_flags, strict=True)):
+    for index, (one, is_own) in enumerate(zip(prepared, released_by_owner, strict=True)):
         try:
             by = "its owner" if is_own else "an administrator"
-            inserted = quarantine_release.release_in_transaction(transaction, one, by)
+            inserted = quarantine_release.deliver_prepared_release(transaction, one, by)
         except OverQuota as full:
             full.path, full.index = ["ids"], index
             raise
@@ -258,7 +260,7 @@ async def _create_allow_rules(ctx: Context, items: Sequence[ColumnRow]) -> None:
         if patterns:
             with _errors_at_input_field("allowSender"):
                 new = NewSenderRules(SenderAction.ALLOW, patterns)
-                await sender_rule_mutations.create_sender_rules(
+                await sender_rule_mutations.create_or_update_sender_rules(
                     ctx, RuleOwner(user_id=user_id), new
                 )
 
@@ -276,7 +278,7 @@ async def _load_locked_items(
 ) -> list[ColumnRow]:
     """Load visible quarantined messages inside the transaction. Raises NotFound."""
     conditions = item_ids, is_visible_item_sql(ctx)
-    return await managed_objects.load_locked_rows(
+    return await managed_objects.load_managed_rows_in_transaction(
         ctx, session, QuarantineItem, ITEM_COLUMNS, conditions
     )
 
@@ -325,7 +327,9 @@ async def set_digest_frequency(
     rows = await load_selected_users(ctx, user_selector)
     if any(row.id != ctx.viewer.user_id for row in rows):
         ctx.viewer.require(OTHER_USERS_RULE)
-    async with lock_users(ctx, user_selector, "quarantineNotificationSet") as locked_users:
+    async with lock_users_and_store_changes(
+        ctx, user_selector, "quarantineNotificationSet"
+    ) as locked_users:
         for row in locked_users.rows:
             locked_users.set_columns(row, quarantine_notification=frequency)
     return [row.id for row in locked_users.rows]

@@ -99,7 +99,7 @@ class _RuleChange:
     after: Mapping[str, Any] | None = None
 
 
-async def create_sender_rules(
+async def create_or_update_sender_rules(
     ctx: Context, owner: RuleOwner, new_rules: NewSenderRules
 ) -> list[int]:
     """Create sender rules, or set the action of existing ones. Returns the IDs by pattern order.
@@ -162,23 +162,23 @@ async def _resolve_rule_place(ctx: Context, owner: RuleOwner) -> _RulePlace:
     """Return the place of an owner's rules. Raises NotFound or Forbidden."""
     if owner.user_id is not None:
         if owner.user_id != ctx.viewer.user_id:
-            _require_rule(ctx, OTHER_USERS_RULE, ["scope", "user"])
+            _require_guard_rule(ctx, OTHER_USERS_RULE, ["scope", "user"])
         row = await load_managed_user(ctx, owner.user_id, path="scope")
         return _RulePlace(place_of_user(row.id), user_id=row.id, log_domain_id=row.domain_id)
     if owner.domain is not None:
-        _require_rule(ctx, DOMAINS_RULE, ["scope", "domain"])
+        _require_guard_rule(ctx, DOMAINS_RULE, ["scope", "domain"])
         domain = await domain_loaders.find_administered_domain(ctx, owner.domain)
         if domain is None:
             raise NotFound(owner.domain, path=["scope", "domain"])
         return _RulePlace(place_of_domain(domain.id), domain_id=domain.id, log_domain_id=domain.id)
-    _require_rule(ctx, PLATFORM_RULE, ["scope", "global" if owner.tag is None else "tag"])
+    _require_guard_rule(ctx, PLATFORM_RULE, ["scope", "global" if owner.tag is None else "tag"])
     if owner.tag is None:
         return _RulePlace(PLATFORM_PLACE)
     (tag,) = sql_text.validate_tags([owner.tag], path=["scope", "tag"])
     return _RulePlace(place_of_tag(tag.casefold()), tag=tag.casefold())
 
 
-def _require_rule(ctx: Context, rule: GuardRule, path_in_input: Sequence[str]) -> None:
+def _require_guard_rule(ctx: Context, rule: GuardRule, path_in_input: Sequence[str]) -> None:
     """Raise Forbidden at this input field if role, scope or permission are not sufficient."""
     try:
         ctx.viewer.require(rule)
@@ -290,9 +290,9 @@ async def _load_deletable_rules(
 def _require_delete_right(ctx: Context, rule: ColumnRow) -> None:
     """Raise Forbidden if the viewer may not delete this rule."""
     if rule.user_id is None:
-        _require_rule(ctx, PLATFORM_RULE if rule.domain_id is None else DOMAINS_RULE, ["ids"])
+        _require_guard_rule(ctx, PLATFORM_RULE if rule.domain_id is None else DOMAINS_RULE, ["ids"])
     elif rule.user_id != ctx.viewer.user_id:
-        _require_rule(ctx, OTHER_USERS_RULE, ["ids"])
+        _require_guard_rule(ctx, OTHER_USERS_RULE, ["ids"])
         if not rule.free:
             text = f"this needs the role {rule.owners}"
             raise Forbidden(text, requires=rule.owners, path=["ids"])

@@ -7,7 +7,7 @@ from mail.spam.verdict import DEFAULT_JUNK_POINTS, DEFAULT_REJECT_POINTS
 from models.errors import InvalidInput
 from resolvers.context import Context
 from resolvers.users.selection import UserSelector
-from resolvers.users.user_locks import lock_users
+from resolvers.users.user_locks import lock_users_and_store_changes
 from resolvers.users.validation import validate_spam_level
 
 MAX_SCORE = 10_000.0
@@ -30,7 +30,7 @@ async def set_spam_policy(
         elif value is not None and not 0 < value <= MAX_SCORE:
             text = f"above 0, and at most {MAX_SCORE:g}"
             raise InvalidInput(text, constraint="range", path=[paths[name]])
-    async with lock_users(ctx, user_selector, "spamPolicySet") as locked_users:
+    async with lock_users_and_store_changes(ctx, user_selector, "spamPolicySet") as locked_users:
         for row in locked_users.rows:
             junk, reject = (
                 usual if (score := facts.get(name, getattr(row, name))) is None else score

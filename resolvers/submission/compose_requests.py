@@ -38,7 +38,7 @@ from resolvers.access import is_visible, require_user_id
 from resolvers.admin import admin_log
 from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.auth.credential_cache import cache_of_database
-from resolvers.auth.security_log import load_actor
+from resolvers.auth.security_log import load_actor_id_and_name
 from resolvers.changes import stream_reader
 from resolvers.changes.stream_reader import FollowRequest
 from resolvers.context import Context
@@ -103,12 +103,12 @@ async def create_compose_request(ctx: Context, new: NewComposeRequest) -> Create
             "identity_id": identity,
             "mailbox_id": mailbox_id,
             "written": content,
-            "requested_by": (await load_actor(session, ctx.viewer))[1],
+            "requested_by": (await load_actor_id_and_name(session, ctx.viewer))[1],
             "created_at": now,
             "expires_at": now + LIFETIME,
         }
         listener_count = await ctx.environment.run_in_session(
-            session, lambda transaction: _insert_compose_request(transaction, user_id, row)
+            session, lambda transaction: _insert_and_count_listeners(transaction, user_id, row)
         )
         await file_shares.insert_shares(owner_ctx, session, shares)
         await ctx.record_change(session, user_id, ChangeKind.COMPOSE_REQUESTED, [request_id])
@@ -126,7 +126,7 @@ def user_id_or_viewer(ctx: Context, user_id: int | None) -> int:
     return require_user_id(ctx) if user_id is None else user_id
 
 
-def _insert_compose_request(
+def _insert_and_count_listeners(
     transaction: DatabaseTransaction, user_id: int, row: dict[str, Any]
 ) -> int:
     """Insert a compose request, delete expired ones, and return the number of listening clients.
@@ -235,7 +235,7 @@ def _check_fields(ctx: Context, fields: MessageFields, problems: ErrorCollector)
     with problems.collecting():
         message_builder.validate_text(fields.html or "", ["html"], MAX_HTML_WITH_IMAGES_BYTES)
     with problems.collecting():
-        file_attachments.check_stored_files(fields.files)
+        file_attachments.check_file_attachment_settings(fields.files)
     with problems.collecting():
         if fields.reference and (fields.reference.attachments or fields.reference.includes_message):
             text = "the client attaches what the message referred to has"
@@ -267,7 +267,7 @@ async def follow_compose_requests(
     """
     require_user_id(ctx)
     async with _register_listener(ctx):
-        position = await stream_reader.load_current_positions(ctx)
+        position = await stream_reader.load_last_stream_positions(ctx)
         last_id = after_id or 0
         if after_id is not None:
             for row in await _read_requests_after(ctx, after_id):

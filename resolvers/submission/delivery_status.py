@@ -7,7 +7,7 @@ from models.store.columns import ColumnRow, select_columns
 from models.submission.tables import Submission
 from resolvers.access import is_visible
 from resolvers.context import Context
-from resolvers.submission.create import load_queue_entries_by_submission
+from resolvers.submission.loaders import load_queue_entries_by_submission
 
 
 async def load_submissions_by_message(

@@ -18,7 +18,7 @@ from mail.storage.blobs.blob_writer import BlobRowDeleted, StoredMessageBlobs
 from mail.storage.draft_replacement import EarlierDraft
 from mail.storage.message_content import read_all
 from mail.storage.message_insert import MessagePlacement, StorableMessage
-from mail.storage.received_messages import read_message, store_blobs
+from mail.storage.received_messages import parse_storable_message, store_blobs
 from models.errors import (
     Conflict,
     InvalidInput,
@@ -42,13 +42,22 @@ from resolvers.messages.loaders import is_not_deleted_sql
 from resolvers.queue import rate_limits
 from resolvers.submission import composition, file_attachments, identities, outgoing_scan
 from resolvers.submission import create as submission_create
-from resolvers.submission.create import NOT_SAVED_TO_SENT, SentMessage
+from resolvers.submission import loaders as submission_loaders
+from resolvers.submission.create import SentMessage
+from resolvers.submission.enqueue import enqueue_message
 from resolvers.submission.outgoing_messages import SendRequest, future_send_time, header_recipients
+from resolvers.submission.prepared_messages import (
+    NOT_SAVED_TO_SENT,
+    PreparedMessage,
+    read_bcc_copy_recipients,
+    store_message_blobs,
+)
 from resolvers.submission.reply_references import (
     Reference,
     ReferenceAction,
     mark_referenced_message,
 )
+from resolvers.submission.schedule import is_held
 from resolvers.submission.sender_authorization import authorize_sender
 from resolvers.users.quota import limits as quota_limits
 
@@ -73,7 +82,7 @@ class _PreparedDraft:
     draft_row: ColumnRow
     replaced: EarlierDraft
     sent_place: MessagePlacement
-    message: submission_create.PreparedMessage
+    message: PreparedMessage
 
 
 async def submit_draft(
@@ -87,7 +96,7 @@ async def submit_draft(
     it, and RateLimited.
     """
     account = await composition.read_account(ctx, require_user_id(ctx))
-    await quota_limits.require_can_write(ctx, account)
+    await quota_limits.require_below_sending_limits(ctx, account)
     prepared, warnings = await _prepare_draft(ctx, account, request)
     try:
         submission_id = await _store_prepared_draft(ctx, account, prepared, request, is_retry=False)
@@ -95,7 +104,7 @@ async def submit_draft(
         submission_id = await _store_prepared_draft(ctx, account, prepared, request, is_retry=True)
     row = prepared.draft_row
     sent_message = SentMessage(
-        await ctx.load(submission_create.load_submissions_by_id, submission_id),
+        await ctx.load(submission_loaders.load_submissions_by_id, submission_id),
         await ctx.load(message_loaders.load_by_ids, row.id),
         warnings,
     )
@@ -118,20 +127,13 @@ async def _prepare_draft(
     ]
     sender = repaired.writers[0]
     recipients = _recipients_of_header(ctx, repaired)
-    await outgoing_scan.scan_message(ctx, account, repaired.raw, sender, recipients)
-    message = copy = await read_message(repaired.raw)
-    warnings = list[tuple[str, str]]()
-    sent_mailbox = await _sent_mailbox(ctx, account, sender, address_rows[0])
-    if sent_mailbox is None:
-        (sent_mailbox,) = await mailbox_loaders.load_by_selectors(
-            ctx, [(account.id, mailbox_loaders.MailboxSelector(id=row.mailbox_id))]
-        )
-        sent_mailbox, warnings = (
-            require_found(sent_mailbox, path=INPUT_PATH),
-            [(NOT_SAVED_TO_SENT, NO_SENT_FOLDER_WARNING)],
-        )
+    await outgoing_scan.scan_and_require_sendable(ctx, account, repaired.raw, sender, recipients)
+    message = copy = await parse_storable_message(repaired.raw)
+    sent_mailbox, warnings = await _sent_or_current_mailbox(
+        ctx, account, row, sender, address_rows[0]
+    )
     try:
-        copy = await openpgp_encryption.encrypt_for_mailbox(
+        copy = await openpgp_encryption.encrypt_if_required(
             ctx.environment, repaired.raw, message, account, sent_mailbox
         )
     except ServiceUnavailable as problem:
@@ -146,16 +148,14 @@ async def _prepare_draft(
         origin=ctx.origin,
     )
     final_mailbox_id = None
-    if submission_create.is_held(ctx.environment, outgoing):
+    if is_held(ctx.environment, outgoing):
         final_mailbox_id, placement = (
             placement.mailbox_id,
             await placement_in_scheduled(ctx, placement),
         )
-    replaced = await _replaced_message(ctx, row, is_draft=True)
-    (copy_recipients,) = await submission_create.read_copy_recipients(
-        ctx, account, [(sender, recipients)]
-    )
-    mail = submission_create.PreparedMessage(
+    replaced = await _earlier_draft_from_row(ctx, row, must_be_draft=True)
+    (copy_recipients,) = await read_bcc_copy_recipients(ctx, account, [(sender, recipients)])
+    mail = PreparedMessage(
         message,
         copy,
         sender,
@@ -191,7 +191,7 @@ async def _repair_draft(ctx: Context, row: ColumnRow, date: datetime) -> Repaire
     raw = remove_results(raw, own_authserv_ids(ctx.environment.options))
     message_id = composition.new_message_id(ctx, row.from_address or "")
     try:
-        return await asyncio.to_thread(repair_message, raw, date, message_id, redate=True)
+        return await asyncio.to_thread(repair_message, raw, date, message_id, replace_date=True)
     except InvalidInput as error:
         raise InvalidInput(error.message, constraint=error.constraint, path=INPUT_PATH) from error
 
@@ -232,7 +232,24 @@ async def _sent_mailbox(
     return next((box for box in boxes if box is not None), None)
 
 
-async def _replaced_message(ctx: Context, row: ColumnRow, *, is_draft: bool) -> EarlierDraft:
+async def _sent_or_current_mailbox(
+    ctx: Context, account: ColumnRow, row: ColumnRow, sender: str, address_row: ColumnRow | None
+) -> tuple[ColumnRow, Sequence[tuple[str, str]]]:
+    """Return the mailbox for copies of this sender, or else the draft's own with a warning."""
+    sent_mailbox = await _sent_mailbox(ctx, account, sender, address_row)
+    if sent_mailbox is not None:
+        return sent_mailbox, []
+    (current_mailbox,) = await mailbox_loaders.load_by_selectors(
+        ctx, [(account.id, mailbox_loaders.MailboxSelector(id=row.mailbox_id))]
+    )
+    return require_found(current_mailbox, path=INPUT_PATH), [
+        (NOT_SAVED_TO_SENT, NO_SENT_FOLDER_WARNING)
+    ]
+
+
+async def _earlier_draft_from_row(
+    ctx: Context, row: ColumnRow, *, must_be_draft: bool
+) -> EarlierDraft:
     (message,) = await message_content.open_messages_unlogged(ctx.environment, [row], ctx.read)
     readable = await upload.draft_to_replace(ctx, message)
     return EarlierDraft(
@@ -240,7 +257,7 @@ async def _replaced_message(ctx: Context, row: ColumnRow, *, is_draft: bool) -> 
         row.digest,
         readable.indexed_words,
         tuple(INPUT_PATH),
-        must_be_draft=is_draft,
+        must_be_draft=must_be_draft,
         ignores_quota=True,
     )
 
@@ -253,10 +270,8 @@ async def _store_prepared_draft(
     *,
     is_retry: bool,
 ) -> int:
-    stored_blobs = await submission_create.store_message_blobs(
-        ctx, account, prepared.message, is_retry=is_retry
-    )
-    with quota_limits.raise_rate_limited(ctx):
+    stored_blobs = await store_message_blobs(ctx, account, prepared.message, is_retry=is_retry)
+    with quota_limits.convert_exceeded_limits(ctx):
         async with ctx.write_session(
             account.id, *prepared.message.copy_recipients.stream_ids
         ) as session:
@@ -281,12 +296,12 @@ def _enqueue_and_replace_draft(
     """Queue the message, replace the draft by the copy, and return the id of the submission."""
     owner, (message_blobs, copy), mail = require_user_id(ctx), stored_blobs, prepared.message
     submission_create.check_may_send(transaction, owner)
-    quota_limits.count_recipients(transaction, owner, len(mail.recipients))
+    quota_limits.count_against_recipient_limit(transaction, owner, len(mail.recipients))
     inserted = draft_replacement.replace_message(
         transaction, mail.copy, copy, prepared.sent_place, prepared.replaced
     )
-    key = submission_create.enqueue_message(transaction, ctx, mail, message_blobs, inserted)
-    rate_limits.count_messages(transaction, owner)
+    key = enqueue_message(transaction, ctx, mail, message_blobs, inserted)
+    rate_limits.count_against_sending_rates(transaction, owner)
     return key
 
 
@@ -328,7 +343,7 @@ async def prepare_draft_restoration(
     content = await message_content.open_submission(
         ctx.environment, submission.id, submission.blob_id
     )
-    message = await read_message(await read_all(content.stream_raw()))
+    message = await parse_storable_message(await read_all(content.stream_raw()))
     stored_blobs = await store_blobs(ctx.environment, submission.tenant_id, message)
     placement = MessagePlacement(
         require_user_id(ctx),
@@ -339,7 +354,10 @@ async def prepare_draft_restoration(
         origin=ctx.origin,
     )
     return RestoredDraft(
-        message, stored_blobs, placement, await _replaced_message(ctx, row, is_draft=False)
+        message,
+        stored_blobs,
+        placement,
+        await _earlier_draft_from_row(ctx, row, must_be_draft=False),
     )
 
 

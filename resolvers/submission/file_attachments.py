@@ -52,7 +52,9 @@ class FileLink:
     url: str
 
 
-def check_stored_files(files: Sequence[StoredFileAttachment], field_name: str = FIELD_NAME) -> None:
+def check_file_attachment_settings(
+    files: Sequence[StoredFileAttachment], field_name: str = FIELD_NAME
+) -> None:
     """Raise Invalid if there are too many files, or an attached one has settings of a link."""
     if len(files) > MAX_FILES:
         raise InvalidInput(f"more than {MAX_FILES} files", constraint="max", path=[field_name])
@@ -91,7 +93,7 @@ async def read_attached_files(
     attachments = []
     for row in rows:
         content = await blob_reader.read(
-            ctx.environment.object_store, await stored_files.read_blob_of_file(ctx, row)
+            ctx.environment.object_store, await stored_files.touch_file_and_read_blob(ctx, row)
         )
         attachments.append(OutgoingFile(content, row.filename, row.content_type))
     return attachments
@@ -118,7 +120,7 @@ async def prepare_links(
         row = await _read_file(ctx, each.file_id, index, FIELD_NAME)
         new = NewShare(each.file_id, each.mode, each.expires_at, each.password)
         try:
-            share = await shares.prepare_share(ctx, new)
+            share = await shares.validate_and_build_share(ctx, new)
         except InvalidInput as error:
             input_path = [
                 FIELD_NAME,
@@ -128,7 +130,7 @@ async def prepare_links(
             raise InvalidInput(
                 error.message, constraint=error.constraint, path=input_path, index=index
             ) from error
-        url = url_from_path(f"/share/{shares.create_token(ctx.environment, share.id)}")
+        url = url_from_path(f"/share/{shares.create_share_token(ctx.environment, share.id)}")
         links.append(FileLink(share, row.filename, row.size, url))
     return links
 
@@ -141,7 +143,7 @@ def append_links(
         return text, html
     message_text = text if text is not None else html_to_text(html) if html is not None else ""
     lines = [
-        f"{one.filename} ({_size_text(one.size)}{_link_conditions(one)})\n{one.url}"
+        f"{one.filename} ({_size_text(one.size)}{_expiry_and_password_note(one)})\n{one.url}"
         for one in links
     ]
     text_with_links = (
@@ -154,7 +156,7 @@ def append_links(
         return text_with_links, None
     items = "".join(
         f'<li><a href="{escape(one.url)}">{escape(one.filename)}</a> '
-        f"({escape(_size_text(one.size) + _link_conditions(one))})</li>"
+        f"({escape(_size_text(one.size) + _expiry_and_password_note(one))})</li>"
         for one in links
     )
     block = f"<ul>{items}</ul>"
@@ -164,7 +166,7 @@ def append_links(
     ]
 
 
-def _link_conditions(link: FileLink) -> str:
+def _expiry_and_password_note(link: FileLink) -> str:
     """Return the end and the password note of a link, for the text beside it."""
     expires_at = link.share.expires_at
     conditions = f", until {expires_at:%Y-%m-%d}" if expires_at and not link.share.idle else ""
@@ -178,11 +180,11 @@ def _size_text(size: int) -> str:
     return f"{size} bytes" if not unit else f"{scaled_size:.1f} {SIZE_UNITS[unit]}"
 
 
-def replace_draft_files(
+def replace_file_list_of_draft(
     transaction: DatabaseTransaction, message_id: int, file_ids: Sequence[int]
 ) -> None:
     """Store which files a draft has, instead of those stored before."""
-    delete_draft_files(transaction, message_id)
+    delete_file_list_of_draft(transaction, message_id)
     rows = [
         {"message_id": message_id, "file_id": key, "nth": nth}
         for nth, key in enumerate(dict.fromkeys(file_ids))
@@ -191,7 +193,7 @@ def replace_draft_files(
         transaction.connection.execute(insert(DraftFile), rows)
 
 
-def delete_draft_files(transaction: DatabaseTransaction, message_id: int) -> None:
+def delete_file_list_of_draft(transaction: DatabaseTransaction, message_id: int) -> None:
     """Delete the list of files of a draft; the files stay."""
     transaction.connection.execute(delete(DraftFile).where(col(DraftFile.message_id) == message_id))
 
@@ -214,4 +216,4 @@ async def delete_files_of_draft(ctx: Context, session: AsyncSession, message_id:
     """Delete the stored files of a draft, in the transaction that sends it."""
     (rows,) = await load_files_by_draft(ctx, [message_id])
     if rows:
-        await stored_files.delete_files_in(ctx, session, [row.id for row in rows])
+        await stored_files.delete_files_in_transaction(ctx, session, [row.id for row in rows])

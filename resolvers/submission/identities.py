@@ -358,7 +358,7 @@ async def load_identity_pages(
         page_keys, identities_by_user, await pagination.read_pages(ctx, scans), strict=True
     ):
         merged = (
-            _merge_identities(account_identities, key.page_request, rows.rows)
+            _sorted_page_candidates(account_identities, key.page_request, rows.rows)
             if account_identities
             else []
         )
@@ -367,13 +367,13 @@ async def load_identity_pages(
     return await _add_detail_columns(ctx, found, column_names)
 
 
-def _merge_identities(
+def _sorted_page_candidates(
     account_identities: AccountIdentities,
     page_request: PageRequest,
-    address_rows: Iterable[ColumnRow],
+    rows_of_other_own_addresses: Iterable[ColumnRow],
 ) -> list[SenderIdentity]:
-    """Return all identities that can be on the page, in reading order."""
-    found = [account_identities.identity_of_own_address(row) for row in address_rows]
+    """Return all identities that can be on the page, sorted, not yet cut to its length."""
+    found = [account_identities.identity_of_own_address(row) for row in rows_of_other_own_addresses]
     start_key: Any = (
         (page_request.cursor.sort_value, page_request.cursor.id) if page_request.cursor else None
     )

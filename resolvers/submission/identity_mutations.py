@@ -92,7 +92,7 @@ async def _create_or_update_identity(
     address = message_builder.validate_address(address, "address")
     if "*" in address:
         raise InvalidInput("a sender is no pattern", constraint="pattern", path=["address"])
-    _require_permission(ctx, [user_id], changes)
+    _require_permission_to_divert(ctx, [user_id], changes)
     changes = await _validate_changes(changes)
     async with ctx.write_session(user_id) as session:
         (user,) = await load_managed_users(ctx, [user_id], path="user")
@@ -146,7 +146,7 @@ async def update_identities(ctx: Context, ids: Sequence[int], changes: IdentityC
         raise InvalidInput("say what to change", constraint="required", path=changes.input_path)
     unique_ids = list(dict.fromkeys(ids))
     user_ids = {one.user_id for one in await _read_identities(ctx, ids)}
-    _require_permission(ctx, user_ids, changes)
+    _require_permission_to_divert(ctx, user_ids, changes)
     changes = await _validate_changes(changes)
     async with ctx.write_session(*user_ids) as session:
         users = {user.id: user for user in await load_managed_users(ctx, user_ids, path="ids")}
@@ -194,7 +194,9 @@ async def delete_identities(ctx: Context, ids: Sequence[int]) -> None:
         await _record_changes(ctx, session, changed_ids, log_entries)
 
 
-def _require_permission(ctx: Context, user_ids: Collection[int], changes: IdentityChanges) -> None:
+def _require_permission_to_divert(
+    ctx: Context, user_ids: Collection[int], changes: IdentityChanges
+) -> None:
     """Raise Forbidden if the viewer may not divert copies or replies of other users."""
     other_ids = set(user_ids) - {ctx.viewer.user_id}
     if other_ids and any(changes.values.get(name) for name in DIVERTING_FIELDS):

@@ -9,7 +9,7 @@ from sqlmodel import col
 from mail.compose import message_builder
 from mail.queue.enqueue import NewSubmission
 from mail.recipients import address_resolution
-from mail.recipients.forward_targets import ForwardEndpoint, open_relays
+from mail.recipients.forward_targets import ForwardEndpoint, decrypt_relay_urls
 from mail.storage import audit_copies
 from mail.storage.audit_copies import COPIED_COLUMNS
 from mail.storage.message_content import read_all
@@ -31,6 +31,9 @@ from resolvers.messages.bulk import flags, row_changes
 from resolvers.messages.loaders import is_not_deleted_sql
 from resolvers.submission import composition, outgoing_scan, send_on_behalf
 from resolvers.submission import create as submission_create
+from resolvers.submission import loaders as submission_loaders
+from resolvers.submission.enqueue import enqueue_with_bcc_copies
+from resolvers.submission.prepared_messages import read_bcc_copy_recipients
 from resolvers.submission.reply_references import FORWARDED_KEYWORD
 from resolvers.users.quota import limits as quota_limits
 
@@ -110,9 +113,9 @@ async def forward_message(ctx: Context, message_id: int, request: ForwardRequest
     if request.target_number is not None and request.addresses is not None:
         error_text = "the number of an original target, or addresses: not both"
         raise InvalidInput(error_text, constraint="exclusive", path=["target"])
-    message_row = await _read_message(ctx, message_id)
+    message_row = await _read_forwardable_message(ctx, message_id)
     account = await composition.read_account(ctx, user_id)
-    await quota_limits.require_can_write(ctx, account)
+    await quota_limits.require_below_sending_limits(ctx, account)
     if request.addresses is not None:
         targets = await _destinations_from_addresses(ctx, user_id, request.addresses)
     else:
@@ -143,7 +146,7 @@ async def _check_loop_and_scan(
     if outgoing_scan.is_enabled(ctx):
         sender, targets = envelope
         addresses = [each.display_target for each in targets if not each.is_relay_or_url]
-        await outgoing_scan.scan_message(
+        await outgoing_scan.scan_and_require_sendable(
             ctx, account, await read_all(stored.stream_raw()), sender, addresses
         )
 
@@ -164,13 +167,11 @@ async def _enqueue_forward(
         for each in targets
         if each.is_relay_or_url
     ]
-    (copy_recipients,) = await submission_create.read_copy_recipients(
-        ctx, account, [(sender, recipients)]
-    )
+    (copy_recipients,) = await read_bcc_copy_recipients(ctx, account, [(sender, recipients)])
 
     def write_rows(transaction: DatabaseTransaction) -> int:
         submission_create.check_may_send(transaction, user_id)
-        quota_limits.count_recipients(transaction, user_id, len(targets))
+        quota_limits.count_against_recipient_limit(transaction, user_id, len(targets))
         needs = select(col(MessageBlob.blob_id)).where(
             col(MessageBlob.message_id) == message_row.id
         )
@@ -184,14 +185,14 @@ async def _enqueue_forward(
             endpoints=forward_endpoints,
             message_id_header=message_id,
         )
-        key = submission_create.enqueue_with_copies(transaction, ctx, handed, copy_recipients)
+        key = enqueue_with_bcc_copies(transaction, ctx, handed, copy_recipients)
         facts = {name: getattr(message_row, name) for name in COPIED_COLUMNS}
         target_texts = [each.display_target for each in targets]
         facts |= {"envelope_from": sender, "envelope_to": target_texts, "received_at": at}
         audit_copies.copy_sent_message(transaction, user_id, key, facts, blobs)
         return key
 
-    with quota_limits.raise_rate_limited(ctx):
+    with quota_limits.convert_exceeded_limits(ctx):
         async with ctx.write_session(user_id, *copy_recipients.stream_ids) as session:
             key = await ctx.environment.run_in_session(session, write_rows)
             message_rows = await row_changes.load_rows_in_transaction(session, [message_row.id])
@@ -204,13 +205,13 @@ async def _enqueue_forward(
                 own_rows,
                 row_changes.FlagChanges.from_flag_names({}, added=[FORWARDED_KEYWORD]),
             )
-    submission = await ctx.load(submission_create.load_submissions_by_id, key)
+    submission = await ctx.load(submission_loaders.load_submissions_by_id, key)
     if submission is None:
         raise NotFound(str(key), path=["message"])
     return ForwardResult(submission, targets)
 
 
-async def _read_message(ctx: Context, message_id: int) -> ColumnRow:
+async def _read_forwardable_message(ctx: Context, message_id: int) -> ColumnRow:
     """Read a visible message. Raises NotFound, and Conflict if it is a draft."""
     conditions = (is_visible(ctx, Message), is_not_deleted_sql(), col(Message.id) == message_id)
     names = {"id", "user_id", "draft", "encrypted", "forwarded_to", *COPIED_COLUMNS}
@@ -240,7 +241,7 @@ async def _destinations_from_addresses(
     unique_addresses: dict[str, str] = {}
     for index, text in enumerate(addresses):
         address = message_builder.validate_address(text, INPUT_PATH[0], index)
-        if await address_resolution.find_sender_account(ctx.environment, address) == user_id:
+        if await address_resolution.find_user_id_that_sends_as(ctx.environment, address) == user_id:
             error_text = "this is your own address: messageCopy copies"
             raise InvalidInput(error_text, constraint="self", path=INPUT_PATH, index=index)
         unique_addresses.setdefault(address.casefold(), address)
@@ -301,7 +302,7 @@ async def _resolve_original_destinations(
             raise Conflict(text, path=["message"] if number is None else ["target"])
         if (
             "://" in display_target
-            or await address_resolution.find_sender_account(ctx.environment, display_target)
+            or await address_resolution.find_user_id_that_sends_as(ctx.environment, display_target)
             != user_id
         ):
             destinations.append(
@@ -317,5 +318,5 @@ async def _read_relay_urls(ctx: Context, account: ColumnRow) -> dict[str, str]:
     )
     urls = dict[str, str]()
     for each in [*await ctx.read(filter_relays), account]:
-        urls |= open_relays(ctx.environment, each.id, each.relays)
+        urls |= decrypt_relay_urls(ctx.environment, each.id, each.relays)
     return urls

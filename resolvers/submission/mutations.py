@@ -19,7 +19,7 @@ from models.submission.tables import Submission, SubmissionState
 from resolvers.access import load_owner_ids
 from resolvers.context import Context
 from resolvers.mailboxes.special_mailboxes import SCHEDULED, ensure_special_mailbox
-from resolvers.submission.create import load_submissions_by_id
+from resolvers.submission.loaders import load_submissions_by_id
 from resolvers.submission.outgoing_messages import check_send_time
 
 STATES_BEFORE_FIRST_ATTEMPT = frozenset(
@@ -41,7 +41,10 @@ async def cancel_submissions(
         await _read_submissions(ctx, unique_ids, ids)
         cancelled_ids = set(
             await ctx.environment.run_in_session(
-                session, lambda transaction: bulk_updates.cancel_unleased(transaction, unique_ids)
+                session,
+                lambda transaction: bulk_updates.cancel_unleased_and_copies(
+                    transaction, unique_ids
+                ),
             )
         )
         _require_all_changed(ids, cancelled_ids, "too late to take it back")
@@ -72,7 +75,9 @@ async def reschedule_submissions(
             scheduled_mailboxes = {
                 user: await ensure_special_mailbox(ctx, user, SCHEDULED) for user in users
             }
-        changed_ids = await _apply_schedule(ctx, session, rows, send_time, scheduled_mailboxes)
+        changed_ids = await _reschedule_in_transaction(
+            ctx, session, rows, send_time, scheduled_mailboxes
+        )
         _require_all_changed(ids, changed_ids, "too late to send it at another time")
     return await _reload_submissions(ctx, ids)
 
@@ -86,12 +91,12 @@ class _NewSchedule:
     state: SubmissionState
 
     @classmethod
-    def from_submission(
-        cls, submission: ColumnRow, requested_at: datetime, now: datetime
+    def clamped_to_undo_window(
+        cls, submission: ColumnRow, requested_send_time: datetime, now: datetime
     ) -> "_NewSchedule":
-        """Return the schedule of a submission for a new send time."""
+        """Return the schedule for a new send time. No attempt is before the undo window ends."""
         earliest = max(submission.undo_until or now, now)
-        scheduled_at = requested_at if requested_at > now else None
+        scheduled_at = requested_send_time if requested_send_time > now else None
         state = submission.state
         if state in STATES_BEFORE_FIRST_ATTEMPT:
             state = SubmissionState.QUEUED
@@ -102,7 +107,7 @@ class _NewSchedule:
         return cls(max(scheduled_at or now, earliest), scheduled_at, state)
 
 
-async def _apply_schedule(
+async def _reschedule_in_transaction(
     ctx: Context,
     session: AsyncSession,
     rows: Sequence[ColumnRow],
@@ -118,7 +123,7 @@ async def _apply_schedule(
     def update_rows(transaction: DatabaseTransaction) -> set[int]:
         now, changed_ids, released_ids = transaction.environment.now(), set[int](), set[int]()
         for row in rows:
-            schedule = _NewSchedule.from_submission(row, send_time, now)
+            schedule = _NewSchedule.clamped_to_undo_window(row, send_time, now)
             values = {
                 "next_at": schedule.next_attempt_at,
                 "turn_at": None,  # the queue assigns it at that time
@@ -127,10 +132,10 @@ async def _apply_schedule(
             }
             ids_with_copies = [row.id, *bulk_updates.copy_ids_of_submissions(transaction, [row.id])]
             if schedule.state is SubmissionState.QUEUED and row.state in HELD_STATES:
-                held_messages.release_submissions(transaction, ids_with_copies)
+                held_messages.release_or_cancel_submissions(transaction, ids_with_copies)
                 released_ids |= set(ids_with_copies)
             changed_ids |= set(
-                bulk_updates.update_deliveries(
+                bulk_updates.update_deliveries_returning_submission_ids(
                     transaction, ids_with_copies, values, *bulk_updates.unleased_open_conditions()
                 )
             )

@@ -156,10 +156,10 @@ async def compose_messages(
     if the account may not use the sender, and NotFound for a missing mailbox, file or message.
     """
     _check_combination(request)
-    file_attachments.check_stored_files(request.files)
+    file_attachments.check_file_attachment_settings(request.files)
     if request.is_whole_message:
         problems.raise_collected()
-        return ComposedBatch([await _compose_whole_message(ctx, account, request)])
+        return ComposedBatch([await _complete_whole_message(ctx, account, request)])
     date = future_send_time(ctx.environment, request) or ctx.environment.now()
     must_be_allowed = request.is_draft or not request.upload_only
     sender_fields = await composition.resolve_sender_fields(
@@ -167,7 +167,7 @@ async def compose_messages(
     )
     links = await file_attachments.prepare_links(ctx, request.files, request.url_from_path)
     base_draft = await composition.compose_draft(ctx, sender_fields, request, DraftBasis(date))
-    drafts = _expand_merge(ctx, sender_fields, base_draft, request, problems)
+    drafts = _expand_merge_and_fill_templates(ctx, sender_fields, base_draft, request, problems)
     texts = [file_attachments.append_links(each.text, each.html, links) for each in drafts]
     drafts = [replace(d, text=t, html=h) for d, (t, h) in zip(drafts, texts, strict=True)]
     if request.encrypt and any(draft.bcc for draft in drafts):
@@ -184,7 +184,7 @@ async def compose_messages(
         total_bytes, recipient_count = total_bytes + len(raw), recipient_count + len(recipients)
         _check_merge_limits(total_bytes, recipient_count, request)
     problems.raise_collected()
-    copy_mailbox = await _copy_mailbox(ctx, request, sender_fields.sent_mailbox_id)
+    copy_mailbox = await _mailbox_for_copy(ctx, request, sender_fields.sent_mailbox_id)
     messages = [
         await _encrypt_if_requested(ctx, account, replace(composed, copy_mailbox=copy_mailbox))
         for composed in built
@@ -245,7 +245,7 @@ def _error_in_merge_entry(error: RequestError, index: int) -> RequestError:
     return error
 
 
-def _expand_merge(
+def _expand_merge_and_fill_templates(
     ctx: Context,
     sender_fields: SenderFields,
     base_draft: MessageDraft,
@@ -257,7 +257,7 @@ def _expand_merge(
         return [base_draft]
     common_values = dict[str, str]()
     with problems.collecting():
-        common_values = text_templates.validate_values(request.template or {}, ["template"])
+        common_values = text_templates.validated_value_texts(request.template or {}, ["template"])
     if request.merge is None:
         with problems.collecting():
             return [_fill_templates(base_draft, common_values)]
@@ -277,7 +277,7 @@ def _expand_merge(
             message_id=new_message_id(ctx, base_draft.from_.address),
         )
         with problems.collecting(), _merge_entry_errors(request, index):
-            values = common_values | text_templates.validate_values(entry.values, ["values"])
+            values = common_values | text_templates.validated_value_texts(entry.values, ["values"])
             draft = _fill_templates(draft, values)
         drafts.append(draft)
     return drafts
@@ -385,23 +385,23 @@ def _means_an_address(text: str) -> bool:
     return "@" in text or "<" in text or " " not in text
 
 
-async def _compose_whole_message(
+async def _complete_whole_message(
     ctx: Context, account: ColumnRow, request: SendRequest
 ) -> ComposedMessage:
     """Complete a message that was handed in whole.
 
     Raises Forbidden for an author the account isn't.
     """
-    raw = await upload.complete_message_bytes(ctx, request.raw, request.upload_id)
+    raw = await upload.bytes_of_complete_message(ctx, request.raw, request.upload_id)
     if request.is_only_stored:
-        copy_mailbox = await _copy_mailbox(ctx, request, None)
+        copy_mailbox = await _mailbox_for_copy(ctx, request, None)
         return ComposedMessage(raw, "", [], copy_mailbox, request)
     scheduled_at = future_send_time(ctx.environment, request)
     date = scheduled_at or ctx.environment.now()
     message_id = new_message_id(ctx, (await composition.main_sender(ctx, account)).address)
     try:
         repaired = await asyncio.to_thread(
-            repair_message, raw, date, message_id, redate=scheduled_at is not None
+            repair_message, raw, date, message_id, replace_date=scheduled_at is not None
         )
     except InvalidInput as error:
         raise InvalidInput(error.message, constraint=error.constraint, path=["raw"]) from error
@@ -409,11 +409,11 @@ async def _compose_whole_message(
         await authorize_sender(ctx, account, message_builder.validate_address(each, "raw"), ["raw"])
     default_envelope = repaired.writers[0], header_recipients(repaired, "raw")
     sender, recipients = await _resolve_envelope(ctx, account, request, default_envelope)
-    copy_mailbox = await _copy_mailbox(ctx, request, None)
+    copy_mailbox = await _mailbox_for_copy(ctx, request, None)
     return ComposedMessage(repaired.raw, sender, recipients, copy_mailbox, request)
 
 
-async def _copy_mailbox(
+async def _mailbox_for_copy(
     ctx: Context, request: SendRequest, default_mailbox_id: int | None
 ) -> ColumnRow | None:
     """Return the mailbox of the copy: the requested one, else the default one, Sent or Drafts.

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 
 from mail.envelope.client import SmtpClientInfo
-from mail.inbound.scan_rejection import SpamRefused, VirusRefused, check_scan
+from mail.inbound.scan_rejection import SpamRefused, VirusRefused, require_sendable_scan_result
 from mail.scanners import scan_outgoing
 from mail.scanners.rspamd import ScanEnvelope
 from models.errors import Forbidden
@@ -24,7 +24,7 @@ def is_enabled(ctx: Context) -> bool:
     return ctx.environment.options.sent_scan != "off"
 
 
-async def scan_message(
+async def scan_and_require_sendable(
     ctx: Context, account: ColumnRow, raw: bytes, sender: str, recipients: Sequence[str]
 ) -> None:
     """Raise Forbidden if a message contains a virus or is spam. Does nothing if scanning is off.
@@ -40,7 +40,7 @@ async def scan_message(
     client = SmtpClientInfo(ctx.client_ip, "", username=account.username)
     scan = await scan_outgoing(ctx.environment, raw, ScanEnvelope(sender, recipients, client))
     try:
-        check_scan(scan)
+        require_sendable_scan_result(scan)
     except SpamRefused as found:
         reason = "virus" if isinstance(found, VirusRefused) else "spam"
         REFUSED_MESSAGES.add(reason)

@@ -158,7 +158,8 @@ async def _build_quote(
         return f"cid:{cid}" if cid in numbers_by_content_id else None
 
     if any(
-        each.content_type == "text/html" for each, _ in mime.walk_with_parents(message.structure)
+        each.content_type == "text/html"
+        for each, _ in mime.walk_own_parts_with_parents(message.structure)
     ):
         sanitized = await content.html_bodies(message, HtmlOptions(cid_url))
         html = "<br>".join(sanitized.bodies)

@@ -71,7 +71,9 @@ def _normalize_address(text: str) -> str:
     return text if "*" in domain or not domain else f"{local}{at}{normalized_domain(domain)}"
 
 
-async def check_pattern_rights(ctx: Context, patterns: Sequence[str], path: Sequence[str]) -> None:
+async def require_rights_for_patterns(
+    ctx: Context, patterns: Sequence[str], path: Sequence[str]
+) -> None:
     """Raise Forbidden if the viewer may not let an account send as these patterns.
 
     No pattern may match an address of an account that the viewer may not administer. A pattern of
@@ -80,11 +82,11 @@ async def check_pattern_rights(ctx: Context, patterns: Sequence[str], path: Sequ
     if not patterns:
         return
     if not ctx.viewer.role.includes(Role.ADMIN):
-        await _check_pattern_domains(ctx, patterns, path)
-    await _check_higher_accounts(ctx, patterns, path)
+        await _require_administered_pattern_domains(ctx, patterns, path)
+    await _forbid_patterns_of_higher_accounts(ctx, patterns, path)
 
 
-async def _check_pattern_domains(
+async def _require_administered_pattern_domains(
     ctx: Context, patterns: Sequence[str], path: Sequence[str]
 ) -> None:
     """Raise Forbidden if a pattern is not in one of the domains that the viewer administers."""
@@ -107,7 +109,7 @@ async def _check_pattern_domains(
             raise Forbidden(error_text, requires=Role.ADMIN, path=path)
 
 
-async def _check_higher_accounts(
+async def _forbid_patterns_of_higher_accounts(
     ctx: Context, patterns: Sequence[str], path: Sequence[str]
 ) -> None:
     """Raise Forbidden if a pattern matches an address of an account above the viewer."""

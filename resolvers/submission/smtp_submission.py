@@ -24,6 +24,7 @@ from resolvers.auth.sign_in import PasswordKind, PasswordProof, SignInRequest
 from resolvers.context import Context, Viewer
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.submission import create as submission_create
+from resolvers.submission import loaders as submission_loaders
 from resolvers.submission.composition import ACCOUNT_COLUMNS, new_message_id
 from resolvers.submission.create import ComposedMessage
 from resolvers.submission.sender_authorization import authorize_sender
@@ -56,14 +57,16 @@ class SmtpSubmissionService:
         user = found.user
         return SmtpSubmitter(user.id, user.username, user.auth_version, ip, found.app_password_id)
 
-    async def check_sender(self, submitter: SmtpSubmitter, envelope_sender: str) -> None:
+    async def require_sender_and_sending_limits(
+        self, submitter: SmtpSubmitter, envelope_sender: str
+    ) -> None:
         """Raise Forbidden if the user may not send as this address.
 
         Raises RateLimited if the user has reached the daily limit of recipients.
         """
         ctx = self._context(submitter)
         account = await _read_current_account(ctx, submitter)
-        await quota_limits.require_can_write(ctx, account)
+        await quota_limits.require_below_sending_limits(ctx, account)
         if envelope_sender:
             address = validate_address(envelope_sender, "from")
             await authorize_sender(ctx, account, address, ["from"])
@@ -99,8 +102,10 @@ class SmtpSubmissionService:
             sent_mailbox,
             dsn_requests=dsn_requests,
         )
-        submission_id, _ = await submission_create.store_submission(ctx, account, composed)
-        row = await ctx.load(submission_create.load_submissions_by_id, require_found(submission_id))
+        submission_id, _ = await submission_create.store_submission_and_copy(ctx, account, composed)
+        row = await ctx.load(
+            submission_loaders.load_submissions_by_id, require_found(submission_id)
+        )
         return str(require_found(row).queue_id)
 
     def _context(self, submitter: SmtpSubmitter) -> Context:
@@ -120,7 +125,7 @@ async def _read_current_account(ctx: Context, submitter: SmtpSubmitter) -> Colum
     proved = PasswordProof(PasswordKind.MASTER)
     if submitter.app_password_id is None:
         conditions.append(col(User.auth_version) == submitter.auth_version)
-    elif app := await credential_status.load_app_password_row(
+    elif app := await credential_status.load_valid_app_password_row(
         ctx.environment, submitter.app_password_id
     ):
         proved = PasswordProof(PasswordKind.APP, app)

@@ -23,7 +23,7 @@ from models.spam.sender_rules import SenderRule, place_of_user
 from models.store.columns import ColumnRow, select_columns
 from models.submission.identities import Identity
 from models.users.tables import User
-from resolvers.access import is_visible_record, require_user_id
+from resolvers.access import is_visible_or_managed, require_user_id
 from resolvers.autoreply import autoreplies
 from resolvers.connectors import transfer
 from resolvers.context import Context
@@ -101,7 +101,7 @@ async def write_account_record(
     account = {"exportedAt": now, "mailboxes": boxes, "messages": total}
     if task_order["settings"]:
         account |= await _settings_record(ctx, passphrase)
-    return archive_writer.start_archive(export_format, archive_state, account, now), total
+    return archive_writer.encode_account_chunk(export_format, archive_state, account, now), total
 
 
 async def _settings_record(ctx: Context, passphrase: str | None) -> dict[str, Any]:
@@ -124,7 +124,7 @@ async def _settings_record(ctx: Context, passphrase: str | None) -> dict[str, An
         {"keyword": row.keyword, "name": row.name, "color": row.color}
         for row in await ctx.load(labels.load_labels_by_user, user_id)
     ]
-    answered = await autoreplies.export_autoreply(ctx, user_id)
+    answered = await autoreplies.export_own_autoreply(ctx, user_id)
     return {
         "account": user.username,
         "settings": facts,
@@ -181,7 +181,7 @@ async def load_message_ids(ctx: Context, user_id: int, selector: MessageSelector
     """Return the IDs of the messages in mailboxes that a selector matches."""
     filter_sql = await selector.with_filter_sql(ctx, [user_id])
     conditions = [
-        is_visible_record(ctx, Message),
+        is_visible_or_managed(ctx, Message),
         col(Message.user_id) == user_id,
         col(Message.archived_at).is_(None),
     ]
@@ -189,7 +189,7 @@ async def load_message_ids(ctx: Context, user_id: int, selector: MessageSelector
     return [row.id for row in await ctx.read(statement.order_by(col(Message.id)))]
 
 
-async def count_messages(ctx: Context) -> int:
+async def count_viewer_messages(ctx: Context) -> int:
     """Return the number of messages in the viewer's mailboxes."""
     statement = select(func.count()).select_from(Message).where(*_own_message_clauses(ctx))
     ((total,),) = await ctx.read(statement)
@@ -198,9 +198,9 @@ async def count_messages(ctx: Context) -> int:
 
 async def _count_messages_to_export(ctx: Context) -> int:
     """Return the number of messages in mailboxes and of scheduled messages without a copy."""
-    return await count_messages(ctx) + await scheduled_messages.count_submissions_without_copy(
-        ctx, require_user_id(ctx)
-    )
+    return await count_viewer_messages(
+        ctx
+    ) + await scheduled_messages.count_submissions_without_copy(ctx, require_user_id(ctx))
 
 
 def _own_message_clauses(ctx: Context) -> list[Any]:
@@ -321,7 +321,7 @@ async def _write_messages(
         if row.id in waiting:
             drafts = waiting[row.id]
             record, box_id = (
-                scheduled_messages.record_as_draft(record, drafts),
+                scheduled_messages.message_record_as_draft(record, drafts),
                 drafts.id if drafts else box_id,
             )
         number = archive_state.messages + len(outgoing) + 1
@@ -341,7 +341,11 @@ async def _encode_in_thread(
     if not messages:
         return ArchiveChunk(b"")
     return await asyncio.to_thread(
-        archive_writer.write_messages, export_format, archive_state, messages, ctx.environment.now()
+        archive_writer.encode_messages_chunk,
+        export_format,
+        archive_state,
+        messages,
+        ctx.environment.now(),
     )
 
 

@@ -14,7 +14,7 @@ from mail.archives.archive_writer import SUFFIXES_AND_MEDIA_TYPES, ArchiveState,
 from mail.storage.blobs import blob_reader
 from mail.storage.blobs.blob_writer import StoredMessageBlobs, insert_blob_rows, store_message_blobs
 from mail.storage.blobs.compression import content_digest
-from mail.storage.blobs.damage_check import MAX_VERIFIED_BYTES, check_blobs
+from mail.storage.blobs.damage_check import MAX_VERIFIED_BYTES, require_intact_blobs
 from mail.storage.blobs.message_layout import NewBlob
 from models.admin.tasks import Task, TaskState
 from models.errors import LimitReached, NotFound, require_found
@@ -118,7 +118,7 @@ async def create_export(ctx: Context, new_export: NewExport) -> int:
         await log_content_read(ctx, [user.id])
     settings = new_export.with_settings and bool(SETTINGS_SCOPES & expand_scopes(ctx.viewer.scopes))
     carried = new_export.with_settings and new_export.format is not ExportFormat.MBOX
-    secret = passphrases.sealed_order_fields(
+    secret = passphrases.encrypted_passphrase_field(
         ctx, user.id, new_export.passphrase, with_settings=carried
     )
     ids = await _load_selected_message_ids(ctx, new_export)
@@ -219,7 +219,7 @@ class StoredExport:
             rows = await self.ctx.read(select(*blob_reader.COLUMNS).where(col(Blob.id).in_(keys)))
             if len(rows) < len(set(keys)):
                 raise NotFound(str(self.export.id))  # it was removed after the export was read
-            budget = await check_blobs(self.ctx.environment.object_store, rows, budget)
+            budget = await require_intact_blobs(self.ctx.environment.object_store, rows, budget)
 
     async def stream_bytes(self, start: int, end: int) -> AsyncGenerator[bytes]:
         """Yield the bytes from `start` to `end`."""
@@ -283,7 +283,7 @@ async def plan_next_chunk(
     note = {**checkpoint}
     done_count, total, chunk_parts = 0, None, list[tuple[int, bytes]]()
     if not checkpoint:
-        passphrase = passphrases.open_passphrase(ctx.environment, ctx.viewer.user_id, task_order)
+        passphrase = passphrases.decrypt_passphrase(ctx.environment, ctx.viewer.user_id, task_order)
         chunk, total = await export_writer.write_account_record(
             ctx, kind, state, task_order, passphrase
         )
@@ -303,7 +303,7 @@ async def plan_next_chunk(
         note["refused"] = [*checkpoint.get("refused", []), *refused][:MAX_REPORTED_MESSAGES]
         done_count = part.done_count
     else:
-        last, end = archive_writer.finish_archive(kind, state)
+        last, end = archive_writer.archive_and_directory_end(kind, state)
         chunk_parts, note["ended"] = [(DATA_PART, last), (END_PART, end)], True
     note |= {"state": state.checkpoint(), "position": checkpoint.get("position", 0) + 1}
     tenant = await read_tenant_id(ctx, ctx.viewer.user_id)
@@ -342,7 +342,7 @@ async def store_chunk(
         values |= {"finished_at": now, "size": total_size.scalar_subquery()}
     await ctx.environment.run_in_session(
         session,
-        lambda transaction: _insert_pieces(transaction, key, note["position"], chunk.parts),
+        lambda transaction: _insert_export_parts(transaction, key, note["position"], chunk.parts),
     )
     statement = update(Export).where(col(Export.id) == key).values(**values)
     if not (await (await session.connection()).execute(statement)).rowcount:
@@ -353,7 +353,7 @@ async def store_chunk(
     )
 
 
-def _insert_pieces(
+def _insert_export_parts(
     transaction: DatabaseTransaction,
     export_id: int,
     position: int,

@@ -17,7 +17,7 @@ from mail.archives.mail_sources import (
     HEAD_BYTES,
     MailSource,
     detect_format,
-    open_source,
+    inspect_mail_source,
     read_messages,
 )
 from mail.archives.source_message import UnusableMessageError
@@ -41,17 +41,14 @@ from resolvers.admin.task_steps import TaskStepPlan, TaskStepPlanner, TaskStepRe
 from resolvers.connectors import transfer
 from resolvers.context import Context, GuardRule
 from resolvers.files import uploads
-from resolvers.files.stored_files import describe_uncompressed_object, read_tenant_id
+from resolvers.files.stored_files import blob_rows_of_uncompressed_object, read_tenant_id
 from resolvers.files.uploads import ReceivedFile
 from resolvers.messages.content_access import require_readable_account
-from resolvers.transfer import import_writer, passphrases
+from resolvers.transfer import import_mailboxes, import_writer, passphrases
 from resolvers.transfer.exports import require_few_running_tasks
-from resolvers.transfer.import_writer import (
-    ImportableMessage,
-    ImportOutcome,
-    RunningImport,
-    SourceReader,
-)
+from resolvers.transfer.import_settings import import_identities_and_filters, import_settings
+from resolvers.transfer.import_writer import ImportableMessage, SourceReader
+from resolvers.transfer.running_import import ImportOutcome, RunningImport
 from resolvers.users.selection import load_managed_user
 
 TASK_KIND = "ACCOUNT_IMPORT"
@@ -104,7 +101,7 @@ async def queue_import(ctx: Context, new_import: NewImport) -> Task:
         "settings": new_import.with_settings and Scope.SETTINGS in expand_scopes(ctx.viewer.scopes),
         "unset": new_import.with_settings
         and Scope.SETTINGS not in expand_scopes(ctx.viewer.scopes),
-        **passphrases.sealed_order_fields(
+        **passphrases.encrypted_passphrase_field(
             ctx, user.id, new_import.passphrase, with_settings=new_import.with_settings
         ),
     }
@@ -114,7 +111,7 @@ async def queue_import(ctx: Context, new_import: NewImport) -> Task:
     received, name = await _receive_archive(ctx, new_import)
     if new_import.content is not None:
         await uploads.put_object(ctx.environment, name, received.source)
-    stored_blobs = await describe_uncompressed_object(
+    stored_blobs = await blob_rows_of_uncompressed_object(
         ctx.environment, await read_tenant_id(ctx, user.id), received, name
     )
     archive = StoredImportArchive(stored_blobs, received, new_import.upload_id)
@@ -147,7 +144,7 @@ async def read_uploaded_archive(
     row: ColumnRow = require_found(
         await ctx.load(uploads.load_uploads_by_id, upload_id), str(upload_id), path=path_in_input
     )
-    head = await uploads.read_head(ctx, row, HEAD_BYTES)
+    head = await uploads.read_upload_head(ctx, row, HEAD_BYTES)
     _require_known_format(head, path_in_input)
     return ReceivedFile(
         b"", row.size, row.digest, filename=row.filename or "archive"
@@ -280,7 +277,7 @@ async def open_import_planner(
     ) as path:
         try:
             max_bytes = ctx.environment.options.message_max
-            origin = await asyncio.to_thread(open_source, path, max_bytes)
+            origin = await asyncio.to_thread(inspect_mail_source, path, max_bytes)
         except UnusableMessageError as problem:
             raise InvalidInput(str(problem), constraint="archive", path=["archive"]) from problem
         if (
@@ -377,7 +374,9 @@ class _ImportRun:
             return TaskStepPlan(prepared=PlannedImportStep(running, note, [], [], is_last=True))
         prepared_messages = [
             one
-            for one in [await import_writer.prepare_message(running, each) for each in group]
+            for one in [
+                await import_writer.importable_message_unless_known(running, each) for each in group
+            ]
             if one
         ]
         note["after"] = group[-1].checkpoint
@@ -392,7 +391,7 @@ class _ImportRun:
         if account is None:
             return
         if task_order["settings"]:  # before the mailboxes: encrypted ones need the public key
-            await import_writer.import_settings(self.running, account)
+            await import_settings(self.running, account)
         elif task_order["unset"] and any(
             getattr(account, name)
             for name in (
@@ -401,23 +400,23 @@ class _ImportRun:
             )
         ):
             self.running.outcome.add_skipped("settings", "this needs the scope SETTINGS")
-        await import_writer.create_mailboxes(
+        await import_mailboxes.create_mailboxes(
             self.running, account, with_annotations=task_order["settings"]
         )
         if task_order["settings"]:
-            await import_writer.import_identities_and_filters(self.running, account)
+            await import_identities_and_filters(self.running, account)
 
     async def _import_connectors(self, task_order: dict[str, Any]) -> None:
         """Import connectors after all messages, since they would fetch the messages again."""
         if self.source.account is not None and task_order["settings"]:
             ctx = self.running.ctx
-            passphrase = passphrases.open_passphrase(
+            passphrase = passphrases.decrypt_passphrase(
                 ctx.environment, ctx.viewer.user_id, task_order
             )
             await transfer.import_connectors(self.running, self.source.account, passphrase)
 
 
-async def run_step(
+async def insert_messages_of_step(
     ctx: Context,
     session: AsyncSession,
     task_order: dict[str, Any],

@@ -27,7 +27,7 @@ def validate_passphrase(text: str | None) -> str | None:
     return text
 
 
-def sealed_order_fields(
+def encrypted_passphrase_field(
     ctx: Context, user_id: int, text: str | None, *, with_settings: bool
 ) -> dict[str, str]:
     """Return the encrypted passphrase as a field of a task order; empty if none is given.
@@ -45,7 +45,7 @@ def sealed_order_fields(
     return {ORDER_KEY: ctx.environment.secret_box.encrypt(passphrase, _secret_box_context(user_id))}
 
 
-def open_passphrase(
+def decrypt_passphrase(
     environment: Environment, user_id: int, task_order: Mapping[str, Any]
 ) -> str | None:
     """Return the passphrase of a task order; None if it has none.

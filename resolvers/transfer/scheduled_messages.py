@@ -90,7 +90,7 @@ async def load_drafts_mailbox(ctx: Context, user_id: int) -> DraftsMailbox | Non
     return next((DraftsMailbox(row.path, row.id) for row in await ctx.read(statement)), None)
 
 
-def record_as_draft(record: MessageRecord, drafts: DraftsMailbox | None) -> MessageRecord:
+def message_record_as_draft(record: MessageRecord, drafts: DraftsMailbox | None) -> MessageRecord:
     """Return the record of a message changed to a draft without envelope."""
     marks = list(dict.fromkeys([*record.flags, "\\Draft"]))
     path = drafts.path if drafts else record.mailbox

@@ -57,7 +57,7 @@ async def profile_address(ctx: Context, user: ColumnRow, address: str | None) ->
             raise NotFound(user.username, path=["address"])
         return str(main_address.shown)
     displayed = address_syntax.validated_address(address)
-    if await address_resolution.find_sign_in_user(ctx.environment, displayed) != user.id:
+    if await address_resolution.find_sign_in_user_id(ctx.environment, displayed) != user.id:
         raise NotFound(displayed, path=["address"])
     return displayed
 

@@ -15,7 +15,9 @@ from resolvers.users import loaders as user_loaders
 from resolvers.users.selection import UserSelector, load_selected_users
 
 
-async def reset_client_state(ctx: Context, selection: UserSelector) -> list[ColumnRow]:
+async def end_connections_and_invalidate_cursors(
+    ctx: Context, selection: UserSelector
+) -> list[ColumnRow]:
     """End the connections of these users and invalidate the cursors of their journals.
 
     Returns the users. Credentials stay unchanged.

@@ -40,7 +40,7 @@ from resolvers.access import is_managed_user
 from resolvers.admin import admin_log
 from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.admin.task_steps import insert_tasks
-from resolvers.auth.authentication import drop_credentials
+from resolvers.auth.authentication import drop_cached_credentials
 from resolvers.context import Context
 from resolvers.mailboxes import shares
 from resolvers.users.quota.quota_allocation import effective_quota
@@ -50,15 +50,15 @@ KIND = "USER_DELETE"  # of the task that removes the data
 
 
 @dataclass(frozen=True, slots=True)
-class Deletion:
+class UserDeletion:
     """Deleted users with the tasks that remove their data, in the same order."""
 
     user_ids: Sequence[int]
     tasks: Sequence[ColumnRow]
 
 
-def can_decide_on_deleted_sql(ctx: Context) -> ColumnElement[bool]:
-    """The WHERE clause for deleted users that the viewer can restore or delete.
+def can_restore_or_purge_deleted_sql(ctx: Context) -> ColumnElement[bool]:
+    """The WHERE clause for deleted users that the viewer can restore or purge.
 
     The select must join `DeletedUser` to `User`.
     """
@@ -79,7 +79,7 @@ async def delete_users(
     delete_after: datetime | None = None,
     *,
     mutation: str = "userDelete",
-) -> Deletion:
+) -> UserDeletion:
     """Delete these users; their data is removed at once, or not before `delete_after`.
 
     A user that is deleted already, named by id or former username, gets the new time for its task.
@@ -127,8 +127,8 @@ async def delete_users(
         ids = [key for key in ids if key in tasks]
         task_statement = select(*select_columns(Task)).where(col(Task.id).in_(tasks.values()))
         tasks_by_id = {row.id: row for row in await ctx.read(task_statement)}
-    drop_credentials(ctx.environment, *ids)
-    return Deletion(ids, [tasks_by_id[tasks[key]] for key in ids])
+    drop_cached_credentials(ctx.environment, *ids)
+    return UserDeletion(ids, [tasks_by_id[tasks[key]] for key in ids])
 
 
 async def _resolve_selection(
@@ -148,7 +148,7 @@ async def _split_deleted(ctx: Context, selection: UserSelector) -> tuple[list[in
         select(col(DeletedUser.id), col(DeletedUser.username_key))
         .join(User, col(User.id) == col(DeletedUser.id))
         .where(
-            can_decide_on_deleted_sql(ctx),
+            can_restore_or_purge_deleted_sql(ctx),
             col(DeletedUser.id).in_(selection.ids)
             | col(DeletedUser.username_key).in_(names_by_key),
         )
@@ -183,7 +183,7 @@ async def _reschedule_tasks(
         select(col(DeletedUser.id), col(DeletedUser.task_id), col(Task.state))
         .join(User, col(User.id) == col(DeletedUser.id))
         .outerjoin(Task, col(Task.id) == col(DeletedUser.task_id))
-        .where(col(DeletedUser.id).in_(ids), can_decide_on_deleted_sql(ctx))
+        .where(col(DeletedUser.id).in_(ids), can_restore_or_purge_deleted_sql(ctx))
     )
     rows = await ctx.read(statement)
     connection = await session.connection()

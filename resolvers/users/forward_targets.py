@@ -9,7 +9,7 @@ from mail.recipients.batch_resolution import resolve_addresses
 from models.errors import InvalidInput
 from models.runtime.secret_box import DecryptionError
 from models.store.columns import ColumnRow
-from resolvers.addresses.targets import ForwardTargets, validate_targets
+from resolvers.addresses.targets import TargetsWithRelayPasswords, validate_forward_targets
 from resolvers.auth import security_log
 from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Context
@@ -19,25 +19,29 @@ MAX_LOGGED_TARGETS = 10  # in an event of the security log
 MAX_LOGGED_LENGTH = 200  # characters
 
 
-def target_columns(
+def validated_target_columns(
     ctx: Context, user: ColumnRow, targets: Sequence[str], path: Sequence[str]
 ) -> dict[str, Any]:
     """Return the columns of a user with these targets. Raises Invalid for an unusable target."""
     try:
-        stored_relays = forward_targets.open_relays(ctx.environment, user.id, user.relays)
+        stored_relays = forward_targets.decrypt_relay_urls(ctx.environment, user.id, user.relays)
     except DecryptionError:  # the key is lost: the caller must send the relay passwords again
         stored_relays = {}
-    validated = validate_targets(ctx, targets, stored_relays, path)
+    validated = validate_forward_targets(ctx, targets, stored_relays, path)
     columns: dict[str, Any] = {"targets": list(validated.shown_targets)}
     if dict(validated.relays_with_password) != stored_relays:
-        columns["relays"] = forward_targets.seal_relays(
+        columns["relays"] = forward_targets.encrypt_relay_urls(
             ctx.environment, user.id, validated.relays_with_password
         )
     return columns
 
 
 def target_columns_of_new_user(
-    ctx: Context, user_id: int, targets: ForwardTargets, address: str | None, path: Sequence[str]
+    ctx: Context,
+    user_id: int,
+    targets: TargetsWithRelayPasswords,
+    address: str | None,
+    path: Sequence[str],
 ) -> dict[str, Any]:
     """Return the target columns of a new user with this main address.
 
@@ -54,7 +58,7 @@ def target_columns_of_new_user(
             },
             path,
         )
-    encrypted_relays = forward_targets.seal_relays(
+    encrypted_relays = forward_targets.encrypt_relay_urls(
         ctx.environment, user_id, targets.relays_with_password
     )
     return {"targets": list(targets.shown_targets), "relays": encrypted_relays}
@@ -67,7 +71,9 @@ async def set_forward_targets(
 
     Raises Invalid if a target is one of the user's own addresses or aliases.
     """
-    columns_by_user = {row.id: target_columns(ctx, row, targets, path) for row in locked_users.rows}
+    columns_by_user = {
+        row.id: validated_target_columns(ctx, row, targets, path) for row in locked_users.rows
+    }
     target_addresses = {
         target
         for columns in columns_by_user.values()

@@ -16,7 +16,12 @@ from models.errors import InvalidInput
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
-from models.users.search_index import TRIGRAM_LENGTH, contains_part, has_prefix, last_login_column
+from models.users.search_index import (
+    TRIGRAM_LENGTH,
+    has_prefix,
+    last_login_column,
+    user_search_text_contains,
+)
 from models.users.tables import DeletedUser, User
 from resolvers import pagination
 from resolvers.access import is_visible_user
@@ -208,7 +213,8 @@ async def _load_filter_domain_id(ctx: Context, filter: UserConditions) -> int | 
     if not ctx.viewer.role.includes(Role.ADMIN):
         domains_of_visible_users = select(col(User.domain_id)).where(is_visible_user(ctx))
         statement = statement.where(
-            domain_loaders.is_visible_domain(ctx) | col(Domain.id).in_(domains_of_visible_users)
+            domain_loaders.is_administered_domain(ctx)
+            | col(Domain.id).in_(domains_of_visible_users)
         )
     row = next(iter(await ctx.read(statement)), None)
     return None if row is None else int(row.id)
@@ -275,7 +281,7 @@ def _matches_query_sql(dialect: str, query: str) -> ColumnElement[bool]:
 
 def _matches_text_sql(dialect: str, search_text: str) -> ColumnElement[bool]:
     if len(search_text) >= TRIGRAM_LENGTH:
-        return contains_part(dialect, search_text)
+        return user_search_text_contains(dialect, search_text)
     by_main_address = select(col(Address.user_id)).where(
         col(Address.main), has_prefix(dialect, col(Address.local), search_text)
     )

@@ -34,7 +34,7 @@ def _select_viewer() -> Select[*tuple[Any, ...]]:
 
 async def find_user_by_name(ctx: Context, name: str) -> ColumnRow | None:
     """Load the user of this username or address; None if the viewer does not see it."""
-    user_id = await address_resolution.find_sign_in_user(ctx.environment, name)
+    user_id = await address_resolution.find_sign_in_user_id(ctx.environment, name)
     return await ctx.load(load_users_by_id, user_id) if user_id else None
 
 
@@ -66,7 +66,7 @@ async def load_administered_domains(ctx: Context, user_ids: list[int]) -> list[l
     statement = (
         select(*select_columns(Domain), col(DomainAdmin.user_id).label("admin"))
         .join(DomainAdmin, col(DomainAdmin.domain_id) == col(Domain.id))
-        .where(col(DomainAdmin.user_id).in_(user_ids), domain_loaders.is_visible_domain(ctx))
+        .where(col(DomainAdmin.user_id).in_(user_ids), domain_loaders.is_administered_domain(ctx))
         .order_by(col(Domain.name))
     )
     domains_by_user: defaultdict[int, list[ColumnRow]] = defaultdict(list)

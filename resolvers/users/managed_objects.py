@@ -28,7 +28,7 @@ def is_visible_sql(
     return owner_id.in_(select(col(User.id)).where(is_overseen_user(ctx)))
 
 
-def owner_ids(ids: Sequence[int], rows: Sequence[ColumnRow | None]) -> list[int]:
+def require_owner_ids_of_rows(ids: Sequence[int], rows: Sequence[ColumnRow | None]) -> list[int]:
     """Return the ids of the users to lock, sorted. `rows` are those of `ids`.
 
     Raises NotFound if the row of an id is missing.
@@ -37,7 +37,7 @@ def owner_ids(ids: Sequence[int], rows: Sequence[ColumnRow | None]) -> list[int]
     return sorted({row.user_id for row in rows if row})
 
 
-async def load_locked_rows(
+async def load_managed_rows_in_transaction(
     ctx: Context,
     session: AsyncSession,
     table: type[UserOwnedRow],

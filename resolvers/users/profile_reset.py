@@ -12,7 +12,7 @@ from resolvers.users.selection import UserSelector, load_selected_users
 CLIENT_KEY_PREFIX = "ui/"  # of the keys of browser clients
 
 
-async def reset_profiles(ctx: Context, selection: UserSelector) -> list[ColumnRow]:
+async def delete_browser_client_data(ctx: Context, selection: UserSelector) -> list[ColumnRow]:
     """Delete what browser clients store for these users in key-value stores. Returns the users."""
     rows = await load_selected_users(ctx, selection)
     ids = [row.id for row in rows]

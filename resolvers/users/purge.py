@@ -7,8 +7,8 @@ from sqlalchemy import Select, delete, func, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.files.upload_removal import MAX_UPLOADS_PER_TRANSACTION, delete_uploads
-from mail.storage.thread_assignment import delete_empty_threads
+from mail.files.upload_removal import MAX_UPLOADS_PER_TRANSACTION, delete_upload_rows
+from mail.storage.thread_assignment import delete_empty_threads_statement
 from models.admin.key_values import KeyValue
 from models.auth.security_log import SecurityEvent
 from models.events.journal import PLATFORM, Change, ChangeKind, Stream
@@ -67,7 +67,7 @@ async def purge_chunk(
 async def _purge_uploads(ctx: Context, session: AsyncSession, user_id: int) -> TaskStepResult:
     is_of_user = col(Upload.user_id) == user_id
     deleted = await ctx.environment.run_in_session(
-        session, lambda transaction: delete_uploads(transaction, is_of_user)
+        session, lambda transaction: delete_upload_rows(transaction, is_of_user)
     )
     return TaskStepResult(
         {}, has_more=deleted.count == MAX_UPLOADS_PER_TRANSACTION, object_names=deleted.objects
@@ -96,11 +96,11 @@ async def _purge_archived_messages(
     ids = [row.id for row in rows]
     await row_changes.copy_to_audits(ctx, session, user_id, ids)
     await connection.execute(delete(Message).where(col(Message.id).in_(ids)))
-    await connection.execute(delete_empty_threads({row.thread_id for row in rows}))
+    await connection.execute(delete_empty_threads_statement({row.thread_id for row in rows}))
     return TaskStepResult({}, done_count=len(rows), has_more=len(rows) == CHUNK_ROWS)
 
 
-def _purge_table(table: Any, owner_column: Any, key_column: Any) -> PurgePhase:
+def _phase_purging_table(table: Any, owner_column: Any, key_column: Any) -> PurgePhase:
     """Return a phase that deletes the rows of a table, the lowest keys first."""
 
     async def delete_chunk(_ctx: Context, session: AsyncSession, user_id: int) -> TaskStepResult:
@@ -137,13 +137,13 @@ async def _purge_user_row(ctx: Context, session: AsyncSession, user_id: int) -> 
 
 _PURGE_PHASES: tuple[PurgePhase, ...] = (
     _purge_uploads,
-    _purge_table(File, col(File.user_id), col(File.id)),
-    _purge_table(Submission, col(Submission.user_id), col(Submission.id)),
+    _phase_purging_table(File, col(File.user_id), col(File.id)),
+    _phase_purging_table(Submission, col(Submission.user_id), col(Submission.id)),
     _purge_messages,
     _purge_archived_messages,
-    _purge_table(QuarantineItem, col(QuarantineItem.user_id), col(QuarantineItem.id)),
-    _purge_table(Change, col(Change.stream_id), col(Change.last)),
-    _purge_table(SecurityEvent, col(SecurityEvent.user_id), col(SecurityEvent.id)),
-    _purge_table(KeyValue, col(KeyValue.stream_id), col(KeyValue.id)),
+    _phase_purging_table(QuarantineItem, col(QuarantineItem.user_id), col(QuarantineItem.id)),
+    _phase_purging_table(Change, col(Change.stream_id), col(Change.last)),
+    _phase_purging_table(SecurityEvent, col(SecurityEvent.user_id), col(SecurityEvent.id)),
+    _phase_purging_table(KeyValue, col(KeyValue.stream_id), col(KeyValue.id)),
     _purge_user_row,
 )

@@ -23,11 +23,11 @@ from models.users.search_index import search_text
 from models.users.tables import DeletedUser, User
 from resolvers.admin import admin_log
 from resolvers.admin.admin_log import NewAdminLogEntry
-from resolvers.auth.authentication import drop_credentials
+from resolvers.auth.authentication import drop_cached_credentials
 from resolvers.context import Context
 from resolvers.users import loaders as user_loaders
 from resolvers.users.delete import (
-    can_decide_on_deleted_sql,
+    can_restore_or_purge_deleted_sql,
     record_in_domain_journals,
     update_domain_counters,
 )
@@ -72,7 +72,7 @@ async def find_deleted_user(ctx: Context, ref: DeletedUserRef) -> ColumnRow | No
             col(User.quota),
         )
         .join(User, col(User.id) == col(DeletedUser.id))
-        .where(can_decide_on_deleted_sql(ctx))
+        .where(can_restore_or_purge_deleted_sql(ctx))
         .order_by(col(DeletedUser.deleted_at).desc(), col(DeletedUser.id).desc())
     )
     if ref.id is not None:
@@ -141,7 +141,7 @@ async def restore_user(ctx: Context, ref: DeletedUserRef) -> RestoredUser:
             restored = await _restore_in_transaction(ctx, session, row)
     except IntegrityError as clash:  # a concurrent request took the name
         raise Conflict("user name or address is taken", path=["by"]) from clash
-    drop_credentials(ctx.environment, row.id)
+    drop_cached_credentials(ctx.environment, row.id)
     return restored
 
 

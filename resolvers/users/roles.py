@@ -13,7 +13,7 @@ from models.users.tables import DomainAdmin
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 from resolvers.users.selection import UserSelector
-from resolvers.users.user_locks import LockedUsers, lock_users
+from resolvers.users.user_locks import LockedUsers, lock_users_and_store_changes
 
 MAX_ADMINISTERED_DOMAINS = 1000  # domains of one DOMAIN_ADMIN
 
@@ -74,7 +74,7 @@ async def set_roles(ctx: Context, selection: UserSelector, change: RoleChange) -
     if role and not ctx.viewer.role.includes(role):
         raise Forbidden(f"to make a {role} needs that role", requires=role, path=["role"])
     await require_administered_domains(ctx, change.domain_ids or ())
-    async with lock_users(ctx, selection, "userRoleSet") as locked_users:
+    async with lock_users_and_store_changes(ctx, selection, "userRoleSet") as locked_users:
         domains_of_users = await _load_administered_domain_ids(locked_users)
         for row in locked_users.rows:
             new_role = role or row.role
@@ -126,7 +126,7 @@ async def set_user_permissions(
     ctx: Context, selection: UserSelector, permissions: Collection[UserPermission]
 ) -> list[int]:
     """Replace the permissions of users to change their own settings; return the user ids."""
-    async with lock_users(ctx, selection, "userPermissionsSet") as locked_users:
+    async with lock_users_and_store_changes(ctx, selection, "userPermissionsSet") as locked_users:
         for row in locked_users.rows:
             locked_users.set_columns(row, permissions=stored_permissions(permissions))
     return [row.id for row in locked_users.rows]

@@ -14,7 +14,7 @@ from models.domains.tables import Domain
 from models.errors import Forbidden, InvalidInput, LimitReached, NotFound, check_limit
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role
-from models.users.search_index import TRIGRAM_LENGTH, contains_part, has_prefix
+from models.users.search_index import TRIGRAM_LENGTH, has_prefix, user_search_text_contains
 from models.users.tables import User, UserTag
 from resolvers.access import is_managed_user, is_visible_user, require_user_id
 from resolvers.context import Context, GuardRule
@@ -61,7 +61,7 @@ async def load_selected_users(
     limit = ctx.environment.options.bulk
     if not selection.is_given:
         selection = UserSelector(ids=(require_user_id(ctx),))
-    named_ids = await _validate_selection(ctx, selection, path)
+    named_ids = await _validate_and_resolve_names(ctx, selection, path)
     conditions = [
         *_selection_conditions(ctx.environment.database.dialect, selection),
         col(User.id).in_(named_ids),
@@ -101,7 +101,7 @@ async def selection_condition(
     """
     if not selection.is_given:
         selection = UserSelector(ids=(require_user_id(ctx),))
-    named_ids = await _validate_selection(ctx, selection, path)
+    named_ids = await _validate_and_resolve_names(ctx, selection, path)
     conditions = [
         *_selection_conditions(ctx.environment.database.dialect, selection),
         col(User.id).in_(named_ids),
@@ -109,7 +109,9 @@ async def selection_condition(
     return is_visible_user(ctx) & or_(*conditions)
 
 
-async def _validate_selection(ctx: Context, selection: UserSelector, path: str) -> list[int]:
+async def _validate_and_resolve_names(
+    ctx: Context, selection: UserSelector, path: str
+) -> list[int]:
     """Check the sizes of a selection; return the ids of its usernames and addresses.
 
     Raises LimitReached, NotFound, or Forbidden for `all` without the role ADMIN.
@@ -159,7 +161,7 @@ async def _ids_of_names(ctx: Context, selection: UserSelector, path: str) -> lis
     """
     user_ids = []
     for index, name in enumerate(selection.usernames):
-        user_id = await address_resolution.find_sign_in_user(ctx.environment, name)
+        user_id = await address_resolution.find_sign_in_user_id(ctx.environment, name)
         statement = select(col(User.id)).where(col(User.id) == (user_id or 0), is_visible_user(ctx))
         if user_id is None or not await ctx.read(statement):
             raise NotFound(name, path=[path, "usernames"], index=index)
@@ -214,7 +216,7 @@ def _matches_mask_sql(dialect: str, mask: str, index: int) -> ColumnElement[bool
         return has_prefix(dialect, username_key, prefix) & matches_pattern
     longest_part = max(fixed_parts, key=len, default="")
     return (
-        contains_part(dialect, longest_part) & matches_pattern
+        user_search_text_contains(dialect, longest_part) & matches_pattern
         if len(longest_part) >= TRIGRAM_LENGTH
         else matches_pattern
     )

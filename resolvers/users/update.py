@@ -18,7 +18,7 @@ from models.store.columns import ColumnRow
 from models.users.roles import Role, Scope
 from models.users.search_index import search_text
 from models.users.tables import UsageKind, User, UserTag
-from resolvers.access import require_administered_domain
+from resolvers.access import require_users_in_administered_domains
 from resolvers.auth import security_log, throttles
 from resolvers.auth.passwords import new_passwords, password_hashes, password_policy
 from resolvers.auth.passwords.new_passwords import NewPassword
@@ -31,12 +31,12 @@ from resolvers.users import forward_targets, openpgp_keys
 from resolvers.users.quota import usage_reset
 from resolvers.users.quota.quota_allocation import reallocate_quota_of_users
 from resolvers.users.selection import UserSelector, load_selected_users
-from resolvers.users.user_locks import LockedUsers, lock_users
+from resolvers.users.user_locks import LockedUsers, lock_users_and_store_changes
 from resolvers.users.validation import (
     OWN_COLUMNS,
     camel_case,
     require_column_permissions,
-    require_quota_permission,
+    require_unlimited_quota_permission,
     validate_columns,
 )
 
@@ -104,19 +104,19 @@ async def update_users(
     _check_single_user_fields(rows, patch, existing_password, problems)
     _require_rights(ctx, rows, patch)
     for row in rows if patch.disable_2fa else ():
-        await second_factors_mutations.require_reason_to_disable(
+        await second_factors_mutations.require_reason_to_disable_factors(
             ctx, row, [*PATCH_PATH, "disable2fa"]
         )
     require_column_permissions(ctx, patch.changed_columns, PATCH_PATH)
     changes |= await _public_key_columns(ctx, patch, problems)
     with problems.collecting():
         for row in rows:
-            forward_targets.target_columns(ctx, row, patch.targets or (), TARGETS_PATH)
+            forward_targets.validated_target_columns(ctx, row, patch.targets or (), TARGETS_PATH)
     password = await _validate_password(ctx, rows, patch, problems)
-    _check_existing_is_given(ctx, rows, patch, existing_password, problems)
+    _check_existing_password_is_given(ctx, rows, patch, existing_password, problems)
     problems.raise_collected()
-    require_quota_permission(ctx, changes.get("quota"), PATCH_PATH)
-    await sender_patterns.check_pattern_rights(
+    require_unlimited_quota_permission(ctx, changes.get("quota"), PATCH_PATH)
+    await sender_patterns.require_rights_for_patterns(
         ctx, changes.get("from_whitelist", ()), [*PATCH_PATH, "fromWhitelist"]
     )
     await _verify_existing_password(ctx, rows, existing_password)
@@ -125,7 +125,7 @@ async def update_users(
     if not rows:
         return []
     try:
-        async with lock_users(ctx, ids, "userUpdate") as locked_users:
+        async with lock_users_and_store_changes(ctx, ids, "userUpdate") as locked_users:
             if existing_password is not None and locked_users.rows[0].password != rows[0].password:
                 raise _wrong_existing_password()  # a concurrent request changed it
             await _change_locked_users(ctx, locked_users, patch, all_values)
@@ -175,10 +175,12 @@ def _require_rights(ctx: Context, rows: Sequence[ColumnRow], patch: UserChanges)
     if privileged_columns or (patch.changes_password and not viewer.new_password_only):
         viewer.require(GuardRule(scope=Scope.MASTER))
     if privileged_columns:
-        require_administered_domain(ctx, rows, [*PATCH_PATH, camel_case(privileged_columns[0])])
+        require_users_in_administered_domains(
+            ctx, rows, [*PATCH_PATH, camel_case(privileged_columns[0])]
+        )
 
 
-def _check_existing_is_given(
+def _check_existing_password_is_given(
     ctx: Context,
     rows: Sequence[ColumnRow],
     patch: UserChanges,
@@ -213,7 +215,9 @@ async def _verify_existing_password(
         ]
         if not any(stored_hashes):
             continue
-        limits = {f"existing:{row.id}": throttles.limit_of_name(ctx.environment.options)}
+        limits = {
+            f"existing:{row.id}": throttles.limit_of_name_and_network(ctx.environment.options)
+        }
         await throttles.require_not_throttled(ctx, limits)
         for password_hash in filter(None, stored_hashes):
             if await password_hashes.check_password(
@@ -307,7 +311,7 @@ async def _change_locked_users(
     if "username" in values:
         await _require_username_free(locked_users, values["username_key"])
     if {"pub_key", *ENCRYPTION_SETTINGS} & values.keys():
-        await _check_encryption(locked_users, values)
+        await _require_keys_for_encryption(locked_users, values)
     changed_columns = {row.id: locked_users.set_columns(row, **values) for row in locked_users.rows}
 
     def with_new(*names: str) -> list[ColumnRow]:
@@ -326,7 +330,7 @@ async def _change_locked_users(
         await _update_search_words(locked_users, rows, values)
     if rows := with_new("tags"):
         await _replace_tags(locked_users, rows, values["tags"])
-    await _reset_changed_limits(locked_users, with_new)
+    await _reset_counters_of_changed_limits(locked_users, with_new)
     for row in locked_users.rows:
         is_disabled = any(
             name in changed_columns[row.id] and values[name] for name in ("disabled", "suspended")
@@ -335,11 +339,13 @@ async def _change_locked_users(
             locked_users.sign_out(row)
         if patch.disable_2fa and enabled_methods(row):
             locked_users.set_columns(row, second_factors=[])
-            await second_factors_mutations.delete_all_factors(ctx, locked_users.session, row)
-    await _log_changes(ctx, locked_users, with_new("from_whitelist"), patch, values)
+            await second_factors_mutations.delete_secrets_of_all_factors(
+                ctx, locked_users.session, row
+            )
+    await _log_senders_and_passwords(ctx, locked_users, with_new("from_whitelist"), patch, values)
 
 
-async def _log_changes(
+async def _log_senders_and_passwords(
     ctx: Context,
     locked_users: LockedUsers,
     users_with_new_senders: Sequence[ColumnRow],
@@ -355,10 +361,12 @@ async def _log_changes(
         ]
         await security_log.log_events(ctx, locked_users.session, events)
     for row in locked_users.rows if patch.changes_password else ():
-        await _log_password_change(ctx, locked_users, row, patch)
+        await _log_password_change_and_keep_token(ctx, locked_users, row, patch)
 
 
-async def _check_encryption(locked_users: LockedUsers, values: Mapping[str, Any]) -> None:
+async def _require_keys_for_encryption(
+    locked_users: LockedUsers, values: Mapping[str, Any]
+) -> None:
     """Raise Invalid or Conflict if a user with encrypted mail would have no public key."""
     user_ids_without_key = []
     for row in locked_users.rows:
@@ -385,7 +393,7 @@ async def _check_encryption(locked_users: LockedUsers, values: Mapping[str, Any]
             raise Conflict(text, path=[*PATCH_PATH, "pubKey"])
 
 
-async def _reset_changed_limits(
+async def _reset_counters_of_changed_limits(
     locked_users: LockedUsers, with_new: Callable[..., Sequence[ColumnRow]]
 ) -> None:
     """Reset the counters of limits that have changed."""
@@ -399,7 +407,7 @@ async def _reset_changed_limits(
         )
 
 
-async def _log_password_change(
+async def _log_password_change_and_keep_token(
     ctx: Context, locked_users: LockedUsers, row: ColumnRow, patch: UserChanges
 ) -> None:
     """Log the new password, and keep the viewer's token valid: the viewer knew the old password."""

@@ -84,7 +84,7 @@ class LockedUsers:
 
 
 @asynccontextmanager
-async def lock_users(
+async def lock_users_and_store_changes(
     ctx: Context, selection: UserSelector, mutation: str, *, path: str = "users"
 ) -> AsyncGenerator[LockedUsers]:
     """Lock users for a change. On leaving, store the changes with journal and admin log entries.
@@ -116,7 +116,7 @@ async def lock_users(
         await session.flush()
         await _store_values(ctx, locked_users)
         await _record_changes(ctx, locked_users, mutation)
-    authentication.drop_credentials(
+    authentication.drop_cached_credentials(
         ctx.environment, *(row.id for row in locked_users.changed_users)
     )
 
@@ -161,7 +161,9 @@ async def _record_changes(ctx: Context, locked_users: LockedUsers, mutation: str
         )
         for stream, users in users_by_stream.items()
     }
-    await journal.record_in_user_streams(locked_users.session, entries, at=ctx.environment.now())
+    await journal.record_entries_in_streams_or_raise(
+        locked_users.session, entries, at=ctx.environment.now()
+    )
     await admin_log.log_changes(
         ctx,
         locked_users.session,

@@ -86,7 +86,7 @@ def require_column_permissions(
             raise
 
 
-def require_quota_permission(
+def require_unlimited_quota_permission(
     ctx: Context, quota: int | None, path_prefix: Sequence[str] = ()
 ) -> None:
     """Raise Forbidden if the quota is unlimited and the viewer can't give that."""

@@ -1,4 +1,4 @@
-"""Addresses that forward answer by themselves: set by the API, sent by the queue."""
+"""Automatic replies of forwarding addresses: settings, validation, rights and preview."""
 
 from typing import Any
 
@@ -28,49 +28,48 @@ FIELDS = """enabled name subject text html internalText startsAt endsAt addresse
 READ = f"query ($by: AddressRef!) {{ address(by: $by) {{ autoreply {{ id {FIELDS} }} }} }}"
 
 
-async def stands(client: Client, address: str = AUTOREPLY_ADDRESS) -> Any:
-    found = (await client(READ, by={"address": address}))["address"]
-    return found and found["autoreply"]
+async def load_autoreply(client: Client, address: str = AUTOREPLY_ADDRESS) -> Any:
+    result = (await client(READ, by={"address": address}))["address"]
+    return result and result["autoreply"]
 
 
-async def refused(client: Client, **given: Any) -> Any:
-    _, errors = await change(client, AUTOREPLY_ADDRESS, autoreply=given)
+async def change_error(client: Client, **arguments: Any) -> Any:
+    _, errors = await change(client, AUTOREPLY_ADDRESS, autoreply=arguments)
     return told(errors)
 
 
-# ---------------------------------------------------------------- setting it
-
-
-async def test_it_is_made_changed_and_forgotten_with_its_address(root: Client) -> None:
+async def test_autoreply_is_created_updated_and_removed(root: Client) -> None:
     await make_autoreply_address(
         root, autoreply={**AUTOREPLY_SETTINGS, "name": "Info", "interval": "P7D"}
     )
-    found = await stands(root)
-    assert (found["enabled"], found["text"], found["name"]) == (True, "We have it.", "Info")
-    assert (found["interval"], found["activeNow"], found["addresses"]) == ("P7D", True, [])
+    result = await load_autoreply(root)
+    assert (result["enabled"], result["text"], result["name"]) == (True, "We have it.", "Info")
+    assert (result["interval"], result["activeNow"], result["addresses"]) == ("P7D", True, [])
     _, errors = await change(
         root, AUTOREPLY_ADDRESS, autoreply={"html": "<p>We have it.", "interval": None}
     )
     assert errors == []
-    again = await stands(root)
-    assert again == {**found, "html": "<p>We have it.", "interval": "P1D"}
-    assert (await root(f'{{ node(id: "{found["id"]}") {{ id }} }}'))["node"] == {"id": found["id"]}
+    updated = await load_autoreply(root)
+    assert updated == {**result, "html": "<p>We have it.", "interval": "P1D"}
+    assert (await root(f'{{ node(id: "{result["id"]}") {{ id }} }}'))["node"] == {
+        "id": result["id"]
+    }
     _, errors = await change(root, AUTOREPLY_ADDRESS, autoreply=None)
     assert errors == []
-    assert (await stands(root))["createdAt"] is None
-    assert (await root(f'{{ node(id: "{found["id"]}") {{ id }} }}'))["node"] is None
+    assert (await load_autoreply(root))["createdAt"] is None
+    assert (await root(f'{{ node(id: "{result["id"]}") {{ id }} }}'))["node"] is None
     assert await rows(root.world, "SELECT id FROM autoreplies") == []
 
 
-async def test_what_never_was_is_empty_and_accounts_have_theirs(root: Client) -> None:
+async def test_address_without_autoreply_has_an_empty_one(root: Client) -> None:
     await made(root, AUTOREPLY_ADDRESS, targets=["dave@far.example"])
-    found = await stands(root)
-    assert (found["enabled"], found["text"], found["createdAt"]) == (False, "", None)
-    assert await stands(root, "ada@example.org") is None
+    result = await load_autoreply(root)
+    assert (result["enabled"], result["text"], result["createdAt"]) == (False, "", None)
+    assert await load_autoreply(root, "ada@example.org") is None
 
 
 @pytest.mark.parametrize(
-    ("given", "field", "rule"),
+    ("arguments", "field", "rule"),
     [
         ({}, None, "required"),
         ({"enabled": True}, "text", "required"),
@@ -85,29 +84,32 @@ async def test_what_never_was_is_empty_and_accounts_have_theirs(root: Client) ->
         ({"addresses": ["ada@example.org"]}, "addresses", "exclusive"),
     ],
 )
-async def test_what_cannot_be_is_refused_by_field_and_rule(
-    root: Client, given: Any, field: str | None, rule: str
+async def test_invalid_autoreply_is_refused_by_field_and_rule(
+    root: Client, arguments: Any, field: str | None, rule: str
 ) -> None:
     await made(root, AUTOREPLY_ADDRESS, targets=["dave@far.example"])
     path = ["autoreply", *([field] if field else [])]
-    index = 0 if field == "text" and rule == "required" else None  # by what it has already
-    assert await refused(root, **given) == ("VALIDATION", ["set", *path], index, rule)
-    _, errors = await create(root, "new@example.org", targets=["x@far.example"], autoreply=given)
+    # a list index, since the stored text decides
+    index = 0 if field == "text" and rule == "required" else None
+    assert await change_error(root, **arguments) == ("VALIDATION", ["set", *path], index, rule)
+    _, errors = await create(
+        root, "new@example.org", targets=["x@far.example"], autoreply=arguments
+    )
     assert told(errors) == ("VALIDATION", path, None, rule)
-    assert (await stands(root))["createdAt"] is None
+    assert (await load_autoreply(root))["createdAt"] is None
     assert await rows(root.world, "SELECT id FROM autoreplies") == []
 
 
-async def test_only_what_forwards_answers(root: Client) -> None:
-    for given in ({"user": {"username": "ada"}}, {"kind": "DISCARD"}):
-        _, errors = await create(root, AUTOREPLY_ADDRESS, autoreply=AUTOREPLY_SETTINGS, **given)
+async def test_only_forwarding_address_can_have_autoreply(root: Client) -> None:
+    for arguments in ({"user": {"username": "ada"}}, {"kind": "DISCARD"}):
+        _, errors = await create(root, AUTOREPLY_ADDRESS, autoreply=AUTOREPLY_SETTINGS, **arguments)
         assert told(errors) == ("VALIDATION", ["autoreply"], None, "exclusive")
     _, errors = await change(root, "ada@example.org", autoreply=AUTOREPLY_SETTINGS)
     assert told(errors) == ("VALIDATION", ["set", "autoreply"], 0, "exclusive")
     await make_autoreply_address(root)
     _, errors = await change(
         root, AUTOREPLY_ADDRESS, kind="DISCARD"
-    )  # drops it, as it drops the targets
+    )  # deletes the autoreply with the targets
     assert errors == []
     assert await rows(root.world, "SELECT id FROM autoreplies") == []
     assert await rows(root.world, "SELECT id FROM addresses WHERE answers") == []
@@ -119,69 +121,79 @@ async def test_only_what_forwards_answers(root: Client) -> None:
         autoreply=AUTOREPLY_SETTINGS,
     )
     assert errors == []
-    assert (await stands(root))["activeNow"] is True
+    assert (await load_autoreply(root))["activeNow"] is True
 
 
-async def test_a_deleted_address_takes_along_what_it_answers(
+async def test_deleting_an_address_deletes_its_autoreply(
     root: Client, world: Environment, neighbour: Neighbour
 ) -> None:
-    found = await make_autoreply_address(root)
+    address = await make_autoreply_address(root)
     await send_message_to_address(neighbour)
     assert len(await rows(world, "SELECT sender FROM autoreply_senders")) == 1
-    assert (await delete(root, found))[1] == []
+    assert (await delete(root, address))[1] == []
     assert await rows(world, "SELECT id FROM autoreplies") == []
     assert await rows(world, "SELECT sender FROM autoreply_senders") == []
 
 
-async def test_many_are_changed_at_once_or_none(root: Client, statements: list[str]) -> None:
-    async def cost(many: int, text: str) -> int:
-        listed = [f"n{n}@example.org" for n in range(many)]
+async def test_batch_update_changes_all_autoreplies_or_none(
+    root: Client, statements: list[str]
+) -> None:
+    async def cost(address_count: int, text: str) -> int:
+        addresses = [f"n{n}@example.org" for n in range(address_count)]
         del statements[:]
-        _, errors = await change(root, *listed, autoreply={"enabled": True, "text": text})
-        costs = len([sent for sent in statements if "api_keys" not in sent])
+        _, errors = await change(root, *addresses, autoreply={"enabled": True, "text": text})
+        statement_count = len(
+            [statement for statement in statements if "api_keys" not in statement]
+        )
         assert errors == []
-        assert {(await stands(root, one))["text"] for one in listed} == {text}
-        return costs
+        assert {(await load_autoreply(root, address))["text"] for address in addresses} == {text}
+        return statement_count
 
-    for nth in range(20):
-        await made(root, f"n{nth}@example.org", targets=["x@y.example"])
+    for number in range(20):
+        await made(root, f"n{number}@example.org", targets=["x@y.example"])
     assert await cost(1, "first") == await cost(20, "all")
     assert await cost(1, "second") == await cost(20, "again")
     _, errors = await change(
         root, "n0@example.org", "ada@example.org", autoreply=AUTOREPLY_SETTINGS
     )
     assert told(errors) == ("VALIDATION", ["set", "autoreply"], 1, "exclusive")
-    assert (await stands(root, "n0@example.org"))["text"] == "again"
+    assert (await load_autoreply(root, "n0@example.org"))["text"] == "again"
 
 
-async def test_a_list_reads_them_all_at_once(root: Client, statements: list[str]) -> None:
+async def test_list_loads_autoreplies_with_constant_statements(
+    root: Client, statements: list[str]
+) -> None:
     async def cost() -> int:
         del statements[:]
         document = "{ addresses(first: 50) { nodes { autoreply { text interval } } } }"
-        found = (await root(document))["addresses"]["nodes"]
-        assert [one["autoreply"]["text"] for one in found if one["autoreply"]]
-        return len([sent for sent in statements if "api_keys" not in sent])
+        addresses = (await root(document))["addresses"]["nodes"]
+        assert [
+            expected_count["autoreply"]["text"]
+            for expected_count in addresses
+            if expected_count["autoreply"]
+        ]
+        return len([statement for statement in statements if "api_keys" not in statement])
 
     await make_autoreply_address(root)
-    one = await cost()
-    for nth in range(19):
-        await make_autoreply_address(root, f"more{nth}@example.org")
-    assert await cost() == one
+    expected_count = await cost()
+    for number in range(19):
+        await make_autoreply_address(root, f"more{number}@example.org")
+    assert await cost() == expected_count
 
 
-async def test_it_is_told_of_and_the_words_stay_out_of_the_log(root: Client) -> None:
-    world, home = root.world, await key_of(root.world, "example.org")
+async def test_autoreply_change_is_journaled_without_text_in_admin_log(root: Client) -> None:
+    world, domain_id = root.world, await key_of(root.world, "example.org")
     await make_autoreply_address(root, autoreply={**AUTOREPLY_SETTINGS, "text": "the heron knows"})
-    for given in ({"text": "the stork knows"}, {"enabled": False}, None):
-        last = await reached(world, home)
-        _, errors = await change(root, AUTOREPLY_ADDRESS, autoreply=given)
+    for arguments in ({"text": "the stork knows"}, {"enabled": False}, None):
+        position = await reached(world, domain_id)
+        _, errors = await change(root, AUTOREPLY_ADDRESS, autoreply=arguments)
         assert errors == []
-        ((kind, _),) = await journal(world, home, last)
+        ((kind, _),) = await journal(world, domain_id, position)
         assert kind is ChangeKind.ADDRESS_CHANGED
-    last = await reached(world, home)
+    position = await reached(world, domain_id)
     _, errors = await change(root, AUTOREPLY_ADDRESS, autoreply=None)
     assert errors == []
-    assert await journal(world, home, last) == []  # it was so already
+    assert await journal(world, domain_id, position) == []  # already removed
     log = await rows(world, "SELECT mutation, before, after FROM admin_log ORDER BY id")
     text = repr(log)
     assert "heron" not in text
@@ -189,21 +201,21 @@ async def test_it_is_told_of_and_the_words_stay_out_of_the_log(root: Client) -> 
     assert text.count("autoreply") >= 4
 
 
-async def test_another_user_sees_and_changes_nothing(
+async def test_other_users_cannot_read_or_change_autoreply(
     root: Client, bob: Client, world: Environment
 ) -> None:
     await make_autoreply_address(root)
-    key = (await stands(root))["id"]
+    autoreply_id = (await load_autoreply(root))["id"]
     await domain_operations.made(root, "other.example")
-    elsewhere = await domain_operations.administrator(
+    other_admin = await domain_operations.administrator(
         world, root.http, "chief", "other.example", permissions=list(AdminPermission)
     )
     before = await rows(world, "SELECT * FROM autoreplies")
-    for client in (bob, elsewhere):
-        assert await stands(client) is None
-        assert (await client(f'{{ node(id: "{key}") {{ id }} }}'))["node"] is None
-        for given in ({"text": "Mine"}, None):
-            _, errors = await change(client, AUTOREPLY_ADDRESS, autoreply=given)
+    for client in (bob, other_admin):
+        assert await load_autoreply(client) is None
+        assert (await client(f'{{ node(id: "{autoreply_id}") {{ id }} }}'))["node"] is None
+        for arguments in ({"text": "Mine"}, None):
+            _, errors = await change(client, AUTOREPLY_ADDRESS, autoreply=arguments)
             assert errors[0]["code"] == "NOT_FOUND"
         _, errors = await create(
             client, "new@example.org", targets=["x@y.example"], autoreply=AUTOREPLY_SETTINGS
@@ -214,45 +226,46 @@ async def test_another_user_sees_and_changes_nothing(
     assert await rows(world, "SELECT * FROM autoreplies") == before
 
 
-# ---------------------------------------------------------------- trying it
-
-
-async def preview(root: Client, address: str = AUTOREPLY_ADDRESS, **given: Any) -> Any:
+async def load_preview(root: Client, address: str = AUTOREPLY_ADDRESS, **arguments: Any) -> Any:
     document = """query ($by: AddressRef!, $sender: EmailAddress, $to: EmailAddress) {
       address(by: $by) { autoreply { preview(sender: $sender, to: $to, subject: "Lunch?") {
         silence internal from fromName to subject text } } } }"""
-    found = await root(document, by={"address": address}, **given)
-    return found["address"]["autoreply"]["preview"]
+    result = await root(document, by={"address": address}, **arguments)
+    return result["address"]["autoreply"]["preview"]
 
 
-async def test_a_preview_says_what_it_would_answer(root: Client, neighbour: Neighbour) -> None:
+async def test_preview_shows_the_reply_or_why_none_is_sent(
+    root: Client, neighbour: Neighbour
+) -> None:
     await make_autoreply_address(
         root, name="Info", autoreply={**AUTOREPLY_SETTINGS, "internalText": "Ask Bob."}
     )
-    assert await preview(root, sender="carol@far.example") == {
+    assert await load_preview(root, sender="carol@far.example") == {
         "silence": None, "internal": False, "from": AUTOREPLY_ADDRESS, "fromName": "Info",
         "to": "carol@far.example", "subject": "Auto: Re: Lunch?", "text": "We have it.",
     }  # fmt: skip
-    inside = await preview(root, sender="bob@example.org")
-    assert (inside["internal"], inside["text"]) == (True, "Ask Bob.")
-    assert (await preview(root, sender=AUTOREPLY_ADDRESS))["silence"] == "OWN"
+    internal_reply = await load_preview(root, sender="bob@example.org")
+    assert (internal_reply["internal"], internal_reply["text"]) == (True, "Ask Bob.")
+    assert (await load_preview(root, sender=AUTOREPLY_ADDRESS))["silence"] == "OWN"
     await send_message_to_address(neighbour)
-    assert (await preview(root, sender="carol@far.example"))["silence"] == "ANSWERED"
+    assert (await load_preview(root, sender="carol@far.example"))["silence"] == "ANSWERED"
     await make_autoreply_address(root, "*@example.org", allowWildcard=True)
-    nobody = await preview(root, "*@example.org", sender="eve@far.example")
-    assert (nobody["silence"], nobody["from"]) == ("OTHER_ADDRESS", None)
-    any_ = await preview(root, "*@example.org", sender="eve@far.example", to="any@example.org")
-    assert (any_["silence"], any_["from"]) == (None, "any@example.org")
+    catch_all_reply = await load_preview(root, "*@example.org", sender="eve@far.example")
+    assert (catch_all_reply["silence"], catch_all_reply["from"]) == ("OTHER_ADDRESS", None)
+    matched_reply = await load_preview(
+        root, "*@example.org", sender="eve@far.example", to="any@example.org"
+    )
+    assert (matched_reply["silence"], matched_reply["from"]) == (None, "any@example.org")
 
 
-async def test_a_trace_shows_that_it_answers(root: Client, ada: Client) -> None:
+async def test_address_trace_shows_enabled_autoreply(root: Client, ada: Client) -> None:
     document = """query ($address: String!) { addressTrace(address: $address) {
       stage output record { __typename } } }"""
     await make_autoreply_address(root)
     await set_autoreply(ada)
     for address in (AUTOREPLY_ADDRESS, "ada@example.org"):
-        last = (await root(document, address=address))["addressTrace"][-1]
-        assert last == {
+        last_step = (await root(document, address=address))["addressTrace"][-1]
+        assert last_step == {
             "stage": "AUTOREPLY", "output": [address], "record": {"__typename": "Autoreply"},
         }  # fmt: skip
     await change(root, AUTOREPLY_ADDRESS, autoreply={"enabled": False})

@@ -1,4 +1,4 @@
-"""Addresses that forward answer by themselves: to real servers on loopback, by the queue."""
+"""Automatic replies of forwarding addresses, delivered by the queue to SMTP servers on loopback."""
 
 import asyncio
 from pathlib import Path
@@ -34,34 +34,34 @@ from tests.support.stores.store_damage import rename_table
 pytestmark = pytest.mark.usefixtures("examined", "ada")
 
 
-async def answered(world: Environment) -> list[str]:
-    """Who was answered: bounces that were sent on have no sender either."""
+async def reply_recipients(world: Environment) -> list[str]:
+    """Return the recipients of replies. Forwarded bounces have an empty sender too."""
     return [to for to in await queued_reply_recipients(world) if to != "dave@far.example"]
 
 
-async def test_who_writes_is_answered_in_its_own_name(
+async def test_autoreply_is_sent_from_the_address(
     root: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await make_autoreply_address(root, name="Our desk", sendAs=False)
     await send_message_to_address(neighbour, Subject="Re: Lunch?", Message_ID="<b@far.example>")
-    async with listening(Server()) as there, working(world, relay(there)):
+    async with listening(Server()) as smtp_server, working(world, relay(smtp_server)):
 
-        async def come() -> bool:
-            return len(there.mails) == 2
+        async def are_both_sent() -> bool:
+            return len(smtp_server.mails) == 2
 
-        await until(come)
-    (mail,) = [one for one in there.mails if one.sender == "<>"]
-    said = parse_message(mail.raw)
-    assert mail.to == ["carol@far.example"]
-    assert (said["From"], said["To"]) == (f"Our desk <{AUTOREPLY_ADDRESS}>", "carol@far.example")
-    assert (said["Subject"], said["In-Reply-To"]) == ("Auto: Re: Lunch?", "<b@far.example>")
-    assert said["Auto-Submitted"] == "auto-replied"
-    assert body_text(said) == "We have it."
+        await until(are_both_sent)
+    (sent_reply,) = [message for message in smtp_server.mails if message.sender == "<>"]
+    reply = parse_message(sent_reply.raw)
+    assert sent_reply.to == ["carol@far.example"]
+    assert (reply["From"], reply["To"]) == (f"Our desk <{AUTOREPLY_ADDRESS}>", "carol@far.example")
+    assert (reply["Subject"], reply["In-Reply-To"]) == ("Auto: Re: Lunch?", "<b@far.example>")
+    assert reply["Auto-Submitted"] == "auto-replied"
+    assert body_text(reply) == "We have it."
     owners = await rows(world, "SELECT DISTINCT user_id FROM submissions")
     assert owners == [(None,)]
 
 
-async def test_a_sender_has_one_answer_in_the_interval(
+async def test_sender_gets_one_reply_per_interval(
     root: Client, world: Environment, neighbour: Neighbour, clock: Clock
 ) -> None:
     await make_autoreply_address(root, autoreply={**AUTOREPLY_SETTINGS, "interval": "P2D"})
@@ -69,18 +69,18 @@ async def test_a_sender_has_one_answer_in_the_interval(
         await send_message_to_address(neighbour, sender)
     clock.tick(days=1, hours=23)
     await send_message_to_address(neighbour)
-    assert await answered(world) == ["carol@far.example", "eve@far.example"]
+    assert await reply_recipients(world) == ["carol@far.example", "eve@far.example"]
     clock.tick(hours=1)
     assert (await run_round(world)).autoreply_senders == 2
     await send_message_to_address(neighbour)
-    assert (await answered(world))[2:] == ["carol@far.example"]
+    assert (await reply_recipients(world))[2:] == ["carol@far.example"]
     _, errors = await change(root, AUTOREPLY_ADDRESS, autoreply={"text": "Another absence."})
     assert errors == []
     await send_message_to_address(neighbour)
-    assert (await answered(world))[3:] == ["carol@far.example"]
+    assert (await reply_recipients(world))[3:] == ["carol@far.example"]
 
 
-async def test_each_address_remembers_for_itself(
+async def test_each_address_replies_once_to_the_same_sender(
     root: Client, ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await make_autoreply_address(root)
@@ -88,10 +88,10 @@ async def test_each_address_remembers_for_itself(
     await set_autoreply(ada)
     for to in (AUTOREPLY_ADDRESS, "desk@example.org", "ada@example.org", AUTOREPLY_ADDRESS):
         await send_message_to_address(neighbour, to=to)
-    assert await answered(world) == ["carol@far.example"] * 3
+    assert await reply_recipients(world) == ["carol@far.example"] * 3
 
 
-async def test_what_comes_again_is_answered_once(
+async def test_repeated_delivery_is_answered_once(
     root: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await make_autoreply_address(root)
@@ -99,10 +99,10 @@ async def test_what_comes_again_is_answered_once(
     for _ in range(2):
         await deliver_message(neighbour, raw, AUTOREPLY_ADDRESS, sender="carol@far.example")
     assert len(await rows(world, "SELECT id FROM submissions")) == 2
-    assert await answered(world) == ["carol@far.example"]
+    assert await reply_recipients(world) == ["carol@far.example"]
 
 
-async def test_what_a_crash_prevented_the_repeat_brings(
+async def test_repeated_delivery_sends_reply_that_failed_before(
     root: Client, world: Environment, neighbour: Neighbour, caplog: pytest.LogCaptureFixture
 ) -> None:
     await make_autoreply_address(root, autoreply={**AUTOREPLY_SETTINGS, "text": "the heron knows"})
@@ -114,59 +114,59 @@ async def test_what_a_crash_prevented_the_repeat_brings(
         )
     finally:
         await rename_table(world, "away", "autoreply_senders")
-    assert reply.startswith("250 2.0.0")  # it is sent on all the same
-    (record,) = [each for each in caplog.records if each.message == "not answered"]
+    assert reply.startswith("250 2.0.0")  # forwarded nevertheless
+    (record,) = [record for record in caplog.records if record.message == "not answered"]
     assert record.exc_text
     for secret in ("carol@", "heron", "a secret"):
         assert secret not in record.exc_text
-    assert await answered(world) == []
+    assert await reply_recipients(world) == []
     await deliver_message(neighbour, raw, AUTOREPLY_ADDRESS, sender="carol@far.example")
     assert len(await rows(world, "SELECT id FROM submissions")) == 2
-    assert await answered(world) == ["carol@far.example"]
+    assert await reply_recipients(world) == ["carol@far.example"]
 
 
-async def test_twenty_deliveries_at_once_have_one_answer(
+async def test_concurrent_deliveries_get_one_reply(
     root: Client, world: Environment, tmp_path: Path
 ) -> None:
     await make_autoreply_address(root)
     listener = await lmtp.start_lmtp_listener(
         world, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
     )
-    neighbours = [await connect(listener.port) for _ in range(20)]
+    clients = [await connect(listener.port) for _ in range(20)]
     try:
-        await asyncio.gather(*(send_message_to_address(each) for each in neighbours))
-        assert await answered(world) == ["carol@far.example"]
+        await asyncio.gather(*(send_message_to_address(client) for client in clients))
+        assert await reply_recipients(world) == ["carol@far.example"]
     finally:
-        for each in neighbours:
-            await each.close()
+        for client in clients:
+            await client.close()
         await listener.close(1)
 
 
-async def test_no_more_than_the_daily_number_is_answered(
+async def test_replies_per_day_are_limited(
     root: Client, world: Environment, neighbour: Neighbour, clock: Clock
 ) -> None:
     await make_autoreply_address(root)
     await send_message_to_address(neighbour)
     assert await rows(world, "SELECT replied FROM addresses WHERE answers") == [(1,)]
     async with world.write_session() as session:
-        this = update(Address).where(col(Address.answers))
-        await session.exec(this.values(replied=reply_sender.MAX_REPLIES_PER_DAY - 1))
+        statement = update(Address).where(col(Address.answers))
+        await session.exec(statement.values(replied=reply_sender.MAX_REPLIES_PER_DAY - 1))
     await send_message_to_address(neighbour, "dan@far.example")
     await send_message_to_address(neighbour, "eve@far.example")
-    assert await answered(world) == ["carol@far.example", "dan@far.example"]
+    assert await reply_recipients(world) == ["carol@far.example", "dan@far.example"]
     clock.tick(days=1)
     await send_message_to_address(neighbour, "eve@far.example")
-    assert (await answered(world))[2:] == ["eve@far.example"]
+    assert (await reply_recipients(world))[2:] == ["eve@far.example"]
     assert await rows(world, "SELECT replied FROM addresses WHERE answers") == [(1,)]
 
 
-async def test_programs_lists_and_blind_copies_are_not_answered(
+async def test_automatic_list_and_bcc_messages_get_no_reply(
     root: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await make_autoreply_address(root)
     for sender in ("", "mailer-daemon@far.example", "no-reply@far.example", "x-bounces@a.example"):
         await send_message_to_address(neighbour, sender)
-    for head in (
+    for headers in (
         {"Auto_Submitted": "auto-generated"},
         {"List_Id": "<x.far.example>"},
         {"Precedence": "bulk"},
@@ -174,38 +174,39 @@ async def test_programs_lists_and_blind_copies_are_not_answered(
         {"To": "dave@far.example"},
         {"To": "ada@example.org"},
     ):
-        await send_message_to_address(neighbour, **head)
-    await send_message_to_address(neighbour, AUTOREPLY_ADDRESS)  # its own
-    assert await answered(world) == []
+        await send_message_to_address(neighbour, **headers)
+    await send_message_to_address(neighbour, AUTOREPLY_ADDRESS)  # a message from the address itself
+    assert await reply_recipients(world) == []
     await send_message_to_address(neighbour)
-    assert await answered(world) == ["carol@far.example"]
+    assert await reply_recipients(world) == ["carol@far.example"]
 
 
-async def test_spam_is_not_answered(root: Client, world: Environment, neighbour: Neighbour) -> None:
-    await make_autoreply_address(root, targets=["ada@example.org"])  # who takes it as Junk
+async def test_spam_gets_no_reply(root: Client, world: Environment, neighbour: Neighbour) -> None:
+    # its account stores spam in Junk
+    await make_autoreply_address(root, targets=["ada@example.org"])
     await create_sender_rules(root, {"domain": "example.org"}, "eve@far.example")
     await send_message_to_address(neighbour, "eve@far.example")
     await send_message_to_address(neighbour, X_Spam_Flag="YES")
-    assert await answered(world) == []
+    assert await reply_recipients(world) == []
     await send_message_to_address(neighbour, "fay@far.example")
-    assert await answered(world) == ["fay@far.example"]
+    assert await reply_recipients(world) == ["fay@far.example"]
 
 
-async def test_what_is_refused_is_not_answered(
+async def test_refused_message_gets_no_reply(
     root: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await make_autoreply_address(root, forwards=1)
     await send_message_to_address(neighbour, reply="554 5.4.6", Delivered_To=AUTOREPLY_ADDRESS)
     await send_message_to_address(neighbour, reply="554 5.7.1", X_Spam_Score="9.9")
-    assert await answered(world) == []
+    assert await reply_recipients(world) == []
     await send_message_to_address(neighbour)
-    assert await answered(world) == ["carol@far.example"]
+    assert await reply_recipients(world) == ["carol@far.example"]
     assert (await neighbour.say("MAIL FROM:<eve@far.example>")).startswith("250")
     assert (await neighbour.say(f"RCPT TO:<{AUTOREPLY_ADDRESS}>")).startswith("450 4.2.1")
-    assert await answered(world) == ["carol@far.example"]
+    assert await reply_recipients(world) == ["carol@far.example"]
 
 
-async def test_an_account_behind_it_does_not_answer_as_well(
+async def test_target_account_does_not_reply_too(
     root: Client, ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await set_autoreply(ada)
@@ -213,15 +214,15 @@ async def test_an_account_behind_it_does_not_answer_as_well(
     await make_autoreply_address(root, "first@example.org", targets=[AUTOREPLY_ADDRESS])
     await send_message_to_address(neighbour)
     assert len(await inbox(ada)) == 1
-    assert await answered(world) == ["carol@far.example"]
+    assert await reply_recipients(world) == ["carol@far.example"]
     await send_message_to_address(neighbour, "eve@far.example", to="first@example.org")
     assert len(await inbox(ada)) == 2
-    froms = await rows(world, "SELECT count(*) FROM autoreply_senders")
-    assert froms == [(2,)]  # of the two addresses that forward the one that was written to
+    counts = await rows(world, "SELECT count(*) FROM autoreply_senders")
+    assert counts == [(2,)]  # the address that received the message, not the one it forwards to
 
 
 @pytest.mark.usefixtures("bob")
-async def test_a_pattern_answers_as_what_was_written_to(
+async def test_catch_all_replies_from_the_written_address(
     root: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     autoreply = {**AUTOREPLY_SETTINGS, "internalText": "Ask Bob."}
@@ -231,51 +232,51 @@ async def test_a_pattern_answers_as_what_was_written_to(
     )
     await send_message_to_address(neighbour, to="who.ever+x@example.org")
     await send_message_to_address(neighbour, "bob@example.org", to="else@example.org")
-    async with listening(Server()) as there, working(world, relay(there)):
+    async with listening(Server()) as smtp_server, working(world, relay(smtp_server)):
 
-        async def come() -> bool:
-            return len(there.mails) == 1
+        async def is_sent() -> bool:
+            return len(smtp_server.mails) == 1
 
-        await until(come)
-    said = parse_message(there.mails[0].raw)
-    assert (said["From"], body_text(said)) == ("who.ever+x@example.org", "We have it.")
-    assert await answered(world) == ["carol@far.example", "bob@example.org"]
+        await until(is_sent)
+    reply = parse_message(smtp_server.mails[0].raw)
+    assert (reply["From"], body_text(reply)) == ("who.ever+x@example.org", "We have it.")
+    assert await reply_recipients(world) == ["carol@far.example", "bob@example.org"]
 
 
-async def test_where_none_is_on_nothing_is_asked(
+async def test_autoreplies_are_not_read_if_all_are_disabled(
     root: Client, world: Environment, neighbour: Neighbour, statements: list[str]
 ) -> None:
-    async def asked() -> list[str]:
+    async def autoreply_statements() -> list[str]:
         del statements[:]
         await send_message_to_address(neighbour)
-        return [sent for sent in statements if "autoreplies" in sent]
+        return [statement for statement in statements if "autoreplies" in statement]
 
     await make_autoreply_address(root, autoreply={"text": "We have it."})
-    assert await asked() == []
+    assert await autoreply_statements() == []
     _, errors = await change(root, AUTOREPLY_ADDRESS, autoreply={"enabled": True})
     assert errors == []
-    assert len(await asked()) == 2  # before the answer, and while it is held
+    assert len(await autoreply_statements()) == 2  # before the reply, and when it is reserved
     _, errors = await change(root, AUTOREPLY_ADDRESS, autoreply={"enabled": False})
     assert errors == []
-    assert await asked() == []
-    assert await answered(world) == ["carol@far.example"]
+    assert await autoreply_statements() == []
+    assert await reply_recipients(world) == ["carol@far.example"]
 
 
-async def test_the_way_of_a_message_says_whether_it_was_answered(
+async def test_message_trace_shows_whether_a_reply_was_sent(
     root: Client, neighbour: Neighbour
 ) -> None:
     document = "query ($id: String!) { messageTrace(messageId: $id) { event address detail } }"
     await make_autoreply_address(root)
-    told = list[str]()
+    events = list[str]()
     for number in range(2):
-        key = f"<way{number}@far.example>"
-        await send_message_to_address(neighbour, Message_ID=key)
-        steps = (await root(document, id=key))["messageTrace"]
-        told += [
-            f"{one['event']}: {one['detail']}"
-            for one in steps
-            if one["address"] == AUTOREPLY_ADDRESS
+        message_id = f"<way{number}@far.example>"
+        await send_message_to_address(neighbour, Message_ID=message_id)
+        steps = (await root(document, id=message_id))["messageTrace"]
+        events += [
+            f"{event['event']}: {event['detail']}"
+            for event in steps
+            if event["address"] == AUTOREPLY_ADDRESS
         ]
-    assert [one for one in told if "answered" in one] == [
+    assert [event for event in events if "answered" in event] == [
         "answered: answered", "not answered: answered_before",
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Addresses that are made, changed and deleted."""
+"""Mutations that create, update and delete addresses."""
 
 from datetime import timedelta
 from typing import Any
@@ -28,44 +28,54 @@ from tests.support.stores.counter_check import journal, reached
 pytestmark = pytest.mark.usefixtures("counted")
 
 
-async def row_of(world: Environment, address: str) -> Any:
-    this = select(*select_columns(Address)).where(col(Address.shown) == address)
-    (row,) = await world.database.read(this)
+async def load_address_row(world: Environment, address: str) -> Any:
+    statement = select(*select_columns(Address)).where(col(Address.shown) == address)
+    (row,) = await world.database.read(statement)
     return row
 
 
-async def limit(world: Environment, **values: Any) -> None:
+async def update_domains(world: Environment, **column_values: Any) -> None:
     async with world.write_session() as session:
-        await session.exec(update(Domain).values(**values))
+        await session.exec(update(Domain).values(**column_values))
 
 
-async def test_an_address_of_a_user_takes_mail_and_is_told_of(root: Client, ada: Client) -> None:
+async def test_created_user_address_receives_mail_and_is_journaled(
+    root: Client, ada: Client
+) -> None:
     world = root.world
-    home = await key_of(world, "example.org")
-    last = {key: await reached(world, key) for key in (home, ada.user.id)}
-    found = await made(
+    domain_id = await key_of(world, "example.org")
+    positions = {
+        stream_id: await reached(world, stream_id) for stream_id in (domain_id, ada.user.id)
+    }
+    address = await made(
         root, "Sales.Team@Example.ORG", user={"username": "ada"}, name="Sales", tags=["b", "a"],
         publicComment="Ours", privateComment="Mine", metaData={"n": 1}, internalData={"m": 2},
     )  # fmt: skip
-    assert found["address"] == "Sales.Team@example.org"
-    assert (found["localPart"], found["kind"], found["main"]) == ("Sales.Team", "MAILBOX", False)
-    assert (found["user"], found["domain"]) == ({"username": "ada"}, {"name": "example.org"})
-    assert (found["tags"], found["metaData"], found["internalData"]) == (
+    assert address["address"] == "Sales.Team@example.org"
+    assert (address["localPart"], address["kind"], address["main"]) == (
+        "Sales.Team",
+        "MAILBOX",
+        False,
+    )
+    assert (address["user"], address["domain"]) == ({"username": "ada"}, {"name": "example.org"})
+    assert (address["tags"], address["metaData"], address["internalData"]) == (
         ["a", "b"], {"n": 1}, {"m": 2},
     )  # fmt: skip
-    assert (found["publicComment"], found["privateComment"]) == ("Ours", "Mine")
-    to = await address_resolution.load_recipient(world, "salesteam+x@example.org")
-    assert to.user_id == ada.user.id
-    for key, since in last.items():
-        ((kind, _),) = await journal(world, key, since)
+    assert (address["publicComment"], address["privateComment"]) == ("Ours", "Mine")
+    recipient = await address_resolution.load_recipient_below_limits(
+        world, "salesteam+x@example.org"
+    )
+    assert recipient.user_id == ada.user.id
+    for stream_id, position in positions.items():
+        ((kind, _),) = await journal(world, stream_id, position)
         assert kind is ChangeKind.ADDRESS_CHANGED
-    again, errors = await create(root, "salesteam@example.org", user={"username": "ada"})
-    assert (again, told(errors)) == (None, ("CONFLICT", ["address"], None, None))
+    duplicate, errors = await create(root, "salesteam@example.org", user={"username": "ada"})
+    assert (duplicate, told(errors)) == (None, ("CONFLICT", ["address"], None, None))
 
 
 @pytest.mark.usefixtures("ada")
 @pytest.mark.parametrize(
-    ("given", "refusal"),
+    ("arguments", "expected_error"),
     [
         ({"address": "a+b@example.org"}, (["address"], "label")),
         ({"address": "nothing"}, (["address"], "address")),
@@ -101,28 +111,30 @@ async def test_an_address_of_a_user_takes_mail_and_is_told_of(root: Client, ada:
          (["targets"], "self")),
     ],
 )  # fmt: skip
-async def test_what_cannot_be_is_refused_by_field_and_rule(
-    given: dict[str, Any], refusal: Any, root: Client
+async def test_invalid_address_is_refused_by_field_and_rule(
+    arguments: dict[str, Any], expected_error: Any, root: Client
 ) -> None:
-    given = {"address": "new@example.org", "user": {"username": "ada"}, **given}
-    given = {name: value for name, value in given.items() if value is not None}
-    found, errors = await create(root, given.pop("address"), **given)
-    assert found is None
-    assert [("VALIDATION", *refusal)] == [(e["code"], e["path"], e["constraint"]) for e in errors]
+    arguments = {"address": "new@example.org", "user": {"username": "ada"}, **arguments}
+    arguments = {name: value for name, value in arguments.items() if value is not None}
+    result, errors = await create(root, arguments.pop("address"), **arguments)
+    assert result is None
+    assert [("VALIDATION", *expected_error)] == [
+        (e["code"], e["path"], e["constraint"]) for e in errors
+    ]
     assert await of(root, "new@example.org") is None
     assert (await of(root, "ada@example.org"))["main"] is True
 
 
-async def test_all_that_is_wrong_is_told_at_once(root: Client) -> None:
-    given = {"tags": [""], "forwards": -1, "targets": ["x", "http://127.0.0.1/"]}
-    _, errors = await create(root, "a+b@example.org", **given)
+async def test_all_input_errors_are_returned_at_once(root: Client) -> None:
+    arguments = {"tags": [""], "forwards": -1, "targets": ["x", "http://127.0.0.1/"]}
+    _, errors = await create(root, "a+b@example.org", **arguments)
     assert [(e["path"], e["index"]) for e in errors] == [
         (["address"], None), (["forwards"], None), (["tags"], 0), (["targets"], 0),
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("pattern", "asked"),
+    ("pattern", "asked_address"),
     [
         ("@example.org", "any@example.org"),
         ("*@example.org", "any@example.org"),
@@ -131,14 +143,18 @@ async def test_all_that_is_wrong_is_told_at_once(root: Client) -> None:
         ("every.where@*", "everywhere@example.org"),
     ],
 )
-async def test_patterns_take_mail(pattern: str, asked: str, root: Client, ada: Client) -> None:
-    found = await made(root, pattern, user={"username": "ada"}, allowWildcard=True)
-    assert found["isWildcard"] is True
-    assert found["isCatchAll"] is (pattern in ("@example.org", "*@example.org"))
-    assert (await address_resolution.load_recipient(root.world, asked)).user_id == ada.user.id
-    assert (await of(root, pattern))["id"] == found["id"]
-    assert await of(root, asked) is None
-    assert (await of(root, asked, wild=True))["id"] == found["id"]
+async def test_wildcard_address_receives_mail(
+    pattern: str, asked_address: str, root: Client, ada: Client
+) -> None:
+    address = await made(root, pattern, user={"username": "ada"}, allowWildcard=True)
+    assert address["isWildcard"] is True
+    assert address["isCatchAll"] is (pattern in ("@example.org", "*@example.org"))
+    assert (
+        await address_resolution.load_recipient_below_limits(root.world, asked_address)
+    ).user_id == ada.user.id
+    assert (await of(root, pattern))["id"] == address["id"]
+    assert await of(root, asked_address) is None
+    assert (await of(root, asked_address, wild=True))["id"] == address["id"]
     ((answer,), errors) = await change(root, pattern, name="Pattern")
     assert (answer["name"], errors) == ("Pattern", [])
     for values, path, rule in (
@@ -147,54 +163,62 @@ async def test_patterns_take_mail(pattern: str, asked: str, root: Client, ada: C
     ):
         answer, errors = await change(root, pattern, **values)
         assert (answer, told(errors)) == ([], ("VALIDATION", ["set", path], 0, rule))
-    assert (await delete(root, found))[1] == []
-    assert await of(root, asked, wild=True) is None
+    assert (await delete(root, address))[1] == []
+    assert await of(root, asked_address, wild=True) is None
 
 
-async def test_targets_are_kept_each_once_and_no_password_is_shown(root: Client) -> None:
-    given = [
+async def test_targets_are_unique_and_hide_relay_passwords(root: Client) -> None:
+    targets = [
         "Carol@Far.example", "carol@far.EXAMPLE", "https://hooks.example.com/a?b=c",
         "smtps://us%40er:p%2Fw@relay.example.com:465", "smtp://[2606:4700::1]",
     ]  # fmt: skip
-    shown = [
+    shown_targets = [
         "Carol@far.example", "https://hooks.example.com/a?b=c",
         "smtps://us%40er:***@relay.example.com:465", "smtp://[2606:4700::1]",
     ]  # fmt: skip
-    found = await made(root, "list@own.example", targets=given, forwards=7)
-    assert (found["kind"], found["targets"], found["user"]) == ("FORWARD", shown, None)
-    assert found["limits"] == {"forwards": {"allowed": 7, "used": 0, "resetsAt": None}}
-    row = await row_of(root.world, "list@own.example")
+    address = await made(root, "list@own.example", targets=targets, forwards=7)
+    assert (address["kind"], address["targets"], address["user"]) == (
+        "FORWARD",
+        shown_targets,
+        None,
+    )
+    assert address["limits"] == {"forwards": {"allowed": 7, "used": 0, "resetsAt": None}}
+    row = await load_address_row(root.world, "list@own.example")
     assert "p%2Fw" not in str(dict(row._mapping))  # noqa: SLF001
     assert (
-        forward_targets.secret_targets(root.world, row)[2]
+        forward_targets.targets_with_passwords(root.world, row)[2]
         == "smtps://us%40er:p%2Fw@relay.example.com:465"
     )
 
-    # what was shown comes back as it was
-    ((answer,), errors) = await change(root, "list@own.example", targets=[shown[2], "x@y.example"])
-    assert (errors, answer["targets"]) == ([], [shown[2], "x@y.example"])
-    row = await row_of(root.world, "list@own.example")
+    # a client sends back the target without its password
+    ((answer,), errors) = await change(
+        root, "list@own.example", targets=[shown_targets[2], "x@y.example"]
+    )
+    assert (errors, answer["targets"]) == ([], [shown_targets[2], "x@y.example"])
+    row = await load_address_row(root.world, "list@own.example")
     assert (
-        forward_targets.secret_targets(root.world, row)[0]
+        forward_targets.targets_with_passwords(root.world, row)[0]
         == "smtps://us%40er:p%2Fw@relay.example.com:465"
     )
     _, errors = await change(root, "list@own.example", targets=["smtp://a:***@relay.example.com"])
     assert told(errors) == ("VALIDATION", ["set", "targets"], 0, "secret")
     ((answer,), errors) = await change(root, "list@own.example", targets=["x@y.example"])
-    assert (await row_of(root.world, "list@own.example")).relays is None
+    assert (await load_address_row(root.world, "list@own.example")).relays is None
 
 
-async def test_a_new_key_seals_relays_anew(root: Client) -> None:
+async def test_secret_rotation_reencrypts_relay_passwords(root: Client) -> None:
     world = root.world
     await made(root, "list@own.example", targets=["smtp://u:word@relay.example.com"])
     ((name, key),) = world.secret_box.keys.items()
-    newer = Environment(world.database, world.object_store, signing_secret=b"s", now=world.now,
+    rotated = Environment(world.database, world.object_store, signing_secret=b"s", now=world.now,
                   secret_box=SecretBox({name: key, "newer": b"n" * 32}))  # fmt: skip
-    assert (await secret_rotation.reencrypt_all(newer)).reencrypted_count == 1
-    row = await row_of(world, "list@own.example")
+    assert (await secret_rotation.reencrypt_all(rotated)).reencrypted_count == 1
+    row = await load_address_row(world, "list@own.example")
     assert row.relays.startswith("newer.")
-    assert forward_targets.secret_targets(newer, row) == ["smtp://u:word@relay.example.com"]
-    # whoever has lost the key says the password again
+    assert forward_targets.targets_with_passwords(rotated, row) == [
+        "smtp://u:word@relay.example.com"
+    ]
+    # without the key, the client must send the password again
     _, errors = await change(root, "list@own.example", targets=row.targets)
     assert told(errors) == ("VALIDATION", ["set", "targets"], 0, "secret")
 
@@ -212,7 +236,7 @@ async def test_a_new_key_seals_relays_anew(root: Client) -> None:
         ("L.ist+x@OWN.example", "self"), ("list@other.example", "self"),
     ],
 )  # fmt: skip
-async def test_a_target_that_cannot_be_is_refused(root: Client, target: str, rule: str) -> None:
+async def test_invalid_target_is_refused(root: Client, target: str, rule: str) -> None:
     await made(root, "list@own.example", targets=["carol@far.example"])
     _, errors = await domain_operations.done(
         root, domain_operations.ALIAS, alias="other.example", domain="own.example"
@@ -223,15 +247,15 @@ async def test_a_target_that_cannot_be_is_refused(root: Client, target: str, rul
     assert (await of(root, "list@own.example"))["targets"] == ["carol@far.example"]
 
 
-async def test_there_are_so_many_targets(root: Client) -> None:
-    many = [f"a{n}@far.example" for n in range(101)]
-    _, errors = await create(root, "list@own.example", targets=many)
+async def test_number_of_targets_is_limited(root: Client) -> None:
+    targets = [f"a{n}@far.example" for n in range(101)]
+    _, errors = await create(root, "list@own.example", targets=targets)
     assert told(errors) == ("VALIDATION", ["targets"], None, "max")
-    assert len((await made(root, "list@own.example", targets=many[:100]))["targets"]) == 100
+    assert len((await made(root, "list@own.example", targets=targets[:100]))["targets"]) == 100
 
 
-async def test_a_domain_has_so_many_addresses(root: Client, ada: Client) -> None:
-    await limit(root.world, max_addresses=1)
+async def test_number_of_addresses_of_a_domain_is_limited(root: Client, ada: Client) -> None:
+    await update_domains(root.world, max_addresses=1)
     for _, errors in (
         await create(root, "b@example.org", targets=["x@y.example"]),
         await temporary(ada),
@@ -240,11 +264,11 @@ async def test_a_domain_has_so_many_addresses(root: Client, ada: Client) -> None
         assert (error["code"], error["limit"], error["used"]) == ("LIMIT_REACHED", 1, 1)
 
 
-async def test_kinds_change_among_those_that_belong_to_nobody(root: Client, ada: Client) -> None:
+async def test_kind_changes_only_for_addresses_without_user(root: Client, ada: Client) -> None:
     await made(root, "list@own.example", targets=["smtp://u:p@relay.example.com"], forwards=None)
     ((answer,), errors) = await change(root, "list@own.example", kind="DISCARD")
     assert (answer["kind"], answer["targets"], errors) == ("DISCARD", [], [])
-    assert (await row_of(root.world, "list@own.example")).relays is None
+    assert (await load_address_row(root.world, "list@own.example")).relays is None
     for address, kind, path, rule in (
         ("list@own.example", "FORWARD", "targets", "required"),
         ("list@own.example", "MAILBOX", "kind", "kind"),
@@ -261,48 +285,48 @@ async def test_kinds_change_among_those_that_belong_to_nobody(root: Client, ada:
     assert (answer["kind"], answer["active"], errors) == ("FORWARD", False, [])
 
 
-async def test_another_main_address_takes_the_place_of_the_one_there_is(
-    root: Client, ada: Client
-) -> None:
+async def test_new_main_address_replaces_the_old_one(root: Client, ada: Client) -> None:
     await made(root, "second@example.org", user={"username": "ada"})
-    home = await key_of(root.world, "example.org")
-    last = {key: await reached(root.world, key) for key in (home, ada.user.id)}
+    domain_id = await key_of(root.world, "example.org")
+    positions = {
+        stream_id: await reached(root.world, stream_id) for stream_id in (domain_id, ada.user.id)
+    }
     ((answer,), errors) = await change(ada, "second@example.org", main=True, name="Ada L.")
     assert (answer["main"], answer["name"], errors) == (True, "Ada L.", [])
     assert (await of(ada, "ada@example.org"))["main"] is False
     user = await ada("{ user { address { address } localPart } }")
     assert user["user"] == {"address": {"address": "second@example.org"}, "localPart": "second"}
-    found = await root('{ users(filter: {query: "second@"}) { nodes { username } } }')
-    assert found["users"]["nodes"] == [{"username": "ada"}]
-    for key, since in last.items():
-        kinds = [(kind, len(ids)) for kind, ids in await journal(root.world, key, since)]
+    listed_users = await root('{ users(filter: {query: "second@"}) { nodes { username } } }')
+    assert listed_users["users"]["nodes"] == [{"username": "ada"}]
+    for stream_id, position in positions.items():
+        kinds = [(kind, len(ids)) for kind, ids in await journal(root.world, stream_id, position)]
         expected = [(ChangeKind.ADDRESS_CHANGED, 2), (ChangeKind.USER_CHANGED, 1)]
         assert sorted(kinds) == sorted(expected)
     _, errors = await change(ada, "second@example.org", main=False)
     assert told(errors) == ("VALIDATION", ["set", "main"], 0, "main")
-    main = await of(root, "second@example.org")
-    _, errors = await delete(root, main)
+    main_address = await of(root, "second@example.org")
+    _, errors = await delete(root, main_address)
     assert told(errors) == ("CONFLICT", ["ids"], 0, None)
 
 
-async def test_the_first_address_is_main_and_brings_its_user_into_the_domain(root: Client) -> None:
-    given = {"username": "eve", "emptyAddress": True, "passwordDisabled": True}
+async def test_first_address_becomes_main_and_sets_the_users_domain(root: Client) -> None:
+    arguments = {"username": "eve", "emptyAddress": True, "passwordDisabled": True}
     document = """mutation ($input: UserCreateInput!) {
       userCreate(input: $input) { user { id } errors { code } } }"""
-    assert (await root(document, input=given))["userCreate"]["errors"] == []
+    assert (await root(document, input=arguments))["userCreate"]["errors"] == []
     pattern = await made(root, "@own.example", user={"username": "eve"}, allowWildcard=True)
     first = await made(root, "eve@own.example", user={"username": "eve"})
     second = await made(root, "eva@own.example", user={"username": "eve"})
-    assert [one["main"] for one in (pattern, first, second)] == [False, True, False]
-    found = await root("""{ user(by: {username: "eve"}) { domain { name userCount }
+    assert [address["main"] for address in (pattern, first, second)] == [False, True, False]
+    result = await root("""{ user(by: {username: "eve"}) { domain { name userCount }
       address { address } } }""")
-    assert found["user"] == {
+    assert result["user"] == {
         "domain": {"name": "own.example", "userCount": 1},
         "address": {"address": "eve@own.example"},
     }
 
 
-async def test_a_main_address_elsewhere_moves_the_account_if_there_is_room(
+async def test_main_address_in_other_domain_moves_user_within_limits(
     root: Client, ada: Client
 ) -> None:
     await domain_operations.made(root, "own.example", maxUsers=1, quota=0, maxUserQuota=0)
@@ -313,8 +337,8 @@ async def test_a_main_address_elsewhere_moves_the_account_if_there_is_room(
     assert (answer["main"], errors) == (True, [])
     counts = {}
     for name in ("example.org", "own.example"):
-        found = await domain_operations.of(root, name)
-        counts[name] = (found["userCount"], found["addressCount"], int(found["quotaAllocated"]))
+        domain = await domain_operations.of(root, name)
+        counts[name] = (domain["userCount"], domain["addressCount"], int(domain["quotaAllocated"]))
     assert counts["example.org"] == (0, 1, 0)
     assert counts["own.example"][:2] == (1, 1)
     user = await live(root.world, "bob@example.org")
@@ -325,22 +349,22 @@ async def test_a_main_address_elsewhere_moves_the_account_if_there_is_room(
     assert user.domain_id == await key_of(root.world, "example.org")
 
 
-async def test_a_renamed_main_address_is_found_by_its_new_name(root: Client, ada: Client) -> None:
-    given = {"address": " L.Ada@XN--BCHER-KVA.example "}
-    for address, values, refusal in (
+async def test_renamed_main_address_is_found_by_new_address(root: Client, ada: Client) -> None:
+    arguments = {"address": " L.Ada@XN--BCHER-KVA.example "}
+    for address, values, expected_error in (
         ("ada@example.org", {"address": "a+b@example.org"}, ("VALIDATION", None, "label")),
         ("ada@example.org", {"address": "a*@example.org"}, ("VALIDATION", None, "wildcard")),
     ):
         _, errors = await change(root, address, **values)
-        assert told(errors) == (refusal[0], ["set", "address"], *refusal[1:])
-    ((answer,), errors) = await change(root, "ada@example.org", **given)
+        assert told(errors) == (expected_error[0], ["set", "address"], *expected_error[1:])
+    ((answer,), errors) = await change(root, "ada@example.org", **arguments)
     assert (answer["address"], answer["main"], errors) == ("L.Ada@bücher.example", True, [])
     assert (
-        await address_resolution.load_recipient(root.world, "lada@bücher.example")
+        await address_resolution.load_recipient_below_limits(root.world, "lada@bücher.example")
     ).user_id == ada.user.id
     assert await of(root, "ada@example.org") is None
-    found = await root('{ users(filter: {query: "lada@bücher"}) { nodes { domain { name } } } }')
-    assert found["users"]["nodes"] == [{"domain": {"name": "bücher.example"}}]
+    result = await root('{ users(filter: {query: "lada@bücher"}) { nodes { domain { name } } } }')
+    assert result["users"]["nodes"] == [{"domain": {"name": "bücher.example"}}]
     await made(root, "taken@bücher.example", targets=["x@y.example"])
     _, errors = await change(root, "lada@bücher.example", address="Tak.en@bücher.example")
     assert told(errors) == ("CONFLICT", ["set", "address"], 0, None)
@@ -348,22 +372,24 @@ async def test_a_renamed_main_address_is_found_by_its_new_name(root: Client, ada
     assert (answer["address"], errors) == ("La.da@bücher.example", [])
 
 
-async def test_many_change_at_once_or_none(root: Client, statements: list[str]) -> None:
-    async def cost(many: int) -> int:
-        listed = [f"n{many}x{n}@own.example" for n in range(many)]
-        for address in listed:
+async def test_batch_update_changes_all_addresses_or_none(
+    root: Client, statements: list[str]
+) -> None:
+    async def cost(address_count: int) -> int:
+        addresses = [f"n{address_count}x{n}@own.example" for n in range(address_count)]
+        for address in addresses:
             await made(root, address, targets=["x@y.example"])
         del statements[:]
-        answer, errors = await change(root, *listed, active=False, tags=["off"])
-        assert ([one["address"] for one in answer], errors) == (listed, [])
-        assert not any(one["active"] for one in answer)
-        return len([sent for sent in statements if "api_keys" not in sent])
+        answer, errors = await change(root, *addresses, active=False, tags=["off"])
+        assert ([updated["address"] for updated in answer], errors) == (addresses, [])
+        assert not any(updated["active"] for updated in answer)
+        return len([statement for statement in statements if "api_keys" not in statement])
 
     assert await cost(1) == await cost(20)
-    listed = ["n1x0@own.example", "nobody@own.example"]
-    answer, errors = await change(root, *listed, active=True)
+    addresses = ["n1x0@own.example", "nobody@own.example"]
+    answer, errors = await change(root, *addresses, active=True)
     assert (answer, told(errors)) == ([], ("NOT_FOUND", ["addresses"], 1, "nobody@own.example"))
-    assert (await of(root, listed[0]))["active"] is False
+    assert (await of(root, addresses[0]))["active"] is False
     for values, path in (({"main": True}, "main"), ({"address": "q@own.example"}, "address")):
         _, errors = await change(root, "n1x0@own.example", "n20x1@own.example", **values)
         assert told(errors) == ("VALIDATION", ["set", path], None, "exclusive")
@@ -371,40 +397,40 @@ async def test_many_change_at_once_or_none(root: Client, statements: list[str]) 
     assert told(errors) == ("VALIDATION", ["set"], None, "required")
 
 
-async def test_a_temporary_address_takes_mail_until_it_ends(ada: Client, clock: Clock) -> None:
-    found, errors = await temporary(ada, validity="P2D", comment="Shop", forDomain="SHOP.example")
+async def test_temporary_address_receives_mail_until_it_expires(ada: Client, clock: Clock) -> None:
+    created, errors = await temporary(ada, validity="P2D", comment="Shop", forDomain="SHOP.example")
     assert errors == []
-    assert found["address"].endswith("@example.org")
-    assert (found["forDomain"], found["publicComment"], found["main"]) == (
+    assert created["address"].endswith("@example.org")
+    assert (created["forDomain"], created["publicComment"], created["main"]) == (
         "shop.example", "Shop", False,
     )  # fmt: skip
-    assert found["expiresAt"] == (clock() + timedelta(days=2)).isoformat().replace("+00:00", "Z")
+    assert created["expiresAt"] == (clock() + timedelta(days=2)).isoformat().replace("+00:00", "Z")
     other, _ = await temporary(ada)
-    assert other["address"] != found["address"]
+    assert other["address"] != created["address"]
     assert (
-        await address_resolution.load_recipient(ada.world, found["address"])
+        await address_resolution.load_recipient_below_limits(ada.world, created["address"])
     ).user_id == ada.user.id
-    masked, _ = await temporary(ada, validity=None)
-    assert masked["expiresAt"] is None
+    unlimited, _ = await temporary(ada, validity=None)
+    assert unlimited["expiresAt"] is None
     document = "{ user { temporaryAddressCount temporaryAddresses { nodes { address } } } }"
     assert (await ada(document))["user"]["temporaryAddressCount"] == 3
     clock.tick(days=3)
     with pytest.raises(NotFound):
-        await address_resolution.load_recipient(ada.world, found["address"])
-    listed = (await ada(document))["user"]
-    assert {one["address"] for one in listed["temporaryAddresses"]["nodes"]} == {
-        other["address"], masked["address"],
+        await address_resolution.load_recipient_below_limits(ada.world, created["address"])
+    user = (await ada(document))["user"]
+    assert {node["address"] for node in user["temporaryAddresses"]["nodes"]} == {
+        other["address"], unlimited["address"],
     }  # fmt: skip
 
-    # what one made, one switches off and deletes
-    ((answer,), errors) = await change(ada, masked["address"], active=False, name="Shop")
+    # the owner can disable and delete a temporary address
+    ((answer,), errors) = await change(ada, unlimited["address"], active=False, name="Shop")
     assert (answer["active"], errors) == (False, [])
-    assert (await delete(ada, masked))[1] == []
-    assert await of(ada, masked["address"]) is None
+    assert (await delete(ada, unlimited))[1] == []
+    assert await of(ada, unlimited["address"]) is None
 
 
 @pytest.mark.parametrize(
-    ("given", "code", "path"),
+    ("arguments", "code", "path"),
     [
         ({"validity": "PT0S"}, "VALIDATION", "validity"),
         ({"validity": "P4000D"}, "VALIDATION", "validity"),
@@ -415,35 +441,41 @@ async def test_a_temporary_address_takes_mail_until_it_ends(ada: Client, clock: 
         ({"user": {"address": "bob@other.example"}}, "NOT_FOUND", "user"),
     ],
 )
-async def test_what_no_temporary_address_can_be(
-    given: dict[str, Any], code: str, path: str, ada: Client, root: Client
+async def test_invalid_temporary_address_is_refused(
+    arguments: dict[str, Any], code: str, path: str, ada: Client, root: Client
 ) -> None:
     await domain_operations.made(root, "other.example")
     await live(root.world, "bob@other.example")
-    found, errors = await temporary(ada, **given)
-    assert (found, [(e["code"], e["path"]) for e in errors]) == (None, [(code, [path])])
+    result, errors = await temporary(ada, **arguments)
+    assert (result, [(e["code"], e["path"]) for e in errors]) == (None, [(code, [path])])
 
 
-async def test_a_user_has_so_many_temporary_addresses_and_may_need_permission(
+async def test_temporary_addresses_are_limited_and_need_permission(
     ada: Client, root: Client
 ) -> None:
     world = ada.world
     object.__setattr__(world, "options", Options(temporary_addresses=1))
-    mine, _ = await temporary(ada, validity=None)
+    temporary_address, _ = await temporary(ada, validity=None)
     _, errors = await temporary(ada)
     assert (errors[0]["code"], errors[0]["limit"], errors[0]["used"]) == ("LIMIT_REACHED", 1, 1)
-    rest = [one.value for one in UserPermission if one is not UserPermission.SPAM_ALIAS]
-    await run(root, "userPermissionsSet", users={"usernames": ["ada"]}, permissions=rest)
+    other_permissions = [
+        permission.value
+        for permission in UserPermission
+        if permission is not UserPermission.SPAM_ALIAS
+    ]
+    await run(
+        root, "userPermissionsSet", users={"usernames": ["ada"]}, permissions=other_permissions
+    )
     _, errors = await temporary(ada)
     assert told(errors) == ("FORBIDDEN", [], None, "SPAM_ALIAS")
-    _, errors = await delete(ada, mine)
+    _, errors = await delete(ada, temporary_address)
     assert told(errors)[:1] + told(errors)[3:] == ("FORBIDDEN", "SPAM_ALIAS")
 
 
-async def test_owners_change_little_and_others_nothing(
+async def test_owner_changes_few_fields_and_others_none(
     ada: Client, bob: Client, root: Client
 ) -> None:
-    second = await made(root, "second@example.org", user={"username": "ada"})
+    second_address = await made(root, "second@example.org", user={"username": "ada"})
     for values, name in (
         ({"active": False}, "active"),
         ({"name": "x", "address": "y@example.org"}, "address"),
@@ -452,60 +484,62 @@ async def test_owners_change_little_and_others_nothing(
         ({"forwards": 1}, "forwards"),
     ):
         _, errors = await change(ada, "second@example.org", **values)
-        refusal = ("FORBIDDEN", ["set", name], 0, "DOMAIN_ADMIN")
-        assert told(errors) == refusal
-    _, errors = await delete(ada, second)
+        expected_error = ("FORBIDDEN", ["set", name], 0, "DOMAIN_ADMIN")
+        assert told(errors) == expected_error
+    _, errors = await delete(ada, second_address)
     assert told(errors) == ("FORBIDDEN", ["ids"], 0, "DOMAIN_ADMIN")
-    before = await row_of(root.world, "second@example.org")
+    before = await load_address_row(root.world, "second@example.org")
     assert await of(bob, "second@example.org") is None
-    assert (await bob(f'{{ node(id: "{second["id"]}") {{ id }} }}'))["node"] is None
+    assert (await bob(f'{{ node(id: "{second_address["id"]}") {{ id }} }}'))["node"] is None
     _, errors = await change(bob, "second@example.org", name="Mine")
     assert told(errors) == ("NOT_FOUND", ["addresses"], 0, "second@example.org")
-    assert (await delete(bob, second))[1][0]["code"] == "NOT_FOUND"
-    assert await row_of(root.world, "second@example.org") == before
+    assert (await delete(bob, second_address))[1][0]["code"] == "NOT_FOUND"
+    assert await load_address_row(root.world, "second@example.org") == before
     answer = await bob.raw("{ addresses { nodes { id } } }")
     assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
 
 
 @pytest.mark.usefixtures("ada")
-async def test_a_domain_administrator_is_in_charge_of_the_own_domains_only(root: Client) -> None:
+async def test_domain_admin_manages_addresses_of_own_domains_only(root: Client) -> None:
     world = root.world
     await domain_operations.made(root, "a.example")
     await domain_operations.made(root, "b.example")
-    chief = await administrator(world, root.http, "chief", "a.example",
+    domain_admin = await administrator(world, root.http, "chief", "a.example",
                                 permissions=list(AdminPermission))  # fmt: skip
     await live(world, "user@a.example")
-    found = await made(chief, "info@a.example", user={"address": "user@a.example"}, main=True)
-    assert found["main"] is True
-    await made(chief, "list@a.example", targets=["x@y.example"])
-    far = await made(root, "list@b.example", targets=["x@y.example"])
-    for address, given, code in (
+    created = await made(
+        domain_admin, "info@a.example", user={"address": "user@a.example"}, main=True
+    )
+    assert created["main"] is True
+    await made(domain_admin, "list@a.example", targets=["x@y.example"])
+    other_address = await made(root, "list@b.example", targets=["x@y.example"])
+    for address, arguments, code in (
         ("list2@b.example", {"targets": ["x@y.example"]}, "NOT_FOUND"),
         ("new.domain@c.example", {"targets": ["x@y.example"]}, "NOT_FOUND"),
         ("ada2@a.example", {"user": {"username": "ada"}}, "NOT_FOUND"),
         ("every@*", {"targets": ["x@y.example"], "allowWildcard": True}, "FORBIDDEN"),
     ):
-        _, errors = await create(chief, address, **given)
+        _, errors = await create(domain_admin, address, **arguments)
         assert [error["code"] for error in errors] == [code], address
-    assert await of(chief, "list@b.example") is None
-    assert (await change(chief, "list@b.example", active=False))[1][0]["code"] == "NOT_FOUND"
-    assert (await delete(chief, far))[1][0]["code"] == "NOT_FOUND"
-    _, errors = await change(chief, "list@a.example", address="list@b.example")
+    assert await of(domain_admin, "list@b.example") is None
+    assert (await change(domain_admin, "list@b.example", active=False))[1][0]["code"] == "NOT_FOUND"
+    assert (await delete(domain_admin, other_address))[1][0]["code"] == "NOT_FOUND"
+    _, errors = await change(domain_admin, "list@a.example", address="list@b.example")
     assert told(errors) == ("NOT_FOUND", ["set", "address"], 0, "b.example")
 
-    # nor of those above them, who have an address there
-    over = await make_client(world, root.http, "over", role="ADMIN")
+    # nor addresses of users with a higher role in these domains
+    platform_admin = await make_client(world, root.http, "over", role="ADMIN")
     await made(root, "over@a.example", user={"username": "over"})
-    _, errors = await change(chief, "over@a.example", address="other@a.example")
+    _, errors = await change(domain_admin, "over@a.example", address="other@a.example")
     assert told(errors) == ("FORBIDDEN", ["addresses"], 0, "ADMIN")
-    above = await of(root, "over@a.example")
-    _, errors = await delete(chief, above)
+    admin_address = await of(root, "over@a.example")
+    _, errors = await delete(domain_admin, admin_address)
     assert told(errors) == ("FORBIDDEN", ["ids"], 0, "ADMIN")
-    assert over.user.id
+    assert platform_admin.user.id
 
-    # of another domain's user they change the address, and not the account
+    # of a user of another domain, they change the address but not the account
     await made(root, "ada@a.example", user={"username": "ada"})
-    ((answer,), errors) = await change(chief, "ada@a.example", active=False)
+    ((answer,), errors) = await change(domain_admin, "ada@a.example", active=False)
     assert (answer["active"], errors) == (False, [])
-    _, errors = await change(chief, "ada@a.example", main=True)
+    _, errors = await change(domain_admin, "ada@a.example", main=True)
     assert errors[0]["code"] == "NOT_FOUND"

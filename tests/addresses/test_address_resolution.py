@@ -1,4 +1,4 @@
-"""Whose address is that?"""
+"""Resolution of recipient addresses and sign-in names to users."""
 
 import asyncio
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 from sqlalchemy import delete, update
 from sqlmodel import col
 
@@ -27,10 +27,10 @@ from tests.conftest import Client, Clock, make_user, receive
 from tests.support.accounts.address_rows import add_addresses, add_domain
 from tests.support.stores import store_fixtures
 
-LETTERS = "ab"
+ALPHABET = "ab"
 
 
-async def winner(world: Environment, address: str) -> str | None:
+async def resolved_address(world: Environment, address: str) -> str | None:
     try:
         return str((await address_resolution.resolve_address(world, address)).shown)
     except NotFound:
@@ -38,7 +38,7 @@ async def winner(world: Environment, address: str) -> str | None:
 
 
 @pytest.mark.parametrize(
-    ("written", "local", "domain"),
+    ("raw_address", "local", "domain"),
     [
         ("ada@example.org", "ada", "example.org"),
         (" A.d.A+news+more@Example.ORG. ", "ada", "example.org"),
@@ -53,15 +53,17 @@ async def winner(world: Environment, address: str) -> str | None:
         ("x@xn--", "x", "xn--"),
     ],
 )
-def test_an_address_is_compared_in_one_form(written: str, local: str, domain: str) -> None:
-    first, _, rest = written.rpartition("@")
-    found = address_syntax.normalized_address(written if first else rest + "@")
-    assert found == NormalizedAddress(local, domain)
-    assert address_syntax.normalized_address("@".join(found)) == found
+def test_address_is_normalized(raw_address: str, local: str, domain: str) -> None:
+    address_part, _, domain_part = raw_address.rpartition("@")
+    normalized = address_syntax.normalized_address(
+        raw_address if address_part else domain_part + "@"
+    )
+    assert normalized == NormalizedAddress(local, domain)
+    assert address_syntax.normalized_address("@".join(normalized)) == normalized
 
 
 @pytest.mark.parametrize(
-    ("written", "kept"),
+    ("raw_address", "expected"),
     [
         ("Ada.L@Example.org", "Ada.L@example.org"),
         (" o'neil!#$%&*/=?^`{|}~@a-b.example ", "o'neil!#$%&*/=?^`{|}~@a-b.example"),
@@ -70,12 +72,12 @@ def test_an_address_is_compared_in_one_form(written: str, local: str, domain: st
         ("x" * 64 + "@localhost", "x" * 64 + "@localhost"),
     ],
 )
-def test_a_good_address_is_kept_as_its_owner_writes_it(written: str, kept: str) -> None:
-    assert address_syntax.validated_address(written) == kept
+def test_valid_address_keeps_its_spelling(raw_address: str, expected: str) -> None:
+    assert address_syntax.validated_address(raw_address) == expected
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "raw_address",
     [
         "", "@", "ada", "ada@", "@example.org", "a b@example.org", "a@b@example.org", "a\0@b.c",
         ".ada@example.org", "ada.@example.org", "a..b@example.org", "a@-b.c", "a@b-.c", "a@b..c",
@@ -83,49 +85,51 @@ def test_a_good_address_is_kept_as_its_owner_writes_it(written: str, kept: str) 
         "a@" + "x.d" * 100, "\ud800@b.c", "a@\ud800.c", '"a"@b.c', "a@[127.0.0.1]",
     ],
 )  # fmt: skip
-def test_what_is_no_address_is_refused(wrong: str) -> None:
-    with pytest.raises(InvalidInput) as refused:
-        address_syntax.validated_address(wrong, path="to")
-    assert refused.value.path == ["to"]
+def test_invalid_address_is_refused(raw_address: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        address_syntax.validated_address(raw_address, path="to")
+    assert raised.value.path == ["to"]
 
 
-anything = some.text() | some.builds("{}@{}".format, some.text(), some.text())
-likely = some.from_regex(r"[a-zäß.+*]{1,6}@(xn--)?[a-zäßﬁ.\-]{1,9}", fullmatch=True)
+any_texts = st.text() | st.builds("{}@{}".format, st.text(), st.text())
+address_like_texts = st.from_regex(r"[a-zäß.+*]{1,6}@(xn--)?[a-zäßﬁ.\-]{1,9}", fullmatch=True)
 
 
-@given(anything | likely)
+@given(any_texts | address_like_texts)
 @settings(max_examples=400)
-def test_checking_an_address_refuses_or_settles_it(text: str) -> None:
+def test_address_validation_is_idempotent(text: str) -> None:
     try:
-        once = address_syntax.validated_address(text)
+        validated = address_syntax.validated_address(text)
     except InvalidInput:
         return
-    assert address_syntax.validated_address(once) == once
-    assert address_syntax.normalized_address(once) == address_syntax.normalized_address(text)
-    assert address_syntax.ascii_domain(address_syntax.normalized_address(once).domain).isascii()
+    assert address_syntax.validated_address(validated) == validated
+    assert address_syntax.normalized_address(validated) == address_syntax.normalized_address(text)
+    assert address_syntax.ascii_domain(
+        address_syntax.normalized_address(validated).domain
+    ).isascii()
 
 
-@given(anything)
-def test_user_names_are_refused_or_settled_too(text: str) -> None:
+@given(any_texts)
+def test_username_validation_is_idempotent(text: str) -> None:
     try:
-        once = address_syntax.checked_username(text)
+        validated = address_syntax.checked_username(text)
     except InvalidInput:
         return
-    assert address_syntax.checked_username(once) == once
-    assert address_syntax.username_key(once) == address_syntax.username_key(text)
+    assert address_syntax.checked_username(validated) == validated
+    assert address_syntax.username_key(validated) == address_syntax.username_key(text)
 
 
 @pytest.fixture
-async def town(world: Environment) -> Environment:
-    """Our domain with two more names, one of them off, and another domain that is off."""
+async def domains_world(world: Environment) -> Environment:
+    """Return an environment with active and inactive domains and alias domains."""
     await add_domain(world, "own.example", "alias.example", "off:gone.example")
     await add_domain(world, "other.example")
     await add_domain(world, "closed.example", "close.example", active=False)
     return world
 
 
-# who is there, to whom it goes, and who gets it
-DECISIONS = {
+# for each case: the addresses that exist, and the one that sales@own.example resolves to
+RESOLUTION_CASES = {
     "the address itself before all patterns": (
         "sales@own.example sales*@own.example *@own.example sales@*", "sales@own.example"),
     "the longest fixed part": (
@@ -144,15 +148,15 @@ DECISIONS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", DECISIONS)
-async def test_the_best_match_decides(town: Environment, case: str) -> None:
-    there, expected = DECISIONS[case]
-    await add_addresses(town, *there.split())
-    assert await winner(town, "S.a.l.es+news@OWN.example") == expected
+@pytest.mark.parametrize("case", RESOLUTION_CASES)
+async def test_best_match_is_chosen(domains_world: Environment, case: str) -> None:
+    address_specs, expected = RESOLUTION_CASES[case]
+    await add_addresses(domains_world, *address_specs.split())
+    assert await resolved_address(domains_world, "S.a.l.es+news@OWN.example") == expected
 
 
 @pytest.mark.parametrize(
-    ("there", "asked", "expected"),
+    ("address_spec", "address", "expected"),
     [
         ("sales@own.example", "sales@alias.example", "sales@own.example"),
         ("*@own.example", "sales@alias.example", "*@own.example"),
@@ -164,24 +168,27 @@ async def test_the_best_match_decides(town: Environment, case: str) -> None:
         ("sales@*", "sales@elsewhere.example", None),
     ],
 )
-async def test_an_alias_stands_for_its_domain_and_a_stranger_for_none(
-    town: Environment, there: str, asked: str, expected: str | None
+async def test_alias_domain_resolves_like_its_target_domain(
+    domains_world: Environment, address_spec: str, address: str, expected: str | None
 ) -> None:
-    await add_addresses(town, there)
-    assert await winner(town, asked) == expected
+    await add_addresses(domains_world, address_spec)
+    assert await resolved_address(domains_world, address) == expected
 
 
 @pytest.mark.parametrize(
-    "odd", ["", "@", "sales", "@own.example", "+x@own.example", "a\0@own.example", "\ud800@x"]
+    "invalid_address",
+    ["", "@", "sales", "@own.example", "+x@own.example", "a\0@own.example", "\ud800@x"],
 )
-async def test_what_is_no_address_is_nobodys(town: Environment, odd: str) -> None:
-    await add_addresses(town, "*@own.example")
-    assert await winner(town, odd) is None
-    assert await address_resolution.find_sign_in_user(town, odd) is None
+async def test_invalid_address_resolves_to_nothing(
+    domains_world: Environment, invalid_address: str
+) -> None:
+    await add_addresses(domains_world, "*@own.example")
+    assert await resolved_address(domains_world, invalid_address) is None
+    assert await address_resolution.find_sign_in_user_id(domains_world, invalid_address) is None
 
 
 @dataclass(frozen=True)
-class Written:
+class AddressSpec:
     local: str
     domain: str | None
     state: str
@@ -191,41 +198,46 @@ class Written:
         return f"{self.state}:{self.local}@{self.domain or '*'}"
 
 
-names = some.from_regex(r"[ab]([ab-]{0,2}[ab])?", fullmatch=True)
-locals_ = names | names.map("{}*".format) | names.map("*{}".format) | some.just("*")
-writings = some.builds(
-    Written,
-    locals_,
-    some.sampled_from(["own.example", "other.example", None]),
-    some.sampled_from(["", "", "", "off", "old"]),
+local_parts = st.from_regex(r"[ab]([ab-]{0,2}[ab])?", fullmatch=True)
+local_patterns = (
+    local_parts | local_parts.map("{}*".format) | local_parts.map("*{}".format) | st.just("*")
+)
+random_address_specs = st.builds(
+    AddressSpec,
+    local_patterns,
+    st.sampled_from(["own.example", "other.example", None]),
+    st.sampled_from(["", "", "", "off", "old"]),
 )
 
 
-def expected_of(
-    there: Iterable[Written], local: str, domain: str, delimiters: str = "+"
+def expected_resolution(
+    specs: Iterable[AddressSpec], local: str, domain: str, delimiters: str = "+"
 ) -> str | None:
-    """The rules as they are told, one after the other, over all addresses."""
+    """Apply the documented rules one after the other to all addresses."""
     if domain not in ("own.example", "other.example", "alias.example"):
         return None
-    own = "own.example" if domain == "alias.example" else domain
-    alive = [one for one in there if one.state != "old"]
+    target_domain = "own.example" if domain == "alias.example" else domain
+    current_specs = [spec for spec in specs if spec.state != "old"]
     forms = [local]
     if "-" in delimiters and "-" in local:
         forms.append(local[: local.index("-")])
-    steps = [(form, own) for form in forms]
-    for fixed in range(len(local), 0, -1):
+    steps = [(form, target_domain) for form in forms]
+    for length in range(len(local), 0, -1):
         for form in forms:
-            if len(form) >= fixed:
-                steps += [(f"{form[:fixed]}*", own), (f"*{form[-fixed:]}", own)]
-    for pattern, place in [*steps, ("*", own), *((form, None) for form in forms)]:
-        for one in alive:
-            if (one.local, one.domain) == (pattern, place):
-                return None if one.state == "off" else one.text
+            if len(form) >= length:
+                steps += [
+                    (f"{form[:length]}*", target_domain),
+                    (f"*{form[-length:]}", target_domain),
+                ]
+    for pattern, spec_domain in [*steps, ("*", target_domain), *((form, None) for form in forms)]:
+        for spec in current_specs:
+            if (spec.local, spec.domain) == (pattern, spec_domain):
+                return None if spec.state == "off" else spec.text
     return None
 
 
 @pytest.fixture
-async def plain_world(tmp_path: Path, sqlite_template: Path) -> Environment:
+async def sqlite_world(tmp_path: Path, sqlite_template: Path) -> Environment:
     database = Database(store_fixtures.copied(sqlite_template, tmp_path))
     world = Environment(
         database, FolderStore(tmp_path / "b"), signing_secret=b"s" * 32, now=Clock()
@@ -235,47 +247,53 @@ async def plain_world(tmp_path: Path, sqlite_template: Path) -> Environment:
     return world
 
 
-async def test_resolution_agrees_with_its_rules_on_random_sets(plain_world: Environment) -> None:
-    world = plain_world
+async def test_resolution_of_random_addresses_follows_the_rules(sqlite_world: Environment) -> None:
+    world = sqlite_world
     loop = asyncio.get_running_loop()
 
-    async def check(there: list[Written], asked: set[tuple[str, str]], delimiters: str) -> None:
+    async def check(
+        specs: list[AddressSpec], recipients: set[tuple[str, str]], delimiters: str
+    ) -> None:
         object.__setattr__(world, "options", Options(delimiters=delimiters))
         async with world.write_session() as session:
             await session.exec(delete(Address))
-        await add_addresses(world, *(one.text for one in there))
-        alone, expected = {}, {}
-        for local, domain in asked:
-            best = expected_of(there, local, domain, delimiters)
-            expected[f"{local}@{domain}"] = best and best.rpartition(":")[2]
-            alone[f"{local}@{domain}"] = await winner(world, f"{local}@{domain}")
-        assert alone == expected
-        together = await batch_resolution.resolve_addresses(world, list(expected))
+        await add_addresses(world, *(spec.text for spec in specs))
+        resolved, expected = {}, {}
+        for local, domain in recipients:
+            expected_spec = expected_resolution(specs, local, domain, delimiters)
+            expected[f"{local}@{domain}"] = expected_spec and expected_spec.rpartition(":")[2]
+            resolved[f"{local}@{domain}"] = await resolved_address(world, f"{local}@{domain}")
+        assert resolved == expected
+        resolved_in_batch = await batch_resolution.resolve_addresses(world, list(expected))
         assert expected == {
-            text: row.shown if (row := together.get(text)) is not None and row.active else None
+            text: row.shown
+            if (row := resolved_in_batch.get(text)) is not None and row.active
+            else None
             for text in expected
         }
 
-    domains = some.sampled_from(["own.example", "other.example", "alias.example", "far.example"])
+    domains = st.sampled_from(["own.example", "other.example", "alias.example", "far.example"])
 
     @given(
-        some.lists(writings, unique_by=lambda one: (one.local, one.domain)),
-        some.sets(some.tuples(names, domains), min_size=1, max_size=4),
-        some.sampled_from(["+", "+-", "-"]),
+        st.lists(random_address_specs, unique_by=lambda spec: (spec.local, spec.domain)),
+        st.sets(st.tuples(local_parts, domains), min_size=1, max_size=4),
+        st.sampled_from(["+", "+-", "-"]),
     )
     @settings(
         max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
     )
-    def hold(there: list[Written], asked: set[tuple[str, str]], delimiters: str) -> None:
-        work = check(there, asked, delimiters)
-        asyncio.run_coroutine_threadsafe(work, loop).result()
+    def check_examples(
+        specs: list[AddressSpec], recipients: set[tuple[str, str]], delimiters: str
+    ) -> None:
+        check_coroutine = check(specs, recipients, delimiters)
+        asyncio.run_coroutine_threadsafe(check_coroutine, loop).result()
 
-    await asyncio.to_thread(hold)
+    await asyncio.to_thread(check_examples)
     await world.database.close()
 
 
 @pytest.mark.parametrize(
-    ("delimiters", "there", "asked", "expected"),
+    ("delimiters", "address_specs_text", "address", "expected"),
     [
         ("+", "sales@own.example", "sales+x@own.example", "sales@own.example"),
         ("+", "sales@own.example", "sales-x@own.example", None),
@@ -293,108 +311,129 @@ async def test_resolution_agrees_with_its_rules_on_random_sets(plain_world: Envi
         ("", "sales@own.example", "sales+x@own.example", None),
     ],
 )  # fmt: skip
-async def test_labels_begin_where_the_setting_says(
-    town: Environment, delimiters: str, there: str, asked: str, expected: str | None
+async def test_delimiter_setting_decides_where_the_label_begins(
+    domains_world: Environment,
+    delimiters: str,
+    address_specs_text: str,
+    address: str,
+    expected: str | None,
 ) -> None:
-    object.__setattr__(town, "options", Options(delimiters=delimiters))
-    await add_addresses(town, *there.split())
-    assert await winner(town, asked) == expected
+    object.__setattr__(domains_world, "options", Options(delimiters=delimiters))
+    await add_addresses(domains_world, *address_specs_text.split())
+    assert await resolved_address(domains_world, address) == expected
 
 
-async def test_many_are_resolved_in_two_statements(
-    town: Environment, statements: list[str]
+async def test_batch_resolution_needs_two_statements(
+    domains_world: Environment, statements: list[str]
 ) -> None:
     await add_addresses(
-        town, "sales@own.example", "*@other.example", "every@*", "off:gone@own.example"
+        domains_world, "sales@own.example", "*@other.example", "every@*", "off:gone@own.example"
     )
-    for many in (1, 20):
-        asked = [f"s{n}@other.example" for n in range(many)]
-        asked += ["sales+x@alias.example", "every@alias.example", "nobody@own.example", "\0@own"]
+    for count in (1, 20):
+        addresses = [f"s{n}@other.example" for n in range(count)]
+        addresses += [
+            "sales+x@alias.example",
+            "every@alias.example",
+            "nobody@own.example",
+            "\0@own",
+        ]
         del statements[:]
-        found = await batch_resolution.resolve_addresses(town, [*asked, "gone@own.example"])
+        resolved = await batch_resolution.resolve_addresses(
+            domains_world, [*addresses, "gone@own.example"]
+        )
         assert len(statements) == 2
-        assert {found[one].shown for one in asked[:many]} == {"*@other.example"}
-        assert [found[one].shown for one in asked[many : many + 2]] == [
+        assert {resolved[address].shown for address in addresses[:count]} == {"*@other.example"}
+        assert [resolved[address].shown for address in addresses[count : count + 2]] == [
             "sales@own.example", "every@*",
         ]  # fmt: skip
-        assert not found["gone@own.example"].active
-        assert not {"nobody@own.example", "\0@own"} & set(found)
+        assert not resolved["gone@own.example"].active
+        assert not {"nobody@own.example", "\0@own"} & set(resolved)
 
 
-async def test_however_many_patterns_there_are_it_takes_one_statement(
-    town: Environment, statements: list[str]
+async def test_resolution_needs_one_statement_with_many_patterns(
+    domains_world: Environment, statements: list[str]
 ) -> None:
-    for many in (1, 30):
-        await add_addresses(town, *(f"{'s' * many}{n}*@own.example" for n in range(many)))
+    for pattern_count in (1, 30):
+        await add_addresses(
+            domains_world, *(f"{'s' * pattern_count}{n}*@own.example" for n in range(pattern_count))
+        )
         del statements[:]
-        await winner(town, "sales@own.example")
+        await resolved_address(domains_world, "sales@own.example")
         assert len(statements) == 1
 
 
-async def test_one_signs_in_by_name_or_address_but_by_no_pattern(
+async def test_sign_in_name_is_a_username_or_address_but_no_pattern(
     ada: Client, world: Environment
 ) -> None:
     await add_addresses(world, "*@example.org", "every@*", user_id=ada.user.id)
     await add_addresses(world, "list@example.org", kind=AddressKind.FORWARD)
-    by = {name: await address_resolution.find_sign_in_user(world, name) for name in (
+    ids_by_name = {name: await address_resolution.find_sign_in_user_id(world, name) for name in (
         "ada", "A.D.A", "ada@example.org", "a.da+x@Example.ORG",
         "any@example.org", "*@example.org", "every@example.org", "list@example.org", "eve", "",
     )}  # fmt: skip
-    assert [name for name, key in by.items() if key == ada.user.id] == list(by)[:4]
-    assert set(by.values()) == {ada.user.id, None}
+    assert [name for name, found_id in ids_by_name.items() if found_id == ada.user.id] == list(
+        ids_by_name
+    )[:4]
+    assert set(ids_by_name.values()) == {ada.user.id, None}
 
 
-async def test_one_signs_in_by_a_second_name_of_the_domain_while_it_counts(
+async def test_sign_in_works_with_alias_domain_while_it_is_active(
     ada: Client, bob: Client, world: Environment
 ) -> None:
     await add_domain(world, "other.example", "also.example", "off:was.example", active=False)
-    names = ("ada@other.example", "off:off@other.example", "old:late@other.example")
-    await add_addresses(world, *names, user_id=ada.user.id)
-    await add_domain(world, "also.example")  # of two places the domain itself is the first
+    user_addresses = ("ada@other.example", "off:off@other.example", "old:late@other.example")
+    await add_addresses(world, *user_addresses, user_id=ada.user.id)
+    await add_domain(world, "also.example")  # a domain precedes an alias domain of the same name
     await add_addresses(world, "bob@also.example", user_id=bob.user.id)
     await add_addresses(world, "bob@other.example", user_id=ada.user.id)
-    by = {name: await address_resolution.find_sign_in_user(world, name) for name in (
+    ids_by_name = {name: await address_resolution.find_sign_in_user_id(world, name) for name in (
         "ada@other.example", "a.da+x@ALSO.example", "ada@was.example", "off@other.example",
         "late@other.example", "bob@also.example", "bob@other.example",
     )}  # fmt: skip
-    his, hers = bob.user.id, ada.user.id
-    assert list(by.values()) == [hers, hers, None, None, None, his, hers]
+    bobs_id, adas_id = bob.user.id, ada.user.id
+    assert list(ids_by_name.values()) == [adas_id, adas_id, None, None, None, bobs_id, adas_id]
 
 
-async def test_a_user_name_may_look_like_an_address_of_somebody_elses_domain(
+async def test_username_can_look_like_an_address_of_another_domain(
     world: Environment,
 ) -> None:
     user = await make_user(world, "a.da")
     async with world.write_session() as session:
-        name = {"username": "x.y@far.example", "username_key": "xy@far.example"}
-        await session.exec(update(User).values(**name))
-    assert await address_resolution.find_sign_in_user(world, "xy+label@far.example") == user.id
-    assert await address_resolution.find_sign_in_user(world, "xy@fa.rexample") is None
+        column_values = {"username": "x.y@far.example", "username_key": "xy@far.example"}
+        await session.exec(update(User).values(**column_values))
+    assert await address_resolution.find_sign_in_user_id(world, "xy+label@far.example") == user.id
+    assert await address_resolution.find_sign_in_user_id(world, "xy@fa.rexample") is None
 
 
-async def test_a_disabled_user_is_refused_and_a_suspended_one_receives(
+async def test_suspended_user_receives_mail_and_disabled_user_does_not(
     ada: Client, world: Environment
 ) -> None:
     inbox = (await ada.box()).id
-    for values, there in (({"suspended": True}, True), ({"disabled": True}, False)):
+    for values, receives_mail in (({"suspended": True}, True), ({"disabled": True}, False)):
         async with world.write_session() as session:
             await session.exec(update(User).values(**values))
-        if there:
-            found = await address_resolution.load_recipient(world, "Ada+x@example.org")
-            assert (found.user_id, found.mailbox_id) == (ada.user.id, inbox)
-            assert found.address == "Ada+x@example.org"
+        if receives_mail:
+            recipient = await address_resolution.load_recipient_below_limits(
+                world, "Ada+x@example.org"
+            )
+            assert (recipient.user_id, recipient.mailbox_id) == (ada.user.id, inbox)
+            assert recipient.address == "Ada+x@example.org"
         else:
             with pytest.raises(NotFound):
-                await address_resolution.load_recipient(world, "ada@example.org")
+                await address_resolution.load_recipient_below_limits(world, "ada@example.org")
 
 
-async def test_only_a_mailbox_takes_mail_into_an_account(ada: Client, world: Environment) -> None:
+async def test_discard_address_does_not_deliver_to_its_user(
+    ada: Client, world: Environment
+) -> None:
     await add_addresses(world, "list@example.org", kind=AddressKind.DISCARD, user_id=ada.user.id)
     with pytest.raises(NotFound):
-        await address_resolution.load_recipient(world, "list@example.org")
+        await address_resolution.load_recipient_below_limits(world, "list@example.org")
 
 
-async def test_a_full_mailbox_refuses_whosever_limit_it_is(ada: Client, world: Environment) -> None:
+async def test_full_mailbox_is_refused_by_user_domain_or_default_quota(
+    ada: Client, world: Environment
+) -> None:
     used = int((await receive(ada)).uid and (await ada.box()).size)
     for table, values in (
         (User, {"quota": used}),
@@ -402,16 +441,16 @@ async def test_a_full_mailbox_refuses_whosever_limit_it_is(ada: Client, world: E
     ):
         async with world.write_session() as session:
             await session.exec(update(table).values(**values))
-        with pytest.raises(OverQuota) as full:
-            await address_resolution.load_recipient(world, "ada@example.org")
-        assert (full.value.used, full.value.allowed) == (used, used)
+        with pytest.raises(OverQuota) as raised:
+            await address_resolution.load_recipient_below_limits(world, "ada@example.org")
+        assert (raised.value.used, raised.value.allowed) == (used, used)
         async with world.write_session() as session:
             await session.exec(update(User).values(quota=None))
             await session.exec(update(Domain).values(default_user_quota=0))
         assert (
-            await address_resolution.load_recipient(world, "ada@example.org")
+            await address_resolution.load_recipient_below_limits(world, "ada@example.org")
         ).user_id == ada.user.id
-    small = Environment(
+    limited_world = Environment(
         world.database,
         world.object_store,
         signing_secret=b"s",
@@ -421,12 +460,12 @@ async def test_a_full_mailbox_refuses_whosever_limit_it_is(ada: Client, world: E
     async with world.write_session() as session:
         await session.exec(update(Domain).values(default_user_quota=None))
     with pytest.raises(OverQuota):
-        await address_resolution.load_recipient(small, "ada@example.org")
+        await address_resolution.load_recipient_below_limits(limited_world, "ada@example.org")
 
 
-async def test_mail_goes_to_inbox_whatever_its_path(ada: Client, world: Environment) -> None:
+async def test_mail_goes_to_inbox_with_any_path(ada: Client, world: Environment) -> None:
     async with world.write_session() as session:
-        inbox = col(Mailbox.special_use) == SpecialUse.INBOX
-        await session.exec(update(Mailbox).where(inbox).values(path="Eingang"))
-    found = await address_resolution.load_recipient(world, "ada@example.org")
-    assert found.mailbox_id == (await ada.box("Eingang")).id
+        is_inbox = col(Mailbox.special_use) == SpecialUse.INBOX
+        await session.exec(update(Mailbox).where(is_inbox).values(path="Eingang"))
+    recipient = await address_resolution.load_recipient_below_limits(world, "ada@example.org")
+    assert recipient.mailbox_id == (await ada.box("Eingang")).id

@@ -1,4 +1,4 @@
-"""Rules that have mail copied: what is copied to whom, who is told, and who may say so."""
+"""BCC rules: management, copies of received and sent messages, and rights."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -44,57 +44,57 @@ SUBMISSIONS = """{ viewer { user { submissions { totalCount nodes {
   id state recipients { recipient } } } } } }"""
 
 
-async def test_a_rule_is_made_changed_listed_and_deleted(root: Client, ada: Client) -> None:
+async def test_bcc_rule_is_created_updated_listed_and_deleted(root: Client, ada: Client) -> None:
     await done(root, ALIAS, alias="also.example", domain="example.org")
     answer, errors = await done(
         root, RULE_CREATE, match=" Ad.A@also.example", bccTo="Archive@far.example",
         direction="SENDER",
     )  # fmt: skip
     assert errors == []
-    one = answer["bccRule"]
-    assert answer["bccRules"] == [{"id": one["id"]}]
-    wanted = ("ada@example.org", "Archive@far.example", "SENDER", {"name": "example.org"}, True)
-    named = ("match", "bccTo", "direction", "domain", "active")
-    assert tuple(one[name] for name in named) == wanted
-    assert (await root(NODE, id=one["id"])) == {"node": {"match": "ada@example.org"}}
-    given = {"match": "@example.org", "direction": "RECIPIENT", "active": False}
-    answer, errors = await done(root, RULE_UPDATE, ids=[one["id"]], **given)
+    created_rule = answer["bccRule"]
+    assert answer["bccRules"] == [{"id": created_rule["id"]}]
+    expected = ("ada@example.org", "Archive@far.example", "SENDER", {"name": "example.org"}, True)
+    fields = ("match", "bccTo", "direction", "domain", "active")
+    assert tuple(created_rule[name] for name in fields) == expected
+    assert (await root(NODE, id=created_rule["id"])) == {"node": {"match": "ada@example.org"}}
+    arguments = {"match": "@example.org", "direction": "RECIPIENT", "active": False}
+    answer, errors = await done(root, RULE_UPDATE, ids=[created_rule["id"]], **arguments)
     assert errors == []
-    assert {name: answer["bccRule"][name] for name in given} == given
+    assert {name: answer["bccRule"][name] for name in arguments} == arguments
     assert (await root(RULES))["bccRules"]["nodes"] == answer["bccRules"]
-    answer, errors = await done(root, RULE_DELETE, ids=[one["id"]])
-    assert (answer["deletedIds"], errors) == ([one["id"]], [])
+    answer, errors = await done(root, RULE_DELETE, ids=[created_rule["id"]])
+    assert (answer["deletedIds"], errors) == ([created_rule["id"]], [])
     assert (await root(RULES))["bccRules"]["totalCount"] == 0
-    assert (await root(NODE, id=one["id"])) == {"node": None}
+    assert (await root(NODE, id=created_rule["id"])) == {"node": None}
     assert await copied(ada.world) == []
 
 
 @pytest.mark.usefixtures("ada")
-async def test_lists_are_paged_and_cost_the_same_however_long(
+async def test_list_is_paged_with_a_constant_number_of_statements(
     root: Client, statements: list[str]
 ) -> None:
-    costs: set[int] = set()
-    keys: list[str] = []
+    statement_counts: set[int] = set()
+    rule_ids: list[str] = []
     for _ in range(2):
-        for n in range(1 if not keys else 19):
-            keys.append(await rule(root, f"a{n}x{len(keys)}@example.org", ARCHIVE))
+        for n in range(1 if not rule_ids else 19):
+            rule_ids.append(await rule(root, f"a{n}x{len(rule_ids)}@example.org", ARCHIVE))
         del statements[:]
         page = (await root(RULES, first=50))["bccRules"]
-        costs.add(len(statements))
-        assert [node["id"] for node in page["nodes"]] == keys
-    assert len(costs) == 1
+        statement_counts.add(len(statements))
+        assert [node["id"] for node in page["nodes"]] == rule_ids
+    assert len(statement_counts) == 1
     seen: list[str] = []
     after = None
-    while len(seen) < len(keys):
+    while len(seen) < len(rule_ids):
         page = (await root(RULES, first=7, after=after))["bccRules"]
         seen += [node["id"] for node in page["nodes"]]
         after = page["pageInfo"]["endCursor"]
-    assert seen == keys
+    assert seen == rule_ids
     page = (await root(RULES, last=3))["bccRules"]
-    assert [node["id"] for node in page["nodes"]] == keys[-3:]
+    assert [node["id"] for node in page["nodes"]] == rule_ids[-3:]
 
 
-REFUSED: list[tuple[str, str, tuple[Any, ...]]] = [
+INVALID_RULES: list[tuple[str, str, tuple[Any, ...]]] = [
     ("example.org", ARCHIVE, ("VALIDATION", ["match"], None, "address")),
     ("a+b@example.org", ARCHIVE, ("VALIDATION", ["match"], None, "pattern")),
     ("*@example.org", ARCHIVE, ("VALIDATION", ["match"], None, "pattern")),
@@ -108,124 +108,121 @@ REFUSED: list[tuple[str, str, tuple[Any, ...]]] = [
 
 
 @pytest.mark.usefixtures("ada")
-async def test_what_cannot_be_is_refused_by_field_and_rule(
-    root: Client, world: Environment
-) -> None:
+async def test_invalid_rule_is_refused_by_field_and_rule(root: Client, world: Environment) -> None:
     await done(root, ALIAS, alias="also.example", domain="example.org")
-    first = await rule(root, "taken@example.org", ARCHIVE)
-    second = await rule(root, "taken@example.org", ARCHIVE, "SENDER")
-    third = await rule(root, "@example.org", ARCHIVE)
+    first_id = await rule(root, "taken@example.org", ARCHIVE)
+    second_id = await rule(root, "taken@example.org", ARCHIVE, "SENDER")
+    third_id = await rule(root, "@example.org", ARCHIVE)
     before = await rows(world, "SELECT * FROM bcc_rules")
-    for match, to, wanted in REFUSED:
-        given = {"match": match, "bccTo": to, "direction": "RECIPIENT"}
-        _, errors = await done(root, RULE_CREATE, **given)
-        assert told(errors) == wanted, (match, to)
-    missing = global_ids.encode("BccRule", world.new_id())
+    for match, bcc_to, expected_error in INVALID_RULES:
+        arguments = {"match": match, "bccTo": bcc_to, "direction": "RECIPIENT"}
+        _, errors = await done(root, RULE_CREATE, **arguments)
+        assert told(errors) == expected_error, (match, bcc_to)
+    missing_id = global_ids.encode("BccRule", world.new_id())
     changes: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
-        ({"ids": [second], "direction": "RECIPIENT"}, ("CONFLICT", ["match"], 0, None)),
-        ({"ids": [first, second], "direction": "SENDER"}, ("CONFLICT", ["match"], 1, None)),
-        ({"ids": [first, third], "match": "x@example.org"}, ("CONFLICT", ["match"], 1, None)),
-        ({"ids": [third, first], "bccTo": "taken@example.org"},
+        ({"ids": [second_id], "direction": "RECIPIENT"}, ("CONFLICT", ["match"], 0, None)),
+        ({"ids": [first_id, second_id], "direction": "SENDER"}, ("CONFLICT", ["match"], 1, None)),
+        ({"ids": [first_id, third_id], "match": "x@example.org"}, ("CONFLICT", ["match"], 1, None)),
+        ({"ids": [third_id, first_id], "bccTo": "taken@example.org"},
          ("VALIDATION", ["bccTo"], 1, "self")),
-        ({"ids": [first, missing], "active": False}, ("NOT_FOUND", ["ids"], 1, str)),
-        ({"ids": [first]}, ("VALIDATION", [], None, "required")),
+        ({"ids": [first_id, missing_id], "active": False}, ("NOT_FOUND", ["ids"], 1, str)),
+        ({"ids": [first_id]}, ("VALIDATION", [], None, "required")),
         ({"ids": [], "active": True}, ("VALIDATION", ["ids"], None, "required")),
     ]  # fmt: skip
-    for fields, answer in changes:
+    for fields, expected in changes:
         _, errors = await done(root, RULE_UPDATE, **fields)
-        assert told(errors)[:3] == answer[:3], fields
-        assert answer[3] in (str, told(errors)[3])
-    _, errors = await done(root, RULE_DELETE, ids=[first, missing])
+        assert told(errors)[:3] == expected[:3], fields
+        assert expected[3] in (str, told(errors)[3])
+    _, errors = await done(root, RULE_DELETE, ids=[first_id, missing_id])
     assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
     assert await rows(world, "SELECT * FROM bcc_rules") == before
 
 
-async def test_rules_that_change_together_do_not_meet_each_other(root: Client, ada: Client) -> None:
-    keys = [await rule(root, f"{name}@example.org", ada.address) for name in "xyz"]
-    answer, errors = await done(root, RULE_UPDATE, ids=keys, direction="SENDER", bccTo=ARCHIVE)
+async def test_rules_in_one_update_do_not_conflict_with_each_other(
+    root: Client, ada: Client
+) -> None:
+    rule_ids = [await rule(root, f"{name}@example.org", ada.address) for name in "xyz"]
+    answer, errors = await done(root, RULE_UPDATE, ids=rule_ids, direction="SENDER", bccTo=ARCHIVE)
     assert errors == []
-    assert [one["id"] for one in answer["bccRules"]] == keys
+    assert [bcc_rule["id"] for bcc_rule in answer["bccRules"]] == rule_ids
     assert answer["bccRule"] is None
-    assert {one["direction"] for one in answer["bccRules"]} == {"SENDER"}
+    assert {bcc_rule["direction"] for bcc_rule in answer["bccRules"]} == {"SENDER"}
 
 
-# mail that comes
-
-
-async def test_what_comes_is_copied_by_rules_for_its_recipients(
+async def test_received_message_is_copied_by_recipient_rules(
     root: Client, ada: Client, bob: Client, world: Environment
 ) -> None:
     await done(root, ALIAS, alias="also.example", domain="example.org")
     await rule(root, "ada@example.org", ARCHIVE)
     await rule(root, "@example.org", "all@far.example")
-    off = await rule(root, "bob@example.org", "off@far.example")
-    await done(root, RULE_UPDATE, ids=[off], active=False)
+    disabled_id = await rule(root, "bob@example.org", "off@far.example")
+    await done(root, RULE_UPDATE, ids=[disabled_id], active=False)
     await rule(root, "@example.org", "sent@far.example", "SENDER")
-    async with listening(Server()) as far, working(world, relay(far)):
+    async with listening(Server()) as smtp_server, working(world, relay(smtp_server)):
         await come(world, bob.address)
-        await until(lambda: taken(far, 1))
+        await until(lambda: has_recipient_count(smtp_server, 1))
         await come(world, "A.da+x@also.example", bob.address, raw=raw_message("Both"), sender="")
-        await until(lambda: taken(far, 3))
-    assert sorted((mail.sender, mail.to) for mail in far.mails) == [
+        await until(lambda: has_recipient_count(smtp_server, 3))
+    assert sorted((mail.sender, mail.to) for mail in smtp_server.mails) == [
         ("<>", ["all@far.example"]),
         ("<>", [ARCHIVE]),
         ("carol@example.com", ["all@far.example"]),
     ]
-    first = far.mails[0].raw
-    assert first.startswith(b"X-Merganser-Copy: ")
-    assert first.partition(b"\r\n")[2].rstrip() == raw_message("Hello").rstrip()
+    first_copy = smtp_server.mails[0].raw
+    assert first_copy.startswith(b"X-Merganser-Copy: ")
+    assert first_copy.partition(b"\r\n")[2].rstrip() == raw_message("Hello").rstrip()
     assert [len(await inbox(client)) for client in (ada, bob)] == [1, 2]
     await examine(world)
 
 
-async def told_platform(world: Environment) -> list[tuple[int, str]]:
-    """What the platform is told of submissions: which, and each state once."""
-    asked = select(col(Change.ids), col(Change.facts)).where(
+async def platform_submission_states(world: Environment) -> list[tuple[int, str]]:
+    """Return submission ID and state of the platform's events, each pair once."""
+    statement = select(col(Change.ids), col(Change.facts)).where(
         col(Change.stream_id) == PLATFORM, col(Change.kind) == ChangeKind.SUBMISSION_CHANGED
     )
-    found = await world.database.read(asked.order_by(col(Change.last)))
-    return list(dict.fromkeys((row.ids[0], row.facts["state"]) for row in found))
+    changes = await world.database.read(statement.order_by(col(Change.last)))
+    return list(dict.fromkeys((row.ids[0], row.facts["state"]) for row in changes))
 
 
-async def taken(far: Server, many: int) -> bool:
-    return sum(len(mail.to) for mail in far.mails) == many
+async def has_recipient_count(smtp_server: Server, count: int) -> bool:
+    return sum(len(mail.to) for mail in smtp_server.mails) == count
 
 
-async def test_a_copy_to_an_account_here_is_put_into_its_inbox(
+async def test_copy_to_a_local_account_is_stored_in_its_inbox(
     root: Client, ada: Client, bob: Client, world: Environment
 ) -> None:
     await rule(root, "ada@example.org", "bob@example.org")
-    await rule(root, "bob@example.org", ARCHIVE)  # of a copy no copy is made
-    async with listening(Server()) as far, working(world, relay(far)):
+    await rule(root, "bob@example.org", ARCHIVE)  # copies are not copied again
+    async with listening(Server()) as smtp_server, working(world, relay(smtp_server)):
         await come(world, ada.address)
 
-        async def there() -> bool:
+        async def is_copy_stored() -> bool:
             return len(await inbox(bob)) == 1
 
-        await until(there)
+        await until(is_copy_stored)
     assert await copied(world) == [("bob@example.org", "carol@example.com")]
     assert (await inbox(bob))[0].envelope_from == "carol@example.com"
-    assert far.mails == []
+    assert smtp_server.mails == []
 
 
-async def test_a_copy_that_comes_back_is_not_copied_again(
+async def test_returned_copy_is_not_copied_again(
     root: Client, ada: Client, world: Environment
 ) -> None:
     await rule(root, "@example.org", ARCHIVE)
-    async with listening(Server()) as far, working(world, relay(far)):
+    async with listening(Server()) as smtp_server, working(world, relay(smtp_server)):
         await come(world, ada.address)
-        await until(lambda: taken(far, 1))
-    back = far.mails[0].raw
-    await come(world, ada.address, raw=back)
+        await until(lambda: has_recipient_count(smtp_server, 1))
+    returned_copy = smtp_server.mails[0].raw
+    await come(world, ada.address, raw=returned_copy)
     assert len(await copied(world)) == 1
     forged = b"X-Merganser-Copy: " + b"0" * 64 + b"\r\n" + raw_message("Hello")
-    stolen = back.partition(b"\r\n")[0] + b"\r\n" + raw_message("Other")
-    for nth, raw in enumerate((forged, stolen), 2):
+    reused = returned_copy.partition(b"\r\n")[0] + b"\r\n" + raw_message("Other")
+    for expected_count, raw in enumerate((forged, reused), 2):
         await come(world, ada.address, raw=raw)
-        assert len(await copied(world)) == nth
+        assert len(await copied(world)) == expected_count
 
 
-async def test_nobody_who_has_it_gets_a_copy_and_each_address_one(
+async def test_recipients_get_no_copy_and_each_address_gets_one(
     root: Client, ada: Client, bob: Client, world: Environment
 ) -> None:
     await rule(root, "@example.org", "bob@example.org")
@@ -237,7 +234,7 @@ async def test_nobody_who_has_it_gets_a_copy_and_each_address_one(
     assert await copied(world) == [(ARCHIVE, "carol@example.com")]
 
 
-async def test_a_recipient_is_copied_as_it_is_after_a_rewrite(
+async def test_bcc_rule_matches_the_rewritten_recipient(
     root: Client, ada: Client, world: Environment
 ) -> None:
     await rewrite(root, "@old.example", "@example.org")
@@ -246,157 +243,163 @@ async def test_a_recipient_is_copied_as_it_is_after_a_rewrite(
     assert await copied(world) == [(ARCHIVE, "carol@example.com")]
 
 
-async def test_what_is_refused_is_not_copied_and_copying_costs_nothing_without_rules(
+async def test_refused_message_is_not_copied_and_unused_rules_are_free(
     root: Client, ada: Client, world: Environment, statements: list[str]
 ) -> None:
-    async def cost(subject: str) -> int:
-        there = await LocalBackend(world).accept_recipient(ada.address, "")
+    async def count_statements(subject: str) -> int:
+        recipient = await LocalBackend(world).accept_recipient(ada.address, "")
         del statements[:]
-        await LocalBackend(world).deliver(raw_message(subject), [there], "carol@example.com")
+        await LocalBackend(world).deliver(raw_message(subject), [recipient], "carol@example.com")
         return len(statements)
 
-    bare = await cost("Bare")
+    base_count = await count_statements("Bare")
     await rule(root, "@example.org", ARCHIVE, "SENDER")
-    assert await cost("Another") == bare
+    assert await count_statements("Another") == base_count
     await rule(root, "other@example.org", ARCHIVE)
-    assert await cost("Third") == bare + 1
+    assert await count_statements("Third") == base_count + 1
     await rule(root, "@example.org", "all@far.example")
     with pytest.raises(NotFound):
         await LocalBackend(world).accept_recipient("nobody@example.org", "")
     assert await copied(world) == []
 
 
-async def test_rules_are_asked_in_one_statement_for_all_recipients(
+async def test_rules_of_all_recipients_are_read_in_one_statement(
     root: Client, ada: Client, world: Environment, statements: list[str]
 ) -> None:
     for n in range(20):
         await rule(root, f"a{n}@example.org", f"copy{n}@far.example")
-    for many in (1, 20):
+    for recipient_count in (1, 20):
         del statements[:]
-        of = {f"a{n}@example.org": [RuleSubject(0, Role.USER)] for n in range(many)}
-        found = await recipient_rewrites.find_bcc_targets(
-            world, BccDirection.RECIPIENT, of, [ada.address]
+        makers_by_address = {
+            f"a{n}@example.org": [RuleSubject(0, Role.USER)] for n in range(recipient_count)
+        }
+        targets = await recipient_rewrites.find_bcc_targets(
+            world, BccDirection.RECIPIENT, makers_by_address, [ada.address]
         )
         assert len(statements) == 1
-        assert [(copy.address, copy.original_address) for copy in found] == [
-            (f"copy{n}@far.example", f"a{n}@example.org") for n in range(many)
+        assert [(target.address, target.original_address) for target in targets] == [
+            (f"copy{n}@far.example", f"a{n}@example.org") for n in range(recipient_count)
         ]
 
 
-async def test_a_large_message_is_copied_whole(
+async def test_large_message_is_copied_completely(
     root: Client, ada: Client, world: Environment, tmp_path: Path
 ) -> None:
     await rule(root, "@example.org", ARCHIVE)
     raw = raw_message("Large", body="line\r\n" * 100_000)
-    file = tmp_path / "large"
-    file.write_bytes(raw)
-    async with listening(Server()) as far, working(world, relay(far)):
-        there = await LocalBackend(world).accept_recipient(ada.address, "")
-        await LocalBackend(world).deliver(file, [there], "carol@example.com")
-        await until(lambda: taken(far, 1))
-    assert far.mails[0].raw.partition(b"\r\n")[2].rstrip() == raw.rstrip()
+    spool_file = tmp_path / "large"
+    spool_file.write_bytes(raw)
+    async with listening(Server()) as smtp_server, working(world, relay(smtp_server)):
+        recipient = await LocalBackend(world).accept_recipient(ada.address, "")
+        await LocalBackend(world).deliver(spool_file, [recipient], "carol@example.com")
+        await until(lambda: has_recipient_count(smtp_server, 1))
+    assert smtp_server.mails[0].raw.partition(b"\r\n")[2].rstrip() == raw.rstrip()
 
 
-async def test_where_a_copy_cannot_be_queued_the_sender_tries_again(
+async def test_delivery_fails_temporarily_if_copy_cannot_be_queued(
     root: Client, ada: Client, world: Environment
 ) -> None:
     await rule(root, "@example.org", ARCHIVE)
     commits = []
 
-    def fault(place: str) -> None:
-        if place == "commit":
-            commits.append(place)
+    def fail_second_commit(fault_point: str) -> None:
+        if fault_point == "commit":
+            commits.append(fault_point)
         if len(commits) > 1:
-            raise OSError(place)
+            raise OSError(fault_point)
 
     with pytest.raises(OSError, match="commit"):
-        await come(replace(world, reach_fault_point=fault), ada.address)
+        await come(replace(world, reach_fault_point=fail_second_commit), ada.address)
     assert (len(await inbox(ada)), await copied(world)) == (1, [])
     await come(world, ada.address)
     assert (len(await inbox(ada)), len(await copied(world))) == (1, 1)
 
 
-# mail that is sent
-
-
-async def test_what_is_sent_is_copied_and_nobody_is_told(
+async def test_sent_message_is_copied_without_notice_to_the_sender(
     root: Client, ada: Client, world: Environment
 ) -> None:
     await rule(root, "ada@example.org", ARCHIVE, "SENDER")
-    await rule(root, "@example.org", "carol@example.net", "SENDER")  # she receives it anyway
-    since = await reached(world, ada.user.id)
-    async with listening(Server()) as far, working(world, relay(far)):
-        key = await send(
+    await rule(root, "@example.org", "carol@example.net", "SENDER")  # already a recipient
+    position = await reached(world, ada.user.id)
+    async with listening(Server()) as smtp_server, working(world, relay(smtp_server)):
+        submission_id = await send(
             ada, NamedAddress("carol@example.net"), bcc=[NamedAddress("eve@example.net")]
         )
-        await settled(world, key)
-        await until(lambda: taken(far, 3))
+        await settled(world, submission_id)
+        await until(lambda: has_recipient_count(smtp_server, 3))
 
-        async def over() -> bool:
+        async def are_all_sent() -> bool:
             return await rows(world, "SELECT 1 FROM submissions WHERE state <> 'SENT'") == []
 
-        await until(over)
-    mails = {tuple(mail.to): mail for mail in far.mails}
-    copy = mails[(ARCHIVE,)]
+        await until(are_all_sent)
+    mails_by_recipients = {tuple(mail.to): mail for mail in smtp_server.mails}
+    copy = mails_by_recipients[(ARCHIVE,)]
     assert copy.sender == ada.address
     assert b"Bcc" not in copy.raw
-    assert copy.raw == mails["carol@example.net", "eve@example.net"].raw
+    assert copy.raw == mails_by_recipients["carol@example.net", "eve@example.net"].raw
     page = (await ada(SUBMISSIONS))["viewer"]["user"]["submissions"]
-    (one,) = page["nodes"]
-    assert (page["totalCount"], one["state"]) == (1, "SENT")
-    assert [to["recipient"] for to in one["recipients"]] == ["carol@example.net", "eve@example.net"]
-    told_ = [keys for kind, keys in await journal(world, ada.user.id, since)
+    (submission,) = page["nodes"]
+    assert (page["totalCount"], submission["state"]) == (1, "SENT")
+    assert [recipient["recipient"] for recipient in submission["recipients"]] == [
+        "carol@example.net",
+        "eve@example.net",
+    ]
+    changed_ids = [ids for kind, ids in await journal(world, ada.user.id, position)
              if kind == ChangeKind.SUBMISSION_CHANGED]  # fmt: skip
-    assert {key_ for keys in told_ for key_ in keys} == {key}
-    ((hidden,),) = await rows(world, "SELECT id FROM submissions WHERE copy_of = :key", key=key)
-    assert await told_platform(world) == [(hidden, "QUEUED"), (hidden, "SENT")]
+    assert {changed_id for ids in changed_ids for changed_id in ids} == {submission_id}
+    ((copy_id,),) = await rows(
+        world, "SELECT id FROM submissions WHERE copy_of = :key", key=submission_id
+    )
+    assert await platform_submission_states(world) == [(copy_id, "QUEUED"), (copy_id, "SENT")]
     node = "query ($id: ID!) { node(id: $id) { id } }"
-    assert await ada(node, id=global_ids.encode("Submission", hidden)) == {"node": None}
+    assert await ada(node, id=global_ids.encode("Submission", copy_id)) == {"node": None}
     with pytest.raises(NotFound):
-        await submission_mutations.cancel_submissions(context(ada), [hidden])
+        await submission_mutations.cancel_submissions(context(ada), [copy_id])
     await examine(world)
 
 
-async def test_a_copy_counts_against_no_limit_and_its_failure_is_not_told(
+async def test_copy_uses_no_rate_limit_and_its_failure_is_not_reported(
     root: Client, ada: Client, world: Environment
 ) -> None:
     await rule(root, "@example.org", ARCHIVE, "SENDER")
     async with (
-        listening(Server({"archive": "550 5.1.1 No"})) as far,
-        working(world, relay(far)),
+        listening(Server({"archive": "550 5.1.1 No"})) as smtp_server,
+        working(world, relay(smtp_server)),
     ):
-        key = await send(ada, NamedAddress("carol@example.net"))
-        await settled(world, key)
+        submission_id = await send(ada, NamedAddress("carol@example.net"))
+        await settled(world, submission_id)
 
-        async def over() -> bool:
-            found = await rows(world, "SELECT state FROM submissions WHERE copy_of = :k", k=key)
-            return found == [("FAILED",)]
+        async def has_copy_failed() -> bool:
+            states = await rows(
+                world, "SELECT state FROM submissions WHERE copy_of = :k", k=submission_id
+            )
+            return states == [("FAILED",)]
 
-        await until(over)
+        await until(has_copy_failed)
     assert await inbox(ada) == []
     page = (await ada(SUBMISSIONS))["viewer"]["user"]["submissions"]
-    assert [one["state"] for one in page["nodes"]] == ["SENT"]
+    assert [node["state"] for node in page["nodes"]] == ["SENT"]
     assert await rows(world, "SELECT used FROM usages") == [(1,)]
 
 
-async def test_who_takes_a_message_back_takes_its_copies_back(
+async def test_cancelled_submission_cancels_its_copies(
     root: Client, ada: Client, world: Environment
 ) -> None:
     await rule(root, "@example.org", ARCHIVE, "SENDER")
-    key = await send(ada, undo_window=timedelta(minutes=5))
-    asked = "SELECT state, copy_of IS NULL FROM submissions"
-    assert {row[0] for row in await rows(world, asked)} == {"HELD_FOR_UNDO"}
-    await submission_mutations.cancel_submissions(context(ada), [key])
-    assert {row[0] for row in await rows(world, asked)} == {"CANCELLED"}
-    copy = await rows(world, "SELECT id FROM submissions WHERE copy_of = :key", key=key)
-    told_ = [(copy[0][0], "HELD_FOR_UNDO"), (copy[0][0], "CANCELLED")]
-    assert await told_platform(world) == told_
+    submission_id = await send(ada, undo_window=timedelta(minutes=5))
+    statement = "SELECT state, copy_of IS NULL FROM submissions"
+    assert {row[0] for row in await rows(world, statement)} == {"HELD_FOR_UNDO"}
+    await submission_mutations.cancel_submissions(context(ada), [submission_id])
+    assert {row[0] for row in await rows(world, statement)} == {"CANCELLED"}
+    copies = await rows(world, "SELECT id FROM submissions WHERE copy_of = :key", key=submission_id)
+    expected_states = [(copies[0][0], "HELD_FOR_UNDO"), (copies[0][0], "CANCELLED")]
+    assert await platform_submission_states(world) == expected_states
     states = await rows(world, "SELECT DISTINCT state, next_at FROM deliveries")
     assert states == [(DeliveryState.CANCELLED, None)]
     await examine(world)
 
 
-async def test_mail_between_accounts_here_is_copied_once(
+async def test_mail_between_local_accounts_is_copied_once(
     root: Client, ada: Client, bob: Client, world: Environment
 ) -> None:
     await made(root, "second.example")
@@ -404,82 +407,86 @@ async def test_mail_between_accounts_here_is_copied_once(
     await rule(root, "@example.org", ARCHIVE)
     await rule(root, "@example.org", ARCHIVE, "SENDER")
     await rule(root, "bob@example.org", eve.address)
-    async with listening(Server()) as far, working(world, relay(far)):
-        key = await send(ada, NamedAddress(bob.address), NamedAddress("carol@example.net"))
-        await settled(world, key)
+    async with listening(Server()) as smtp_server, working(world, relay(smtp_server)):
+        submission_id = await send(
+            ada, NamedAddress(bob.address), NamedAddress("carol@example.net")
+        )
+        await settled(world, submission_id)
 
-        async def there() -> bool:
-            return len(await inbox(eve)) == 1 and await taken(far, 2)
+        async def are_copies_delivered() -> bool:
+            return len(await inbox(eve)) == 1 and await has_recipient_count(smtp_server, 2)
 
-        await until(there)
+        await until(are_copies_delivered)
     assert await copied(world) == [(ARCHIVE, ada.address), (eve.address, ada.address)]
     assert len(await inbox(bob)) == 1
-    assert sorted(to for mail in far.mails for to in mail.to) == [ARCHIVE, "carol@example.net"]
+    assert sorted(recipient for mail in smtp_server.mails for recipient in mail.to) == [
+        ARCHIVE,
+        "carol@example.net",
+    ]
 
 
-# who may
-
-
-async def test_a_domain_admin_has_the_rules_of_the_domains_and_no_others(
+async def test_domain_admin_manages_rules_of_own_domains_only(
     root: Client, ada: Client, world: Environment
 ) -> None:
     await made(root, "far.example")
     await done(root, ALIAS, alias="also.example", domain="example.org")
-    theirs = await rule(root, "@far.example", "x@else.example")
-    ours = await rule(root, "@example.org", ARCHIVE)
+    other_rule_id = await rule(root, "@far.example", "x@else.example")
+    domain_rule_id = await rule(root, "@example.org", ARCHIVE)
     admin = await make_domain_admin(world, root.http, "dora", [AdminPermission.BCC_MAPS])
     page = (await admin(RULES))["bccRules"]
-    assert (page["totalCount"], [node["id"] for node in page["nodes"]]) == (1, [ours])
-    assert await admin(NODE, id=theirs) == {"node": None}
-    mine = await rule(admin, "ada@also.example", ARCHIVE, "SENDER")
+    assert (page["totalCount"], [node["id"] for node in page["nodes"]]) == (1, [domain_rule_id])
+    assert await admin(NODE, id=other_rule_id) == {"node": None}
+    own_rule_id = await rule(admin, "ada@also.example", ARCHIVE, "SENDER")
     before = await rows(world, "SELECT * FROM bcc_rules")
-    given = {"bccTo": ARCHIVE, "direction": "SENDER"}
-    _, errors = await done(admin, RULE_CREATE, match="x@far.example", **given)
+    arguments = {"bccTo": ARCHIVE, "direction": "SENDER"}
+    _, errors = await done(admin, RULE_CREATE, match="x@far.example", **arguments)
     assert told(errors) == ("NOT_FOUND", ["match"], None, "far.example")
-    _, errors = await done(admin, RULE_UPDATE, ids=[mine], match="x@far.example")
+    _, errors = await done(admin, RULE_UPDATE, ids=[own_rule_id], match="x@far.example")
     assert told(errors) == ("NOT_FOUND", ["match"], None, "far.example")
-    for document, more in ((RULE_UPDATE, {"active": False}), (RULE_DELETE, {})):
-        _, errors = await done(admin, document, ids=[mine, theirs], **more)
+    for document, extra in ((RULE_UPDATE, {"active": False}), (RULE_DELETE, {})):
+        _, errors = await done(admin, document, ids=[own_rule_id, other_rule_id], **extra)
         assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
     assert await rows(world, "SELECT * FROM bcc_rules") == before
-    for document, more in ((RULE_UPDATE, {"active": False}), (RULE_DELETE, {})):
-        _, errors = await done(admin, document, ids=[mine, ours], **more)
+    for document, extra in ((RULE_UPDATE, {"active": False}), (RULE_DELETE, {})):
+        _, errors = await done(admin, document, ids=[own_rule_id, domain_rule_id], **extra)
         assert errors == []
 
-    without = await make_domain_admin(world, root.http, "dan", [AdminPermission.ALIAS_DOMAINS])
-    for client in (ada, without):
+    admin_without_permission = await make_domain_admin(
+        world, root.http, "dan", [AdminPermission.ALIAS_DOMAINS]
+    )
+    for client in (ada, admin_without_permission):
         assert (await client.raw(RULES))["errors"][0]["extensions"]["code"] == "FORBIDDEN"
-        assert await client(NODE, id=theirs) == {"node": None}
+        assert await client(NODE, id=other_rule_id) == {"node": None}
         attempts: list[tuple[str, dict[str, Any]]] = [
-            (RULE_CREATE, {"match": "@example.org", **given}),
-            (RULE_UPDATE, {"ids": [theirs], "active": False}),
-            (RULE_DELETE, {"ids": [theirs]}),
+            (RULE_CREATE, {"match": "@example.org", **arguments}),
+            (RULE_UPDATE, {"ids": [other_rule_id], "active": False}),
+            (RULE_DELETE, {"ids": [other_rule_id]}),
         ]
         for document, fields in attempts:
             _, errors = await done(client, document, **fields)
             assert [error["code"] for error in errors] == ["FORBIDDEN"]
 
 
-async def test_a_domain_without_the_permission_shows_no_rule_by_its_id(
+async def test_domain_admin_without_permission_cannot_read_a_rule_by_id(
     root: Client, world: Environment
 ) -> None:
     admin = await make_domain_admin(world, root.http, "dan", [])
-    key = await rule(root, "@example.org", ARCHIVE)
-    assert await admin(NODE, id=key) == {"node": None}
+    rule_id = await rule(root, "@example.org", ARCHIVE)
+    assert await admin(NODE, id=rule_id) == {"node": None}
 
 
-async def test_changes_are_told_to_the_domain_and_a_domain_ends_with_its_rules(
+async def test_rule_changes_are_journaled_and_deleted_with_the_domain(
     root: Client, ada: Client, world: Environment
 ) -> None:
-    home = ada.user.domain_id
-    assert home is not None
-    since = {key: await reached(world, key) for key in (home, PLATFORM)}
+    domain_id = ada.user.domain_id
+    assert domain_id is not None
+    positions = {key: await reached(world, key) for key in (domain_id, PLATFORM)}
     key = await rule(root, "@example.org", ARCHIVE)
     await done(root, RULE_UPDATE, ids=[key], active=False)
     await done(root, RULE_DELETE, ids=[key])
-    for stream in (home, PLATFORM):
-        told_ = [(ChangeKind.DOMAIN_CHANGED, [home])] * 3
-        assert await journal(world, stream, since[stream]) == told_
+    for stream in (domain_id, PLATFORM):
+        expected_changes = [(ChangeKind.DOMAIN_CHANGED, [domain_id])] * 3
+        assert await journal(world, stream, positions[stream]) == expected_changes
     await made(root, "brief.example")
     await rule(root, "@brief.example", ARCHIVE)
     _, errors = await done(root, DELETE, domains=[{"name": "brief.example"}])
@@ -487,9 +494,11 @@ async def test_changes_are_told_to_the_domain_and_a_domain_ends_with_its_rules(
     assert await rows(world, "SELECT id FROM bcc_rules") == []
 
 
-async def test_there_is_a_most(root: Client, ada: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_number_of_rules_is_limited(
+    root: Client, ada: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("resolvers.addresses.bcc_rules.MAX_RULES_PER_DOMAIN", 1)
     await rule(root, "@example.org", ARCHIVE)
-    given = {"match": ada.address, "bccTo": ARCHIVE, "direction": "SENDER"}
-    _, errors = await done(root, RULE_CREATE, **given)
+    arguments = {"match": ada.address, "bccTo": ARCHIVE, "direction": "SENDER"}
+    _, errors = await done(root, RULE_CREATE, **arguments)
     assert (errors[0]["code"], errors[0]["limit"], errors[0]["used"]) == ("LIMIT_REACHED", 1, 1)

@@ -1,4 +1,4 @@
-"""Recipients that are replaced: by whom, by what, and what may not be."""
+"""Recipient rewrites: management, loops, mail resolution and rights."""
 
 import asyncio
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 
 from graph.types import global_ids
 from mail.addresses.address_syntax import NormalizedAddress
@@ -46,40 +46,46 @@ from tests.support.stores.counter_check import journal, reached, rows
 NODE = "query ($id: ID!) { node(id: $id) { id } }"
 
 
-async def reaches(world: Environment, address: str) -> int | None:
-    """The account that takes mail for an address."""
+async def find_user_id(world: Environment, address: str) -> int | None:
+    """Return the ID of the user that receives mail for an address."""
     try:
-        return (await address_resolution.load_recipient(world, address)).user_id
+        return (await address_resolution.load_recipient_below_limits(world, address)).user_id
     except NotFound:
         return None
 
 
 @pytest.mark.usefixtures("ada")
-async def test_a_rewrite_is_made_changed_listed_and_deleted(root: Client) -> None:
+async def test_rewrite_is_created_updated_listed_and_deleted(root: Client) -> None:
     answer, errors = await done(
         root, REWRITE_CREATE, **{"from": " In.Fo@OLD.example ", "to": "Ada@Example.org"}
     )
     assert errors == []
-    one = answer["recipientRewrite"]
-    assert (one["from"], one["to"], one["active"]) == ("info@old.example", "Ada@example.org", True)
-    assert answer["recipientRewrites"] == [{"id": one["id"]}]
-    assert (await root(NODE, id=one["id"]))["node"] == {"id": one["id"]}
+    created_rewrite = answer["recipientRewrite"]
+    assert (created_rewrite["from"], created_rewrite["to"], created_rewrite["active"]) == (
+        "info@old.example",
+        "Ada@example.org",
+        True,
+    )
+    assert answer["recipientRewrites"] == [{"id": created_rewrite["id"]}]
+    assert (await root(NODE, id=created_rewrite["id"]))["node"] == {"id": created_rewrite["id"]}
     answer, errors = await done(
-        root, REWRITE_UPDATE, **{"ids": [one["id"]], "from": "@old.example", "active": False}
+        root,
+        REWRITE_UPDATE,
+        **{"ids": [created_rewrite["id"]], "from": "@old.example", "active": False},
     )
     assert errors == []
     assert answer["recipientRewrite"]["from"] == "@old.example"
     assert not answer["recipientRewrites"][0]["active"]
     page = (await root(REWRITES))["recipientRewrites"]
     assert (page["totalCount"], [node["to"] for node in page["nodes"]]) == (1, ["Ada@example.org"])
-    answer, errors = await done(root, REWRITE_DELETE, ids=[one["id"]])
-    assert (answer["deletedIds"], errors) == ([one["id"]], [])
+    answer, errors = await done(root, REWRITE_DELETE, ids=[created_rewrite["id"]])
+    assert (answer["deletedIds"], errors) == ([created_rewrite["id"]], [])
     assert (await root(REWRITES))["recipientRewrites"]["nodes"] == []
-    assert (await root(NODE, id=one["id"])) == {"node": None}
+    assert (await root(NODE, id=created_rewrite["id"])) == {"node": None}
 
 
-async def test_lists_are_paged_from_both_ends(root: Client, ada: Client) -> None:
-    made = [await rewrite(root, f"{name}@old.example", ada.address) for name in "abcde"]
+async def test_list_is_paged_from_both_ends(root: Client, ada: Client) -> None:
+    rewrite_ids = [await rewrite(root, f"{name}@old.example", ada.address) for name in "abcde"]
     seen, after = [], None
     while True:
         page = (await root(REWRITES, first=2, after=after))["recipientRewrites"]
@@ -87,12 +93,12 @@ async def test_lists_are_paged_from_both_ends(root: Client, ada: Client) -> None
         if not page["pageInfo"]["hasNextPage"]:
             break
         after = page["pageInfo"]["endCursor"]
-    assert seen == made
+    assert seen == rewrite_ids
     page = (await root(REWRITES, last=2))["recipientRewrites"]
-    assert [node["id"] for node in page["nodes"]] == made[-2:]
+    assert [node["id"] for node in page["nodes"]] == rewrite_ids[-2:]
 
 
-REFUSED: list[tuple[str, str, tuple[Any, ...]]] = [
+INVALID_REWRITES: list[tuple[str, str, tuple[Any, ...]]] = [
     ("nobody", "ada@example.org", ("VALIDATION", ["from"], None, "address")),
     ("a+b@old.example", "ada@example.org", ("VALIDATION", ["from"], None, "pattern")),
     ("a*@old.example", "ada@example.org", ("VALIDATION", ["from"], None, "pattern")),
@@ -110,178 +116,196 @@ REFUSED: list[tuple[str, str, tuple[Any, ...]]] = [
 
 
 @pytest.mark.usefixtures("ada")
-async def test_what_cannot_be_is_refused_by_field_and_rule(
+async def test_invalid_rewrite_is_refused_by_field_and_rule(
     root: Client, world: Environment
 ) -> None:
-    first = await rewrite(root, "@taken.example", "@example.org")
-    second = await rewrite(root, "info@taken.example", "ada@example.org")
+    first_id = await rewrite(root, "@taken.example", "@example.org")
+    second_id = await rewrite(root, "info@taken.example", "ada@example.org")
     before = await rows(world, "SELECT * FROM recipient_rewrites")
-    for of, to, wanted in REFUSED:
-        _, errors = await done(root, REWRITE_CREATE, **{"from": of, "to": to})
-        assert told(errors) == wanted, (of, to)
-    for fields, wanted in (
-        ({"ids": [first], "from": "info@taken.example"}, ("CONFLICT", ["from"], None, None)),
-        ({"ids": [first, second], "from": "@x.example"}, ("CONFLICT", ["from"], None, None)),
-        ({"ids": [first, second], "to": "@example.org"}, ("VALIDATION", ["to"], 1, "address")),
-        ({"ids": [first]}, ("VALIDATION", [], None, "required")),
+    for source, target, expected_error in INVALID_REWRITES:
+        _, errors = await done(root, REWRITE_CREATE, **{"from": source, "to": target})
+        assert told(errors) == expected_error, (source, target)
+    for fields, expected_error in (
+        ({"ids": [first_id], "from": "info@taken.example"}, ("CONFLICT", ["from"], None, None)),
+        ({"ids": [first_id, second_id], "from": "@x.example"}, ("CONFLICT", ["from"], None, None)),
+        (
+            {"ids": [first_id, second_id], "to": "@example.org"},
+            ("VALIDATION", ["to"], 1, "address"),
+        ),
+        ({"ids": [first_id]}, ("VALIDATION", [], None, "required")),
         ({"ids": [], "active": True}, ("VALIDATION", ["ids"], None, "required")),
     ):
         _, errors = await done(root, REWRITE_UPDATE, **fields)
-        assert told(errors) == wanted, fields
-    missing = global_ids.encode("RecipientRewrite", world.new_id())
-    for document, more in ((REWRITE_UPDATE, {"active": False}), (REWRITE_DELETE, {})):
-        _, errors = await done(root, document, ids=[first, missing], **more)
+        assert told(errors) == expected_error, fields
+    missing_id = global_ids.encode("RecipientRewrite", world.new_id())
+    for document, extra in ((REWRITE_UPDATE, {"active": False}), (REWRITE_DELETE, {})):
+        _, errors = await done(root, document, ids=[first_id, missing_id], **extra)
         assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
     assert await rows(world, "SELECT * FROM recipient_rewrites") == before
 
 
 @pytest.mark.usefixtures("ada")
-async def test_no_circle_is_made_in_whatever_way(root: Client) -> None:
+async def test_rewrite_that_makes_a_loop_is_refused(root: Client) -> None:
     for name in ("b.example", "c.example"):
         await made(root, name)
     await rewrite(root, "@example.org", "@b.example", active=False)
-    key = await rewrite(root, "@b.example", "@c.example")
-    circle = ("VALIDATION", ["to"], None, "circle")
+    rewrite_id = await rewrite(root, "@b.example", "@c.example")
+    loop_error = ("VALIDATION", ["to"], None, "circle")
     _, errors = await done(root, REWRITE_CREATE, **{"from": "@c.example", "to": "@example.org"})
-    assert told(errors) == circle
-    last = await rewrite(root, "x@c.example", "y@c.example")
+    assert told(errors) == loop_error
+    last_id = await rewrite(root, "x@c.example", "y@c.example")
     await rewrite(root, "y@c.example", "z@c.example")
     for document, fields in (
         (REWRITE_CREATE, {"from": "z@c.example", "to": "x@example.org"}),
-        (REWRITE_UPDATE, {"ids": [last], "to": "x@b.example"}),
+        (REWRITE_UPDATE, {"ids": [last_id], "to": "x@b.example"}),
     ):
         _, errors = await done(root, document, **fields)
-        assert told(errors) == circle
-    _, errors = await done(root, REWRITE_UPDATE, ids=[key], to="all@b.example")
-    assert errors == []  # all of a domain for one address of it, which stays what it is
+        assert told(errors) == loop_error
+    _, errors = await done(root, REWRITE_UPDATE, ids=[rewrite_id], to="all@b.example")
+    assert errors == []  # rewriting a domain to one of its own addresses is no loop
 
 
-@given(some.dictionaries(some.tuples(some.sampled_from(["", "x", "y"]), some.sampled_from("abc")),
-                         some.tuples(some.sampled_from(["", "x", "y"]), some.sampled_from("abc")),
+@given(st.dictionaries(st.tuples(st.sampled_from(["", "x", "y"]), st.sampled_from("abc")),
+                         st.tuples(st.sampled_from(["", "x", "y"]), st.sampled_from("abc")),
                          max_size=7))  # fmt: skip
-def test_a_circle_is_one_that_following_from_any_address_finds(
-    drawn: dict[tuple[str, str], tuple[str, str]],
+def test_loop_check_agrees_with_following_every_address(
+    rewrites: dict[tuple[str, str], tuple[str, str]],
 ) -> None:
     rules = {
-        NormalizedAddress(*of): f"{to[0]}@{to[1]}" for of, to in drawn.items() if to[0] or not of[0]
+        NormalizedAddress(*source): f"{target_parts[0]}@{target_parts[1]}"
+        for source, target_parts in rewrites.items()
+        if target_parts[0] or not source[0]
     }
 
-    def circles(at: NormalizedAddress) -> bool:
-        seen = [at]
-        while target := rules.get(at, rules.get(NormalizedAddress("", at.domain))):
+    def has_loop(address: NormalizedAddress) -> bool:
+        seen = [address]
+        while target := rules.get(address, rules.get(NormalizedAddress("", address.domain))):
             local, _, domain = target.partition("@")
-            at = NormalizedAddress(local or at.local_part, domain)
-            if at in seen:
-                return at != seen[-1]
-            seen.append(at)
+            address = NormalizedAddress(local or address.local_part, domain)
+            if address in seen:
+                return address != seen[-1]
+            seen.append(address)
         return False
 
     starts = [NormalizedAddress(local, domain) for local in ("x", "y", "other") for domain in "abc"]
-    assert recipient_rewrites.has_rewrite_loop(rules) == any(map(circles, starts))
+    assert recipient_rewrites.has_rewrite_loop(rules) == any(map(has_loop, starts))
 
 
-async def test_mail_goes_where_the_table_of_decisions_says(
+async def test_rewritten_recipient_reaches_the_expected_user(
     root: Client, ada: Client, bob: Client, world: Environment
 ) -> None:
-    adas, bobs = ada.user.id, bob.user.id
+    adas_id, bobs_id = ada.user.id, bob.user.id
     await done(root, ALIAS, alias="also.example", domain="example.org")
     await rewrite(root, "@old.example", "@example.org")
     await rewrite(root, "info@old.example", "bob@example.org")
     await rewrite(root, "@all.example", "b.ob@also.example")
     await rewrite(root, "bob@example.org", "ada@example.org")
     await rewrite(root, "off@old.example", "ada@example.org", active=False)
-    for address, reached_by in {
-        "ada@old.example": adas,  # the local part stays
-        "A.da+x@OLD.example": adas,
-        "in.fo+x@old.example": bobs,  # the address before its domain; once, so not ada
-        "anything@all.example": bobs,
-        "bob@old.example": bobs,  # once
-        "bob@example.org": adas,  # though there is such an account
-        "bob@also.example": bobs,  # as received: it is another name
-        "off@old.example": None,  # the rewrite of the domain, where nobody is called so
+    for address, expected_id in {
+        "ada@old.example": adas_id,  # keeps the local part
+        "A.da+x@OLD.example": adas_id,
+        # the rewrite of the address precedes that of its domain, and is applied once
+        "in.fo+x@old.example": bobs_id,
+        "anything@all.example": bobs_id,
+        "bob@old.example": bobs_id,  # applied once
+        "bob@example.org": adas_id,  # although this user exists
+        # the alias domain is another recipient than the rewritten address
+        "bob@also.example": bobs_id,
+        "off@old.example": None,  # the rewrite of the domain applies, and this user doesn't exist
         "nobody@old.example": None,
         "ada@other.example": None,
-        "ada@example.org": adas,
+        "ada@example.org": adas_id,
     }.items():
-        assert await reaches(world, address) == reached_by, address
+        assert await find_user_id(world, address) == expected_id, address
 
 
-async def test_rewriting_costs_a_statement_and_nothing_where_nothing_is_rewritten(
+async def test_rewriting_needs_one_statement_only_if_a_rewrite_exists(
     root: Client, ada: Client, world: Environment, statements: list[str]
 ) -> None:
-    async def cost(address: str) -> int:
+    async def count_statements(address: str) -> int:
         del statements[:]
-        assert await reaches(world, address) == ada.user.id
+        assert await find_user_id(world, address) == ada.user.id
         return len(statements)
 
-    assert await cost(ada.address) == 2
+    assert await count_statements(ada.address) == 2
     await rewrite(root, "@old.example", "@example.org")
-    assert await cost(ada.address) == 2
-    assert await cost("ada@old.example") == 3
-    for many in (1, 20):
-        asked = [f"ada{n}@old.example" for n in range(many)]
+    assert await count_statements(ada.address) == 2
+    assert await count_statements("ada@old.example") == 3
+    for address_count in (1, 20):
+        addresses = [f"ada{n}@old.example" for n in range(address_count)]
         del statements[:]
-        found = await recipient_rewrites.rewrites_by_address(world, [*asked, ada.address])
+        rewrites = await recipient_rewrites.load_rewrites_by_address(
+            world, [*addresses, ada.address]
+        )
         assert len(statements) == 1
-        assert {key: one.address for key, one in found.items()} == {
-            address: address.replace("old.example", "example.org") for address in asked
+        assert {key: rewrite_row.address for key, rewrite_row in rewrites.items()} == {
+            address: address.replace("old.example", "example.org") for address in addresses
         }
 
 
-async def test_mail_of_our_own_users_is_rewritten_too(
+async def test_recipients_of_local_users_are_rewritten(
     root: Client, ada: Client, bob: Client, world: Environment
 ) -> None:
     await rewrite(root, "@old.example", "bob@example.org")
-    key = await send(ada, NamedAddress("any@old.example"))
-    async with listening(Server()) as far, working(world, relay(far)):
-        await settled(world, key)
-    assert (await deliveries(world, key))["any"].last_response == "2.0.0 Delivered here"
+    submission_id = await send(ada, NamedAddress("any@old.example"))
+    async with listening(Server()) as smtp_server, working(world, relay(smtp_server)):
+        await settled(world, submission_id)
+    assert (await deliveries(world, submission_id))["any"].last_response == "2.0.0 Delivered here"
     assert len(await inbox(bob)) == 1
-    assert far.mails == []
+    assert smtp_server.mails == []
 
 
-async def test_the_envelope_keeps_what_was_received(
+async def test_envelope_keeps_the_received_recipient(
     root: Client, ada: Client, world: Environment
 ) -> None:
     await rewrite(root, "info@old.example", ada.address)
     await come(world, "Info@old.example")
-    ((told_,),) = await rows(world, "SELECT envelope_to FROM messages")
-    assert "Info@old.example" in str(told_)
+    ((envelope_to,),) = await rows(world, "SELECT envelope_to FROM messages")
+    assert "Info@old.example" in str(envelope_to)
 
 
-async def test_changes_are_told_to_the_domains_at_both_ends(
+async def test_rewrite_change_is_journaled_for_both_domains(
     root: Client, ada: Client, world: Environment
 ) -> None:
     await made(root, "old.example")
-    old, new = await key_of(world, "old.example"), ada.user.domain_id
-    assert new is not None
-    since = {key: await reached(world, key) for key in (old, new, PLATFORM)}
+    old_domain_id, new_domain_id = await key_of(world, "old.example"), ada.user.domain_id
+    assert new_domain_id is not None
+    positions = {
+        stream_id: await reached(world, stream_id)
+        for stream_id in (old_domain_id, new_domain_id, PLATFORM)
+    }
     await rewrite(root, "@old.example", "@example.org")
-    for stream, told_ in ((old, [old]), (new, [new]), (PLATFORM, sorted([old, new]))):
-        assert await journal(world, stream, since[stream]) == [(ChangeKind.DOMAIN_CHANGED, told_)]
+    for stream, domain_ids in (
+        (old_domain_id, [old_domain_id]),
+        (new_domain_id, [new_domain_id]),
+        (PLATFORM, sorted([old_domain_id, new_domain_id])),
+    ):
+        assert await journal(world, stream, positions[stream]) == [
+            (ChangeKind.DOMAIN_CHANGED, domain_ids)
+        ]
 
 
-async def test_nobody_but_an_admin_sees_or_changes_any(
+async def test_only_admin_reads_or_changes_rewrites(
     root: Client, ada: Client, over: Client, world: Environment
 ) -> None:
-    key = await rewrite(root, "@old.example", "@example.org")
-    admin = await make_domain_admin(world, root.http, "dora", list(AdminPermission))
+    rewrite_id = await rewrite(root, "@old.example", "@example.org")
+    domain_admin = await make_domain_admin(world, root.http, "dora", list(AdminPermission))
     before = await rows(world, "SELECT * FROM recipient_rewrites")
-    for client in (ada, admin):
+    for client in (ada, domain_admin):
         assert (await client.raw(REWRITES))["errors"][0]["extensions"]["code"] == "FORBIDDEN"
-        assert (await client(NODE, id=key)) == {"node": None}
-        for document, more in (
+        assert (await client(NODE, id=rewrite_id)) == {"node": None}
+        for document, fields in (
             (REWRITE_CREATE, {"from": "x@old.example", "to": "ada@example.org"}),
-            (REWRITE_UPDATE, {"ids": [key], "active": False}),
-            (REWRITE_DELETE, {"ids": [key]}),
+            (REWRITE_UPDATE, {"ids": [rewrite_id], "active": False}),
+            (REWRITE_DELETE, {"ids": [rewrite_id]}),
         ):
-            _, errors = await done(client, document, **more)
+            _, errors = await done(client, document, **fields)
             assert [error["code"] for error in errors] == ["FORBIDDEN"]
     assert await rows(world, "SELECT * FROM recipient_rewrites") == before
     assert (await over(REWRITES))["recipientRewrites"]["totalCount"] == 1
 
 
-async def test_a_domain_takes_its_rewrites_and_copies_along(
+async def test_renamed_domain_keeps_its_rewrites_and_bcc_rules(
     root: Client, ada: Client, world: Environment
 ) -> None:
     await rewrite(root, "info@example.org", "ada@example.org")
@@ -292,60 +316,63 @@ async def test_a_domain_takes_its_rewrites_and_copies_along(
     assert told(errors)[:2] == ("CONFLICT", ["newDomain"])
     _, errors = await done(root, RENAME, oldDomain="example.org", newDomain="next.example")
     assert errors == []
-    found = {(row[0], row[1], row[2]) for row in await rows(
+    rewrites = {(row[0], row[1], row[2]) for row in await rows(
         world, "SELECT local, domain, target FROM recipient_rewrites")}  # fmt: skip
-    assert found == {
+    assert rewrites == {
         ("info", "next.example", "ada@next.example"),
         ("", "old.example", "@next.example"),
         ("", "new.example", "@next.example"),
     }
     assert await rows(world, "SELECT bcc_to FROM bcc_rules") == [("ada@next.example",)]
-    assert await reaches(world, "info@next.example") == ada.user.id
-    assert await reaches(world, "info@example.org") is None
+    assert await find_user_id(world, "info@next.example") == ada.user.id
+    assert await find_user_id(world, "info@example.org") is None
 
 
-async def test_a_rewrite_can_be_switched_off_when_its_domain_has_gone(
+async def test_rewrite_can_be_disabled_after_its_domain_was_deleted(
     root: Client, world: Environment
 ) -> None:
     await made(root, "brief.example")
-    key = await rewrite(root, "@old.example", "@brief.example")
+    rewrite_id = await rewrite(root, "@old.example", "@brief.example")
     _, errors = await done(root, DELETE, domains=[{"name": "brief.example"}])
     assert errors == []
-    assert await reaches(world, "ada@old.example") is None
-    _, errors = await done(root, REWRITE_UPDATE, ids=[key], active=False)
+    assert await find_user_id(world, "ada@old.example") is None
+    _, errors = await done(root, REWRITE_UPDATE, ids=[rewrite_id], active=False)
     assert errors == []
-    _, errors = await done(root, REWRITE_DELETE, ids=[key])
+    _, errors = await done(root, REWRITE_DELETE, ids=[rewrite_id])
     assert errors == []
 
 
 @pytest.mark.usefixtures("ada")
-async def test_of_two_at_once_one_is_made_and_no_circle(root: Client) -> None:
+async def test_concurrent_rewrites_make_no_duplicate_and_no_loop(root: Client) -> None:
     await made(root, "b.example")
 
-    async def attempt(of: str, to: str) -> list[str]:
-        _, errors = await done(root, REWRITE_CREATE, **{"from": of, "to": to})
+    async def create_rewrite(source: str, target: str) -> list[str]:
+        _, errors = await done(root, REWRITE_CREATE, **{"from": source, "to": target})
         return [error["code"] for error in errors]
 
     pairs = [("@old.example", "@example.org")] * 2
-    assert sorted(await asyncio.gather(*(attempt(*pair) for pair in pairs))) == [[], ["CONFLICT"]]
+    assert sorted(await asyncio.gather(*(create_rewrite(*pair) for pair in pairs))) == [
+        [],
+        ["CONFLICT"],
+    ]
     pairs = [("@example.org", "@b.example"), ("@b.example", "@example.org")]
-    assert sorted(await asyncio.gather(*(attempt(*pair) for pair in pairs))) == [
+    assert sorted(await asyncio.gather(*(create_rewrite(*pair) for pair in pairs))) == [
         [], ["VALIDATION"],
     ]  # fmt: skip
 
 
-async def test_a_neighbour_hears_of_none_of_it(
+async def test_lmtp_replies_do_not_reveal_the_rewrite(
     root: Client, ada: Client, world: Environment, tmp_path: Path
 ) -> None:
     await rewrite(root, "@old.example", "@example.org")
     listener = await lmtp.start_lmtp_listener(world, "127.0.0.1", 0, spool_folder=tmp_path / "lmtp")
-    neighbour = await connect(listener.port)
-    assert (await neighbour.say("MAIL FROM:<carol@example.com>")).startswith("250")
-    assert await neighbour.say("RCPT TO:<nobody@old.example>") == "550 5.1.1 No such user here"
-    assert (await neighbour.say("RCPT TO:<ada@old.example>")).startswith("250 2.1.5")
-    await neighbour.say("DATA")
-    neighbour.send(raw_message("Hello") + b".\r\n")
-    assert (await neighbour.hear()).startswith("250 2.0.0 Delivered")
+    client = await connect(listener.port)
+    assert (await client.say("MAIL FROM:<carol@example.com>")).startswith("250")
+    assert await client.say("RCPT TO:<nobody@old.example>") == "550 5.1.1 No such user here"
+    assert (await client.say("RCPT TO:<ada@old.example>")).startswith("250 2.1.5")
+    await client.say("DATA")
+    client.send(raw_message("Hello") + b".\r\n")
+    assert (await client.hear()).startswith("250 2.0.0 Delivered")
     assert len(await inbox(ada)) == 1
-    await neighbour.close()
+    await client.close()
     await listener.close(1)

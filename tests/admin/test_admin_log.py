@@ -1,4 +1,4 @@
-"""The administrative log: that it is written, by whom it is read, and what it never holds."""
+"""The admin log: which mutations write entries, who reads them, and what they never contain."""
 
 import json
 from datetime import timedelta
@@ -34,33 +34,30 @@ LIST = """query ($actor: UserRef, $targetId: ID, $mutation: String, $since: Date
     pageInfo { hasNextPage startCursor endCursor } } }"""
 
 
-async def entries(world: Environment) -> list[Any]:
-    asked = select(*select_columns(AdminLogEntry)).order_by(
+async def load_entries(world: Environment) -> list[Any]:
+    statement = select(*select_columns(AdminLogEntry)).order_by(
         col(AdminLogEntry.at), col(AdminLogEntry.id)
     )
-    return list(await world.database.read(asked))
+    return list(await world.database.read(statement))
 
 
-async def listed(client: Client, **ask: Any) -> list[Any]:
-    page = (await client(LIST, **ask))["adminLog"]
-    if "first" not in ask and "last" not in ask:
+async def list_entries(client: Client, **variables: Any) -> list[Any]:
+    page = (await client(LIST, **variables))["adminLog"]
+    if "first" not in variables and "last" not in variables:
         assert page["totalCount"] == len(page["nodes"])
     return list(page["nodes"])
 
 
-async def write(
-    world: Environment, *done: NewAdminLogEntry, viewer: Viewer | None = None, **more: Any
+async def write_entries(
+    world: Environment, *new_entries: NewAdminLogEntry, viewer: Viewer | None = None, **extra: Any
 ) -> None:
     viewer = viewer or Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER}))
-    ctx = Context(world, viewer, **more)
+    ctx = Context(world, viewer, **extra)
     async with ctx.write_session() as session:
-        await admin_log.log_changes(ctx, session, *done)
+        await admin_log.log_changes(ctx, session, *new_entries)
 
 
-# what is written
-
-
-def test_every_mutation_of_administrators_is_in_the_list() -> None:
+def test_every_administrative_mutation_has_a_log_case() -> None:
     assert SDL.mutation_type
     administrative = {
         name
@@ -72,22 +69,22 @@ def test_every_mutation_of_administrators_is_in_the_list() -> None:
     assert set(LOGGED) & set(UNLOGGED) == set()
 
 
-async def prepared(name: str, ada: Client, root: Client) -> tuple[Call, Client]:
+async def prepare_call(name: str, ada: Client, root: Client) -> tuple[Call, Client]:
     logged = LOGGED[name]
     call = await (logged.prepare or CALLS[name])(ada, root)
     return call, call.by or root
 
 
 @pytest.mark.parametrize("name", LOGGED)
-async def test_a_mutation_writes_what_it_did_and_why(name: str, ada: Client, root: Client) -> None:
-    call, client = await prepared(name, ada, root)
-    before = {row.id for row in await entries(ada.world)}
-    done = await call(client, reason="asked for by phone")
-    assert done["errors"] == []
-    written = [row for row in await entries(ada.world) if row.id not in before]
-    assert written
+async def test_mutation_writes_changes_and_reason(name: str, ada: Client, root: Client) -> None:
+    call, client = await prepare_call(name, ada, root)
+    before = {row.id for row in await load_entries(ada.world)}
+    payload = await call(client, reason="asked for by phone")
+    assert payload["errors"] == []
+    new_entries = [row for row in await load_entries(ada.world) if row.id not in before]
+    assert new_entries
     logged = LOGGED[name]
-    for row in written:
+    for row in new_entries:
         assert (row.mutation, row.target_kind) == (name, logged.kind)
         assert row.actor == (call.by.user.username if call.by else "key root")
         assert row.reason == "asked for by phone"
@@ -97,112 +94,118 @@ async def test_a_mutation_writes_what_it_did_and_why(name: str, ada: Client, roo
 
 
 @pytest.mark.parametrize("name", LOGGED)
-async def test_a_trial_and_a_refusal_write_nothing(name: str, ada: Client, root: Client) -> None:
-    call, client = await prepared(name, ada, root)
-    before = await entries(ada.world)
+async def test_validate_only_and_refused_mutation_write_nothing(
+    name: str, ada: Client, root: Client
+) -> None:
+    call, client = await prepare_call(name, ada, root)
+    before = await load_entries(ada.world)
     assert (await call(client, validateOnly=True))["errors"] == []
     refused = await call(client, reason="a bell: \a")
     assert [error["path"] for error in refused["errors"]] == [["options", "reason"]]
-    assert await entries(ada.world) == before
+    assert await load_entries(ada.world) == before
 
 
-async def test_what_one_does_with_ones_own_is_not_administration(ada: Client) -> None:
+async def test_change_of_own_data_writes_no_entry(ada: Client) -> None:
     document = 'mutation { apiKeyCreate(input: {name: "x"}) { apiKey { id } errors { code } } }'
-    before = await entries(ada.world)
-    key = (await ada(document))["apiKeyCreate"]["apiKey"]["id"]
+    before = await load_entries(ada.world)
+    key_id = (await ada(document))["apiKeyCreate"]["apiKey"]["id"]
     deletion = "mutation ($ids: [ID!]!) { apiKeyDelete(input: {ids: $ids}) { deletedIds } }"
-    assert (await ada(deletion, ids=[key]))["apiKeyDelete"]["deletedIds"] == [key]
-    assert await entries(ada.world) == before
+    assert (await ada(deletion, ids=[key_id]))["apiKeyDelete"]["deletedIds"] == [key_id]
+    assert await load_entries(ada.world) == before
 
 
-async def test_who_acts_as_somebody_is_named(ada: Client, bob: Client) -> None:
+async def test_entry_names_the_administrator_who_acts_as_a_user(ada: Client, bob: Client) -> None:
     viewer = Viewer(ada.user.id, Role.USER, frozenset({Scope.MASTER}), actor_id=bob.user.id)
-    await write(ada.world, NewAdminLogEntry("x"), viewer=viewer, client_ip="192.0.2.7")
-    row = (await entries(ada.world))[-1]
+    await write_entries(ada.world, NewAdminLogEntry("x"), viewer=viewer, client_ip="192.0.2.7")
+    row = (await load_entries(ada.world))[-1]
     assert (row.actor, row.actor_id, row.ip) == ("bob", bob.user.id, "192.0.2.7")
 
 
-async def test_many_entries_cost_as_many_statements_as_one(
+async def test_writing_entries_needs_a_constant_number_of_statements(
     world: Environment, statements: list[str]
 ) -> None:
-    costs = []
-    for many in (1, 500):
+    statement_counts = []
+    for entry_count in (1, 500):
         del statements[:]
-        await write(world, *(NewAdminLogEntry("userUpdate", "User", n) for n in range(1, many + 1)))
-        costs.append(len(statements))
-    assert costs[0] == costs[1]
+        await write_entries(
+            world, *(NewAdminLogEntry("userUpdate", "User", n) for n in range(1, entry_count + 1))
+        )
+        statement_counts.append(len(statements))
+    assert statement_counts[0] == statement_counts[1]
 
 
-# reading
-
-
-async def test_pages_meet_both_ways(root: Client, clock: Clock) -> None:
+async def test_pagination_works_in_both_directions(root: Client, clock: Clock) -> None:
     for n in range(5):
-        await write(root.world, NewAdminLogEntry(f"step{n}"))
+        await write_entries(root.world, NewAdminLogEntry(f"step{n}"))
         clock.tick(seconds=n % 2)
     names = [f"step{n}" for n in (4, 3, 2, 1, 0)]
     first = (await root(LIST, first=2))["adminLog"]
     assert [node["mutation"] for node in first["nodes"]] == names[:2]
-    rest = await listed(root, first=9, after=first["pageInfo"]["endCursor"])
+    rest = await list_entries(root, first=9, after=first["pageInfo"]["endCursor"])
     assert [node["mutation"] for node in rest] == names[2:]
     last = (await root(LIST, last=2))["adminLog"]
     assert [node["mutation"] for node in last["nodes"]] == names[3:]
-    back = await listed(root, last=9, before=last["pageInfo"]["startCursor"])
-    assert [node["mutation"] for node in back] == names[:3]
+    previous = await list_entries(root, last=9, before=last["pageInfo"]["startCursor"])
+    assert [node["mutation"] for node in previous] == names[:3]
     answer = await root.raw(LIST, after=first["pageInfo"]["endCursor"], mutation="step1")
     assert answer["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
 
 
-async def test_every_condition_narrows(
+async def test_list_applies_each_filter(
     root: Client, ada: Client, bob: Client, clock: Clock
 ) -> None:
     clock.tick(days=1)
     start = clock()
     viewer = Viewer(bob.user.id, Role.ADMIN)
-    await write(root.world, NewAdminLogEntry("userUpdate", "User", ada.user.id))
+    await write_entries(root.world, NewAdminLogEntry("userUpdate", "User", ada.user.id))
     clock.tick(hours=1)
-    await write(
+    await write_entries(
         root.world, NewAdminLogEntry("domainUpdate", "Domain", ada.user.domain_id), viewer=viewer
     )
     clock.tick(hours=1)
-    await write(root.world, NewAdminLogEntry("userUpdate", "User", bob.user.id), viewer=viewer)
-    hour = [(start + timedelta(hours=n)).isoformat() for n in range(3)]
+    await write_entries(
+        root.world, NewAdminLogEntry("userUpdate", "User", bob.user.id), viewer=viewer
+    )
+    hours = [(start + timedelta(hours=n)).isoformat() for n in range(3)]
     expected: list[tuple[dict[str, Any], int]] = [
         ({"actor": {"username": "bob"}}, 2),
         ({"actor": {"id": global_ids.encode("User", bob.user.id)}}, 2),
         ({"actor": {"username": "nobody"}}, 0),
         ({"actor": {"id": global_ids.encode("User", 5)}}, 0),
-        ({"targetId": global_ids.encode("User", ada.user.id)}, 2),  # made, and changed
+        ({"targetId": global_ids.encode("User", ada.user.id)}, 2),  # created and updated
         ({"targetId": global_ids.encode("Domain", ada.user.id)}, 0),
         ({"mutation": "userUpdate"}, 2),
         ({"mutation": "userUpdate", "actor": {"username": "bob"}}, 1),
         ({"mutation": "nothing"}, 0),
-        ({"since": hour[1]}, 2),
-        ({"since": hour[0], "until": hour[2]}, 2),
-        ({"until": hour[0], "mutation": "userUpdate"}, 0),
+        ({"since": hours[1]}, 2),
+        ({"since": hours[0], "until": hours[2]}, 2),
+        ({"until": hours[0], "mutation": "userUpdate"}, 0),
     ]
-    for conditions, many in expected:
-        assert len(await listed(root, **conditions)) == many, conditions
-    for odd in ({"mutation": "x" * 129}, {"mutation": "a\0"}, {"since": "x"}, {"targetId": "x"}):
-        answer = await root.raw(LIST, **odd)
+    for conditions, count in expected:
+        assert len(await list_entries(root, **conditions)) == count, conditions
+    for invalid in (
+        {"mutation": "x" * 129},
+        {"mutation": "a\0"},
+        {"since": "x"},
+        {"targetId": "x"},
+    ):
+        answer = await root.raw(LIST, **invalid)
         code = answer["errors"][0]["extensions"]["code"]
-        assert code in ("BAD_USER_INPUT", "BAD_ID"), odd
+        assert code in ("BAD_USER_INPUT", "BAD_ID"), invalid
 
 
 NODE = "query ($id: ID!) { node(id: $id) { __typename ... on AdminLogEntry { mutation } } }"
 
 
-async def test_a_domain_administrator_reads_of_the_own_domains_only(
-    root: Client, ada: Client
-) -> None:
-    world, at = root.world, root.world.now()
-    chief = await make_client(world, root.http, "chief", role=Role.DOMAIN_ADMIN)
+async def test_domain_admin_reads_entries_of_own_domains_only(root: Client, ada: Client) -> None:
+    world, now = root.world, root.world.now()
+    domain_admin = await make_client(world, root.http, "chief", role=Role.DOMAIN_ADMIN)
     async with world.write_session() as session:
-        session.add(Domain(id=7, name="far.example", created_at=at, updated_at=at))
+        session.add(Domain(id=7, name="far.example", created_at=now, updated_at=now))
         await session.flush()
-        session.add(DomainAdmin(user_id=chief.user.id, domain_id=ada.user.domain_id or 0))
-    before = len(await listed(chief))
-    await write(
+        session.add(DomainAdmin(user_id=domain_admin.user.id, domain_id=ada.user.domain_id or 0))
+    before = len(await list_entries(domain_admin))
+    await write_entries(
         world,
         NewAdminLogEntry(
             "userUpdate", "User", ada.user.id, ada.user.domain_id, after={"name": "Ada"}
@@ -210,19 +213,23 @@ async def test_a_domain_administrator_reads_of_the_own_domains_only(
         NewAdminLogEntry("userUpdate", "User", 99, 7),
         NewAdminLogEntry("settingSet", "Setting"),
     )
-    seen = (await listed(chief))[: len(await listed(chief)) - before]
-    assert [(node["after"], node["target"]) for node in seen] == [
+    new_entries = (await list_entries(domain_admin))[
+        : len(await list_entries(domain_admin)) - before
+    ]
+    assert [(node["after"], node["target"]) for node in new_entries] == [
         ({"name": "Ada"}, {"__typename": "User", "id": global_ids.encode("User", ada.user.id)})
     ]
-    foreign = {"id": global_ids.encode("User", 99)}["id"]
-    assert await listed(chief, targetId=foreign) == []
-    rows = [row for row in await entries(world) if row.mutation in ("userUpdate", "settingSet")]
-    for client, visible in ((root, [1, 1, 1]), (chief, [1, 0, 0]), (ada, [0, 0, 0])):
-        found = [
+    foreign_id = {"id": global_ids.encode("User", 99)}["id"]
+    assert await list_entries(domain_admin, targetId=foreign_id) == []
+    rows = [
+        row for row in await load_entries(world) if row.mutation in ("userUpdate", "settingSet")
+    ]
+    for client, visible in ((root, [1, 1, 1]), (domain_admin, [1, 0, 0]), (ada, [0, 0, 0])):
+        nodes = [
             (await client(NODE, id=global_ids.encode("AdminLogEntry", row.id)))["node"]
             for row in rows
         ]
-        assert [int(each is not None) for each in found] == visible
+        assert [int(node is not None) for node in nodes] == visible
     answer = await ada.raw(LIST)
     assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
     scopes = [Scope.MAIL]
@@ -231,63 +238,62 @@ async def test_a_domain_administrator_reads_of_the_own_domains_only(
     assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
 
 
-async def test_what_is_gone_is_still_named(root: Client) -> None:
-    await write(
+async def test_entry_keeps_the_id_of_a_deleted_target(root: Client) -> None:
+    await write_entries(
         root.world,
         NewAdminLogEntry("userDelete", "User", 99),
         NewAdminLogEntry("settingSet", "Setting"),
     )
-    setting, user = await listed(root)
+    setting, user = await list_entries(root)
     assert (user["targetId"], user["target"]) == (global_ids.encode("User", 99), None)
     assert (setting["targetId"], setting["target"]) == (None, None)
 
 
-async def test_many_entries_and_targets_cost_the_same(
+async def test_list_needs_a_constant_number_of_statements(
     root: Client, ada: Client, bob: Client, statements: list[str]
 ) -> None:
     async def cost() -> int:
         del statements[:]
         await root(LIST, first=50)
-        return len([sent for sent in statements if "api_keys" not in sent])
+        return len([statement for statement in statements if "api_keys" not in statement])
 
-    costs = [await cost()]
+    statement_counts = [await cost()]
     for user in (ada, bob) * 10:
-        await write(root.world, NewAdminLogEntry("userUpdate", "User", user.user.id))
-    assert [await cost(), await cost()] == costs * 2
+        await write_entries(root.world, NewAdminLogEntry("userUpdate", "User", user.user.id))
+    assert [await cost(), await cost()] == statement_counts * 2
 
 
-async def test_entries_are_kept_for_as_long_as_the_setting_says(
-    world: Environment, clock: Clock
-) -> None:
-    await write(world, NewAdminLogEntry("old"))
+async def test_entries_are_deleted_after_their_retention(world: Environment, clock: Clock) -> None:
+    await write_entries(world, NewAdminLogEntry("old"))
     clock.tick(days=364)
-    await write(world, NewAdminLogEntry("new"))
+    await write_entries(world, NewAdminLogEntry("new"))
     assert (await housekeeping.run_round(world, sweep=False)).entries == 0
     clock.tick(days=1)
     assert (await housekeeping.run_round(world, sweep=False)).entries == 1
-    assert [row.mutation for row in await entries(world)] == ["new"]
+    assert [row.mutation for row in await load_entries(world)] == ["new"]
 
 
-# what it never holds
-
-NAMES = """
+SECRET_FIELD_NAMES = """
     password passwords hashedPassword temporary_password newPassword2 PASSWORD userpassword
     passwordHash secret clientSecret seed totpSeed token accessToken tokens digest privateKey
     secret_key recoveryCodes otp pin credential proof
 """.split()  # noqa: SIM905 - a list of lines would be a page long
 
 
-async def test_whose_address_it_was_is_believed_from_keys_only(root: Client, ada: Client) -> None:
-    """A front end speaks for the person behind it; a person does not for somebody else."""
-    given = {"clientIp": "198.51.100.7", "sessionId": "panel"}
-    made = await CALLS["userCreate"](ada, root)
-    assert (await made(root, **given))["errors"] == []
-    assert (await entries(root.world))[-1].ip == "198.51.100.7"
-    chief = await make_client(root.world, root.http, "chief", role=Role.DOMAIN_ADMIN)
+async def test_client_ip_is_accepted_from_api_keys_only(root: Client, ada: Client) -> None:
+    """A front end with an API key reports the client's address.
+
+    A user can't report another address.
+    """
+    options = {"clientIp": "198.51.100.7", "sessionId": "panel"}
+    create_user = await CALLS["userCreate"](ada, root)
+    assert (await create_user(root, **options))["errors"] == []
+    assert (await load_entries(root.world))[-1].ip == "198.51.100.7"
+    domain_admin = await make_client(root.world, root.http, "chief", role=Role.DOMAIN_ADMIN)
     async with root.world.write_session() as session:
-        session.add(DomainAdmin(user_id=chief.user.id, domain_id=ada.user.domain_id or 0))
-    other = Call(made.name, {**made.input, "address": "zoe@example.org"})
-    assert (await other(chief, **given))["errors"] == []
-    row = (await entries(root.world))[-1]
+        session.add(DomainAdmin(user_id=domain_admin.user.id, domain_id=ada.user.domain_id or 0))
+    create_other_user = Call(create_user.name, {**create_user.input, "address": "zoe@example.org"})
+    assert (await create_other_user(domain_admin, **options))["errors"] == []
+    row = (await load_entries(root.world))[-1]
     assert (row.actor, row.role) == ("chief", Role.DOMAIN_ADMIN)
     assert row.ip != "198.51.100.7"

@@ -1,4 +1,4 @@
-"""Audits: what is copied, by which road, for how long, and who sees any of it."""
+"""Audits: which messages are copied, when copies end, tampering, and who can read them."""
 
 import contextlib
 import json
@@ -33,65 +33,62 @@ from tests.support.stores.counter_check import journal, reached, rows
 
 COPY = """position road mailboxPath subject from { address } to { address } size digest hash intro
   envelopeFrom envelopeTo receivedAt copiedAt hasAttachments"""
-ONE = f"""query ($id: ID!, $first: Int, $after: String) {{ audit(id: $id) {{ {AUDIT_FIELDS}
+AUDIT_QUERY = f"""query ($id: ID!, $first: Int, $after: String) {{ audit(id: $id) {{ {AUDIT_FIELDS}
   messages(first: $first, after: $after) {{
     nodes {{ id {COPY} }} totalCount pageInfo {{ hasNextPage endCursor }} }} }} }}"""
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-async def one(client: Client, key: str, **ask: Any) -> Any:
-    found = (await client(ONE, id=key, **ask))["audit"]
-    assert found is None or found["brokenPosition"] is None
-    return found
+async def load_audit(client: Client, audit_id: str, **variables: Any) -> Any:
+    audit = (await client(AUDIT_QUERY, id=audit_id, **variables))["audit"]
+    assert audit is None or audit["brokenPosition"] is None
+    return audit
 
 
-async def copied(client: Client, key: str) -> dict[str, str]:
-    """The road of each copy, by subject."""
-    nodes = (await one(client, key, first=250))["messages"]["nodes"]
+async def load_copy_origins(client: Client, audit_id: str) -> dict[str, str]:
+    """Return the origin (`road`) of each copy by subject."""
+    nodes = (await load_audit(client, audit_id, first=250))["messages"]["nodes"]
     assert [node["position"] for node in nodes] == list(range(1, len(nodes) + 1))
     return {node["subject"]: node["road"] for node in nodes}
 
 
-async def remove(client: Client, *keys: str) -> Any:
+async def delete_audits(client: Client, *audit_ids: str) -> Any:
     document = f"""mutation ($ids: [ID!]!) {{
       auditDelete(input: {{ids: $ids}}) {{ deletedIds {ERRORS} }} }}"""
-    return (await client(document, ids=keys))["auditDelete"]
+    return (await client(document, ids=audit_ids))["auditDelete"]
 
 
-# what is copied
-
-
-async def test_what_is_there_and_what_was_deleted_is_copied(ada: Client, over: Client) -> None:
+async def test_stored_and_deleted_messages_are_copied(ada: Client, over: Client) -> None:
     for name in ("kept", "deleted"):
         await receive(ada, name)
     await call(ada, "messageDelete", select=inbox("2"))
-    key = await start_audit(over, ada, work=False, reason="as ordered")
-    before = await one(over, key)
-    assert (before["state"], before["messageCount"]) == ("QUEUED", 0)
+    audit_id = await start_audit(over, ada, work=False, reason="as ordered")
+    queued = await load_audit(over, audit_id)
+    assert (queued["state"], queued["messageCount"]) == ("QUEUED", 0)
     assert await tasks.run_next_task(over.world)
-    found = await one(over, key)
-    assert (found["state"], found["messageCount"], found["createdBy"]) == ("SUCCEEDED", 2, "over")
-    assert await copied(over, key) == {"kept": "STORED", "deleted": "ARCHIVED"}
-    first, second = found["messages"]["nodes"]
+    audit = await load_audit(over, audit_id)
+    assert (audit["state"], audit["messageCount"], audit["createdBy"]) == ("SUCCEEDED", 2, "over")
+    assert await load_copy_origins(over, audit_id) == {"kept": "STORED", "deleted": "ARCHIVED"}
+    first, second = audit["messages"]["nodes"]
     assert (first["mailboxPath"], first["envelopeFrom"]) == ("INBOX", "carol@example.com")
     assert second["to"] == [{"address": "ada@example.org"}]
-    assert found["size"] == first["size"] + second["size"]
-    page = (await one(over, key, first=1))["messages"]
+    assert audit["size"] == first["size"] + second["size"]
+    page = (await load_audit(over, audit_id, first=1))["messages"]
     assert (page["totalCount"], page["pageInfo"]["hasNextPage"]) == (2, True)
-    rest = await one(over, key, first=1, after=page["pageInfo"]["endCursor"])
+    rest = await load_audit(over, audit_id, first=1, after=page["pageInfo"]["endCursor"])
     assert rest["messages"]["nodes"] == [second]
 
 
-async def test_what_comes_later_is_copied_by_every_road(
+async def test_later_messages_of_every_origin_are_copied(
     ada: Client, bob: Client, over: Client, world: Environment
 ) -> None:
-    key = await start_audit(over, ada)
+    audit_id = await start_audit(over, ada)
     await receive(ada, "by LMTP")
     await receive(bob, "not Ada's")
     await call(ada, "messageUpload", mailbox={"path": "INBOX"}, raw="Subject: uploaded\n\nx\n",
                receivedAt="1990-01-01T00:00:00Z")  # fmt: skip
-    to = [{"address": "carol@example.com"}]
-    for subject, more in (
+    recipients = [{"address": "carol@example.com"}]
+    for subject, extra in (
         ("sent", {}),
         ("draft", {"isDraft": True, "uploadOnly": True}),
         ("without a copy", {}),
@@ -99,35 +96,41 @@ async def test_what_comes_later_is_copied_by_every_road(
         if subject == "without a copy":
             async with world.write_session() as session:
                 await (await session.connection()).execute(text("UPDATE users SET quota = 1"))
-        done = await run(ada, "messageSend", "message { id }", subject=subject, to=to,
-                         text="x", **more)  # fmt: skip
-        assert done["errors"] == []
+        payload = await run(ada, "messageSend", "message { id }", subject=subject, to=recipients,
+                         text="x", **extra)  # fmt: skip
+        assert payload["errors"] == []
     async with world.write_session() as session:
         await (await session.connection()).execute(text("UPDATE users SET quota = NULL"))
-    assert await copied(over, key) == {
+    assert await load_copy_origins(over, audit_id) == {
         "by LMTP": "RECEIVED", "uploaded": "SAVED", "sent": "SENT", "draft": "SAVED",
         "without a copy": "SENT",
     }  # fmt: skip
-    last = (await one(over, key))["messages"]["nodes"][-1]
-    assert (last["mailboxPath"], last["envelopeTo"]) == (None, ["carol@example.com"])
+    last_copy = (await load_audit(over, audit_id))["messages"]["nodes"][-1]
+    assert (last_copy["mailboxPath"], last_copy["envelopeTo"]) == (None, ["carol@example.com"])
 
 
-@pytest.mark.parametrize("late", [True, False])
-async def test_every_version_of_a_draft_is_copied(ada: Client, over: Client, *, late: bool) -> None:
-    """Also where it was saved again before the task came to it."""
+@pytest.mark.parametrize("runs_late", [True, False])
+async def test_every_version_of_a_draft_is_copied(
+    ada: Client, over: Client, *, runs_late: bool
+) -> None:
+    """Also if the draft was saved again before the task began."""
     draft = await upload(ada, subject="first", draft=True)
-    key = await start_audit(over, ada, work=not late)
+    audit_id = await start_audit(over, ada, work=not runs_late)
     for subject in ("second", "third"):
-        saved = {"id": draft["message"]["id"]}
-        again = await upload(ada, subject=subject, replacePrevious=saved)
-        assert again["errors"] == []
-    if late:
+        previous = {"id": draft["message"]["id"]}
+        payload = await upload(ada, subject=subject, replacePrevious=previous)
+        assert payload["errors"] == []
+    if runs_late:
         assert await tasks.run_next_task(over.world)
-    assert await copied(over, key) == {"first": "STORED", "second": "SAVED", "third": "SAVED"}
+    assert await load_copy_origins(over, audit_id) == {
+        "first": "STORED",
+        "second": "SAVED",
+        "third": "SAVED",
+    }
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"),
+    ("arguments", "expected"),
     [
         ({}, {"old", "new", "later"}),
         ({"start": "2030-01-02T00:00:00Z"}, {"new", "later"}),
@@ -136,19 +139,19 @@ async def test_every_version_of_a_draft_is_copied(ada: Client, over: Client, *, 
         ({"start": "2031-01-01T00:00:00Z"}, set[str]()),
     ],
 )
-async def test_only_what_arrives_in_its_time_is_copied(
-    ada: Client, over: Client, clock: Clock, given: dict[str, Any], wanted: set[str]
+async def test_only_messages_in_the_time_range_are_copied(
+    ada: Client, over: Client, clock: Clock, arguments: dict[str, Any], expected: set[str]
 ) -> None:
     await receive(ada, "old")
     clock.tick(days=2)
     await receive(ada, "new")
-    key = await start_audit(over, ada, **given)
+    audit_id = await start_audit(over, ada, **arguments)
     clock.tick(days=1)
     await receive(ada, "later")
-    assert set(await copied(over, key)) == wanted
+    assert set(await load_copy_origins(over, audit_id)) == expected
 
 
-async def test_each_audit_has_copies_of_its_own_and_chunks_repeat_nothing(
+async def test_audits_have_separate_copies_without_duplicates(
     ada: Client, over: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resolvers.admin.audits.CHUNK_SIZE", 2)
@@ -158,28 +161,27 @@ async def test_each_audit_has_copies_of_its_own_and_chunks_repeat_nothing(
     await receive(ada, "between")
     for _ in range(2):
         assert await tasks.run_next_task(over.world)
-    for key in (first, second):
-        assert len(await copied(over, key)) == 6
+    for audit_id in (first, second):
+        assert len(await load_copy_origins(over, audit_id)) == 6
     hashes = await rows(over.world, "SELECT DISTINCT hash FROM audit_copies")
     assert len(hashes) == 12
-
-
-# how long
 
 
 async def test_copies_outlive_message_archive_and_account(
     ada: Client, over: Client, root: Client, clock: Clock, world: Environment
 ) -> None:
-    big = raw_message("big", body="x" * 300_000)
-    for raw in (big, raw_message("small"), raw_message("late")):
+    large_raw = raw_message("big", body="x" * 300_000)
+    for raw in (large_raw, raw_message("small"), raw_message("late")):
         await receive(ada, raw)
-    key = await start_audit(over, ada, work=False)
+    audit_id = await start_audit(over, ada, work=False)
     await call(ada, "messageDelete", select=inbox("1"))
     await call(ada, "messageDelete", select=inbox("2"), permanent=True)
-    assert await copied(over, key) == {"small": "STORED"}  # before it goes, whatever the task does
+    # copied before the permanent deletion, whatever the task does
+    assert await load_copy_origins(over, audit_id) == {"small": "STORED"}
     clock.tick(days=30)
     await housekeeping.run_round(world)
-    assert await rows(world, "SELECT count(*) FROM messages") == [(2,)]  # the audit comes first
+    # not deleted, since the audit has not copied it yet
+    assert await rows(world, "SELECT count(*) FROM messages") == [(2,)]
     assert await tasks.run_next_task(world)
     await housekeeping.run_round(world)
     assert await rows(world, "SELECT count(*) FROM messages") == [(1,)]
@@ -189,68 +191,67 @@ async def test_copies_outlive_message_archive_and_account(
     assert await rows(world, "SELECT count(*) FROM messages") == [(0,)]
     clock.tick(days=3)
     await collect_garbage(world, world.object_store)
-    assert set(await copied(over, key)) == {"small", "big", "late"}
-    got = await over.http.get(f"/rest/audits/{key}/export.mbox", headers=over.headers)
-    assert big in got.content
-    listed = (await over("{ audits { nodes { id username user { id } } } }"))["audits"]["nodes"]
-    assert listed == [{"id": key, "username": "ada", "user": None}]
+    assert set(await load_copy_origins(over, audit_id)) == {"small", "big", "late"}
+    response = await over.http.get(f"/rest/audits/{audit_id}/export.mbox", headers=over.headers)
+    assert large_raw in response.content
+    audits = (await over("{ audits { nodes { id username user { id } } } }"))["audits"]["nodes"]
+    assert audits == [{"id": audit_id, "username": "ada", "user": None}]
 
 
-async def test_what_an_account_leaves_is_copied_before_the_task_comes(
+async def test_purged_messages_are_copied_before_the_task_runs(
     ada: Client, over: Client, root: Client, world: Environment
 ) -> None:
     await receive(ada, "a")
     await receive(ada, "b")
     await call(ada, "messageDelete", select=inbox("1"))
-    key = await start_audit(over, ada, work=False)
-    async with world.write_session() as session:  # its task waits for long
+    audit_id = await start_audit(over, ada, work=False)
+    async with world.write_session() as session:  # the task of the audit doesn't run
         await (await session.connection()).execute(
             text("UPDATE tasks SET not_before = '2034-01-01 00:00:00+00:00'")
         )
     assert (await run(root, "userPurge", "purged", users={"ids": [id_of(ada)]}))["errors"] == []
     while await tasks.run_next_task(world):
         pass
-    assert await copied(over, key) == {"a": "ARCHIVED", "b": "STORED"}
+    assert await load_copy_origins(over, audit_id) == {"a": "ARCHIVED", "b": "STORED"}
 
 
-async def test_its_end_takes_the_copies_and_says_so(
+async def test_expiry_deletes_the_copies_and_sets_ended_at(
     ada: Client, over: Client, clock: Clock, world: Environment
 ) -> None:
     await receive(ada, "a")
-    key = await start_audit(over, ada, expires="2030-01-02T00:00:00Z")
-    assert (await one(over, key))["endedAt"] is None
+    audit_id = await start_audit(over, ada, expires="2030-01-02T00:00:00Z")
+    assert (await load_audit(over, audit_id))["endedAt"] is None
     clock.tick(days=1)
     await receive(ada, "b")
-    done = await housekeeping.run_round(world)
-    assert (done.audits, done.copies) == (1, 1)
-    found = await one(over, key)
-    assert (found["endedAt"], found["messages"]["nodes"]) == ("2030-01-02T00:00:00Z", [])
+    counts = await housekeeping.run_round(world)
+    assert (counts.audits, counts.copies) == (1, 1)
+    audit = await load_audit(over, audit_id)
+    assert (audit["endedAt"], audit["messages"]["nodes"]) == ("2030-01-02T00:00:00Z", [])
     assert await rows(world, "SELECT * FROM audit_blobs") == []
-    path = f"/rest/audits/{key}/export.mbox"
+    path = f"/rest/audits/{audit_id}/export.mbox"
     assert (await over.http.get(path, headers=over.headers)).status_code == 404
 
 
-async def test_only_root_ends_one_before_its_time(
+async def test_only_root_can_delete_an_audit(
     ada: Client, over: Client, root: Client, world: Environment
 ) -> None:
     await receive(ada, "a")
-    key = await start_audit(over, ada)
-    assert [error["code"] for error in (await remove(over, key))["errors"]] == ["FORBIDDEN"]
-    missing = global_ids.encode("Audit", 7)
-    assert [e["index"] for e in (await remove(root, key, missing))["errors"]] == [1]
-    assert (await remove(root, key))["deletedIds"] == [key]
-    assert await one(root, key) is None
+    audit_id = await start_audit(over, ada)
+    assert [error["code"] for error in (await delete_audits(over, audit_id))["errors"]] == [
+        "FORBIDDEN"
+    ]
+    missing_id = global_ids.encode("Audit", 7)
+    assert [e["index"] for e in (await delete_audits(root, audit_id, missing_id))["errors"]] == [1]
+    assert (await delete_audits(root, audit_id))["deletedIds"] == [audit_id]
+    assert await load_audit(root, audit_id) is None
     await receive(ada, "b")
     await housekeeping.run_round(world)
     for table in ("audits", "audit_copies", "audit_blobs", "audit_accesses"):
         assert await rows(world, f"SELECT * FROM {table}") == []  # noqa: S608
 
 
-# the chain
-
-
 @pytest.mark.parametrize(
-    ("change", "place"),
+    ("tampering", "broken_position"),
     [
         ("UPDATE audit_copies SET envelope_from = 'x@example.com' WHERE position = 2", 2),
         ("UPDATE audit_copies SET digest = 'x' WHERE position = 1", 1),
@@ -261,65 +262,62 @@ async def test_only_root_ends_one_before_its_time(
         ("UPDATE audits SET head = 'x'", 4),
     ],
 )
-async def test_what_was_tampered_with_is_found(
-    ada: Client, over: Client, world: Environment, change: str, place: int
+async def test_tampering_with_copies_is_detected(
+    ada: Client, over: Client, world: Environment, tampering: str, broken_position: int
 ) -> None:
     for name in "abc":
         await receive(ada, name)
-    key = await start_audit(over, ada)
-    assert (await one(over, key))["messageCount"] == 3
+    audit_id = await start_audit(over, ada)
+    assert (await load_audit(over, audit_id))["messageCount"] == 3
     async with world.write_session() as session:
-        await (await session.connection()).execute(text(change))
+        await (await session.connection()).execute(text(tampering))
     document = "query ($id: ID!) { audit(id: $id) { brokenPosition } }"
-    assert (await over(document, id=key))["audit"] == {"brokenPosition": place}
+    assert (await over(document, id=audit_id))["audit"] == {"brokenPosition": broken_position}
     (finding,) = (await check_consistency(world)).findings
-    assert (finding.subject, finding.found) == ("audits", f"broken at {place}")
+    assert (finding.subject, finding.found) == ("audits", f"broken at {broken_position}")
     async with world.write_session() as session:
         await (await session.connection()).execute(text("DELETE FROM audits"))
 
 
-# who sees it
-
-
-async def test_reading_is_noted_in_the_same_unit(ada: Client, over: Client, root: Client) -> None:
+async def test_each_access_is_logged(ada: Client, over: Client, root: Client) -> None:
     await receive(ada, "a")
-    key = await start_audit(over, ada)
-    log = "query ($id: ID!) { audit(id: $id) { accessLog { nodes { actor role action } } } }"
-    assert (await root(log, id=key))["audit"]["accessLog"]["nodes"] == []
-    (copy,) = (await one(over, key))["messages"]["nodes"]
+    audit_id = await start_audit(over, ada)
+    document = "query ($id: ID!) { audit(id: $id) { accessLog { nodes { actor role action } } } }"
+    assert (await root(document, id=audit_id))["audit"]["accessLog"]["nodes"] == []
+    (copy,) = (await load_audit(over, audit_id))["messages"]["nodes"]
     await root("query ($id: ID!) { node(id: $id) { id } }", id=copy["id"])
-    await over.http.get(f"/rest/audits/{key}/export.mbox", headers=over.headers)
-    noted = (await root(log, id=key))["audit"]["accessLog"]["nodes"]
-    assert sorted((one["actor"], one["role"], one["action"]) for one in noted) == [
+    await over.http.get(f"/rest/audits/{audit_id}/export.mbox", headers=over.headers)
+    accesses = (await root(document, id=audit_id))["audit"]["accessLog"]["nodes"]
+    assert sorted((access["actor"], access["role"], access["action"]) for access in accesses) == [
         ("key root", "ROOT", "list"),
         ("over", "ADMIN", "export"),
         ("over", "ADMIN", "list"),
     ]
 
 
-async def test_the_export_is_a_mailbox_file(
+async def test_export_is_an_mbox_file(
     ada: Client, over: Client, tmp_path: Path, clock: Clock
 ) -> None:
-    sent = [raw_message(f"Letter {n}", body=f"From here\r\n>From there {n}") for n in range(3)]
-    for raw in sent:
+    messages = [raw_message(f"Letter {n}", body=f"From here\r\n>From there {n}") for n in range(3)]
+    for raw in messages:
         await receive(ada, raw)
-    key = await start_audit(over, ada)
-    url = (await over("query ($id: ID!) { audit(id: $id) { exportUrl } }", id=key))["audit"]
-    got = await over.http.get(url["exportUrl"])
-    assert (got.status_code, got.headers["content-type"]) == (200, "application/mbox")
-    assert got.headers["content-disposition"].startswith("attachment;")
-    (tmp_path / "all.mbox").write_bytes(got.content)
-    with contextlib.closing(mailbox.mbox(tmp_path / "all.mbox")) as read:
-        assert [message["Subject"] for message in read] == ["Letter 0", "Letter 1", "Letter 2"]
-    back = [re.sub(rb"(?m)^>(>*From )", rb"\1", part) for part in
-            re.split(rb"(?m)^From carol@example.com .*\n", got.content)[1:]]  # fmt: skip
-    assert [part.removesuffix(b"\n") for part in back] == sent
+    audit_id = await start_audit(over, ada)
+    audit = (await over("query ($id: ID!) { audit(id: $id) { exportUrl } }", id=audit_id))["audit"]
+    response = await over.http.get(audit["exportUrl"])
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/mbox")
+    assert response.headers["content-disposition"].startswith("attachment;")
+    (tmp_path / "all.mbox").write_bytes(response.content)
+    with contextlib.closing(mailbox.mbox(tmp_path / "all.mbox")) as exported:
+        assert [message["Subject"] for message in exported] == ["Letter 0", "Letter 1", "Letter 2"]
+    unescaped = [re.sub(rb"(?m)^>(>*From )", rb"\1", part) for part in
+            re.split(rb"(?m)^From carol@example.com .*\n", response.content)[1:]]  # fmt: skip
+    assert [part.removesuffix(b"\n") for part in unescaped] == messages
     clock.tick(minutes=21)
-    assert (await over.http.get(url["exportUrl"])).status_code == 401
+    assert (await over.http.get(audit["exportUrl"])).status_code == 401
 
 
 @pytest.mark.parametrize(
-    ("given", "code", "path"),
+    ("arguments", "code", "path"),
     [
         ({"expires": "2029-01-01T00:00:00Z"}, "VALIDATION", ["expires"]),
         ({"expires": "2230-01-01T00:00:00Z"}, "VALIDATION", ["expires"]),
@@ -330,73 +328,81 @@ async def test_the_export_is_a_mailbox_file(
         ({"user": {"username": "chiefest"}}, "FORBIDDEN", ["user"]),
     ],
 )
-async def test_audits_that_cannot_be_are_refused(
-    ada: Client, over: Client, given: dict[str, Any], code: str, path: list[str]
+async def test_invalid_audit_is_refused(
+    ada: Client, over: Client, arguments: dict[str, Any], code: str, path: list[str]
 ) -> None:
     await make_client(over.world, over.http, "chiefest", role=Role.ROOT)
-    asked = {"user": {"id": id_of(ada)}, "expires": AUDIT_EXPIRES, **given}
-    (error,) = (await run(over, "auditCreate", AUDIT_PAYLOAD, **asked))["errors"]
+    audit_input = {"user": {"id": id_of(ada)}, "expires": AUDIT_EXPIRES, **arguments}
+    (error,) = (await run(over, "auditCreate", AUDIT_PAYLOAD, **audit_input))["errors"]
     assert (error["code"], error["path"]) == (code, path)
     assert await rows(over.world, "SELECT id FROM audits") == []
 
 
-async def everything(client: Client, keys: Mapping[str, str], name: str) -> str:
-    """What somebody learns who asks in every way for an audit, its copies and its task."""
+async def read_all_answers(client: Client, ids_by_kind: Mapping[str, str], username: str) -> str:
+    """Query the audit, its copies and its task in every way. Return the answers as text."""
     documents = [
-        *(f'{{ node(id: "{key}") {{ id }} }}' for key in keys.values()),
+        *(f'{{ node(id: "{node_id}") {{ id }} }}' for node_id in ids_by_kind.values()),
         "{ tasks { totalCount nodes { id kind } } }",
         "{ audits { totalCount nodes { id } } }",
-        f'{{ audit(id: "{keys["Audit"]}") {{ id messages {{ nodes {{ id }} }} }} }}',
-        f'{{ task(id: "{keys["Task"]}") {{ id }} }}',
+        f'{{ audit(id: "{ids_by_kind["Audit"]}") {{ id messages {{ nodes {{ id }} }} }} }}',
+        f'{{ task(id: "{ids_by_kind["Task"]}") {{ id }} }}',
         "{ adminLog { totalCount nodes { mutation targetId after } } }",
-        f'{{ user(by: {{username: "{name}"}}) {{ messageCount limits {{ quota {{ used }} }} '
+        f'{{ user(by: {{username: "{username}"}}) {{ messageCount limits {{ quota {{ used }} }} '
         "archivedMessages { totalCount } messages { totalCount } authLog { totalCount } } }",
     ]
-    found = [await client.raw(document) for document in documents]
-    path = f"/rest/audits/{keys['Audit']}/export.mbox"
-    answer = await client.http.get(path, headers=client.headers)
-    assert answer.status_code in (403, 404)
-    cancel = await run(client, "taskCancel", "tasks { id }", ids=[keys["Task"]])
-    assert [error["code"] for error in cancel["errors"]] == ["NOT_FOUND"]
-    return re.sub(r'"available": [0-9]+', "", json.dumps(found))  # points that are left to spend
+    answers = [await client.raw(document) for document in documents]
+    path = f"/rest/audits/{ids_by_kind['Audit']}/export.mbox"
+    response = await client.http.get(path, headers=client.headers)
+    assert response.status_code in (403, 404)
+    payload = await run(client, "taskCancel", "tasks { id }", ids=[ids_by_kind["Task"]])
+    assert [error["code"] for error in payload["errors"]] == ["NOT_FOUND"]
+    return re.sub(r'"available": [0-9]+', "", json.dumps(answers))  # the remaining rate budget
 
 
-@pytest.mark.parametrize("who", ["audited", "stranger", "chief", "eve"])
-async def test_nobody_else_learns_anything(
-    ada: Client, bob: Client, over: Client, world: Environment, who: str
+@pytest.mark.parametrize("viewer_name", ["audited", "stranger", "chief", "eve"])
+async def test_other_users_cannot_notice_an_audit(
+    ada: Client, bob: Client, over: Client, world: Environment, viewer_name: str
 ) -> None:
     eve = await make_client(world, over.http, "eve", role=Role.ADMIN)
-    chief = await make_domain_admin(world, over.http, "chief", list(AdminPermission))
-    client = {"audited": ada, "stranger": bob, "chief": chief, "eve": eve}[who]
-    audited = eve if who == "eve" else ada
+    domain_admin = await make_domain_admin(world, over.http, "chief", list(AdminPermission))
+    client = {"audited": ada, "stranger": bob, "chief": domain_admin, "eve": eve}[viewer_name]
+    audited = eve if viewer_name == "eve" else ada
     await receive(audited, "a")
     name = audited.user.username
-    nothing = {kind: global_ids.encode(kind, 7) for kind in ("Audit", "AuditedMessage",
+    missing_ids = {kind: global_ids.encode(kind, 7) for kind in ("Audit", "AuditedMessage",
     "AuditAccess",
                                                       "Task")}  # fmt: skip
-    before = await everything(client, nothing, name)
-    last = await reached(world, audited.user.id)
-    there = {"Audit": await start_audit(over, audited)}
-    there["AuditedMessage"] = (await one(over, there["Audit"]))["messages"]["nodes"][0]["id"]
+    answers_before = await read_all_answers(client, missing_ids, name)
+    position = await reached(world, audited.user.id)
+    ids_by_kind = {"Audit": await start_audit(over, audited)}
+    ids_by_kind["AuditedMessage"] = (await load_audit(over, ids_by_kind["Audit"]))["messages"][
+        "nodes"
+    ][0]["id"]
     for kind, table in (("AuditAccess", "audit_accesses"), ("Task", "tasks")):
-        ((key,),) = await rows(world, f"SELECT id FROM {table}")  # noqa: S608
-        there[kind] = global_ids.encode(kind, key)
-    learnt = await everything(client, there, name)
-    for kind, key in there.items():
-        learnt = learnt.replace(key, nothing[kind])
-    assert learnt == before
-    assert await journal(world, audited.user.id, last) == []
+        ((row_id,),) = await rows(world, f"SELECT id FROM {table}")  # noqa: S608
+        ids_by_kind[kind] = global_ids.encode(kind, row_id)
+    answers = await read_all_answers(client, ids_by_kind, name)
+    for kind, row_id in ids_by_kind.items():
+        answers = answers.replace(row_id, missing_ids[kind])
+    assert answers == answers_before
+    assert await journal(world, audited.user.id, position) == []
 
 
-async def test_an_unaudited_delivery_costs_what_it_did(
+async def test_delivery_without_audit_needs_no_audit_statements(
     ada: Client, over: Client, statements: list[str]
 ) -> None:
-    counts: list[list[str]] = []
+    audit_statements: list[list[str]] = []
     for audited in (False, True, True):
-        if audited and len(counts) == 1:
+        if audited and len(audit_statements) == 1:
             await start_audit(over, ada)
         del statements[:]
-        await receive(ada, f"{len(counts)}")
-        counts.append([one for one in statements if "audit" in one and "UPDATE mail" not in one])
-    assert counts[0] == []
-    assert len(counts[1]) == len(counts[2]) <= 8
+        await receive(ada, f"{len(audit_statements)}")
+        audit_statements.append(
+            [
+                statement
+                for statement in statements
+                if "audit" in statement and "UPDATE mail" not in statement
+            ]
+        )
+    assert audit_statements[0] == []
+    assert len(audit_statements[1]) == len(audit_statements[2]) <= 8

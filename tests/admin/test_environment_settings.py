@@ -1,4 +1,4 @@
-"""What an operator may set."""
+"""Settings of the environment: parsing, limits, messages and hidden secrets."""
 
 from dataclasses import fields
 from datetime import timedelta
@@ -11,55 +11,55 @@ from merganser.errors import EXIT_USAGE, CommandError
 from merganser.settings.settings import Settings, read_settings, settings_table
 from models.runtime.options import Options
 
-ROOT = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
-def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+def remove_merganser_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
     for name in [name for name in os.environ if name.startswith("MERGANSER_")]:
         monkeypatch.delenv(name)
 
 
-@pytest.mark.parametrize("place", [":8025", "8025", "localhost", "localhost:", "[::1]"])
-def test_a_listener_without_host_or_port_is_refused(place: str) -> None:
+@pytest.mark.parametrize("address", [":8025", "8025", "localhost", "localhost:", "[::1]"])
+def test_listener_without_host_or_port_is_refused(address: str) -> None:
     with pytest.raises(ValidationError, match="pattern"):
-        Settings(http=place)
+        Settings(http=address)
     with pytest.raises(ValidationError, match="pattern"):
-        Settings(lmtp=place)
+        Settings(lmtp=address)
 
 
-def test_the_printed_table_is_the_documentation() -> None:
-    assert (ROOT / "docs" / "settings.md").read_text() == settings_table() + "\n"
+def test_printed_table_equals_the_documentation() -> None:
+    assert (REPOSITORY / "docs" / "settings.md").read_text() == settings_table() + "\n"
 
 
-def test_all_the_lower_floors_go_by_can_be_set() -> None:
-    assert {each.name for each in fields(Options)} <= set(Settings.model_fields)
+def test_every_option_is_a_setting_with_the_same_default() -> None:
+    assert {option.name for option in fields(Options)} <= set(Settings.model_fields)
     assert Settings().options() == Options()
 
 
-def test_a_setting_for_crash_tests_is_not_shown() -> None:
+def test_setting_for_crash_tests_is_not_documented() -> None:
     assert "MERGANSER_FAULT" not in settings_table()
 
 
 @pytest.mark.parametrize(
-    ("name", "near"),
+    ("name", "nearest"),
     [("MERGANSER_STOER", "MERGANSER_STORE"), ("MERGANSER_HTTPS", "MERGANSER_HTTP")],
 )
-def test_a_misspelt_variable_is_told_with_the_nearest_one(
-    monkeypatch: pytest.MonkeyPatch, name: str, near: str
+def test_misspelled_variable_is_reported_with_the_nearest_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, nearest: str
 ) -> None:
     monkeypatch.setenv(name, "x")
     with pytest.raises(
-        CommandError, match=f"{name} is no setting of ours; did you mean {near}"
-    ) as told:
+        CommandError, match=f"{name} is no setting of ours; did you mean {nearest}"
+    ) as raised:
         read_settings()
-    assert told.value.exit_code == EXIT_USAGE
+    assert raised.value.exit_code == EXIT_USAGE
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "words"),
+    ("name", "value", "message"),
     [
         ("HTTP", ":80", "write host:port"),
         ("STORE", "mysql://localhost/mail", "write sqlite:///path"),
@@ -74,18 +74,18 @@ def test_a_misspelt_variable_is_told_with_the_nearest_one(
         ("BULK", "0", "input should be greater than or equal to 1"),
     ],
 )
-def test_a_wrong_value_is_one_sentence_that_names_the_variable_and_not_the_value(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+def test_invalid_value_is_reported_without_the_value(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
 ) -> None:
     monkeypatch.setenv(f"MERGANSER_{name}", value)
-    with pytest.raises(CommandError) as told:
+    with pytest.raises(CommandError) as raised:
         read_settings()
-    assert told.value.message.startswith(f"MERGANSER_{name} is wrong: {words}")
-    assert "\n" not in told.value.message
-    assert "hunter2" not in told.value.message
+    assert raised.value.message.startswith(f"MERGANSER_{name} is wrong: {message}")
+    assert "\n" not in raised.value.message
+    assert "hunter2" not in raised.value.message
 
 
-def test_sizes_times_and_names_are_written_as_people_write_them(
+def test_sizes_durations_and_lists_are_parsed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name, value in {
@@ -107,30 +107,30 @@ def test_sizes_times_and_names_are_written_as_people_write_them(
     assert settings.origins == ("https://a.example", "https://b.example")
     assert settings.store == "sqlite+aiosqlite:////srv/mail/merganser.db"
     assert settings.blobs == "/srv/mail/blobs"
-    assert settings.default_domain is None  # an empty variable is one that is not set
+    assert settings.default_domain is None  # an empty variable counts as not set
 
 
-def test_a_store_is_opened_with_the_driver_we_have() -> None:
+def test_store_url_gets_the_async_driver() -> None:
     url = "postgresql://mail@localhost/mail"
     assert Settings(store=url).store == "postgresql+asyncpg://mail@localhost/mail"
     assert Settings(store="sqlite:///x.db").store == "sqlite+aiosqlite:///x.db"
 
 
-def test_secrets_are_not_shown() -> None:
-    shown = repr(
+def test_repr_of_settings_hides_secrets() -> None:
+    text = repr(
         Settings(
             bootstrap_key="b" * 16,  # type: ignore[arg-type]
             secret="s" * 32,  # type: ignore[arg-type]
             next_hop="smtp://u:pppp@h:1",  # type: ignore[arg-type]
         )
     )
-    assert not any(each in shown for each in ("bbbb", "ssss", "pppp"))
+    assert not any(secret in text for secret in ("bbbb", "ssss", "pppp"))
 
 
-def test_fields_of_spam_filters_are_those_we_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    for text, found in (("none", ()), ("x-spam-FLAG,X-Spam", ("X-Spam-Flag", "X-Spam"))):
+def test_spam_headers_are_limited_to_known_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, expected in (("none", ()), ("x-spam-FLAG,X-Spam", ("X-Spam-Flag", "X-Spam"))):
         monkeypatch.setenv("MERGANSER_SPAM_HEADERS", text)
-        assert read_settings().options().spam_headers == found
+        assert read_settings().options().spam_headers == expected
     monkeypatch.setenv("MERGANSER_SPAM_HEADERS", "X-Spam X-Other")
     with pytest.raises(
         CommandError, match="MERGANSER_SPAM_HEADERS is wrong: write some of X-Rspamd"
@@ -139,9 +139,7 @@ def test_fields_of_spam_filters_are_those_we_read(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("origin", ["mail.example.org", "https://mail.example.org/", "ftp://x"])
-def test_an_origin_for_security_keys_that_matches_no_page_is_refused(
-    origin: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_invalid_webauthn_origin_is_refused(origin: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MERGANSER_WEBAUTHN_ORIGINS", f"https://a.example {origin}")
     with pytest.raises(CommandError, match="without a slash at its end"):
         read_settings()
@@ -171,7 +169,7 @@ def test_an_origin_for_security_keys_that_matches_no_page_is_refused(
         ("SENT_SCAN", "on"),
     ],
 )
-def test_scanners_that_cannot_be_are_refused(
+def test_invalid_scanner_setting_is_refused(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"MERGANSER_{name}", value)
@@ -179,7 +177,7 @@ def test_scanners_that_cannot_be_are_refused(
         read_settings()
 
 
-def test_scanners_are_set_and_their_password_is_not_shown(
+def test_scanner_settings_are_read_and_hide_the_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name, value in {
@@ -199,13 +197,13 @@ def test_scanners_are_set_and_their_password_is_not_shown(
     assert "hush" not in repr(options)
 
 
-def test_the_key_of_an_account_elsewhere_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_acme_account_key_is_validated_and_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MERGANSER_ACME_EAB_KEY_ID", "kid-1")
-    for wrong in ("hush-hush", "hush" * 10 + "+/", "hush " * 10, "hush" * 300):
-        monkeypatch.setenv("MERGANSER_ACME_EAB_HMAC", wrong)
-        with pytest.raises(CommandError, match="MERGANSER_ACME_EAB_HMAC is wrong: ") as said:
+    for invalid_key in ("hush-hush", "hush" * 10 + "+/", "hush " * 10, "hush" * 300):
+        monkeypatch.setenv("MERGANSER_ACME_EAB_HMAC", invalid_key)
+        with pytest.raises(CommandError, match="MERGANSER_ACME_EAB_HMAC is wrong: ") as raised:
             read_settings()
-        assert "hush" not in str(said.value)
+        assert "hush" not in str(raised.value)
     monkeypatch.setenv("MERGANSER_ACME_EAB_HMAC", "hush" * 10)
     options = read_settings().options()
     assert options.acme_eab_hmac is not None

@@ -1,4 +1,4 @@
-"""What several processes count, told as one: nothing is lost, and nothing counted down."""
+"""Metrics of several processes merged: sums are never lost or decreased."""
 
 import os
 
@@ -30,18 +30,18 @@ from models.observability.metrics_merge import (
 )
 
 
-def counts(posts: int, sockets: int, *waits: float) -> list[MetricFamily]:
-    counter, level = Counter("posts", "Posts.", ("result",)), UpDownCounter("sockets", "Open.")
-    times = Histogram("wait_seconds", "Waits.", (), (0.5, 1.0))
-    counter.add("taken", amount=posts)
-    level.add(amount=sockets)
-    for value in waits:
-        times.observe(value)
-    memory = gauge_family("memory_bytes", "Memory.", 100 + posts, ProcessAggregation.EACH)
-    return [*(made.family() for made in (counter, level, times)), memory]
+def make_families(post_count: int, socket_count: int, *wait_times: float) -> list[MetricFamily]:
+    counter, gauge = Counter("posts", "Posts.", ("result",)), UpDownCounter("sockets", "Open.")
+    histogram = Histogram("wait_seconds", "Waits.", (), (0.5, 1.0))
+    counter.add("taken", amount=post_count)
+    gauge.add(amount=socket_count)
+    for value in wait_times:
+        histogram.observe(value)
+    memory = gauge_family("memory_bytes", "Memory.", 100 + post_count, ProcessAggregation.EACH)
+    return [*(meter.family() for meter in (counter, gauge, histogram)), memory]
 
 
-def values(families: list[MetricFamily]) -> dict[tuple[str, tuple[str, ...]], object]:
+def point_values(families: list[MetricFamily]) -> dict[tuple[str, tuple[str, ...]], object]:
     return {
         (family.name, point.labels): point.counts or point.value
         for family in families
@@ -49,29 +49,32 @@ def values(families: list[MetricFamily]) -> dict[tuple[str, tuple[str, ...]], ob
     }
 
 
-def test_numbers_of_several_are_added_up_by_what_they_mean() -> None:
-    one, two = counts(3, 1, 0.1, 0.7), counts(4, 2, 3)
-    found = merge_families(
-        [ProcessFamilies("1", True, one), ProcessFamilies("background", True, two)]
+def test_families_are_merged_by_their_aggregation() -> None:
+    first, second = make_families(3, 1, 0.1, 0.7), make_families(4, 2, 3)
+    merged = merge_families(
+        [ProcessFamilies("1", True, first), ProcessFamilies("background", True, second)]
     )
-    assert values(found) == {
+    assert point_values(merged) == {
         ("posts", ("taken",)): 7,
         ("sockets", ()): 3,
         ("wait_seconds", ()): (1, 1, 1),
         ("memory_bytes", ("1",)): 103,
         ("memory_bytes", ("background",)): 104,
     }
-    (memory,) = [family for family in found if family.name == "memory_bytes"]
+    (memory,) = [family for family in merged if family.name == "memory_bytes"]
     assert memory.labels == ("worker",)
-    (waits,) = [family for family in found if family.name == "wait_seconds"]
+    (waits,) = [family for family in merged if family.name == "wait_seconds"]
     assert waits.points[0].value == pytest.approx(3.8)
 
 
-def test_of_one_that_is_not_up_the_sums_stay_and_the_rest_is_left_out() -> None:
-    found = merge_families(
-        [ProcessFamilies("1", True, counts(3, 1)), ProcessFamilies("2", False, counts(4, 2, 0.1))]
+def test_stopped_process_keeps_counters_only() -> None:
+    merged = merge_families(
+        [
+            ProcessFamilies("1", True, make_families(3, 1)),
+            ProcessFamilies("2", False, make_families(4, 2, 0.1)),
+        ]
     )
-    assert values(found) == {
+    assert point_values(merged) == {
         ("posts", ("taken",)): 7,
         ("sockets", ()): 1,
         ("wait_seconds", ()): (1, 0, 0),
@@ -79,9 +82,9 @@ def test_of_one_that_is_not_up_the_sums_stay_and_the_rest_is_left_out() -> None:
     }
 
 
-def test_who_takes_a_place_goes_on_from_what_was_counted_there() -> None:
-    found = add_earlier_counts(counts(3, 5, 0.1), counts(4, 2, 0.7))
-    assert values(found) == {
+def test_successor_continues_the_counters_of_its_slot() -> None:
+    merged = add_earlier_counts(make_families(3, 5, 0.1), make_families(4, 2, 0.7))
+    assert point_values(merged) == {
         ("posts", ("taken",)): 7,
         ("sockets", ()): 2,
         ("wait_seconds", ()): (1, 1, 0),
@@ -89,103 +92,111 @@ def test_who_takes_a_place_goes_on_from_what_was_counted_there() -> None:
     }
 
 
-def test_many_generations_keep_a_bounded_number_of_names() -> None:
-    before: list[MetricFamily] = []
+def test_label_combinations_of_many_generations_are_limited() -> None:
+    families: list[MetricFamily] = []
     for generation in range(20):
-        made = Counter("posts", "Posts.", ("result",))
+        counter = Counter("posts", "Posts.", ("result",))
         for number in range(100):
-            made.add(f"{generation} {number}")
-        before = add_earlier_counts(before, [made.family()])
-    (family,) = before
+            counter.add(f"{generation} {number}")
+        families = add_earlier_counts(families, [counter.family()])
+    (family,) = families
     assert len(family.points) == MAX_COMBINATIONS + 1
     assert sum(point.value for point in family.points) == 2000
-    assert values(before)["posts", ("other",)] == 1000
+    assert point_values(families)["posts", ("other",)] == 1000
 
 
-def test_numbers_survive_being_packed() -> None:
-    made = [*counts(3, 1, 0.1), info_family("some_build", "Facts.", {"version": "1"})]
-    assert deserialize_families(serialize_families(made)) == made
+def test_families_are_serialized_without_loss() -> None:
+    families = [*make_families(3, 1, 0.1), info_family("some_build", "Facts.", {"version": "1"})]
+    assert deserialize_families(serialize_families(families)) == families
 
 
-def test_a_slate_has_what_was_written_last() -> None:
-    some = SharedMetricsMemory(3)
-    assert some.read_with_age(1) is None
+def test_shared_memory_returns_the_last_write() -> None:
+    memory = SharedMetricsMemory(3)
+    assert memory.read_with_age(1) is None
     for number in range(5):
-        some.write(1, b"x" * number * 1000)
-        told = some.read_with_age(1)
-        assert told
-        assert told[0] >= 0
-        assert told[1] == b"x" * number * 1000
-    assert some.read_with_age(0) is some.read_with_age(2) is None
+        memory.write(1, b"x" * number * 1000)
+        entry = memory.read_with_age(1)
+        assert entry
+        assert entry[0] >= 0
+        assert entry[1] == b"x" * number * 1000
+    assert memory.read_with_age(0) is memory.read_with_age(2) is None
     with pytest.raises(ValueError, match="more than"):
-        some.write(1, bytes(shared_metrics.MAX_METRICS_SIZE + 1))
-    assert some.read_with_age(1)[1] == b"x" * 4000  # type: ignore[index]
+        memory.write(1, bytes(shared_metrics.MAX_METRICS_SIZE + 1))
+    assert memory.read_with_age(1)[1] == b"x" * 4000  # type: ignore[index]
 
 
-def test_what_is_read_while_another_process_writes_is_whole() -> None:
-    some, turns = SharedMetricsMemory(1), 3000
-    some.write(0, b"0" * 10_000)
+def test_concurrent_read_of_shared_memory_is_consistent() -> None:
+    memory, write_count = SharedMetricsMemory(1), 3000
+    memory.write(0, b"0" * 10_000)
     pid = os.fork()
     if not pid:
-        for number in range(turns):
-            some.write(0, str(number % 10).encode() * (10_000 + number))
+        for number in range(write_count):
+            memory.write(0, str(number % 10).encode() * (10_000 + number))
         os._exit(0)
-    seen = set()
+    sizes = set()
     while not os.waitpid(pid, os.WNOHANG)[0]:
-        told = some.read_with_age(0)
-        if told is not None:  # else it was written anew each time we looked
-            assert len(set(told[1])) == 1
-            seen.add(len(told[1]))
-    told = some.read_with_age(0)
-    assert told
-    assert len(told[1]) == 10_000 + turns - 1
-    assert seen
+        entry = memory.read_with_age(0)
+        if entry is not None:  # None if it was written anew at each attempt
+            assert len(set(entry[1])) == 1
+            sizes.add(len(entry[1]))
+    entry = memory.read_with_age(0)
+    assert entry
+    assert len(entry[1]) == 10_000 + write_count - 1
+    assert sizes
 
 
-def ship(some: SharedMetricsMemory, board: ProcessStatusBoard, index: int) -> FleetMetrics:
-    return FleetMetrics(some, board, ["1", "2", "background"], index)
+def make_fleet_metrics(
+    memory: SharedMetricsMemory, board: ProcessStatusBoard, index: int
+) -> FleetMetrics:
+    return FleetMetrics(memory, board, ["1", "2", "background"], index)
 
 
-def test_a_fleet_tells_who_is_up_and_counts_nothing_down() -> None:
-    some, board = SharedMetricsMemory(3), ProcessStatusBoard(3)
-    asked, other = ship(some, board, 0), ship(some, board, 1)
+def test_fleet_reports_running_processes_and_never_decreases_counters() -> None:
+    memory, board = SharedMetricsMemory(3), ProcessStatusBoard(3)
+    first, other = make_fleet_metrics(memory, board, 0), make_fleet_metrics(memory, board, 1)
     for index in (0, 1):
         board.set_up(index, up=True)
     LINES_LOST.add()
-    asked.note()
+    first.note()
     other.note()
-    found = values(asked.families())
-    assert [found["merganser_worker_up", (name,)] for name in asked.process_names] == [1, 1, 0]
-    lost, ours = ("merganser_log_lines_lost", ()), LINES_LOST.value()
-    assert found[lost] == 2 * ours
-    assert ("process_resident_memory_bytes", ("2",)) in found
+    first_values = point_values(first.families())
+    assert [first_values["merganser_worker_up", (name,)] for name in first.process_names] == [
+        1,
+        1,
+        0,
+    ]
+    lost_key, own_value = ("merganser_log_lines_lost", ()), LINES_LOST.value()
+    assert first_values[lost_key] == 2 * own_value
+    assert ("process_resident_memory_bytes", ("2",)) in first_values
     board.set_up(1, up=False)
-    heir = ship(some, board, 1)
-    heir.note()
-    again = values(asked.families())
-    assert again["merganser_worker_up", ("2",)] == 0
-    assert ("process_resident_memory_bytes", ("2",)) not in again
-    assert again[lost] == 3 * ours  # what the first in this place had counted is not lost
+    successor = make_fleet_metrics(memory, board, 1)
+    successor.note()
+    values_after = point_values(first.families())
+    assert values_after["merganser_worker_up", ("2",)] == 0
+    assert ("process_resident_memory_bytes", ("2",)) not in values_after
+    assert (
+        values_after[lost_key] == 3 * own_value
+    )  # includes the count of the previous process in this slot
     board.set_up(1, up=True)
-    assert values(asked.families())["merganser_worker_up", ("2",)] == 1
+    assert point_values(first.families())["merganser_worker_up", ("2",)] == 1
 
 
-def test_who_has_told_nothing_for_long_is_not_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    some, board = SharedMetricsMemory(3), ProcessStatusBoard(3)
+def test_process_without_recent_metrics_is_not_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, board = SharedMetricsMemory(3), ProcessStatusBoard(3)
     board.set_up(0, up=True)
-    asked = ship(some, board, 0)
-    asked.note()
+    fleet = make_fleet_metrics(memory, board, 0)
+    fleet.note()
     monkeypatch.setattr(shared_metrics, "MAX_AGE", 0.0)
-    assert values(asked.families())["merganser_worker_up", ("1",)] == 0
+    assert point_values(fleet.families())["merganser_worker_up", ("1",)] == 0
 
 
-def test_numbers_too_many_to_tell_end_nobody(
+def test_too_large_metrics_are_logged_and_skipped(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    some = SharedMetricsMemory(3)
-    one = ship(some, ProcessStatusBoard(3), 0)
+    memory = SharedMetricsMemory(3)
+    fleet = make_fleet_metrics(memory, ProcessStatusBoard(3), 0)
     monkeypatch.setattr(shared_metrics, "MAX_METRICS_SIZE", 10)
-    one.note()
+    fleet.note()
     assert caplog.records[-1].message == "metrics could not be noted"
-    assert some.read_with_age(0) is None
-    assert values(one.families())["merganser_worker_up", ("1",)] == 0
+    assert memory.read_with_age(0) is None
+    assert point_values(fleet.families())["merganser_worker_up", ("1",)] == 0

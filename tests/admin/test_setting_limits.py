@@ -1,4 +1,4 @@
-"""A limit that a setting moves answers LIMIT_REACHED, with the limit and what was asked for."""
+"""Limits of settings: LIMIT_REACHED with the limit and the used number."""
 
 from typing import Any
 
@@ -9,23 +9,28 @@ from tests.conftest import Client, raw_message, receive
 from tests.support.accounts.user_operations import run
 from tests.support.operations.quarantine_operations import set_options
 
-TWO = [{"address": f"{name}@example.net"} for name in "ab"]
-BOTH = [one["address"] for one in TWO]
-FIELDS = {"subject": "Hi", "text": "Hello", "to": TWO[:1], "cc": TWO[1:]}
-DRAFTS = {"mailbox": {"specialUse": "DRAFTS"}}
-RAW = raw_message("Long", body="x" * 500).decode()
-MAILBOX = {"mailbox": {"path": "INBOX"}}
+RECIPIENTS = [{"address": f"{name}@example.net"} for name in "ab"]
+TWO_ADDRESSES = [one["address"] for one in RECIPIENTS]
+MESSAGE_FIELDS = {
+    "subject": "Hi",
+    "text": "Hello",
+    "to": RECIPIENTS[:1],
+    "cc": RECIPIENTS[1:],
+}
+DRAFTS_MAILBOX = {"mailbox": {"specialUse": "DRAFTS"}}
+RAW_MESSAGE = raw_message("Long", body="x" * 500).decode()
+INBOX = {"mailbox": {"path": "INBOX"}}
 
-CASES: list[tuple[str, int, str, dict[str, Any], list[str], int]] = [
-    ("max_recipients", 1, "messageSend", FIELDS, ["to"], 2),
-    ("max_recipients", 1, "messageForward", {"message": {"id": "@"}, "addresses": BOTH},
+LIMIT_CASES: list[tuple[str, int, str, dict[str, Any], list[str], int]] = [
+    ("max_recipients", 1, "messageSend", MESSAGE_FIELDS, ["to"], 2),
+    ("max_recipients", 1, "messageForward", {"message": {"id": "@"}, "addresses": TWO_ADDRESSES},
      ["addresses"], 2),
-    ("max_recipients", 1, "messageUpload", {**MAILBOX, **FIELDS}, ["to"], 2),
-    ("max_recipients", 1, "composeRequest", {"to": TWO}, ["to"], 2),
+    ("max_recipients", 1, "messageUpload", {**INBOX, **MESSAGE_FIELDS}, ["to"], 2),
+    ("max_recipients", 1, "composeRequest", {"to": RECIPIENTS}, ["to"], 2),
     ("bulk", 1, "domainUpdate", {"domains": [{"name": "a"}, {"name": "b"}],
                                  "set": {"active": True}}, ["domains"], 2),
     ("bulk", 1, "domainAliasDelete", {"ids": ["@DomainAlias"] * 2}, ["ids"], 2),
-    ("bulk", 1, "addressUpdate", {"addresses": TWO, "set": {"name": "X"}}, ["addresses"], 2),
+    ("bulk", 1, "addressUpdate", {"addresses": RECIPIENTS, "set": {"name": "X"}}, ["addresses"], 2),
     ("bulk", 1, "addressDelete", {"ids": ["@Address"] * 2}, ["ids"], 2),
     ("bulk", 1, "mailboxDelete", {"mailboxes": [{"path": "A"}, {"path": "B"}]}, ["mailboxes"], 2),
     ("bulk", 1, "mailboxSubscribe", {"paths": ["A", "B"]}, ["paths"], 2),
@@ -35,57 +40,65 @@ CASES: list[tuple[str, int, str, dict[str, Any], list[str], int]] = [
     ("bulk", 1, "userUpdate", {"users": {"usernames": ["a", "b"]}, "set": {"name": "X"}},
      ["users", "usernames"], 2),
     ("bulk", 1, "quarantineDelete", {"ids": ["@QuarantineItem"] * 2}, ["ids"], 2),
-    ("message_max", 100, "messageUpload", {**MAILBOX, "raw": RAW}, ["raw"], len(RAW)),
-    ("message_max", 100, "messageSend", {**FIELDS, "attachments": [
+    ("message_max", 100, "messageUpload", {**INBOX, "raw": RAW_MESSAGE}, ["raw"], len(RAW_MESSAGE)),
+    ("message_max", 100, "messageSend", {**MESSAGE_FIELDS, "attachments": [
         {"filename": "a", "content": "x" * 500}]}, ["attachments"], 300),
     ("upload_max", 100, "fileUpload", {"filename": "a", "content": {"text": "x" * 500}},
      ["content"], 500),
     ("upload_max", 100, "accountImport", {"archive": {"text": "x" * 500}}, ["archive"], 500),
 ]  # fmt: skip
-BY_IDS = {"domainAliasDelete", "addressDelete", "quarantineDelete"}
+MUTATIONS_BY_IDS = {"domainAliasDelete", "addressDelete", "quarantineDelete"}
 
 
-async def answer(client: Client, mutation: str, given: dict[str, Any]) -> Any:
-    if mutation not in BY_IDS:
-        return await run(client, mutation, "replayed", **given)
+async def run_mutation(client: Client, mutation: str, arguments: dict[str, Any]) -> Any:
+    if mutation not in MUTATIONS_BY_IDS:
+        return await run(client, mutation, "replayed", **arguments)
     document = f"""mutation ($input: IdsInput!) {{ {mutation}(input: $input) {{
       errors {{ code path ... on LimitReachedError {{ limit used }} }} }} }}"""
-    return (await client(document, input=given))[mutation]
+    return (await client(document, input=arguments))[mutation]
 
 
-@pytest.mark.parametrize(("option", "limit", "mutation", "given", "path", "used"), CASES)
-async def test_a_limit_of_a_setting_answers_limit_and_used(  # noqa: PLR0913, PLR0917
+@pytest.mark.parametrize(("option", "limit", "mutation", "arguments", "path", "used"), LIMIT_CASES)
+async def test_limit_of_setting_is_reported_with_limit_and_used(  # noqa: PLR0913, PLR0917
     root: Client,
     ada: Client,
     option: str,
     limit: int,
     mutation: str,
-    given: dict[str, Any],
+    arguments: dict[str, Any],
     path: list[str],
     used: int,
 ) -> None:
     message = (await receive(ada, "Hello")).message_id
-    if "ids" in given:
-        given = {"ids": [global_ids.encode(one[1:], 7 + n) for n, one in enumerate(given["ids"])]}
-    if "message" in given:
-        given = {**given, "message": {"id": global_ids.encode("Message", message)}}
+    if "ids" in arguments:
+        arguments = {
+            "ids": [
+                global_ids.encode(node_id[1:], 7 + n) for n, node_id in enumerate(arguments["ids"])
+            ]
+        }
+    if "message" in arguments:
+        arguments = {**arguments, "message": {"id": global_ids.encode("Message", message)}}
     set_options(ada.world, **{option: limit})
     client = root if mutation.startswith("domain") else ada
-    (error,) = (await answer(client, mutation, given))["errors"]
+    (error,) = (await run_mutation(client, mutation, arguments))["errors"]
     assert (error["code"], error["path"]) == ("LIMIT_REACHED", path)
     assert (error["limit"], error["used"] >= used) == (limit, True)
 
 
-async def test_a_draft_has_any_number_of_recipients_until_it_is_sent(ada: Client) -> None:
+async def test_recipient_limit_applies_to_drafts_when_sent(ada: Client) -> None:
     set_options(ada.world, max_recipients=1)
-    given = {**DRAFTS, **FIELDS, "draft": True, "replyTo": TWO}
-    saved = await run(ada, "messageUpload", "message { id }", **given)
+    arguments = {**DRAFTS_MAILBOX, **MESSAGE_FIELDS, "draft": True, "replyTo": RECIPIENTS}
+    saved = await run(ada, "messageUpload", "message { id }", **arguments)
     assert saved["errors"] == []
-    again = {**given, "replacePrevious": {"id": saved["message"]["id"]}, "subject": "Hi again"}
-    saved = await run(ada, "messageUpload", "message { id }", **again)
+    changed = {
+        **arguments,
+        "replacePrevious": {"id": saved["message"]["id"]},
+        "subject": "Hi again",
+    }
+    saved = await run(ada, "messageUpload", "message { id }", **changed)
     assert saved["errors"] == []
-    kept = await run(ada, "messageSend", "message { id }", **FIELDS, isDraft=True)
-    assert kept["errors"] == []
+    sent_draft = await run(ada, "messageSend", "message { id }", **MESSAGE_FIELDS, isDraft=True)
+    assert sent_draft["errors"] == []
     draft = {"message": {"id": saved["message"]["id"]}}
     (error,) = (await run(ada, "messageSubmit", "replayed", **draft))["errors"]
     assert (error["code"], error["limit"], error["used"]) == ("LIMIT_REACHED", 1, 2)

@@ -1,4 +1,4 @@
-"""Which settings of SMTP go together."""
+"""Combinations of SMTP settings."""
 
 from pathlib import Path
 from typing import Any
@@ -13,44 +13,46 @@ from models.runtime.environment import Environment
 from tests.support.mail_servers.smtp_client import Authority
 
 
-def told(**given: Any) -> str:
-    """What is said of settings that do not go together."""
-    with pytest.raises(CommandError) as found:
-        load_certificate_files(Settings(**given))
-    assert found.value.exit_code == EXIT_USAGE
-    return found.value.message
+def certificate_error(**arguments: Any) -> str:
+    """Return the message of the command error for these settings."""
+    with pytest.raises(CommandError) as raised:
+        load_certificate_files(Settings(**arguments))
+    assert raised.value.exit_code == EXIT_USAGE
+    return raised.value.message
 
 
 @pytest.mark.parametrize("name", ["submission", "submissions"])
-async def test_submission_takes_a_certificate(
+async def test_submission_needs_a_certificate(
     tmp_path: Path, world: Environment, name: str
 ) -> None:
-    given: Any = {name: "127.0.0.1:587"}
-    with pytest.raises(CommandError) as found:
-        await check_certificate_available(Settings(**given), world)
-    assert (found.value.exit_code, found.value.message) == (
+    arguments: Any = {name: "127.0.0.1:587"}
+    with pytest.raises(CommandError) as raised:
+        await check_certificate_available(Settings(**arguments), world)
+    assert (raised.value.exit_code, raised.value.message) == (
         EXIT_USAGE,
         f"MERGANSER_{name.upper()} takes a certificate: set MERGANSER_TLS_CERT, or store one with "
         "`merganser certificate set`",
     )
-    file = Authority(tmp_path).issue()
-    await check_certificate_available(Settings(**given, tls_cert=file), world)
-    assert load_certificate_files(Settings(**given, tls_cert=file)) is not None
+    certificate_file = Authority(tmp_path).issue()
+    await check_certificate_available(Settings(**arguments, tls_cert=certificate_file), world)
+    assert load_certificate_files(Settings(**arguments, tls_cert=certificate_file)) is not None
     assert load_certificate_files(Settings(smtp="127.0.0.1:25")) is None
 
 
-def test_a_certificate_that_cannot_be_used(tmp_path: Path) -> None:
+def test_unusable_certificate_is_refused(tmp_path: Path) -> None:
     missing = tmp_path / "nowhere.pem"
-    begins = f"MERGANSER_TLS_CERT cannot be used: {missing}: "
-    assert told(tls_cert=missing) == begins + "No such file or directory"
+    prefix = f"MERGANSER_TLS_CERT cannot be used: {missing}: "
+    assert certificate_error(tls_cert=missing) == prefix + "No such file or directory"
     missing.write_text("nothing of use")
-    assert told(tls_cert=missing).startswith(begins)
-    good = Authority(tmp_path).issue()
-    assert told(tls_cert=good, tls_key=missing).startswith("MERGANSER_TLS_CERT cannot be used")
+    assert certificate_error(tls_cert=missing).startswith(prefix)
+    certificate_file = Authority(tmp_path).issue()
+    assert certificate_error(tls_cert=certificate_file, tls_key=missing).startswith(
+        "MERGANSER_TLS_CERT cannot be used"
+    )
 
 
-def test_places_are_those_that_are_set() -> None:
-    place = "0.0.0.0:25"
+def test_listen_addresses_follow_the_settings() -> None:
+    address = "0.0.0.0:25"
     assert set(sockets.listen_addresses(Settings())) == {"HTTP", "LMTP"}
-    assert sockets.listen_addresses(Settings(smtp=place))["SMTP"] == place
-    assert sockets.exposed_settings(Settings(smtp=place)) == ["SMTP"]
+    assert sockets.listen_addresses(Settings(smtp=address))["SMTP"] == address
+    assert sockets.exposed_settings(Settings(smtp=address)) == ["SMTP"]

@@ -1,4 +1,4 @@
-"""Settings that are stored: when and where they are in force."""
+"""Stored settings: when they take effect, in this and in other processes."""
 
 import asyncio
 import contextlib
@@ -21,45 +21,44 @@ from tests.conftest import CHEAP, Client, Clock
 from tests.support.operations.setting_operations import MOST, SET, UNSET, operator, put, stored
 from tests.support.servers.live_server import until
 
-# in force
 SEND = """mutation ($to: [NamedAddressInput!]!) { messageSend(input: {to: $to, text: "x"}) {
   errors { __typename code } } }"""
 
 
-async def send(client: Client, many: int) -> list[Any]:
-    to = [{"address": f"c{n}@example.com"} for n in range(many)]
-    return list((await client(SEND, to=to))["messageSend"]["errors"])
+async def send_message(client: Client, recipient_count: int) -> list[Any]:
+    recipients = [{"address": f"c{n}@example.com"} for n in range(recipient_count)]
+    return list((await client(SEND, to=recipients))["messageSend"]["errors"])
 
 
-async def test_a_lower_limit_holds_with_the_next_message(root: Client, ada: Client) -> None:
-    assert await send(ada, 3) == []
+async def test_lower_limit_applies_to_the_next_message(root: Client, ada: Client) -> None:
+    assert await send_message(ada, 3) == []
     await put(root, MOST, 2)
-    assert len(await send(ada, 3)) == 1
-    assert await send(ada, 2) == []
+    assert len(await send_message(ada, 3)) == 1
+    assert await send_message(ada, 2) == []
     await root(UNSET, keys=[MOST])
-    assert await send(ada, 3) == []
+    assert await send_message(ada, 3) == []
 
 
-async def test_new_tokens_end_as_the_setting_says(root: Client, clock: Clock) -> None:
-    made = """mutation { userCreate(input: {address: "eve@example.org", password: "correct horse"})
+async def test_new_tokens_use_the_stored_lifetime(root: Client, clock: Clock) -> None:
+    setup = """mutation { userCreate(input: {address: "eve@example.org", password: "correct horse"})
       { errors { message } } }"""
-    assert (await root(made))["userCreate"]["errors"] == []
-    enter = """mutation { authenticate(input: {username: "eve@example.org",
+    assert (await root(setup))["userCreate"]["errors"] == []
+    sign_in = """mutation { authenticate(input: {username: "eve@example.org",
       password: "correct horse", token: true}) { expiresAt errors { message } } }"""
-    for value, life in (("PT1H", timedelta(hours=1)), ("P2D", timedelta(days=2))):
+    for value, lifetime in (("PT1H", timedelta(hours=1)), ("P2D", timedelta(days=2))):
         await put(root, "auth.tokenTtl", value)
-        done = (await root(enter))["authenticate"]
-        assert done["expiresAt"] == (clock() + life).isoformat().replace("+00:00", "Z")
+        payload = (await root(sign_in))["authenticate"]
+        assert payload["expiresAt"] == (clock() + lifetime).isoformat().replace("+00:00", "Z")
 
 
-async def test_a_trial_and_a_unit_that_is_rolled_back_are_not_in_force(root: Client) -> None:
+async def test_validate_only_and_rolled_back_settings_have_no_effect(root: Client) -> None:
     await put(root, MOST, 50)
-    done = await root(SET, key=MOST, value=7, options={"validateOnly": True})
-    assert done["settingSet"]["errors"] == []
+    payload = await root(SET, key=MOST, value=7, options={"validateOnly": True})
+    assert payload["settingSet"]["errors"] == []
     assert root.world.options.max_recipients == 50
-    both = """mutation @atomic { a: settingSet(input: {key: "submission.maxRecipients", value: 7})
+    atomic = """mutation @atomic { a: settingSet(input: {key: "submission.maxRecipients", value: 7})
       { errors { code } } b: settingSet(input: {key: "nothing", value: 7}) { errors { code } } }"""
-    await root.raw(both)
+    await root.raw(atomic)
     assert root.world.options.max_recipients == 50
     assert await stored(root.world) == {MOST: 50}
     ctx = operator(root.world)
@@ -71,43 +70,38 @@ async def test_a_trial_and_a_unit_that_is_rolled_back_are_not_in_force(root: Cli
     assert root.world.options.max_recipients == 50
     async with ctx.write_session():
         await admin_settings.set_setting(ctx, MOST, 11)
-        assert root.world.options.max_recipients == 50  # not before it is durable
+        assert root.world.options.max_recipients == 50  # not before the commit
     assert root.world.options.max_recipients == 11
 
 
-async def test_the_newest_options_stay_in_force_whoever_comes_last(world: Environment) -> None:
+async def test_newest_options_stay_in_effect(world: Environment) -> None:
     await admin_settings.set_setting(operator(world), MOST, 50)
     newest = world.options
-    world.apply_options(CommittedOptions(CHEAP, world.options_position - 1))
+    world.use_options_unless_outdated(CommittedOptions(CHEAP, world.options_position - 1))
     assert world.options is newest
     assert world.initial_options is CHEAP
 
 
-async def test_two_changes_at_once_are_both_in_force(world: Environment) -> None:
-    given = {MOST: 50, "mailboxes.max": 60, "bulk.max": 70, "custom.a": "x"}
+async def test_concurrent_changes_all_take_effect(world: Environment) -> None:
+    settings = {MOST: 50, "mailboxes.max": 60, "bulk.max": 70, "custom.a": "x"}
     await asyncio.gather(
-        *(admin_settings.set_setting(operator(world), *each) for each in given.items())
+        *(admin_settings.set_setting(operator(world), *setting) for setting in settings.items())
     )
     options = world.options
     assert (options.max_recipients, options.max_mailboxes, options.bulk) == (50, 60, 70)
-    assert await stored(world) == given
+    assert await stored(world) == settings
 
 
-async def test_the_largest_message_holds_for_sessions_that_begin_later(
-    world: Environment, tmp_path: Path
-) -> None:
+async def test_message_size_applies_to_later_sessions(world: Environment, tmp_path: Path) -> None:
     lmtp = LmtpListener(world, tmp_path)
     assert lmtp.limits.max_message_size == 64 << 20
     await admin_settings.set_setting(operator(world), "message.max", "1 MiB")
     assert lmtp.limits.max_message_size == 1 << 20
 
 
-# other processes
-
-
 @pytest.fixture
-async def neighbour(world: Environment, clock: Clock) -> AsyncIterator[Environment]:
-    """The world of another process on the same store, which hears no bells of ours."""
+async def other_process_world(world: Environment, clock: Clock) -> AsyncIterator[Environment]:
+    """Yield the environment of another process on the same database, without wake-ups."""
     database = Database(world.database.url)
     yield Environment(
         database, world.object_store, signing_secret=b"s" * 32, options=CHEAP, now=clock
@@ -116,7 +110,7 @@ async def neighbour(world: Environment, clock: Clock) -> AsyncIterator[Environme
 
 
 @contextlib.asynccontextmanager
-async def following(world: Environment) -> AsyncIterator[None]:
+async def follow_settings(world: Environment) -> AsyncIterator[None]:
     task = asyncio.create_task(admin_settings.follow_stored_settings(world))
     try:
         yield
@@ -125,76 +119,87 @@ async def following(world: Environment) -> AsyncIterator[None]:
         await asyncio.wait([task])
 
 
-async def test_another_process_goes_by_it_within_seconds(
-    world: Environment, neighbour: Environment, monkeypatch: pytest.MonkeyPatch
+async def test_other_process_polls_changed_settings(
+    world: Environment, other_process_world: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await admin_settings.set_setting(operator(world), MOST, 50)
     monkeypatch.setattr(admin_settings, "POLL_SECONDS", 0.05)
-    async with following(neighbour):
-        await until(lambda: neighbour.options.max_recipients == 50)
+    async with follow_settings(other_process_world):
+        await until(lambda: other_process_world.options.max_recipients == 50)
         await admin_settings.set_setting(operator(world), MOST, 60)
-        await until(lambda: neighbour.options.max_recipients == 60)
+        await until(lambda: other_process_world.options.max_recipients == 60)
         await admin_settings.reset_settings(operator(world), [MOST])
-        await until(lambda: neighbour.options.max_recipients == 400)
+        await until(lambda: other_process_world.options.max_recipients == 400)
 
 
-async def test_a_bell_makes_it_quicker(world: Environment, clock: Clock, tmp_path: Path) -> None:
-    ours, theirs = BusWakeups(LocalBus(tmp_path)), BusWakeups(LocalBus(tmp_path))
+async def test_wakeup_applies_settings_at_once(
+    world: Environment, clock: Clock, tmp_path: Path
+) -> None:
+    own_wakeups, other_wakeups = BusWakeups(LocalBus(tmp_path)), BusWakeups(LocalBus(tmp_path))
     joined = asyncio.Event()
-    hearing = asyncio.create_task(theirs.receive(joined.set))
+    receive_task = asyncio.create_task(other_wakeups.receive(joined.set))
     await joined.wait()
-    made = [
+    worlds = [
         Environment(
             world.database,
             world.object_store,
             signing_secret=b"s" * 32,
             options=CHEAP,
             now=clock,
-            wakeups=bell,
+            wakeups=wakeups,
         )
-        for bell in (ours, theirs)
+        for wakeups in (own_wakeups, other_wakeups)
     ]
-    async with following(made[1]):
+    async with follow_settings(worlds[1]):
         await asyncio.sleep(0.1)
-        await admin_settings.set_setting(operator(made[0]), MOST, 50)
-        await until(lambda: made[1].options.max_recipients == 50, 0.5)  # LOOK is longer
-    hearing.cancel()
-    for bells in (ours, theirs):
-        await bells.close()
+        await admin_settings.set_setting(operator(worlds[0]), MOST, 50)
+        await until(lambda: worlds[1].options.max_recipients == 50, 0.5)  # POLL_SECONDS is longer
+    receive_task.cancel()
+    for wakeups in (own_wakeups, other_wakeups):
+        await wakeups.close()
 
 
-async def test_following_costs_one_small_read_a_look(
+async def test_polling_does_not_read_unchanged_settings(
     world: Environment, statements: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await admin_settings.set_setting(operator(world), MOST, 50)
     monkeypatch.setattr(admin_settings, "POLL_SECONDS", 0.05)
-    async with following(world):
+    async with follow_settings(world):
         await asyncio.sleep(0.1)
         del statements[:]
         await asyncio.sleep(0.3)
     assert statements
-    assert not [sent for sent in statements if "FROM settings" in sent]
+    assert not [statement for statement in statements if "FROM settings" in statement]
 
 
-async def test_what_a_version_does_not_know_is_left_alone(
-    world: Environment, neighbour: Environment, caplog: pytest.LogCaptureFixture
+async def test_unknown_and_invalid_stored_settings_are_ignored(
+    world: Environment, other_process_world: Environment, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = world.now()
-    odd = {"of.another.version": 1, "mailboxes.max": "many", "auth.tokenTtl": "PT1S", MOST: 50}
+    stored_values = {
+        "of.another.version": 1,
+        "mailboxes.max": "many",
+        "auth.tokenTtl": "PT1S",
+        MOST: 50,
+    }
     async with world.database.engine.begin() as connection:
         rows = [
-            {"key": key, "value": {"value": value}, "updated_at": now} for key, value in odd.items()
+            {"key": key, "value": {"value": value}, "updated_at": now}
+            for key, value in stored_values.items()
         ]
         await connection.execute(insert(SettingValue), rows)
-    useless = await admin_settings.apply_stored_settings(neighbour)
-    admin_settings.log_unusable_settings(useless)
-    assert sorted(useless) == ["auth.tokenTtl", "mailboxes.max", "of.another.version"]
+    invalid_keys = await admin_settings.apply_settings_and_return_invalid_keys(other_process_world)
+    admin_settings.log_unusable_settings(invalid_keys)
+    assert sorted(invalid_keys) == ["auth.tokenTtl", "mailboxes.max", "of.another.version"]
     assert len(caplog.records) == 3
-    assert neighbour.options.max_recipients == 50
-    assert neighbour.options.max_mailboxes == CHEAP.max_mailboxes
-    found = await admin_settings.find_setting(operator(neighbour), "mailboxes.max")
-    assert found is not None
-    assert (found.value, found.is_set) == (CHEAP.max_mailboxes, False)
-    assert await admin_settings.find_setting(operator(neighbour), "of.another.version") is None
-    made = await admin_settings.set_setting(operator(neighbour), "mailboxes.max", 70)
-    assert (made.value, neighbour.options.max_mailboxes) == (70, 70)
+    assert other_process_world.options.max_recipients == 50
+    assert other_process_world.options.max_mailboxes == CHEAP.max_mailboxes
+    setting = await admin_settings.find_setting(operator(other_process_world), "mailboxes.max")
+    assert setting is not None
+    assert (setting.value, setting.is_set) == (CHEAP.max_mailboxes, False)
+    assert (
+        await admin_settings.find_setting(operator(other_process_world), "of.another.version")
+        is None
+    )
+    changed = await admin_settings.set_setting(operator(other_process_world), "mailboxes.max", 70)
+    assert (changed.value, other_process_world.options.max_mailboxes) == (70, 70)

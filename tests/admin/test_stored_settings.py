@@ -1,4 +1,4 @@
-"""Settings that are stored: typed, bounded, with a default to go back to and a history."""
+"""Stored settings: types, limits, defaults, history and rights."""
 
 from dataclasses import fields
 from typing import Any
@@ -18,60 +18,59 @@ from models.runtime.options import Options
 from models.store.columns import select_columns
 from models.users.roles import Role, Scope
 from resolvers.admin import settings as admin_settings
-from resolvers.admin.setting_definitions import DEFINITIONS, apply_stored_values
+from resolvers.admin.setting_definitions import DEFINITIONS
+from resolvers.admin.setting_values import options_with_stored_values
 from tests.conftest import Client, Clock, make_client, make_key, make_user
 from tests.support.operations.setting_operations import MOST, SET, UNSET, put, refused, stored
 
-ONE = "query ($key: String!) { setting(key: $key) { key value default type custom } }"
-ALL = "query ($filter: String) { settings(filter: $filter) { key value custom type } }"
-HISTORY = """query ($key: String!, $first: Int, $after: String, $last: Int, $before: String) {
+SETTING_QUERY = "query ($key: String!) { setting(key: $key) { key value default type custom } }"
+SETTINGS_QUERY = "query ($filter: String) { settings(filter: $filter) { key value custom type } }"
+HISTORY_QUERY = """query ($key: String!, $first: Int, $after: String, $last: Int, $before: String) {
   setting(key: $key) { history(first: $first, after: $after, last: $last, before: $before) {
     totalCount nodes { id key at actor before after reason }
     pageInfo { hasNextPage startCursor endCursor } } } }"""
 
 
-# what there is
-
-
-def test_every_setting_has_an_option_and_takes_what_is_in_force() -> None:
-    known = {each.name for each in fields(Options)}
-    usual = Options()
-    for one in DEFINITIONS.values():
-        assert one.option in known
-        plain = one.json_from_options(usual)
-        assert one.parse(plain) == getattr(usual, one.option)
-        assert one.name
-        assert one.description.endswith(".")
-        assert not one.restart_required
-    assert len({one.option for one in DEFINITIONS.values()}) == len(DEFINITIONS)
+def test_every_setting_has_an_option_and_parses_its_default() -> None:
+    option_names = {field.name for field in fields(Options)}
+    defaults = Options()
+    for definition in DEFINITIONS.values():
+        assert definition.option in option_names
+        json_value = definition.json_from_options(defaults)
+        assert definition.parse(json_value) == getattr(defaults, definition.option)
+        assert definition.name
+        assert definition.description.endswith(".")
+        assert not definition.restart_required
+    assert len({definition.option for definition in DEFINITIONS.values()}) == len(DEFINITIONS)
     assert list(DEFINITIONS) == sorted(DEFINITIONS)
 
 
-async def test_settings_are_listed_by_key_with_their_defaults(root: Client) -> None:
-    found = (await root(ALL))["settings"]
-    assert [each["key"] for each in found] == sorted(DEFINITIONS)
-    assert not any(each["custom"] for each in found)
-    values = {each["key"]: (each["value"], each["type"]) for each in found}
+async def test_settings_are_listed_by_key_with_defaults(root: Client) -> None:
+    settings = (await root(SETTINGS_QUERY))["settings"]
+    assert [setting["key"] for setting in settings] == sorted(DEFINITIONS)
+    assert not any(setting["custom"] for setting in settings)
+    values = {setting["key"]: (setting["value"], setting["type"]) for setting in settings}
     assert values[MOST] == (400, "number")
     assert values["quota.default"] == (1 << 30, "size")
     assert values["auth.tokenTtl"] == ("P14D", "duration")
     assert values["journal.retention"] == ("P30D", "duration")
     assert values["domains.default"] == (None, "string")
     for part in ("retention", "RETENTION"):
-        found = (await root(ALL, filter=part))["settings"]
-        assert [each["key"] for each in found] == [key for key in DEFINITIONS if "retention" in key]
-    assert (await root(ALL, filter="%"))["settings"] == []
-    answer = await root.raw(ALL, filter="x" * 10_000)
+        settings = (await root(SETTINGS_QUERY, filter=part))["settings"]
+        assert [setting["key"] for setting in settings] == [
+            key for key in DEFINITIONS if "retention" in key
+        ]
+    assert (await root(SETTINGS_QUERY, filter="%"))["settings"] == []
+    answer = await root.raw(SETTINGS_QUERY, filter="x" * 10_000)
     assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 
 @pytest.mark.parametrize("key", ["", "nothing", "custom.", "custom.mine", "const:max:rcpt_to"])
-async def test_an_unknown_setting_is_null(root: Client, key: str) -> None:
-    assert await root(ONE, key=key) == {"setting": None}
+async def test_unknown_setting_is_null(root: Client, key: str) -> None:
+    assert await root(SETTING_QUERY, key=key) == {"setting": None}
 
 
-# what is taken
-TAKEN: list[tuple[str, Any, Any]] = [
+VALID_VALUES: list[tuple[str, Any, Any]] = [
     (MOST, 50, 50),
     (MOST, "50", 50),
     ("quota.default", "3 GiB", 3 << 30),
@@ -91,21 +90,27 @@ TAKEN: list[tuple[str, Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("key", "given", "value"), TAKEN)
-async def test_a_value_is_kept_in_one_way_of_writing(
-    root: Client, key: str, given: Any, value: Any
+@pytest.mark.parametrize(("key", "arguments", "value"), VALID_VALUES)
+async def test_value_is_stored_in_normal_form(
+    root: Client, key: str, arguments: Any, value: Any
 ) -> None:
-    made = await put(root, key, given)
-    assert (made["value"], made["custom"], type(made["value"])) == (value, True, type(value))
-    found = (await root(ONE, key=key))["setting"]
-    assert (found["value"], found["custom"]) == (value, True)
+    setting_payload = await put(root, key, arguments)
+    assert (
+        setting_payload["value"],
+        setting_payload["custom"],
+        type(setting_payload["value"]),
+    ) == (value, True, type(value))
+    setting = (await root(SETTING_QUERY, key=key))["setting"]
+    assert (setting["value"], setting["custom"]) == (value, True)
     assert await stored(root.world) == {key: value}
     if key in DEFINITIONS:
-        _, useless = apply_stored_values(root.world.initial_options, await stored(root.world))
-        assert useless == []
+        _, invalid_keys = options_with_stored_values(
+            root.world.initial_options, await stored(root.world)
+        )
+        assert invalid_keys == []
 
 
-REFUSED: list[tuple[str, Any, str]] = [
+INVALID_VALUES: list[tuple[str, Any, str]] = [
     (MOST, 0, "min"),
     (MOST, -5, "min"),
     (MOST, 100_001, "max"),
@@ -149,8 +154,8 @@ REFUSED: list[tuple[str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("key", "value", "constraint"), REFUSED)
-async def test_what_a_setting_does_not_take_is_refused_by_name_of_the_rule(
+@pytest.mark.parametrize(("key", "value", "constraint"), INVALID_VALUES)
+async def test_invalid_value_is_refused_by_rule(
     root: Client, key: str, value: Any, constraint: str
 ) -> None:
     error = await refused(root, key, value)
@@ -158,13 +163,13 @@ async def test_what_a_setting_does_not_take_is_refused_by_name_of_the_rule(
     assert error["path"] == (["key"] if constraint == "unknown" else ["value"])
 
 
-async def test_a_value_must_be_given(root: Client) -> None:
+async def test_value_is_required(root: Client) -> None:
     document = 'mutation { settingSet(input: {key: "domains.default"}) { errors { path code } } }'
-    done = (await root(document))["settingSet"]
-    assert done["errors"] == [{"path": ["value"], "code": "VALIDATION"}]
+    payload = (await root(document))["settingSet"]
+    assert payload["errors"] == [{"path": ["value"], "code": "VALIDATION"}]
 
 
-async def test_there_are_so_many_of_ones_own(root: Client) -> None:
+async def test_number_of_custom_settings_is_limited(root: Client) -> None:
     now = root.world.now()
     rows = [
         {"key": f"custom.n{n}", "value": {"value": n}, "updated_at": now}
@@ -178,132 +183,131 @@ async def test_there_are_so_many_of_ones_own(root: Client) -> None:
     await put(root, MOST, 7)
 
 
-# back to the default
-
-
-async def test_a_deletion_brings_the_default_back_and_may_be_repeated(root: Client) -> None:
+async def test_delete_restores_the_default_and_is_idempotent(root: Client) -> None:
     await put(root, MOST, 50)
     await put(root, "custom.a", 1)
     keys = ["undo.window", MOST, "custom.a", MOST]
-    done = (await root(UNSET, keys=keys))["settingDelete"]
-    assert done["errors"] == []
-    assert [(each["key"], each["value"]) for each in done["settings"]] == [
+    payload = (await root(UNSET, keys=keys))["settingDelete"]
+    assert payload["errors"] == []
+    assert [(item["key"], item["value"]) for item in payload["settings"]] == [
         ("undo.window", "PT600S"),
         (MOST, 400),
     ]
-    assert done["warnings"] == [{"code": "DEFAULT_ALREADY", "path": ["keys", "0"]}]
+    assert payload["warnings"] == [{"code": "DEFAULT_ALREADY", "path": ["keys", "0"]}]
     assert await stored(root.world) == {}
-    assert await root(ONE, key="custom.a") == {"setting": None}
+    assert await root(SETTING_QUERY, key="custom.a") == {"setting": None}
     changes = await root.world.database.read(select(func.count()).select_from(SettingChange))
-    again = (await root(UNSET, keys=keys))["settingDelete"]
-    assert [each["path"] for each in again["warnings"]] == [["keys", str(n)] for n in range(4)]
+    repeated = (await root(UNSET, keys=keys))["settingDelete"]
+    assert [item["path"] for item in repeated["warnings"]] == [["keys", str(n)] for n in range(4)]
     assert (
         await root.world.database.read(select(func.count()).select_from(SettingChange)) == changes
     )
 
 
-async def test_a_deletion_is_whole_or_nothing(root: Client) -> None:
+async def test_delete_is_all_or_nothing(root: Client) -> None:
     await put(root, MOST, 50)
-    done = (await root(UNSET, keys=[MOST, "nothing"]))["settingDelete"]
-    (error,) = done["errors"]
+    payload = (await root(UNSET, keys=[MOST, "nothing"]))["settingDelete"]
+    (error,) = payload["errors"]
     assert (error["constraint"], error["path"], error["index"]) == ("unknown", ["keys"], 1)
-    done = (await root(UNSET, keys=[MOST] * 101))["settingDelete"]
-    assert done["errors"][0]["constraint"] == "max"
+    payload = (await root(UNSET, keys=[MOST] * 101))["settingDelete"]
+    assert payload["errors"][0]["constraint"] == "max"
     assert await stored(root.world) == {MOST: 50}
 
 
-# what is counted by it
+async def load_allocated_quotas(world: Environment) -> dict[str, int]:
+    statement = select(col(Domain.name), col(Domain.quota_allocated))
+    return {row.name: row.quota_allocated for row in await world.database.read(statement)}
 
 
-async def allocated(world: Environment) -> dict[str, int]:
-    asked = select(col(Domain.name), col(Domain.quota_allocated))
-    return {row.name: row.quota_allocated for row in await world.database.read(asked)}
-
-
-async def test_another_default_quota_is_counted_in_the_domains(
+async def test_default_quota_updates_allocated_quota_of_domains(
     root: Client, ada: Client, bob: Client
 ) -> None:
     world, gib = root.world, 1 << 30
     await make_user(world, "own", quota=5 * gib)
-    at = world.now()
+    now = world.now()
     async with world.write_session() as session:
-        row: dict[str, Any] = {"created_at": at, "updated_at": at, "default_user_quota": gib}
-        session.add(Domain(id=7, name="far.example", **row))
+        domain_columns: dict[str, Any] = {
+            "created_at": now,
+            "updated_at": now,
+            "default_user_quota": gib,
+        }
+        session.add(Domain(id=7, name="far.example", **domain_columns))
         session.add(Stream(id=7))
-    assert await allocated(world) == {"example.org": 7 * gib, "far.example": 0}
+    assert await load_allocated_quotas(world) == {"example.org": 7 * gib, "far.example": 0}
     for value, total in (("3 GiB", 11 * gib), (0, 5 * gib), ("2 GiB", 9 * gib)):
         await put(root, "quota.default", value)
-        assert (await allocated(world))["example.org"] == total
+        assert (await load_allocated_quotas(world))["example.org"] == total
         report = await check_consistency(world)
         assert report.findings == []
     await root(UNSET, keys=["quota.default"])
-    assert await allocated(world) == {"example.org": 7 * gib, "far.example": 0}
-    limits = "{ viewer { user { limits { quota { allowed } } } } }"
+    assert await load_allocated_quotas(world) == {"example.org": 7 * gib, "far.example": 0}
+    document = "{ viewer { user { limits { quota { allowed } } } } }"
     for client in (ada, bob):
-        assert (await client(limits))["viewer"]["user"]["limits"]["quota"]["allowed"] == gib
+        assert (await client(document))["viewer"]["user"]["limits"]["quota"]["allowed"] == gib
 
 
-# what is told of it
-
-
-async def test_history_tells_who_when_what_and_why(root: Client, ada: Client, clock: Clock) -> None:
-    chief = await make_client(root.world, root.http, "chief", role=Role.ADMIN)
+async def test_history_shows_actor_values_and_reason(
+    root: Client, ada: Client, clock: Clock
+) -> None:
+    admin = await make_client(root.world, root.http, "chief", role=Role.ADMIN)
     await put(root, MOST, 50, reason="spam")
     clock.tick(hours=1)
-    await put(chief, MOST, 50)  # no change, no history
-    await put(chief, MOST, 60)
+    await put(admin, MOST, 50)  # no change and no history entry
+    await put(admin, MOST, 60)
     clock.tick(hours=1)
     await root(UNSET, keys=[MOST])
     await put(root, "mailboxes.max", 77)
-    history = (await root(HISTORY, key=MOST))["setting"]["history"]
-    told = [(n["actor"], n["before"], n["after"], n["reason"]) for n in history["nodes"]]
-    assert told == [
+    history = (await root(HISTORY_QUERY, key=MOST))["setting"]["history"]
+    changes = [(n["actor"], n["before"], n["after"], n["reason"]) for n in history["nodes"]]
+    assert changes == [
         ("key root", 60, None, None),
         ("chief", 50, 60, None),
         ("key root", None, 50, "spam"),
     ]
     assert history["totalCount"] == 3
-    first = (await root(HISTORY, key=MOST, first=1))["setting"]["history"]
-    rest = await root(HISTORY, key=MOST, first=9, after=first["pageInfo"]["endCursor"])
+    first = (await root(HISTORY_QUERY, key=MOST, first=1))["setting"]["history"]
+    rest = await root(HISTORY_QUERY, key=MOST, first=9, after=first["pageInfo"]["endCursor"])
     assert [n["after"] for n in rest["setting"]["history"]["nodes"]] == [60, 50]
-    last = (await root(HISTORY, key=MOST, last=1))["setting"]["history"]
-    back = await root(HISTORY, key=MOST, last=9, before=last["pageInfo"]["startCursor"])
-    assert [n["after"] for n in back["setting"]["history"]["nodes"]] == [None, 60]
-    answer = await root.raw(HISTORY, key="mailboxes.max", after=first["pageInfo"]["endCursor"])
+    last = (await root(HISTORY_QUERY, key=MOST, last=1))["setting"]["history"]
+    previous = await root(HISTORY_QUERY, key=MOST, last=9, before=last["pageInfo"]["startCursor"])
+    assert [n["after"] for n in previous["setting"]["history"]["nodes"]] == [None, 60]
+    answer = await root.raw(
+        HISTORY_QUERY, key="mailboxes.max", after=first["pageInfo"]["endCursor"]
+    )
     assert answer["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
     node = "query ($id: ID!) { node(id: $id) { __typename } }"
-    key = history["nodes"][0]["id"]
-    assert (await chief(node, id=key))["node"] == {"__typename": "SettingChange"}
-    assert (await ada(node, id=key))["node"] is None
+    change_id = history["nodes"][0]["id"]
+    assert (await admin(node, id=change_id))["node"] == {"__typename": "SettingChange"}
+    assert (await ada(node, id=change_id))["node"] is None
     clock.tick(days=365)
     assert (await housekeeping.run_round(root.world, sweep=False)).settings == 4
 
 
-async def test_a_change_is_told_in_the_journal_and_in_the_administrative_log(root: Client) -> None:
+async def test_change_is_in_the_journal_and_the_admin_log(root: Client) -> None:
     await put(root, MOST, 50, reason="spam", sessionId="panel")
     await put(root, "custom.smtpPassword", "hunter2")
-    asked = select(*select_columns(Change)).where(
+    statement = select(*select_columns(Change)).where(
         col(Change.stream_id) == PLATFORM, col(Change.kind) == ChangeKind.SETTING_CHANGED
     )
-    rows = await root.world.database.read(asked.order_by(col(Change.last)))
+    rows = await root.world.database.read(statement.order_by(col(Change.last)))
     assert [(row.facts["key"], row.origin) for row in rows] == [
         ([MOST], "panel"),
         (["custom.smtpPassword"], None),
     ]
-    entries = select(*select_columns(AdminLogEntry)).order_by(col(AdminLogEntry.id))
-    told = [
+    log_statement = select(*select_columns(AdminLogEntry)).order_by(col(AdminLogEntry.id))
+    log_entries = [
         (row.mutation, row.before, row.after, row.reason)
-        for row in await root.world.database.read(entries)
+        for row in await root.world.database.read(log_statement)
     ]
-    assert told == [
+    assert log_entries == [
         ("settingSet", None, {MOST: 50}, "spam"),
         ("settingSet", None, {"custom.smtpPassword": "(hidden)"}, None),
     ]
-    again = (await root(ONE, key="custom.smtpPassword"))["setting"]
-    assert again["value"] == "hunter2"
+    setting = (await root(SETTING_QUERY, key="custom.smtpPassword"))["setting"]
+    assert setting["value"] == "hunter2"
 
 
-async def test_many_settings_cost_no_more_statements_than_few(
+async def test_list_needs_a_constant_number_of_statements(
     root: Client, statements: list[str]
 ) -> None:
     document = "{ settings { key history(first: 2) { totalCount nodes { after actor } } } }"
@@ -311,38 +315,38 @@ async def test_many_settings_cost_no_more_statements_than_few(
     async def cost() -> int:
         del statements[:]
         await root(document)
-        return len([sent for sent in statements if "api_keys" not in sent])
+        return len([statement for statement in statements if "api_keys" not in statement])
 
-    costs = [await cost()]
+    statement_counts = [await cost()]
     for n in range(20):
         await put(root, f"custom.n{n}", n)
         await put(root, f"custom.n{n}", -n - 1)
-    assert [await cost(), await cost()] == costs * 2
+    assert [await cost(), await cost()] == statement_counts * 2
 
 
-async def test_nobody_below_an_administrator_sees_or_changes_one(
+async def test_only_administrators_read_or_change_settings(
     root: Client, ada: Client, world: Environment
 ) -> None:
     await put(root, "custom.a", "visible")
-    chief = await make_client(world, root.http, "chief", role=Role.DOMAIN_ADMIN)
+    domain_admin = await make_client(world, root.http, "chief", role=Role.DOMAIN_ADMIN)
     secret = await make_key(world, "mail", role=Role.ADMIN, scopes=[Scope.SETTINGS])
-    narrow = Client(root.http, world, root.user, secret)
+    scoped_client = Client(root.http, world, root.user, secret)
     before = await stored(world)
-    for client in (ada, chief, narrow):
-        for document, given in (
-            (ONE, {"key": "custom.a"}),
-            (ALL, {}),
-            (HISTORY, {"key": "custom.a"}),
+    for client in (ada, domain_admin, scoped_client):
+        for document, arguments in (
+            (SETTING_QUERY, {"key": "custom.a"}),
+            (SETTINGS_QUERY, {}),
+            (HISTORY_QUERY, {"key": "custom.a"}),
             (SET, {"key": "custom.a", "value": 1}),
             (UNSET, {"keys": ["custom.a"]}),
         ):
-            answer = await client.raw(document, **given)
+            answer = await client.raw(document, **arguments)
             assert "forbidden" in str(answer).lower(), document
             assert "visible" not in str(answer)
     assert await stored(world) == before
 
 
-async def test_the_types_of_ones_own_are_told(root: Client) -> None:
+async def test_custom_setting_has_the_type_of_its_value(root: Client) -> None:
     for n, (value, kind) in enumerate(
         (("a", "string"), (1, "number"), (1.5, "number"), (True, "boolean"), ([1], "list"))
     ):

@@ -1,4 +1,4 @@
-"""The table of trusted documents, on each store."""
+"""The table of trusted documents on both databases."""
 
 import hashlib
 
@@ -14,11 +14,11 @@ from resolvers.context import MAX_BATCH_KEYS, Context, Viewer
 from tests.conftest import Clock
 
 
-def made(number: int) -> NewTrustedDocument:
+def new_document(number: int) -> NewTrustedDocument:
     return NewTrustedDocument(f"query Q{number} {{ viewer {{ role }} }}", (f"Q{number}",))
 
 
-def test_a_hash_is_that_of_the_text_in_utf_8() -> None:
+def test_hash_is_sha256_of_the_utf8_text() -> None:
     assert hash_of("{ a } # ü").hex() == hashlib.sha256("{ a } # ü".encode()).hexdigest()
 
 
@@ -26,51 +26,70 @@ async def test_documents_are_added_once_listed_and_removed(
     world: Environment, clock: Clock
 ) -> None:
     ctx = root_context(world)
-    assert await trusted_documents.add_documents(ctx, [made(1), made(2), made(1)]) == 2
+    assert (
+        await trusted_documents.add_documents_and_count_new(
+            ctx, [new_document(1), new_document(2), new_document(1)]
+        )
+        == 2
+    )
     clock.tick(hours=1)
-    assert await trusted_documents.add_documents(ctx, [made(1), made(3)]) == 1
+    assert (
+        await trusted_documents.add_documents_and_count_new(ctx, [new_document(1), new_document(3)])
+        == 1
+    )
     rows = await trusted_documents.list_documents(ctx)
     assert sorted(row.operations[0] for row in rows) == ["Q1", "Q2", "Q3"]
     assert rows[-1].operations == ["Q3"]
     assert rows[-1].added_at == clock.time
-    key = hash_of(made(1).text)
-    assert await trusted_documents.find_document_text(world, key) == made(1).text
-    await trusted_documents.remove_documents(ctx, [key])
-    assert await trusted_documents.find_document_text(world, key) is None
+    document_hash = hash_of(new_document(1).text)
+    assert await trusted_documents.find_document_text(world, document_hash) == new_document(1).text
+    await trusted_documents.remove_documents(ctx, [document_hash])
+    assert await trusted_documents.find_document_text(world, document_hash) is None
     assert len(await trusted_documents.list_documents(ctx)) == 2
 
 
-async def test_many_are_added_in_few_statements(world: Environment, statements: list[str]) -> None:
-    many = [made(number) for number in range(2 * MAX_BATCH_KEYS + 1)]
-    assert await trusted_documents.add_documents(root_context(world), many) == len(many)
-    assert len([one for one in statements if one.startswith("INSERT INTO documents")]) == 3
-    assert len(await trusted_documents.list_documents(root_context(world))) == len(many)
-    assert await trusted_documents.add_documents(root_context(world), []) == 0
+async def test_many_documents_are_added_in_few_statements(
+    world: Environment, statements: list[str]
+) -> None:
+    documents = [new_document(number) for number in range(2 * MAX_BATCH_KEYS + 1)]
+    assert await trusted_documents.add_documents_and_count_new(
+        root_context(world), documents
+    ) == len(documents)
+    assert (
+        len(
+            [statement for statement in statements if statement.startswith("INSERT INTO documents")]
+        )
+        == 3
+    )
+    assert len(await trusted_documents.list_documents(root_context(world))) == len(documents)
+    assert await trusted_documents.add_documents_and_count_new(root_context(world), []) == 0
 
 
 async def test_removal_is_all_or_nothing(world: Environment) -> None:
-    await trusted_documents.add_documents(root_context(world), [made(1)])
-    key = hash_of(made(1).text)
-    with pytest.raises(NotFound) as refused:
-        await trusted_documents.remove_documents(root_context(world), [key, b"\0" * 32])
-    assert (refused.value.ref, refused.value.index) == ("00" * 32, 1)
-    assert await trusted_documents.find_document_text(world, key) == made(1).text
+    await trusted_documents.add_documents_and_count_new(root_context(world), [new_document(1)])
+    document_hash = hash_of(new_document(1).text)
+    with pytest.raises(NotFound) as raised:
+        await trusted_documents.remove_documents(root_context(world), [document_hash, b"\0" * 32])
+    assert (raised.value.ref, raised.value.index) == ("00" * 32, 1)
+    assert await trusted_documents.find_document_text(world, document_hash) == new_document(1).text
 
 
-async def test_only_who_owns_the_machine_may(world: Environment) -> None:
+async def test_only_root_can_manage_trusted_documents(world: Environment) -> None:
     admin = Context(world, Viewer(1, Role.ADMIN, frozenset({Scope.MASTER})))
-    for work in (
-        trusted_documents.add_documents(admin, [made(1)]),
+    for operation in (
+        trusted_documents.add_documents_and_count_new(admin, [new_document(1)]),
         trusted_documents.remove_documents(admin, [b"\0" * 32]),
         trusted_documents.list_documents(admin),
     ):
         with pytest.raises(Forbidden):
-            await work
+            await operation
 
 
-async def test_a_text_of_any_language_survives(world: Environment) -> None:
-    strange = NewTrustedDocument("query Ä { viewer { role } } # \U0001f426 \r\n ü", ("Ä", "日本"))
-    await trusted_documents.add_documents(root_context(world), [strange])
-    assert await trusted_documents.find_document_text(world, hash_of(strange.text)) == strange.text
+async def test_non_ascii_text_is_stored_unchanged(world: Environment) -> None:
+    document = NewTrustedDocument("query Ä { viewer { role } } # \U0001f426 \r\n ü", ("Ä", "日本"))
+    await trusted_documents.add_documents_and_count_new(root_context(world), [document])
+    assert (
+        await trusted_documents.find_document_text(world, hash_of(document.text)) == document.text
+    )
     (row,) = await trusted_documents.list_documents(root_context(world))
-    assert tuple(row.operations) == strange.operations
+    assert tuple(row.operations) == document.operations

@@ -1,4 +1,4 @@
-"""The store in which users sign in."""
+"""A database with users who sign in."""
 
 from collections.abc import AsyncIterator
 
@@ -13,16 +13,21 @@ from tests.support.accounts.sign_in_environment import SignInEnvironment
 
 @pytest.fixture
 async def sign_in_environment(world: Environment, clock: Clock) -> AsyncIterator[SignInEnvironment]:
-    """ada of example.org, whose alias is example.com."""
-    there, now = SignInEnvironment(world, clock, domain_id=world.new_id()), clock()
+    """Yield an environment with user ada of example.org and the alias domain example.com."""
+    new_environment, now = SignInEnvironment(world, clock, domain_id=world.new_id()), clock()
     async with world.write_session() as session:
-        session.add(Domain(id=there.domain_id, name="example.org", created_at=now, updated_at=now))
+        session.add(
+            Domain(id=new_environment.domain_id, name="example.org", created_at=now, updated_at=now)
+        )
         await session.flush()
         session.add(
             AliasDomain(
-                id=world.new_id(), alias="example.com", domain_id=there.domain_id, created_at=now
+                id=world.new_id(),
+                alias="example.com",
+                domain_id=new_environment.domain_id,
+                created_at=now,
             )
         )
-    await there.add_user("ada")
-    yield there
+    await new_environment.add_user("ada")
+    yield new_environment
     await authentication.wait_for_background_tasks(world)

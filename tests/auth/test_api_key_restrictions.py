@@ -1,4 +1,4 @@
-"""Keys that are good for less: domains, operations, networks; and that none goes further."""
+"""API keys that are restricted to domains, operations or networks."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -31,7 +31,7 @@ from tests.support.accounts.sign_in_environment import (
 )
 from tests.support.clients.http_requests import post_document
 
-CREATE = """
+API_KEY_CREATE = """
 mutation ($input: ApiKeyCreateInput!) {
   apiKeyCreate(input: $input) {
     secret errors { code path index }
@@ -39,7 +39,7 @@ mutation ($input: ApiKeyCreateInput!) {
   }
 }
 """
-UPDATE = """
+API_KEY_UPDATE = """
 mutation ($input: ApiKeyUpdateInput!) {
   apiKeyUpdate(input: $input) {
     apiKeys { name active allowedIps expiresAt } errors { code path index }
@@ -48,86 +48,99 @@ mutation ($input: ApiKeyUpdateInput!) {
 """
 
 
-async def made(
-    sign_in_environment: SignInEnvironment, ctx: Context, **facts: Any
+async def create_key_and_viewer(
+    sign_in_environment: SignInEnvironment, ctx: Context, **fields: Any
 ) -> tuple[ApiKey, str, Viewer]:
-    row, secret = await api_keys.create_api_key(ctx, NewApiKey("k", **facts))
+    row, secret = await api_keys.create_api_key(ctx, NewApiKey("k", **fields))
     return row, secret, await sign_in_environment.authenticate(secret)
 
 
-async def test_an_admins_key_for_domains_is_a_domain_admins(
+async def test_admin_key_limited_to_domains_is_domain_admin(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    boss = sign_in_environment.user_context("ada", Role.ADMIN)
-    _, _, viewer = await made(
-        sign_in_environment, boss, role=Role.ADMIN, domains=[sign_in_environment.domain_id]
+    admin_context = sign_in_environment.user_context("ada", Role.ADMIN)
+    _, _, viewer = await create_key_and_viewer(
+        sign_in_environment, admin_context, role=Role.ADMIN, domains=[sign_in_environment.domain_id]
     )
     assert (viewer.user_id, viewer.role) == (0, Role.DOMAIN_ADMIN)
     assert viewer.administered_domains == {sign_in_environment.domain_id}
     assert viewer.permissions == frozenset(AdminPermission)
-    for facts in (
+    for fields in (
         {"user_id": sign_in_environment.users["ada"], "role": Role.ADMIN},
         {"role": Role.USER},
     ):
         with pytest.raises(InvalidInput):
-            await made(sign_in_environment, boss, domains=[sign_in_environment.domain_id], **facts)
+            await create_key_and_viewer(
+                sign_in_environment,
+                admin_context,
+                domains=[sign_in_environment.domain_id],
+                **fields,
+            )
     with pytest.raises(NotFound):
-        await made(sign_in_environment, boss, role=Role.ADMIN, domains=[7])
+        await create_key_and_viewer(
+            sign_in_environment, admin_context, role=Role.ADMIN, domains=[7]
+        )
 
 
-async def test_a_domain_admins_key_has_no_domain_more(
+async def test_domain_admin_key_covers_only_own_domains(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    dora, other = (
+    admin_context, other_domain_id = (
         await make_domain_admin_context(sign_in_environment),
         await add_other_domain(sign_in_environment),
     )
     role = Role.DOMAIN_ADMIN
-    for domains in ([other], [sign_in_environment.domain_id, other]):
+    for domains in ([other_domain_id], [sign_in_environment.domain_id, other_domain_id]):
         with pytest.raises(NotFound):
-            await made(sign_in_environment, dora, role=role, domains=domains)
-    _, secret, viewer = await made(
-        sign_in_environment, dora, role=role, domains=[sign_in_environment.domain_id]
+            await create_key_and_viewer(
+                sign_in_environment, admin_context, role=role, domains=domains
+            )
+    _, secret, viewer = await create_key_and_viewer(
+        sign_in_environment, admin_context, role=role, domains=[sign_in_environment.domain_id]
     )
     assert (viewer.user_id, viewer.administered_domains) == (
         0,
         frozenset({sign_in_environment.domain_id}),
     )
     assert viewer.permissions == {AdminPermission.LOGIN_AS}
-    narrow = Context(sign_in_environment.world, viewer)
-    with pytest.raises(InvalidInput):  # nobody's account, and so no key of its own without domains
-        await made(sign_in_environment, narrow, role=role)
+    key_context = Context(sign_in_environment.world, viewer)
+    with pytest.raises(InvalidInput):  # a key without a user can't create a key without domains
+        await create_key_and_viewer(sign_in_environment, key_context, role=role)
     with pytest.raises(RequestError):
-        await made(
-            sign_in_environment, narrow, role=role, user_id=sign_in_environment.users["dora"]
+        await create_key_and_viewer(
+            sign_in_environment, key_context, role=role, user_id=sign_in_environment.users["dora"]
         )
     await sign_in_environment.change_user("dora", disabled=True)
     sign_in_environment.clock.tick(seconds=5)
     assert await sign_in_environment.is_refused(secret)
 
 
-async def test_nobody_makes_a_key_of_a_neighbour_who_administers_more(
+async def test_domain_admin_creates_no_key_of_admin_of_more_domains(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    dora, other = (
+    admin_context, other_domain_id = (
         await make_domain_admin_context(sign_in_environment),
         await add_other_domain(sign_in_environment),
     )
-    rita = await sign_in_environment.add_user(
+    rita_id = await sign_in_environment.add_user(
         "rita", role=Role.DOMAIN_ADMIN, domain_id=sign_in_environment.domain_id
     )
     async with sign_in_environment.world.write_session() as session:
-        session.add(DomainAdmin(user_id=rita, domain_id=other))
+        session.add(DomainAdmin(user_id=rita_id, domain_id=other_domain_id))
     for role in (Role.DOMAIN_ADMIN, Role.USER):
         with pytest.raises(Forbidden):
-            await made(sign_in_environment, dora, role=role, user_id=rita)
+            await create_key_and_viewer(
+                sign_in_environment, admin_context, role=role, user_id=rita_id
+            )
     await sign_in_environment.change_user("ada", domain_id=sign_in_environment.domain_id)
-    _, _, viewer = await made(sign_in_environment, dora, user_id=sign_in_environment.users["ada"])
+    _, _, viewer = await create_key_and_viewer(
+        sign_in_environment, admin_context, user_id=sign_in_environment.users["ada"]
+    )
     assert viewer.user_id == sign_in_environment.users["ada"]
 
 
 @pytest.mark.parametrize(
-    "facts",
+    "fields",
     [
         {"role": Role.ADMIN},
         {"role": Role.DOMAIN_ADMIN},
@@ -138,11 +151,11 @@ async def test_nobody_makes_a_key_of_a_neighbour_who_administers_more(
         {"user_id": "bob"},
     ],
 )
-async def test_a_key_makes_none_that_goes_further(
-    sign_in_environment: SignInEnvironment, facts: dict[str, Any]
+async def test_key_creates_no_key_with_more_rights(
+    sign_in_environment: SignInEnvironment, fields: dict[str, Any]
 ) -> None:
     await sign_in_environment.add_user("bob")
-    row, _, viewer = await made(
+    row, _, viewer = await create_key_and_viewer(
         sign_in_environment,
         sign_in_environment.user_context("ada"),
         operations=["viewer", "apiKeyCreate", "apiKeyUpdate"],
@@ -150,23 +163,23 @@ async def test_a_key_makes_none_that_goes_further(
         expires_at=sign_in_environment.clock() + timedelta(days=1),
     )
     ctx = Context(sign_in_environment.world, viewer)
-    if isinstance(facts.get("expires_at"), timedelta):
-        facts = {"expires_at": sign_in_environment.clock() + facts["expires_at"]}
-    if "user_id" in facts:
-        facts = {"user_id": sign_in_environment.users["bob"]}
+    if isinstance(fields.get("expires_at"), timedelta):
+        fields = {"expires_at": sign_in_environment.clock() + fields["expires_at"]}
+    if "user_id" in fields:
+        fields = {"user_id": sign_in_environment.users["bob"]}
     with pytest.raises((Forbidden, NotFound)):
-        await api_keys.create_api_key(ctx, NewApiKey("k", **facts))
+        await api_keys.create_api_key(ctx, NewApiKey("k", **fields))
     child, _ = await api_keys.create_api_key(ctx, NewApiKey("k"))
     assert child.operations == sorted(row.operations)
     assert (child.allowed_ips, child.expires_at) == (row.allowed_ips, row.expires_at)
 
 
-async def test_a_narrow_scope_or_a_reader_makes_no_key_at_all(
+async def test_scoped_or_read_only_key_creates_no_key(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    for facts in ({"scopes": [Scope.MAIL]}, {"read_only": True}):
-        _, _, viewer = await made(
-            sign_in_environment, sign_in_environment.user_context("ada"), **facts
+    for fields in ({"scopes": [Scope.MAIL]}, {"read_only": True}):
+        _, _, viewer = await create_key_and_viewer(
+            sign_in_environment, sign_in_environment.user_context("ada"), **fields
         )
         with pytest.raises(Forbidden):
             await api_keys.create_api_key(
@@ -174,10 +187,10 @@ async def test_a_narrow_scope_or_a_reader_makes_no_key_at_all(
             )
 
 
-async def test_a_key_takes_nothing_off_that_it_is_bound_by(
+async def test_key_does_not_loosen_its_own_restrictions(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    row, secret, viewer = await made(
+    row, secret, viewer = await create_key_and_viewer(
         sign_in_environment,
         sign_in_environment.user_context("ada"),
         allowed_ips=["192.0.2.0/24"],
@@ -195,53 +208,57 @@ async def test_a_key_takes_nothing_off_that_it_is_bound_by(
     ):
         with pytest.raises(Forbidden):
             await api_keys.update_api_keys(ctx, [row.id], change)
-    narrower = ApiKeyChange("n", allowed_ips=["192.0.2.1/32"], expires_at=viewer.expires_at)
-    (now,) = await api_keys.update_api_keys(ctx, [row.id], narrower)
-    assert (now.name, now.allowed_ips) == ("n", ["192.0.2.1/32"])
+    narrower_change = ApiKeyChange("n", allowed_ips=["192.0.2.1/32"], expires_at=viewer.expires_at)
+    (updated_row,) = await api_keys.update_api_keys(ctx, [row.id], narrower_change)
+    assert (updated_row.name, updated_row.allowed_ips) == ("n", ["192.0.2.1/32"])
     assert not await sign_in_environment.is_refused(secret)
-    (now,) = await api_keys.update_api_keys(
+    (updated_row,) = await api_keys.update_api_keys(
         sign_in_environment.user_context("ada"), [row.id], ApiKeyChange(removes_expiry=True)
     )
-    assert now.expires_at is None
+    assert updated_row.expires_at is None
 
 
-async def test_nobody_changes_a_key_above_themselves(
+async def test_user_does_not_change_key_with_more_rights(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     await sign_in_environment.add_user("rex", role=Role.ROOT)
-    rexs, _ = await api_keys.create_api_key(
+    rex_key, _ = await api_keys.create_api_key(
         sign_in_environment.user_context("rex", Role.ROOT), NewApiKey("r")
     )
-    roots, _ = await api_keys.create_api_key(
+    root_key, _ = await api_keys.create_api_key(
         sign_in_environment.user_context("rex", Role.ROOT), NewApiKey("r", role=Role.ROOT)
     )
-    mine, secret = await api_keys.create_api_key(
+    own_key, secret = await api_keys.create_api_key(
         sign_in_environment.user_context("ada"), NewApiKey("m")
     )
-    off = ApiKeyChange(active=False)
-    for ctx, key in (
-        (sign_in_environment.user_context("ada", Role.ADMIN), rexs.id),
-        (sign_in_environment.user_context("ada", Role.ADMIN), roots.id),
-        (sign_in_environment.user_context("ada", scopes=frozenset({Scope.SETTINGS})), mine.id),
+    deactivation = ApiKeyChange(active=False)
+    for ctx, api_key in (
+        (sign_in_environment.user_context("ada", Role.ADMIN), rex_key.id),
+        (sign_in_environment.user_context("ada", Role.ADMIN), root_key.id),
+        (sign_in_environment.user_context("ada", scopes=frozenset({Scope.SETTINGS})), own_key.id),
     ):
         with pytest.raises(Forbidden):
-            await api_keys.update_api_keys(ctx, [mine.id, key], off)
+            await api_keys.update_api_keys(ctx, [own_key.id, api_key], deactivation)
     await sign_in_environment.add_user("bob")
     with pytest.raises(NotFound):
-        await api_keys.update_api_keys(sign_in_environment.user_context("bob"), [mine.id], off)
+        await api_keys.update_api_keys(
+            sign_in_environment.user_context("bob"), [own_key.id], deactivation
+        )
     assert not await sign_in_environment.is_refused(secret)
-    await api_keys.update_api_keys(sign_in_environment.user_context("ada"), [mine.id], off)
+    await api_keys.update_api_keys(
+        sign_in_environment.user_context("ada"), [own_key.id], deactivation
+    )
     assert await sign_in_environment.is_refused(secret)
     await api_keys.update_api_keys(
-        sign_in_environment.user_context("ada"), [mine.id], ApiKeyChange(active=True)
+        sign_in_environment.user_context("ada"), [own_key.id], ApiKeyChange(active=True)
     )
     assert not await sign_in_environment.is_refused(secret)
 
 
-async def test_a_key_is_good_from_its_networks_alone(
+async def test_key_is_valid_only_from_its_networks(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    row, secret, _ = await made(
+    row, secret, _ = await create_key_and_viewer(
         sign_in_environment,
         sign_in_environment.user_context("ada"),
         allowed_ips=["192.0.2.0/24", "2001:db8::/64"],
@@ -251,25 +268,29 @@ async def test_a_key_is_good_from_its_networks_alone(
         assert (
             await authentication.authenticate_request(sign_in_environment.world, headers, ip=ip)
         ).api_key_id == row.id
-    for elsewhere in ("192.0.3.0", "2001:db8:0:1::", None, "x"):
+    for refused_ip in ("192.0.3.0", "2001:db8:0:1::", None, "x"):
         with pytest.raises(Unauthenticated):
             await authentication.authenticate_request(
-                sign_in_environment.world, headers, ip=elsewhere
+                sign_in_environment.world, headers, ip=refused_ip
             )
     await authentication.wait_for_background_tasks(sign_in_environment.world)
     table = core_table(SecurityEvent)
-    asked = select(table).where(col(SecurityEvent.result) == "fail")
-    rows = await sign_in_environment.world.database.read(asked)
+    query = select(table).where(col(SecurityEvent.result) == "fail")
+    rows = await sign_in_environment.world.database.read(query)
     assert {(event.action, event.user_id) for event in rows} == {
         ("api key", sign_in_environment.users["ada"])
     }
-    (noted,) = await api_keys.load_api_keys_by_id(sign_in_environment.user_context("ada"), [row.id])
-    assert noted
-    assert noted.last_used_ip == "192.0.2.1"  # of the first use, which is noted once an hour
+    (used_row,) = await api_keys.load_api_keys_by_id(
+        sign_in_environment.user_context("ada"), [row.id]
+    )
+    assert used_row
+    assert (
+        used_row.last_used_ip == "192.0.2.1"
+    )  # of the first use, since it is updated once an hour
 
 
 @pytest.mark.parametrize(
-    ("given", "path"),
+    ("arguments", "path"),
     [
         ({"operations": ["users", "nothing"]}, ["operations"]),
         ({"operations": ["x" * 10_000]}, ["operations"]),
@@ -280,60 +301,66 @@ async def test_a_key_is_good_from_its_networks_alone(
         ({"name": "a\nb"}, ["name"]),
     ],
 )
-async def test_what_makes_no_sense_names_its_place(
-    ada: Client, given: dict[str, Any], path: list[str]
+async def test_invalid_api_key_input_names_its_path(
+    ada: Client, arguments: dict[str, Any], path: list[str]
 ) -> None:
-    done = (await ada(CREATE, input={"name": "k", **given}))["apiKeyCreate"]
-    assert [error["path"] for error in done["errors"]] == [path]
+    payload = (await ada(API_KEY_CREATE, input={"name": "k", **arguments}))["apiKeyCreate"]
+    assert [error["path"] for error in payload["errors"]] == [path]
 
 
-async def test_a_key_for_operations_runs_no_others(ada: Client, http: httpx.AsyncClient) -> None:
-    given = {"name": "k", "operations": ["viewer", "mailbox"], "allowedIps": ["127.0.0.1"]}
-    done = (await ada(CREATE, input=given))["apiKeyCreate"]
-    assert done["apiKey"]["operations"] == ["mailbox", "viewer"]
-    assert done["apiKey"]["allowedIps"] == ["127.0.0.1/32"]
-    secret = done["secret"]
-    answer = await post_document(http, "{ viewer { role } __typename }", secret)
-    assert answer["data"]["viewer"] == {"role": "USER"}
-    for refused in (
+async def test_key_limited_to_operations_runs_no_others(
+    ada: Client, http: httpx.AsyncClient
+) -> None:
+    arguments = {"name": "k", "operations": ["viewer", "mailbox"], "allowedIps": ["127.0.0.1"]}
+    payload = (await ada(API_KEY_CREATE, input=arguments))["apiKeyCreate"]
+    assert payload["apiKey"]["operations"] == ["mailbox", "viewer"]
+    assert payload["apiKey"]["allowedIps"] == ["127.0.0.1/32"]
+    secret = payload["secret"]
+    response = await post_document(http, "{ viewer { role } __typename }", secret)
+    assert response["data"]["viewer"] == {"role": "USER"}
+    for document in (
         "{ user { id } }",
         "{ viewer { role } ... on Query { user { id } } }",
         "{ ...F } fragment F on Query { __schema { queryType { name } } }",
         "mutation { tokenRevoke(input: {}) { revoked } }",
     ):
-        (error,) = (await post_document(http, refused, secret))["errors"]
+        (error,) = (await post_document(http, document, secret))["errors"]
         assert error["extensions"]["code"] == "FORBIDDEN"
     headers = {"Authorization": f"Bearer {secret}"}
     assert (await http.post("/rest/uploads", content=b"x", headers=headers)).status_code == 403
-    elsewhere = {**headers, "X-Client-IP": "127.0.0.1", "X-Forwarded-For": "127.0.0.1"}
-    other = await ada(UPDATE, input={"ids": [done["apiKey"]["id"]], "allowedIps": ["10.0.0.0/8"]})
-    assert other["apiKeyUpdate"]["apiKeys"][0]["allowedIps"] == ["10.0.0.0/8"]
+    spoofed_headers = {**headers, "X-Client-IP": "127.0.0.1", "X-Forwarded-For": "127.0.0.1"}
+    update_response = await ada(
+        API_KEY_UPDATE, input={"ids": [payload["apiKey"]["id"]], "allowedIps": ["10.0.0.0/8"]}
+    )
+    assert update_response["apiKeyUpdate"]["apiKeys"][0]["allowedIps"] == ["10.0.0.0/8"]
     body = {"query": "{ viewer { role } }"}
-    assert (await http.post("/graphql", json=body, headers=elsewhere)).status_code == 401
+    assert (await http.post("/graphql", json=body, headers=spoofed_headers)).status_code == 401
 
 
-async def test_an_update_says_what_it_changes(ada: Client, bob: Client) -> None:
-    key = (await ada(CREATE, input={"name": "k"}))["apiKeyCreate"]["apiKey"]["id"]
-    for client, given, code in (
+async def test_invalid_api_key_update_is_refused(ada: Client, bob: Client) -> None:
+    key_id = (await ada(API_KEY_CREATE, input={"name": "k"}))["apiKeyCreate"]["apiKey"]["id"]
+    for client, arguments, code in (
         (ada, {}, "VALIDATION"),
         (ada, {"name": ""}, "VALIDATION"),
         (ada, {"expiresAt": "2029-01-01T00:00:00Z"}, "VALIDATION"),
         (bob, {"active": False}, "NOT_FOUND"),
     ):
-        done = (await client(UPDATE, input={"ids": [key], **given}))["apiKeyUpdate"]
-        assert [error["code"] for error in done["errors"]] == [code], given
+        payload = (await client(API_KEY_UPDATE, input={"ids": [key_id], **arguments}))[
+            "apiKeyUpdate"
+        ]
+        assert [error["code"] for error in payload["errors"]] == [code], arguments
 
 
-async def test_a_key_for_domains_stays_in_them(
+async def test_key_limited_to_domains_creates_no_wider_key(
     world: Environment, http: httpx.AsyncClient, root: Client, ada: Client
 ) -> None:
-    dora = await make_domain_admin(world, http, "dora", list(AdminPermission))
-    given = {"name": "k", "role": "ADMIN", "domains": [{"name": "example.org"}]}
-    done = (await root(CREATE, input=given))["apiKeyCreate"]
-    assert done["errors"] == []
-    assert done["apiKey"]["domains"] == [{"name": "example.org"}]
-    asked = "{ viewer { role user { id } administers { name } apiKey { name } adminPermissions } }"
-    viewer = (await post_document(http, asked, done["secret"]))["data"]["viewer"]
+    domain_admin = await make_domain_admin(world, http, "dora", list(AdminPermission))
+    arguments = {"name": "k", "role": "ADMIN", "domains": [{"name": "example.org"}]}
+    payload = (await root(API_KEY_CREATE, input=arguments))["apiKeyCreate"]
+    assert payload["errors"] == []
+    assert payload["apiKey"]["domains"] == [{"name": "example.org"}]
+    query = "{ viewer { role user { id } administers { name } apiKey { name } adminPermissions } }"
+    viewer = (await post_document(http, query, payload["secret"]))["data"]["viewer"]
     assert viewer == {
         "role": "DOMAIN_ADMIN",
         "user": None,
@@ -341,63 +368,70 @@ async def test_a_key_for_domains_stays_in_them(
         "apiKey": {"name": "k"},
         "adminPermissions": sorted(AdminPermission),
     }
-    for wider in ({"role": "ADMIN"}, {"role": "DOMAIN_ADMIN"}, {"role": "ADMIN", **given}):
+    for wider_input in (
+        {"role": "ADMIN"},
+        {"role": "DOMAIN_ADMIN"},
+        {"role": "ADMIN", **arguments},
+    ):
         (error,) = (
-            await post_document(http, CREATE, done["secret"], input={**wider, "name": "w"})
+            await post_document(
+                http, API_KEY_CREATE, payload["secret"], input={**wider_input, "name": "w"}
+            )
         )["data"]["apiKeyCreate"]["errors"]
         assert error["code"] in {"FORBIDDEN", "VALIDATION"}
-    wide = {"name": "w", "role": "DOMAIN_ADMIN", "domains": [{"name": "example.org"}]}
-    (error,) = (await ada(CREATE, input=wide))["apiKeyCreate"]["errors"]
+    wide_input = {"name": "w", "role": "DOMAIN_ADMIN", "domains": [{"name": "example.org"}]}
+    (error,) = (await ada(API_KEY_CREATE, input=wide_input))["apiKeyCreate"]["errors"]
     assert error["code"] == "NOT_FOUND"
-    assert (await dora(CREATE, input=wide))["apiKeyCreate"]["errors"] == []
+    assert (await domain_admin(API_KEY_CREATE, input=wide_input))["apiKeyCreate"]["errors"] == []
 
 
-async def test_a_key_that_lost_its_ground_says_less(sign_in_environment: SignInEnvironment) -> None:
-    """What the maker may no longer do, the key may not."""
-    dora = await make_domain_admin_context(sign_in_environment)
-    _, secret, viewer = await made(sign_in_environment, dora, role=Role.DOMAIN_ADMIN)
+async def test_key_loses_rights_with_its_demoted_maker(
+    sign_in_environment: SignInEnvironment,
+) -> None:
+    admin_context = await make_domain_admin_context(sign_in_environment)
+    _, secret, viewer = await create_key_and_viewer(
+        sign_in_environment, admin_context, role=Role.DOMAIN_ADMIN
+    )
     assert viewer.role is Role.DOMAIN_ADMIN
     await sign_in_environment.change_user("dora", role=Role.USER)
     sign_in_environment.clock.tick(seconds=5)
-    now = await sign_in_environment.authenticate(secret)
-    assert (now.role, now.administered_domains) == (Role.USER, frozenset())
-    assert await authentication.has_credential_ended(sign_in_environment.world, viewer)
-    assert replace(now, permissions=frozenset()).scopes == MASTER_SCOPES
+    current_viewer = await sign_in_environment.authenticate(secret)
+    assert (current_viewer.role, current_viewer.administered_domains) == (Role.USER, frozenset())
+    assert await authentication.has_credential_ended_or_narrowed(sign_in_environment.world, viewer)
+    assert replace(current_viewer, permissions=frozenset()).scopes == MASTER_SCOPES
 
 
-async def test_the_key_of_nobody_is_in_the_administrative_log(
-    root: Client, world: Environment
-) -> None:
+async def test_creation_of_platform_key_is_in_admin_log(root: Client, world: Environment) -> None:
     from models.admin.admin_log import AdminLogEntry
 
     await make_key(world, "before")
-    await root(CREATE, input={"name": "k", "role": "ADMIN"})
+    await root(API_KEY_CREATE, input={"name": "k", "role": "ADMIN"})
     rows = await world.database.read(select(core_table(AdminLogEntry)))
     assert [(row.mutation, row.target_kind) for row in rows] == [("apiKeyCreate", "ApiKey")]
 
 
 @pytest.mark.usefixtures("ada")
-async def test_an_admin_makes_a_domain_admins_key(
+async def test_admin_creates_key_for_domain_without_own_rights(
     over: Client, root: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
-    far = NewUser(username="far", address="far@far.example", password_disabled=True)
+    new_user = NewUser(username="far", address="far@far.example", password_disabled=True)
     await creation_create.create_user(
-        Context(world, Viewer(role=Role.ROOT, scopes=MASTER_SCOPES)), far
+        Context(world, Viewer(role=Role.ROOT, scopes=MASTER_SCOPES)), new_user
     )
-    users = "{ users(first: 10) { nodes { username } } }"
-    given = {"name": "k", "role": "DOMAIN_ADMIN", "domains": [{"name": "far.example"}]}
+    users_query = "{ users(first: 10) { nodes { username } } }"
+    arguments = {"name": "k", "role": "DOMAIN_ADMIN", "domains": [{"name": "far.example"}]}
     for client in (over, root):
-        made = (await client(CREATE, input=given))["apiKeyCreate"]
-        assert made["errors"] == []
-        assert made["apiKey"]["domains"] == [{"name": "far.example"}]
-        key = Client(http, world, root.user, made["secret"])
-        assert (await key(users))["users"]["nodes"] == [{"username": "far"}]
-    unknown = {**given, "domains": [{"name": "nowhere.example"}]}
-    (error,) = (await over(CREATE, input=unknown))["apiKeyCreate"]["errors"]
+        payload = (await client(API_KEY_CREATE, input=arguments))["apiKeyCreate"]
+        assert payload["errors"] == []
+        assert payload["apiKey"]["domains"] == [{"name": "far.example"}]
+        key_client = Client(http, world, root.user, payload["secret"])
+        assert (await key_client(users_query))["users"]["nodes"] == [{"username": "far"}]
+    unknown_domain_input = {**arguments, "domains": [{"name": "nowhere.example"}]}
+    (error,) = (await over(API_KEY_CREATE, input=unknown_domain_input))["apiKeyCreate"]["errors"]
     assert (error["code"], error["path"]) == ("NOT_FOUND", ["domains"])
-    chief = await make_domain_admin(world, http, "chief")
-    (error,) = (await chief(CREATE, input=given))["apiKeyCreate"]["errors"]
+    domain_admin = await make_domain_admin(world, http, "chief")
+    (error,) = (await domain_admin(API_KEY_CREATE, input=arguments))["apiKeyCreate"]["errors"]
     assert error["code"] == "NOT_FOUND"
-    other = {**given, "user": {"username": "ada"}}
-    (error,) = (await over(CREATE, input=other))["apiKeyCreate"]["errors"]
+    user_key_input = {**arguments, "user": {"username": "ada"}}
+    (error,) = (await over(API_KEY_CREATE, input=user_key_input))["apiKeyCreate"]["errors"]
     assert error["code"] == "FORBIDDEN"

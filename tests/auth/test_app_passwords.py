@@ -1,4 +1,4 @@
-"""Application passwords: made, found by one hash, used, ended."""
+"""Application passwords: creation, lookup by one hash, use and end."""
 
 import asyncio
 import re
@@ -23,79 +23,88 @@ from resolvers.context import Context, Viewer
 from tests.conftest import Client, Clock, context, make_client
 from tests.support.accounts.two_factor_operations import admin_of, all_of, ask, codes
 
-GIVEN = "qwmzrtpkvbnhjdfg"
-SHOWN = "appPassword { id description scopes active lastUse { at } createdAt updatedAt expiresAt }"
-LIST = "query ($all: Boolean!) { user { appPasswords(showAll: $all) { description } } }"
+CHOSEN_LETTERS = "qwmzrtpkvbnhjdfg"
+SHOWN_FIELDS = (
+    "appPassword { id description scopes active lastUse { at } createdAt updatedAt expiresAt }"
+)
+LIST_QUERY = "query ($all: Boolean!) { user { appPasswords(showAll: $all) { description } } }"
 
 
-async def make(client: Client, **given: Any) -> Any:
-    done = await ask(
-        client, "appPasswordCreate", f"{SHOWN} password", **{"description": "Phone", **given}
+async def create_app_password(client: Client, **arguments: Any) -> Any:
+    payload = await ask(
+        client,
+        "appPasswordCreate",
+        f"{SHOWN_FIELDS} password",
+        **{"description": "Phone", **arguments},
     )
-    assert done["errors"] == [], done
-    return done
+    assert payload["errors"] == [], payload
+    return payload
 
 
-async def found(world: Environment, client: Client, password: str) -> Any:
+async def find_app_password(world: Environment, client: Client, password: str) -> Any:
     return await app_passwords.find_app_password(world, client.user.id, password)
 
 
-async def use(client: Client, row: Any, ip: str = "192.0.2.9") -> bool:
+async def record_use(client: Client, row: Any, ip: str = "192.0.2.9") -> bool:
     ctx = Context(client.world, Viewer(), client_ip=ip)
     async with ctx.write_session(client.user.id) as session:
-        return await app_passwords.record_use(ctx, session, row)
+        return await app_passwords.record_use_unless_changed(ctx, session, row)
 
 
-async def test_a_password_is_made_and_found(ada: Client) -> None:
-    done = await make(ada)
-    assert re.fullmatch(r"[a-z]{16}", done["password"])
-    shown = done["appPassword"]
+async def test_created_app_password_is_found_in_any_spelling(ada: Client) -> None:
+    payload = await create_app_password(ada)
+    assert re.fullmatch(r"[a-z]{16}", payload["password"])
+    shown = payload["appPassword"]
     assert (shown["scopes"], shown["active"], shown["lastUse"]) == (["ALL"], True, None)
     for typed in (
-        done["password"],
-        done["password"].upper(),
-        " ".join(done["password"][n : n + 4] for n in range(0, 16, 4)),
-        f"\t{done['password']}\n",
+        payload["password"],
+        payload["password"].upper(),
+        " ".join(payload["password"][n : n + 4] for n in range(0, 16, 4)),
+        f"\t{payload['password']}\n",
     ):
-        assert (await found(ada.world, ada, typed)).description == "Phone"
-    for wrong in (done["password"][:-1], done["password"] + "a", "", "x" * 10_000, "ß" * 8):
-        assert await found(ada.world, ada, wrong) is None
+        assert (await find_app_password(ada.world, ada, typed)).description == "Phone"
+    for wrong in (payload["password"][:-1], payload["password"] + "a", "", "x" * 10_000, "ß" * 8):
+        assert await find_app_password(ada.world, ada, wrong) is None
 
 
-async def test_the_store_keeps_no_password(ada: Client) -> None:
-    done = await make(ada)
+async def test_app_password_is_not_stored_as_text(ada: Client) -> None:
+    payload = await create_app_password(ada)
     (row,) = await all_of(ada.world, ApplicationPassword)
-    assert done["password"] not in repr(row)
+    assert payload["password"] not in repr(row)
     assert row.password.startswith("$argon2id$")
     assert len(row.selector) == 5
 
 
-async def test_exactly_one_hash_is_checked_whatever_is_typed(
+async def test_one_hash_is_checked_for_any_password(
     ada: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = await make(ada)
+    payload = await create_app_password(ada)
     for n in range(5):
-        await make(ada, description=str(n))
+        await create_app_password(ada, description=str(n))
     checked: list[bool] = []
-    real = password_hashes.check_password
+    check_password = password_hashes.check_password
 
-    async def counted(world: Environment, stored: str | None, password: str) -> bool:
+    async def record_check(world: Environment, stored: str | None, password: str) -> bool:
         checked.append(stored is not None)
-        return await real(world, stored, password)
+        return await check_password(world, stored, password)
 
-    monkeypatch.setattr(password_hashes, "check_password", counted)
-    for typed, hit in ((done["password"], True), (GIVEN, False), ("correct horse", False)):
+    monkeypatch.setattr(password_hashes, "check_password", record_check)
+    for typed, expected in (
+        (payload["password"], True),
+        (CHOSEN_LETTERS, False),
+        ("correct horse", False),
+    ):
         del checked[:]
-        await found(ada.world, ada, typed)
-        assert checked == [hit]
+        await find_app_password(ada.world, ada, typed)
+        assert checked == [expected]
 
 
-async def test_it_is_found_by_an_index(ada: Client) -> None:
-    asked = select(col(ApplicationPassword.id)).where(
+async def test_app_password_is_found_by_an_index(ada: Client) -> None:
+    query = select(col(ApplicationPassword.id)).where(
         col(ApplicationPassword.user_id) == 7, col(ApplicationPassword.selector) == "abcde"
     )
     engine = ada.world.database.engine
-    sql = str(asked.compile(engine, compile_kwargs={"literal_binds": True}))
+    sql = str(query.compile(engine, compile_kwargs={"literal_binds": True}))
     async with ada.world.database.write_session() as session:
         connection = await session.connection()
         if ada.world.database.dialect == "sqlite":
@@ -107,121 +116,126 @@ async def test_it_is_found_by_an_index(ada: Client) -> None:
     assert "uq_app_passwords_selector" in plan
 
 
-async def test_a_password_may_be_brought_along(ada: Client) -> None:
-    assert (await make(ada, password=GIVEN))["password"] == GIVEN
-    assert await found(ada.world, ada, GIVEN)
-    again = await codes(ada, "appPasswordCreate", description="x", password=GIVEN)
-    assert again == ["CONFLICT"]
+async def test_app_password_can_be_chosen(ada: Client) -> None:
+    assert (await create_app_password(ada, password=CHOSEN_LETTERS))["password"] == CHOSEN_LETTERS
+    assert await find_app_password(ada.world, ada, CHOSEN_LETTERS)
+    error_codes = await codes(ada, "appPasswordCreate", description="x", password=CHOSEN_LETTERS)
+    assert error_codes == ["CONFLICT"]
 
 
 @pytest.mark.parametrize(
     "password",
-    ["", "short", GIVEN.upper(), f"{GIVEN}a", "qwmz rtpk vbnh jdfg", "qwmzrtpkvbnhjdf1", "ä" * 16,
-     "a" * 16, "abababababababab", "passwordpassword", "abcdefghijklmnop", "zyxwvutsrqponmlk",
-     "aaabbbcccdddeeea", "x" * 10_000],
+    ["", "short", CHOSEN_LETTERS.upper(), f"{CHOSEN_LETTERS}a", "qwmz rtpk vbnh jdfg",
+     "qwmzrtpkvbnhjdf1", "ä" * 16, "a" * 16, "abababababababab", "passwordpassword",
+     "abcdefghijklmnop", "zyxwvutsrqponmlk", "aaabbbcccdddeeea", "x" * 10_000],
 )  # fmt: skip
-async def test_a_bad_or_weak_password_is_refused(ada: Client, password: str) -> None:
-    done = await ask(ada, "appPasswordCreate", description="x", password=password)
-    assert [(e["code"], e["path"]) for e in done["errors"]] == [("VALIDATION", ["password"])]
+async def test_invalid_or_weak_app_password_is_refused(ada: Client, password: str) -> None:
+    payload = await ask(ada, "appPasswordCreate", description="x", password=password)
+    assert [(e["code"], e["path"]) for e in payload["errors"]] == [("VALIDATION", ["password"])]
 
 
 @pytest.mark.parametrize("description", ["", "  ", "x" * 256, "a\nb", "x" * 10_000])
-async def test_a_description_says_something(ada: Client, description: str) -> None:
-    done = await ask(ada, "appPasswordCreate", description=description)
-    assert [(e["code"], e["path"]) for e in done["errors"]] == [("VALIDATION", ["description"])]
+async def test_invalid_description_is_refused(ada: Client, description: str) -> None:
+    payload = await ask(ada, "appPasswordCreate", description=description)
+    assert [(e["code"], e["path"]) for e in payload["errors"]] == [("VALIDATION", ["description"])]
 
 
-SINGLE = ["IMAP", "POP3", "SMTP", "SIEVE", "MAIL_READ", "MAIL", "SUBMIT"]
+SINGLE_SCOPES = ["IMAP", "POP3", "SMTP", "SIEVE", "MAIL_READ", "MAIL", "SUBMIT"]
 
 
 @pytest.mark.parametrize(
-    ("scopes", "kept"),
+    ("scopes", "expected"),
     [
         (["SMTP", "IMAP", "IMAP"], ["IMAP", "SMTP"]),
         (["ALL"], ["ALL"]),
         (["IMAP", "ALL"], ["ALL"]),
-        (SINGLE, ["ALL"]),
-        (["IMAP", "POP3", "SMTP"], ["IMAP", "POP3", "SMTP"]),  # which ALL is more than
+        (SINGLE_SCOPES, ["ALL"]),
+        (["IMAP", "POP3", "SMTP"], ["IMAP", "POP3", "SMTP"]),  # ALL includes more scopes
     ],
 )
-async def test_scopes_collapse(ada: Client, scopes: list[str], kept: list[str]) -> None:
-    assert (await make(ada, scopes=scopes))["appPassword"]["scopes"] == kept
+async def test_scopes_are_normalized(ada: Client, scopes: list[str], expected: list[str]) -> None:
+    assert (await create_app_password(ada, scopes=scopes))["appPassword"]["scopes"] == expected
 
 
-async def test_no_scope_is_refused(ada: Client) -> None:
-    done = await ask(ada, "appPasswordCreate", description="x", scopes=[])
-    assert [(e["code"], e["path"]) for e in done["errors"]] == [("VALIDATION", ["scopes"])]
+async def test_empty_scopes_are_refused(ada: Client) -> None:
+    payload = await ask(ada, "appPasswordCreate", description="x", scopes=[])
+    assert [(e["code"], e["path"]) for e in payload["errors"]] == [("VALIDATION", ["scopes"])]
 
 
-def test_no_password_is_good_for_master() -> None:
-    assert app_passwords.opened_scopes(["ALL"]) == {Scope(name) for name in SINGLE}
-    assert app_passwords.opened_scopes(["MAIL"]) == {Scope.MAIL, Scope.MAIL_READ}
-    assert app_passwords.opened_scopes(["IMAP"]) == {Scope.IMAP}
-    names = [each.value for each in AppPasswordScope]
-    assert not {Scope.MASTER, Scope.READ, Scope.SETTINGS} & app_passwords.opened_scopes(names)
+def test_app_password_scopes_exclude_master() -> None:
+    assert app_passwords.scopes_of_app_password(["ALL"]) == {Scope(name) for name in SINGLE_SCOPES}
+    assert app_passwords.scopes_of_app_password(["MAIL"]) == {Scope.MAIL, Scope.MAIL_READ}
+    assert app_passwords.scopes_of_app_password(["IMAP"]) == {Scope.IMAP}
+    names = [scope.value for scope in AppPasswordScope]
+    assert not {Scope.MASTER, Scope.READ, Scope.SETTINGS} & app_passwords.scopes_of_app_password(
+        names
+    )
 
 
-async def test_a_use_is_noted_and_puts_the_end_off(ada: Client, clock: Clock) -> None:
-    done = await make(ada, ttl="PT1H")
-    end = clock() + timedelta(hours=1)
-    assert done["appPassword"]["expiresAt"] == end.isoformat().replace("+00:00", "Z")
+async def test_use_is_recorded_and_extends_expiry(ada: Client, clock: Clock) -> None:
+    payload = await create_app_password(ada, ttl="PT1H")
+    expires_at = clock() + timedelta(hours=1)
+    assert payload["appPassword"]["expiresAt"] == expires_at.isoformat().replace("+00:00", "Z")
     clock.tick(minutes=50)
-    row = await found(ada.world, ada, done["password"])
-    assert await use(ada, row)
-    (kept,) = await all_of(ada.world, ApplicationPassword)
-    assert (kept.last_used_at, kept.last_used_ip) == (clock(), "192.0.2.9")
+    row = await find_app_password(ada.world, ada, payload["password"])
+    assert await record_use(ada, row)
+    (stored_row,) = await all_of(ada.world, ApplicationPassword)
+    assert (stored_row.last_used_at, stored_row.last_used_ip) == (clock(), "192.0.2.9")
     clock.tick(minutes=59)
-    assert await found(ada.world, ada, done["password"])
+    assert await find_app_password(ada.world, ada, payload["password"])
     clock.tick(minutes=1)
-    assert await found(ada.world, ada, done["password"]) is None
-    assert not await use(ada, row)
-    text_ = "query ($id: ID!) { node(id: $id) { id } }"
-    assert (await ada(text_, id=done["appPassword"]["id"]))["node"] is None
+    assert await find_app_password(ada.world, ada, payload["password"]) is None
+    assert not await record_use(ada, row)
+    query = "query ($id: ID!) { node(id: $id) { id } }"
+    assert (await ada(query, id=payload["appPassword"]["id"]))["node"] is None
 
 
-async def test_the_last_use_is_shown(ada: Client, clock: Clock) -> None:
-    done = await make(ada)
-    await use(ada, await found(ada.world, ada, done["password"]))
-    text_ = "{ user { appPasswords { lastUse { at event { action } } } } }"
-    (shown,) = (await ada(text_))["user"]["appPasswords"]
-    at = clock().isoformat().replace("+00:00", "Z")
-    assert shown == {"lastUse": {"at": at, "event": None}}
+async def test_last_use_has_time_and_event(ada: Client, clock: Clock) -> None:
+    payload = await create_app_password(ada)
+    await record_use(ada, await find_app_password(ada.world, ada, payload["password"]))
+    query = "{ user { appPasswords { lastUse { at event { action } } } } }"
+    (app_password,) = (await ada(query))["user"]["appPasswords"]
+    used_at = clock().isoformat().replace("+00:00", "Z")
+    assert app_password == {"lastUse": {"at": used_at, "event": None}}
 
     sign_in = """mutation ($password: String!) { authenticate(input: {
         username: "ada", password: $password, scope: IMAP}) { errors { code } } }"""
-    signed = await ada(sign_in, password=done["password"])
-    assert signed["authenticate"]["errors"] == []
-    (shown,) = (await ada(text_))["user"]["appPasswords"]
-    assert shown == {"lastUse": {"at": at, "event": {"action": "authenticate"}}}
+    response = await ada(sign_in, password=payload["password"])
+    assert response["authenticate"]["errors"] == []
+    (app_password,) = (await ada(query))["user"]["appPasswords"]
+    assert app_password == {"lastUse": {"at": used_at, "event": {"action": "authenticate"}}}
 
 
-async def test_what_has_ended_is_tidied_away(ada: Client, clock: Clock) -> None:
+async def test_housekeeping_deletes_expired_app_passwords(ada: Client, clock: Clock) -> None:
     from mail.maintenance.housekeeping import run_round
 
-    await make(ada, ttl="PT1H")
-    await make(ada)
+    await create_app_password(ada, ttl="PT1H")
+    await create_app_password(ada)
     clock.tick(hours=1)
     assert (await run_round(ada.world)).app_passwords == 1
     assert len(await all_of(ada.world, ApplicationPassword)) == 1
 
 
 @pytest.mark.parametrize("ttl", ["PT0S", "PT59S", "P3651D", "P999999D"])
-async def test_a_ttl_has_its_bounds(ada: Client, ttl: str) -> None:
-    done = await ask(ada, "appPasswordCreate", description="x", ttl=ttl)
-    assert [(e["code"], e["path"]) for e in done["errors"]] == [("VALIDATION", ["ttl"])]
+async def test_ttl_out_of_range_is_refused(ada: Client, ttl: str) -> None:
+    payload = await ask(ada, "appPasswordCreate", description="x", ttl=ttl)
+    assert [(e["code"], e["path"]) for e in payload["errors"]] == [("VALIDATION", ["ttl"])]
 
 
-async def test_those_that_end_are_listed_when_asked_for(ada: Client) -> None:
-    await make(ada, description="stays")
-    await make(ada, description="ends", ttl="P1D")
+async def test_expiring_app_passwords_are_listed_only_with_show_all(ada: Client) -> None:
+    await create_app_password(ada, description="stays")
+    await create_app_password(ada, description="ends", ttl="P1D")
     names = [
-        [one["description"] for one in (await ada(LIST, all=flag))["user"]["appPasswords"]]
-        for flag in (False, True)
+        [
+            item["description"]
+            for item in (await ada(LIST_QUERY, all=show_all))["user"]["appPasswords"]
+        ]
+        for show_all in (False, True)
     ]
     assert names == [["stays"], ["ends", "stays"]]
 
 
-async def test_there_is_a_limit(ada: Client, clock: Clock) -> None:
+async def test_number_of_app_passwords_is_limited(ada: Client, clock: Clock) -> None:
     async with ada.world.write_session() as session:
         session.add_all(
             ApplicationPassword(
@@ -236,147 +250,172 @@ async def test_there_is_a_limit(ada: Client, clock: Clock) -> None:
             )
             for n in range(49)
         )
-    new = NewAppPassword("Phone")
+    new_password = NewAppPassword("Phone")
 
-    async def tried() -> bool:
+    async def try_create() -> bool:
         try:
-            await app_passwords.create_app_password(context(ada), None, new)
+            await app_passwords.create_app_password(context(ada), None, new_password)
         except LimitReached as refusal:
             return (refusal.limit, refusal.used) != (50, 50)
         return True
 
-    assert sum(await asyncio.gather(*(tried() for _ in range(4)))) == 1
+    assert sum(await asyncio.gather(*(try_create() for _ in range(4)))) == 1
     clock.tick(hours=1)
-    assert [await tried(), await tried(), await tried()] == [True, True, False]
+    assert [await try_create(), await try_create(), await try_create()] == [True, True, False]
 
 
-async def test_a_password_is_changed(ada: Client) -> None:
-    done = await make(ada)
-    key, password = done["appPassword"]["id"], done["password"]
-    payload = "appPasswords { description scopes active updatedAt }"
-    given = {"ids": [key], "description": "Tablet", "scopes": ["IMAP"], "active": False}
-    (shown,) = (await ask(ada, "appPasswordUpdate", payload, **given))["appPasswords"]
-    assert shown["updatedAt"]
-    assert (shown["description"], shown["scopes"], shown["active"]) == ("Tablet", ["IMAP"], False)
-    assert await found(ada.world, ada, password) is None
-    assert await codes(ada, "appPasswordUpdate", ids=[key], active=True) == []
-    assert await found(ada.world, ada, password)
-    assert await codes(ada, "appPasswordUpdate", ids=[key]) == ["VALIDATION"]
+async def test_app_password_is_updated(ada: Client) -> None:
+    payload = await create_app_password(ada)
+    password_id, password = payload["appPassword"]["id"], payload["password"]
+    payload_fields = "appPasswords { description scopes active updatedAt }"
+    arguments = {"ids": [password_id], "description": "Tablet", "scopes": ["IMAP"], "active": False}
+    (updated,) = (await ask(ada, "appPasswordUpdate", payload_fields, **arguments))["appPasswords"]
+    assert updated["updatedAt"]
+    assert (updated["description"], updated["scopes"], updated["active"]) == (
+        "Tablet",
+        ["IMAP"],
+        False,
+    )
+    assert await find_app_password(ada.world, ada, password) is None
+    assert await codes(ada, "appPasswordUpdate", ids=[password_id], active=True) == []
+    assert await find_app_password(ada.world, ada, password)
+    assert await codes(ada, "appPasswordUpdate", ids=[password_id]) == ["VALIDATION"]
     assert await codes(ada, "appPasswordUpdate", ids=["app_x"], active=True) == ["VALIDATION"]
 
 
-async def test_one_that_was_switched_off_since_it_was_found_is_not_used(ada: Client) -> None:
-    done = await make(ada)
-    row = await found(ada.world, ada, done["password"])
+async def test_app_password_deactivated_after_lookup_is_not_used(ada: Client) -> None:
+    payload = await create_app_password(ada)
+    row = await find_app_password(ada.world, ada, payload["password"])
     await app_passwords.update_app_passwords(context(ada), [row.id], AppPasswordPatch(active=False))
-    assert not await use(ada, row)
+    assert not await record_use(ada, row)
 
 
-async def test_deleted_ones_stay_legible_in_the_log(ada: Client) -> None:
-    done = await make(ada, description="Old phone")
-    key = done["appPassword"]["id"]
-    assert (await ask(ada, "appPasswordDelete", "deletedIds", ids=[key]))["deletedIds"] == [key]
-    assert await codes(ada, "appPasswordDelete", ids=[key]) == ["NOT_FOUND"]
+async def test_security_log_keeps_description_of_deleted_app_password(ada: Client) -> None:
+    payload = await create_app_password(ada, description="Old phone")
+    password_id = payload["appPassword"]["id"]
+    assert (await ask(ada, "appPasswordDelete", "deletedIds", ids=[password_id]))["deletedIds"] == [
+        password_id
+    ]
+    assert await codes(ada, "appPasswordDelete", ids=[password_id]) == ["NOT_FOUND"]
     events = {row.action: row.detail for row in await all_of(ada.world, SecurityEvent)}
     for action in ("app password create", "app password delete"):
         assert events[action]["description"] == "Old phone"
 
 
-async def test_others_see_and_change_nothing(ada: Client, bob: Client, root: Client) -> None:
-    key = (await make(ada))["appPassword"]["id"]
-    mine = (await make(bob))["appPassword"]["id"]
+async def test_app_password_of_other_user_is_hidden_and_unchangeable(
+    ada: Client, bob: Client, root: Client
+) -> None:
+    ada_password_id = (await create_app_password(ada))["appPassword"]["id"]
+    bob_password_id = (await create_app_password(bob))["appPassword"]["id"]
     user = {"username": "ada"}
     node = "query ($id: ID!) { node(id: $id) { id } }"
-    assert (await bob(node, id=key))["node"] is None
+    assert (await bob(node, id=ada_password_id))["node"] is None
     assert await codes(bob, "appPasswordCreate", user=user, description="x") == ["NOT_FOUND"]
-    for name, more in (("appPasswordUpdate", {"active": False}), ("appPasswordDelete", {})):
-        done = await ask(bob, name, ids=[mine, key], **more)
-        assert [(e["code"], e["index"]) for e in done["errors"]] == [("NOT_FOUND", 1)]
+    for name, extra in (("appPasswordUpdate", {"active": False}), ("appPasswordDelete", {})):
+        payload = await ask(bob, name, ids=[bob_password_id, ada_password_id], **extra)
+        assert [(e["code"], e["index"]) for e in payload["errors"]] == [("NOT_FOUND", 1)]
     assert all(row.active for row in await all_of(ada.world, ApplicationPassword))
-    assert await codes(root, "appPasswordUpdate", ids=[mine, key], active=False) == []
+    assert (
+        await codes(root, "appPasswordUpdate", ids=[bob_password_id, ada_password_id], active=False)
+        == []
+    )
     assert not any(row.active for row in await all_of(ada.world, ApplicationPassword))
-    done = {row.mutation for row in await all_of(ada.world, AdminLogEntry)}
-    assert done == {"appPasswordUpdate", "userCreate"}
+    logged_mutations = {row.mutation for row in await all_of(ada.world, AdminLogEntry)}
+    assert logged_mutations == {"appPasswordUpdate", "userCreate"}
 
 
-async def test_an_administrator_of_the_domain_needs_the_permission(
-    ada: Client, bob: Client
-) -> None:
-    phone = NewAppPassword("Phone")
-    row = (await app_passwords.create_app_password(context(ada), None, phone)).row
-    without, with_ = await admin_of(bob), await admin_of(bob, AdminPermission.APP_PASSWDS)
-    other = await admin_of(bob, AdminPermission.APP_PASSWDS, domain="elsewhere.example")
-    new, off = NewAppPassword("x"), AppPasswordPatch(active=False)
+async def test_domain_admin_needs_app_password_permission(ada: Client, bob: Client) -> None:
+    new_phone = NewAppPassword("Phone")
+    row = (await app_passwords.create_app_password(context(ada), None, new_phone)).row
+    admin_without_permission, admin_with_permission = (
+        await admin_of(bob),
+        await admin_of(bob, AdminPermission.APP_PASSWDS),
+    )
+    other_admin = await admin_of(bob, AdminPermission.APP_PASSWDS, domain="elsewhere.example")
+    new_password, deactivation = NewAppPassword("x"), AppPasswordPatch(active=False)
     with pytest.raises(Forbidden) as refusal:
-        await app_passwords.create_app_password(without, ada.user.id, new)
+        await app_passwords.create_app_password(admin_without_permission, ada.user.id, new_password)
     assert refusal.value.requires == AdminPermission.APP_PASSWDS
-    for ctx in (without, other):
+    for ctx in (admin_without_permission, other_admin):
         assert await app_passwords.load_app_passwords_of_users(ctx, [(ada.user.id, True)]) == [[]]
         assert await app_passwords.load_app_passwords_by_id(ctx, [row.id]) == [None]
         with pytest.raises(NotFound):
-            await app_passwords.update_app_passwords(ctx, [row.id], off)
+            await app_passwords.update_app_passwords(ctx, [row.id], deactivation)
         with pytest.raises(NotFound):
             await app_passwords.delete_app_passwords(ctx, [row.id])
     with pytest.raises(NotFound):
-        await app_passwords.create_app_password(other, ada.user.id, new)
-    await app_passwords.create_app_password(without, None, new)  # one's own
-    await app_passwords.create_app_password(with_, ada.user.id, new)
+        await app_passwords.create_app_password(other_admin, ada.user.id, new_password)
+    await app_passwords.create_app_password(
+        admin_without_permission, None, new_password
+    )  # for the own user
+    await app_passwords.create_app_password(admin_with_permission, ada.user.id, new_password)
     assert (
-        len((await app_passwords.load_app_passwords_of_users(with_, [(ada.user.id, True)]))[0]) == 2
+        len(
+            (
+                await app_passwords.load_app_passwords_of_users(
+                    admin_with_permission, [(ada.user.id, True)]
+                )
+            )[0]
+        )
+        == 2
     )
-    await app_passwords.update_app_passwords(with_, [row.id], off)
-    boss = await make_client(ada.world, ada.http, "boss", role=Role.ADMIN)
-    his = (await app_passwords.create_app_password(context(boss), None, new)).row
-    for work in (
-        app_passwords.update_app_passwords(with_, [his.id], off),
-        app_passwords.create_app_password(with_, boss.user.id, new),
+    await app_passwords.update_app_passwords(admin_with_permission, [row.id], deactivation)
+    admin = await make_client(ada.world, ada.http, "boss", role=Role.ADMIN)
+    admin_row = (await app_passwords.create_app_password(context(admin), None, new_password)).row
+    for operation in (
+        app_passwords.update_app_passwords(admin_with_permission, [admin_row.id], deactivation),
+        app_passwords.create_app_password(admin_with_permission, admin.user.id, new_password),
     ):
         with pytest.raises(RequestError):
-            await work
+            await operation
 
 
-async def test_a_user_needs_the_permission(ada: Client) -> None:
+async def test_user_needs_app_password_permission(ada: Client) -> None:
     from sqlalchemy import update
 
     from models.users.tables import User
     from resolvers.auth import authentication
 
-    rest = [one.value for one in UserPermission if one is not UserPermission.APP_PASSWDS]
+    other_permissions = [
+        permission.value
+        for permission in UserPermission
+        if permission is not UserPermission.APP_PASSWDS
+    ]
     async with ada.world.write_session() as session:
-        mine = col(User.id) == ada.user.id
-        await session.exec(update(User).where(mine).values(permissions=rest))
-    authentication.drop_credentials(ada.world, ada.user.id)
+        is_ada = col(User.id) == ada.user.id
+        await session.exec(update(User).where(is_ada).values(permissions=other_permissions))
+    authentication.drop_cached_credentials(ada.world, ada.user.id)
     assert await codes(ada, "appPasswordCreate", description="x") == ["FORBIDDEN"]
     assert await codes(ada, "appPasswordDelete", ids=[]) == ["FORBIDDEN"]
 
 
-async def test_an_unknown_user_is_not_found(root: Client) -> None:
-    given = {"user": {"username": "nobody"}, "description": "x"}
-    assert await codes(root, "appPasswordCreate", **given) == ["NOT_FOUND"]
+async def test_app_password_of_unknown_user_is_not_found(root: Client) -> None:
+    arguments = {"user": {"username": "nobody"}, "description": "x"}
+    assert await codes(root, "appPasswordCreate", **arguments) == ["NOT_FOUND"]
 
 
-async def test_generated_ones_use_every_letter_alike(ada: Client) -> None:
+async def test_generated_app_passwords_use_letters_evenly(ada: Client) -> None:
     letters = "".join(app_passwords._generate_password(ada.world) for _ in range(2000))  # noqa: SLF001
     counts = [letters.count(letter) for letter in app_passwords.LETTERS]
     mean = len(letters) / 26
     assert sum((count - mean) ** 2 / mean for count in counts) < 60  # chi², p < 0.0001
 
 
-async def test_one_statement_finds_it(ada: Client, statements: list[str]) -> None:
-    done = await make(ada)
+async def test_app_password_lookup_runs_one_statement(ada: Client, statements: list[str]) -> None:
+    payload = await create_app_password(ada)
     del statements[:]
-    await found(ada.world, ada, done["password"])
+    await find_app_password(ada.world, ada, payload["password"])
     assert len(statements) == 1
 
 
-async def test_a_repeated_call_makes_one_and_tells_the_password_once(ada: Client) -> None:
-    given = {"description": "x", "options": {"idempotencyKey": "once"}}
-    first = await ask(ada, "appPasswordCreate", f"password {SHOWN}", **given)
-    again = await ask(ada, "appPasswordCreate", f"password {SHOWN}", **given)
-    assert again["appPassword"]["id"] == first["appPassword"]["id"]
-    assert (bool(first["password"]), again["password"]) == (True, None)
+async def test_repeated_create_returns_password_only_once(ada: Client) -> None:
+    arguments = {"description": "x", "options": {"idempotencyKey": "once"}}
+    first = await ask(ada, "appPasswordCreate", f"password {SHOWN_FIELDS}", **arguments)
+    repeated = await ask(ada, "appPasswordCreate", f"password {SHOWN_FIELDS}", **arguments)
+    assert repeated["appPassword"]["id"] == first["appPassword"]["id"]
+    assert (bool(first["password"]), repeated["password"]) == (True, None)
 
 
-def test_rows_name_no_password() -> None:
-    shown = {column.name for column in core_table(ApplicationPassword).c}
-    assert shown - app_passwords.VISIBLE_COLUMNS == {"password", "selector"}
+def test_visible_columns_exclude_password() -> None:
+    columns = {column.name for column in core_table(ApplicationPassword).c}
+    assert columns - app_passwords.VISIBLE_COLUMNS == {"password", "selector"}

@@ -1,4 +1,4 @@
-"""Callers who may not use a field learn that, whatever is wrong with its arguments."""
+"""Authorization runs before the validation of arguments."""
 
 from typing import Any
 
@@ -28,70 +28,79 @@ from tests.support.schema.access_matrix import (
 from tests.support.schema.printed_schema import SDL
 from tests.support.schema.sample_inputs import SCALAR_SAMPLES, sample_selection
 
-ODD = {"ID": "!", "Int": -1, "String": "", "EmailAddress": "a@example.org"}  # what types let pass
+# valid for their types only
+ODD_SCALARS = {"ID": "!", "Int": -1, "String": "", "EmailAddress": "a@example.org"}
 CALLERS = ("nobody", "user", "bare", "smtp", "domain-bare")
 
 
-def odd(kind: Any) -> Any:
-    """A value that passes the type and no other check, as far as the type allows one."""
-    if isinstance(kind, GraphQLNonNull):
-        return odd(kind.of_type)
-    if isinstance(kind, GraphQLList):
+def odd_value(input_type: Any) -> Any:
+    """Return a value that passes the type and, as far as possible, no other check."""
+    if isinstance(input_type, GraphQLNonNull):
+        return odd_value(input_type.of_type)
+    if isinstance(input_type, GraphQLList):
         return []
-    if isinstance(kind, GraphQLEnumType):
-        return next(iter(kind.values))
-    if not isinstance(kind, GraphQLInputObjectType):
-        return ODD.get(kind.name, SCALAR_SAMPLES[kind.name])
-    if kind.is_one_of:
-        first = next(iter(kind.fields))
-        return {first: odd(kind.fields[first].type)}
-    members = {name: member.type for name, member in kind.fields.items()}
-    made = {
-        name: odd(of) if isinstance(of, GraphQLNonNull) else None for name, of in members.items()
+    if isinstance(input_type, GraphQLEnumType):
+        return next(iter(input_type.values))
+    if not isinstance(input_type, GraphQLInputObjectType):
+        return ODD_SCALARS.get(input_type.name, SCALAR_SAMPLES[input_type.name])
+    if input_type.is_one_of:
+        first = next(iter(input_type.fields))
+        return {first: odd_value(input_type.fields[first].type)}
+    members = {name: member.type for name, member in input_type.fields.items()}
+    required_members = {
+        name: odd_value(member_type) if isinstance(member_type, GraphQLNonNull) else None
+        for name, member_type in members.items()
     }
-    return {**made, **({"options": {"idempotencyKey": "\n"}} if "options" in members else {})}
+    return {
+        **required_members,
+        **({"options": {"idempotencyKey": "\n"}} if "options" in members else {}),
+    }
 
 
-def document(kind: str, name: str) -> tuple[str, dict[str, Any]]:
-    """An operation that gives each argument of the field an odd value."""
-    parent: Any = SDL.type_map[kind]
+def make_document(parent_name: str, name: str) -> tuple[str, dict[str, Any]]:
+    """Return an operation that gives each argument of the field an odd value."""
+    parent: Any = SDL.type_map[parent_name]
     field: GraphQLField = parent.fields[name]
-    declared = ", ".join(f"${one}: {value.type}" for one, value in field.args.items())
-    handed = ", ".join(f"{one}: ${one}" for one in field.args)
-    asked = f"{name}{f'({handed})' if handed else ''} {sample_selection(field)}"
-    given = {one: odd(value.type) for one, value in field.args.items()}
-    head = f"({declared})" if declared else ""
-    if kind in OPERATION_BY_ROOT_TYPE:
-        return f"{OPERATION_BY_ROOT_TYPE[kind]}{head} {{ {asked} }}", given
-    return f"query{head} {{ {OBJECT_QUERIES[kind].replace('FIELD', asked)} }}", given
+    declarations = ", ".join(f"${argument}: {value.type}" for argument, value in field.args.items())
+    argument_list = ", ".join(f"{argument}: ${argument}" for argument in field.args)
+    selection = f"{name}{f'({argument_list})' if argument_list else ''} {sample_selection(field)}"
+    variables = {argument: odd_value(value.type) for argument, value in field.args.items()}
+    head = f"({declarations})" if declarations else ""
+    if parent_name in OPERATION_BY_ROOT_TYPE:
+        return f"{OPERATION_BY_ROOT_TYPE[parent_name]}{head} {{ {selection} }}", variables
+    return f"query{head} {{ {OBJECT_QUERIES[parent_name].replace('FIELD', selection)} }}", variables
 
 
-async def test_authorization_comes_before_checks_of_arguments(
+async def test_authorization_runs_before_argument_validation(
     world: Environment, http: httpx.AsyncClient
 ) -> None:
-    shown = await make_credentials(world, http)
-    wrong = []
-    for kind, name in field_coordinates():
-        text, variables = document(kind, name)
+    credentials = await make_credentials(world, http)
+    mismatches = []
+    for parent_name, name in field_coordinates():
+        text, variables = make_document(parent_name, name)
         for caller in CALLERS:
-            if caller in CALLERS_BY_CLASS[FIELD_RULES[f"{kind}.{name}"]]:
+            if caller in CALLERS_BY_CLASS[FIELD_RULES[f"{parent_name}.{name}"]]:
                 continue
-            asked = text.replace("WHOSE", OBJECT_OWNERS.get(kind, {}).get(caller, "ada"))
-            if kind == "Subscription":
-                code = await subscription_verdict(world, shown[caller], asked, variables)
+            request_text = text.replace(
+                "WHOSE", OBJECT_OWNERS.get(parent_name, {}).get(caller, "ada")
+            )
+            if parent_name == "Subscription":
+                code = await subscription_verdict(
+                    world, credentials[caller], request_text, variables
+                )
             else:
-                code = await request_verdict(http, shown[caller], asked, variables)
+                code = await request_verdict(http, credentials[caller], request_text, variables)
             if code != DEFAULT_REFUSALS.get(caller, "FORBIDDEN"):
-                wrong.append((f"{kind}.{name}", caller, code))
-    assert wrong == [], "\n".join(map(str, wrong))
+                mismatches.append((f"{parent_name}.{name}", caller, code))
+    assert mismatches == [], "\n".join(map(str, mismatches))
 
 
 @pytest.mark.parametrize("atomic", ["", "@atomic"])
-async def test_a_refusal_is_the_same_in_atomic_requests(
+async def test_atomic_request_is_refused_before_validation(
     world: Environment, http: httpx.AsyncClient, atomic: str
 ) -> None:
-    shown = await make_credentials(world, http)
+    credentials = await make_credentials(world, http)
     text = f"""mutation {atomic} {{ domainCreate(input: {{name: "", options: {{
       idempotencyKey: "\\n"}}}}) {{ errors {{ code message path }} }} }}"""
-    assert await request_verdict(http, shown["user"], text, {}) == "FORBIDDEN"
+    assert await request_verdict(http, credentials["user"], text, {}) == "FORBIDDEN"
     assert await request_verdict(http, None, text, {}) == "UNAUTHENTICATED"

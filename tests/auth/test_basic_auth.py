@@ -1,4 +1,4 @@
-"""`Authorization: Basic`."""
+"""HTTP Basic authentication (RFC 7617)."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -43,27 +43,29 @@ def make_hash(password: str) -> str:
         (["SUBMIT"], {Scope.SUBMIT}),
     ],
 )
-async def test_a_programs_password_is_good_for_what_of_http_it_has(
+async def test_app_password_signs_in_with_its_http_scopes(
     sign_in_environment: SignInEnvironment, scopes: list[str], expected: set[Scope]
 ) -> None:
-    key = await add_app_password(sign_in_environment, scopes)
+    app_password_id = await add_app_password(sign_in_environment, scopes)
     viewer = await sign_in_by_basic_auth(sign_in_environment, APP_PASSWORD)
     assert viewer == Viewer(
         sign_in_environment.users["ada"],
         Role.USER,
         frozenset(expected),
         viewer.permissions,
-        app_password_id=key,
+        app_password_id=app_password_id,
     )
     assert (
-        authentication.require_document_credential(viewer)
-        is authentication.require_path_credential(viewer)
+        authentication.refuse_own_password(viewer)
+        is authentication.refuse_operation_limited_key(viewer)
         is viewer
     )
-    assert not await authentication.has_credential_ended(sign_in_environment.world, viewer)
+    assert not await authentication.has_credential_ended_or_narrowed(
+        sign_in_environment.world, viewer
+    )
 
 
-async def test_a_password_for_protocols_alone_is_refused(
+async def test_app_password_without_http_scope_is_refused(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     await add_app_password(sign_in_environment, ["IMAP", "SMTP"])
@@ -71,7 +73,7 @@ async def test_a_password_for_protocols_alone_is_refused(
         await sign_in_by_basic_auth(sign_in_environment, APP_PASSWORD)
 
 
-async def test_an_accounts_password_is_for_paths_and_without_factors(
+async def test_own_password_is_refused_for_graphql_or_with_a_factor(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     await sign_in_environment.change_user("ada", role=Role.ADMIN)
@@ -81,73 +83,75 @@ async def test_an_accounts_password_is_for_paths_and_without_factors(
         Role.USER,
         MASTER_SCOPES,
     )
-    assert authentication.require_path_credential(viewer) is viewer
+    assert authentication.refuse_operation_limited_key(viewer) is viewer
     with pytest.raises(Forbidden):
-        authentication.require_document_credential(viewer)
-    assert not await authentication.has_credential_ended(sign_in_environment.world, viewer)
+        authentication.refuse_own_password(viewer)
+    assert not await authentication.has_credential_ended_or_narrowed(
+        sign_in_environment.world, viewer
+    )
     await sign_in_environment.change_user("ada", second_factors=["TOTP"])
-    assert await authentication.has_credential_ended(sign_in_environment.world, viewer)
+    assert await authentication.has_credential_ended_or_narrowed(sign_in_environment.world, viewer)
     sign_in_environment.clock.tick(seconds=5)
     with pytest.raises(Forbidden):
         await sign_in_by_basic_auth(sign_in_environment, PASSWORD)
 
 
 @pytest.fixture
-def hashes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The hashes that argon2 has compared with passwords."""
+def compared_hashes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The hashes that argon2 compares with passwords."""
     compared, verify = list[str](), PasswordHasher.verify
 
-    def note(self: PasswordHasher, stored: str, password: str) -> bool:
+    def record_and_verify(self: PasswordHasher, stored: str, password: str) -> bool:
         compared.append(stored)
         return verify(self, stored, password)
 
-    monkeypatch.setattr(PasswordHasher, "verify", note)
+    monkeypatch.setattr(PasswordHasher, "verify", record_and_verify)
     return compared
 
 
 @pytest.mark.parametrize("password", [PASSWORD, APP_PASSWORD])
 async def test_password_is_hashed_once_a_minute(
-    sign_in_environment: SignInEnvironment, password: str, hashes: list[str]
+    sign_in_environment: SignInEnvironment, password: str, compared_hashes: list[str]
 ) -> None:
     await add_app_password(sign_in_environment, ["MAIL"])
     await sign_in_by_basic_auth(sign_in_environment, password)
-    once = len(hashes)
-    assert once >= 1
+    hash_count = len(compared_hashes)
+    assert hash_count >= 1
     for _ in range(5):
         sign_in_environment.clock.tick(seconds=10)
         await sign_in_by_basic_auth(sign_in_environment, password)
-    assert len(hashes) == once
+    assert len(compared_hashes) == hash_count
     sign_in_environment.clock.tick(seconds=10)
     await sign_in_by_basic_auth(sign_in_environment, password)
-    assert len(hashes) == 2 * once
+    assert len(compared_hashes) == 2 * hash_count
 
 
 async def test_flushed_cache_forgets_password_checks(
-    sign_in_environment: SignInEnvironment, hashes: list[str]
+    sign_in_environment: SignInEnvironment, compared_hashes: list[str]
 ) -> None:
     await sign_in_by_basic_auth(sign_in_environment, PASSWORD)
-    once = len(hashes)
+    hash_count = len(compared_hashes)
     assert cache_of_database(sign_in_environment.world.database).clear() == 1
     await sign_in_by_basic_auth(sign_in_environment, PASSWORD)
-    assert len(hashes) == 2 * once
+    assert len(compared_hashes) == 2 * hash_count
 
 
 async def test_wrong_passwords_are_hashed_each_time(
-    sign_in_environment: SignInEnvironment, hashes: list[str]
+    sign_in_environment: SignInEnvironment, compared_hashes: list[str]
 ) -> None:
     for count in (1, 2, 3):
         with pytest.raises(Unauthenticated):
             await sign_in_by_basic_auth(sign_in_environment, "wrong")
-        assert len(hashes) == count
+        assert len(compared_hashes) == count
 
 
-PROGRAMS: dict[str, dict[str, Any]] = {
+APP_PASSWORD_CHANGES: dict[str, dict[str, Any]] = {
     "switched off": {"active": False},
     "expired": {"expires_at": datetime(2029, 1, 1, tzinfo=UTC)},
     "another password": {"password": make_hash("another")},
     "protocols alone": {"scopes": ["IMAP"]},
 }
-ACCOUNTS: dict[str, dict[str, Any]] = {
+USER_CHANGES: dict[str, dict[str, Any]] = {
     "disabled": {"disabled": True},
     "suspended": {"suspended": True},
     "deleted": {"deleted_at": datetime(2030, 1, 1, tzinfo=UTC)},
@@ -156,32 +160,34 @@ ACCOUNTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", APP_PASSWORD_CHANGES)
 async def test_application_password_that_ends_is_refused_within_a_second(
     sign_in_environment: SignInEnvironment, name: str
 ) -> None:
-    key = await add_app_password(sign_in_environment, ["MAIL"])
+    app_password_id = await add_app_password(sign_in_environment, ["MAIL"])
     await sign_in_by_basic_auth(sign_in_environment, APP_PASSWORD)
     async with sign_in_environment.world.write_session() as session:
-        row = col(ApplicationPassword.id) == key
-        await session.exec(update(ApplicationPassword).where(row).values(PROGRAMS[name]))
+        condition = col(ApplicationPassword.id) == app_password_id
+        await session.exec(
+            update(ApplicationPassword).where(condition).values(APP_PASSWORD_CHANGES[name])
+        )
     sign_in_environment.clock.tick(seconds=1)
     with pytest.raises((Unauthenticated, Forbidden)):
         await sign_in_by_basic_auth(sign_in_environment, APP_PASSWORD)
 
 
-@pytest.mark.parametrize("name", ACCOUNTS)
+@pytest.mark.parametrize("name", USER_CHANGES)
 async def test_account_that_changes_is_refused_within_a_second(
     sign_in_environment: SignInEnvironment, name: str
 ) -> None:
     await sign_in_by_basic_auth(sign_in_environment, PASSWORD)
-    await sign_in_environment.change_user("ada", **ACCOUNTS[name])
+    await sign_in_environment.change_user("ada", **USER_CHANGES[name])
     sign_in_environment.clock.tick(seconds=1)
     with pytest.raises((Unauthenticated, Forbidden)):
         await sign_in_by_basic_auth(sign_in_environment, PASSWORD)
 
 
-async def test_what_was_right_is_not_hashed_again_for_seconds(
+async def test_checked_password_runs_no_statement_for_seconds(
     sign_in_environment: SignInEnvironment, statements: list[str]
 ) -> None:
     await add_app_password(sign_in_environment, ["MAIL"])
@@ -196,23 +202,27 @@ async def test_what_was_right_is_not_hashed_again_for_seconds(
     assert statements != []
 
 
-async def test_it_ends_when_the_password_does(sign_in_environment: SignInEnvironment) -> None:
-    key = await add_app_password(sign_in_environment, ["MAIL"])
+async def test_viewer_ends_with_its_app_password(sign_in_environment: SignInEnvironment) -> None:
+    app_password_id = await add_app_password(sign_in_environment, ["MAIL"])
     viewer = await sign_in_by_basic_auth(sign_in_environment, APP_PASSWORD)
     async with sign_in_environment.world.write_session() as session:
-        row = col(ApplicationPassword.id) == key
-        await session.exec(update(ApplicationPassword).where(row).values(active=False))
-    authentication.drop_credentials(sign_in_environment.world, sign_in_environment.users["ada"])
+        condition = col(ApplicationPassword.id) == app_password_id
+        await session.exec(update(ApplicationPassword).where(condition).values(active=False))
+    authentication.drop_cached_credentials(
+        sign_in_environment.world, sign_in_environment.users["ada"]
+    )
     with pytest.raises(Unauthenticated):
         await sign_in_by_basic_auth(sign_in_environment, APP_PASSWORD)
-    assert await authentication.has_credential_ended(sign_in_environment.world, viewer)
+    assert await authentication.has_credential_ended_or_narrowed(sign_in_environment.world, viewer)
 
 
-async def test_failures_close_the_name_as_anywhere(sign_in_environment: SignInEnvironment) -> None:
+async def test_basic_auth_failures_throttle_the_user(
+    sign_in_environment: SignInEnvironment,
+) -> None:
     for _ in range(6):
         with pytest.raises(Unauthenticated):
             await sign_in_by_basic_auth(sign_in_environment, "wrong")
-    await sign_in_by_basic_auth(sign_in_environment, PASSWORD)  # begins afresh
+    await sign_in_by_basic_auth(sign_in_environment, PASSWORD)  # resets the failures
     sign_in_environment.clock.tick(seconds=5)
     for _ in range(12):
         with pytest.raises(Unauthenticated):
@@ -221,7 +231,7 @@ async def test_failures_close_the_name_as_anywhere(sign_in_environment: SignInEn
         await sign_in_by_basic_auth(sign_in_environment, PASSWORD)
 
 
-async def test_the_use_is_in_the_log_once_an_hour(sign_in_environment: SignInEnvironment) -> None:
+async def test_basic_auth_is_logged_once_an_hour(sign_in_environment: SignInEnvironment) -> None:
     await add_app_password(sign_in_environment, ["MAIL"])
     for _ in range(10):
         await sign_in_by_basic_auth(sign_in_environment, APP_PASSWORD)
@@ -234,36 +244,43 @@ async def test_the_use_is_in_the_log_once_an_hour(sign_in_environment: SignInEnv
 
 
 @pytest.mark.parametrize(
-    "text",
+    "credentials",
     ["", "!", "YWRh", "Og==", "OnB3", "YWRhOg==", "YWRhOv8=", "YWRhOngA", "A" * 9999],
 )
-async def test_what_is_none_is_refused_without_a_hash(
-    sign_in_environment: SignInEnvironment, text: str, statements: list[str]
+async def test_malformed_header_is_refused_without_a_statement(
+    sign_in_environment: SignInEnvironment, credentials: str, statements: list[str]
 ) -> None:
     del statements[:]
     with pytest.raises(Unauthenticated):
         await authentication.authenticate_request(
-            sign_in_environment.world, {"authorization": f"Basic {text}"}, ip=None
+            sign_in_environment.world, {"authorization": f"Basic {credentials}"}, ip=None
         )
     assert statements == []
 
 
-async def test_over_http(world: Environment, http: httpx.AsyncClient) -> None:
-    boss = Context(world, Viewer(role=Role.ROOT, scopes=MASTER_SCOPES))
+async def test_own_password_over_http_is_valid_for_paths_only(
+    world: Environment, http: httpx.AsyncClient
+) -> None:
+    root_context = Context(world, Viewer(role=Role.ROOT, scopes=MASTER_SCOPES))
     await creation_create.create_user(
-        boss, NewUser(address="eve@example.org", username="eve", password=PASSWORD)
+        root_context, NewUser(address="eve@example.org", username="eve", password=PASSWORD)
     )
-    good = {"Authorization": basic_auth_header("eve", PASSWORD)["authorization"]}
+    valid_headers = {"Authorization": basic_auth_header("eve", PASSWORD)["authorization"]}
 
-    async def asked(headers: dict[str, str]) -> Any:
+    async def request_viewer(headers: dict[str, str]) -> Any:
         body = {"query": "{ viewer { role } }"}
         return await http.post("/graphql", json=body, headers=headers)
 
-    assert (await asked(good)).json()["errors"][0]["extensions"]["code"] == "FORBIDDEN"
-    sent = await http.post("/rest/uploads", content=b"x", headers=good)
-    assert sent.status_code == 201
-    wrong = {"Authorization": basic_auth_header("eve", "wrong")["authorization"]}
-    answers = [await http.post("/rest/uploads", content=b"x", headers=wrong) for _ in range(13)]
+    assert (await request_viewer(valid_headers)).json()["errors"][0]["extensions"][
+        "code"
+    ] == "FORBIDDEN"
+    upload_response = await http.post("/rest/uploads", content=b"x", headers=valid_headers)
+    assert upload_response.status_code == 201
+    wrong_headers = {"Authorization": basic_auth_header("eve", "wrong")["authorization"]}
+    answers = [
+        await http.post("/rest/uploads", content=b"x", headers=wrong_headers) for _ in range(13)
+    ]
     assert [answer.status_code for answer in answers] == [401] * 12 + [429]
     assert int(answers[-1].headers["retry-after"]) == 120
-    assert "basic" not in answers[0].headers["www-authenticate"].lower()  # no page prompts for it
+    # browsers don't prompt for credentials
+    assert "basic" not in answers[0].headers["www-authenticate"].lower()

@@ -1,4 +1,4 @@
-"""Tokens and keys: whose they are, and how they end."""
+"""Access tokens and API keys: the user they belong to, and how they end."""
 
 import asyncio
 import contextvars
@@ -28,7 +28,9 @@ from tests.support.accounts.sign_in_environment import (
 from tests.support.stores.row_counts import row_count
 
 
-async def test_nothing_shown_is_nobody(sign_in_environment: SignInEnvironment) -> None:
+async def test_request_without_credential_is_anonymous(
+    sign_in_environment: SignInEnvironment,
+) -> None:
     for headers in ({}, {"authorization": ""}, {"accept": "*/*"}):
         assert (
             await authentication.authenticate_request(
@@ -38,7 +40,7 @@ async def test_nothing_shown_is_nobody(sign_in_environment: SignInEnvironment) -
         )
 
 
-async def test_a_token_is_its_user(sign_in_environment: SignInEnvironment) -> None:
+async def test_token_authenticates_its_user(sign_in_environment: SignInEnvironment) -> None:
     await sign_in_environment.change_user("ada", role=Role.ADMIN)
     token = await sign_in_environment.create_token("ada")
     viewer = await sign_in_environment.authenticate(token)
@@ -65,14 +67,14 @@ async def test_a_token_is_its_user(sign_in_environment: SignInEnvironment) -> No
         )
 
 
-async def test_the_store_keeps_no_secret(sign_in_environment: SignInEnvironment) -> None:
+async def test_token_is_not_stored_as_text(sign_in_environment: SignInEnvironment) -> None:
     token = await sign_in_environment.create_token("ada")
     (row,) = await sign_in_environment.world.database.read(select(core_table(AccessToken)))
     assert token[4:] not in repr(row)
     assert len(row.digest) == 64
 
 
-async def test_what_is_wrong_is_refused_without_asking_the_store(
+async def test_malformed_credential_is_refused_without_a_statement(
     sign_in_environment: SignInEnvironment, statements: list[str]
 ) -> None:
     token = await sign_in_environment.create_token("ada")
@@ -94,11 +96,11 @@ async def test_what_is_wrong_is_refused_without_asking_the_store(
                 sign_in_environment.world, {}, params, ip=None
             )
     assert statements == []
-    assert await sign_in_environment.is_refused("mgt_" + "A" * 43)  # this one might be one
+    assert await sign_in_environment.is_refused("mgt_" + "A" * 43)  # a well-formed token
     assert len(statements) == 1
 
 
-async def test_token_is_read_from_the_store_once_a_minute(
+async def test_token_is_read_from_the_database_once_a_minute(
     sign_in_environment: SignInEnvironment, statements: list[str]
 ) -> None:
     token = await sign_in_environment.create_token("ada")
@@ -114,25 +116,25 @@ async def test_token_is_read_from_the_store_once_a_minute(
     assert len(statements) == 2
 
 
-async def test_an_unused_token_ends_and_a_used_one_slides_up_to_its_life(
+async def test_use_extends_token_up_to_its_maximum_lifetime(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    idle, used = (
+    idle_token, used_token = (
         await sign_in_environment.create_token("ada"),
         await sign_in_environment.create_token("ada"),
     )
     for _ in range(17):  # 170 days
         sign_in_environment.clock.tick(days=10)
-        await sign_in_environment.authenticate(used)
+        await sign_in_environment.authenticate(used_token)
         await authentication.wait_for_background_tasks(sign_in_environment.world)
-    assert await sign_in_environment.is_refused(idle)
+    assert await sign_in_environment.is_refused(idle_token)
     sign_in_environment.clock.tick(days=9, hours=23)
-    await sign_in_environment.authenticate(used)
+    await sign_in_environment.authenticate(used_token)
     sign_in_environment.clock.tick(hours=1)
-    assert await sign_in_environment.is_refused(used)
+    assert await sign_in_environment.is_refused(used_token)
 
 
-async def test_a_short_token_slides_too(sign_in_environment: SignInEnvironment) -> None:
+async def test_use_extends_token_with_short_ttl(sign_in_environment: SignInEnvironment) -> None:
     token = await sign_in_environment.create_token("ada", ttl=timedelta(minutes=1))
     for _ in range(5):
         sign_in_environment.clock.tick(seconds=40)
@@ -142,12 +144,12 @@ async def test_a_short_token_slides_too(sign_in_environment: SignInEnvironment) 
     assert await sign_in_environment.is_refused(token)
 
 
-async def test_a_credential_ends_on_time_even_while_remembered(
+async def test_cached_credential_expires_on_time(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    until = sign_in_environment.clock() + timedelta(seconds=60)
+    expires_at = sign_in_environment.clock() + timedelta(seconds=60)
     _, secret = await api_keys.create_api_key(
-        sign_in_environment.user_context("ada"), NewApiKey("k", expires_at=until)
+        sign_in_environment.user_context("ada"), NewApiKey("k", expires_at=expires_at)
     )
     sign_in_environment.clock.tick(seconds=58)
     assert not await sign_in_environment.is_refused(secret)
@@ -155,7 +157,7 @@ async def test_a_credential_ends_on_time_even_while_remembered(
     assert await sign_in_environment.is_refused(secret)
 
 
-async def test_use_is_noted_once_an_hour(
+async def test_use_is_recorded_once_an_hour(
     sign_in_environment: SignInEnvironment, statements: list[str]
 ) -> None:
     token = await sign_in_environment.create_token("ada")
@@ -171,7 +173,7 @@ async def test_use_is_noted_once_an_hour(
 @pytest.mark.parametrize(
     "ttl", [timedelta(seconds=59), timedelta(0), timedelta(days=181), -timedelta(days=1)]
 )
-async def test_a_token_lasts_a_minute_to_half_a_year(
+async def test_token_ttl_out_of_range_is_refused(
     sign_in_environment: SignInEnvironment, ttl: timedelta
 ) -> None:
     with pytest.raises(InvalidInput) as refusal:
@@ -180,7 +182,7 @@ async def test_a_token_lasts_a_minute_to_half_a_year(
 
 
 @pytest.mark.parametrize("change", [{"disabled": True}, {"suspended": True}, {"auth_version": 2}])
-async def test_changes_of_another_process_end_tokens_in_five_seconds(
+async def test_change_by_other_process_ends_token_within_five_seconds(
     sign_in_environment: SignInEnvironment, change: dict[str, Any]
 ) -> None:
     token = await sign_in_environment.create_token("ada")
@@ -190,17 +192,19 @@ async def test_changes_of_another_process_end_tokens_in_five_seconds(
     assert await sign_in_environment.is_refused(token)
 
 
-async def test_what_this_process_ends_is_ended_at_once(
+async def test_change_by_same_process_ends_token_at_once(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     token = await sign_in_environment.create_token("ada")
     await sign_in_environment.authenticate(token)
     await sign_in_environment.change_user("ada", auth_version=2)
-    authentication.drop_credentials(sign_in_environment.world, sign_in_environment.users["ada"])
+    authentication.drop_cached_credentials(
+        sign_in_environment.world, sign_in_environment.users["ada"]
+    )
     assert await sign_in_environment.is_refused(token)
 
 
-async def test_the_bootstrap_key_is_root(sign_in_environment: SignInEnvironment) -> None:
+async def test_bootstrap_key_has_role_root(sign_in_environment: SignInEnvironment) -> None:
     viewer = await sign_in_environment.authenticate("let me in", bootstrap="let me in")
     assert viewer == Viewer(role=Role.ROOT, scopes=MASTER_SCOPES)
     for key, bootstrap in (("let me", "let me in"), ("", ""), ("let me in", ""), ("x", None)):
@@ -208,102 +212,113 @@ async def test_the_bootstrap_key_is_root(sign_in_environment: SignInEnvironment)
             await sign_in_environment.authenticate(key, bootstrap=bootstrap)
 
 
-async def test_revoking_ends_the_token_of_the_call(sign_in_environment: SignInEnvironment) -> None:
-    (ctx, mine), (_, other) = (
+async def test_revoke_ends_the_current_token(sign_in_environment: SignInEnvironment) -> None:
+    (ctx, current_token), (_, other_token) = (
         await sign_in_by_token(sign_in_environment, "ada"),
         await sign_in_by_token(sign_in_environment, "ada"),
     )
-    assert await access_tokens.revoke_access_tokens(ctx) == 1
-    assert await sign_in_environment.is_refused(mine)
-    assert not await sign_in_environment.is_refused(other)
-    assert await access_tokens.revoke_access_tokens(ctx) == 0
+    assert await access_tokens.revoke_own_access_tokens(ctx) == 1
+    assert await sign_in_environment.is_refused(current_token)
+    assert not await sign_in_environment.is_refused(other_token)
+    assert await access_tokens.revoke_own_access_tokens(ctx) == 0
 
 
-async def test_without_a_token_nothing_is_revoked(sign_in_environment: SignInEnvironment) -> None:
+async def test_revoke_without_token_revokes_nothing(sign_in_environment: SignInEnvironment) -> None:
     await sign_in_environment.create_token("ada")
     for viewer in (Viewer(), Viewer(role=Role.ROOT, scopes=MASTER_SCOPES)):
-        for all_ in (True, False):
+        for revokes_all in (True, False):
             assert (
-                await access_tokens.revoke_access_tokens(
-                    Context(sign_in_environment.world, viewer), all=all_
+                await access_tokens.revoke_own_access_tokens(
+                    Context(sign_in_environment.world, viewer), all=revokes_all
                 )
                 == 0
             )
     assert await row_count(sign_in_environment.world, AccessToken) == 1
 
 
-async def test_all_tokens_of_the_viewer_end_and_no_others(
+async def test_revoke_all_ends_only_tokens_of_the_viewer(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     await sign_in_environment.add_user("bob")
-    (ctx, first), (_, second) = (
+    (ctx, first_token), (_, second_token) = (
         await sign_in_by_token(sign_in_environment, "ada"),
         await sign_in_by_token(sign_in_environment, "ada"),
     )
-    _, bobs = await sign_in_by_token(sign_in_environment, "bob")
-    assert await access_tokens.revoke_access_tokens(ctx, all=True) == 2
-    assert [await sign_in_environment.is_refused(token) for token in (first, second, bobs)] == [
+    _, bob_token = await sign_in_by_token(sign_in_environment, "bob")
+    assert await access_tokens.revoke_own_access_tokens(ctx, all=True) == 2
+    assert [
+        await sign_in_environment.is_refused(token)
+        for token in (first_token, second_token, bob_token)
+    ] == [
         True,
         True,
         False,
     ]
 
 
-async def test_another_users_token_looks_like_none(sign_in_environment: SignInEnvironment) -> None:
+async def test_token_of_other_user_is_not_found(sign_in_environment: SignInEnvironment) -> None:
     await sign_in_environment.add_user("bob")
-    (ctx, _), (_, mine) = (
+    (ctx, _), (_, own_token) = (
         await sign_in_by_token(sign_in_environment, "ada"),
         await sign_in_by_token(sign_in_environment, "ada"),
     )
-    (bob, bobs) = await sign_in_by_token(sign_in_environment, "bob")
-    assert bob.viewer.token_id
-    (newest, current) = (await access_tokens.load_tokens_of_users(ctx, [ctx.viewer.user_id]))[0]
+    (bob_context, bob_token) = await sign_in_by_token(sign_in_environment, "bob")
+    assert bob_context.viewer.token_id
+    (newest, current) = (await access_tokens.load_own_tokens_by_user(ctx, [ctx.viewer.user_id]))[0]
     assert (newest.current, current.current) == (False, True)
     with pytest.raises(NotFound) as refusal:
-        await access_tokens.revoke_access_tokens(ctx, [newest.id, bob.viewer.token_id])
+        await access_tokens.revoke_own_access_tokens(ctx, [newest.id, bob_context.viewer.token_id])
     assert refusal.value.index == 1
-    assert not await sign_in_environment.is_refused(mine)  # all or none
-    assert not await sign_in_environment.is_refused(bobs)
-    assert await access_tokens.load_tokens_of_users(ctx, [bob.viewer.user_id]) == [[]]
-    assert await access_tokens.load_tokens_by_id(ctx, [bob.viewer.token_id]) == [None]
-    assert await access_tokens.revoke_access_tokens(ctx, [newest.id]) == 1
+    assert not await sign_in_environment.is_refused(own_token)  # all or nothing
+    assert not await sign_in_environment.is_refused(bob_token)
+    assert await access_tokens.load_own_tokens_by_user(ctx, [bob_context.viewer.user_id]) == [[]]
+    assert await access_tokens.load_own_tokens_by_id(ctx, [bob_context.viewer.token_id]) == [None]
+    assert await access_tokens.revoke_own_access_tokens(ctx, [newest.id]) == 1
 
 
-async def test_a_narrow_credential_ends_no_other(sign_in_environment: SignInEnvironment) -> None:
+async def test_credential_without_scope_master_revokes_no_token(
+    sign_in_environment: SignInEnvironment,
+) -> None:
     await sign_in_environment.create_token("ada")
     with pytest.raises(Forbidden):
-        await access_tokens.revoke_access_tokens(
+        await access_tokens.revoke_own_access_tokens(
             sign_in_environment.user_context("ada", scopes=frozenset({Scope.MAIL})), all=True
         )
 
 
-async def test_a_token_revoked_in_a_unit_is_not_remembered_before_its_end(
+async def test_revoked_token_stays_valid_until_the_transaction_commits(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     ctx, token = await sign_in_by_token(sign_in_environment, "ada")
     async with ctx.combined_transaction():
-        await access_tokens.revoke_access_tokens(ctx)
-        others = contextvars.Context()  # outside the transaction nothing has happened yet
-        asked = asyncio.get_running_loop().create_task(
-            sign_in_environment.is_refused(token), context=others
+        await access_tokens.revoke_own_access_tokens(ctx)
+        outer_context = contextvars.Context()  # outside of the transaction
+        refusal_task = asyncio.get_running_loop().create_task(
+            sign_in_environment.is_refused(token), context=outer_context
         )
-        assert not await asked
+        assert not await refusal_task
     assert await sign_in_environment.is_refused(token)
 
 
-async def test_open_sockets_learn_that_their_credential_has_ended(
+async def test_role_change_ends_credential_of_open_connection(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     ctx, _ = await sign_in_by_token(sign_in_environment, "ada")
     viewer = ctx.viewer
-    assert not await authentication.has_credential_ended(sign_in_environment.world, viewer)
-    sign_in_environment.clock.tick(days=13)
-    assert not await authentication.has_credential_ended(
+    assert not await authentication.has_credential_ended_or_narrowed(
         sign_in_environment.world, viewer
-    )  # and this was a use
+    )
+    sign_in_environment.clock.tick(days=13)
+    assert not await authentication.has_credential_ended_or_narrowed(
+        sign_in_environment.world, viewer
+    )  # the check counts as a use
     await authentication.wait_for_background_tasks(sign_in_environment.world)
     sign_in_environment.clock.tick(days=13)
-    assert not await authentication.has_credential_ended(sign_in_environment.world, viewer)
+    assert not await authentication.has_credential_ended_or_narrowed(
+        sign_in_environment.world, viewer
+    )
     await sign_in_environment.change_user("ada", role=Role.ADMIN)
-    assert await authentication.has_credential_ended(sign_in_environment.world, viewer)
-    assert not await authentication.has_credential_ended(sign_in_environment.world, Viewer())
+    assert await authentication.has_credential_ended_or_narrowed(sign_in_environment.world, viewer)
+    assert not await authentication.has_credential_ended_or_narrowed(
+        sign_in_environment.world, Viewer()
+    )

@@ -1,4 +1,4 @@
-"""What administrators make and change for accounts: bounded, logged, and told by mail."""
+"""Credentials and changes that administrators make for users: limits, logs and notices."""
 
 from dataclasses import replace
 from typing import Any
@@ -15,168 +15,189 @@ from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from models.users.tables import User
 from resolvers.admin import tasks
-from resolvers.auth.credential_cache import drop_credentials
+from resolvers.auth.credential_cache import drop_cached_credentials
 from tests.conftest import Client, Clock, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
 
-KEY = """mutation ($input: ApiKeyCreateInput!) { apiKeyCreate(input: $input) {
+API_KEY_CREATE = """mutation ($input: ApiKeyCreateInput!) { apiKeyCreate(input: $input) {
   secret apiKey { maker scopes role expiresAt } errors { code path } } }"""
-APP = """mutation ($input: AppPasswordCreateInput!) { appPasswordCreate(input: $input) {
+APP_CREATE = """mutation ($input: AppPasswordCreateInput!) { appPasswordCreate(input: $input) {
   password appPassword { maker scopes expiresAt } errors { code path } } }"""
-RESET = """mutation ($input: PasswordResetInput!) { passwordReset(input: $input) {
+RESET_MUTATION = """mutation ($input: PasswordResetInput!) { passwordReset(input: $input) {
   password errors { code path } } }"""
-ENTER = """mutation ($input: AuthenticateInput!) { authenticate(input: $input) {
+AUTHENTICATE = """mutation ($input: AuthenticateInput!) { authenticate(input: $input) {
   token requirePasswordChange errors { code path } } }"""
-UPDATE = """mutation ($input: UserUpdateInput!) { userUpdate(input: $input) {
+USER_UPDATE = """mutation ($input: UserUpdateInput!) { userUpdate(input: $input) {
   errors { code path } } }"""
-ME = "{ viewer { user { username } scopes } }"
-MAIL = "{ messages(first: 5) { totalCount } }"
-OLD = "the password until now"
-NEW = "correct horse battery staple"
+VIEWER_QUERY = "{ viewer { user { username } scopes } }"
+MESSAGES_QUERY = "{ messages(first: 5) { totalCount } }"
+OLD_PHRASE = "the password until now"
+NEW_PHRASE = "correct horse battery staple"
 
 
 @pytest.fixture
-async def chief(world: Environment, http: Any, ada: Client) -> Client:
+async def domain_admin(world: Environment, http: Any, ada: Client) -> Client:
     assert ada.user.id
     return await make_domain_admin(world, http, "chief", list(AdminPermission))
 
 
-async def permit(client: Client, *permissions: AdminPermission, **more: Any) -> None:
-    """Give an administrator these permissions, and no others."""
-    values = {"admin_permissions": [each.value for each in permissions], **more}
+async def set_permissions(client: Client, *permissions: AdminPermission, **extra: Any) -> None:
+    """Give an administrator only these permissions."""
+    values = {"admin_permissions": [permission.value for permission in permissions], **extra}
     async with client.world.write_session(client.user.id) as session:
-        this = update(User).where(col(User.id) == client.user.id)
-        await (await session.connection()).execute(this.values(**values))
-    drop_credentials(client.world, client.user.id)
+        statement = update(User).where(col(User.id) == client.user.id)
+        await (await session.connection()).execute(statement.values(**values))
+    drop_cached_credentials(client.world, client.user.id)
 
 
-async def made_key(chief: Client, **more: Any) -> Any:
-    given = {"name": "theirs", "user": {"username": "ada"}, **more}
-    return (await chief(KEY, input=given))["apiKeyCreate"]
+async def create_key_for_ada(domain_admin: Client, **extra: Any) -> Any:
+    arguments = {"name": "theirs", "user": {"username": "ada"}, **extra}
+    return (await domain_admin(API_KEY_CREATE, input=arguments))["apiKeyCreate"]
 
 
-async def status(client: Client, document: str = ME) -> Any:
-    answer = await client.raw(document)
-    return answer["errors"][0]["extensions"]["code"] if "errors" in answer else answer["data"]
+async def load_data_or_error_code(client: Client, document: str = VIEWER_QUERY) -> Any:
+    response = await client.raw(document)
+    return response["errors"][0]["extensions"]["code"] if "errors" in response else response["data"]
 
 
-async def test_a_key_for_another_account_is_bounded_like_a_token_of_act_as(
-    chief: Client, ada: Client, clock: Clock
+async def test_key_for_other_user_has_the_limits_of_act_as(
+    domain_admin: Client, ada: Client, clock: Clock
 ) -> None:
-    for given, refusal in (
+    for arguments, refusal in (
         ({"scopes": ["MASTER"]}, {"code": "FORBIDDEN", "path": ["scopes"]}),
         ({"role": "DOMAIN_ADMIN"}, {"code": "FORBIDDEN", "path": ["user"]}),
         ({"expiresAt": "2030-01-01T04:00:01Z"}, {"code": "VALIDATION", "path": ["expiresAt"]}),
     ):
-        assert (await made_key(chief, **given))["errors"] == [refusal]
-    made = await made_key(chief)
-    assert made["errors"] == []
-    key = made["apiKey"]
-    assert key["maker"] == "chief"
-    assert sorted(key["scopes"]) == ["MAIL", "READ", "SETTINGS", "SUBMIT"]
-    assert key["expiresAt"].startswith("2030-01-01T04:00:00")
-    theirs = replace(ada, secret=made["secret"])
-    assert (await status(theirs))["viewer"]["user"]["username"] == "ada"
+        assert (await create_key_for_ada(domain_admin, **arguments))["errors"] == [refusal]
+    payload = await create_key_for_ada(domain_admin)
+    assert payload["errors"] == []
+    api_key = payload["apiKey"]
+    assert api_key["maker"] == "chief"
+    assert sorted(api_key["scopes"]) == ["MAIL", "READ", "SETTINGS", "SUBMIT"]
+    assert api_key["expiresAt"].startswith("2030-01-01T04:00:00")
+    key_client = replace(ada, secret=payload["secret"])
+    assert (await load_data_or_error_code(key_client))["viewer"]["user"]["username"] == "ada"
     clock.tick(hours=4)
-    assert await status(theirs) == "UNAUTHENTICATED"
+    assert await load_data_or_error_code(key_client) == "UNAUTHENTICATED"
 
 
 @pytest.mark.parametrize("loss", [{}, {"role": Role.USER}, {"disabled": True}])
-async def test_a_key_for_another_account_ends_with_its_makers_right(
-    chief: Client, ada: Client, loss: dict[str, Any]
+async def test_key_for_other_user_ends_with_right_of_its_maker(
+    domain_admin: Client, ada: Client, loss: dict[str, Any]
 ) -> None:
-    theirs = replace(ada, secret=(await made_key(chief))["secret"])
-    assert (await status(theirs))["viewer"]["user"]["username"] == "ada"
-    rest = [each for each in AdminPermission if each is not AdminPermission.LOGIN_AS]
-    await permit(chief, *(list(AdminPermission) if loss else rest), **loss)
-    assert await status(theirs) == "UNAUTHENTICATED"
+    key_client = replace(ada, secret=(await create_key_for_ada(domain_admin))["secret"])
+    assert (await load_data_or_error_code(key_client))["viewer"]["user"]["username"] == "ada"
+    other_permissions = [
+        permission for permission in AdminPermission if permission is not AdminPermission.LOGIN_AS
+    ]
+    await set_permissions(
+        domain_admin, *(list(AdminPermission) if loss else other_permissions), **loss
+    )
+    assert await load_data_or_error_code(key_client) == "UNAUTHENTICATED"
 
 
-async def test_a_key_for_another_account_is_not_prolonged(
-    chief: Client, over: Client, world: Environment
+async def test_key_for_other_user_cannot_be_extended(
+    domain_admin: Client, over: Client, world: Environment
 ) -> None:
-    await made_key(chief)
+    await create_key_for_ada(domain_admin)
     (row,) = await world.database.read(select(col(ApiKey.id)).where(col(ApiKey.name) == "theirs"))
     document = """mutation ($input: ApiKeyUpdateInput!) { apiKeyUpdate(input: $input) {
       errors { code path } } }"""
-    for end in ("2031-01-01T00:00:00Z", None):
-        given = {"ids": [global_ids.encode("ApiKey", row.id)], "expiresAt": end}
-        (error,) = (await over(document, input=given))["apiKeyUpdate"]["errors"]
+    for expires_at in ("2031-01-01T00:00:00Z", None):
+        arguments = {"ids": [global_ids.encode("ApiKey", row.id)], "expiresAt": expires_at}
+        (error,) = (await over(document, input=arguments))["apiKeyUpdate"]["errors"]
         assert error == {"code": "VALIDATION", "path": ["expiresAt"]}
 
 
-async def test_an_application_password_for_another_account_is_bounded(
-    chief: Client, ada: Client, clock: Clock
+async def test_app_password_for_other_user_is_limited(
+    domain_admin: Client, ada: Client, clock: Clock
 ) -> None:
-    given: dict[str, Any] = {"user": {"username": "ada"}, "description": "Phone"}
-    for more, path in (({"scopes": ["IMAP"]}, "scopes"), ({"ttl": "PT5H"}, "ttl")):
-        (error,) = (await chief(APP, input={**given, **more}))["appPasswordCreate"]["errors"]
+    arguments: dict[str, Any] = {"user": {"username": "ada"}, "description": "Phone"}
+    for extra, path in (({"scopes": ["IMAP"]}, "scopes"), ({"ttl": "PT5H"}, "ttl")):
+        (error,) = (await domain_admin(APP_CREATE, input={**arguments, **extra}))[
+            "appPasswordCreate"
+        ]["errors"]
         assert error["path"] == [path]
-    made = (await chief(APP, input={**given, "scopes": ["ALL"]}))["appPasswordCreate"]
-    assert made["errors"] == []
-    assert made["appPassword"]["maker"] == "chief"
-    assert sorted(made["appPassword"]["scopes"]) == ["MAIL", "MAIL_READ", "SUBMIT"]
-    assert made["appPassword"]["expiresAt"].startswith("2030-01-01T04:00:00")
-    attempt = {"username": "ada", "password": made["password"], "scope": "MAIL"}
-    assert (await ada(ENTER, input=attempt))["authenticate"]["errors"] == []
-    rest = [each for each in AdminPermission if each is not AdminPermission.APP_PASSWDS]
-    await permit(chief, *rest)
-    (error,) = (await ada(ENTER, input=attempt))["authenticate"]["errors"]
+    payload = (await domain_admin(APP_CREATE, input={**arguments, "scopes": ["ALL"]}))[
+        "appPasswordCreate"
+    ]
+    assert payload["errors"] == []
+    assert payload["appPassword"]["maker"] == "chief"
+    assert sorted(payload["appPassword"]["scopes"]) == ["MAIL", "MAIL_READ", "SUBMIT"]
+    assert payload["appPassword"]["expiresAt"].startswith("2030-01-01T04:00:00")
+    attempt = {"username": "ada", "password": payload["password"], "scope": "MAIL"}
+    assert (await ada(AUTHENTICATE, input=attempt))["authenticate"]["errors"] == []
+    other_permissions = [
+        permission
+        for permission in AdminPermission
+        if permission is not AdminPermission.APP_PASSWDS
+    ]
+    await set_permissions(domain_admin, *other_permissions)
+    (error,) = (await ada(AUTHENTICATE, input=attempt))["authenticate"]["errors"]
     assert error["code"] == "AUTHENTICATION_FAILED"
-    await permit(chief, *AdminPermission)
+    await set_permissions(domain_admin, *AdminPermission)
     clock.tick(hours=4)
-    (error,) = (await ada(ENTER, input=attempt))["authenticate"]["errors"]
+    (error,) = (await ada(AUTHENTICATE, input=attempt))["authenticate"]["errors"]
     assert error["code"] == "AUTHENTICATION_FAILED"
 
 
-async def test_a_temporary_password_only_sets_a_new_password(world: Environment, http: Any) -> None:
-    ada = await make_client(world, http, "ada", password=OLD)
-    chief = await make_domain_admin(world, http, "chief")
-    entering = {"username": "ada", "password": OLD, "token": True}
-    before = (await ada(ENTER, input=entering))["authenticate"]["token"]
-    made = (await chief(RESET, input={"user": {"username": "ada"}}))["passwordReset"]
-    assert made["errors"] == []
-    assert await status(replace(ada, secret=before)) == "UNAUTHENTICATED"
-    given = {**entering, "password": made["password"]}
-    done = (await ada(ENTER, input=given))["authenticate"]
-    assert done["requirePasswordChange"]
-    narrow = replace(ada, secret=done["token"])
-    assert await status(narrow, MAIL) == "FORBIDDEN"
+async def test_temporary_password_only_sets_a_new_password(world: Environment, http: Any) -> None:
+    ada = await make_client(world, http, "ada", password=OLD_PHRASE)
+    domain_admin = await make_domain_admin(world, http, "chief")
+    sign_in_input = {"username": "ada", "password": OLD_PHRASE, "token": True}
+    token_before = (await ada(AUTHENTICATE, input=sign_in_input))["authenticate"]["token"]
+    reset_payload = (await domain_admin(RESET_MUTATION, input={"user": {"username": "ada"}}))[
+        "passwordReset"
+    ]
+    assert reset_payload["errors"] == []
+    assert await load_data_or_error_code(replace(ada, secret=token_before)) == "UNAUTHENTICATED"
+    arguments = {**sign_in_input, "password": reset_payload["password"]}
+    payload = (await ada(AUTHENTICATE, input=arguments))["authenticate"]
+    assert payload["requirePasswordChange"]
+    temporary_client = replace(ada, secret=payload["token"])
+    assert await load_data_or_error_code(temporary_client, MESSAGES_QUERY) == "FORBIDDEN"
     targets = {"set": {"targets": ["mallory@far.example"]}}
-    both = {"password": NEW, "name": "Mallory"}
-    for patch in (targets, {"set": both, "existingPassword": made["password"]}):
-        (error,) = (await narrow(UPDATE, input=patch))["userUpdate"]["errors"]
+    both_values = {"password": NEW_PHRASE, "name": "Mallory"}
+    for patch in (targets, {"set": both_values, "existingPassword": reset_payload["password"]}):
+        (error,) = (await temporary_client(USER_UPDATE, input=patch))["userUpdate"]["errors"]
         assert error["code"] == "FORBIDDEN"
-    fresh = {"set": {"password": NEW}, "existingPassword": made["password"]}
-    assert (await narrow(UPDATE, input=fresh))["userUpdate"]["errors"] == []
+    password_change = {
+        "set": {"password": NEW_PHRASE},
+        "existingPassword": reset_payload["password"],
+    }
+    assert (await temporary_client(USER_UPDATE, input=password_change))["userUpdate"][
+        "errors"
+    ] == []
     while await tasks.run_next_task(world):
         pass
-    assert (await status(narrow, MAIL))["messages"]["totalCount"] == 1  # it tells of the reset
-    assert (await ada(ENTER, input={**given, "password": NEW}))["authenticate"]["errors"] == []
+    assert (await load_data_or_error_code(temporary_client, MESSAGES_QUERY))["messages"][
+        "totalCount"
+    ] == 1  # the notice of the reset
+    assert (await ada(AUTHENTICATE, input={**arguments, "password": NEW_PHRASE}))["authenticate"][
+        "errors"
+    ] == []
 
 
-async def told(client: Client) -> list[tuple[str, str]]:
-    """The events that others caused, with who did it; a message was written for each."""
+async def load_events_by_others(client: Client) -> list[tuple[str, str]]:
+    """Return the events that others caused, and check that each one has a notice."""
     while await tasks.run_next_task(client.world):
         pass
-    asked = select(col(SecurityEvent.action), col(SecurityEvent.by)).where(
+    event_query = select(col(SecurityEvent.action), col(SecurityEvent.by)).where(
         col(SecurityEvent.user_id) == client.user.id, col(SecurityEvent.by).is_not(None)
     )
-    events = [(row.action, row.by) for row in await client.world.database.read(asked)]
-    letters = select(col(Message.id)).where(
+    events = [(row.action, row.by) for row in await client.world.database.read(event_query)]
+    message_query = select(col(Message.id)).where(
         col(Message.user_id) == client.user.id,
         col(Message.subject) == "Your account was changed by an administrator",
     )
-    assert len(await client.world.database.read(letters)) == len(events)
+    assert len(await client.world.database.read(message_query)) == len(events)
     return sorted(events)
 
 
-async def test_what_an_administrator_changes_is_logged_and_told_by_mail(
-    over: Client, ada: Client
-) -> None:
+async def test_admin_changes_are_logged_and_sent_as_notices(over: Client, ada: Client) -> None:
     user = {"user": {"username": "ada"}}
     users = {"users": {"usernames": ["ada"]}}
-    why = {"options": {"reason": "lost phone"}}
+    reason_options = {"options": {"reason": "lost phone"}}
     changes = [
         ("passwordReset", "PasswordResetInput", user),
         ("userUpdate", "UserUpdateInput", {**users, "set": {"targets": ["t@far.example"]}}),
@@ -184,7 +205,7 @@ async def test_what_an_administrator_changes_is_logged_and_told_by_mail(
         ("apiKeyCreate", "ApiKeyCreateInput", {**user, "name": "x"}),
         ("appPasswordCreate", "AppPasswordCreateInput", {**user, "description": "x"}),
         ("customTwoFactorEnable", "CustomTwoFactorEnableInput", user),
-        ("twoFactorDisable", "TwoFactorDisableInput", {**user, **why}),
+        ("twoFactorDisable", "TwoFactorDisableInput", {**user, **reason_options}),
         ("connectorCreate", "ConnectorCreateInput", {
             **user, "host": "imap.far.example", "username": "x",
             "password": "secret word", "active": False,
@@ -193,11 +214,11 @@ async def test_what_an_administrator_changes_is_logged_and_told_by_mail(
             "match": ada.address, "bccTo": "copy@far.example", "direction": "RECIPIENT",
         }),
     ]  # fmt: skip
-    for name, kind, given in changes:
+    for name, input_type, arguments in changes:
         errors = "errors { code path message }"
-        document = f"mutation ($input: {kind}!) {{ {name}(input: $input) {{ {errors} }} }}"
-        assert (await over(document, input=given))[name]["errors"] == [], name
-    assert await told(ada) == [
+        document = f"mutation ($input: {input_type}!) {{ {name}(input: $input) {{ {errors} }} }}"
+        assert (await over(document, input=arguments))[name]["errors"] == [], name
+    assert await load_events_by_others(ada) == [
         (action, "over")
         for action in (
             "2fa disable", "api key create", "app password create", "bcc rule create",
@@ -207,13 +228,13 @@ async def test_what_an_administrator_changes_is_logged_and_told_by_mail(
     ]  # fmt: skip
 
 
-async def test_a_whitelist_names_no_address_of_an_account_above(
-    chief: Client, over: Client, ada: Client
+async def test_domain_admin_does_not_whitelist_address_of_admin(
+    domain_admin: Client, over: Client, ada: Client
 ) -> None:
     for pattern in (over.address, "*@example.org", "example.org"):
-        given = {"users": {"usernames": ["ada"]}, "set": {"fromWhitelist": [pattern]}}
-        (error,) = (await chief(UPDATE, input=given))["userUpdate"]["errors"]
+        arguments = {"users": {"usernames": ["ada"]}, "set": {"fromWhitelist": [pattern]}}
+        (error,) = (await domain_admin(USER_UPDATE, input=arguments))["userUpdate"]["errors"]
         assert (error["code"], error["path"][:2]) == ("FORBIDDEN", ["set", "fromWhitelist"])
-    given = {"users": {"usernames": ["ada"]}, "set": {"fromWhitelist": ["bob@example.org"]}}
-    assert (await chief(UPDATE, input=given))["userUpdate"]["errors"] == []
+    arguments = {"users": {"usernames": ["ada"]}, "set": {"fromWhitelist": ["bob@example.org"]}}
+    assert (await domain_admin(USER_UPDATE, input=arguments))["userUpdate"]["errors"] == []
     assert ada.user.id

@@ -1,4 +1,4 @@
-"""Credentials over HTTP."""
+"""Sign-in, token and API key operations over HTTP."""
 
 from typing import Any
 
@@ -28,13 +28,13 @@ mutation ($name: String!, $password: String!, $scope: Scope! = MASTER, $token: B
 }
 """
 
-REVOKE = """
+REVOKE_MUTATION = """
 mutation ($ids: [ID!], $all: Boolean! = false) {
   tokenRevoke(input: {ids: $ids, all: $all}) { revoked errors { code index path } }
 }
 """
 
-CREATE = """
+API_KEY_CREATE = """
 mutation ($name: String!, $role: Role! = USER, $user: UserRef, $key: String) {
   apiKeyCreate(input: {name: $name, role: $role, user: $user, options: {idempotencyKey: $key}}) {
     apiKey { id name role scopes readOnly expiresAt user { username } }
@@ -43,7 +43,7 @@ mutation ($name: String!, $role: Role! = USER, $user: UserRef, $key: String) {
 }
 """
 
-LIST = """
+API_KEYS_QUERY = """
 query ($first: Int, $after: String) {
   apiKeys(first: $first, after: $after) {
     nodes { name user { username } } totalCount pageInfo { endCursor hasNextPage }
@@ -54,66 +54,73 @@ query ($first: Int, $after: String) {
 
 @pytest.fixture
 async def eve(world: Environment) -> str:
-    """The name of somebody who has a password."""
-    boss = Context(world, Viewer(role=Role.ROOT, scopes=MASTER_SCOPES))
+    """The username of a user with a password."""
+    root_context = Context(world, Viewer(role=Role.ROOT, scopes=MASTER_SCOPES))
     await creation_create.create_user(
-        boss, NewUser(address="eve@example.org", username="eve", password=PASSWORD)
+        root_context, NewUser(address="eve@example.org", username="eve", password=PASSWORD)
     )
     return "eve"
 
 
-async def entered(http: httpx.AsyncClient, name: str, password: str = PASSWORD, **more: Any) -> Any:
-    answer = await post_document(http, AUTHENTICATE, name=name, password=password, **more)
-    assert "errors" not in answer, answer
-    return answer["data"]["authenticate"]
+async def sign_in(
+    http: httpx.AsyncClient, name: str, password: str = PASSWORD, **extra: Any
+) -> Any:
+    response = await post_document(http, AUTHENTICATE, name=name, password=password, **extra)
+    assert "errors" not in response, response
+    return response["data"]["authenticate"]
 
 
-async def test_a_password_earns_a_token_that_is_its_user(http: httpx.AsyncClient, eve: str) -> None:
-    done = await entered(http, "Eve@Example.org")
-    assert done == {
+async def test_sign_in_returns_a_token_of_the_user(http: httpx.AsyncClient, eve: str) -> None:
+    payload = await sign_in(http, "Eve@Example.org")
+    assert payload == {
         "user": {"username": "eve"},
         "scope": "MASTER",
         "requirePasswordChange": False,
-        "token": done["token"],
+        "token": payload["token"],
         "expiresAt": "2030-01-15T00:00:00Z",
         "errors": [],
     }
-    viewer = (await post_document(http, VIEWER_QUERY, done["token"]))["data"]["viewer"]
+    viewer = (await post_document(http, VIEWER_QUERY, payload["token"]))["data"]["viewer"]
     assert (viewer["role"], viewer["scopes"], viewer["apiKey"]) == ("USER", ["MASTER"], None)
     assert viewer["user"] == {"username": eve}
     assert viewer["token"]["current"] is True
 
 
-async def test_wrong_and_unknown_have_one_answer(http: httpx.AsyncClient, eve: str) -> None:
-    wrong, unknown = await entered(http, eve, "wrong"), await entered(http, "nobody")
-    assert wrong == unknown
-    assert [error["__typename"] for error in wrong["errors"]] == ["AuthenticationFailedError"]
-    assert (wrong["user"], wrong["token"]) == (None, None)
-
-
-async def test_who_fails_too_often_is_told_how_long_to_wait(
+async def test_wrong_password_and_unknown_user_have_equal_responses(
     http: httpx.AsyncClient, eve: str
 ) -> None:
+    wrong_payload, unknown_payload = (
+        await sign_in(http, eve, "wrong"),
+        await sign_in(http, "nobody"),
+    )
+    assert wrong_payload == unknown_payload
+    assert [error["__typename"] for error in wrong_payload["errors"]] == [
+        "AuthenticationFailedError"
+    ]
+    assert (wrong_payload["user"], wrong_payload["token"]) == (None, None)
+
+
+async def test_rate_limit_error_has_retry_after(http: httpx.AsyncClient, eve: str) -> None:
     for _ in range(12):
-        await entered(http, eve, "wrong")
-    (error,) = (await entered(http, eve))["errors"]
+        await sign_in(http, eve, "wrong")
+    (error,) = (await sign_in(http, eve))["errors"]
     assert (error["code"], error["retryAfter"]) == ("RATE_LIMITED", "PT120S")
 
 
-async def test_a_trial_gives_no_token(http: httpx.AsyncClient, eve: str) -> None:
-    done = await entered(http, eve, check=True)
-    assert (done["errors"], done["token"], done["user"]) == ([], None, {"username": eve})
+async def test_validate_only_sign_in_returns_no_token(http: httpx.AsyncClient, eve: str) -> None:
+    payload = await sign_in(http, eve, check=True)
+    assert (payload["errors"], payload["token"], payload["user"]) == ([], None, {"username": eve})
 
 
-async def test_a_sign_in_is_never_answered_twice(
+async def test_sign_in_refuses_idempotency_key(
     http: httpx.AsyncClient, eve: str, world: Environment
 ) -> None:
-    done = await entered(http, eve, key="k")
-    assert [error["path"] for error in done["errors"]] == [["options", "idempotencyKey"]]
+    payload = await sign_in(http, eve, key="k")
+    assert [error["path"] for error in payload["errors"]] == [["options", "idempotencyKey"]]
     assert await world.database.read(select(core_table(IdempotentPayload))) == []
 
 
-async def test_nobody_is_a_viewer_without_anything(http: httpx.AsyncClient) -> None:
+async def test_anonymous_viewer_has_only_the_public_role(http: httpx.AsyncClient) -> None:
     assert (await post_document(http, VIEWER_QUERY))["data"]["viewer"] == {
         "role": "PUBLIC",
         "scopes": [],
@@ -124,76 +131,84 @@ async def test_nobody_is_a_viewer_without_anything(http: httpx.AsyncClient) -> N
     }
 
 
-async def test_a_revoked_token_is_refused(http: httpx.AsyncClient, eve: str) -> None:
-    token = (await entered(http, eve))["token"]
-    none = await post_document(http, REVOKE)
-    assert none["data"]["tokenRevoke"] == {"revoked": 0, "errors": []}
-    wrong = await post_document(http, REVOKE, token, ids=["tok_AAAAAAAAAAE"])
-    assert [error["index"] for error in wrong["data"]["tokenRevoke"]["errors"]] == [0]
-    assert (await post_document(http, REVOKE, token, ids=[]))["data"]["tokenRevoke"]["revoked"] == 0
-    assert (await post_document(http, REVOKE, token))["data"]["tokenRevoke"]["revoked"] == 1
-    refused = await post_document(http, VIEWER_QUERY, token)
-    assert [error["extensions"]["code"] for error in refused["errors"]] == ["UNAUTHENTICATED"]
+async def test_revoked_token_is_refused(http: httpx.AsyncClient, eve: str) -> None:
+    token = (await sign_in(http, eve))["token"]
+    anonymous_response = await post_document(http, REVOKE_MUTATION)
+    assert anonymous_response["data"]["tokenRevoke"] == {"revoked": 0, "errors": []}
+    unknown_id_response = await post_document(http, REVOKE_MUTATION, token, ids=["tok_AAAAAAAAAAE"])
+    assert [error["index"] for error in unknown_id_response["data"]["tokenRevoke"]["errors"]] == [0]
+    assert (await post_document(http, REVOKE_MUTATION, token, ids=[]))["data"]["tokenRevoke"][
+        "revoked"
+    ] == 0
+    assert (await post_document(http, REVOKE_MUTATION, token))["data"]["tokenRevoke"][
+        "revoked"
+    ] == 1
+    refused_response = await post_document(http, VIEWER_QUERY, token)
+    assert [error["extensions"]["code"] for error in refused_response["errors"]] == [
+        "UNAUTHENTICATED"
+    ]
 
 
-async def test_a_key_is_made_listed_used_and_deleted(ada: Client, http: httpx.AsyncClient) -> None:
-    made = (await ada(CREATE, name="backup"))["apiKeyCreate"]
-    assert made["errors"] == []
-    assert made["apiKey"]["user"] == {"username": "ada"}
-    viewer = (await post_document(http, VIEWER_QUERY, made["secret"]))["data"]["viewer"]
+async def test_key_is_created_used_listed_and_deleted(ada: Client, http: httpx.AsyncClient) -> None:
+    created = (await ada(API_KEY_CREATE, name="backup"))["apiKeyCreate"]
+    assert created["errors"] == []
+    assert created["apiKey"]["user"] == {"username": "ada"}
+    viewer = (await post_document(http, VIEWER_QUERY, created["secret"]))["data"]["viewer"]
     assert viewer["apiKey"] == {"name": "backup"}
-    keys = (await ada(LIST, first=1))["apiKeys"]
-    assert keys["nodes"] == [{"name": "backup", "user": {"username": "ada"}}]
-    assert (keys["totalCount"], keys["pageInfo"]["hasNextPage"]) == (2, True)
-    rest = (await ada(LIST, after=keys["pageInfo"]["endCursor"]))["apiKeys"]
-    assert [node["name"] for node in rest["nodes"]] == ["ada"]
-    gone = (
+    first_page = (await ada(API_KEYS_QUERY, first=1))["apiKeys"]
+    assert first_page["nodes"] == [{"name": "backup", "user": {"username": "ada"}}]
+    assert (first_page["totalCount"], first_page["pageInfo"]["hasNextPage"]) == (2, True)
+    second_page = (await ada(API_KEYS_QUERY, after=first_page["pageInfo"]["endCursor"]))["apiKeys"]
+    assert [node["name"] for node in second_page["nodes"]] == ["ada"]
+    delete_mutation = (
         "mutation ($id: ID!) { apiKeyDelete(input: {ids: [$id]}) { deletedIds errors { code } } }"
     )
-    done = (await ada(gone, id=made["apiKey"]["id"]))["apiKeyDelete"]
-    assert done == {"deletedIds": [made["apiKey"]["id"]], "errors": []}
-    assert "errors" in await post_document(http, VIEWER_QUERY, made["secret"])
+    deleted = (await ada(delete_mutation, id=created["apiKey"]["id"]))["apiKeyDelete"]
+    assert deleted == {"deletedIds": [created["apiKey"]["id"]], "errors": []}
+    assert "errors" in await post_document(http, VIEWER_QUERY, created["secret"])
 
 
-async def test_a_secret_is_shown_once_and_kept_nowhere(ada: Client, world: Environment) -> None:
-    first = (await ada(CREATE, name="k", key="once"))["apiKeyCreate"]
-    again = (await ada(CREATE, name="k", key="once"))["apiKeyCreate"]
-    assert (first["replayed"], again["replayed"]) == (False, True)
+async def test_key_secret_is_returned_once_and_not_stored(ada: Client, world: Environment) -> None:
+    first = (await ada(API_KEY_CREATE, name="k", key="once"))["apiKeyCreate"]
+    repeated = (await ada(API_KEY_CREATE, name="k", key="once"))["apiKeyCreate"]
+    assert (first["replayed"], repeated["replayed"]) == (False, True)
     assert first["secret"].startswith("mgk_")
-    assert again["secret"] is None
-    assert again["apiKey"] == first["apiKey"]
-    kept = await world.database.read(select(core_table(IdempotentPayload)))
-    assert first["secret"] not in repr(kept)
+    assert repeated["secret"] is None
+    assert repeated["apiKey"] == first["apiKey"]
+    stored_payloads = await world.database.read(select(core_table(IdempotentPayload)))
+    assert first["secret"] not in repr(stored_payloads)
 
 
-async def test_nobody_makes_keys_for_others_unseen(ada: Client, bob: Client, root: Client) -> None:
+async def test_user_creates_no_key_for_other_user_or_higher_role(
+    ada: Client, bob: Client, root: Client
+) -> None:
     for user in ({"username": "bob"}, {"address": "bob@example.org"}, {"username": "nobody"}):
-        (error,) = (await ada(CREATE, name="k", user=user))["apiKeyCreate"]["errors"]
+        (error,) = (await ada(API_KEY_CREATE, name="k", user=user))["apiKeyCreate"]["errors"]
         assert (error["code"], error["path"]) == ("NOT_FOUND", ["user"])
-    (error,) = (await ada(CREATE, name="k", role="ADMIN"))["apiKeyCreate"]["errors"]
+    (error,) = (await ada(API_KEY_CREATE, name="k", role="ADMIN"))["apiKeyCreate"]["errors"]
     assert error["__typename"] == "ForbiddenError"
-    made = (await root(CREATE, name="k", user={"username": "bob"}))["apiKeyCreate"]
-    assert made["apiKey"]["user"] == {"username": "bob"}
-    assert (await bob(LIST))["apiKeys"]["totalCount"] == 2
+    created = (await root(API_KEY_CREATE, name="k", user={"username": "bob"}))["apiKeyCreate"]
+    assert created["apiKey"]["user"] == {"username": "bob"}
+    assert (await bob(API_KEYS_QUERY))["apiKeys"]["totalCount"] == 2
 
 
-async def test_listing_keys_costs_the_same_however_many(ada: Client, statements: list[str]) -> None:
-    async def cost() -> int:
+async def test_key_list_runs_constant_statements(ada: Client, statements: list[str]) -> None:
+    async def count_statements() -> int:
         del statements[:]
-        await ada(LIST, first=50)
+        await ada(API_KEYS_QUERY, first=50)
         return len(statements)
 
-    await ada(CREATE, name="first")
-    one = await cost()
-    for nth in range(10):
-        await ada(CREATE, name=f"key {nth}")
-    assert await cost() == one
+    await ada(API_KEY_CREATE, name="first")
+    count_before = await count_statements()
+    for number in range(10):
+        await ada(API_KEY_CREATE, name=f"key {number}")
+    assert await count_statements() == count_before
 
 
-async def test_keys_need_the_scope_master(world: Environment, http: httpx.AsyncClient) -> None:
+async def test_key_creation_needs_scope_master(world: Environment, http: httpx.AsyncClient) -> None:
     client = await make_client(world, http, "dan")
     scopes = [Scope.READ]
     client.secret = await make_key(world, "narrow", user_id=client.user.id, scopes=scopes)
-    (error,) = (await client(CREATE, name="k"))["apiKeyCreate"]["errors"]
+    (error,) = (await client(API_KEY_CREATE, name="k"))["apiKeyCreate"]["errors"]
     assert error["__typename"] == "ForbiddenError"
-    assert (await client(LIST))["apiKeys"]["totalCount"] == 2
+    assert (await client(API_KEYS_QUERY))["apiKeys"]["totalCount"] == 2

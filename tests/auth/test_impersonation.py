@@ -29,17 +29,17 @@ from tests.support.accounts.sign_in_environment import (
 )
 from tests.support.clients.http_requests import post_document
 
-ACT = """
+ACT_AS = """
 mutation ($user: UserRef!, $ttl: Duration) {
   actAs(input: {user: $user, ttl: $ttl, options: {reason: "ticket 7"}}) {
     token expiresAt scope user { username } errors { code path }
   }
 }
 """
-WHO = "{ viewer { role scopes actingFor { username } user { username } } }"
+VIEWER_QUERY = "{ viewer { role scopes actingFor { username } user { username } } }"
 
 
-async def test_who_acts_has_the_mail_and_no_credentials(
+async def test_act_as_token_has_all_scopes_except_master(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     secret = await create_act_as_token(
@@ -57,7 +57,9 @@ async def test_who_acts_has_the_mail_and_no_credentials(
         viewer.require_scope(Scope.MASTER)
 
 
-async def test_it_ends_on_time_however_it_is_used(sign_in_environment: SignInEnvironment) -> None:
+async def test_act_as_token_expires_on_time_despite_use(
+    sign_in_environment: SignInEnvironment,
+) -> None:
     secret = await create_act_as_token(
         sign_in_environment, await make_admin_context(sign_in_environment)
     )
@@ -73,7 +75,7 @@ async def test_it_ends_on_time_however_it_is_used(sign_in_environment: SignInEnv
     "ttl",
     [timedelta(0), timedelta(seconds=59), timedelta(hours=4, seconds=1), -timedelta(days=1)],
 )
-async def test_it_lasts_a_minute_to_four_hours(
+async def test_act_as_ttl_out_of_range_is_refused(
     sign_in_environment: SignInEnvironment, ttl: timedelta
 ) -> None:
     with pytest.raises(InvalidInput) as refusal:
@@ -86,55 +88,59 @@ async def test_it_lasts_a_minute_to_four_hours(
 @pytest.mark.parametrize(
     "change", [{"disabled": True}, {"suspended": True}, {"role": Role.USER}, {"role": "lost"}]
 )
-async def test_it_ends_with_the_administrator(
+async def test_act_as_token_ends_with_rights_of_the_admin(
     sign_in_environment: SignInEnvironment, change: dict[str, Any]
 ) -> None:
     await sign_in_environment.change_user("ada", domain_id=sign_in_environment.domain_id)
-    lost = change == {"role": "lost"}
+    loses_domain = change == {"role": "lost"}
     ctx = (
         await make_domain_admin_context(sign_in_environment, "rex")
-        if lost
+        if loses_domain
         else await make_admin_context(sign_in_environment)
     )
     secret = await create_act_as_token(sign_in_environment, ctx)
     viewer = await sign_in_environment.authenticate(secret)
-    if lost:
+    if loses_domain:
         async with sign_in_environment.world.write_session() as session:
-            mine = col(DomainAdmin.user_id) == sign_in_environment.users["rex"]
-            await session.exec(delete(DomainAdmin).where(mine))
-        authentication.drop_credentials(sign_in_environment.world, sign_in_environment.users["rex"])
+            is_rex = col(DomainAdmin.user_id) == sign_in_environment.users["rex"]
+            await session.exec(delete(DomainAdmin).where(is_rex))
+        authentication.drop_cached_credentials(
+            sign_in_environment.world, sign_in_environment.users["rex"]
+        )
     else:
         await sign_in_environment.change_user("rex", **change)
-        authentication.drop_credentials(sign_in_environment.world, sign_in_environment.users["rex"])
+        authentication.drop_cached_credentials(
+            sign_in_environment.world, sign_in_environment.users["rex"]
+        )
     assert await sign_in_environment.is_refused(secret)
-    assert await authentication.has_credential_ended(sign_in_environment.world, viewer)
+    assert await authentication.has_credential_ended_or_narrowed(sign_in_environment.world, viewer)
 
 
-async def test_it_ends_with_the_permission_and_with_the_user(
+async def test_act_as_token_ends_with_permission_or_user_change(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     await sign_in_environment.change_user("ada", domain_id=sign_in_environment.domain_id)
-    dora = await make_domain_admin_context(sign_in_environment)
-    secret = await create_act_as_token(sign_in_environment, dora)
+    admin_context = await make_domain_admin_context(sign_in_environment)
+    secret = await create_act_as_token(sign_in_environment, admin_context)
     assert not await sign_in_environment.is_refused(secret)
     await sign_in_environment.change_user("dora", admin_permissions=[])
     sign_in_environment.clock.tick(seconds=5)
     assert await sign_in_environment.is_refused(secret)
-    other = await create_act_as_token(
+    admin_secret = await create_act_as_token(
         sign_in_environment, await make_admin_context(sign_in_environment)
     )
     await sign_in_environment.change_user("ada", auth_version=7)
-    assert await sign_in_environment.is_refused(other)
+    assert await sign_in_environment.is_refused(admin_secret)
 
 
-async def test_nobody_acts_as_whom_they_do_not_manage(
+async def test_act_as_needs_rights_over_the_user(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    dora, other = (
+    admin_context, other_domain_id = (
         await make_domain_admin_context(sign_in_environment),
         await add_other_domain(sign_in_environment),
     )
-    await sign_in_environment.add_user("oscar", domain_id=other)
+    await sign_in_environment.add_user("oscar", domain_id=other_domain_id)
     await sign_in_environment.add_user(
         "rita", role=Role.DOMAIN_ADMIN, domain_id=sign_in_environment.domain_id
     )
@@ -142,60 +148,62 @@ async def test_nobody_acts_as_whom_they_do_not_manage(
     await sign_in_environment.add_user(
         "gone", domain_id=sign_in_environment.domain_id, disabled=True
     )
-    for ctx, name, kind in (
-        (dora, "oscar", NotFound),
-        (dora, "ada", NotFound),
-        (dora, "rita", Forbidden),
-        (dora, "dora", InvalidInput),
-        (dora, "gone", Conflict),
+    for ctx, name, error_class in (
+        (admin_context, "oscar", NotFound),
+        (admin_context, "ada", NotFound),
+        (admin_context, "rita", Forbidden),
+        (admin_context, "dora", InvalidInput),
+        (admin_context, "gone", Conflict),
         (await make_admin_context(sign_in_environment), "root", Forbidden),
     ):
-        with pytest.raises(kind):
+        with pytest.raises(error_class):
             await create_act_as_token(sign_in_environment, ctx, name)
-    of_domain = Viewer(role=Role.DOMAIN_ADMIN, scopes=MASTER_SCOPES, api_key_id=7)
+    key_viewer = Viewer(role=Role.DOMAIN_ADMIN, scopes=MASTER_SCOPES, api_key_id=7)
     with pytest.raises(Forbidden):
         await create_act_as_token(
-            sign_in_environment, Context(sign_in_environment.world, of_domain)
+            sign_in_environment, Context(sign_in_environment.world, key_viewer)
         )
 
 
-async def test_it_is_written_to_the_users_own_log_and_the_administrative_one(
+async def test_act_as_is_in_security_log_and_admin_log(
     world: Environment, http: httpx.AsyncClient, ada: Client
 ) -> None:
-    boss = await make_client(world, http, "boss", role=Role.ADMIN)
-    done = (await boss(ACT, user={"username": "ada"}, ttl="PT1H"))["actAs"]
-    assert (done["errors"], done["user"]) == ([], {"username": "ada"})
-    assert done["expiresAt"] == "2030-01-01T01:00:00Z"
+    admin = await make_client(world, http, "boss", role=Role.ADMIN)
+    act_as_payload = (await admin(ACT_AS, user={"username": "ada"}, ttl="PT1H"))["actAs"]
+    assert (act_as_payload["errors"], act_as_payload["user"]) == ([], {"username": "ada"})
+    assert act_as_payload["expiresAt"] == "2030-01-01T01:00:00Z"
     (event,) = await world.database.read(select(core_table(SecurityEvent)))
     assert (event.user_id, event.action) == (ada.user.id, "act as")
-    assert (event.by, event.by_id) == ("boss", boss.user.id)
+    assert (event.by, event.by_id) == ("boss", admin.user.id)
     assert event.detail["reason"] == "ticket 7"
     table = core_table(AdminLogEntry)
-    asked = select(table).where(table.c.mutation == "actAs")
-    (entry,) = await world.database.read(asked)
+    query = select(table).where(table.c.mutation == "actAs")
+    (entry,) = await world.database.read(query)
     assert (entry.mutation, entry.target_id, entry.reason) == ("actAs", ada.user.id, "ticket 7")
-    assert done["token"] not in repr((event, entry))
-    viewer = (await post_document(http, WHO, done["token"]))["data"]["viewer"]
+    assert act_as_payload["token"] not in repr((event, entry))
+    viewer = (await post_document(http, VIEWER_QUERY, act_as_payload["token"]))["data"]["viewer"]
     assert viewer["actingFor"] == viewer["user"] == {"username": "ada"}
     assert viewer["scopes"] == ["MAIL", "READ", "SETTINGS", "SUBMIT"]
-    assert (await boss(WHO))["viewer"]["actingFor"] is None
-    for refused in (
+    assert (await admin(VIEWER_QUERY))["viewer"]["actingFor"] is None
+    for document in (
         'mutation { apiKeyCreate(input: {name: "x"}) { errors { code } } }',
         "mutation { tokenRevoke(input: {all: true}) { errors { code } } }",
         "mutation { totpSetup(input: {}) { errors { code } } }",
         'mutation { appPasswordCreate(input: {description: "x"}) { errors { code } } }',
         'mutation { actAs(input: {user: {username: "bob"}}) { errors { code } } }',
     ):
-        (payload,) = (await post_document(http, refused, done["token"]))["data"].values()
-        assert [error["code"] for error in payload["errors"]] == ["FORBIDDEN"], refused
+        (payload,) = (await post_document(http, document, act_as_payload["token"]))["data"].values()
+        assert [error["code"] for error in payload["errors"]] == ["FORBIDDEN"], document
 
 
-async def test_a_domain_admin_needs_the_permission(
+async def test_domain_admin_needs_permission_to_act_as(
     world: Environment, http: httpx.AsyncClient, ada: Client
 ) -> None:
-    bare = await make_domain_admin(world, http, "bare")
-    full = await make_domain_admin(world, http, "full", [AdminPermission.LOGIN_AS])
+    admin_without_permission = await make_domain_admin(world, http, "bare")
+    admin_with_permission = await make_domain_admin(world, http, "full", [AdminPermission.LOGIN_AS])
     user = {"username": "ada"}
-    assert [e["code"] for e in (await bare(ACT, user=user))["actAs"]["errors"]] == ["FORBIDDEN"]
-    assert (await ada(ACT, user=user))["actAs"]["errors"][0]["code"] == "FORBIDDEN"
-    assert (await full(ACT, user=user))["actAs"]["errors"] == []
+    assert [
+        e["code"] for e in (await admin_without_permission(ACT_AS, user=user))["actAs"]["errors"]
+    ] == ["FORBIDDEN"]
+    assert (await ada(ACT_AS, user=user))["actAs"]["errors"][0]["code"] == "FORBIDDEN"
+    assert (await admin_with_permission(ACT_AS, user=user))["actAs"]["errors"] == []

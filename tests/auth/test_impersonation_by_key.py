@@ -1,4 +1,4 @@
-"""Keys without an account, and the bootstrap key, act for users; logs name the key."""
+"""API keys without a user and the bootstrap key act as users, and the logs name the key."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -15,13 +15,13 @@ from models.auth.credentials import ApiKey
 from models.auth.security_log import SecurityEvent
 from models.runtime.environment import Environment
 from models.users.roles import Role
-from resolvers.auth.credential_cache import drop_credentials
+from resolvers.auth.credential_cache import drop_cached_credentials
 from tests.conftest import Client, Clock, make_client, make_key
 from tests.support.schema.access_matrix import BOOTSTRAP_KEY
 
-ACT = """mutation ($name: String!) { actAs(input: {user: {username: $name}}) {
+ACT_AS = """mutation ($name: String!) { actAs(input: {user: {username: $name}}) {
   token errors { code message path } } }"""
-ME = "{ viewer { role actingFor { username } user { username } } }"
+VIEWER_QUERY = "{ viewer { role actingFor { username } user { username } } }"
 
 
 @pytest.fixture
@@ -33,53 +33,59 @@ async def server(world: Environment, tmp_path: Path) -> AsyncIterator[httpx.Asyn
     await app.end_subscriptions()
 
 
-async def logged_by(world: Environment) -> tuple[list[str], list[str | None]]:
-    """Who the logs say has acted: that of administrators, and the user's own."""
-    admin = select(col(AdminLogEntry.actor)).where(col(AdminLogEntry.mutation) == "actAs")
-    own = select(col(SecurityEvent.by)).where(col(SecurityEvent.action) == "act as")
+async def load_logged_actors(world: Environment) -> tuple[list[str], list[str | None]]:
+    """Return the actors in the admin log, and in the security log of the user."""
+    admin_log_query = select(col(AdminLogEntry.actor)).where(col(AdminLogEntry.mutation) == "actAs")
+    security_log_query = select(col(SecurityEvent.by)).where(col(SecurityEvent.action) == "act as")
     read = world.database.read
-    return [row.actor for row in await read(admin)], [row.by for row in await read(own)]
+    return [row.actor for row in await read(admin_log_query)], [
+        row.by for row in await read(security_log_query)
+    ]
 
 
 @pytest.mark.parametrize(
     ("name", "role"), [("panel", Role.ROOT), ("panel", Role.ADMIN), (None, Role.ROOT)]
 )
-async def test_a_key_acts_for_a_user_and_is_named(
+async def test_key_acts_as_user_and_is_named_in_the_logs(
     server: httpx.AsyncClient, ada: Client, name: str | None, role: Role, clock: Clock
 ) -> None:
     world = ada.world
     secret = await make_key(world, name, role=role) if name else BOOTSTRAP_KEY
-    key = replace(ada, http=server, secret=secret)
-    done = (await key(ACT, name="ada"))["actAs"]
-    assert done["errors"] == []
-    acting = replace(key, secret=done["token"])
-    ada_ = {"username": "ada"}
-    assert (await acting(ME))["viewer"] == {"role": "USER", "actingFor": ada_, "user": ada_}
-    called = f"key {name}" if name else "operator"
-    assert await logged_by(world) == ([called], [called])
-    (error,) = (await acting(ACT, name="ada"))["actAs"]["errors"]
+    key_client = replace(ada, http=server, secret=secret)
+    payload = (await key_client(ACT_AS, name="ada"))["actAs"]
+    assert payload["errors"] == []
+    acting_client = replace(key_client, secret=payload["token"])
+    ada_fields = {"username": "ada"}
+    assert (await acting_client(VIEWER_QUERY))["viewer"] == {
+        "role": "USER",
+        "actingFor": ada_fields,
+        "user": ada_fields,
+    }
+    actor = f"key {name}" if name else "operator"
+    assert await load_logged_actors(world) == ([actor], [actor])
+    (error,) = (await acting_client(ACT_AS, name="ada"))["actAs"]["errors"]
     assert error["code"] == "FORBIDDEN"
     clock.tick(minutes=31)
-    assert "errors" in await acting.raw(ME)
+    assert "errors" in await acting_client.raw(VIEWER_QUERY)
 
 
-async def test_a_token_ends_with_the_key_that_acts(ada: Client, over: Client) -> None:
+async def test_act_as_token_ends_with_its_key(ada: Client, over: Client) -> None:
     world = ada.world
-    key = replace(ada, secret=await make_key(world, "panel", role=Role.ROOT))
-    acting = replace(ada, secret=(await key(ACT, name="ada"))["actAs"]["token"])
-    assert (await acting(ME))["viewer"]["role"] == "USER"
+    key_client = replace(ada, secret=await make_key(world, "panel", role=Role.ROOT))
+    acting_client = replace(ada, secret=(await key_client(ACT_AS, name="ada"))["actAs"]["token"])
+    assert (await acting_client(VIEWER_QUERY))["viewer"]["role"] == "USER"
     async with world.write_session() as session:
-        this = update(ApiKey).where(col(ApiKey.name) == "panel").values(active=False)
-        await (await session.connection()).execute(this)
-    drop_credentials(world, ada.user.id)
-    assert "errors" in await acting.raw(ME)
+        statement = update(ApiKey).where(col(ApiKey.name) == "panel").values(active=False)
+        await (await session.connection()).execute(statement)
+    drop_cached_credentials(world, ada.user.id)
+    assert "errors" in await acting_client.raw(VIEWER_QUERY)
     assert over.user.id
 
 
-async def test_a_key_acts_for_nobody_above_it(
+async def test_key_does_not_act_as_user_of_higher_role(
     ada: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
     await make_client(world, http, "top", role=Role.ROOT)
-    key = replace(ada, secret=await make_key(world, "panel", role=Role.ADMIN))
-    (error,) = (await key(ACT, name="top"))["actAs"]["errors"]
+    key_client = replace(ada, secret=await make_key(world, "panel", role=Role.ADMIN))
+    (error,) = (await key_client(ACT_AS, name="top"))["actAs"]["errors"]
     assert (error["code"], error["path"]) == ("FORBIDDEN", ["user"])

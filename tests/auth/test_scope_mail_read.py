@@ -1,4 +1,4 @@
-"""A credential without MAIL_READ reads no stored mail by sending it somewhere."""
+"""A credential without MAIL_READ can't read stored messages by sending them."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,7 +12,7 @@ from models.submission.tables import Submission
 from models.users.roles import Scope
 from tests.conftest import Client, make_key, raw_message, receive
 
-OTHERS = [Scope.SUBMIT, Scope.SETTINGS, Scope.IMAP, Scope.POP3, Scope.SMTP, Scope.SIEVE]
+OTHER_SCOPES = [Scope.SUBMIT, Scope.SETTINGS, Scope.IMAP, Scope.POP3, Scope.SMTP, Scope.SIEVE]
 FORWARD = """
 mutation ($input: MessageForwardInput!) { messageForward(input: $input) {
   queueId errors { code path ... on ForbiddenError { requires } } } }
@@ -21,60 +21,66 @@ SEND = """
 mutation ($input: MessageSendInput!) { messageSend(input: $input) {
   submission { queueId } errors { code path ... on ForbiddenError { requires } } } }
 """
-REFUSED = [{"code": "FORBIDDEN", "path": [], "requires": "MAIL_READ"}]
-TO = "mallory@example.net"
-WHOLE: dict[str, Any] = {"includeMessage": True}
+FORBIDDEN_ERRORS = [{"code": "FORBIDDEN", "path": [], "requires": "MAIL_READ"}]
+RECIPIENT = "mallory@example.net"
+INCLUDE_MESSAGE: dict[str, Any] = {"includeMessage": True}
 
 
-async def client_for(ada: Client, *scopes: Scope) -> Client:
-    """Ada's client with a key for these scopes only."""
+async def make_scoped_client(ada: Client, *scopes: Scope) -> Client:
+    """Make a client of ada with a key for these scopes only."""
     name = "-".join(scopes).lower().replace("_", "-")
-    key = await make_key(
+    secret = await make_key(
         ada.world, name, user_id=ada.user.id, role=ada.user.role, scopes=list(scopes)
     )
-    return replace(ada, secret=key)
+    return replace(ada, secret=secret)
 
 
-async def stored_message(ada: Client) -> str:
-    placed = await receive(ada, raw_message("Salary", body="The secret is 4711."))
-    return global_ids.encode("Message", placed.message_id)
+async def store_message(ada: Client) -> str:
+    stored = await receive(ada, raw_message("Salary", body="The secret is 4711."))
+    return global_ids.encode("Message", stored.message_id)
 
 
-async def submissions(client: Client) -> int:
-    asked = select(func.count(col(Submission.id)).label("many"))
-    (row,) = await client.world.database.read(asked)
+async def count_submissions(client: Client) -> int:
+    query = select(func.count(col(Submission.id)).label("many"))
+    (row,) = await client.world.database.read(query)
     return int(row.many)
 
 
 async def test_forwarding_a_stored_message_needs_mail_read(ada: Client) -> None:
-    given = {"message": {"id": await stored_message(ada)}, "addresses": [TO]}
-    sender = await client_for(ada, Scope.SUBMIT)
-    answer = (await sender(FORWARD, input=given))["messageForward"]
-    assert answer == {"queueId": None, "errors": REFUSED}
-    assert await submissions(ada) == 0
-    reader = await client_for(ada, Scope.SUBMIT, Scope.MAIL_READ)
-    answer = (await reader(FORWARD, input=given))["messageForward"]
-    assert answer["errors"] == []
-    assert answer["queueId"]
+    arguments = {"message": {"id": await store_message(ada)}, "addresses": [RECIPIENT]}
+    sender = await make_scoped_client(ada, Scope.SUBMIT)
+    payload = (await sender(FORWARD, input=arguments))["messageForward"]
+    assert payload == {"queueId": None, "errors": FORBIDDEN_ERRORS}
+    assert await count_submissions(ada) == 0
+    reader = await make_scoped_client(ada, Scope.SUBMIT, Scope.MAIL_READ)
+    payload = (await reader(FORWARD, input=arguments))["messageForward"]
+    assert payload["errors"] == []
+    assert payload["queueId"]
 
 
 @pytest.mark.parametrize("action", ["FORWARD", "REPLY", "REPLY_ALL"])
-@pytest.mark.parametrize("more", [{}, WHOLE, {"quote": "ABOVE"}, {"attachments": {"all": True}}])
-async def test_a_reference_to_a_stored_message_needs_mail_read(
-    ada: Client, action: str, more: dict[str, Any]
+@pytest.mark.parametrize(
+    "reference_fields", [{}, INCLUDE_MESSAGE, {"quote": "ABOVE"}, {"attachments": {"all": True}}]
+)
+async def test_reference_to_stored_message_needs_mail_read(
+    ada: Client, action: str, reference_fields: dict[str, Any]
 ) -> None:
-    reference = {"message": {"id": await stored_message(ada)}, "action": action, **more}
-    given = {"bcc": [{"address": TO}], "to": [{"address": TO}], "reference": reference}
-    sender = await client_for(ada, Scope.SUBMIT)
-    answer = (await sender(SEND, input=given))["messageSend"]
-    assert answer["errors"] == REFUSED
-    assert await submissions(ada) == 0
-    reader = await client_for(ada, Scope.SUBMIT, Scope.MAIL_READ)
-    assert (await reader(SEND, input=given))["messageSend"]["errors"] == []
+    reference = {"message": {"id": await store_message(ada)}, "action": action, **reference_fields}
+    arguments = {
+        "bcc": [{"address": RECIPIENT}],
+        "to": [{"address": RECIPIENT}],
+        "reference": reference,
+    }
+    sender = await make_scoped_client(ada, Scope.SUBMIT)
+    payload = (await sender(SEND, input=arguments))["messageSend"]
+    assert payload["errors"] == FORBIDDEN_ERRORS
+    assert await count_submissions(ada) == 0
+    reader = await make_scoped_client(ada, Scope.SUBMIT, Scope.MAIL_READ)
+    assert (await reader(SEND, input=arguments))["messageSend"]["errors"] == []
 
 
-async def test_a_message_without_a_reference_needs_submit_alone(ada: Client) -> None:
-    sender = await client_for(ada, Scope.SUBMIT)
-    given = {"to": [{"address": TO}], "subject": "Hi", "text": "Yo"}
-    assert (await sender(SEND, input=given))["messageSend"]["errors"] == []
-    assert await submissions(ada) == 1
+async def test_message_without_reference_needs_only_submit(ada: Client) -> None:
+    sender = await make_scoped_client(ada, Scope.SUBMIT)
+    arguments = {"to": [{"address": RECIPIENT}], "subject": "Hi", "text": "Yo"}
+    assert (await sender(SEND, input=arguments))["messageSend"]["errors"] == []
+    assert await count_submissions(ada) == 1

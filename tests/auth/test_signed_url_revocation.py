@@ -1,4 +1,4 @@
-"""Signed addresses: they die with what made them."""
+"""Signed URLs end with the credential that made them."""
 
 from typing import Any
 
@@ -27,81 +27,85 @@ from tests.support.accounts.sign_in_environment import (
 PATH = "/rest/x"
 
 
-def address(sign_in_environment: SignInEnvironment, by: Viewer) -> dict[str, str]:
-    made = signed_urls.sign_path(
+def signed_query(sign_in_environment: SignInEnvironment, viewer: Viewer) -> dict[str, str]:
+    signed_path = signed_urls.sign_path(
         sign_in_environment.world,
         PATH,
         sign_in_environment.users["ada"],
-        by,
+        viewer,
         now=sign_in_environment.clock(),
     )
-    return dict(part.split("=", 1) for part in made.partition("?")[2].split("&"))
+    return dict(part.split("=", 1) for part in signed_path.partition("?")[2].split("&"))
 
 
-async def dead(sign_in_environment: SignInEnvironment, query: dict[str, str]) -> bool:
+async def is_refused(sign_in_environment: SignInEnvironment, query: dict[str, str]) -> bool:
     try:
-        viewer = await signed_urls.viewer_of_signed_path(sign_in_environment.world, PATH, query)
+        viewer = await signed_urls.read_only_viewer_of_signed_path(
+            sign_in_environment.world, PATH, query
+        )
     except Unauthenticated:
         return True
     assert (viewer.user_id, viewer.read_only) == (sign_in_environment.users["ada"], True)
     return False
 
 
-async def test_with_a_token(sign_in_environment: SignInEnvironment) -> None:
+async def test_signed_url_ends_with_its_token(sign_in_environment: SignInEnvironment) -> None:
     viewer = await sign_in_environment.authenticate(await sign_in_environment.create_token("ada"))
-    query = address(sign_in_environment, viewer)
-    assert not await dead(sign_in_environment, query)
-    await access_tokens.revoke_access_tokens(Context(sign_in_environment.world, viewer))
-    assert await dead(sign_in_environment, query)
+    query = signed_query(sign_in_environment, viewer)
+    assert not await is_refused(sign_in_environment, query)
+    await access_tokens.revoke_own_access_tokens(Context(sign_in_environment.world, viewer))
+    assert await is_refused(sign_in_environment, query)
 
 
-async def test_with_a_key(sign_in_environment: SignInEnvironment) -> None:
+async def test_signed_url_ends_with_its_key(sign_in_environment: SignInEnvironment) -> None:
     row, secret = await api_keys.create_api_key(
         sign_in_environment.user_context("ada"), NewApiKey("k")
     )
-    query = address(sign_in_environment, await sign_in_environment.authenticate(secret))
-    assert not await dead(sign_in_environment, query)
+    query = signed_query(sign_in_environment, await sign_in_environment.authenticate(secret))
+    assert not await is_refused(sign_in_environment, query)
     async with sign_in_environment.world.write_session() as session:
         await session.exec(update(ApiKey).where(col(ApiKey.id) == row.id).values(active=False))
-    assert await dead(sign_in_environment, query)
+    assert await is_refused(sign_in_environment, query)
 
 
-async def test_with_a_programs_password_and_with_the_accounts(
+async def test_signed_url_ends_with_its_app_or_own_password(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     await add_app_password(sign_in_environment, ["MAIL"])
-    by_program = address(
+    app_password_query = signed_query(
         sign_in_environment, await sign_in_by_basic_auth(sign_in_environment, APP_PASSWORD)
     )
-    by_password = address(
+    own_password_query = signed_query(
         sign_in_environment, await sign_in_by_basic_auth(sign_in_environment, PASSWORD)
     )
-    assert not await dead(sign_in_environment, by_program)
-    assert not await dead(sign_in_environment, by_password)
+    assert not await is_refused(sign_in_environment, app_password_query)
+    assert not await is_refused(sign_in_environment, own_password_query)
     await sign_in_environment.change_user("ada", auth_version=2)
-    assert await dead(sign_in_environment, by_password)
-    assert not await dead(sign_in_environment, by_program)
+    assert await is_refused(sign_in_environment, own_password_query)
+    assert not await is_refused(sign_in_environment, app_password_query)
     async with sign_in_environment.world.write_session() as session:
         await session.exec(delete(ApplicationPassword))
-    assert await dead(sign_in_environment, by_program)
+    assert await is_refused(sign_in_environment, app_password_query)
 
 
 @pytest.mark.parametrize("change", [{"disabled": True}, {"suspended": True}, {"auth_version": 2}])
-async def test_with_the_account(
+async def test_signed_url_ends_with_user_change(
     sign_in_environment: SignInEnvironment, change: dict[str, Any]
 ) -> None:
-    query = address(
+    query = signed_query(
         sign_in_environment,
         await sign_in_environment.authenticate(await sign_in_environment.create_token("ada")),
     )
     await sign_in_environment.change_user("ada", **change)
-    assert await dead(sign_in_environment, query)
+    assert await is_refused(sign_in_environment, query)
 
 
-async def test_with_the_administrator_who_acts(sign_in_environment: SignInEnvironment) -> None:
+async def test_signed_url_ends_with_rights_of_acting_admin(
+    sign_in_environment: SignInEnvironment,
+) -> None:
     from models.users.roles import Role
 
-    query = address(
+    query = signed_query(
         sign_in_environment,
         await sign_in_environment.authenticate(
             await create_act_as_token(
@@ -109,20 +113,22 @@ async def test_with_the_administrator_who_acts(sign_in_environment: SignInEnviro
             )
         ),
     )
-    assert not await dead(sign_in_environment, query)
+    assert not await is_refused(sign_in_environment, query)
     async with sign_in_environment.world.write_session() as session:
-        boss = col(User.id) == sign_in_environment.users["rex"]
-        await session.exec(update(User).where(boss).values(role=Role.USER))
-    assert await dead(sign_in_environment, query)
+        is_rex = col(User.id) == sign_in_environment.users["rex"]
+        await session.exec(update(User).where(is_rex).values(role=Role.USER))
+    assert await is_refused(sign_in_environment, query)
 
 
-@pytest.mark.parametrize("by", ["", "t", "b", "t0", "x7", "t7", "v1", "k9223372036854775808", "é"])
-async def test_nobody_names_another_credential(
-    sign_in_environment: SignInEnvironment, by: str
+@pytest.mark.parametrize(
+    "credential", ["", "t", "b", "t0", "x7", "t7", "v1", "k9223372036854775808", "é"]
+)
+async def test_signed_url_with_changed_credential_is_refused(
+    sign_in_environment: SignInEnvironment, credential: str
 ) -> None:
-    query = address(
+    query = signed_query(
         sign_in_environment,
         await sign_in_environment.authenticate(await sign_in_environment.create_token("ada")),
     )
-    assert await dead(sign_in_environment, {**query, "by": by})
+    assert await is_refused(sign_in_environment, {**query, "by": credential})
     await authentication.wait_for_background_tasks(sign_in_environment.world)

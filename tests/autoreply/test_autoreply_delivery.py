@@ -1,4 +1,4 @@
-"""Mail that comes in by LMTP is answered by the queue, once to each sender."""
+"""Test automatic replies to mail delivered by LMTP: when, what and how often."""
 
 import asyncio
 from datetime import timedelta
@@ -37,10 +37,10 @@ from tests.support.stores.store_damage import rename_table
 pytestmark = pytest.mark.usefixtures("examined")
 
 ADA = "ada@example.org"
-TO = {"To": "Ada <ada@example.org>"}
+TO_HEADER = {"To": "Ada <ada@example.org>"}
 
 
-async def sales(ada: Client, *, send_as: bool = True) -> None:
+async def add_sales_address(ada: Client, *, send_as: bool = True) -> None:
     """Give ada another address."""
     now = ada.world.now()
     async with ada.world.write_session(ada.user.id) as session:
@@ -61,32 +61,34 @@ async def sales(ada: Client, *, send_as: bool = True) -> None:
         )
 
 
-async def sent(world: Environment, many: int = 1) -> list[tuple[Any, EmailMessage]]:
-    """The answers as a server of another domain takes them: envelope and message."""
-    async with listening(Server()) as there, working(world, relay(there)):
+async def relay_queued_mail(
+    world: Environment, expected_count: int = 1
+) -> list[tuple[Any, EmailMessage]]:
+    """Deliver the queue to a test server. Return envelope and message of each mail."""
+    async with listening(Server()) as server, working(world, relay(server)):
 
-        async def come() -> bool:
-            return len(there.mails) >= many
+        async def has_received_all() -> bool:
+            return len(server.mails) >= expected_count
 
-        await until(come)
+        await until(has_received_all)
         for row in await rows(world, "SELECT DISTINCT submission_id FROM deliveries"):
             await settled(world, row[0])
-        return [(mail, parse_message(mail.raw)) for mail in there.mails]
+        return [(envelope, parse_message(envelope.raw)) for envelope in server.mails]
 
 
-async def posted(world: Environment, to: Client) -> None:
-    """Work until somebody here has a letter."""
-    async with listening(Server()) as there, working(world, relay(there)):
+async def deliver_to_local_user(world: Environment, user: Client) -> None:
+    """Run the queue until a local user has a message."""
+    async with listening(Server()) as server, working(world, relay(server)):
 
-        async def come() -> bool:
-            return len(await inbox(to)) == 1
+        async def has_message() -> bool:
+            return len(await inbox(user)) == 1
 
-        await until(come)
+        await until(has_message)
         for row in await rows(world, "SELECT DISTINCT submission_id FROM deliveries"):
             await settled(world, row[0])
 
 
-async def test_an_answer_is_what_the_standard_asks_for(
+async def test_reply_follows_rfc_3834(
     ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await set_autoreply(ada, html="<p>I am <b>away</b>.</p>", name="Ada")
@@ -97,25 +99,25 @@ async def test_an_answer_is_what_the_standard_asks_for(
         Message_ID="<b@example.com>",
         References="<a@example.com>",
     )
-    ((mail, said),) = await sent(world)
-    assert (mail.sender, mail.to) == ("<>", ["carol@example.com"])
-    assert said["From"] == "Ada <ada+birds@example.org>"
-    assert said["To"] == "Carol <carol@example.com>"
-    assert said["Subject"] == "Auto: Re: Lunch?"
-    assert said["Auto-Submitted"] == "auto-replied"
-    assert said["X-Auto-Response-Suppress"] == "All"
-    assert said["In-Reply-To"] == "<b@example.com>"
-    assert said["References"] == "<a@example.com> <b@example.com>"
-    assert said["Message-ID"].endswith("@example.org>")
-    assert body_text(said) == "I am away."
-    assert body_text(said, "html") == "<p>I am <b>away</b>.</p>"
-    (letter,) = await inbox(ada)
-    assert letter.subject == "Re: Lunch?"
+    ((envelope, message),) = await relay_queued_mail(world)
+    assert (envelope.sender, envelope.to) == ("<>", ["carol@example.com"])
+    assert message["From"] == "Ada <ada+birds@example.org>"
+    assert message["To"] == "Carol <carol@example.com>"
+    assert message["Subject"] == "Auto: Re: Lunch?"
+    assert message["Auto-Submitted"] == "auto-replied"
+    assert message["X-Auto-Response-Suppress"] == "All"
+    assert message["In-Reply-To"] == "<b@example.com>"
+    assert message["References"] == "<a@example.com> <b@example.com>"
+    assert message["Message-ID"].endswith("@example.org>")
+    assert body_text(message) == "I am away."
+    assert body_text(message, "html") == "<p>I am <b>away</b>.</p>"
+    (received,) = await inbox(ada)
+    assert received.subject == "Re: Lunch?"
     states = await rows(world, "SELECT state FROM submissions")
     assert [row[0] for row in states] == ["SENT"]
 
 
-async def test_a_sender_has_one_answer_in_the_interval(
+async def test_sender_gets_one_reply_per_interval(
     ada: Client, world: Environment, neighbour: Neighbour, clock: Clock
 ) -> None:
     await set_autoreply(ada, interval="P7D")
@@ -133,14 +135,14 @@ async def test_a_sender_has_one_answer_in_the_interval(
     ]
 
 
-async def test_the_usual_interval_is_a_setting(
+async def test_default_interval_is_a_setting(
     ada: Client, root: Client, world: Environment, neighbour: Neighbour, clock: Clock
 ) -> None:
     await set_autoreply(ada)
-    done = await run(
+    answer = await run(
         root, "settingSet", "setting { value }", key="autoreply.interval", value="PT2H"
     )
-    assert done["errors"] == []
+    assert answer["errors"] == []
     await send_unique_message(neighbour)
     clock.tick(hours=1, minutes=59)
     await send_unique_message(neighbour)
@@ -150,7 +152,7 @@ async def test_the_usual_interval_is_a_setting(
     assert len(await queued_reply_recipients(world)) == 2
 
 
-@pytest.mark.parametrize("given", [
+@pytest.mark.parametrize("arguments", [
     {"text": "Away still."},
     {"subject": "Away"},
     {"html": "<p>x"},
@@ -158,75 +160,75 @@ async def test_the_usual_interval_is_a_setting(
     {"endsAt": "2031-01-01T00:00:00Z"},
     {"startsAt": "2029-12-31T00:00:00Z"},
 ])  # fmt: skip
-async def test_other_words_or_times_are_another_absence(
-    ada: Client, world: Environment, neighbour: Neighbour, given: dict[str, Any]
+async def test_changed_text_or_time_replies_again(
+    ada: Client, world: Environment, neighbour: Neighbour, arguments: dict[str, Any]
 ) -> None:
     await set_autoreply(ada)
     await send_unique_message(neighbour)
     await set_autoreply(ada, name="Ada", interval="P9D")
     await send_unique_message(neighbour)
     assert len(await queued_reply_recipients(world)) == 1
-    await set_autoreply(ada, **given)
+    await set_autoreply(ada, **arguments)
     await send_unique_message(neighbour)
     await send_unique_message(neighbour)
     assert len(await queued_reply_recipients(world)) == 2
 
 
-async def test_whoever_switches_it_on_again_is_away_again(
+async def test_reenabled_autoreply_replies_again(
     ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
-    for many in (1, 2):
+    for expected_count in (1, 2):
         await set_autoreply(ada, enabled=False)
         await send_unique_message(neighbour)
-        assert len(await queued_reply_recipients(world)) == many - 1
+        assert len(await queued_reply_recipients(world)) == expected_count - 1
         await set_autoreply(ada)
         await send_unique_message(neighbour)
-        assert len(await queued_reply_recipients(world)) == many
+        assert len(await queued_reply_recipients(world)) == expected_count
 
 
-async def test_twenty_deliveries_at_once_have_one_answer(
+async def test_concurrent_deliveries_get_one_reply(
     ada: Client, world: Environment, tmp_path: Path
 ) -> None:
     await set_autoreply(ada)
     listener = await lmtp.start_lmtp_listener(
         world, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
     )
-    neighbours = [await connect(listener.port) for _ in range(20)]
+    connections = [await connect(listener.port) for _ in range(20)]
     try:
-        await asyncio.gather(*(send_unique_message(each) for each in neighbours))
+        await asyncio.gather(*(send_unique_message(connection) for connection in connections))
         assert await queued_reply_recipients(world) == ["carol@example.com"]
         assert len(await inbox(ada)) == 20
     finally:
-        for each in neighbours:
-            await each.close()
+        for connection in connections:
+            await connection.close()
         await listener.close(1)
 
 
-async def test_a_repeated_delivery_is_answered_once(
+async def test_repeated_delivery_gets_one_reply(
     ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await set_autoreply(ada)
     for _ in range(2):
         await deliver_message(
-            neighbour, raw_message("x", **TO), ada.address, sender="carol@example.com"
+            neighbour, raw_message("x", **TO_HEADER), ada.address, sender="carol@example.com"
         )
     assert len(await inbox(ada)) == 1
     assert await queued_reply_recipients(world) == ["carol@example.com"]
 
 
-async def test_what_a_crash_prevented_the_repeat_brings(
+async def test_repeated_delivery_sends_missing_reply(
     ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
-    raw = raw_message("x", **TO)
+    raw = raw_message("x", **TO_HEADER)
     await deliver_message(neighbour, raw, ada.address, sender="carol@example.com")
-    assert await queued_reply_recipients(world) == []  # stored, and not answered
+    assert await queued_reply_recipients(world) == []  # stored without a reply
     await set_autoreply(ada)
     await deliver_message(neighbour, raw, ada.address, sender="carol@example.com")
     assert len(await inbox(ada)) == 1
     assert await queued_reply_recipients(world) == ["carol@example.com"]
 
 
-async def test_no_more_than_the_daily_number_is_answered(
+async def test_replies_over_daily_limit_are_not_sent(
     ada: Client, world: Environment, neighbour: Neighbour, clock: Clock
 ) -> None:
     await set_autoreply(ada)
@@ -242,7 +244,7 @@ async def test_no_more_than_the_daily_number_is_answered(
     assert (await queued_reply_recipients(world))[2:] == ["eve@example.com"]
 
 
-async def test_mail_of_programs_lists_and_blind_copies_is_not_answered(
+async def test_automatic_list_and_bcc_mail_gets_no_reply(
     ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await set_autoreply(ada)
@@ -258,16 +260,18 @@ async def test_mail_of_programs_lists_and_blind_copies_is_not_answered(
     assert len(await inbox(ada)) == 6  # one is spam, and in Junk
 
 
-async def test_any_address_of_the_account_may_stand_in_to_or_cc(
+async def test_any_own_address_in_to_or_cc_gets_reply(
     ada: Client, root: Client, world: Environment, neighbour: Neighbour
 ) -> None:
-    await sales(ada)
+    await add_sales_address(ada)
     alias = await run(root, "domainAliasCreate", "domainAlias { id }", alias="example.net",
                       domain="example.org")  # fmt: skip
     assert alias["errors"] == []
     await set_autoreply(ada)
-    for nth, named in enumerate(("Sales@example.org", "sales+x@example.net", "a.da@example.net")):
-        raw = raw_message(f"{nth}", To="all@example.com", Cc=named)
+    for nth, cc_address in enumerate(
+        ("Sales@example.org", "sales+x@example.net", "a.da@example.net")
+    ):
+        raw = raw_message(f"{nth}", To="all@example.com", Cc=cc_address)
         await deliver_message(neighbour, raw, ada.address, sender=f"carol{nth}@example.com")
         assert len(await queued_reply_recipients(world)) == nth + 1
     raw = raw_message("other", To="bob@example.org")
@@ -275,56 +279,56 @@ async def test_any_address_of_the_account_may_stand_in_to_or_cc(
     assert len(await queued_reply_recipients(world)) == 3
 
 
-async def test_only_the_addresses_that_are_named_answer(
+async def test_only_configured_addresses_reply(
     ada: Client, root: Client, world: Environment, neighbour: Neighbour
 ) -> None:
-    await sales(ada)
+    await add_sales_address(ada)
     await set_autoreply(ada, addresses=["sales@example.org"])
     await send_unique_message(neighbour)
     assert await queued_reply_recipients(world) == []
     await send_unique_message(neighbour, to="sales+spring@example.org")
-    ((_, said),) = await sent(world)
-    assert said["From"].addresses[0].addr_spec == "sales+spring@example.org"
-    given = {"oldDomain": "example.org", "newDomain": "example.net"}
-    assert (await run(root, "domainRename", "domain { name }", **given))["errors"] == []
+    ((_, message),) = await relay_queued_mail(world)
+    assert message["From"].addresses[0].addr_spec == "sales+spring@example.org"
+    arguments = {"oldDomain": "example.org", "newDomain": "example.net"}
+    assert (await run(root, "domainRename", "domain { name }", **arguments))["errors"] == []
     await send_unique_message(neighbour, "dave@example.com", to="sales@example.net")
     assert (await queued_reply_recipients(world))[1:] == ["dave@example.com"]
 
 
-async def test_what_is_not_to_be_sent_as_answers_in_the_main_name(
+async def test_reply_uses_main_address_without_send_as(
     ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
-    await sales(ada, send_as=False)
+    await add_sales_address(ada, send_as=False)
     await set_autoreply(ada)
     await send_unique_message(neighbour, to="sales@example.org")
-    ((_, said),) = await sent(world)
-    assert said["From"].addresses[0].addr_spec == "ada@example.org"
+    ((_, message),) = await relay_queued_mail(world)
+    assert message["From"].addresses[0].addr_spec == "ada@example.org"
 
 
-async def test_colleagues_are_told_something_else(
+async def test_internal_senders_get_internal_text(
     ada: Client, bob: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await set_autoreply(ada, html="<p>", internalText="At home, call me.", internalSubject="Home")
     await send_unique_message(neighbour, "bob@example.org")
     await send_unique_message(neighbour)
-    ((_, outside),) = await sent(world)
+    ((_, outside),) = await relay_queued_mail(world)
     assert body_text(outside) == "I am away."
     (inside,) = await inbox(bob)
     assert (inside.subject, inside.preview) == ("Home", "At home, call me.")
 
 
-async def test_two_who_are_away_answer_each_other_once(
+async def test_two_autoreplies_do_not_loop(
     ada: Client, bob: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await set_autoreply(ada)
     await set_autoreply(bob)
     await send_unique_message(neighbour, "bob@example.org")
-    await posted(world, bob)
+    await deliver_to_local_user(world, bob)
     assert await queued_reply_recipients(world) == ["bob@example.org"]
     assert len(await inbox(ada)) == 1
 
 
-async def test_a_suspended_account_receives_and_does_not_answer(
+async def test_suspended_account_receives_without_reply(
     ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await set_autoreply(ada)
@@ -335,25 +339,25 @@ async def test_a_suspended_account_receives_and_does_not_answer(
     assert len(await inbox(ada)) == 1
 
 
-async def test_outside_its_time_nothing_is_answered_and_nothing_asked(
+async def test_inactive_autoreply_needs_no_extra_statements(
     ada: Client, world: Environment, neighbour: Neighbour, clock: Clock, statements: list[str]
 ) -> None:
     await send_unique_message(neighbour)
     del statements[:]
     await send_unique_message(neighbour)
-    usual = len(statements)
-    begins, ends = clock() + timedelta(hours=1), clock() + timedelta(hours=2)
-    await set_autoreply(ada, startsAt=begins.isoformat(), endsAt=ends.isoformat())
+    expected = len(statements)
+    starts_at, ends_at = clock() + timedelta(hours=1), clock() + timedelta(hours=2)
+    await set_autoreply(ada, startsAt=starts_at.isoformat(), endsAt=ends_at.isoformat())
     for hours in (0, 2):
         clock.tick(hours=hours)
         del statements[:]
         await send_unique_message(neighbour)
-        assert len(statements) == usual
+        assert len(statements) == expected
     assert await queued_reply_recipients(world) == []
     assert not [text for text in statements if "autoreply_senders" in text]
 
 
-async def test_an_answer_that_fails_does_not_undo_the_delivery(
+async def test_failed_reply_does_not_undo_delivery(
     ada: Client, world: Environment, neighbour: Neighbour, caplog: pytest.LogCaptureFixture
 ) -> None:
     await set_autoreply(ada, text="the heron knows")
@@ -363,13 +367,15 @@ async def test_an_answer_that_fails_does_not_undo_the_delivery(
     finally:
         await rename_table(world, "away", "autoreply_senders")
     assert len(await inbox(ada)) == 1
-    (record,) = [each for each in caplog.records if each.message == "not answered"]
+    (record,) = [
+        log_record for log_record in caplog.records if log_record.message == "not answered"
+    ]
     assert record.exc_text
     for secret in ("carol@", "heron", "a secret"):
         assert secret not in record.exc_text
 
 
-async def test_housekeeping_forgets_who_may_be_answered_again(
+async def test_housekeeping_deletes_expired_senders(
     ada: Client, world: Environment, neighbour: Neighbour, clock: Clock
 ) -> None:
     await set_autoreply(ada)
@@ -380,11 +386,15 @@ async def test_housekeeping_forgets_who_may_be_answered_again(
     assert await rows(world, "SELECT * FROM autoreply_senders") == []
 
 
-async def test_audits_see_what_is_answered(
+async def test_reply_is_copied_to_audit(
     ada: Client, root: Client, world: Environment, neighbour: Neighbour
 ) -> None:
-    given = {"user": {"username": "ada"}, "expires": "2031-01-01T00:00:00Z", "reason": "as ordered"}
-    assert (await run(root, "auditCreate", "audit { id }", **given))["errors"] == []
+    arguments = {
+        "user": {"username": "ada"},
+        "expires": "2031-01-01T00:00:00Z",
+        "reason": "as ordered",
+    }
+    assert (await run(root, "auditCreate", "audit { id }", **arguments))["errors"] == []
     await set_autoreply(ada)
     await send_unique_message(neighbour)
     copies = await rows(world, "SELECT road, subject FROM audit_copies ORDER BY position")
@@ -392,59 +402,61 @@ async def test_audits_see_what_is_answered(
     assert copies[1][1].startswith("Auto: Re: Letter")
 
 
-async def test_mail_of_another_account_here_is_answered(
+async def test_mail_of_local_sender_gets_reply(
     ada: Client, bob: Client, world: Environment
 ) -> None:
     await set_autoreply(ada)
     await submission_create.send_message(
         context(bob), SendRequest(to=[NamedAddress(ADA)], subject="Lunch?", text="Hi.")
     )
-    await posted(world, bob)
-    (answer,) = await inbox(bob)
-    assert (answer.subject, answer.envelope_from) == ("Auto: Re: Lunch?", "")
+    await deliver_to_local_user(world, bob)
+    (reply,) = await inbox(bob)
+    assert (reply.subject, reply.envelope_from) == ("Auto: Re: Lunch?", "")
 
 
-async def test_who_has_all_encrypted_answers_too(
+async def test_account_with_encrypted_mail_replies(
     ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
-    done = await run(ada, "userUpdate", set={"pubKey": key_of("Ada"), "encryptMessages": True})
-    assert done["errors"] == []
+    answer = await run(ada, "userUpdate", set={"pubKey": key_of("Ada"), "encryptMessages": True})
+    assert answer["errors"] == []
     await set_autoreply(ada)
     await send_unique_message(neighbour, Subject="Lunch?")
-    ((_, said),) = await sent(world)
-    assert (said["Subject"], body_text(said)) == ("Auto: Re: Lunch?", "I am away.")
+    ((_, message),) = await relay_queued_mail(world)
+    assert (message["Subject"], body_text(message)) == ("Auto: Re: Lunch?", "I am away.")
 
 
-@pytest.mark.parametrize(("fields", "many"), [({}, 1), ({"List_Id": "<a.example.com>"}, 0)])
-async def test_the_header_of_a_large_message_is_read(
-    ada: Client, world: Environment, tmp_path: Path, fields: dict[str, str], many: int
+@pytest.mark.parametrize(
+    ("fields", "expected_count"), [({}, 1), ({"List_Id": "<a.example.com>"}, 0)]
+)
+async def test_header_of_large_message_is_checked(
+    ada: Client, world: Environment, tmp_path: Path, fields: dict[str, str], expected_count: int
 ) -> None:
     await set_autoreply(ada)
-    path, house = tmp_path / "letter", LocalBackend(world)
-    raw = raw_message("Large", body="x\r\n" * 100_000, **TO, **fields)
+    path, backend = tmp_path / "letter", LocalBackend(world)
+    raw = raw_message("Large", body="x\r\n" * 100_000, **TO_HEADER, **fields)
     await asyncio.to_thread(path.write_bytes, raw)
-    (placed,) = await house.deliver(
-        path, [await house.accept_recipient(ADA, "")], "carol@example.com"
+    (inserted,) = await backend.deliver(
+        path, [await backend.accept_recipient(ADA, "")], "carol@example.com"
     )
-    assert isinstance(placed, InsertedMessage)
-    assert len(await queued_reply_recipients(world)) == many
+    assert isinstance(inserted, InsertedMessage)
+    assert len(await queued_reply_recipients(world)) == expected_count
 
 
-async def test_while_the_rule_changes_everybody_has_one_answer(
+async def test_concurrent_changes_send_one_reply_per_sender(
     ada: Client, world: Environment, tmp_path: Path
 ) -> None:
     await set_autoreply(ada)
     listener = await lmtp.start_lmtp_listener(
         world, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
     )
-    neighbours = [await connect(listener.port) for _ in range(8)]
+    connections = [await connect(listener.port) for _ in range(8)]
     try:
         senders = [f"s{nth}@example.com" for nth in range(8)]
-        writing = [send_unique_message(*each) for each in zip(neighbours, senders, strict=True)]
-        setting = [set_autoreply(ada, text=f"Away {nth}.") for nth in range(2)]
-        await asyncio.gather(*writing[:4], setting[0], *writing[4:], setting[1])
+        deliveries = [send_unique_message(*item) for item in zip(connections, senders, strict=True)]
+        changes = [set_autoreply(ada, text=f"Away {nth}.") for nth in range(2)]
+        await asyncio.gather(*deliveries[:4], changes[0], *deliveries[4:], changes[1])
         assert sorted(await queued_reply_recipients(world)) == senders
     finally:
-        for each in neighbours:
-            await each.close()
+        for item in connections:
+            await item.close()
         await listener.close(1)

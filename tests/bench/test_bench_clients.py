@@ -1,4 +1,4 @@
-"""The benchmark of what mail clients ask: it measures each document, in accounts that are right."""
+"""Tests of the benchmark of client documents: it measures each document in correct accounts."""
 
 from pathlib import Path
 
@@ -11,8 +11,10 @@ from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.runtime.environment import Environment
 
-HELD = select(func.count()).where(col(Message.mailbox_id) == col(Mailbox.id)).scalar_subquery()
-COUNTS = select(col(Mailbox.path), col(Mailbox.total), HELD.label("held"))
+STORED_MESSAGE_COUNT = (
+    select(func.count()).where(col(Message.mailbox_id) == col(Mailbox.id)).scalar_subquery()
+)
+COUNTER_QUERY = select(col(Mailbox.path), col(Mailbox.total), STORED_MESSAGE_COUNT.label("held"))
 
 
 async def test_each_document_is_measured_in_each_account(tmp_path: Path) -> None:
@@ -20,15 +22,17 @@ async def test_each_document_is_measured_in_each_account(tmp_path: Path) -> None
         DatabaseKind.SQLITE, tmp_path, message_counts=(1000, 2000), seconds=0.1
     )
     assert [line.name for line in lines] == [
-        f"{many} messages: {name}" for many in ("1,000", "2,000") for name in clients.DOCUMENTS
+        f"{message_count} messages: {name}"
+        for message_count in ("1,000", "2,000")
+        for name in clients.DOCUMENTS
     ]
     assert all(line.ours.count for line in lines)
 
 
-async def test_accounts_that_are_copied_have_right_counters(world: Environment) -> None:
+async def test_copied_accounts_have_correct_counters(world: Environment) -> None:
     (account,) = await clients.create_accounts(world, [3000], 1)
     await clients.analyze(world)
     assert account.message_count == 3000
-    rows = await world.database.read(COUNTS)
+    rows = await world.database.read(COUNTER_QUERY)
     assert {row.total for row in rows if row.path == "INBOX"} == {1801, 121}
     assert all(row.total == row.held for row in rows)

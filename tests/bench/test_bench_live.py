@@ -1,4 +1,4 @@
-"""The benchmark of live updates: what it holds against its figures, and what it measures on."""
+"""Tests of the benchmark of live updates: its goals, and the data it measures on."""
 
 import httpx
 import orjson
@@ -30,7 +30,7 @@ from models.runtime.environment import Environment
 from models.store.columns import select_columns
 from tests.conftest import Client, make_key
 
-LIMITS = {  # the last value that holds, and the first one that does not
+LIMITS = {  # for each goal the last value that meets it and the first one that does not
     f"500 watchers: {DELIVERY_TO_EVENT}, p50": (2.0, 2.01),
     f"500 watchers: {DELIVERY_TO_EVENT}, p99": (10.0, 10.1),
     f"500 watchers: {CHANGE_TO_EVENT}, p50": (5.0, 5.1),
@@ -49,74 +49,81 @@ LIMITS = {  # the last value that holds, and the first one that does not
 
 
 @pytest.mark.parametrize("name", LIMITS)
-def test_each_goal_holds_up_to_its_figure(name: str) -> None:
-    for value, holds in zip(LIMITS[name], (True, False), strict=True):
+def test_each_goal_is_met_up_to_its_limit(name: str) -> None:
+    for value, is_met in zip(LIMITS[name], (True, False), strict=True):
         (goal,) = evaluate_goals([], [MeasuredValue(name, value, "")])
-        assert goal.holds is holds
+        assert goal.holds is is_met
 
 
-async def test_a_journal_that_was_filled_reads_as_one_that_was_written(
+async def test_inserted_changes_read_like_recorded_changes(
     world: Environment, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(change_catch_up, "ROWS_PER_TRANSACTION", 8)
     user = await create_user(world, READER_ADDRESS)
     ada = Client(http, world, user, await make_key(world, "ada", user_id=user.id))
     steps = list[int]()
-    last = await change_catch_up.insert_changes(world, user.id, 20, steps.append)
+    last_modseq = await change_catch_up.insert_changes(world, user.id, 20, steps.append)
     assert steps == [8, 8, 4]
 
     page = (await ada(CHANGES_QUERY, after=f"1.{user.id}.0"))["changes"]
     assert page["hasMore"] is False
-    assert page["cursor"] == f"1.{user.id}.{last}"
-    assert len(page["events"]) == last
-    written, filled = page["events"][-22:-20], page["events"][-20:]
+    assert page["cursor"] == f"1.{user.id}.{last_modseq}"
+    assert len(page["events"]) == last_modseq
+    recorded, inserted = page["events"][-22:-20], page["events"][-20:]
     kinds = [str(kind) for kind in change_catch_up.MODEL_KINDS]
-    assert [event["kind"] for event in written] == kinds
-    assert [event["kind"] for event in filled] == kinds * 10
-    assert [int(event["modseq"]) for event in filled] == [*range(last - 19, last + 1)]
-    for event, like in zip(filled, written * 10, strict=True):
-        told = {"mailboxId": like["mailboxId"], "flags": like["flags"]}
-        assert told.items() <= event.items()
-    named = [(event["messageId"], event["uid"]) for event in filled]
-    assert named[::2] == named[1::2]
-    assert len(set(named)) == 10
+    assert [event["kind"] for event in recorded] == kinds
+    assert [event["kind"] for event in inserted] == kinds * 10
+    assert [int(event["modseq"]) for event in inserted] == [
+        *range(last_modseq - 19, last_modseq + 1)
+    ]
+    for event, pattern in zip(inserted, recorded * 10, strict=True):
+        expected_fields = {"mailboxId": pattern["mailboxId"], "flags": pattern["flags"]}
+        assert expected_fields.items() <= event.items()
+    message_uids = [(event["messageId"], event["uid"]) for event in inserted]
+    assert message_uids[::2] == message_uids[1::2]
+    assert len(set(message_uids)) == 10
 
     changes = select(*select_columns(Change)).where(col(Change.stream_id) == user.id)
     rows = list(await world.database.read(changes.order_by(col(Change.last))))
-    for row, like in zip(rows[-20:], rows[-22:-20] * 10, strict=True):
-        assert list(row.facts) == list(like.facts)
+    for row, pattern in zip(rows[-20:], rows[-22:-20] * 10, strict=True):
+        assert list(row.facts) == list(pattern.facts)
         assert row.facts["modseq"] == row.last
 
 
-async def test_what_is_left_out_of_a_delivery_is_the_journal_alone(world: Environment) -> None:
+async def test_without_journal_omits_only_journal_entries(world: Environment) -> None:
     user = await create_user(world, READER_ADDRESS)
-    to = await address_resolution.load_recipient(world, READER_ADDRESS)
+    recipient = await address_resolution.load_recipient_below_limits(world, READER_ADDRESS)
 
-    async def delivered(number: int) -> list[int]:
-        letter = await received_messages.read_message(MessageGenerator().make_message(number))
-        await received_messages.store_for_recipient(world, letter, to, "bob@example.com")
-        mine = col(Change.stream_id) == user.id, col(Change.kind) == ChangeKind.MESSAGE_ADDED
+    async def deliver_and_list_changes(number: int) -> list[int]:
+        message = await received_messages.parse_storable_message(
+            MessageGenerator().make_message(number)
+        )
+        await received_messages.store_once_for_recipient(
+            world, message, recipient, "bob@example.com"
+        )
+        conditions = col(Change.stream_id) == user.id, col(Change.kind) == ChangeKind.MESSAGE_ADDED
         return [
-            row.last for row in await world.database.read(select(col(Change.last)).where(*mine))
+            row.last
+            for row in await world.database.read(select(col(Change.last)).where(*conditions))
         ]
 
-    (first,) = await delivered(0)
+    (first,) = await deliver_and_list_changes(0)
     with journal_cost.without_journal(is_enabled=False):
-        assert await delivered(1) == [first]
+        assert await deliver_and_list_changes(1) == [first]
     with journal_cost.without_journal(is_enabled=True):
-        assert await delivered(2) == [first, first + 1]
+        assert await deliver_and_list_changes(2) == [first, first + 1]
 
 
-def test_an_answer_is_whole_once_its_last_byte_came() -> None:
+def test_partial_response_is_complete_after_last_byte() -> None:
     body = orjson.dumps({"data": {"n": 1}})
     raw = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
-    answer = PartialResponse()
+    response = PartialResponse()
     for _ in range(2):
-        assert [answer.add_data(raw[n : n + 1]) for n in range(len(raw))] == [False] * (
-            len(raw) - 1
-        ) + [True]
-        assert answer.is_success
-        assert answer.json_body == {"data": {"n": 1}}
-        answer.clear()
-    assert answer.add_data(raw.replace(b'"data":{', b'"errors":[{').replace(b"}}", b"}]"))
-    assert not answer.is_success
+        assert [response.add_data(raw[offset : offset + 1]) for offset in range(len(raw))] == [
+            False
+        ] * (len(raw) - 1) + [True]
+        assert response.is_success
+        assert response.json_body == {"data": {"n": 1}}
+        response.clear()
+    assert response.add_data(raw.replace(b'"data":{', b'"errors":[{').replace(b"}}", b"}]"))
+    assert not response.is_success

@@ -1,4 +1,4 @@
-"""GraphiQL as a person uses it: in a browser, on the real server, without any other host."""
+"""Tests of GraphiQL in a browser against the real server, without access to other hosts."""
 
 import asyncio
 import os
@@ -18,17 +18,17 @@ from tests.support.clients.browser_driver import GraphiQL, browse, started_brows
 from tests.support.servers.merganser_server import PASSWORD, Server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # the loop of the browser
-MINE = """query Mine {
+INBOX_QUERY = """query Mine {
 viewer { user { mailbox(by: { specialUse: INBOX }) {
 path messages(first: 1) { nodes { subject from { address } } }
 } } } }"""
-UNKNOWN = f"mgk_{'haddock':o<43}"
+UNKNOWN_TOKEN = f"mgk_{'haddock':o<43}"
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("house")) as house:
-        yield house
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("house")) as server:
+        yield server
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -38,43 +38,46 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def graphiql(browser: Browser, house: Server) -> AsyncIterator[GraphiQL]:
-    async with browse(browser, house.url) as opened:
-        yield opened
-        assert opened.problems == []
-        assert opened.foreign == []
+async def graphiql(browser: Browser, server: Server) -> AsyncIterator[GraphiQL]:
+    async with browse(browser, server.url) as graphiql_page:
+        yield graphiql_page
+        assert graphiql_page.problems == []
+        assert graphiql_page.foreign == []
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Where pictures go: a folder of the test, unless PICTURES names another."""
+def picture_folder(tmp_path: Path) -> Path:
+    """The folder for pictures: the environment variable PICTURES, or a temporary folder."""
     return Path(os.environ.get("PICTURES") or tmp_path)
 
 
-def postcard() -> bytes:
-    card = EmailMessage()
-    card["From"], card["To"] = "Nora Lindqvist <nora@lighthouse.example>", f"Demo Duck <{ADDRESS}>"
-    card["Subject"], card["Message-ID"] = "The lamp is lit", "<lamp@lighthouse.example>"
-    card.set_content("All boats are home, and the kettle is on.\n")
-    return card.as_bytes()
+def postcard_message() -> bytes:
+    message = EmailMessage()
+    message["From"], message["To"] = (
+        "Nora Lindqvist <nora@lighthouse.example>",
+        f"Demo Duck <{ADDRESS}>",
+    )
+    message["Subject"], message["Message-ID"] = "The lamp is lit", "<lamp@lighthouse.example>"
+    message.set_content("All boats are home, and the kettle is on.\n")
+    return message.as_bytes()
 
 
-async def role(house: Server, secret: str) -> str | None:
-    """The role that a credential gives; None where it is refused."""
+async def role_of_credential(server: Server, secret: str) -> str | None:
+    """Return the role of a credential, or None if the server refuses it."""
     async with httpx.AsyncClient(timeout=30) as client:
-        answer = await client.post(
-            f"{house.url}/graphql",
+        response = await client.post(
+            f"{server.url}/graphql",
             json={"query": "{ viewer { role } }"},
             headers={"Authorization": f"Bearer {secret}"},
         )
-    data: dict[str, dict[str, str]] = answer.json().get("data") or {}
+    data: dict[str, dict[str, str]] = response.json().get("data") or {}
     return data["viewer"]["role"] if data else None
 
 
-async def test_the_inbox_is_read_and_a_delivery_is_seen_as_it_happens(
-    graphiql: GraphiQL, house: Server, pictures: Path
+async def test_inbox_is_shown_and_delivery_appears_live(
+    graphiql: GraphiQL, server: Server, picture_folder: Path
 ) -> None:
-    await graphiql.open(house.secrets["demo"])
+    await graphiql.open(server.secrets["demo"])
     await graphiql.signed_in_as("demo")
     await graphiql.example("Inbox")
     await graphiql.run()
@@ -85,58 +88,56 @@ async def test_the_inbox_is_read_and_a_delivery_is_seen_as_it_happens(
 
     await graphiql.example("Live")
     await graphiql.listen()
-    await asyncio.to_thread(send, house, ADDRESS, postcard(), "nora@lighthouse.example")
+    await asyncio.to_thread(send, server, ADDRESS, postcard_message(), "nora@lighthouse.example")
     await graphiql.shows("MESSAGE_ADDED")
     (event,) = (await graphiql.answer())["data"]["changes"]["events"]
     assert event["message"]["subject"] == "The lamp is lit"
     assert event["message"]["from"]["name"] == "Nora Lindqvist"
     assert event["message"]["mailbox"]["path"] == "INBOX"
-    await graphiql.screenshot(pictures / "graphiql.png")
+    await graphiql.screenshot(picture_folder / "graphiql.png")
     stop = graphiql.page.get_by_label("Stop query")
     await stop.click()
     await stop.wait_for(state="hidden")
 
 
-async def test_a_link_with_a_token_signs_in_and_leaves_no_token_in_the_address(
-    graphiql: GraphiQL, house: Server
+async def test_link_with_token_signs_in_and_removes_token_from_url(
+    graphiql: GraphiQL, server: Server
 ) -> None:
-    await graphiql.open(house.secrets["ada"])
+    await graphiql.open(server.secrets["ada"])
     await graphiql.signed_in_as("ada")
     assert graphiql.page.url == f"{graphiql.base}/graphql"
     assert await graphiql.page.title() == "Merganser · GraphiQL"
 
 
-async def test_a_second_link_in_the_same_window_signs_in_anew(
-    graphiql: GraphiQL, house: Server
+async def test_second_link_in_same_window_signs_in_as_other_user(
+    graphiql: GraphiQL, server: Server
 ) -> None:
-    await graphiql.open(house.secrets["ada"])
+    await graphiql.open(server.secrets["ada"])
     await graphiql.signed_in_as("ada")
-    link = f"#token={house.secrets['bob']}"
+    link = f"#token={server.secrets['bob']}"
     await graphiql.page.evaluate("link => { location.hash = link }", link)
     await graphiql.signed_in_as("bob")
     assert graphiql.page.url == f"{graphiql.base}/graphql"
 
 
-async def test_a_query_that_is_typed_and_run_shows_its_answer(
-    graphiql: GraphiQL, house: Server
-) -> None:
-    await graphiql.open(house.secrets["ada"])
+async def test_typed_query_shows_its_response(graphiql: GraphiQL, server: Server) -> None:
+    await graphiql.open(server.secrets["ada"])
     await graphiql.signed_in_as("ada")
-    await graphiql.write(MINE)
+    await graphiql.write(INBOX_QUERY)
     await graphiql.run()
     await graphiql.shows("carol@example.com")
     mailbox = (await graphiql.answer())["data"]["viewer"]["user"]["mailbox"]
     assert mailbox["path"] == "INBOX"
 
 
-async def test_a_field_that_does_not_exist_is_marked(graphiql: GraphiQL, house: Server) -> None:
-    await graphiql.open(house.secrets["ada"])
+async def test_unknown_field_is_marked_in_editor(graphiql: GraphiQL, server: Server) -> None:
+    await graphiql.open(server.secrets["ada"])
     await graphiql.write("query { viewer { nonsense } }")
     await graphiql.page.locator(".graphiql-query-editor .squiggly-error").first.wait_for()
     assert await graphiql.marks() == ['Cannot query field "nonsense" on type "Viewer".']
 
 
-async def test_a_subscription_without_a_token_says_that_one_must_sign_in(
+async def test_subscription_without_token_shows_unauthenticated(
     graphiql: GraphiQL,
 ) -> None:
     await graphiql.open()
@@ -145,74 +146,74 @@ async def test_a_subscription_without_a_token_says_that_one_must_sign_in(
     await graphiql.shows("UNAUTHENTICATED")
 
 
-async def test_a_subscription_with_a_wrong_token_is_refused_without_trying_again(
+async def test_subscription_with_unknown_token_is_not_retried(
     graphiql: GraphiQL,
 ) -> None:
     sockets: list[str] = []
     graphiql.page.on("websocket", lambda socket: sockets.append(socket.url))
     await graphiql.open()
-    await graphiql.headers({"Authorization": f"Bearer {UNKNOWN}"})
+    await graphiql.headers({"Authorization": f"Bearer {UNKNOWN_TOKEN}"})
     await graphiql.write("subscription { changes { cursor } }")
     await graphiql.run()
     await graphiql.shows("4403")
     assert len(sockets) == 1
 
 
-async def test_the_headers_pane_wins_over_the_bar_on_both_roads(
-    graphiql: GraphiQL, house: Server
+async def test_header_pane_overrides_token_bar_for_http_and_websocket(
+    graphiql: GraphiQL, server: Server
 ) -> None:
-    await graphiql.open(house.secrets["ada"])
+    await graphiql.open(server.secrets["ada"])
     await graphiql.signed_in_as("ada")
-    await graphiql.headers({"authorization": f"Bearer {house.secrets['bob']}"})
+    await graphiql.headers({"authorization": f"Bearer {server.secrets['bob']}"})
     await graphiql.write("query { viewer { user { username } } }")
     await graphiql.run()
     await graphiql.shows('"bob"')
     await graphiql.write("subscription { changes { events { user { username } } } }")
     await graphiql.listen()
-    await asyncio.to_thread(send, house, "ada@example.org", raw_message("Not for bob"))
-    await asyncio.to_thread(send, house, "bob@example.org", raw_message("For bob"))
+    await asyncio.to_thread(send, server, "ada@example.org", raw_message("Not for bob"))
+    await asyncio.to_thread(send, server, "bob@example.org", raw_message("For bob"))
     await graphiql.shows('"events"')
     (event,) = (await graphiql.answer())["data"]["changes"]["events"]
     assert event["user"]["username"] == "bob"
 
 
-async def test_a_token_that_is_pasted_is_used_and_survives_a_reload(
-    graphiql: GraphiQL, house: Server
-) -> None:
+async def test_pasted_token_is_used_and_survives_reload(graphiql: GraphiQL, server: Server) -> None:
     await graphiql.open()
-    await graphiql.paste(house.secrets["ada"])
+    await graphiql.paste(server.secrets["ada"])
     await graphiql.signed_in_as("ada")
     await graphiql.page.reload()
     await graphiql.signed_in_as("ada")
 
 
-async def test_a_wrong_token_is_named_as_such_and_forgotten_and_the_schema_still_comes(
+async def test_unknown_token_is_reported_and_removed_and_schema_is_loaded(
     graphiql: GraphiQL,
 ) -> None:
-    await graphiql.open(UNKNOWN)
+    await graphiql.open(UNKNOWN_TOKEN)
     await graphiql.page.get_by_text("This token is not known here.").wait_for()
     assert "haddock" not in str(await graphiql.stored())
     await graphiql.page.get_by_label("Show Documentation Explorer").click()
     await graphiql.page.get_by_role("link", name="Subscription", exact=True).wait_for()
     refusals = {problem for problem in graphiql.problems if "401" in problem}
-    assert refusals  # of Chromium, for the token that was shown
-    graphiql.problems[:] = [each for each in graphiql.problems if each not in refusals]
+    assert refusals  # Chromium reports the refused token
+    graphiql.problems[:] = [item for item in graphiql.problems if item not in refusals]
 
 
-async def test_nothing_at_all_is_kept_beyond_the_window(graphiql: GraphiQL, house: Server) -> None:
-    await graphiql.open(house.secrets["ada"])
+async def test_nothing_is_stored_beyond_the_browser_session(
+    graphiql: GraphiQL, server: Server
+) -> None:
+    await graphiql.open(server.secrets["ada"])
     await graphiql.signed_in_as("ada")
     await graphiql.headers({"X-Secret": "mackerel"})
-    await graphiql.write(MINE)
+    await graphiql.write(INBOX_QUERY)
     await graphiql.run()
     await graphiql.shows("carol@example.com")
     stored = await graphiql.stored()
     assert stored["local"] == {}
-    assert stored["session"]["merganser:token"] == house.secrets["ada"]
+    assert stored["session"]["merganser:token"] == server.secrets["ada"]
 
 
-async def test_signing_in_by_password_and_out_again_ends_the_token(
-    graphiql: GraphiQL, house: Server
+async def test_sign_out_revokes_token_of_password_sign_in(
+    graphiql: GraphiQL, server: Server
 ) -> None:
     await graphiql.open()
     await graphiql.sign_in("ada", "wrong")
@@ -222,28 +223,26 @@ async def test_signing_in_by_password_and_out_again_ends_the_token(
     await graphiql.sign_in("ada", PASSWORD)
     await graphiql.signed_in_as("ada")
     token = (await graphiql.stored())["session"]["merganser:token"]
-    assert await role(house, token) == "USER"
+    assert await role_of_credential(server, token) == "USER"
     async with graphiql.page.expect_response(
-        lambda said: "tokenRevoke" in str(said.request.post_data)
+        lambda response: "tokenRevoke" in str(response.request.post_data)
     ):
         await graphiql.page.get_by_role("button", name="Sign out").click()
     await graphiql.page.get_by_role("button", name="Sign in").wait_for()
     assert token not in str(await graphiql.stored())
-    assert await role(house, token) is None
+    assert await role_of_credential(server, token) is None
 
 
-async def test_signing_out_does_not_revoke_a_key_that_was_pasted(
-    graphiql: GraphiQL, house: Server
-) -> None:
-    await graphiql.open(house.secrets["ada"])
+async def test_sign_out_does_not_revoke_pasted_api_key(graphiql: GraphiQL, server: Server) -> None:
+    await graphiql.open(server.secrets["ada"])
     await graphiql.signed_in_as("ada")
     await graphiql.page.get_by_role("button", name="Sign out").click()
     await graphiql.page.get_by_role("button", name="Sign in").wait_for()
-    assert house.secrets["ada"] not in str(await graphiql.stored())
-    assert await role(house, house.secrets["ada"]) == "USER"
+    assert server.secrets["ada"] not in str(await graphiql.stored())
+    assert await role_of_credential(server, server.secrets["ada"]) == "USER"
 
 
-async def test_an_example_that_was_closed_can_be_opened_again(graphiql: GraphiQL) -> None:
+async def test_closed_example_can_be_opened_again(graphiql: GraphiQL) -> None:
     await graphiql.open()
     tab = graphiql.page.get_by_role("tab", name="Search")
     await graphiql.example("Search")
@@ -253,11 +252,9 @@ async def test_an_example_that_was_closed_can_be_opened_again(graphiql: GraphiQL
     await tab.wait_for()
 
 
-async def test_the_documentation_shows_the_schema_also_in_the_dark(
-    browser: Browser, house: Server
-) -> None:
-    async with browse(browser, house.url, dark=True) as graphiql:
-        await graphiql.open(house.secrets["ada"])
+async def test_documentation_shows_schema_in_dark_mode(browser: Browser, server: Server) -> None:
+    async with browse(browser, server.url, dark=True) as graphiql:
+        await graphiql.open(server.secrets["ada"])
         await graphiql.page.get_by_label("Show Documentation Explorer").click()
         await graphiql.page.get_by_role("link", name="Subscription", exact=True).click()
         await graphiql.page.get_by_text("changes").first.wait_for()

@@ -1,7 +1,7 @@
-"""HTML of strangers in a real browser: nothing runs, nothing is asked for, all stays in its place.
+"""Tests that hostile HTML in a real browser runs no script and loads nothing.
 
-The vectors are in hostile_html.txt. They are shown as an application shows them, and as a page of
-their own; then everything in them is clicked, hovered and told whatever may start a script.
+The vectors are in hostile_html.txt. They are shown inside a page, as an application shows them, and
+as a page of their own. Then every element receives the events that can start a script.
 """
 
 import base64
@@ -24,17 +24,17 @@ from mail.mime.html_content.tokenizer import word_set
 from tests.conftest import Client, receive
 from tests.support.clients.browser_driver import PATIENCE, started_browser
 
-SHARED = pytest.mark.asyncio(loop_scope="module")  # runs in the loop of the shared browser
-LEAST = 200
+SHARED_LOOP = pytest.mark.asyncio(loop_scope="module")  # runs in the loop of the shared browser
+MIN_VECTOR_COUNT = 200
 PAGE = "https://judge.invalid/"
 ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|([tnr\\]))")
-LETTERS = {"t": "\t", "n": "\n", "r": "\r", "\\": "\\"}
-SPY = """
+ESCAPED_CHARACTERS = {"t": "\t", "n": "\n", "r": "\r", "\\": "\\"}
+REPORT_CALLS_SCRIPT = """
 window.hit = (...said) => { console.error('HIT', ...said) }
 for (const name of ['alert', 'confirm', 'prompt', 'print', 'open']) window[name] = window.hit
 """
-# A link to the web may be followed, which leaves the page; all others are followed to the end.
-PROVOKE = r"""async () => {
+# Links to the web are not followed, because that leaves the page. All other links are followed.
+TRIGGER_EVENTS_SCRIPT = r"""async () => {
     document.addEventListener('click', event => {
         const link = event.composedPath().find(each => each.href)
         if (link && /^(https?|mailto|tel):/.test(link.protocol)) event.preventDefault()
@@ -49,7 +49,7 @@ PROVOKE = r"""async () => {
                 : new Event(name, {bubbles: true, cancelable: true}))
     await new Promise(done => setTimeout(done, 300))
 }"""
-LOOK = r"""() => [...document.querySelectorAll('#letters *')].map(each => {
+DESCRIBE_ELEMENTS_SCRIPT = r"""() => [...document.querySelectorAll('#letters *')].map(each => {
     const style = getComputedStyle(each)
     return {
         tag: each.localName, space: each.namespaceURI, protocol: each.href ? each.protocol : '',
@@ -59,8 +59,8 @@ LOOK = r"""() => [...document.querySelectorAll('#letters *')].map(each => {
     }
 })"""
 SCRIPTED = re.compile("on|form|xlink|srcdoc|action|ping")
-WEB = {"http:", "https:", "mailto:", "tel:", ""}
-NEVER = word_set(
+SAFE_PROTOCOLS = {"http:", "https:", "mailto:", "tel:", ""}
+FORBIDDEN_TAGS = word_set(
     "script style iframe frame frameset object embed applet base link meta form input button select"
     " textarea option template slot svg math video audio source track portal dialog marquee"
     " noscript xmp plaintext title head body html picture map area image xss"
@@ -68,54 +68,58 @@ NEVER = word_set(
 
 
 @cache
-def families() -> dict[str, list[str]]:
-    """The vectors, by family."""
-    found: dict[str, list[str]] = {}
+def vectors_by_family() -> dict[str, list[str]]:
+    """Return the vectors by family."""
+    vectors_by_name: dict[str, list[str]] = {}
     for line in Path(__file__).with_name("hostile_html.txt").read_text().split("\n"):
         if heading := re.fullmatch(r"\[(\w+)\]", line):
-            found[heading[1]] = vectors = []
+            vectors_by_name[heading[1]] = vectors = []
         elif line and not line.startswith("# "):
-            vectors.append(ESCAPE.sub(_plain, line))
-    return found
+            vectors.append(ESCAPE.sub(_unescape, line))
+    return vectors_by_name
 
 
-def _plain(found: re.Match[str]) -> str:
-    short, long, letter = found.groups()
-    return LETTERS[letter] if letter else chr(int(short or long, 16))
+def _unescape(match: re.Match[str]) -> str:
+    two_digit_code, four_digit_code, letter_name = match.groups()
+    return (
+        ESCAPED_CHARACTERS[letter_name]
+        if letter_name
+        else chr(int(two_digit_code or four_digit_code, 16))
+    )
 
 
 FAMILIES = ("handlers", "urls", "markup", "drawings", "styles", "pixels")
 
 
 @dataclass
-class Judge:
-    """A browser in which letters are shown, and what they did there."""
+class HtmlInspector:
+    """A browser page that shows messages and records the scripts and requests they cause."""
 
     page: Page
     hits: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
+    requested_urls: list[str] = field(default_factory=list)
 
-    async def begin(self) -> None:
-        """Watch."""
-        self.page.on("console", self._said)
+    async def start(self) -> None:
+        """Start to record."""
+        self.page.on("console", self._record_console)
         self.page.set_default_timeout(PATIENCE)
-        await self.page.add_init_script(SPY)
-        await self.page.context.route("**/*", self._asked)
+        await self.page.add_init_script(REPORT_CALLS_SCRIPT)
+        await self.page.context.route("**/*", self._record_request)
 
-    def _said(self, message: ConsoleMessage) -> None:
+    def _record_console(self, message: ConsoleMessage) -> None:
         if message.text.startswith("HIT"):
             self.hits.append(message.text)
 
-    async def _asked(self, route: Route) -> None:
+    async def _record_request(self, route: Route) -> None:
         if route.request.url == PAGE:
             body = "<!DOCTYPE html><body><div id=letters></div>"
             await route.fulfill(content_type="text/html", body=body)
         else:
-            self.asked.append(route.request.url)
+            self.requested_urls.append(route.request.url)
             await route.abort()
 
-    async def show(self, letters: list[str]) -> list[Any]:
-        """Put letters into a page, each into an element of its own; what is there then."""
+    async def show(self, messages: list[str]) -> list[Any]:
+        """Put each message into an element of one page and describe all elements."""
         await self.page.goto(PAGE)
         await self.page.evaluate(
             """letters => {
@@ -125,30 +129,30 @@ class Judge:
                     frame.innerHTML = letter
                 }
             }""",
-            letters,
+            messages,
         )
-        there: list[Any] = await self.page.evaluate(LOOK)
-        await self.page.evaluate(PROVOKE)
-        return there
+        elements: list[Any] = await self.page.evaluate(DESCRIBE_ELEMENTS_SCRIPT)
+        await self.page.evaluate(TRIGGER_EVENTS_SCRIPT)
+        return elements
 
-    async def open(self, letters: list[str]) -> list[Any]:
-        """The same with a page that is made of them."""
+    async def open(self, messages: list[str]) -> list[Any]:
+        """Load a page that consists of the messages and describe all elements."""
         await self.page.goto(PAGE)
-        page = "".join(f"<div>{letter}</div>" for letter in letters)
+        page = "".join(f"<div>{message}</div>" for message in messages)
         await self.page.set_content(f"<!DOCTYPE html><body><div id=letters>{page}</div>")
-        there: list[Any] = await self.page.evaluate(LOOK)
-        await self.page.evaluate(PROVOKE)
-        return there
+        elements: list[Any] = await self.page.evaluate(DESCRIBE_ELEMENTS_SCRIPT)
+        await self.page.evaluate(TRIGGER_EVENTS_SCRIPT)
+        return elements
 
 
 @asynccontextmanager
-async def judging(browser: Browser) -> AsyncGenerator[Judge]:
-    """A judge with an empty profile."""
+async def open_html_inspector(browser: Browser) -> AsyncGenerator[HtmlInspector]:
+    """Open an inspector with an empty browser profile."""
     context = await browser.new_context(viewport={"width": 800, "height": 600})
     try:
-        judge = Judge(await context.new_page())
-        await judge.begin()
-        yield judge
+        inspector = HtmlInspector(await context.new_page())
+        await inspector.start()
+        yield inspector
     finally:
         await context.close()
 
@@ -160,112 +164,116 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def judge(browser: Browser) -> AsyncIterator[Judge]:
-    async with judging(browser) as judge:
-        yield judge
+async def inspector(browser: Browser) -> AsyncIterator[HtmlInspector]:
+    async with open_html_inspector(browser) as inspector:
+        yield inspector
 
 
-def sound(there: list[Any]) -> None:
-    """Nothing is there that could do more than be read."""
-    assert there
-    for each in there:
-        text = each["text"]
-        assert each["tag"] not in NEVER, text
-        assert each["space"] == "http://www.w3.org/1999/xhtml", text
-        assert each["protocol"] in WEB, text
+def assert_elements_are_harmless(elements: list[Any]) -> None:
+    """Assert that no element can do more than be read."""
+    assert elements
+    for element in elements:
+        text = element["text"]
+        assert element["tag"] not in FORBIDDEN_TAGS, text
+        assert element["space"] == "http://www.w3.org/1999/xhtml", text
+        assert element["protocol"] in SAFE_PROTOCOLS, text
         assert not [
-            name for name in each["attributes"] if re.match(r"on|form|xlink|srcdoc", name)
+            name for name in element["attributes"] if re.match(r"on|form|xlink|srcdoc", name)
         ], text
-        assert each["position"] == "static", text
-        assert each["image"] == "none", text
-        if "href" in each["attributes"]:
-            assert (each["target"], each["rel"]) == ("_blank", "noopener noreferrer"), text
+        assert element["position"] == "static", text
+        assert element["image"] == "none", text
+        if "href" in element["attributes"]:
+            assert (element["target"], element["rel"]) == ("_blank", "noopener noreferrer"), text
 
 
-def test_there_are_enough_of_them_and_none_twice() -> None:
-    found = families()
-    assert tuple(found) == FAMILIES
-    every = [vector for vectors in found.values() for vector in vectors]
-    assert len(every) >= LEAST
-    assert len(set(every)) >= len(every) - 2
+def test_vectors_are_enough_and_almost_all_distinct() -> None:
+    vector_lists = vectors_by_family()
+    assert tuple(vector_lists) == FAMILIES
+    all_vectors = [vector for vectors in vector_lists.values() for vector in vectors]
+    assert len(all_vectors) >= MIN_VECTOR_COUNT
+    assert len(set(all_vectors)) >= len(all_vectors) - 2
 
 
-@SHARED
+@SHARED_LOOP
 @pytest.mark.parametrize("family", ["handlers", "urls", "markup", "drawings"])
-async def test_the_judge_sees_scripts_that_run(judge: Judge, family: str) -> None:
-    for vector in families()[family][:6]:
-        await judge.page.goto(PAGE)
-        await judge.page.set_content(f"<body>{vector}", wait_until="commit")
+async def test_inspector_detects_scripts_that_run(inspector: HtmlInspector, family: str) -> None:
+    for vector in vectors_by_family()[family][:6]:
+        await inspector.page.goto(PAGE)
+        await inspector.page.set_content(f"<body>{vector}", wait_until="commit")
         try:
-            await judge.page.evaluate(PROVOKE.replace("300", "20"))
-        except Error:  # the page went elsewhere meanwhile
-            assert judge.asked or judge.hits
-    assert judge.hits
+            await inspector.page.evaluate(TRIGGER_EVENTS_SCRIPT.replace("300", "20"))
+        except Error:  # the page has navigated away
+            assert inspector.requested_urls or inspector.hits
+    assert inspector.hits
 
 
-@SHARED
+@SHARED_LOOP
 @pytest.mark.parametrize("family", ["styles", "pixels"])
-async def test_the_judge_sees_what_is_asked_for(judge: Judge, family: str) -> None:
-    await judge.show(families()[family][:25])
-    assert len(set(judge.asked)) > 10
+async def test_inspector_detects_requests(inspector: HtmlInspector, family: str) -> None:
+    await inspector.show(vectors_by_family()[family][:25])
+    assert len(set(inspector.requested_urls)) > 10
 
 
-@SHARED
+@SHARED_LOOP
 @pytest.mark.parametrize("family", FAMILIES)
-async def test_nothing_in_a_letter_runs_or_loads(judge: Judge, family: str) -> None:
-    letters = [
-        sanitize_html(vector, allow_remote_images=False, url_for_content_id=lambda _: None).html
-        for vector in families()[family]
-    ]
-    for way in (judge.show, judge.open):
-        sound(await way(letters))
-    assert judge.hits == []
-    assert judge.asked == []
-
-
-@SHARED
-@pytest.mark.parametrize("family", FAMILIES)
-async def test_with_images_from_elsewhere_nothing_but_images_comes(
-    judge: Judge, family: str
+async def test_sanitized_message_runs_and_loads_nothing(
+    inspector: HtmlInspector, family: str
 ) -> None:
-    letters = [
-        sanitize_html(vector, allow_remote_images=True, url_for_content_id=lambda _: None).html
-        for vector in families()[family]
+    messages = [
+        sanitize_html(vector, allow_remote_images=False, url_for_content_id=lambda _: None).html
+        for vector in vectors_by_family()[family]
     ]
-    for way in (judge.show, judge.open):
-        for each in await way(letters):
-            assert each["tag"] not in NEVER, each["text"]
-            assert each["protocol"] in WEB, each["text"]
-    assert judge.hits == []
-    assert all(re.search(r"\.(gif|png)|[jv]a?[vs]", url) for url in judge.asked), judge.asked
+    for show_messages in (inspector.show, inspector.open):
+        assert_elements_are_harmless(await show_messages(messages))
+    assert inspector.hits == []
+    assert inspector.requested_urls == []
 
 
-async def test_by_way_of_a_message_they_do_no_more(ada: Client) -> None:
-    every = [vector for vectors in families().values() for vector in vectors]
+@SHARED_LOOP
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_sanitized_message_with_remote_images_loads_only_images(
+    inspector: HtmlInspector, family: str
+) -> None:
+    messages = [
+        sanitize_html(vector, allow_remote_images=True, url_for_content_id=lambda _: None).html
+        for vector in vectors_by_family()[family]
+    ]
+    for show_messages in (inspector.show, inspector.open):
+        for element in await show_messages(messages):
+            assert element["tag"] not in FORBIDDEN_TAGS, element["text"]
+            assert element["protocol"] in SAFE_PROTOCOLS, element["text"]
+    assert inspector.hits == []
+    assert all(re.search(r"\.(gif|png)|[jv]a?[vs]", url) for url in inspector.requested_urls), (
+        inspector.requested_urls
+    )
+
+
+async def test_html_of_received_message_is_harmless(ada: Client) -> None:
+    all_vectors = [vector for vectors in vectors_by_family().values() for vector in vectors]
     part = (
         "--x\r\nContent-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n\r\n"
     )
-    body = "\r\n".join(part + base64.b64encode(vector.encode()).decode() for vector in every)
+    body = "\r\n".join(part + base64.b64encode(vector.encode()).decode() for vector in all_vectors)
     raw = f"Subject: All\r\nContent-Type: multipart/mixed; boundary=x\r\n\r\n{body}\r\n--x--\r\n"
-    key = (await receive(ada, raw.encode())).message_id
+    message_id = (await receive(ada, raw.encode())).message_id
     document = "query ($id: ID!) { message(by: {id: $id}) { html remoteImageCount text } }"
-    found = (await ada(document, id=global_ids.encode("Message", key)))["message"]
-    assert len(found["html"]) == len(every)
-    assert found["remoteImageCount"] > 30
-    async with started_browser() as browser, judging(browser) as judge:
-        sound(await judge.show(found["html"]))
-        sound(await judge.open(found["html"]))
-        assert judge.hits == []
-        assert judge.asked == []
+    message = (await ada(document, id=global_ids.encode("Message", message_id)))["message"]
+    assert len(message["html"]) == len(all_vectors)
+    assert message["remoteImageCount"] > 30
+    async with started_browser() as browser, open_html_inspector(browser) as inspector:
+        assert_elements_are_harmless(await inspector.show(message["html"]))
+        assert_elements_are_harmless(await inspector.open(message["html"]))
+        assert inspector.hits == []
+        assert inspector.requested_urls == []
 
 
-@SHARED
-async def test_what_is_nested_beyond_all_bounds_is_shown_as_text(judge: Judge) -> None:
-    before = time.process_time()
-    found = sanitize_html(
+@SHARED_LOOP
+async def test_html_nested_too_deeply_is_shown_as_text(inspector: HtmlInspector) -> None:
+    started_at = time.process_time()
+    sanitized = sanitize_html(
         "<div><b>" * 50_000 + "deep", allow_remote_images=True, url_for_content_id=lambda _: None
     )
-    assert time.process_time() - before < 2
-    assert found.too_complex
-    (frame, one) = await judge.show([found.html])
-    assert (frame["tag"], one["tag"], one["attributes"]) == ("div", "div", ["style"])
+    assert time.process_time() - started_at < 2
+    assert sanitized.too_complex
+    (frame, inner) = await inspector.show([sanitized.html])
+    assert (frame["tag"], inner["tag"], inner["attributes"]) == ("div", "div", ["style"])

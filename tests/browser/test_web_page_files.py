@@ -1,4 +1,4 @@
-"""The page and its files, as HTTP sees them."""
+"""Tests of the GraphiQL page and its files over HTTP."""
 
 import gzip
 import json
@@ -31,12 +31,12 @@ async def http(sqlite_template: Path, tmp_path: Path) -> AsyncIterator[httpx.Asy
     await database.close()
 
 
-async def links(http: httpx.AsyncClient) -> list[str]:
+async def list_page_files(http: httpx.AsyncClient) -> list[str]:
     page = await http.get("/graphql", headers={"Accept": "text/html"})
     return re.findall(r'(?:src|href)="(graphiql/[^"]+)"', page.text)
 
 
-async def test_the_page_allows_no_inline_script_and_no_other_host(http: httpx.AsyncClient) -> None:
+async def test_page_allows_no_inline_script_and_no_other_host(http: httpx.AsyncClient) -> None:
     page = await http.get("/graphql", headers={"Accept": "text/html"})
     policy = page.headers["content-security-policy"]
     assert "script-src" not in policy
@@ -46,52 +46,52 @@ async def test_the_page_allows_no_inline_script_and_no_other_host(http: httpx.As
     assert not re.search(r"//[a-z]", page.text)
 
 
-async def test_what_the_page_links_to_is_kept_for_ever(http: httpx.AsyncClient) -> None:
-    found = await links(http)
-    assert {link.rsplit("/", 1)[1] for link in found} == {"graphiql.js", "graphiql.css"}
-    for link in found:
-        answer = await http.get(f"/{link}")
-        assert answer.status_code == 200
-        assert "immutable" in answer.headers["cache-control"]
-        assert answer.headers["x-content-type-options"] == "nosniff"
+async def test_linked_files_are_immutable_in_caches(http: httpx.AsyncClient) -> None:
+    file_links = await list_page_files(http)
+    assert {link.rsplit("/", 1)[1] for link in file_links} == {"graphiql.js", "graphiql.css"}
+    for link in file_links:
+        response = await http.get(f"/{link}")
+        assert response.status_code == 200
+        assert "immutable" in response.headers["cache-control"]
+        assert response.headers["x-content-type-options"] == "nosniff"
 
 
-async def test_an_address_of_another_version_is_answered_but_not_kept(
+async def test_file_url_of_other_version_is_not_cached(
     http: httpx.AsyncClient,
 ) -> None:
-    answer = await http.get("/graphiql/yesterday/editor.worker.js")
-    assert answer.status_code == 200
-    assert answer.headers["cache-control"] == "no-cache"
-    assert answer.headers["content-type"].startswith("text/javascript")
+    response = await http.get("/graphiql/yesterday/editor.worker.js")
+    assert response.status_code == 200
+    assert response.headers["cache-control"] == "no-cache"
+    assert response.headers["content-type"].startswith("text/javascript")
 
 
 @pytest.mark.parametrize(
-    ("accepted", "packed"),
+    ("accept_encoding", "compressed"),
     [("gzip, br", True), ("*", True), ("", False), ("gzip;q=0, *", False), ("br", False)],
 )
-async def test_files_are_sent_packed_to_those_who_take_it(
-    http: httpx.AsyncClient, accepted: str, packed: bool
+async def test_files_are_compressed_if_client_accepts_gzip(
+    http: httpx.AsyncClient, accept_encoding: str, compressed: bool
 ) -> None:
-    headers = {"Accept-Encoding": accepted}
-    async with http.stream("GET", "/graphiql/x/graphiql.css", headers=headers) as answer:
-        body = b"".join([chunk async for chunk in answer.aiter_raw()])
-    assert answer.headers.get("content-encoding") == ("gzip" if packed else None)
-    assert answer.headers["vary"] == "Accept-Encoding"
-    assert b"merganser-bar" in (gzip.decompress(body) if packed else body)
+    headers = {"Accept-Encoding": accept_encoding}
+    async with http.stream("GET", "/graphiql/x/graphiql.css", headers=headers) as response:
+        body = b"".join([chunk async for chunk in response.aiter_raw()])
+    assert response.headers.get("content-encoding") == ("gzip" if compressed else None)
+    assert response.headers["vary"] == "Accept-Encoding"
+    assert b"merganser-bar" in (gzip.decompress(body) if compressed else body)
 
 
 @pytest.mark.parametrize(
     "name", ["../graphiql.py", "%2e%2e%2fgraphiql.py", "graphiql.js.gz", "nothing.js", ""]
 )
-async def test_there_is_nothing_else_to_fetch(http: httpx.AsyncClient, name: str) -> None:
+async def test_other_paths_are_not_found(http: httpx.AsyncClient, name: str) -> None:
     assert (await http.get(f"/graphiql/x/{name}")).status_code == 404
 
 
-async def test_the_examples_that_were_built_are_those_of_the_sources(
+async def test_built_examples_equal_their_sources(
     http: httpx.AsyncClient,
 ) -> None:
     built = json.loads((await http.get("/graphiql/x/examples.json")).text)
-    shown = [path.read_text() for path in sorted((WEBUI / "operations").glob("*.graphql"))]
-    assert [example["query"] for example in built["examples"]] == shown
-    own = {path.stem: path.read_text() for path in (WEBUI / "page").glob("*.graphql")}
-    assert built["page"] == own
+    example_texts = [path.read_text() for path in sorted((WEBUI / "operations").glob("*.graphql"))]
+    assert [example["query"] for example in built["examples"]] == example_texts
+    page_texts = {path.stem: path.read_text() for path in (WEBUI / "page").glob("*.graphql")}
+    assert built["page"] == page_texts

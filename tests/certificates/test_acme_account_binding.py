@@ -1,4 +1,4 @@
-"""Authorities that ask for an account outside of ACME (RFC 8555, section 7.3.4)."""
+"""ACME authorities that require an external account binding (RFC 8555, section 7.3.4)."""
 
 import logging
 from pathlib import Path
@@ -15,35 +15,41 @@ from tests.support.servers.acme_platforms import placed
 from tests.support.stores.counter_check import rows
 
 KEY_ID, HMAC = "kid-1", "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
-ASKS: dict[str, Any] = {
+BINDING_REQUIRED: dict[str, Any] = {
     "externalAccountBindingRequired": True,
     "externalAccountMACKeys": {KEY_ID: HMAC},
 }
 
 
-async def test_the_account_is_bound_and_nothing_tells_the_key(
+async def test_account_is_bound_and_hmac_key_is_not_disclosed(
     world: Environment, root: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    async with placed(world, root, tmp_path, **ASKS) as place:
-        place.options(acme_eab_key_id=KEY_ID, acme_eab_hmac=SecretStr(HMAC))
-        await put(place.root, serverName=NAME, acme=True)
-        assert await acme_worker.process_next_certificate(place.world)
-        one = await place.state()
-        assert one["acmeState"].startswith("valid"), one
-        directory = place.world.options.acme_directory
-        server = acme_accounts.acme_server(place.world, directory)
-        kept = [
+    async with placed(world, root, tmp_path, **BINDING_REQUIRED) as platform:
+        platform.options(acme_eab_key_id=KEY_ID, acme_eab_hmac=SecretStr(HMAC))
+        await put(platform.root, serverName=NAME, acme=True)
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        certificate = await platform.state()
+        assert certificate["acmeState"].startswith("valid"), certificate
+        directory = platform.world.options.acme_directory
+        server = acme_accounts.acme_server(platform.world, directory)
+        stored_rows = [
             await rows(world, "SELECT * FROM certificates"),
             await rows(world, "SELECT * FROM acme_accounts"),
         ]
-        for said in (caplog.text, repr(server), repr(place.world.options), str(kept), str(one)):
-            assert HMAC not in said
+        for output in (
+            caplog.text,
+            repr(server),
+            repr(platform.world.options),
+            str(stored_rows),
+            str(certificate),
+        ):
+            assert HMAC not in output
     assert "Successful newAccount Binding" in (tmp_path / "pebble" / "log").read_text()
 
 
 @pytest.mark.parametrize(
-    ("key_id", "hmac", "why"),
+    ("key_id", "hmac", "reason"),
     [
         ("", None, "asks for an account outside of ACME: set MERGANSER_ACME_EAB_KEY_ID and "
          "MERGANSER_ACME_EAB_HMAC"),
@@ -53,30 +59,30 @@ async def test_the_account_is_bound_and_nothing_tells_the_key(
         (KEY_ID, "A" * 43, "unauthorized: "),
     ],
 )  # fmt: skip
-async def test_what_is_missing_or_wrong_is_said_until_it_is_right(  # noqa: PLR0913, PLR0917
-    world: Environment, root: Client, tmp_path: Path, key_id: str, hmac: str | None, why: str
+async def test_missing_or_wrong_binding_key_is_reported_until_corrected(  # noqa: PLR0913, PLR0917
+    world: Environment, root: Client, tmp_path: Path, key_id: str, hmac: str | None, reason: str
 ) -> None:
-    async with placed(world, root, tmp_path, **ASKS) as place:
-        place.options(acme_eab_key_id=key_id, acme_eab_hmac=SecretStr(hmac) if hmac else None)
-        one = (await put(place.root, serverName=NAME, acme=True))["certificate"]
-        assert await acme_worker.process_next_certificate(place.world)
-        state = (await place.state())["acmeState"]
+    async with placed(world, root, tmp_path, **BINDING_REQUIRED) as platform:
+        platform.options(acme_eab_key_id=key_id, acme_eab_hmac=SecretStr(hmac) if hmac else None)
+        certificate = (await put(platform.root, serverName=NAME, acme=True))["certificate"]
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        state = (await platform.state())["acmeState"]
         assert state.startswith("failed, tried again 20"), state
-        assert why in state
+        assert reason in state
         assert (hmac or "none") not in state
         assert await rows(world, "SELECT url FROM acme_accounts") == [(None,)]
-        place.options(acme_eab_key_id=KEY_ID, acme_eab_hmac=SecretStr(HMAC))
-        await place.root(RENEW, input={"ids": [one["id"]]})
-        assert await acme_worker.process_next_certificate(place.world)
-        assert (await place.state())["acmeState"].startswith("valid")
+        platform.options(acme_eab_key_id=KEY_ID, acme_eab_hmac=SecretStr(HMAC))
+        await platform.root(RENEW, input={"ids": [certificate["id"]]})
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert (await platform.state())["acmeState"].startswith("valid")
 
 
-async def test_one_that_does_not_ask_is_told_nothing(
+async def test_binding_key_is_not_sent_if_server_does_not_require_it(
     world: Environment, root: Client, tmp_path: Path
 ) -> None:
-    async with placed(world, root, tmp_path) as place:
-        place.options(acme_eab_key_id="kid-2", acme_eab_hmac=SecretStr("A" * 43))
-        await put(place.root, serverName=NAME, acme=True)
-        assert await acme_worker.process_next_certificate(place.world)
-        assert (await place.state())["acmeState"].startswith("valid")
+    async with placed(world, root, tmp_path) as platform:
+        platform.options(acme_eab_key_id="kid-2", acme_eab_hmac=SecretStr("A" * 43))
+        await put(platform.root, serverName=NAME, acme=True)
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert (await platform.state())["acmeState"].startswith("valid")
     assert "newAccount Binding" not in (tmp_path / "pebble" / "log").read_text()

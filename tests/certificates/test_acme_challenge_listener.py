@@ -1,4 +1,4 @@
-"""The listener for challenges alone: what it answers, and who is not waited for."""
+"""The HTTP listener for ACME challenges: its responses, and the requests it disconnects."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,28 +15,30 @@ from tests.conftest import Client
 from tests.support.operations.certificate_operations import put
 from tests.support.stores.counter_check import rows
 
-TOKEN = "a-_1"  # noqa: S105 - which anybody may know
+TOKEN = "a-_1"  # noqa: S105 - a challenge token is public
 PATH = b"/.well-known/acme-challenge/a-_1"
 
 
 @pytest.fixture
-async def there(root: Client, world: Environment) -> AsyncIterator[AcmeHttpListener]:
+async def listener(root: Client, world: Environment) -> AsyncIterator[AcmeHttpListener]:
     await put(root, serverName="mx.example.org", acme=True)
-    ((key,),) = await rows(world, "SELECT id FROM certificates")
-    ends = world.now() + timedelta(hours=1)
+    ((certificate_id,),) = await rows(world, "SELECT id FROM certificates")
+    expires_at = world.now() + timedelta(hours=1)
     async with world.write_session() as session:
         session.add(
-            AcmeChallenge(token=TOKEN, certificate_id=key, answer="a-_1.x", expires_at=ends)
+            AcmeChallenge(
+                token=TOKEN, certificate_id=certificate_id, answer="a-_1.x", expires_at=expires_at
+            )
         )
-    one = AcmeHttpListener(world)
-    await one.start(host="127.0.0.1", port=0)
-    yield one
-    one.close()
+    http_listener = AcmeHttpListener(world)
+    await http_listener.start(host="127.0.0.1", port=0)
+    yield http_listener
+    http_listener.close()
 
 
-async def said(there: AcmeHttpListener, raw: bytes) -> bytes:
-    reader, writer = await asyncio.open_connection("127.0.0.1", there.port)
-    writer.write(raw)
+async def send_request(listener: AcmeHttpListener, raw_request: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+    writer.write(raw_request)
     async with asyncio.timeout(10):
         try:
             return await reader.read()
@@ -46,19 +48,19 @@ async def said(there: AcmeHttpListener, raw: bytes) -> bytes:
             writer.close()
 
 
-async def test_a_challenge_is_answered(there: AcmeHttpListener) -> None:
+async def test_challenge_is_answered(listener: AcmeHttpListener) -> None:
     head = b" HTTP/1.1\r\nHost: mx.example.org\r\n\r\n"
-    answer = await said(there, b"GET " + PATH + head)
+    answer = await send_request(listener, b"GET " + PATH + head)
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert answer.endswith(b"\r\n\r\na-_1.x")
-    answer = await said(there, b"HEAD " + PATH + head)
+    answer = await send_request(listener, b"HEAD " + PATH + head)
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"\r\nContent-Length: 6\r\n" in answer
     assert answer.endswith(b"Connection: close\r\n\r\n")
 
 
 @pytest.mark.parametrize(
-    "raw",
+    "raw_request",
     [
         b"GET / HTTP/1.1\r\n\r\n",
         b"POST " + PATH + b" HTTP/1.1\r\n\r\n",
@@ -69,15 +71,17 @@ async def test_a_challenge_is_answered(there: AcmeHttpListener) -> None:
         b"\xff\x00 \r\n\r\n",
     ],
 )
-async def test_nothing_else_is(there: AcmeHttpListener, raw: bytes) -> None:
-    assert (await said(there, raw)).startswith(b"HTTP/1.1 404 Not Found\r\n")
-
-
-async def test_who_says_too_much_or_nothing_is_hung_up_on(
-    there: AcmeHttpListener, monkeypatch: pytest.MonkeyPatch
+async def test_other_request_is_answered_with_404(
+    listener: AcmeHttpListener, raw_request: bytes
 ) -> None:
-    assert await said(there, b"GET " + b"x" * 20_000) == b""
+    assert (await send_request(listener, raw_request)).startswith(b"HTTP/1.1 404 Not Found\r\n")
+
+
+async def test_long_slow_or_excess_request_is_disconnected(
+    listener: AcmeHttpListener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await send_request(listener, b"GET " + b"x" * 20_000) == b""
     monkeypatch.setattr(acme_http, "REQUEST_TIMEOUT", 0.2)
-    assert await said(there, b"GET / HTTP/1.1\r\n") == b""
-    monkeypatch.setattr(there, "_limiter", ConcurrencyLimiter(0, 0))
-    assert await said(there, b"GET / HTTP/1.1\r\n\r\n") == b""
+    assert await send_request(listener, b"GET / HTTP/1.1\r\n") == b""
+    monkeypatch.setattr(listener, "_limiter", ConcurrencyLimiter(0, 0))
+    assert await send_request(listener, b"GET / HTTP/1.1\r\n\r\n") == b""

@@ -1,4 +1,4 @@
-"""Certificates of several names: each is proved, and all of them come or none."""
+"""Certificates of several names: each name is validated, and all are issued or none."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -24,118 +24,134 @@ from tests.support.operations.certificate_operations import (
 from tests.support.servers.acme_platforms import alone, placed
 from tests.support.stores.counter_check import rows
 
-OTHERS = ["imap.example.org", "xn--bcher-kva.example", "mail.example.net"]
-RECORDS: dict[Any, list[str]] = {(name, "A"): ["127.0.0.1"] for name in [NAME, *OTHERS]}
+OTHER_NAMES = ["imap.example.org", "xn--bcher-kva.example", "mail.example.net"]
+RECORDS: dict[Any, list[str]] = {(name, "A"): ["127.0.0.1"] for name in [NAME, *OTHER_NAMES]}
 
 
-async def test_all_names_are_proved_found_and_kept_when_it_is_renewed(
+async def test_all_names_are_validated_served_and_kept_on_renewal(
     world: Environment, root: Client, tmp_path: Path
 ) -> None:
-    async with placed(world, root, tmp_path, RECORDS) as place:
-        given = ["IMAP.example.org.", "bücher.example", NAME, "imap.example.org", OTHERS[2]]
-        made = await put(place.root, serverName=NAME, acme=True, acmeNames=given)
-        assert (made["errors"], made["certificate"]["acmeNames"]) == ([], OTHERS)
-        assert await acme_worker.process_next_certificate(place.world)
-        one = await place.state()
-        assert one["acmeState"].startswith("valid, renewed from "), one
-        assert sorted(one["altNames"]) == sorted([NAME, *OTHERS])
+    async with placed(world, root, tmp_path, RECORDS) as platform:
+        acme_names = [
+            "IMAP.example.org.",
+            "bücher.example",
+            NAME,
+            "imap.example.org",
+            OTHER_NAMES[2],
+        ]
+        answer = await put(platform.root, serverName=NAME, acme=True, acmeNames=acme_names)
+        assert (answer["errors"], answer["certificate"]["acmeNames"]) == ([], OTHER_NAMES)
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        certificate = await platform.state()
+        assert certificate["acmeState"].startswith("valid, renewed from "), certificate
+        assert sorted(certificate["altNames"]) == sorted([NAME, *OTHER_NAMES])
         assert await rows(world, "SELECT * FROM acme_challenges") == []
-        ring = certificate_reload.new_keyring(place.world)
-        await certificate_reload.load_changed_certificates(place.world, ring)
-        found = [ring.certificates_for_name(name) for name in [NAME, *OTHERS]]
-        assert [len(held) for held in found] == [1] * 4
-        assert ring.certificates_for_name("other.example.org") == []
+        keyring = certificate_reload.new_empty_keyring(platform.world)
+        await certificate_reload.update_keyring_from_database(platform.world, keyring)
+        certificates_by_name = [
+            keyring.certificates_for_name(name) for name in [NAME, *OTHER_NAMES]
+        ]
+        assert [len(name_certificates) for name_certificates in certificates_by_name] == [1] * 4
+        assert keyring.certificates_for_name("other.example.org") == []
 
-        await put(place.root, serverName=NAME, acme=True, description="Of mail")
-        assert not await acme_worker.process_next_certificate(place.world)  # its schedule stays
-        ends = datetime.fromisoformat(one["expiresAt"])
-        place.clock.by = ends - datetime.now(UTC) - 29 * DAY
-        assert await acme_worker.process_next_certificate(place.world)
-        two = await place.state()
-        assert two["acmeState"].startswith("valid, renewed from "), two
-        assert two["fingerprintSha256"] != one["fingerprintSha256"]
-        assert sorted(two["altNames"]) == sorted([NAME, *OTHERS])
+        await put(platform.root, serverName=NAME, acme=True, description="Of mail")
+        assert not await acme_worker.order_or_query_next_certificate(
+            platform.world
+        )  # the renewal schedule is unchanged
+        expires_at = datetime.fromisoformat(certificate["expiresAt"])
+        platform.clock.by = expires_at - datetime.now(UTC) - 29 * DAY
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        renewed = await platform.state()
+        assert renewed["acmeState"].startswith("valid, renewed from "), renewed
+        assert renewed["fingerprintSha256"] != certificate["fingerprintSha256"]
+        assert sorted(renewed["altNames"]) == sorted([NAME, *OTHER_NAMES])
 
 
-async def test_a_new_name_is_ordered_at_once_and_one_less_with_the_next_renewal(
+async def test_added_name_is_ordered_at_once_and_removed_name_on_renewal(
     world: Environment, root: Client, tmp_path: Path
 ) -> None:
-    async with placed(world, root, tmp_path, RECORDS) as place:
-        await put(place.root, serverName=NAME, acme=True)
-        assert await acme_worker.process_next_certificate(place.world)
-        more = await put(place.root, serverName=NAME, acme=True, acmeNames=OTHERS[:1])
-        assert more["certificate"]["acmeState"] == certificates.STATE_WAITING
-        assert await acme_worker.process_next_certificate(place.world)
-        one = await place.state()
-        assert sorted(one["altNames"]) == sorted([NAME, OTHERS[0]])
-        less = await put(place.root, serverName=NAME, acme=True, acmeNames=[])
-        assert less["certificate"]["acmeState"].startswith("valid")
-        assert not await acme_worker.process_next_certificate(place.world)
-        await place.root(RENEW, input={"ids": [one["id"]]})
-        assert await acme_worker.process_next_certificate(place.world)
-        assert (await place.state())["altNames"] == [NAME]
+    async with placed(world, root, tmp_path, RECORDS) as platform:
+        await put(platform.root, serverName=NAME, acme=True)
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        added = await put(platform.root, serverName=NAME, acme=True, acmeNames=OTHER_NAMES[:1])
+        assert added["certificate"]["acmeState"] == certificates.STATE_WAITING
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        certificate = await platform.state()
+        assert sorted(certificate["altNames"]) == sorted([NAME, OTHER_NAMES[0]])
+        removed = await put(platform.root, serverName=NAME, acme=True, acmeNames=[])
+        assert removed["certificate"]["acmeState"].startswith("valid")
+        assert not await acme_worker.order_or_query_next_certificate(platform.world)
+        await platform.root(RENEW, input={"ids": [certificate["id"]]})
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert (await platform.state())["altNames"] == [NAME]
 
 
-async def test_one_that_cannot_be_proved_is_named_and_nothing_comes(
+async def test_unvalidated_name_is_reported_and_no_certificate_is_issued(
     world: Environment, root: Client, tmp_path: Path
 ) -> None:
-    records = RECORDS | {(OTHERS[1], "A"): ["127.0.0.9"], (OTHERS[2], "A"): ["127.0.0.9"]}
-    async with placed(world, root, tmp_path, records) as place:
-        await put(place.root, serverName=NAME, acme=True, acmeNames=OTHERS)
-        assert await acme_worker.process_next_certificate(place.world)
-        one = await place.state()
-        assert one["acmeState"].startswith("failed, tried again 20"), one
-        found = [f" UTC: {name}: connection: " in one["acmeState"] for name in OTHERS[1:]]
-        assert any(found), one
-        assert (one["altNames"], one["expiresAt"]) == ([], None)
+    records = RECORDS | {(OTHER_NAMES[1], "A"): ["127.0.0.9"], (OTHER_NAMES[2], "A"): ["127.0.0.9"]}
+    async with placed(world, root, tmp_path, records) as platform:
+        await put(platform.root, serverName=NAME, acme=True, acmeNames=OTHER_NAMES)
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        certificate = await platform.state()
+        assert certificate["acmeState"].startswith("failed, tried again 20"), certificate
+        reported = [
+            f" UTC: {name}: connection: " in certificate["acmeState"] for name in OTHER_NAMES[1:]
+        ]
+        assert any(reported), certificate
+        assert (certificate["altNames"], certificate["expiresAt"]) == ([], None)
         assert await rows(world, "SELECT * FROM acme_challenges") == []
 
 
-async def test_one_that_the_authority_refuses_is_named(
+async def test_name_refused_by_the_authority_is_reported(
     world: Environment, root: Client, tmp_path: Path
 ) -> None:
-    async with placed(world, root, tmp_path, RECORDS, domainBlocklist=[OTHERS[0]]) as place:
-        await put(place.root, serverName=NAME, acme=True, acmeNames=OTHERS[:1])
-        assert await acme_worker.process_next_certificate(place.world)
-        state = (await place.state())["acmeState"]
+    async with placed(world, root, tmp_path, RECORDS, domainBlocklist=[OTHER_NAMES[0]]) as platform:
+        await put(platform.root, serverName=NAME, acme=True, acmeNames=OTHER_NAMES[:1])
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        state = (await platform.state())["acmeState"]
         assert "rejectedIdentifier: " in state
-        assert OTHERS[0] in state
+        assert OTHER_NAMES[0] in state
 
 
-async def test_those_that_dns_does_not_know_are_named(root: Client, world: Environment) -> None:
-    await put(root, serverName=NAME, acme=True, acmeNames=OTHERS)
-    known = {key: value for key, value in RECORDS.items() if key[0] not in OTHERS[1:]}
-    async with answering(Names(known)) as names:
-        assert await acme_worker.process_next_certificate(alone(world, names.port))
+async def test_names_without_dns_address_are_reported(root: Client, world: Environment) -> None:
+    await put(root, serverName=NAME, acme=True, acmeNames=OTHER_NAMES)
+    known_records = {key: value for key, value in RECORDS.items() if key[0] not in OTHER_NAMES[1:]}
+    async with answering(Names(known_records)) as dns:
+        assert await acme_worker.order_or_query_next_certificate(alone(world, dns.port))
     state = (await root(ONE, by={"serverName": NAME}))["certificate"]["acmeState"]
-    why = "DNS has no address for it: publish A or AAAA"
-    assert state.endswith(f" UTC: {OTHERS[1]}: {why}; and not {OTHERS[2]}"), state
+    reason = "DNS has no address for it: publish A or AAAA"
+    assert state.endswith(f" UTC: {OTHER_NAMES[1]}: {reason}; and not {OTHER_NAMES[2]}"), state
 
 
-async def test_why_is_said_however_many_fail(root: Client, world: Environment) -> None:
-    many = [f"n{nth}.example.org" for nth in range(99)]
-    await put(root, serverName=NAME, acme=True, acmeNames=many)
-    async with answering(Names({})) as names:
-        assert await acme_worker.process_next_certificate(alone(world, names.port))
+async def test_failure_reason_is_reported_within_bounds_for_many_names(
+    root: Client, world: Environment
+) -> None:
+    acme_names = [f"n{nth}.example.org" for nth in range(99)]
+    await put(root, serverName=NAME, acme=True, acmeNames=acme_names)
+    async with answering(Names({})) as dns:
+        assert await acme_worker.order_or_query_next_certificate(alone(world, dns.port))
     state = (await root(ONE, by={"serverName": NAME}))["certificate"]["acmeState"]
     assert f" UTC: {NAME}: DNS has no address for it: publish A or AAAA; and not n0.exam" in state
     assert len(state) < 400
 
 
-async def test_a_hundred_names_are_made(world: Environment, root: Client, tmp_path: Path) -> None:
+async def test_certificate_with_hundred_names_is_issued(
+    world: Environment, root: Client, tmp_path: Path
+) -> None:
     names = [f"n{nth}.example.org" for nth in range(99)]
     records = {(name, "A"): ["127.0.0.1"] for name in [NAME, *names]}
-    async with placed(world, root, tmp_path, records) as place:
-        await put(place.root, serverName=NAME, acme=True, acmeNames=names)
-        assert await acme_worker.process_next_certificate(place.world)
-        one = await place.state()
-        assert one["acmeState"].startswith("valid"), one
-        assert set(one["altNames"]) == {NAME, *names}
+    async with placed(world, root, tmp_path, records) as platform:
+        await put(platform.root, serverName=NAME, acme=True, acmeNames=names)
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        certificate = await platform.state()
+        assert certificate["acmeState"].startswith("valid"), certificate
+        assert set(certificate["altNames"]) == {NAME, *names}
 
 
-async def test_what_names_are_refused(root: Client, world: Environment) -> None:
-    many = [f"n{nth}.example.org" for nth in range(100)]
-    long = [NAME, *(f"n{nth}.example.org" for nth in range(99))]
+async def test_invalid_acme_names_are_refused(root: Client, world: Environment) -> None:
+    too_many_names = [f"n{nth}.example.org" for nth in range(100)]
+    hundred_names = [NAME, *(f"n{nth}.example.org" for nth in range(99))]
     for names, index, rule in (
         (["a.example", "*.example.org"], 1, "wildcard"),
         (["localhost"], 0, "domain"),
@@ -144,60 +160,62 @@ async def test_what_names_are_refused(root: Client, world: Environment) -> None:
         ([""], 0, "domain"),
         (["a.example\r\nb.example"], 0, "domain"),
         (["x" * 300], 0, "domain"),
-        (many, None, "max"),
-        ([*long, "a.example"], None, "max"),
+        (too_many_names, None, "max"),
+        ([*hundred_names, "a.example"], None, "max"),
     ):
         answer = await put(root, serverName=NAME, acme=True, acmeNames=names)
         (error,) = answer["errors"]
-        found = error["code"], error["path"], error["index"], error["constraint"]
-        assert found == ("VALIDATION", ["acmeNames"], index, rule), names
+        actual = error["code"], error["path"], error["index"], error["constraint"]
+        assert actual == ("VALIDATION", ["acmeNames"], index, rule), names
     cert, key = Signer().issue()
-    sent = {"serverName": NAME, "cert": cert, "privateKey": key}
-    (error,) = (await put(root, **sent, acmeNames=["a.example"]))["errors"]
+    certificate_input = {"serverName": NAME, "cert": cert, "privateKey": key}
+    (error,) = (await put(root, **certificate_input, acmeNames=["a.example"]))["errors"]
     assert (error["path"], error["constraint"]) == (["acmeNames"], "acme")
     assert await rows(world, "SELECT * FROM certificates") == []
-    assert len((await put(root, serverName=NAME, acme=True, acmeNames=long))["errors"]) == 0
+    assert (
+        len((await put(root, serverName=NAME, acme=True, acmeNames=hundred_names))["errors"]) == 0
+    )
 
 
 @pytest.mark.parametrize(
-    ("inside", "waits"),
+    ("certificate_names", "is_pending"),
     [([NAME, "a.example.org"], False), (["*.example.org"], False), ([NAME], True)],
 )
-async def test_what_was_sent_is_replaced_at_once_where_a_name_is_missing(
-    root: Client, inside: list[str], waits: bool
+async def test_uploaded_certificate_is_replaced_at_once_if_a_name_is_missing(
+    root: Client, certificate_names: list[str], is_pending: bool
 ) -> None:
-    cert, key = Signer().issue(inside, begin=BEGIN)
-    sent = {"serverName": NAME, "cert": cert, "privateKey": key, "acme": True}
-    one = (await put(root, **sent, acmeNames=["a.example.org"]))["certificate"]
-    assert (one["acmeState"] == certificates.STATE_TERMS_NOT_AGREED) is waits
-    off = await put(root, serverName=NAME)
-    assert (off["certificate"]["acme"], off["certificate"]["acmeNames"]) == (False, [])
+    cert, key = Signer().issue(certificate_names, begin=BEGIN)
+    certificate_input = {"serverName": NAME, "cert": cert, "privateKey": key, "acme": True}
+    certificate = (await put(root, **certificate_input, acmeNames=["a.example.org"]))["certificate"]
+    assert (certificate["acmeState"] == certificates.STATE_TERMS_NOT_AGREED) is is_pending
+    answer = await put(root, serverName=NAME)
+    assert (answer["certificate"]["acme"], answer["certificate"]["acmeNames"]) == (False, [])
 
 
-async def test_a_change_of_names_stops_the_order_that_goes_on(
+async def test_change_of_names_cancels_the_running_order(
     world: Environment, root: Client, tmp_path: Path
 ) -> None:
-    async with placed(world, root, tmp_path, RECORDS) as place:
-        await put(place.root, serverName=NAME, acme=True)
-        going = asyncio.create_task(acme_worker.process_next_certificate(place.world))
+    async with placed(world, root, tmp_path, RECORDS) as platform:
+        await put(platform.root, serverName=NAME, acme=True)
+        order = asyncio.create_task(acme_worker.order_or_query_next_certificate(platform.world))
         async with asyncio.timeout(10):
             while not await rows(world, "SELECT lease FROM certificates WHERE lease IS NOT NULL"):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-        await put(place.root, serverName=NAME, acme=True, acmeNames=OTHERS[:1])
-        assert await going
-        assert (await place.state())["expiresAt"] is None
-        assert await acme_worker.process_next_certificate(place.world)
-        assert sorted((await place.state())["altNames"]) == sorted([NAME, OTHERS[0]])
+        await put(platform.root, serverName=NAME, acme=True, acmeNames=OTHER_NAMES[:1])
+        assert await order
+        assert (await platform.state())["expiresAt"] is None
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert sorted((await platform.state())["altNames"]) == sorted([NAME, OTHER_NAMES[0]])
 
 
-async def test_names_may_be_of_other_owners_by_caa(root: Client, world: Environment) -> None:
-    await put(root, serverName=NAME, acme=True, acmeNames=OTHERS)
+async def test_caa_records_are_checked_for_each_name(root: Client, world: Environment) -> None:
+    await put(root, serverName=NAME, acme=True, acmeNames=OTHER_NAMES)
     caa = {("example.net", "CAA"): ['0 issue "other.example"']}
-    async with answering(Names(RECORDS | caa)) as names:
-        there = alone(world, names.port)
+    async with answering(Names(RECORDS | caa)) as dns:
+        acme_environment = alone(world, dns.port)
 
-        async def allowed(name: str) -> None:
-            await acme_worker._require_caa_allows(there, name, ("ours.example",))  # noqa: SLF001
+        async def require_caa(name: str) -> None:
+            await acme_worker._require_caa_allows(acme_environment, name, ("ours.example",))  # noqa: SLF001
 
         with pytest.raises(AcmeError, match=r"mail\.example\.net: CAA of example\.net does"):
-            await acme_worker._check_each_name([NAME, *OTHERS], allowed)  # noqa: SLF001 - pebble has no names
+            await acme_worker._check_each_name([NAME, *OTHER_NAMES], require_caa)  # noqa: SLF001 - pebble has no names

@@ -1,6 +1,7 @@
-"""Renewals when the authority asks for them (RFC 9773).
+"""Renewal at the time that the authority suggests (RFC 9773).
 
-Debian's pebble knows nothing of that: a front of the tests says it, and hands on all else.
+Debian's pebble does not support renewal information. A proxy of the tests adds it and forwards all
+other requests.
 """
 
 from collections.abc import AsyncIterator
@@ -27,95 +28,113 @@ from tests.support.stores.counter_check import journal, rows
 HOUR = timedelta(hours=1)
 
 
-def window(start: datetime, end: datetime, **headers: str) -> Said:
-    """What is said of a renewal."""
-    spelt = {"start": f"{start:%Y-%m-%dT%H:%M:%SZ}", "end": f"{end:%Y-%m-%dT%H:%M:%SZ}"}
+def renewal_window_response(start: datetime, end: datetime, **headers: str) -> Said:
+    """Return a renewal information response with this suggested window."""
+    suggested_window = {"start": f"{start:%Y-%m-%dT%H:%M:%SZ}", "end": f"{end:%Y-%m-%dT%H:%M:%SZ}"}
     return Said(
-        {"suggestedWindow": spelt}, headers={k.replace("_", "-"): v for k, v in headers.items()}
+        {"suggestedWindow": suggested_window},
+        headers={k.replace("_", "-"): v for k, v in headers.items()},
     )
 
 
-def moment(text: Any) -> datetime:
-    at = text if isinstance(text, datetime) else datetime.fromisoformat(text)
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
+def parse_utc_time(text: Any) -> datetime:
+    parsed = text if isinstance(text, datetime) else datetime.fromisoformat(text)
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
-async def times(world: Environment) -> tuple[datetime, datetime]:
-    """When it is renewed, and when the next step is."""
-    ((renew, step),) = await rows(world, "SELECT acme_renew_at, acme_next_at FROM certificates")
-    return moment(renew), moment(step)
+async def renewal_times(world: Environment) -> tuple[datetime, datetime]:
+    """Return the renewal time and the time of the next step."""
+    ((renew_at, next_step_at),) = await rows(
+        world, "SELECT acme_renew_at, acme_next_at FROM certificates"
+    )
+    return parse_utc_time(renew_at), parse_utc_time(next_step_at)
 
 
 @asynccontextmanager
-async def advised(
-    world: Environment, root: Client, folder: Path, said: Said
+async def platform_with_renewal_info(
+    world: Environment, root: Client, folder: Path, renewal_response: Said
 ) -> AsyncIterator[tuple[Place, Front]]:
-    """A certificate that is issued, of an authority that says this of its renewal."""
-    async with placed(world, root, folder) as place, front(place.there) as before:
-        before.renewals = said
-        place.options(acme_directory=before.directory)
-        await put(place.root, serverName=NAME, acme=True)
-        assert await acme_worker.process_next_certificate(place.world)
-        assert (await place.state())["acmeState"].startswith("valid")
-        yield place, before
+    """Run an ACME platform with an issued certificate.
+
+    Its authority returns this renewal information.
+    """
+    async with placed(world, root, folder) as platform, front(platform.there) as proxy:
+        proxy.renewals = renewal_response
+        platform.options(acme_directory=proxy.directory)
+        await put(platform.root, serverName=NAME, acme=True)
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert (await platform.state())["acmeState"].startswith("valid")
+        yield platform, proxy
 
 
-async def test_it_is_renewed_in_the_window_and_said_what_it_replaces(
+async def test_certificate_is_renewed_in_the_suggested_window_with_replaces(
     world: Environment, root: Client, tmp_path: Path
 ) -> None:
     now = datetime.now(UTC)
     start, end = now + 5 * DAY, now + 7 * DAY
-    async with advised(world, root, tmp_path, window(start, end, Retry_After="7200")) as (
-        place,
-        before,
+    async with platform_with_renewal_info(
+        world, root, tmp_path, renewal_window_response(start, end, Retry_After="7200")
+    ) as (
+        platform,
+        proxy,
     ):
-        assert await acme_worker.process_next_certificate(place.world)  # the look
-        renew, step = await times(world)
-        assert start - HOUR < renew < end + HOUR
-        assert 2 * HOUR - timedelta(minutes=2) < step - now < 2 * HOUR + timedelta(minutes=9)
-        one = await place.state()
-        assert one["acmeState"] == f"valid, renewed on {renew:%Y-%m-%d} as its authority asks"
-        assert not await acme_worker.process_next_certificate(place.world)
+        # fetches renewal info
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        renew_at, next_step_at = await renewal_times(world)
+        assert start - HOUR < renew_at < end + HOUR
+        assert (
+            2 * HOUR - timedelta(minutes=2) < next_step_at - now < 2 * HOUR + timedelta(minutes=9)
+        )
+        certificate = await platform.state()
+        assert (
+            certificate["acmeState"]
+            == f"valid, renewed on {renew_at:%Y-%m-%d} as its authority asks"
+        )
+        assert not await acme_worker.order_or_query_next_certificate(platform.world)
 
-        told = len(await journal(world, PLATFORM))
-        place.clock.by = 3 * HOUR
-        assert await acme_worker.process_next_certificate(place.world)
-        assert (await times(world))[0] == renew  # chance is not tried again
-        assert len(await journal(world, PLATFORM)) == told  # nothing shows, nothing is told
-        assert len(before.looks) == 2
+        journal_length = len(await journal(world, PLATFORM))
+        platform.clock.by = 3 * HOUR
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert (await renewal_times(world))[0] == renew_at  # the random time is not chosen again
+        assert (
+            len(await journal(world, PLATFORM)) == journal_length
+        )  # no visible change, no journal entry
+        assert len(proxy.looks) == 2
 
-        place.clock.by = renew - datetime.now(UTC) - timedelta(minutes=5)
-        assert await acme_worker.process_next_certificate(place.world)  # a look again
-        assert (await place.state())["fingerprintSha256"] == one["fingerprintSha256"]
-        place.clock.by = renew - datetime.now(UTC) + timedelta(minutes=1)
-        assert await acme_worker.process_next_certificate(place.world)
-        two = await place.state()
-        assert two["acmeState"].startswith("valid"), two
-        assert two["fingerprintSha256"] != one["fingerprintSha256"]
-        (first, second) = before.orders
+        platform.clock.by = renew_at - datetime.now(UTC) - timedelta(minutes=5)
+        assert await acme_worker.order_or_query_next_certificate(platform.world)  # fetches it again
+        assert (await platform.state())["fingerprintSha256"] == certificate["fingerprintSha256"]
+        platform.clock.by = renew_at - datetime.now(UTC) + timedelta(minutes=1)
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        renewed = await platform.state()
+        assert renewed["acmeState"].startswith("valid"), renewed
+        assert renewed["fingerprintSha256"] != certificate["fingerprintSha256"]
+        (first, second) = proxy.orders
         assert "replaces" not in first
-        assert second["replaces"] == before.looks[0]
+        assert second["replaces"] == proxy.looks[0]
 
 
-async def test_a_window_that_has_passed_renews_it_but_not_again_and_again(
+async def test_past_window_renews_at_most_once_a_day(
     world: Environment, root: Client, tmp_path: Path
 ) -> None:
     past = datetime.now(UTC) - 20 * DAY
-    async with advised(world, root, tmp_path, window(past, past + DAY)) as (place, before):
-        one = await place.state()
-        assert await acme_worker.process_next_certificate(place.world)
-        assert not await acme_worker.process_next_certificate(
-            place.world
-        )  # it is new: it serves for a day
-        place.clock.by = 2 * DAY
-        assert await acme_worker.process_next_certificate(place.world)
-        two = await place.state()
-        assert two["fingerprintSha256"] != one["fingerprintSha256"]
-        assert len(before.orders) == 2
+    async with platform_with_renewal_info(
+        world, root, tmp_path, renewal_window_response(past, past + DAY)
+    ) as (platform, proxy):
+        certificate = await platform.state()
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert not await acme_worker.order_or_query_next_certificate(
+            platform.world
+        )  # a new certificate is not renewed for a day
+        platform.clock.by = 2 * DAY
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        renewed = await platform.state()
+        assert renewed["fingerprintSha256"] != certificate["fingerprintSha256"]
+        assert len(proxy.orders) == 2
 
 
 @pytest.mark.parametrize(
-    ("after", "least", "most"),
+    ("retry_after", "min_delay", "max_delay"),
     [
         ("0", timedelta(seconds=50), timedelta(minutes=2)),
         ("-5", timedelta(seconds=50), timedelta(minutes=2)),
@@ -125,21 +144,31 @@ async def test_a_window_that_has_passed_renews_it_but_not_again_and_again(
         ("Fri, 01 Jan 2100 00:00:00 GMT", DAY - timedelta(minutes=2), DAY + timedelta(minutes=2)),
     ],
 )
-async def test_how_often_it_is_asked_has_bounds(  # noqa: PLR0913, PLR0917 - a table
-    world: Environment, root: Client, tmp_path: Path, after: str, least: timedelta, most: timedelta
+async def test_retry_after_of_renewal_information_is_bounded(  # noqa: PLR0913, PLR0917 - a table
+    world: Environment,
+    root: Client,
+    tmp_path: Path,
+    retry_after: str,
+    min_delay: timedelta,
+    max_delay: timedelta,
 ) -> None:
     now = datetime.now(UTC)
-    said = window(now + 40 * DAY, now + 42 * DAY, Retry_After=after)
-    async with advised(world, root, tmp_path, said) as (place, _before):
-        assert await acme_worker.process_next_certificate(place.world)
-        assert least < (await times(world))[1] - datetime.now(UTC) < most
+    renewal_response = renewal_window_response(
+        now + 40 * DAY, now + 42 * DAY, Retry_After=retry_after
+    )
+    async with platform_with_renewal_info(world, root, tmp_path, renewal_response) as (
+        platform,
+        _proxy,
+    ):
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert min_delay < (await renewal_times(world))[1] - datetime.now(UTC) < max_delay
 
 
-NEVER = datetime(2020, 1, 1, tzinfo=UTC)
+PAST_TIME = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    "said",
+    "renewal_response",
     [
         Said.problem("serverInternal", 500),
         Said({}, 404),
@@ -148,124 +177,144 @@ NEVER = datetime(2020, 1, 1, tzinfo=UTC)
         Said([]),
         Said({"suggestedWindow": {}}),
         Said({"suggestedWindow": {"start": "soon", "end": "later"}}),
-        window(NEVER + DAY, NEVER),
-        window(NEVER, NEVER),
+        renewal_window_response(PAST_TIME + DAY, PAST_TIME),
+        renewal_window_response(PAST_TIME, PAST_TIME),
     ],
 )
-async def test_without_an_answer_our_own_rule_holds(
-    world: Environment, root: Client, tmp_path: Path, said: Said, caplog: pytest.LogCaptureFixture
+async def test_default_renewal_time_is_kept_without_valid_renewal_info(
+    world: Environment,
+    root: Client,
+    tmp_path: Path,
+    renewal_response: Said,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with advised(world, root, tmp_path, said) as (place, before):
-        (renew, _), one = await times(world), await place.state()
-        assert await acme_worker.process_next_certificate(place.world)
+    async with platform_with_renewal_info(world, root, tmp_path, renewal_response) as (
+        platform,
+        proxy,
+    ):
+        (renew_at, _), certificate = await renewal_times(world), await platform.state()
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
         assert "does not say when" in caplog.text
         assert "broke" not in caplog.text
-        after, step = await times(world)
-        assert after == renew
-        assert timedelta(hours=5) < step - datetime.now(UTC) < timedelta(hours=7)
-        assert await place.state() == one
-        assert len(before.looks) == 1
+        new_renew_at, next_step_at = await renewal_times(world)
+        assert new_renew_at == renew_at
+        assert timedelta(hours=5) < next_step_at - datetime.now(UTC) < timedelta(hours=7)
+        assert await platform.state() == certificate
+        assert len(proxy.looks) == 1
         assert await rows(world, "SELECT acme_failures FROM certificates") == [(0,)]
-        ends = moment(one["expiresAt"])
-        assert ends - 31 * DAY - HOUR < renew < ends - 30 * DAY + HOUR
+        expires_at = parse_utc_time(certificate["expiresAt"])
+        assert expires_at - 31 * DAY - HOUR < renew_at < expires_at - 30 * DAY + HOUR
 
 
-async def test_what_was_asked_before_holds_where_it_is_earlier(
+async def test_earlier_renewal_time_is_kept_if_renewal_info_is_missing(
     world: Environment, root: Client, tmp_path: Path
 ) -> None:
     now = datetime.now(UTC)
-    async with advised(world, root, tmp_path, window(now + 9 * DAY, now + 10 * DAY)) as (
-        place,
-        before,
+    async with platform_with_renewal_info(
+        world, root, tmp_path, renewal_window_response(now + 9 * DAY, now + 10 * DAY)
+    ) as (
+        platform,
+        proxy,
     ):
-        assert await acme_worker.process_next_certificate(place.world)
-        early = (await times(world))[0]
-        before.renewals = Said({}, 503)
-        place.clock.by = 7 * HOUR
-        assert await acme_worker.process_next_certificate(place.world)
-        assert (await times(world))[0] == early
-        ends = moment((await place.state())["expiresAt"])
-        before.renewals = window(ends - 2 * HOUR, ends + 900 * DAY)
-        place.clock.by = 20 * HOUR
-        assert await acme_worker.process_next_certificate(place.world)
-        late = (await times(world))[0]
-        assert ends - 2 * DAY < late < ends  # in time all the same
-        before.renewals = Said({}, 503)
-        place.clock.by = 50 * HOUR
-        assert await acme_worker.process_next_certificate(place.world)
-        assert (await times(world))[0] < ends - 29 * DAY
-        assert (await place.state())["acmeState"].startswith("valid, renewed from ")
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        early_renewal = (await renewal_times(world))[0]
+        proxy.renewals = Said({}, 503)
+        platform.clock.by = 7 * HOUR
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert (await renewal_times(world))[0] == early_renewal
+        expires_at = parse_utc_time((await platform.state())["expiresAt"])
+        proxy.renewals = renewal_window_response(expires_at - 2 * HOUR, expires_at + 900 * DAY)
+        platform.clock.by = 20 * HOUR
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        late_renewal = (await renewal_times(world))[0]
+        assert expires_at - 2 * DAY < late_renewal < expires_at  # before it expires
+        proxy.renewals = Said({}, 503)
+        platform.clock.by = 50 * HOUR
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert (await renewal_times(world))[0] < expires_at - 29 * DAY
+        assert (await platform.state())["acmeState"].startswith("valid, renewed from ")
 
 
 @pytest.mark.parametrize(
     "refusal", [Said({}, 409), Said.problem("alreadyReplaced", 409), Said.problem("malformed", 400)]
 )
-async def test_an_order_that_may_not_replace_goes_without(
+async def test_order_is_repeated_without_replaces_if_refused(
     world: Environment, root: Client, tmp_path: Path, refusal: Said
 ) -> None:
     now = datetime.now(UTC)
-    async with advised(world, root, tmp_path, window(now + 9 * DAY, now + 10 * DAY)) as (
-        place,
-        before,
+    async with platform_with_renewal_info(
+        world, root, tmp_path, renewal_window_response(now + 9 * DAY, now + 10 * DAY)
+    ) as (
+        platform,
+        proxy,
     ):
-        one = await place.state()
-        before.instead[ORDERS] = [refusal]
-        await place.root(RENEW, input={"ids": [one["id"]]})
-        assert await acme_worker.process_next_certificate(place.world)
-        assert (await place.state())["fingerprintSha256"] != one["fingerprintSha256"]
-        assert ["replaces" in order for order in before.orders] == [False, True, False]
+        certificate = await platform.state()
+        proxy.instead[ORDERS] = [refusal]
+        await platform.root(RENEW, input={"ids": [certificate["id"]]})
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert (await platform.state())["fingerprintSha256"] != certificate["fingerprintSha256"]
+        assert ["replaces" in order for order in proxy.orders] == [False, True, False]
 
 
-async def test_a_limit_is_heeded_and_who_is_concerned_is_said(
+async def test_rate_limit_is_respected_and_refused_name_is_reported(
     world: Environment, root: Client, tmp_path: Path
 ) -> None:
     now = datetime.now(UTC)
-    async with advised(world, root, tmp_path, window(now + 9 * DAY, now + 10 * DAY)) as (
-        place,
-        before,
+    async with platform_with_renewal_info(
+        world, root, tmp_path, renewal_window_response(now + 9 * DAY, now + 10 * DAY)
+    ) as (
+        platform,
+        proxy,
     ):
-        one = await place.state()
-        part = {"type": "urn:ietf:params:acme:error:caa", "detail": "Not here."}
-        name = {"identifier": {"type": "dns", "value": NAME}}
-        limit = Said.problem("rateLimited", 429, subproblems=[part | name])
-        before.instead[ORDERS] = [limit]
-        await place.root(RENEW, input={"ids": [one["id"]]})
-        assert await acme_worker.process_next_certificate(place.world)
-        state = (await place.state())["acmeState"]
+        certificate = await platform.state()
+        subproblem = {"type": "urn:ietf:params:acme:error:caa", "detail": "Not here."}
+        identifier = {"identifier": {"type": "dns", "value": NAME}}
+        limit = Said.problem("rateLimited", 429, subproblems=[subproblem | identifier])
+        proxy.instead[ORDERS] = [limit]
+        await platform.root(RENEW, input={"ids": [certificate["id"]]})
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        state = (await platform.state())["acmeState"]
         assert state.endswith(f"rateLimited: As told.; {NAME}: Not here."), state
-        assert len(before.orders) == 2
-        ((again,),) = await rows(world, "SELECT acme_next_at FROM certificates")
-        assert moment(again) - datetime.now(UTC) > timedelta(minutes=50)
+        assert len(proxy.orders) == 2
+        ((next_at,),) = await rows(world, "SELECT acme_next_at FROM certificates")
+        assert parse_utc_time(next_at) - datetime.now(UTC) > timedelta(minutes=50)
 
 
-async def test_an_authority_that_is_ours_no_more_is_not_asked(
+async def test_former_authority_is_not_asked_for_renewal_info(
     world: Environment, root: Client, tmp_path: Path
 ) -> None:
     now = datetime.now(UTC)
-    async with advised(world, root, tmp_path, window(now + 9 * DAY, now + 10 * DAY)) as (
-        place,
-        before,
+    async with platform_with_renewal_info(
+        world, root, tmp_path, renewal_window_response(now + 9 * DAY, now + 10 * DAY)
+    ) as (
+        platform,
+        proxy,
     ):
-        renew = (await times(world))[0]
-        place.options(acme_directory=place.there.directory)
-        assert await acme_worker.process_next_certificate(place.world)
-        assert await times(world) == (renew, renew)
-        assert before.looks == []
+        renew_at = (await renewal_times(world))[0]
+        platform.options(acme_directory=platform.there.directory)
+        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert await renewal_times(world) == (renew_at, renew_at)
+        assert proxy.looks == []
         cert, key = Signer().issue(begin=datetime.now(UTC) - DAY)
-        await put(place.root, serverName=NAME, cert=cert, privateKey=key, acme=True)
-        asked = "SELECT acme_directory FROM certificates"
-        assert await rows(world, asked) == [(None,)]
+        await put(platform.root, serverName=NAME, cert=cert, privateKey=key, acme=True)
+        query = "SELECT acme_directory FROM certificates"
+        assert await rows(world, query) == [(None,)]
 
 
-def test_certificates_are_called_as_the_rfc_does() -> None:
-    octets = bytes.fromhex("69885b6b87464041e1b37b847ba0ae2cde01c8d4")
+def test_renewal_id_matches_example_of_rfc_9773() -> None:
+    key_identifier_bytes = bytes.fromhex("69885b6b87464041e1b37b847ba0ae2cde01c8d4")
     signer = Signer()
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
-    begun = signer.begun(NAME, key)
-    plain = begun.sign(signer.key, hashes.SHA256())
-    assert acme_client.certificate_id(pem_of(plain)) is None
-    object.__setattr__(begun, "_serial_number", 0x87654321)
-    by = x509.AuthorityKeyIdentifier(octets, None, None)
-    made = begun.add_extension(by, critical=False).sign(signer.key, hashes.SHA256())
+    builder = signer.begun(NAME, key)
+    without_key_identifier = builder.sign(signer.key, hashes.SHA256())
+    assert acme_client.certificate_renewal_id(pem_of(without_key_identifier)) is None
+    object.__setattr__(builder, "_serial_number", 0x87654321)
+    key_identifier = x509.AuthorityKeyIdentifier(key_identifier_bytes, None, None)
+    with_key_identifier = builder.add_extension(key_identifier, critical=False).sign(
+        signer.key, hashes.SHA256()
+    )
     # RFC 9773, section 4.1
-    assert acme_client.certificate_id(pem_of(made)) == "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE"
+    assert (
+        acme_client.certificate_renewal_id(pem_of(with_key_identifier))
+        == "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE"
+    )

@@ -22,9 +22,9 @@ from tests.support.servers.acme_platforms import Place, placed
 from tests.support.servers.acme_proxy import REVOKES, Front, Said, front
 from tests.support.stores.counter_check import rows
 
-OTHER = "imap.example.org"
-RECORDS: dict[Any, list[str]] = {(name, "A"): ["127.0.0.1"] for name in (NAME, OTHER)}
-CODES = [
+OTHER_NAME = "imap.example.org"
+RECORDS: dict[Any, list[str]] = {(name, "A"): ["127.0.0.1"] for name in (NAME, OTHER_NAME)}
+REASON_CODES = [
     ("UNSPECIFIED", 0),
     ("KEY_COMPROMISE", 1),
     ("AFFILIATION_CHANGED", 3),
@@ -33,71 +33,85 @@ CODES = [
 ]
 
 
-async def deleted(client: Client, ids: list[str], **more: Any) -> Any:
-    """What certificateDelete says."""
-    return (await client(DELETE, input={"ids": ids, **more}))["certificateDelete"]
+async def delete_certificates(client: Client, ids: list[str], **extra: Any) -> Any:
+    """Delete certificates and return the payload of certificateDelete."""
+    return (await client(DELETE, input={"ids": ids, **extra}))["certificateDelete"]
 
 
 @asynccontextmanager
-async def issued(
+async def platform_with_certificates(
     world: Environment, root: Client, folder: Path, names: list[str]
 ) -> AsyncIterator[tuple[Place, Front, list[str], list[x509.Certificate]]]:
-    """Certificates that are issued for each of these names, and their ids."""
-    async with placed(world, root, folder, RECORDS) as place, front(place.there) as before:
-        place.options(acme_directory=before.directory)
-        ids, made = [], []
+    """Run an ACME platform with an issued certificate for each name."""
+    async with placed(world, root, folder, RECORDS) as platform, front(platform.there) as proxy:
+        platform.options(acme_directory=proxy.directory)
+        ids, certificates = [], []
         for name in names:
-            await put(place.root, serverName=name, acme=True)
-            assert await acme_worker.process_next_certificate(place.world)
-            ids.append((await place.state(name))["id"])
+            await put(platform.root, serverName=name, acme=True)
+            assert await acme_worker.order_or_query_next_certificate(platform.world)
+            ids.append((await platform.state(name))["id"])
         for name in names:
             ((chain,),) = await rows(
                 world,
                 f"SELECT chain FROM certificates WHERE server_name = '{name}'",  # noqa: S608
             )
-            made.append(x509.load_pem_x509_certificate(chain.encode()))
-        yield place, before, ids, made
+            certificates.append(x509.load_pem_x509_certificate(chain.encode()))
+        yield platform, proxy, ids, certificates
 
 
-async def judged(place: Place, made: x509.Certificate) -> tuple[str, int | None]:
-    """What pebble itself says of a certificate."""
-    trust = ssl.create_default_context(cafile=str(place.there.ca))
-    base = f"https://localhost:{place.there.manages}/cert-status-by-serial"
-    async with httpx.AsyncClient(verify=trust) as http:
-        said = (await http.get(f"{base}/{made.serial_number:x}")).json()
-    return said["Status"], said.get("Reason")
+async def status_at_pebble(
+    platform: Place, certificate: x509.Certificate
+) -> tuple[str, int | None]:
+    """Return the status and the revocation reason of a certificate at pebble."""
+    tls_context = ssl.create_default_context(cafile=str(platform.there.ca))
+    base = f"https://localhost:{platform.there.manages}/cert-status-by-serial"
+    async with httpx.AsyncClient(verify=tls_context) as http:
+        response = (await http.get(f"{base}/{certificate.serial_number:x}")).json()
+    return response["Status"], response.get("Reason")
 
 
-@pytest.mark.parametrize(("reason", "code"), CODES)
-async def test_it_is_revoked_with_its_reason_and_gone(
+@pytest.mark.parametrize(("reason", "code"), REASON_CODES)
+async def test_certificate_is_revoked_with_reason_and_deleted(
     world: Environment, root: Client, tmp_path: Path, reason: str, code: int
 ) -> None:
-    async with issued(world, root, tmp_path, [NAME]) as (place, before, ids, (made,)):
-        assert (await judged(place, made))[0] == "Valid"
-        tried = await deleted(place.root, ids, revoke=reason, options={"validateOnly": True})
-        assert tried["errors"] == []
-        assert (await judged(place, made))[0] == "Valid"
-        answer = await deleted(place.root, ids, revoke=reason)
+    async with platform_with_certificates(world, root, tmp_path, [NAME]) as (
+        platform,
+        proxy,
+        ids,
+        (certificate,),
+    ):
+        assert (await status_at_pebble(platform, certificate))[0] == "Valid"
+        dry_run = await delete_certificates(
+            platform.root, ids, revoke=reason, options={"validateOnly": True}
+        )
+        assert dry_run["errors"] == []
+        assert (await status_at_pebble(platform, certificate))[0] == "Valid"
+        answer = await delete_certificates(platform.root, ids, revoke=reason)
         assert answer == {"deletedIds": ids, "revokedIds": ids, "errors": []}
-        assert await judged(place, made) == ("Revoked", code)
-        assert [path for path, _ in before.posts if path == REVOKES] == [REVOKES]
+        assert await status_at_pebble(platform, certificate) == ("Revoked", code)
+        assert [path for path, _ in proxy.posts if path == REVOKES] == [REVOKES]
         assert await rows(world, "SELECT * FROM certificates") == []
         log = await rows(world, "SELECT mutation, after FROM admin_log ORDER BY id")
         assert log[-1][0] == "certificateDelete"
         assert reason in str(log[-1][1])
 
 
-async def test_without_a_reason_nothing_is_revoked(
+async def test_delete_without_reason_does_not_revoke(
     world: Environment, root: Client, tmp_path: Path
 ) -> None:
-    async with issued(world, root, tmp_path, [NAME]) as (place, _before, ids, (made,)):
-        answer = await deleted(place.root, ids, revoke=None)
+    async with platform_with_certificates(world, root, tmp_path, [NAME]) as (
+        platform,
+        _proxy,
+        ids,
+        (certificate,),
+    ):
+        answer = await delete_certificates(platform.root, ids, revoke=None)
         assert answer == {"deletedIds": ids, "revokedIds": [], "errors": []}
-        assert (await judged(place, made))[0] == "Valid"
+        assert (await status_at_pebble(platform, certificate))[0] == "Valid"
 
 
 @pytest.mark.parametrize(
-    ("said", "code", "detail"),
+    ("revocation_response", "code", "detail"),
     [
         (Said.problem("badRevocationReason", 400), "VALIDATION", "reason"),
         (Said.problem("unauthorized", 403), "UNAVAILABLE", "acme"),
@@ -105,95 +119,134 @@ async def test_without_a_reason_nothing_is_revoked(
         (Said(b"", 502), "UNAVAILABLE", "acme"),
     ],
 )
-async def test_what_is_not_revoked_is_not_deleted(  # noqa: PLR0913, PLR0917 - a table
-    world: Environment, root: Client, tmp_path: Path, said: Said, code: str, detail: str
+async def test_failed_revocation_deletes_nothing(  # noqa: PLR0913, PLR0917 - a table
+    world: Environment,
+    root: Client,
+    tmp_path: Path,
+    revocation_response: Said,
+    code: str,
+    detail: str,
 ) -> None:
-    async with issued(world, root, tmp_path, [NAME, OTHER]) as (place, before, ids, made):
-        state = await place.state(OTHER)
-        before.instead[REVOKES] = [said]
-        answer = await deleted(place.root, ids, revoke="SUPERSEDED")
+    async with platform_with_certificates(world, root, tmp_path, [NAME, OTHER_NAME]) as (
+        platform,
+        proxy,
+        ids,
+        certificates,
+    ):
+        state = await platform.state(OTHER_NAME)
+        proxy.instead[REVOKES] = [revocation_response]
+        answer = await delete_certificates(platform.root, ids, revoke="SUPERSEDED")
         (error,) = answer["errors"]
         assert (error["code"], error.get("constraint") or error["component"]) == (code, detail)
         assert error["message"].startswith(f"{NAME} was not revoked, and nothing is deleted: ")
         assert (answer["deletedIds"], answer["revokedIds"]) == ([], [])
-        assert [(await judged(place, one))[0] for one in made] == ["Valid", "Valid"]
-        assert await place.state(OTHER) == state
+        assert [
+            (await status_at_pebble(platform, certificate))[0] for certificate in certificates
+        ] == ["Valid", "Valid"]
+        assert await platform.state(OTHER_NAME) == state
 
 
 @pytest.mark.parametrize("options", [{}, {"idempotencyKey": "k"}])
-async def test_what_was_revoked_before_another_failed_says_so_and_may_be_sent_again(
+async def test_partial_revocation_is_reported_and_can_be_retried(
     world: Environment, root: Client, tmp_path: Path, options: dict[str, str]
 ) -> None:
-    async with issued(world, root, tmp_path, [NAME, OTHER]) as (place, _before, ids, made):
-        other = update(Certificate).where(col(Certificate.server_name) == OTHER)
-        async with world.write_session() as session:  # of an authority that is no more
-            gone = other.values(acme_directory=f"https://localhost:{free_port()}/dir")
-            await (await session.connection()).execute(gone)
-        answer = await deleted(place.root, ids, revoke="SUPERSEDED", options=options)
+    async with platform_with_certificates(world, root, tmp_path, [NAME, OTHER_NAME]) as (
+        platform,
+        _proxy,
+        ids,
+        certificates,
+    ):
+        update_other = update(Certificate).where(col(Certificate.server_name) == OTHER_NAME)
+        async with world.write_session() as session:  # its authority does not exist any more
+            set_directory = update_other.values(
+                acme_directory=f"https://localhost:{free_port()}/dir"
+            )
+            await (await session.connection()).execute(set_directory)
+        answer = await delete_certificates(platform.root, ids, revoke="SUPERSEDED", options=options)
         (error,) = answer["errors"]
         assert error["code"] == "UNAVAILABLE"
-        assert error["message"].startswith(f"{OTHER} was not revoked, and nothing is deleted: ")
+        assert error["message"].startswith(
+            f"{OTHER_NAME} was not revoked, and nothing is deleted: "
+        )
         assert error["message"].endswith(f"; revoked by now: {NAME}")
-        assert (await judged(place, made[0]))[0] == "Revoked"
-        one = await place.state()
-        assert one["acmeState"].startswith("revoked on ")
-        assert "SUPERSEDED, and not deleted yet" in one["acmeState"]
-        answer = await deleted(place.root, ids[:1], revoke="SUPERSEDED")
+        assert (await status_at_pebble(platform, certificates[0]))[0] == "Revoked"
+        revoked = await platform.state()
+        assert revoked["acmeState"].startswith("revoked on ")
+        assert "SUPERSEDED, and not deleted yet" in revoked["acmeState"]
+        answer = await delete_certificates(platform.root, ids[:1], revoke="SUPERSEDED")
         assert answer == {"deletedIds": ids[:1], "revokedIds": ids[:1], "errors": []}
 
 
-async def test_what_has_ended_or_never_came_is_only_deleted(
+async def test_expired_or_pending_certificate_is_deleted_without_revocation(
     world: Environment, root: Client, tmp_path: Path
 ) -> None:
-    async with issued(world, root, tmp_path, [NAME]) as (place, before, ids, (made,)):
-        waits = (await put(place.root, serverName=OTHER, acme=True))["certificate"]["id"]
-        place.clock.by = 3000 * DAY
-        answer = await deleted(place.root, [*ids, waits], revoke="SUPERSEDED")
-        assert answer == {"deletedIds": [*ids, waits], "revokedIds": [], "errors": []}
-        assert (await judged(place, made))[0] == "Valid"
-        assert REVOKES not in [path for path, _ in before.posts]
+    async with platform_with_certificates(world, root, tmp_path, [NAME]) as (
+        platform,
+        proxy,
+        ids,
+        (certificate,),
+    ):
+        pending_id = (await put(platform.root, serverName=OTHER_NAME, acme=True))["certificate"][
+            "id"
+        ]
+        platform.clock.by = 3000 * DAY
+        answer = await delete_certificates(platform.root, [*ids, pending_id], revoke="SUPERSEDED")
+        assert answer == {"deletedIds": [*ids, pending_id], "revokedIds": [], "errors": []}
+        assert (await status_at_pebble(platform, certificate))[0] == "Valid"
+        assert REVOKES not in [path for path, _ in proxy.posts]
 
 
-async def test_one_that_was_renewed_meanwhile_stays(
+async def test_certificate_replaced_during_revocation_is_not_deleted(
     world: Environment, root: Client, tmp_path: Path
 ) -> None:
-    async with issued(world, root, tmp_path, [NAME]) as (place, before, ids, (made,)):
+    async with platform_with_certificates(world, root, tmp_path, [NAME]) as (
+        platform,
+        proxy,
+        ids,
+        (certificate,),
+    ):
         cert, key = Signer().issue()
 
-        async def sent() -> None:
-            await put(place.root, serverName=NAME, cert=cert, privateKey=key)
+        async def replace_certificate() -> None:
+            await put(platform.root, serverName=NAME, cert=cert, privateKey=key)
 
-        before.first[REVOKES] = sent
-        (error,) = (await deleted(place.root, ids, revoke="SUPERSEDED"))["errors"]
+        proxy.first[REVOKES] = replace_certificate
+        (error,) = (await delete_certificates(platform.root, ids, revoke="SUPERSEDED"))["errors"]
         assert (error["code"], error["path"], error["index"]) == ("CONFLICT", ["ids"], 0)
-        assert (await judged(place, made))[0] == "Revoked"
-        assert (await place.state())["issuer"] == "CN=Test CA"
+        assert (await status_at_pebble(platform, certificate))[0] == "Revoked"
+        assert (await platform.state())["issuer"] == "CN=Test CA"
 
 
-async def test_what_acme_has_not_made_is_not_revoked(root: Client, world: Environment) -> None:
-    ours = await stored(root)
-    (error,) = (await deleted(root, [ours["id"]], revoke="SUPERSEDED"))["errors"]
-    assert (error["code"], error["path"]) == ("CONFLICT", ["revoke"])  # nothing is agreed to
+async def test_uploaded_certificate_is_not_revoked(root: Client, world: Environment) -> None:
+    uploaded = await stored(root)
+    (error,) = (await delete_certificates(root, [uploaded["id"]], revoke="SUPERSEDED"))["errors"]
+    assert (error["code"], error["path"]) == ("CONFLICT", ["revoke"])  # terms not agreed to
     await root(
         'mutation { settingSet(input: {key: "acme.termsAgreed", value: true}) { replayed } }'
     )
-    acme = (await put(root, serverName=OTHER, acme=True))["certificate"]
-    (error,) = (await deleted(root, [acme["id"], ours["id"]], revoke="SUPERSEDED"))["errors"]
+    acme_certificate = (await put(root, serverName=OTHER_NAME, acme=True))["certificate"]
+    (error,) = (
+        await delete_certificates(
+            root, [acme_certificate["id"], uploaded["id"]], revoke="SUPERSEDED"
+        )
+    )["errors"]
     assert (error["code"], error["path"], error["index"]) == ("CONFLICT", ["ids"], 1)
     assert len(await rows(world, "SELECT * FROM certificates")) == 2
 
 
-async def test_there_are_bounds(root: Client, world: Environment) -> None:
+async def test_revocation_is_limited_to_twenty_and_refused_in_atomic_request(
+    root: Client, world: Environment
+) -> None:
     ids = [
         (await put(root, serverName=f"n{nth}.example.org", acme=True))["certificate"]["id"]
         for nth in range(21)
     ]
-    (error,) = (await deleted(root, ids, revoke="SUPERSEDED"))["errors"]
+    (error,) = (await delete_certificates(root, ids, revoke="SUPERSEDED"))["errors"]
     assert (error["path"], error["constraint"]) == (["ids"], "max")
-    both = await root.raw(
+    answer = await root.raw(
         "mutation ($input: CertificateDeleteInput!) @atomic { certificateDelete(input: $input) "
         "{ errors { code } } }",
         input={"ids": ids[:1], "revoke": "SUPERSEDED"},
     )
-    assert both["data"]["certificateDelete"]["errors"] == [{"code": "FORBIDDEN_OPERATION"}]
+    assert answer["data"]["certificateDelete"]["errors"] == [{"code": "FORBIDDEN_OPERATION"}]
     assert len(await rows(world, "SELECT * FROM certificates")) == 21

@@ -1,4 +1,4 @@
-"""Certificates: set, listed, renewed and deleted, by whom, and what is refused."""
+"""Certificate mutations and lists: who can use them, and which input is refused."""
 
 import logging
 from typing import Any
@@ -38,51 +38,64 @@ from tests.support.operations.certificate_operations import (
 from tests.support.stores.counter_check import journal, rows
 
 
-async def refused(client: Client, **given: Any) -> tuple[str, list[str], int | None, str | None]:
-    """Code, path, index and rule of the one refusal."""
-    answer = await put(client, **given)
-    assert answer["certificate"] is None, given
+async def set_certificate_error(
+    client: Client, **arguments: Any
+) -> tuple[str, list[str], int | None, str | None]:
+    """Set a certificate and return code, path, index and rule of its only error."""
+    answer = await put(client, **arguments)
+    assert answer["certificate"] is None, arguments
     (error,) = answer["errors"]
     return error["code"], error["path"], error["index"], error.get("constraint")
 
 
-async def test_a_certificate_is_set_read_and_deleted(root: Client, world: Environment) -> None:
+async def test_certificate_is_set_read_and_deleted(root: Client, world: Environment) -> None:
     cert, key = Signer().issue([NAME, "*.example.net", "Mail.Example.ORG"])
-    given = {"serverName": "MX.example.org.", "cert": cert, "privateKey": key}
-    answer = await put(root, **given, description="Of mail")
+    arguments = {"serverName": "MX.example.org.", "cert": cert, "privateKey": key}
+    answer = await put(root, **arguments, description="Of mail")
     assert (answer["errors"], answer["warnings"]) == ([], [])
-    one = answer["certificate"]
-    assert one["serverName"] == NAME
-    assert one["altNames"] == [NAME, "*.example.net", "mail.example.org"]
-    assert (one["description"], one["acme"], one["acmeState"]) == ("Of mail", False, None)
-    assert one["issuer"] == "CN=Test CA"
-    assert (one["beginsAt"], one["expiresAt"]) == ("2029-12-01T00:00:00Z", "2030-03-01T00:00:00Z")
-    assert [len(one[name]) for name in ("fingerprint", "fingerprintSha256")] == [59, 95]
-    assert (await root(ONE, by={"id": one["id"]}))["certificate"] == one
-    assert (await root(ONE, by={"serverName": "Mx.Example.org"}))["certificate"] == one
-    for other in ("mail.example.org", "a.example.net", "example.org", "", "\1", "a b"):
-        assert (await root(ONE, by={"serverName": other}))["certificate"] is None, other
-    deleted = (await root(DELETE, input={"ids": [one["id"]]}))["certificateDelete"]
-    assert (deleted["deletedIds"], deleted["errors"]) == ([one["id"]], [])
-    assert (await root(ONE, by={"id": one["id"]}))["certificate"] is None
+    certificate = answer["certificate"]
+    assert certificate["serverName"] == NAME
+    assert certificate["altNames"] == [NAME, "*.example.net", "mail.example.org"]
+    assert (certificate["description"], certificate["acme"], certificate["acmeState"]) == (
+        "Of mail",
+        False,
+        None,
+    )
+    assert certificate["issuer"] == "CN=Test CA"
+    assert (certificate["beginsAt"], certificate["expiresAt"]) == (
+        "2029-12-01T00:00:00Z",
+        "2030-03-01T00:00:00Z",
+    )
+    assert [len(certificate[name]) for name in ("fingerprint", "fingerprintSha256")] == [59, 95]
+    assert (await root(ONE, by={"id": certificate["id"]}))["certificate"] == certificate
+    assert (await root(ONE, by={"serverName": "Mx.Example.org"}))["certificate"] == certificate
+    for unknown_name in ("mail.example.org", "a.example.net", "example.org", "", "\1", "a b"):
+        assert (await root(ONE, by={"serverName": unknown_name}))["certificate"] is None, (
+            unknown_name
+        )
+    deleted = (await root(DELETE, input={"ids": [certificate["id"]]}))["certificateDelete"]
+    assert (deleted["deletedIds"], deleted["errors"]) == ([certificate["id"]], [])
+    assert (await root(ONE, by={"id": certificate["id"]}))["certificate"] is None
     assert await rows(world, "SELECT * FROM certificate_names") == []
 
 
-async def test_setting_it_again_changes_what_is_said(root: Client) -> None:
-    signer, mine = Signer(), rsa_key()
-    cert, key = signer.issue(key=mine)
+async def test_second_set_changes_only_given_fields(root: Client) -> None:
+    signer, own_key = Signer(), rsa_key()
+    cert, key = signer.issue(key=own_key)
     first = await put(root, serverName=NAME, cert=cert, privateKey=key, description="A")
-    later, _ = signer.issue(key=mine, days=100)
-    second = await put(root, serverName=NAME, cert=later)  # a new one for the key that is there
+    later_cert, _ = signer.issue(key=own_key, days=100)
+    second = await put(
+        root, serverName=NAME, cert=later_cert
+    )  # a new certificate for the stored key
     assert second["errors"] == []
     assert second["certificate"]["id"] == first["certificate"]["id"]
     assert second["certificate"]["description"] == "A"
     assert second["certificate"]["expiresAt"] > first["certificate"]["expiresAt"]
     third = await put(root, serverName=NAME, description="")
-    same = second["certificate"] | {"description": None}
-    assert third["certificate"] == same
-    other, _ = signer.issue()
-    assert await refused(root, serverName=NAME, cert=other) == (
+    expected = second["certificate"] | {"description": None}
+    assert third["certificate"] == expected
+    other_cert, _ = signer.issue()
+    assert await set_certificate_error(root, serverName=NAME, cert=other_cert) == (
         "VALIDATION", ["cert"], None, "mismatch",
     )  # fmt: skip
     assert (await put(root, serverName=NAME, acme=True))["certificate"]["acmeState"] == (
@@ -91,7 +104,7 @@ async def test_setting_it_again_changes_what_is_said(root: Client) -> None:
     assert (await put(root, serverName=NAME))["certificate"]["acmeState"] is None
 
 
-async def test_a_bundle_is_taken_apart_and_put_in_order(root: Client, world: Environment) -> None:
+async def test_certificate_bundle_is_split_and_sorted(root: Client, world: Environment) -> None:
     top = Signer("Top")
     middle = Signer("Middle", top)
     lower = Signer("Lower", middle)
@@ -110,7 +123,7 @@ async def test_a_bundle_is_taken_apart_and_put_in_order(root: Client, world: Env
 
 
 @pytest.mark.parametrize(
-    ("made", "code", "path"),
+    ("issue_arguments", "code", "path"),
     [
         ({"names": ["other.example"]}, "NAME_NOT_IN_CERTIFICATE", "serverName"),
         ({"names": ["*.org"]}, "NAME_NOT_IN_CERTIFICATE", "serverName"),
@@ -119,79 +132,89 @@ async def test_a_bundle_is_taken_apart_and_put_in_order(root: Client, world: Env
         ({"clients": True}, "NOT_FOR_SERVERS", "cert"),
     ],
 )
-async def test_what_is_odd_is_stored_and_said(
-    root: Client, made: dict[str, Any], code: str, path: str
+async def test_unusual_certificate_is_stored_with_warning(
+    root: Client, issue_arguments: dict[str, Any], code: str, path: str
 ) -> None:
-    cert, key = Signer().issue(**made)
+    cert, key = Signer().issue(**issue_arguments)
     answer = await put(root, serverName=NAME, cert=cert, privateKey=key)
     assert answer["errors"] == []
     assert answer["warnings"] == [{"code": code, "path": [path]}]
 
 
-async def test_a_common_name_counts_where_there_is_no_other(root: Client) -> None:
+async def test_common_name_is_used_without_alternative_names(root: Client) -> None:
     cert, key = Signer().issue((), common=NAME)
     answer = await put(root, serverName=NAME, cert=cert, privateKey=key)
     assert (answer["certificate"]["altNames"], answer["warnings"]) == ([NAME], [])
 
 
-async def test_what_cannot_be_served_is_refused_by_field_and_rule(
+async def test_unusable_certificate_is_refused_with_field_and_rule(
     root: Client, world: Environment
 ) -> None:
     cert, key = Signer().issue()
-    other, theirs = Signer().issue()
-    curve = ec.generate_private_key(ec.SECP224R1())
-    weak, weaker = Signer().issue(key=curve), Signer().issue(key=rsa_key(1024))
-    locked = pem_of_key(ec.generate_private_key(ec.SECP256R1()), b"secret")
-    old = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+    other_cert, other_key = Signer().issue()
+    weak_curve_key = ec.generate_private_key(ec.SECP224R1())
+    weak_curve, weak_rsa = Signer().issue(key=weak_curve_key), Signer().issue(key=rsa_key(1024))
+    encrypted_key = pem_of_key(ec.generate_private_key(ec.SECP256R1()), b"secret")
+    old_encrypted_key = ec.generate_private_key(ec.SECP256R1()).private_bytes(
         Encoding.PEM,
         PrivateFormat.TraditionalOpenSSL,
         serialization.BestAvailableEncryption(b"secret"),
     )
-    other_kind = pem_of_key(dsa.generate_private_key(2048))
-    many = "".join(Signer().pem for _ in range(21))
-    broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
-    for given, wanted in (
+    dsa_key = pem_of_key(dsa.generate_private_key(2048))
+    too_many_certs = "".join(Signer().pem for _ in range(21))
+    broken_pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    for arguments, expected in (
         ({}, ("VALIDATION", ["cert"], None, "required")),
         ({"cert": cert}, ("VALIDATION", ["privateKey"], None, "required")),
         ({"privateKey": key}, ("VALIDATION", ["cert"], None, "pem")),
         ({"cert": "", "privateKey": key}, ("VALIDATION", ["cert"], None, "pem")),
         ({"cert": key, "privateKey": key}, ("VALIDATION", ["cert"], None, "pem")),
-        ({"cert": broken, "privateKey": key}, ("VALIDATION", ["cert"], None, "pem")),
+        ({"cert": broken_pem, "privateKey": key}, ("VALIDATION", ["cert"], None, "pem")),
         ({"cert": cert, "privateKey": cert}, ("VALIDATION", ["privateKey"], None, "pem")),
         ({"cert": cert, "privateKey": "\1"}, ("VALIDATION", ["privateKey"], None, "pem")),
         ({"cert": cert, "privateKey": key[:90]}, ("VALIDATION", ["privateKey"], None, "pem")),
-        ({"cert": cert, "privateKey": key + theirs}, ("VALIDATION", ["privateKey"], None, "max")),
-        ({"cert": cert, "privateKey": theirs}, ("VALIDATION", ["privateKey"], None, "mismatch")),
-        ({"cert": other + theirs, "privateKey": key},
+        ({"cert": cert, "privateKey": key + other_key},
+         ("VALIDATION", ["privateKey"], None, "max")),
+        ({"cert": cert, "privateKey": other_key}, ("VALIDATION", ["privateKey"], None, "mismatch")),
+        ({"cert": other_cert + other_key, "privateKey": key},
          ("VALIDATION", ["privateKey"], None, "mismatch")),
-        ({"cert": cert, "privateKey": locked}, ("VALIDATION", ["privateKey"], None, "encrypted")),
-        ({"cert": cert, "privateKey": old.decode()},
+        ({"cert": cert, "privateKey": encrypted_key},
          ("VALIDATION", ["privateKey"], None, "encrypted")),
-        ({"cert": weak[0], "privateKey": weak[1]}, ("VALIDATION", ["privateKey"], None, "weak")),
-        ({"cert": weaker[0], "privateKey": weaker[1]},
+        ({"cert": cert, "privateKey": old_encrypted_key.decode()},
+         ("VALIDATION", ["privateKey"], None, "encrypted")),
+        ({"cert": weak_curve[0], "privateKey": weak_curve[1]},
          ("VALIDATION", ["privateKey"], None, "weak")),
-        ({"cert": cert, "privateKey": other_kind}, ("VALIDATION", ["privateKey"], None, "weak")),
-        ({"cert": cert + many, "privateKey": key}, ("VALIDATION", ["cert"], None, "max")),
-        ({"cert": cert, "privateKey": key, "ca": [other, "x"]}, ("VALIDATION", ["ca"], 1, "pem")),
+        ({"cert": weak_rsa[0], "privateKey": weak_rsa[1]},
+         ("VALIDATION", ["privateKey"], None, "weak")),
+        ({"cert": cert, "privateKey": dsa_key}, ("VALIDATION", ["privateKey"], None, "weak")),
+        ({"cert": cert + too_many_certs, "privateKey": key}, ("VALIDATION", ["cert"], None, "max")),
+        ({"cert": cert, "privateKey": key, "ca": [other_cert, "x"]},
+         ("VALIDATION", ["ca"], 1, "pem")),
         ({"cert": cert * 200, "privateKey": key}, ("VALIDATION", ["cert"], None, "length")),
         ({"cert": cert, "privateKey": key, "description": "a\nb"},
          ("VALIDATION", ["description"], None, "length")),
         ({"cert": cert, "privateKey": key, "description": "x" * 501},
          ("VALIDATION", ["description"], None, "length")),
     ):  # fmt: skip
-        assert await refused(root, serverName=NAME, **given) == wanted, given
-    sent = {"cert": cert, "privateKey": key}
+        assert await set_certificate_error(root, serverName=NAME, **arguments) == expected, (
+            arguments
+        )
+    certificate_input = {"cert": cert, "privateKey": key}
     for name in (
         "", "a b", "*.example.org", "a..b", "192.0.2.1", "[::1]", "x" * 300, "a\r\nb", "ä@b",
         "-a.example", "a/b", "mx.example.org:25",
     ):  # fmt: skip
-        wanted = ("VALIDATION", ["serverName"], None, "domain")
-        assert await refused(root, serverName=name, **sent) == wanted, name
-    assert (await refused(root, serverName="localhost", acme=True))[1] == ["serverName"]
+        expected = ("VALIDATION", ["serverName"], None, "domain")
+        assert (
+            await set_certificate_error(root, serverName=name, **certificate_input) == expected
+        ), name
+    assert (await set_certificate_error(root, serverName="localhost", acme=True))[1] == [
+        "serverName"
+    ]
     assert await rows(world, "SELECT * FROM certificates") == []
 
 
-async def test_lists_are_searched_and_paged(root: Client) -> None:
+async def test_certificate_list_is_filtered_and_paged(root: Client) -> None:
     for name, names in (
         ("a.example.org", ["a.example.org"]),
         ("b.example.org", ["b.example.org", "*.shop.example"]),
@@ -200,133 +223,141 @@ async def test_lists_are_searched_and_paged(root: Client) -> None:
     ):
         await stored(root, name, names=names)
 
-    async def listed(**given: Any) -> list[str]:
-        page = (await root(LIST, **given))["certificates"]
-        assert page["totalCount"] == len(page["nodes"]) or "first" in given or "last" in given
+    async def first_letters(**arguments: Any) -> list[str]:
+        page = (await root(LIST, **arguments))["certificates"]
+        assert (
+            page["totalCount"] == len(page["nodes"]) or "first" in arguments or "last" in arguments
+        )
         return [node["serverName"][:1] for node in page["nodes"]]
 
-    assert await listed() == ["a", "b", "c", "p"]
-    assert await listed(query="example.ORG") == ["a", "b"]
-    assert await listed(query="example.org", altNames=True) == ["a", "b", "c"]
-    assert await listed(query="www.shop.example", altNames=True) == ["b"]
-    assert await listed(query="www.shop.example") == []
-    assert await listed(query="r_c") == ["p"]
-    assert await listed(query="%") == []
-    assert await listed(last=1) == ["p"]
-    seen, after = [], None
+    assert await first_letters() == ["a", "b", "c", "p"]
+    assert await first_letters(query="example.ORG") == ["a", "b"]
+    assert await first_letters(query="example.org", altNames=True) == ["a", "b", "c"]
+    assert await first_letters(query="www.shop.example", altNames=True) == ["b"]
+    assert await first_letters(query="www.shop.example") == []
+    assert await first_letters(query="r_c") == ["p"]
+    assert await first_letters(query="%") == []
+    assert await first_letters(last=1) == ["p"]
+    letters, after = [], None
     while True:
         page = (await root(LIST, first=3, after=after))["certificates"]
-        seen += [node["serverName"][:1] for node in page["nodes"]]
+        letters += [node["serverName"][:1] for node in page["nodes"]]
         if not page["pageInfo"]["hasNextPage"]:
             break
         after = page["pageInfo"]["endCursor"]
-    assert seen == ["a", "b", "c", "p"]
+    assert letters == ["a", "b", "c", "p"]
     answer = await root.raw(LIST, query="x" * 300)
     assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 
-async def test_nobody_below_an_admin_sees_or_changes_anything(
+async def test_users_and_domain_admins_cannot_see_or_change_certificates(
     root: Client, ada: Client, over: Client, http: httpx.AsyncClient, world: Environment
 ) -> None:
-    one = await stored(root)
-    clerk = await make_domain_admin(world, http, "clerk", list(AdminPermission))
+    certificate = await stored(root)
+    domain_admin = await make_domain_admin(world, http, "clerk", list(AdminPermission))
     cert, key = Signer().issue()
     before = await rows(world, "SELECT * FROM certificates")
-    for client in (ada, clerk):
-        for document, given in (
+    for client in (ada, domain_admin):
+        for document, arguments in (
             (LIST, {}),
-            (ONE, {"by": {"id": one["id"]}}),
+            (ONE, {"by": {"id": certificate["id"]}}),
             (ONE, {"by": {"serverName": NAME}}),
             (SET, {"input": {"serverName": NAME, "cert": cert, "privateKey": key}}),
-            (DELETE, {"input": {"ids": [one["id"]]}}),
-            (RENEW, {"input": {"ids": [one["id"]]}}),
+            (DELETE, {"input": {"ids": [certificate["id"]]}}),
+            (RENEW, {"input": {"ids": [certificate["id"]]}}),
         ):
-            answer = await client.raw(document, **given)
-            found = answer.get("errors") or next(iter(answer["data"].values()))["errors"]
-            code = found[0].get("code") or found[0]["extensions"]["code"]
+            answer = await client.raw(document, **arguments)
+            errors = answer.get("errors") or next(iter(answer["data"].values()))["errors"]
+            code = errors[0].get("code") or errors[0]["extensions"]["code"]
             assert code == "FORBIDDEN", document
-        node = await client("query ($id: ID!) { node(id: $id) { id } }", id=one["id"])
+        node = await client("query ($id: ID!) { node(id: $id) { id } }", id=certificate["id"])
         assert node == {"node": None}
     assert await rows(world, "SELECT * FROM certificates") == before
-    assert (await over(ONE, by={"id": one["id"]}))["certificate"] == one
+    assert (await over(ONE, by={"id": certificate["id"]}))["certificate"] == certificate
 
 
-async def test_it_is_journalled_and_logged_without_the_key(
+async def test_changes_are_journaled_and_logged_without_the_key(
     root: Client, world: Environment
 ) -> None:
-    one = await stored(root)
+    certificate = await stored(root)
     missing = global_ids.encode("Certificate", world.new_id())
     for document in (DELETE, RENEW):
-        answer = await root(document, input={"ids": [one["id"], missing]})
+        answer = await root(document, input={"ids": [certificate["id"], missing]})
         (error,) = next(iter(answer.values()))["errors"]
         assert error["code"] == "NOT_FOUND"
-    answer = (await root(RENEW, input={"ids": [one["id"]]}))["certificateRenew"]
+    answer = (await root(RENEW, input={"ids": [certificate["id"]]}))["certificateRenew"]
     assert answer["errors"][0]["code"] == "CONFLICT"
-    await root(DELETE, input={"ids": [one["id"]]})
-    entries = [one for one in await journal(world, PLATFORM) if "CERTIFICATE" in str(one)]
+    await root(DELETE, input={"ids": [certificate["id"]]})
+    entries = [
+        certificate
+        for certificate in await journal(world, PLATFORM)
+        if "CERTIFICATE" in str(certificate)
+    ]
     assert len(entries) == 2
     log = await rows(world, "SELECT mutation, before, after FROM admin_log ORDER BY id")
     assert [entry[0] for entry in log] == ["certificateSet", "certificateDelete"]
     assert "PRIVATE" not in str(log)
 
 
-async def test_keys_are_sealed_and_shown_nowhere(
+async def test_private_keys_are_encrypted_and_not_disclosed(
     root: Client, world: Environment, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     cert, key = Signer().issue()
-    inner = "".join(key.splitlines()[1:-1])
+    key_body = "".join(key.splitlines()[1:-1])
     answer = await root.raw(SET, input={"serverName": NAME, "cert": cert, "privateKey": key})
-    wrong = await root.raw(
+    refused_answer = await root.raw(
         SET, input={"serverName": NAME, "cert": Signer().issue()[0], "privateKey": key}
     )
-    assert wrong["data"]["certificateSet"]["errors"]
+    assert refused_answer["data"]["certificateSet"]["errors"]
     account = await acme_accounts.load_or_create_account(world, "https://acme.example/dir")
     assert "PRIVATE" in account.private_key
     assert account.private_key not in repr(account)
-    kept: list[Any] = []
+    stored_rows: list[Any] = []
     for table in ("certificates", "acme_accounts", "changes", "admin_log", "replays"):
-        kept += await rows(world, f"SELECT * FROM {table}")  # noqa: S608 - ours
-    for said in (str(answer), str(wrong), str(kept), caplog.text):
-        assert inner[20:60] not in said
-        assert "PRIVATE KEY" not in said
+        stored_rows += await rows(world, f"SELECT * FROM {table}")  # noqa: S608 - our table names
+    for output in (str(answer), str(refused_answer), str(stored_rows), caplog.text):
+        assert key_body[20:60] not in output
+        assert "PRIVATE KEY" not in output
     (row,) = await rows(world, "SELECT id, private_key FROM certificates")
     assert world.secret_box.decrypt(row[1], certificates.encryption_context(row[0])).startswith(
         "-----BEGIN PRIV"
     )
-    places = {place.table for place in secret_rotation.ENCRYPTED_COLUMNS}
-    assert {Certificate, AcmeAccount} <= places
+    encrypted_tables = {column.table for column in secret_rotation.ENCRYPTED_COLUMNS}
+    assert {Certificate, AcmeAccount} <= encrypted_tables
 
 
-async def test_a_lost_key_is_said_to_be_lost(root: Client, world: Environment) -> None:
-    signer, mine = Signer(), rsa_key()
-    cert, key = signer.issue(key=mine)
+async def test_undecryptable_private_key_is_reported(root: Client, world: Environment) -> None:
+    signer, own_key = Signer(), rsa_key()
+    cert, key = signer.issue(key=own_key)
     await put(root, serverName=NAME, cert=cert, privateKey=key)
     async with world.write_session() as session:
-        gone = update(Certificate).values(private_key="deadbeef.AAAA")
-        await (await session.connection()).execute(gone.where(col(Certificate.id) > 0))
-    answer = await put(root, serverName=NAME, cert=signer.issue(key=mine)[0])
+        break_keys = update(Certificate).values(private_key="deadbeef.AAAA")
+        await (await session.connection()).execute(break_keys.where(col(Certificate.id) > 0))
+    answer = await put(root, serverName=NAME, cert=signer.issue(key=own_key)[0])
     assert [error["code"] for error in answer["errors"]] == ["UNAVAILABLE"]
     answer = await put(root, serverName=NAME, cert=cert, privateKey=key)
     assert answer["errors"] == []
 
 
-async def test_what_acme_makes_waits_for_its_terms(root: Client, world: Environment) -> None:
+async def test_acme_certificate_waits_for_agreement_to_the_terms(
+    root: Client, world: Environment
+) -> None:
     answer = await put(root, serverName="Bücher.example", acme=True)
-    one = answer["certificate"]
-    assert (answer["errors"], one["serverName"]) == ([], "xn--bcher-kva.example")
-    assert one["acmeState"] == certificates.STATE_TERMS_NOT_AGREED
-    assert [one[name] for name in ("fingerprint", "expiresAt", "issuer")] == [None] * 3
-    assert (await root(ONE, by={"serverName": "bücher.example"}))["certificate"] == one
-    answer = (await root(RENEW, input={"ids": [one["id"]]}))["certificateRenew"]
+    certificate = answer["certificate"]
+    assert (answer["errors"], certificate["serverName"]) == ([], "xn--bcher-kva.example")
+    assert certificate["acmeState"] == certificates.STATE_TERMS_NOT_AGREED
+    assert [certificate[name] for name in ("fingerprint", "expiresAt", "issuer")] == [None] * 3
+    assert (await root(ONE, by={"serverName": "bücher.example"}))["certificate"] == certificate
+    answer = (await root(RENEW, input={"ids": [certificate["id"]]}))["certificateRenew"]
     assert answer["errors"] == []
     assert ChangeKind.CERTIFICATE_CHANGED == "CERTIFICATE_CHANGED"
     assert world.options.acme_terms_agreed is False
 
 
-async def test_a_dry_run_keeps_nothing(root: Client, world: Environment) -> None:
+async def test_validate_only_stores_nothing(root: Client, world: Environment) -> None:
     cert, key = Signer().issue()
-    given = {"serverName": NAME, "cert": cert, "privateKey": key}
-    answer = await put(root, **given, options={"validateOnly": True})
+    arguments = {"serverName": NAME, "cert": cert, "privateKey": key}
+    answer = await put(root, **arguments, options={"validateOnly": True})
     assert answer["errors"] == []
     assert await rows(world, "SELECT * FROM certificates") == []

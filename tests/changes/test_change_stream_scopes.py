@@ -1,4 +1,4 @@
-"""The narrower and wider streams: of a folder, of another's account, of domains."""
+"""Subscriptions to the changes of one mailbox, of another account and of domains."""
 
 import asyncio
 from typing import Any
@@ -31,36 +31,36 @@ from tests.support.operations.domain_operations import UPDATE, administrator, do
 from tests.support.operations.mailbox_operations import append_unread_messages
 from tests.support.servers.live_server import PLAIN, Follower, House, Slow, note, until
 
-OF_USER = f"""subscription ($user: UserRef, $after: Cursor) {{
+USER_SUBSCRIPTION = f"""subscription ($user: UserRef, $after: Cursor) {{
   changes(user: $user, after: $after) {CHANGE_BATCH_FIELDS} }}"""
-OF_BOX = f"""subscription ($id: ID!, $after: Cursor) {{
+MAILBOX_SUBSCRIPTION = f"""subscription ($id: ID!, $after: Cursor) {{
   mailboxChanges(mailbox: $id, after: $after) {CHANGE_BATCH_FIELDS} }}"""
-OF_USERS = f"""subscription ($filter: UserFilter, $after: Cursor) {{
+USERS_SUBSCRIPTION = f"""subscription ($filter: UserFilter, $after: Cursor) {{
   userChanges(filter: $filter, after: $after) {CHANGE_BATCH_FIELDS} }}"""
-BOTH = pytest.mark.parametrize("by", ["follow", "stream"])
+EACH_TRANSPORT = pytest.mark.parametrize("transport", ["follow", "stream"])
 
 
-def names(follower: Follower) -> list[Any]:
-    """What each event is about."""
+def kinds_and_names(follower: Follower) -> list[Any]:
+    """Return the kind and the name of the object of each received event."""
     return [
-        (one["kind"], *(one["node"] or {"": None}).values()) for one in received_events(follower)
+        (event["kind"], *(event["node"] or {"": None}).values())
+        for event in received_events(follower)
     ]
 
 
-async def silent(follower: Follower) -> bool:
-    """Whether no event comes."""
-    many = len(received_events(follower))
+async def receives_no_event(follower: Follower) -> bool:
+    """True if no event arrives within 0.2 s."""
+    count = len(received_events(follower))
     await asyncio.sleep(0.2)
-    return len(received_events(follower)) == many
+    return len(received_events(follower)) == count
 
 
-# one folder
-
-
-@BOTH
-async def test_a_folder_is_heard_and_no_other(live: House, ada: Client, by: str) -> None:
-    box = await team(ada, "Old")
-    follower = await open_subscription(live, by, ada, OF_BOX, id=box)
+@EACH_TRANSPORT
+async def test_mailbox_subscription_gets_events_of_that_mailbox_only(
+    live: House, ada: Client, transport: str
+) -> None:
+    mailbox_id = await team(ada, "Old")
+    follower = await open_subscription(live, transport, ada, MAILBOX_SUBSCRIPTION, id=mailbox_id)
     await receive(ada, "Elsewhere")
     await append_unread_messages(ada, "Team", "Here")
     await until(lambda: received_events(follower))
@@ -73,30 +73,32 @@ async def test_a_folder_is_heard_and_no_other(live: House, ada: Client, by: str)
     await until(lambda: follower.over)
     assert received_events(follower)[-1]["kind"] == "MAILBOX_DELETED"
     await follower.leave()
-    assert await live.refused(ada, OF_BOX, id=box) == "NOT_FOUND"
+    assert await live.refused(ada, MAILBOX_SUBSCRIPTION, id=mailbox_id) == "NOT_FOUND"
 
 
-async def test_a_folder_is_heard_from_a_cursor_on(live: House, ada: Client) -> None:
-    box = await team(ada, "Old")
-    at = (await ada("{ viewer { user { cursor } } }"))["viewer"]["user"]["cursor"]
+async def test_mailbox_subscription_starts_at_cursor(live: House, ada: Client) -> None:
+    mailbox_id = await team(ada, "Old")
+    cursor = (await ada("{ viewer { user { cursor } } }"))["viewer"]["user"]["cursor"]
     await append_unread_messages(ada, "Team", "One", "Two")
-    follower = await live.follow(ada, OF_BOX, id=box, after=at)
+    follower = await live.follow(ada, MAILBOX_SUBSCRIPTION, id=mailbox_id, after=cursor)
     await until(lambda: len(received_events(follower)) == 2)
-    again = await live.follow(ada, OF_BOX, id=box, after=received_events(follower)[0]["cursor"])
-    await until(lambda: received_events(again))
-    assert [event["message"]["subject"] for event in received_events(again)] == ["Two"]
+    second_follower = await live.follow(
+        ada, MAILBOX_SUBSCRIPTION, id=mailbox_id, after=received_events(follower)[0]["cursor"]
+    )
+    await until(lambda: received_events(second_follower))
+    assert [event["message"]["subject"] for event in received_events(second_follower)] == ["Two"]
     await follower.leave()
-    await again.leave()
+    await second_follower.leave()
 
 
-@BOTH
-async def test_a_shared_folder_is_heard_as_long_as_it_is_shared(
-    live: House, ada: Client, bob: Client, by: str
+@EACH_TRANSPORT
+async def test_shared_mailbox_subscription_ends_with_the_share(
+    live: House, ada: Client, bob: Client, transport: str
 ) -> None:
-    box = await team(ada, "Old")
-    assert await live.refused(bob, OF_BOX, id=box) == "NOT_FOUND"
+    mailbox_id = await team(ada, "Old")
+    assert await live.refused(bob, MAILBOX_SUBSCRIPTION, id=mailbox_id) == "NOT_FOUND"
     await share(ada, bob, *READ)
-    follower = await open_subscription(live, by, bob, OF_BOX, id=box)
+    follower = await open_subscription(live, transport, bob, MAILBOX_SUBSCRIPTION, id=mailbox_id)
     await append_unread_messages(ada, "Team", "New")
     await until(lambda: received_events(follower))
     await share(ada, bob)
@@ -109,27 +111,24 @@ async def test_a_shared_folder_is_heard_as_long_as_it_is_shared(
     await follower.leave()
 
 
-async def test_a_folder_is_read_once_for_all_who_follow_it(live: House, ada: Client) -> None:
-    box = await team(ada)
-    followers = [await live.follow(ada, OF_BOX, id=box) for _ in range(5)]
+async def test_mailbox_is_read_once_for_all_subscribers(live: House, ada: Client) -> None:
+    mailbox_id = await team(ada)
+    followers = [await live.follow(ada, MAILBOX_SUBSCRIPTION, id=mailbox_id) for _ in range(5)]
     await until(lambda: live.seats == 5)
     assert len(live.groups) == 1
     await append_unread_messages(ada, "Team", "New")
-    await until(lambda: all(received_events(one) for one in followers))
-    assert len({str(one.got) for one in followers}) == 1
-    for one in followers:
-        await one.leave()
+    await until(lambda: all(received_events(follower) for follower in followers))
+    assert len({str(follower.got) for follower in followers}) == 1
+    for follower in followers:
+        await follower.leave()
 
 
-# another's account
-
-
-@BOTH
-async def test_an_administrator_follows_an_account(
-    live: House, ada: Client, over: Client, by: str
+@EACH_TRANSPORT
+async def test_admin_can_follow_another_account(
+    live: House, ada: Client, over: Client, transport: str
 ) -> None:
-    query = OF_USER.replace("message { subject }", "message { flags }")
-    follower = await open_subscription(live, by, over, query, user={"username": "ada"})
+    query = USER_SUBSCRIPTION.replace("message { subject }", "message { flags }")
+    follower = await open_subscription(live, transport, over, query, user={"username": "ada"})
     await receive(over, "Own")
     await receive(ada, "Hello")
     await until(lambda: received_events(follower))
@@ -138,29 +137,40 @@ async def test_an_administrator_follows_an_account(
     await follower.leave()
 
 
-async def test_nobody_follows_whom_they_do_not_manage(
+async def test_following_unmanaged_account_is_refused(
     live: House, ada: Client, bob: Client, http: httpx.AsyncClient
 ) -> None:
     world = ada.world
     await make_client(world, http, "over", role=Role.ADMIN)
-    ref = {"user": {"id": global_ids.encode("User", ada.user.id)}}
-    assert await live.refused(bob, OF_USER, **ref) == "NOT_FOUND"
-    weak = await make_domain_admin(world, http, "weak")
-    assert await live.refused(weak, OF_USER, **ref) == "FORBIDDEN"
-    strong = await make_domain_admin(world, http, "strong", [AdminPermission.LOGIN_AS])
-    follower = await open_subscription(live, "follow", strong, OF_USER, **ref)
+    variables = {"user": {"id": global_ids.encode("User", ada.user.id)}}
+    assert await live.refused(bob, USER_SUBSCRIPTION, **variables) == "NOT_FOUND"
+    admin_without_permission = await make_domain_admin(world, http, "weak")
+    assert (
+        await live.refused(admin_without_permission, USER_SUBSCRIPTION, **variables) == "FORBIDDEN"
+    )
+    admin_with_permission = await make_domain_admin(
+        world, http, "strong", [AdminPermission.LOGIN_AS]
+    )
+    follower = await open_subscription(
+        live, "follow", admin_with_permission, USER_SUBSCRIPTION, **variables
+    )
     assert not follower.over
     await follower.leave()
-    assert await live.refused(strong, OF_USER, user={"username": "over"}) == "NOT_FOUND"
+    assert (
+        await live.refused(admin_with_permission, USER_SUBSCRIPTION, user={"username": "over"})
+        == "NOT_FOUND"
+    )
 
 
-async def test_an_account_that_rises_above_its_administrator_is_heard_no_more(
+async def test_admin_subscription_ends_when_account_gets_higher_role(
     live: House, ada: Client, over: Client
 ) -> None:
-    follower = await open_subscription(live, "follow", over, OF_USER, user={"username": "ada"})
+    follower = await open_subscription(
+        live, "follow", over, USER_SUBSCRIPTION, user={"username": "ada"}
+    )
     async with ada.world.write_session(ada.user.id) as session:
-        raised = update(User).where(col(User.id) == ada.user.id).values(role=Role.ROOT)
-        await (await session.connection()).execute(raised)
+        role_update = update(User).where(col(User.id) == ada.user.id).values(role=Role.ROOT)
+        await (await session.connection()).execute(role_update)
     await receive(ada, "Secret")
     await until(lambda: follower.over)
     (last,) = follower.got
@@ -168,113 +178,115 @@ async def test_an_account_that_rises_above_its_administrator_is_heard_no_more(
     await follower.leave()
 
 
-# credentials
-
-
-@BOTH
-@pytest.mark.parametrize("wide", [False, True])
-async def test_a_revoked_credential_hears_nothing_more(
-    live: House, ada: Client, over: Client, by: str, wide: bool
+@EACH_TRANSPORT
+@pytest.mark.parametrize("by_admin", [False, True])
+async def test_subscription_ends_when_credential_is_revoked(
+    live: House, ada: Client, over: Client, transport: str, by_admin: bool
 ) -> None:
-    who, query = (over, OF_USERS) if wide else (ada, PLAIN)
+    client, query = (over, USERS_SUBSCRIPTION) if by_admin else (ada, PLAIN)
     secret = await make_key(
-        ada.world, "brief", scopes=[Scope.MASTER], user_id=who.user.id, role=who.user.role
+        ada.world, "brief", scopes=[Scope.MASTER], user_id=client.user.id, role=client.user.role
     )
-    brief = Client(who.http, who.world, who.user, secret)
-    lasting = await open_subscription(live, by, who, query)
-    ending: Follower = await getattr(live, by)(brief, query)
-    await until(lambda: wide or live.seats == 2)
+    revoked_client = Client(client.http, client.world, client.user, secret)
+    remaining_follower = await open_subscription(live, transport, client, query)
+    revoked_follower: Follower = await getattr(live, transport)(revoked_client, query)
+    await until(lambda: by_admin or live.seats == 2)
     await asyncio.sleep(0.1)
-    keys = (await who("{ apiKeys { nodes { id name } } }"))["apiKeys"]["nodes"]
-    (key,) = (one["id"] for one in keys if one["name"] == "brief")
-    await who(
-        "mutation ($i: IdsInput!) { apiKeyDelete(input: $i) { deletedIds } }", i={"ids": [key]}
+    api_keys = (await client("{ apiKeys { nodes { id name } } }"))["apiKeys"]["nodes"]
+    (key_id,) = (item["id"] for item in api_keys if item["name"] == "brief")
+    await client(
+        "mutation ($i: IdsInput!) { apiKeyDelete(input: $i) { deletedIds } }", i={"ids": [key_id]}
     )
-    if wide:
+    if by_admin:
         await create(over)
     else:
         await receive(ada, "New")
-    await until(lambda: received_events(lasting) and ending.over)
-    assert not [one for one in ending.got if one.get("data")]
-    if by == "follow":
-        assert ending.ws
-        await ending.ws.wait_closed()
-        assert ending.ws.close_code == 4403
-        assert ending.over["payload"][0]["extensions"]["code"] == "UNAUTHENTICATED"
+    await until(lambda: received_events(remaining_follower) and revoked_follower.over)
+    assert not [item for item in revoked_follower.got if item.get("data")]
+    if transport == "follow":
+        assert revoked_follower.ws
+        await revoked_follower.ws.wait_closed()
+        assert revoked_follower.ws.close_code == 4403
+        assert revoked_follower.over["payload"][0]["extensions"]["code"] == "UNAUTHENTICATED"
     else:
-        assert ending.got[-1]["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED"
-    await lasting.leave()
-    await ending.leave()
+        assert revoked_follower.got[-1]["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED"
+    await remaining_follower.leave()
+    await revoked_follower.leave()
 
 
-async def test_a_credential_ended_by_another_process_is_told_by_the_journal(
+async def test_revocation_by_another_process_is_found_by_next_account_change(
     live: House, ada: Client
 ) -> None:
-    """Its key is gone without a word in this process; a new password tells the account."""
+    """The key is deleted without an event. The next change of the account ends the subscription."""
     secret = await make_key(
         ada.world, "brief", scopes=[Scope.MASTER], user_id=ada.user.id, role=ada.user.role
     )
-    ending = await live.follow(Client(ada.http, ada.world, ada.user, secret), PLAIN)
-    lasting = await live.follow(ada, PLAIN)
+    revoked_follower = await live.follow(Client(ada.http, ada.world, ada.user, secret), PLAIN)
+    remaining_follower = await live.follow(ada, PLAIN)
     await until(lambda: live.seats == 2)
     async with ada.world.write_session(ada.user.id) as session:
         await session.exec(delete(ApiKey).where(col(ApiKey.name) == "brief"))
     users, errors = await change(ada, name="Ada")
     assert (users[0]["name"], errors) == ("Ada", [])
-    await until(lambda: lasting.got and ending.over)
-    assert not ending.got
-    await lasting.leave()
+    await until(lambda: remaining_follower.got and revoked_follower.over)
+    assert not revoked_follower.got
+    await remaining_follower.leave()
 
 
-# domains
-
-
-@BOTH
-async def test_a_domain_admin_hears_the_own_domains_alone(
-    live: House, root: Client, world: Environment, http: httpx.AsyncClient, by: str
+@EACH_TRANSPORT
+async def test_domain_admin_gets_events_of_own_domains_only(
+    live: House, root: Client, world: Environment, http: httpx.AsyncClient, transport: str
 ) -> None:
     for name in ("a.test", "b.test"):
         await made(root, name)
-    chief = await administrator(world, http, "chief", "a.test")
-    follower = await open_subscription(live, by, chief, OF_USERS)
-    wider = await open_subscription(live, by, chief, DOMAIN_CHANGES_SUBSCRIPTION)
+    domain_admin = await administrator(world, http, "chief", "a.test")
+    user_follower = await open_subscription(live, transport, domain_admin, USERS_SUBSCRIPTION)
+    domain_follower = await open_subscription(
+        live, transport, domain_admin, DOMAIN_CHANGES_SUBSCRIPTION
+    )
     await create(root, address="x@b.test")
     await done(root, UPDATE, domains=[{"name": "b.test"}], set={"description": "B"})
     await create(root, address="x@a.test")
-    await until(lambda: received_events(follower) and received_events(wider))
-    assert names(follower) == [("USER_CHANGED", "x@a.test")]
-    assert received_events(follower)[0]["origin"] is None
+    await until(lambda: received_events(user_follower) and received_events(domain_follower))
+    assert kinds_and_names(user_follower) == [("USER_CHANGED", "x@a.test")]
+    assert received_events(user_follower)[0]["origin"] is None
     await done(root, UPDATE, domains=[{"name": "a.test"}], set={"description": "A"})
-    await until(lambda: len(received_events(wider)) == 2)
-    assert names(wider) == [("USER_CHANGED", "x@a.test"), ("DOMAIN_CHANGED", "a.test")]
-    assert await silent(follower)
-    for one in (follower, wider):
-        await one.leave()
+    await until(lambda: len(received_events(domain_follower)) == 2)
+    assert kinds_and_names(domain_follower) == [
+        ("USER_CHANGED", "x@a.test"),
+        ("DOMAIN_CHANGED", "a.test"),
+    ]
+    assert await receives_no_event(user_follower)
+    for follower in (user_follower, domain_follower):
+        await follower.leave()
 
 
-async def test_an_admin_hears_all_domains_and_new_ones(
+async def test_admin_gets_events_of_all_and_new_domains(
     live: House, root: Client, over: Client
 ) -> None:
     follower = await open_subscription(live, "follow", over, DOMAIN_CHANGES_SUBSCRIPTION)
     await made(root, "new.test")
     await until(lambda: received_events(follower))
-    assert names(follower) == [("DOMAIN_CHANGED", "new.test")]  # once, though it stands twice
+    # once, although two streams have the event
+    assert kinds_and_names(follower) == [("DOMAIN_CHANGED", "new.test")]
     await create(root, address="x@new.test")
     await until(lambda: len(received_events(follower)) == 2)
-    assert names(follower)[1] == ("USER_CHANGED", "x@new.test")
-    at = received_events(follower)[0]["cursor"]
-    again = await live.follow(over, DOMAIN_CHANGES_SUBSCRIPTION, after=at)
-    await until(lambda: received_events(again))
-    assert names(again) == [("USER_CHANGED", "x@new.test")]
-    for one in (follower, again):
-        await one.leave()
+    assert kinds_and_names(follower)[1] == ("USER_CHANGED", "x@new.test")
+    cursor = received_events(follower)[0]["cursor"]
+    second_follower = await live.follow(over, DOMAIN_CHANGES_SUBSCRIPTION, after=cursor)
+    await until(lambda: received_events(second_follower))
+    assert kinds_and_names(second_follower) == [("USER_CHANGED", "x@new.test")]
+    for subscription in (follower, second_follower):
+        await subscription.leave()
 
 
-async def test_a_filter_picks_accounts_and_lets_the_end_of_others_pass(
+async def test_user_filter_applies_except_to_deletions(
     live: House, root: Client, over: Client
 ) -> None:
     (await create(root, address="y@example.org", tags=["vip"]))
-    follower = await open_subscription(live, "follow", over, OF_USERS, filter={"tags": ["vip"]})
+    follower = await open_subscription(
+        live, "follow", over, USERS_SUBSCRIPTION, filter={"tags": ["vip"]}
+    )
     users, _ = await create(root, address="x@example.org")
     vip, _ = await create(root, address="z@example.org", tags=["vip"])
     await until(lambda: received_events(follower))
@@ -287,45 +299,46 @@ async def test_a_filter_picks_accounts_and_lets_the_end_of_others_pass(
     await follower.leave()
 
 
-async def test_one_domain_is_named_and_bad_ones_are_refused(
+async def test_domain_argument_selects_domain_or_is_refused(
     live: House, root: Client, ada: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
     for name in ("a.test", "b.test"):
         await made(root, name)
-    chief = await administrator(world, http, "chief", "a.test", "b.test")
+    domain_admin = await administrator(world, http, "chief", "a.test", "b.test")
     follower = await open_subscription(
-        live, "follow", chief, DOMAIN_CHANGES_SUBSCRIPTION, domain="B.Test"
+        live, "follow", domain_admin, DOMAIN_CHANGES_SUBSCRIPTION, domain="B.Test"
     )
     await create(root, address="x@a.test")
     await create(root, address="x@b.test")
     await until(lambda: received_events(follower))
-    assert names(follower) == [("USER_CHANGED", "x@b.test")]
+    assert kinds_and_names(follower) == [("USER_CHANGED", "x@b.test")]
     await follower.leave()
     assert (
-        await live.refused(chief, DOMAIN_CHANGES_SUBSCRIPTION, domain="example.org") == "NOT_FOUND"
+        await live.refused(domain_admin, DOMAIN_CHANGES_SUBSCRIPTION, domain="example.org")
+        == "NOT_FOUND"
     )
-    assert await live.refused(chief, OF_USERS, filter={"domain": "none.test"}) == "NOT_FOUND"
-    for query in (OF_USERS, DOMAIN_CHANGES_SUBSCRIPTION):
+    assert (
+        await live.refused(domain_admin, USERS_SUBSCRIPTION, filter={"domain": "none.test"})
+        == "NOT_FOUND"
+    )
+    for query in (USERS_SUBSCRIPTION, DOMAIN_CHANGES_SUBSCRIPTION):
         assert await live.refused(ada, query) == "FORBIDDEN"
-        write: Any = SCALARS[Cursor].serialize
-        foreign = write({await key_of(world, "example.org"): 1})
-        assert await live.refused(chief, query, after=foreign) == "BAD_CURSOR"
-        assert await live.refused(chief, query, after="1.x") == "BAD_CURSOR"
+        serialize_cursor: Any = SCALARS[Cursor].serialize
+        foreign_cursor = serialize_cursor({await key_of(world, "example.org"): 1})
+        assert await live.refused(domain_admin, query, after=foreign_cursor) == "BAD_CURSOR"
+        assert await live.refused(domain_admin, query, after="1.x") == "BAD_CURSOR"
 
 
-async def test_an_administrator_without_a_domain_hears_of_nothing(
+async def test_domain_admin_without_domain_is_refused(
     live: House, world: Environment, http: httpx.AsyncClient
 ) -> None:
-    bare = await make_client(world, http, "bare", role=Role.DOMAIN_ADMIN)
-    for query in (OF_USERS, DOMAIN_CHANGES_SUBSCRIPTION):
-        assert await live.refused(bare, query) == "FORBIDDEN"
-
-
-# bad manners
+    domain_admin = await make_client(world, http, "bare", role=Role.DOMAIN_ADMIN)
+    for query in (USERS_SUBSCRIPTION, DOMAIN_CHANGES_SUBSCRIPTION):
+        assert await live.refused(domain_admin, query) == "FORBIDDEN"
 
 
 @pytest.mark.parametrize("by_socket", [True, False], ids=["socket", "events"])
-async def test_who_reads_slowly_alone_gets_all_of_it(
+async def test_slow_reader_gets_all_events(
     live: House, ada: Client, over: Client, by_socket: bool
 ) -> None:
     query = """subscription { changes(user: {username: "ada"}, batchWindow: "PT0S") { cursor
@@ -338,13 +351,13 @@ async def test_who_reads_slowly_alone_gets_all_of_it(
             await note(ada, ChangeKind.MAILBOX_UPDATED, [1], path=f"{number} {'x' * 120_000}")
             await asyncio.sleep(0)
         await note(ada, ChangeKind.MAILBOX_UPDATED, [1], path="End")
-        rest = await slow.read(b'"path":"End"')
-    numbers = [int(part.split(b" ", 1)[0]) for part in rest.split(b'"path":"')[1:-1]]
+        received = await slow.read(b'"path":"End"')
+    numbers = [int(part.split(b" ", 1)[0]) for part in received.split(b'"path":"')[1:-1]]
     assert numbers == list(range(60))
 
 
 @pytest.mark.parametrize("by_socket", [True, False], ids=["socket", "events"])
-async def test_who_reads_nothing_and_is_sent_away_holds_up_nobody(
+async def test_revoked_client_that_reads_nothing_does_not_delay_others(
     live: House, ada: Client, by_socket: bool
 ) -> None:
     secret = await make_key(
@@ -356,7 +369,8 @@ async def test_who_reads_nothing_and_is_sent_away_holds_up_nobody(
         healthy = await live.follow(ada, query)
         await until(lambda: live.seats == 2)
         (group,), sent = live.groups, 0
-        while not any(seat.result_queue._task for seat in group.members):  # noqa: SLF001 - it waits
+        # until the sender waits
+        while not any(seat.result_queue._task for seat in group.members):  # noqa: SLF001
             await note(ada, ChangeKind.MAILBOX_UPDATED, [1], path="x" * 500_000)
             sent += 1
             await until(lambda: len(healthy.events) == sent)  # noqa: B023
@@ -369,7 +383,7 @@ async def test_who_reads_nothing_and_is_sent_away_holds_up_nobody(
         await healthy.leave()
 
 
-async def test_ten_thousand_on_one_socket_are_a_hundred(live: House, ada: Client) -> None:
+async def test_one_socket_can_have_100_subscriptions(live: House, ada: Client) -> None:
     ws = await live.socket(ada)
     for number in range(10_000):
         frame = {"type": "subscribe", "id": str(number), "payload": {"query": PLAIN}}
@@ -384,21 +398,27 @@ async def test_ten_thousand_on_one_socket_are_a_hundred(live: House, ada: Client
     await until(lambda: live.seats == 100)
     assert len(live.groups) == 1
     await receive(ada, "New")
-    heard = {orjson.loads(await ws.recv())["id"] for _ in range(100)}
-    assert heard == {str(number) for number in range(100)}
+    subscription_ids = {orjson.loads(await ws.recv())["id"] for _ in range(100)}
+    assert subscription_ids == {str(number) for number in range(100)}
     await ws.close()
     await until(lambda: not live.groups)
 
 
-async def test_a_storm_of_opening_and_closing_leaves_nothing(
+async def test_rapid_subscribe_and_complete_leaves_no_tasks(
     live: House, ada: Client, over: Client
 ) -> None:
-    box, before = await team(ada), len(asyncio.all_tasks())
-    ours = [(ada, OF_BOX, {"id": box}), (ada, "subscription { counters { total } }", {})]
-    theirs = [(over, OF_USER, {"user": {"username": "ada"}}), (over, OF_USERS, {})]
+    mailbox_id, task_count = await team(ada), len(asyncio.all_tasks())
+    user_subscriptions = [
+        (ada, MAILBOX_SUBSCRIPTION, {"id": mailbox_id}),
+        (ada, "subscription { counters { total } }", {}),
+    ]
+    admin_subscriptions = [
+        (over, USER_SUBSCRIPTION, {"user": {"username": "ada"}}),
+        (over, USERS_SUBSCRIPTION, {}),
+    ]
     sockets = {client.user.id: await live.socket(client) for client in (ada, over)}
     for number in range(300):
-        client, query, variables = (ours + theirs)[number % 4]
+        client, query, variables = (user_subscriptions + admin_subscriptions)[number % 4]
         ws = sockets[client.user.id]
         payload = {"query": query, "variables": variables}
         frame = {"type": "subscribe", "id": str(number), "payload": payload}
@@ -409,21 +429,21 @@ async def test_a_storm_of_opening_and_closing_leaves_nothing(
     for ws in sockets.values():
         await ws.close()
     await until(lambda: not live.groups and not ada.world.wakeups.followed_streams)
-    await until(lambda: len(asyncio.all_tasks()) <= before)
+    await until(lambda: len(asyncio.all_tasks()) <= task_count)
 
 
-async def test_idle_ones_ask_nothing(
+async def test_idle_subscriptions_execute_no_statement(
     live: House, ada: Client, over: Client, statements: list[str]
 ) -> None:
-    box = await team(ada)
-    open_ = [
+    mailbox_id = await team(ada)
+    followers = [
         await open_subscription(live, "follow", client, query, **variables)
         for client, query, variables in (
-            (ada, OF_BOX, {"id": box}),
+            (ada, MAILBOX_SUBSCRIPTION, {"id": mailbox_id}),
             (ada, "subscription { counters { total } }", {}),
             (ada, "subscription { submissionProgress { state } }", {}),
-            (over, OF_USER, {"user": {"username": "ada"}}),
-            (over, OF_USERS, {}),
+            (over, USER_SUBSCRIPTION, {"user": {"username": "ada"}}),
+            (over, USERS_SUBSCRIPTION, {}),
             (over, DOMAIN_CHANGES_SUBSCRIPTION, {}),
         )
     ]
@@ -432,5 +452,5 @@ async def test_idle_ones_ask_nothing(
     del statements[:]
     await asyncio.sleep(0.3)
     assert statements == []
-    for one in open_:
-        await one.leave()
+    for follower in followers:
+        await follower.leave()

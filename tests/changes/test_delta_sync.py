@@ -1,4 +1,4 @@
-"""Delta sync: the change stream read page by page, and the state that goes with a cursor."""
+"""Delta sync: pages of the change stream, and cursors that match the state read with them."""
 
 import asyncio
 from dataclasses import replace
@@ -9,7 +9,7 @@ import httpx
 
 from graph.types import global_ids
 from mail.maintenance import housekeeping
-from models.events.journal import ChangeKind, JournalEntry, record_in_streams
+from models.events.journal import ChangeKind, JournalEntry, record_entries_in_existing_streams
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role, Scope
 from tests.conftest import Client, Clock, make_client, make_key, receive
@@ -18,269 +18,299 @@ from tests.support.accounts.shared_mailboxes import READ, mutate, share, team
 from tests.support.operations.mailbox_operations import add_mailboxes, append_unread_messages
 from tests.support.servers.live_server import MADE, cursor
 
-PAGE = """query ($after: Cursor!, $first: Int, $kinds: [ChangeKind!], $user: UserRef) {
+CHANGES_QUERY = """query ($after: Cursor!, $first: Int, $kinds: [ChangeKind!], $user: UserRef) {
   changes(after: $after, first: $first, kinds: $kinds, user: $user) { cursor hasMore events {
     __typename kind cursor origin user { username }
     ... on MailboxChange { path }
     ... on MessageChange { messageId mailboxId uid flags message { mailbox { path } } }
     ... on AccountChange { nodeId node { __typename } }
     ... on ResyncChange { reason } } } }"""
-HERE = "{ viewer { user { cursor } } }"
-STATE = """{ viewer { user { mailboxes { id path total unseen }
+CURSOR_QUERY = "{ viewer { user { cursor } } }"
+STATE_QUERY = """{ viewer { user { mailboxes { id path total unseen }
   messages(first: 200) { nodes { id seen mailbox { id } } } cursor } } }"""
 
 
-async def page(client: Client, after: str, **more: Any) -> Any:
-    return (await client(PAGE, after=after, **more))["changes"]
+async def load_changes(client: Client, after: str, **variables: Any) -> Any:
+    return (await client(CHANGES_QUERY, after=after, **variables))["changes"]
 
 
-async def here(client: Client) -> str:
-    return str((await client(HERE))["viewer"]["user"]["cursor"])
+async def current_cursor(client: Client) -> str:
+    return str((await client(CURSOR_QUERY))["viewer"]["user"]["cursor"])
 
 
-async def refused(client: Client, after: Any, **more: Any) -> str:
-    (error,) = (await client.raw(PAGE, after=after, **more))["errors"]
+async def error_code(client: Client, after: Any, **variables: Any) -> str:
+    (error,) = (await client.raw(CHANGES_QUERY, after=after, **variables))["errors"]
     return str(error["extensions"]["code"])
 
 
-async def test_pages_follow_one_another_to_the_end(ada: Client) -> None:
-    at = cursor(ada, MADE)
+async def test_pages_contain_all_events_in_order(ada: Client) -> None:
+    position = cursor(ada, MADE)
     for number in range(5):
         await receive(ada, f"Number {number}")
-    seen = list[Any]()
-    for more in (True, True, False):
-        found = await page(ada, at, first=2)
-        assert found["hasMore"] is more
-        assert found["events"][-1]["cursor"] == found["cursor"]
-        seen += found["events"]
-        at = found["cursor"]
-    assert [event["cursor"] for event in seen] == [cursor(ada, MADE + n) for n in range(1, 6)]
-    assert {event["kind"] for event in seen} == {"MESSAGE_ADDED"}
-    assert await page(ada, at) == {"cursor": at, "hasMore": False, "events": []}
-    assert at == await here(ada)
+    events = list[Any]()
+    for has_more in (True, True, False):
+        batch = await load_changes(ada, position, first=2)
+        assert batch["hasMore"] is has_more
+        assert batch["events"][-1]["cursor"] == batch["cursor"]
+        events += batch["events"]
+        position = batch["cursor"]
+    assert [event["cursor"] for event in events] == [cursor(ada, MADE + n) for n in range(1, 6)]
+    assert {event["kind"] for event in events} == {"MESSAGE_ADDED"}
+    assert await load_changes(ada, position) == {"cursor": position, "hasMore": False, "events": []}
+    assert position == await current_cursor(ada)
 
 
-async def test_kinds_are_chosen_and_the_cursor_moves_on(ada: Client) -> None:
+async def test_kind_filter_still_advances_cursor(ada: Client) -> None:
     await receive(ada)
     await add_mailboxes(ada, "Box")
-    found = await page(ada, cursor(ada, MADE), kinds=["MAILBOX_CREATED"])
-    assert [event["path"] for event in found["events"]] == ["Box"]
-    found = await page(ada, cursor(ada, MADE), kinds=["SUBMISSION_CHANGED"])
-    assert (found["events"], found["cursor"]) == ([], await here(ada))
+    batch = await load_changes(ada, cursor(ada, MADE), kinds=["MAILBOX_CREATED"])
+    assert [event["path"] for event in batch["events"]] == ["Box"]
+    batch = await load_changes(ada, cursor(ada, MADE), kinds=["SUBMISSION_CHANGED"])
+    assert (batch["events"], batch["cursor"]) == ([], await current_cursor(ada))
 
 
-async def test_one_journal_row_may_be_read_in_parts(ada: Client) -> None:
+async def test_one_journal_row_can_span_pages(ada: Client) -> None:
     for number in range(3):
         await receive(ada, f"Number {number}")
-    at = await here(ada)
+    start = await current_cursor(ada)
     select = {"mailbox": {"path": "INBOX"}}
     await mutate(ada, "messageUpdate", "updatedCount", select=select, set={"seen": True})
-    first = await page(ada, at, first=2)
-    rest = await page(ada, first["cursor"], first=2)
-    assert [len(first["events"]), len(rest["events"])] == [2, 1]
-    assert {tuple(event["flags"]) for event in first["events"] + rest["events"]} == {("\\Seen",)}
+    first_page = await load_changes(ada, start, first=2)
+    second_page = await load_changes(ada, first_page["cursor"], first=2)
+    assert [len(first_page["events"]), len(second_page["events"])] == [2, 1]
+    assert {tuple(event["flags"]) for event in first_page["events"] + second_page["events"]} == {
+        ("\\Seen",)
+    }
 
 
-async def test_what_is_shared_is_heard_and_what_is_not_is_not(ada: Client, bob: Client) -> None:
-    box = await team(ada, "Old")
-    at = await here(bob)
+async def test_only_events_of_shared_mailboxes_are_visible(ada: Client, bob: Client) -> None:
+    mailbox_id = await team(ada, "Old")
+    start = await current_cursor(bob)
     await share(ada, bob, *READ)
     await append_unread_messages(ada, "Team", "New")
     await receive(ada, "Private")
-    found = await page(bob, at)
-    kinds = {event["kind"]: event for event in found["events"]}
-    assert kinds.keys() == {"MAILBOX_CREATED", "MESSAGE_ADDED"}
-    new = kinds["MESSAGE_ADDED"]
-    assert (new["mailboxId"], new["message"], new["user"]) == (
-        box,
+    batch = await load_changes(bob, start)
+    events_by_kind = {event["kind"]: event for event in batch["events"]}
+    assert events_by_kind.keys() == {"MAILBOX_CREATED", "MESSAGE_ADDED"}
+    added = events_by_kind["MESSAGE_ADDED"]
+    assert (added["mailboxId"], added["message"], added["user"]) == (
+        mailbox_id,
         {"mailbox": {"path": "Team"}},
         None,
     )
     await share(ada, bob)
     await append_unread_messages(ada, "Team", "Unheard")
-    (gone,) = (await page(bob, found["cursor"]))["events"]
-    assert gone["kind"] == "MAILBOX_DELETED"
+    (removed,) = (await load_changes(bob, batch["cursor"]))["events"]
+    assert removed["kind"] == "MAILBOX_DELETED"
 
 
-async def test_bad_cursors_are_told_apart(ada: Client, bob: Client) -> None:
+async def test_invalid_and_unknown_cursors_have_different_errors(ada: Client, bob: Client) -> None:
     await receive(ada)
-    for forged in ("x", "1", "1.5", "2.1.1", f"1.{ada.user.id}.-1", "1." + "9" * 40, "1.0.1" * 99):
-        assert await refused(ada, forged) == "BAD_CURSOR"
-    assert await refused(ada, cursor(bob, 0)) == "BAD_CURSOR"
-    future = await page(ada, cursor(ada, 10**6))
-    (event,) = future["events"]
+    for invalid_cursor in (
+        "x",
+        "1",
+        "1.5",
+        "2.1.1",
+        f"1.{ada.user.id}.-1",
+        "1." + "9" * 40,
+        "1.0.1" * 99,
+    ):
+        assert await error_code(ada, invalid_cursor) == "BAD_CURSOR"
+    assert await error_code(ada, cursor(bob, 0)) == "BAD_CURSOR"
+    batch = await load_changes(ada, cursor(ada, 10**6))
+    (event,) = batch["events"]
     assert (event["kind"], event["reason"]) == ("RESYNC", "CURSOR_UNKNOWN")
-    assert future["cursor"] == await here(ada)
-    # what is added to a cursor of one's own is not heard
-    both = f"{cursor(ada, MADE)}.{bob.user.id}.0"
-    assert [event["kind"] for event in (await page(ada, both))["events"]] == ["MESSAGE_ADDED"]
-    assert (await page(ada, both))["cursor"] == await here(ada)
+    assert batch["cursor"] == await current_cursor(ada)
+    # the stream of another user in the cursor is ignored
+    combined_cursor = f"{cursor(ada, MADE)}.{bob.user.id}.0"
+    assert [event["kind"] for event in (await load_changes(ada, combined_cursor))["events"]] == [
+        "MESSAGE_ADDED"
+    ]
+    assert (await load_changes(ada, combined_cursor))["cursor"] == await current_cursor(ada)
     for first in (0, -1, 1001):
-        assert await refused(ada, cursor(ada, MADE), first=first) == "BAD_PAGINATION"
+        assert await error_code(ada, cursor(ada, MADE), first=first) == "BAD_PAGINATION"
 
 
-async def test_a_cursor_behind_what_is_kept_is_told_so(ada: Client) -> None:
+async def test_cursor_beyond_event_limit_gets_resync(ada: Client) -> None:
     for number in range(4):
         await receive(ada, f"Number {number}")
-    few = replace(ada.world, options=replace(ada.world.options, journal_events=2))
+    small_journal_world = replace(ada.world, options=replace(ada.world.options, journal_events=2))
     assert (
-        await housekeeping.run_round(few)
-    ).changes == 4  # a row has all folders of a new account
-    (event,) = (await page(ada, cursor(ada, MADE + 1)))["events"]
+        await housekeeping.run_round(small_journal_world)
+    ).changes == 4  # one row has all mailboxes of a new account
+    (event,) = (await load_changes(ada, cursor(ada, MADE + 1)))["events"]
     assert (event["kind"], event["reason"]) == ("RESYNC", "CURSOR_EXPIRED")
-    assert event["cursor"] == await here(ada)
-    assert len((await page(ada, cursor(ada, MADE + 2)))["events"]) == 2
+    assert event["cursor"] == await current_cursor(ada)
+    assert len((await load_changes(ada, cursor(ada, MADE + 2)))["events"]) == 2
 
 
-async def test_a_cursor_older_than_what_is_kept_is_told_so(ada: Client, clock: Clock) -> None:
+async def test_cursor_older_than_retention_gets_resync(ada: Client, clock: Clock) -> None:
     for number in range(3):
         await receive(ada, f"Number {number}")
     clock.tick(days=31)
     await receive(ada, "New")
     assert (await housekeeping.run_round(ada.world)).changes
-    (event,) = (await page(ada, cursor(ada, MADE + 1)))["events"]
+    (event,) = (await load_changes(ada, cursor(ada, MADE + 1)))["events"]
     assert (event["kind"], event["reason"]) == ("RESYNC", "CURSOR_EXPIRED")
-    assert event["cursor"] == await here(ada)
-    assert [e["kind"] for e in (await page(ada, cursor(ada, MADE + 3)))["events"]] == [
+    assert event["cursor"] == await current_cursor(ada)
+    assert [e["kind"] for e in (await load_changes(ada, cursor(ada, MADE + 3)))["events"]] == [
         "MESSAGE_ADDED"
     ]
 
 
-async def far(client: Client, many: int) -> str:
-    """Make so many changes; the cursor before them."""
-    at, world, owner = await here(client), client.world, client.user.id
+async def record_changes(client: Client, count: int) -> str:
+    """Record this number of changes and return the cursor before them."""
+    start, world, owner = await current_cursor(client), client.world, client.user.id
 
     def write(connection: Any) -> None:
-        for _ in range(many // 500):
+        for _ in range(count // 500):
             entry = JournalEntry(ChangeKind.THREAD_CHANGED, [owner] * 500)
-            record_in_streams(connection, {owner: [entry]}, at=world.now())
+            record_entries_in_existing_streams(connection, {owner: [entry]}, at=world.now())
 
     async with world.write_session(owner) as session:
         await (await session.connection()).run_sync(write)
-    return at
+    return start
 
 
-async def test_it_reaches_back_further_than_a_socket(ada: Client, statements: list[str]) -> None:
-    at = await far(ada, 11_000)
-    plain = """query ($after: Cursor!) { changes(after: $after, first: 1000) { cursor hasMore
+async def test_query_can_read_more_events_than_subscription(
+    ada: Client, statements: list[str]
+) -> None:
+    position = await record_changes(ada, 11_000)
+    query = """query ($after: Cursor!) { changes(after: $after, first: 1000) { cursor hasMore
       events { kind cursor } } }"""
-    read, costs = 0, list[int]()
+    event_count, statement_counts = 0, list[int]()
     while True:
         del statements[:]
-        found = (await ada(plain, after=at))["changes"]
-        costs.append(len([sent for sent in statements if "changes" in sent]))
-        read, at = read + len(found["events"]), found["cursor"]
-        if not found["hasMore"]:
+        batch = (await ada(query, after=position))["changes"]
+        statement_counts.append(
+            len([statement for statement in statements if "changes" in statement])
+        )
+        event_count, position = event_count + len(batch["events"]), batch["cursor"]
+        if not batch["hasMore"]:
             break
-    assert read == 11_000
-    assert set(costs) == {1}
+    assert event_count == 11_000
+    assert set(statement_counts) == {1}
 
 
-async def test_objects_are_loaded_in_one_batch(ada: Client, statements: list[str]) -> None:
-    async def cost(many: int) -> int:
-        at = await here(ada)
-        for number in range(many):
-            await receive(ada, f"{at} {number}")
+async def test_event_objects_are_loaded_with_constant_statements(
+    ada: Client, statements: list[str]
+) -> None:
+    async def count_statements(event_count: int) -> int:
+        start = await current_cursor(ada)
+        for number in range(event_count):
+            await receive(ada, f"{start} {number}")
         del statements[:]
-        assert len((await page(ada, at))["events"]) == many
-        return len([sent for sent in statements if "api_keys" not in sent])
+        assert len((await load_changes(ada, start))["events"]) == event_count
+        return len([statement for statement in statements if "api_keys" not in statement])
 
-    await cost(2)
-    assert await cost(2) == await cost(20)
-
-
-# another's account
+    await count_statements(2)
+    assert await count_statements(2) == await count_statements(20)
 
 
-async def test_an_administrator_hears_another_account(ada: Client, over: Client) -> None:
-    ref = {"username": "ada"}
-    state = await over("query ($u: UserRef) { user(by: $u) { mailboxes { path } cursor } }", u=ref)
-    at = state["user"]["cursor"]
+async def test_admin_can_read_changes_of_another_account(ada: Client, over: Client) -> None:
+    user_ref = {"username": "ada"}
+    state = await over(
+        "query ($u: UserRef) { user(by: $u) { mailboxes { path } cursor } }", u=user_ref
+    )
+    start = state["user"]["cursor"]
     await receive(ada, "Hello")
     await mutate(ada, "mailboxCreate", paths=["Box"], options={"idempotencyKey": "secret"})
-    found = await page(over, at, user=ref)
-    added, made = found["events"]
+    batch = await load_changes(over, start, user=user_ref)
+    added, created = batch["events"]
     assert (added["kind"], added["user"]) == ("MESSAGE_ADDED", {"username": "ada"})
-    assert (made["path"], made["origin"]) == ("Box", None)
-    assert [event["origin"] for event in (await page(ada, at))["events"]] == [None, "secret"]
-    assert (await page(over, found["cursor"], user=ref))["events"] == []
-    assert await refused(over, await here(over), user=ref) == "BAD_CURSOR"
+    assert (created["path"], created["origin"]) == ("Box", None)
+    assert [event["origin"] for event in (await load_changes(ada, start))["events"]] == [
+        None,
+        "secret",
+    ]
+    assert (await load_changes(over, batch["cursor"], user=user_ref))["events"] == []
+    assert await error_code(over, await current_cursor(over), user=user_ref) == "BAD_CURSOR"
 
 
-async def test_who_may_not_act_as_a_user_hears_nothing_of_them(
+async def test_reading_changes_needs_permission_to_act_as_user(
     ada: Client, bob: Client, over: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
-    ref, at = {"id": global_ids.encode("User", ada.user.id)}, await here(ada)
-    assert await refused(bob, at, user=ref) == "NOT_FOUND"
-    weak = await make_domain_admin(world, http, "weak")
-    assert await refused(weak, at, user=ref) == "FORBIDDEN"
-    strong = await make_domain_admin(world, http, "strong", [AdminPermission.LOGIN_AS])
-    assert (await page(strong, at, user=ref))["events"] == []
-    theirs = {"username": "over"}
-    assert await refused(strong, await here(over), user=theirs) == "NOT_FOUND"
-    chief = await make_client(world, http, "chief", role=Role.ROOT)
-    assert await refused(over, await here(chief), user={"username": "chief"}) == "NOT_FOUND"
-    own = {"username": "ada"}
-    assert (await page(ada, at, user=own))["events"] == []
+    user_ref, start = {"id": global_ids.encode("User", ada.user.id)}, await current_cursor(ada)
+    assert await error_code(bob, start, user=user_ref) == "NOT_FOUND"
+    admin_without_permission = await make_domain_admin(world, http, "weak")
+    assert await error_code(admin_without_permission, start, user=user_ref) == "FORBIDDEN"
+    admin_with_permission = await make_domain_admin(
+        world, http, "strong", [AdminPermission.LOGIN_AS]
+    )
+    assert (await load_changes(admin_with_permission, start, user=user_ref))["events"] == []
+    admin_ref = {"username": "over"}
+    assert (
+        await error_code(admin_with_permission, await current_cursor(over), user=admin_ref)
+        == "NOT_FOUND"
+    )
+    root_client = await make_client(world, http, "chief", role=Role.ROOT)
+    assert (
+        await error_code(over, await current_cursor(root_client), user={"username": "chief"})
+        == "NOT_FOUND"
+    )
+    own_ref = {"username": "ada"}
+    assert (await load_changes(ada, start, user=own_ref))["events"] == []
 
 
-async def test_a_key_of_nobody_names_whom_it_means(ada: Client, world: Environment) -> None:
+async def test_key_without_user_must_name_user(ada: Client, world: Environment) -> None:
     secret = await make_key(world, "nobody", role=Role.ADMIN, scopes=[Scope.MASTER])
-    nobody, at = Client(ada.http, world, ada.user, secret), await here(ada)
-    assert await refused(nobody, at) == "FORBIDDEN"
-    assert (await page(nobody, at, user={"username": "ada"}))["events"] == []
+    key_client, start = Client(ada.http, world, ada.user, secret), await current_cursor(ada)
+    assert await error_code(key_client, start) == "FORBIDDEN"
+    assert (await load_changes(key_client, start, user={"username": "ada"}))["events"] == []
 
 
-# state and cursor
-
-
-async def writer(client: Client, seed: int, until: asyncio.Event) -> None:
-    """Deliver, move, flag and delete until told to stop."""
-    random, number, given = Random(seed), 0, dict[str, Any]()  # noqa: S311 - no secret
-    while not until.is_set():
+async def change_messages_until(client: Client, seed: int, stop: asyncio.Event) -> None:
+    """Deliver, move, flag and delete messages until the event is set."""
+    random, number, arguments = Random(seed), 0, dict[str, Any]()  # noqa: S311 - no secret
+    while not stop.is_set():
         number += 1
-        keys = [
-            one["id"]
-            for one in (
+        message_ids = [
+            message["id"]
+            for message in (
                 await client("""{ viewer { user { messages(first: 50) {
             nodes { id } } } } }""")
             )["viewer"]["user"]["messages"]["nodes"]
         ]
         match random.choice(("add", "add", "flag", "move", "delete")):
-            case "flag" if keys:
-                given = {"set": {"seen": random.random() < 0.5}}
+            case "flag" if message_ids:
+                arguments = {"set": {"seen": random.random() < 0.5}}
                 name = "messageUpdate"
-            case "move" if keys:
-                given = {"to": {"path": random.choice(("Box", "INBOX"))}}
+            case "move" if message_ids:
+                arguments = {"to": {"path": random.choice(("Box", "INBOX"))}}
                 name = "messageMove"
-            case "delete" if len(keys) > 5:
-                given, name = {}, "messageDelete"
+            case "delete" if len(message_ids) > 5:
+                arguments, name = {}, "messageDelete"
             case _:
                 await receive(client, f"{seed} {number}")
                 continue
-        await mutate(client, name, "journalCursor", select={"ids": [random.choice(keys)]}, **given)
+        await mutate(
+            client, name, "journalCursor", select={"ids": [random.choice(message_ids)]}, **arguments
+        )
 
 
-def state_of(answer: Any) -> dict[str, Any]:
-    user = answer["viewer"]["user"]
-    return {one["id"]: (one["mailbox"]["id"], one["seen"]) for one in user["messages"]["nodes"]}
+def messages_by_id(data: Any) -> dict[str, Any]:
+    user = data["viewer"]["user"]
+    return {
+        message["id"]: (message["mailbox"]["id"], message["seen"])
+        for message in user["messages"]["nodes"]
+    }
 
 
-async def test_a_state_and_its_cursor_fit_while_others_write(ada: Client) -> None:
+async def test_state_matches_its_cursor_during_concurrent_writes(ada: Client) -> None:
     await add_mailboxes(ada, "Box")
     stop = asyncio.Event()
-    writers = [asyncio.create_task(writer(ada, seed, stop)) for seed in range(3)]
-    seen = list[tuple[dict[str, Any], str]]()
+    writers = [asyncio.create_task(change_messages_until(ada, seed, stop)) for seed in range(3)]
+    snapshots = list[tuple[dict[str, Any], str]]()
     for _ in range(15):
-        answer = await ada(STATE)
-        seen.append((state_of(answer), answer["viewer"]["user"]["cursor"]))
+        data = await ada(STATE_QUERY)
+        snapshots.append((messages_by_id(data), data["viewer"]["user"]["cursor"]))
         await asyncio.sleep(0.02)
     stop.set()
     await asyncio.gather(*writers)
-    last = state_of(await ada(STATE))
-    assert len({at for _, at in seen}) > 5
-    for replica, at in seen:
-        for event in (await page(ada, at, first=1000))["events"]:
+    last = messages_by_id(await ada(STATE_QUERY))
+    assert len({snapshot_cursor for _, snapshot_cursor in snapshots}) > 5
+    for replica, snapshot_cursor in snapshots:
+        for event in (await load_changes(ada, snapshot_cursor, first=1000))["events"]:
             if event["kind"] in ("MESSAGE_ADDED", "MESSAGE_UPDATED", "MESSAGE_MOVED"):
                 replica[event["messageId"]] = event["mailboxId"], "\\Seen" in event["flags"]
             elif event["kind"] in ("MESSAGE_ARCHIVED", "MESSAGE_DELETED"):
@@ -288,15 +318,15 @@ async def test_a_state_and_its_cursor_fit_while_others_write(ada: Client) -> Non
         assert replica == last
 
 
-async def test_the_cursor_is_read_before_the_state(ada: Client, statements: list[str]) -> None:
-    await ada(STATE)
+async def test_cursor_is_read_before_state(ada: Client, statements: list[str]) -> None:
+    await ada(STATE_QUERY)
     del statements[:]
-    await ada(STATE)
+    await ada(STATE_QUERY)
     order = [
-        nth
+        index
         for name in ("FROM streams", "FROM mailboxes", "FROM messages")
-        for nth, sent in enumerate(statements)
-        if name in sent
+        for index, statement in enumerate(statements)
+        if name in statement
     ]
     assert order == sorted(order)
     assert len(order) == 3

@@ -1,4 +1,4 @@
-"""What is not asked for by a mutation is told by the journal all the same: on every road."""
+"""Changes by workers, tasks and other writers than mutations are recorded in the journal."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,7 +20,7 @@ from tests.support.sample_mutations.journal_write_paths import LETTERS, ROADS, S
 from tests.support.stores.journal_comparison import assert_journal_matches_rows, new_journal_entries
 from tests.support.stores.store_snapshot import everything
 
-READS = {
+READ_ONLY_WORKERS = {
     "resolvers.changes.stream_reader.poll_followed_streams",
     "resolvers.changes.wakeups.receive_wakeups",
     "resolvers.admin.settings.follow_stored_settings",
@@ -28,28 +28,38 @@ READS = {
 
 
 @asynccontextmanager
-async def running(world: Environment, folder: Path) -> AsyncGenerator[set[str]]:
-    """All workers of a server, by their names."""
-    ending = GracefulShutdown(0.0, start_task=None)
-    async with lifecycle._running_workers(world, OutboundSettings(), ending, folder, WHOLE_SERVER):  # noqa: SLF001
-        works: list[Any] = [task.get_coro() for task in ending.worker_tasks]
-        yield {f"{one.cr_frame.f_globals['__name__']}.{one.__name__}" for one in works}
+async def run_all_workers(world: Environment, folder: Path) -> AsyncGenerator[set[str]]:
+    """Run all workers of a server and yield their qualified names."""
+    shutdown = GracefulShutdown(0.0, start_task=None)
+    settings = OutboundSettings()
+    async with lifecycle._running_workers(world, settings, shutdown, folder, WHOLE_SERVER):  # noqa: SLF001
+        coroutines: list[Any] = [task.get_coro() for task in shutdown.worker_tasks]
+        yield {
+            f"{coroutine.cr_frame.f_globals['__name__']}.{coroutine.__name__}"
+            for coroutine in coroutines
+        }
 
 
-async def test_every_worker_and_every_kind_of_task_has_its_road(
+async def test_every_worker_and_task_kind_has_a_write_path(
     world: Environment, tmp_path: Path
 ) -> None:
-    async with running(world, tmp_path) as workers:
-        assert len(workers) > len(READS)
-    by = {road.by for road in ROADS.values()} - {"LMTP", "HTTP", "the command line"}
-    assert by == (workers - READS - {"resolvers.admin.tasks.run_worker"}) | set(tasks.TASK_KINDS)
+    async with run_all_workers(world, tmp_path) as workers:
+        assert len(workers) > len(READ_ONLY_WORKERS)
+    writers = {write_path.by for write_path in ROADS.values()} - {
+        "LMTP",
+        "HTTP",
+        "the command line",
+    }
+    assert writers == (workers - READ_ONLY_WORKERS - {"resolvers.admin.tasks.run_worker"}) | set(
+        tasks.TASK_KINDS
+    )
 
 
 @pytest.fixture
 async def stage(
     ada: Client, bob: Client, root: Client, request: pytest.FixtureRequest
 ) -> AsyncIterator[Stage]:
-    """Two accounts with letters."""
+    """Two accounts with messages."""
     clock, folder, patch = map(request.getfixturevalue, ("clock", "tmp_path", "monkeypatch"))
     async with AsyncExitStack() as stack:
         for client in (ada, bob):
@@ -59,20 +69,18 @@ async def stage(
 
 
 @pytest.mark.parametrize("name", ROADS)
-async def test_the_journal_tells_exactly_what_became_otherwise_on_a_road(
-    name: str, stage: Stage
-) -> None:
-    road, world = ROADS[name], stage.world
-    work = await road.prepare(stage)
+async def test_journal_has_exactly_the_changes_of_a_write_path(name: str, stage: Stage) -> None:
+    write_path, world = ROADS[name], stage.world
+    run = await write_path.prepare(stage)
     before = await everything(world)
-    await work()
+    await run()
     after = await everything(world)
-    assert (after != before) is road.writes
-    assert_journal_matches_rows(before, after, road.goes, road.whole)
-    assert bool(new_journal_entries(before, after)) is road.told
+    assert (after != before) is write_path.writes
+    assert_journal_matches_rows(before, after, write_path.goes, write_path.whole)
+    assert bool(new_journal_entries(before, after)) is write_path.told
 
 
-async def test_a_change_that_is_not_told_is_found(stage: Stage) -> None:
+async def test_change_without_journal_entry_is_detected(stage: Stage) -> None:
     before = await everything(stage.world)
     await change(stage, Message, {"flagged": True}, col(Message.uid) == 1)
     with pytest.raises(AssertionError, match="messages"):

@@ -1,4 +1,4 @@
-"""Whatever two accounts do, in whatever order: what is counted is what is there."""
+"""Counters match the rows after random operations of two accounts."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -17,7 +17,7 @@ from resolvers.mailboxes.delete import MailboxDeletion
 from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes
 from resolvers.mailboxes.rename import MailboxRename
 from resolvers.messages.bulk import bulk_changes, undo
-from resolvers.messages.bulk.bulk_changes import BulkRequest
+from resolvers.messages.bulk.bulk_requests import BulkRequest
 from resolvers.messages.bulk.row_changes import FlagChanges
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.filters.message_filter import MessageConditions
@@ -25,10 +25,10 @@ from tests.conftest import Client, Clock, context, receive
 from tests.support.stores.counter_check import examine
 
 PATHS = ["INBOX", "Sent", "A", "A/B", "a", "C"]
-Step = tuple[str, int, dict[str, Any]]  # what, who, and how
+Step = tuple[str, int, dict[str, Any]]  # operation, index of the client, arguments
 
 paths = some.sampled_from(PATHS)
-picks = some.one_of(
+selectors = some.one_of(
     some.fixed_dictionaries({"mailbox": paths.map(lambda path: MailboxSelector(path=path))}),
     some.fixed_dictionaries(
         {
@@ -44,7 +44,7 @@ picks = some.one_of(
         }
     ),
 )
-words = some.lists(some.sampled_from(["\\Seen", "\\Draft", "x", "y"]), max_size=2)
+flag_lists = some.lists(some.sampled_from(["\\Seen", "\\Draft", "x", "y"]), max_size=2)
 steps = some.one_of(
     some.tuples(
         some.just("deliver"),
@@ -54,17 +54,17 @@ steps = some.one_of(
     some.tuples(
         some.just("update"),
         some.integers(0, 1),
-        some.fixed_dictionaries({"select": picks, "add": words, "remove": words}),
+        some.fixed_dictionaries({"select": selectors, "add": flag_lists, "remove": flag_lists}),
     ),
     some.tuples(
         some.just("move"),
         some.integers(0, 1),
-        some.fixed_dictionaries({"select": picks, "to": paths}),
+        some.fixed_dictionaries({"select": selectors, "to": paths}),
     ),
     some.tuples(
         some.just("delete"),
         some.integers(0, 1),
-        some.fixed_dictionaries({"select": picks, "permanent": some.booleans()}),
+        some.fixed_dictionaries({"select": selectors, "permanent": some.booleans()}),
     ),
     some.tuples(some.just("undo"), some.integers(0, 1), some.just({})),
     some.tuples(some.just("create"), some.integers(0, 1), some.fixed_dictionaries({"path": paths})),
@@ -81,16 +81,16 @@ steps = some.one_of(
 )
 
 
-class Play:
-    """The steps of two accounts, with the tokens they were given."""
+class RandomOperations:
+    """Operations of two accounts, with the undo tokens of each account."""
 
     def __init__(self, *clients: Client) -> None:
         self.clients = clients
         self.tokens: list[list[str]] = [[] for _ in clients]
         self.delivered = 0
 
-    async def step(self, what: str, who: int, how: dict[str, Any]) -> None:
-        roads: dict[str, Callable[..., Awaitable[None]]] = {
+    async def step(self, operation: str, client_index: int, arguments: dict[str, Any]) -> None:
+        methods: dict[str, Callable[..., Awaitable[None]]] = {
             "deliver": self.deliver,
             "update": self.update,
             "move": self.move,
@@ -101,90 +101,106 @@ class Play:
             "drop": self.drop,
         }
         with suppress(RequestError):
-            await roads[what](who, **how)
+            await methods[operation](client_index, **arguments)
 
-    async def carry_out(self, who: int, order: BulkRequest) -> None:
-        done = await bulk_changes.apply_bulk_request(context(self.clients[who]), order)
-        if done.undo_token:
-            self.tokens[who].append(done.undo_token)
+    async def apply_request(self, client_index: int, request: BulkRequest) -> None:
+        result = await bulk_changes.apply_bulk_request(context(self.clients[client_index]), request)
+        if result.undo_token:
+            self.tokens[client_index].append(result.undo_token)
 
-    async def deliver(self, who: int, *, size: int) -> None:
+    async def deliver(self, client_index: int, *, size: int) -> None:
         self.delivered += 1
-        await receive(self.clients[who], f"s {self.delivered} " + "x" * size)
+        await receive(self.clients[client_index], f"s {self.delivered} " + "x" * size)
 
-    async def update(self, who: int, *, select: Any, add: list[str], remove: list[str]) -> None:
+    async def update(
+        self, client_index: int, *, select: Any, add: list[str], remove: list[str]
+    ) -> None:
         changes = FlagChanges.from_flag_names({}, added=add, removed=remove)
-        await self.carry_out(who, BulkRequest(MessageSelector(**select), changes))
+        await self.apply_request(client_index, BulkRequest(MessageSelector(**select), changes))
 
-    async def move(self, who: int, *, select: Any, to: str) -> None:
-        box = await mailbox_loaders.require_mailbox(
-            context(self.clients[who]), MailboxSelector(path=to)
+    async def move(self, client_index: int, *, select: Any, to: str) -> None:
+        mailbox = await mailbox_loaders.require_own_or_shared_mailbox(
+            context(self.clients[client_index]), MailboxSelector(path=to)
         )
-        await self.carry_out(
-            who, BulkRequest(MessageSelector(**select), target_mailbox=MailboxSelector(id=box.id))
-        )
-
-    async def delete(self, who: int, *, select: Any, permanent: bool) -> None:
-        await self.carry_out(
-            who, BulkRequest(MessageSelector(**select), is_delete=True, is_permanent=permanent)
+        await self.apply_request(
+            client_index,
+            BulkRequest(MessageSelector(**select), target_mailbox=MailboxSelector(id=mailbox.id)),
         )
 
-    async def undo(self, who: int) -> None:
-        if self.tokens[who]:
-            await undo.undo_by_token(context(self.clients[who]), self.tokens[who].pop())
+    async def delete(self, client_index: int, *, select: Any, permanent: bool) -> None:
+        await self.apply_request(
+            client_index,
+            BulkRequest(MessageSelector(**select), is_delete=True, is_permanent=permanent),
+        )
 
-    async def create(self, who: int, *, path: str) -> None:
-        await mailbox_loaders.create_mailboxes(context(self.clients[who]), NewMailboxes([path]))
+    async def undo(self, client_index: int) -> None:
+        if self.tokens[client_index]:
+            await undo.undo_by_token(
+                context(self.clients[client_index]), self.tokens[client_index].pop()
+            )
 
-    async def rename(self, who: int, *, path: str, to: str) -> None:
-        asked = MailboxRename(MailboxSelector(path=path), to)
-        await rename.rename_mailbox(context(self.clients[who]), asked)
+    async def create(self, client_index: int, *, path: str) -> None:
+        await mailbox_loaders.create_mailboxes(
+            context(self.clients[client_index]), NewMailboxes([path])
+        )
 
-    async def drop(self, who: int, *, path: str, recursive: bool) -> None:
-        ctx = context(self.clients[who])
+    async def rename(self, client_index: int, *, path: str, to: str) -> None:
+        request = MailboxRename(MailboxSelector(path=path), to)
+        await rename.rename_mailbox(context(self.clients[client_index]), request)
+
+    async def drop(self, client_index: int, *, path: str, recursive: bool) -> None:
+        ctx = context(self.clients[client_index])
         await mailbox_delete.delete_mailboxes(
             ctx, MailboxDeletion([MailboxSelector(path=path)], is_recursive=recursive)
         )
 
 
-def wait(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
-    asyncio.run_coroutine_threadsafe(work, loop).result()
+def run_on_loop(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]) -> None:
+    asyncio.run_coroutine_threadsafe(coroutine, loop).result()
 
 
-async def test_counters_hold_whatever_is_done(
+async def test_counters_match_after_random_operations(
     ada: Client, bob: Client, world: Environment, clock: Clock
 ) -> None:
-    play, loop = Play(ada, bob), asyncio.get_running_loop()
+    operations, loop = RandomOperations(ada, bob), asyncio.get_running_loop()
 
-    async def run(listed: list[Step]) -> None:
-        for step in listed:
+    async def run_and_check(step_list: list[Step]) -> None:
+        for step in step_list:
             clock.tick(seconds=1)
-            await play.step(*step)
+            await operations.step(*step)
         await examine(world)
 
     @given(some.lists(steps, min_size=5, max_size=25))
     @settings(
         max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
     )
-    def hold(listed: list[Step]) -> None:
-        wait(loop, run(listed))
+    def check_steps(step_list: list[Step]) -> None:
+        run_on_loop(loop, run_and_check(step_list))
 
-    await asyncio.to_thread(hold)
-    assert play.delivered
+    await asyncio.to_thread(check_steps)
+    assert operations.delivered
 
 
-async def test_both_may_act_at_once(ada: Client, bob: Client, world: Environment) -> None:
-    play = Play(ada, bob)
-    work: list[Awaitable[None]] = []
+async def test_counters_match_after_concurrent_operations(
+    ada: Client, bob: Client, world: Environment
+) -> None:
+    operations = RandomOperations(ada, bob)
+    awaitables: list[Awaitable[None]] = []
     for n in range(40):
-        who, pick = n % 2, {"conditions": MessageConditions(seen=False)}
-        work.append(play.step("deliver", who, {"size": n}))
+        client_index, selector = n % 2, {"conditions": MessageConditions(seen=False)}
+        awaitables.append(operations.step("deliver", client_index, {"size": n}))
         if n % 5 == 0:
-            work.append(play.step("move", who, {"select": pick, "to": "Sent"}))
+            awaitables.append(
+                operations.step("move", client_index, {"select": selector, "to": "Sent"})
+            )
         if n % 7 == 0:
-            work.append(play.step("update", who, {"select": pick, "add": ["\\Seen"], "remove": []}))
+            awaitables.append(
+                operations.step(
+                    "update", client_index, {"select": selector, "add": ["\\Seen"], "remove": []}
+                )
+            )
         if n % 11 == 0:
-            work.append(play.step("undo", who, {}))
-    await asyncio.gather(*work)
+            awaitables.append(operations.step("undo", client_index, {}))
+    await asyncio.gather(*awaitables)
     await examine(world)
-    assert play.delivered == 40
+    assert operations.delivered == 40

@@ -1,4 +1,4 @@
-"""Bells that are heard in other processes, on each kind of bus."""
+"""Wake-ups between processes, over each kind of event bus."""
 
 import asyncio
 import contextlib
@@ -16,27 +16,33 @@ from merganser.server.event_bus import create_wakeups
 from merganser.settings.settings import Settings
 from models.events.bus import EventBus, MessageHandler
 from models.events.bus.local_bus import LocalBus
-from models.events.wakeups import MAX_MESSAGE_BYTES, SEND_INTERVAL, BusWakeups, Wakeups, _join_lines
+from models.events.wakeups import (
+    MAX_MESSAGE_BYTES,
+    SEND_INTERVAL,
+    BusWakeups,
+    Wakeups,
+    _messages_from_lines,
+)
 from tests.support.servers.bus_servers import BROKERS
 
 SECRET = b"s" * 32
-KINDS = ["unix", "postgresql", "redis", "nats"]
+BUS_KINDS = ["unix", "postgresql", "redis", "nats"]
 
 
 @dataclass
-class Road:
-    """A kind of bus, and how it is broken off and mended."""
+class BusSetup:
+    """The settings of a kind of event bus, with functions that interrupt and restore it."""
 
     settings: Settings
     stop: Callable[[], Any]
     start: Callable[[], Any]
 
-    def bells(self) -> Wakeups:
+    def create_wakeups(self) -> Wakeups:
         return create_wakeups(self.settings, SECRET)
 
 
-@pytest.fixture(params=KINDS)
-def road(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Road]:
+@pytest.fixture(params=BUS_KINDS)
+def bus_setup(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BusSetup]:
     kind = request.param
     if kind == "unix":
         folder = tmp_path / "bells"
@@ -46,11 +52,11 @@ def road(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Road]:
                 path.unlink()
             folder.rename(tmp_path / "away")
 
-        yield Road(Settings(data=tmp_path), stop, lambda: (tmp_path / "away").rename(folder))
+        yield BusSetup(Settings(data=tmp_path), stop, lambda: (tmp_path / "away").rename(folder))
     elif kind == "postgresql":
         url = request.getfixturevalue("postgres").replace("+asyncpg", "")
 
-        async def cut() -> None:
+        async def terminate_connections() -> None:
             connection = await asyncpg.connect(url)
             await connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -60,94 +66,97 @@ def road(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Road]:
             await connection.close()
 
         settings = Settings(data=tmp_path, store=url, wakeups="postgresql")  # type: ignore[arg-type]
-        yield Road(settings, cut, lambda: None)
+        yield BusSetup(settings, terminate_connections, lambda: None)
     else:
         broker = BROKERS[kind](tmp_path)
         broker.start()
         settings = Settings(data=tmp_path, wakeups=broker.url)  # type: ignore[arg-type]
-        yield Road(settings, broker.stop, broker.start)
+        yield BusSetup(settings, broker.stop, broker.start)
         broker.stop()
 
 
-async def done(work: Any) -> None:
-    if asyncio.iscoroutine(work):
-        await work
+async def await_if_coroutine(value: Any) -> None:
+    if asyncio.iscoroutine(value):
+        await value
 
 
 @asynccontextmanager
-async def hearing(bells: Wakeups) -> AsyncGenerator[asyncio.Event]:
-    """Bells that hear; the event is set whenever they begin to."""
-    joined = asyncio.Event()
-    task = asyncio.create_task(bells.receive(joined.set))
+async def run_receiver(wakeups: Wakeups) -> AsyncGenerator[asyncio.Event]:
+    """Receive wake-ups in a task. The event is set at each new connection to the bus."""
+    connected = asyncio.Event()
+    task = asyncio.create_task(wakeups.receive(connected.set))
     async with asyncio.timeout(10):
-        await joined.wait()
-    joined.clear()
+        await connected.wait()
+    connected.clear()
     try:
-        yield joined
+        yield connected
     finally:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        await bells.close()
+        await wakeups.close()
 
 
-async def rings(bell: asyncio.Event, seconds: float = 2) -> None:
+async def wait_for_wakeup(event: asyncio.Event, seconds: float = 2) -> None:
     async with asyncio.timeout(seconds):
-        await bell.wait()
-    bell.clear()
+        await event.wait()
+    event.clear()
 
 
-async def test_bells_are_heard_in_the_next_process(road: Road) -> None:
-    here, there = road.bells(), road.bells()
-    recalled: list[int | None] = []
-    here.on_credentials_changed(recalled.append)
-    async with hearing(here):
-        async with hearing(there):
-            with here.follow([7]) as bell, here.follow([8]) as other:
-                there.announce({7: 3})
-                await rings(bell)
-                there.announce_credentials_changed([12])
-                there.announce_credentials_changed([None])
-                there.announce({7: 4})
-                await rings(bell)
-                assert recalled == [12, None]
-                assert not other.is_set()
-        here.announce({7: 5})  # to a neighbour that is gone
+async def test_wakeups_reach_other_process(bus_setup: BusSetup) -> None:
+    receiver, sender = bus_setup.create_wakeups(), bus_setup.create_wakeups()
+    changed_credentials: list[int | None] = []
+    receiver.add_credentials_listener(changed_credentials.append)
+    async with run_receiver(receiver):
+        async with run_receiver(sender):
+            with receiver.follow([7]) as event, receiver.follow([8]) as other_event:
+                sender.announce({7: 3})
+                await wait_for_wakeup(event)
+                sender.announce_credentials_changed([12])
+                sender.announce_credentials_changed([None])
+                sender.announce({7: 4})
+                await wait_for_wakeup(event)
+                assert changed_credentials == [12, None]
+                assert not other_event.is_set()
+        receiver.announce({7: 5})  # the other process has stopped
 
 
-async def test_who_only_tells_need_not_hear(road: Road) -> None:
-    here, there = road.bells(), road.bells()
-    async with hearing(here):
-        with here.follow([7]) as bell:
-            there.announce({7: 3})
-            await there.close()
-            await rings(bell)
+async def test_process_can_announce_without_receiving(bus_setup: BusSetup) -> None:
+    receiver, sender = bus_setup.create_wakeups(), bus_setup.create_wakeups()
+    async with run_receiver(receiver):
+        with receiver.follow([7]) as event:
+            sender.announce({7: 3})
+            await sender.close()
+            await wait_for_wakeup(event)
 
 
-async def test_a_bus_that_was_away_is_heard_again(
-    road: Road, caplog: pytest.LogCaptureFixture
+async def test_wakeups_arrive_after_bus_outage(
+    bus_setup: BusSetup, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "models.events.wakeups")
-    here, there = road.bells(), road.bells()
-    async with hearing(here) as joined, hearing(there) as there_joined:
-        with here.follow([7]) as bell:
-            await done(road.stop())
-            for number in range(50):  # of which the log is told once
-                there.announce({7: 100 + number})
+    receiver, sender = bus_setup.create_wakeups(), bus_setup.create_wakeups()
+    async with (
+        run_receiver(receiver) as receiver_connected,
+        run_receiver(sender) as sender_connected,
+    ):
+        with receiver.follow([7]) as event:
+            await await_if_coroutine(bus_setup.stop())
+            for number in range(50):  # logged once
+                sender.announce({7: 100 + number})
                 await asyncio.sleep(0.02)
-            await done(road.start())
+            await await_if_coroutine(bus_setup.start())
             async with asyncio.timeout(15):
-                await joined.wait()
-                await there_joined.wait()
-            assert not here.is_disconnected
-            there.announce({7: 1000})
-            await rings(bell)
-    warnings = [one for one in caplog.records if one.levelname == "WARNING"]
-    assert 1 <= len(warnings) <= 4, [one.getMessage() for one in warnings]
+                await receiver_connected.wait()
+                await sender_connected.wait()
+            assert not receiver.is_disconnected
+            sender.announce({7: 1000})
+            await wait_for_wakeup(event)
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert 1 <= len(warnings) <= 4, [record.getMessage() for record in warnings]
 
 
-class Counted:
-    """A bus that counts what it carries."""
+class CountingBus:
+    """An event bus that stores the messages sent."""
 
     name = "counted"
 
@@ -165,33 +174,33 @@ class Counted:
         pass
 
 
-async def test_many_commits_are_few_messages() -> None:
-    bus: EventBus = Counted()
-    bells, began = BusWakeups(bus), monotonic()
+async def test_many_commits_are_sent_in_few_messages() -> None:
+    bus: EventBus = CountingBus()
+    wakeups, started_at = BusWakeups(bus), monotonic()
     for number in range(1000):
-        bells.announce({number % 10: number})
+        wakeups.announce({number % 10: number})
         await asyncio.sleep(0.0005)
-    await bells.close()
-    assert isinstance(bus, Counted)
-    assert len(bus.messages) <= (monotonic() - began) / SEND_INTERVAL + 2
-    told = [line.split() for message in bus.messages for line in message.split("\n")[1:]]
-    last = {int(stream): int(number) for stream, number in told}
-    assert last == {number % 10: number for number in range(990, 1000)}
+    await wakeups.close()
+    assert isinstance(bus, CountingBus)
+    assert len(bus.messages) <= (monotonic() - started_at) / SEND_INTERVAL + 2
+    positions = [line.split() for message in bus.messages for line in message.split("\n")[1:]]
+    last_positions = {int(stream): int(number) for stream, number in positions}
+    assert last_positions == {number % 10: number for number in range(990, 1000)}
 
 
-def test_no_message_is_too_long() -> None:
+def test_messages_are_within_size_limit() -> None:
     lines = [f"{2**62 + number} {number}" for number in range(5000)]
-    messages = list(_join_lines("name", lines))
+    messages = list(_messages_from_lines("name", lines))
     assert max(map(len, messages)) <= MAX_MESSAGE_BYTES
-    assert [line for one in messages for line in one.split("\n")[1:]] == lines
+    assert [line for message in messages for line in message.split("\n")[1:]] == lines
 
 
-async def test_what_others_say_on_a_bus_breaks_nothing(tmp_path: Path) -> None:
-    bells, stranger = BusWakeups(LocalBus(tmp_path)), LocalBus(tmp_path)
-    async with hearing(bells):
-        with bells.follow([7]) as bell:
+async def test_invalid_bus_messages_are_ignored(tmp_path: Path) -> None:
+    wakeups, other_bus = BusWakeups(LocalBus(tmp_path)), LocalBus(tmp_path)
+    async with run_receiver(wakeups):
+        with wakeups.follow([7]) as event:
             for message in ("", "x", "x\n7", "x\n!all", "x\n7 one", "x\n" + "9" * 5000 + " 1"):
-                await stranger.send(message)
-            await stranger.send("x\n7 3")
-            await rings(bell)
-    await stranger.close()
+                await other_bus.send(message)
+            await other_bus.send("x\n7 3")
+            await wait_for_wakeup(event)
+    await other_bus.close()

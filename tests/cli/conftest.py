@@ -11,10 +11,10 @@ from tests.support.stores import store_fixtures
 
 
 @pytest.fixture
-def bare(
+def shell_without_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[CommandLine]:
-    """A shell where nothing has been made yet."""
+    """A command line without a database."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     shell = CommandLine(tmp_path / "var", monkeypatch, capsys)
@@ -26,17 +26,17 @@ def bare(
 
 
 @pytest.fixture
-def shell(bare: CommandLine, sqlite_template: Path) -> CommandLine:
-    """A shell with a store that is migrated and empty."""
-    bare.data.mkdir(mode=0o700)
-    copied = store_fixtures.copied(sqlite_template, bare.data)
-    bare.set_settings(store=copied)
-    return bare
+def shell(shell_without_store: CommandLine, sqlite_template: Path) -> CommandLine:
+    """A command line with a migrated, empty database."""
+    shell_without_store.data.mkdir(mode=0o700)
+    store_url = store_fixtures.copied(sqlite_template, shell_without_store.data)
+    shell_without_store.set_settings(store=store_url)
+    return shell_without_store
 
 
 @pytest.fixture
 def ada(shell: CommandLine) -> CommandLine:
-    """A shell with the user ada in the store."""
-    said = shell("user", "add", "ada", "--address", "ada@example.org", "--no-password")
-    assert said.code == 0, said.err
+    """A command line with the user ada in its database."""
+    result = shell("user", "add", "ada", "--address", "ada@example.org", "--no-password")
+    assert result.code == 0, result.err
     return shell

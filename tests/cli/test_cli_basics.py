@@ -1,33 +1,42 @@
-"""The command line itself: help, failures, the store, its locks and what the doctor says."""
+"""Tests of the command line: help, errors, the database and its locks, and `merganser doctor`."""
 
+import ast
 import asyncio
+import inspect
 import os
 import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
+from typer.core import TyperCommand
 
+from merganser.commands.lazy_commands import LazyImplementation
 from merganser.errors import CommandError
 from merganser.server.environment_factory import fault_point_killer, load_or_create_secret
 from merganser.server.private_files import create_private_file
 from merganser.server.sockets import exposed_settings
 from merganser.server.store import store_lock
 from merganser.settings.settings import Settings, read_settings
-from tests.support.clients.command_line import CommandLine
+from tests.support.clients.command_line import CommandLine, all_commands
 
 ROOT = Path(__file__).parents[2]
 
 
-HEAVY = ("graph.schema", "strawberry", "sqlalchemy", "pydantic", "dns")
+SLOW_MODULES = ("graph.schema", "strawberry", "sqlalchemy", "pydantic", "dns")
 
 
 @pytest.mark.parametrize(
-    ("words", "allowed"),
+    ("arguments", "allowed"),
     [
         ("--help", ""),
+        ("user add --help", "pydantic"),  # typer imports it to parse options
+        ("domain dkim-add --help", "pydantic"),
+        ("documents add --help", "pydantic"),
+        ("doctor --help", "pydantic"),
         ("settings", "pydantic"),
         ("send-test --to ada@example.org", "pydantic"),
         ("init", "pydantic sqlalchemy"),
@@ -38,78 +47,115 @@ HEAVY = ("graph.schema", "strawberry", "sqlalchemy", "pydantic", "dns")
         ("check", "pydantic sqlalchemy dns"),
     ],
 )
-def test_a_command_loads_only_what_it_needs(tmp_path: Path, words: str, allowed: str) -> None:
-    """The schema takes seconds to load: only commands that answer requests need it."""
-    watched = f"import sys; sys.argv[1:] = {words.split()}\nfrom merganser.__main__ import main\n"
-    loaded = f"main()\nprint(*(name for name in {HEAVY} if name in sys.modules))"
+def test_command_imports_only_needed_modules(tmp_path: Path, arguments: str, allowed: str) -> None:
+    """The schema takes seconds to load. Only commands that answer requests need it."""
+    run_command = (
+        f"import sys; sys.argv[1:] = {arguments.split()}\nfrom merganser.__main__ import main\n"
+    )
+    print_modules = f"main()\nprint(*(name for name in {SLOW_MODULES} if name in sys.modules))"
     env = {**os.environ, "MERGANSER_DATA": str(tmp_path / "data"), "MERGANSER_LMTP": "127.0.0.1:1"}
-    said = subprocess.run(
-        [sys.executable, "-c", watched + loaded],
+    result = subprocess.run(
+        [sys.executable, "-c", run_command + print_modules],
         cwd=ROOT, env=env, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert set(said.stdout.splitlines()[-1].split()) <= set(allowed.split())
+    assert set(result.stdout.splitlines()[-1].split()) <= set(allowed.split())
+
+
+@pytest.mark.parametrize(("name", "command"), all_commands().items(), ids=all_commands())
+def test_declared_command_has_an_implementation(name: str, command: TyperCommand) -> None:
+    assert command.callback
+    implementation = inspect.unwrap(
+        command.callback, stop=lambda function: isinstance(function, LazyImplementation)
+    )
+    assert isinstance(implementation, LazyImplementation), name
+    declared = get_type_hints(inspect.unwrap(implementation))
+    assert list(get_type_hints(implementation.load()).items()) == list(declared.items())
+
+
+def test_import_inside_command_function_has_a_reason() -> None:
+    without_reason = []
+    for path in (ROOT / "merganser" / "commands").rglob("*.py"):
+        text = path.read_text()
+        lines = text.splitlines()
+        for function in ast.walk(ast.parse(text)):
+            if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            for node in ast.walk(function):
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    comments = (lines[node.lineno - 2].strip(), lines[node.lineno - 1])
+                    if not (comments[0].startswith("#") or " - " in comments[1].partition("#")[2]):
+                        without_reason.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert without_reason == []
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("user",), ("token",), ("domain",), ("connector",), ("documents",)]
+    "arguments", [(), ("user",), ("token",), ("domain",), ("connector",), ("documents",)]
 )
-def test_without_a_command_it_helps(bare: CommandLine, words: tuple[str, ...]) -> None:
-    said = bare(*words)
-    assert said.code == 2
-    assert "Usage" in said.out
-    assert said.err == ""
+def test_missing_subcommand_shows_help(
+    shell_without_store: CommandLine, arguments: tuple[str, ...]
+) -> None:
+    result = shell_without_store(*arguments)
+    assert result.code == 2
+    assert "Usage" in result.out
+    assert result.err == ""
 
 
-@pytest.mark.parametrize("words", [("nonsense",), ("user", "add"), ("serve", "--fast")])
-def test_a_wrong_command_line_is_one_sentence(bare: CommandLine, words: tuple[str, ...]) -> None:
-    said = bare(*words)
-    assert said.code == 2
-    assert said.err.startswith("merganser: ")
-    assert said.err.count("\n") == 1
+@pytest.mark.parametrize("arguments", [("nonsense",), ("user", "add"), ("serve", "--fast")])
+def test_invalid_command_line_is_reported_in_one_line(
+    shell_without_store: CommandLine, arguments: tuple[str, ...]
+) -> None:
+    result = shell_without_store(*arguments)
+    assert result.code == 2
+    assert result.err.startswith("merganser: ")
+    assert result.err.count("\n") == 1
 
 
-def test_the_schema_and_the_settings_are_printed(bare: CommandLine) -> None:
-    assert "type Query" in bare("schema").out
-    assert bare("settings").out == (ROOT / "docs" / "settings.md").read_text()
+def test_schema_and_settings_are_printed(shell_without_store: CommandLine) -> None:
+    assert "type Query" in shell_without_store("schema").out
+    assert shell_without_store("settings").out == (ROOT / "docs" / "settings.md").read_text()
 
 
-def test_init_makes_a_store_that_nobody_else_can_read(bare: CommandLine) -> None:
-    assert bare("init").code == 0
-    assert bare("init").code == 0
-    bare.set_settings(data="/proc/nothing")
-    assert "cannot make the folder /proc/nothing" in bare("init").err
-    bare.set_settings(data=str(bare.data))
-    for made in (bare.data, bare.data / "secret", bare.data / "merganser.db"):
-        assert not stat.S_IMODE(made.stat().st_mode) & 0o077, made
+def test_init_creates_database_readable_only_by_owner(shell_without_store: CommandLine) -> None:
+    assert shell_without_store("init").code == 0
+    assert shell_without_store("init").code == 0
+    shell_without_store.set_settings(data="/proc/nothing")
+    assert "cannot make the folder /proc/nothing" in shell_without_store("init").err
+    shell_without_store.set_settings(data=str(shell_without_store.data))
+    for path in (
+        shell_without_store.data,
+        shell_without_store.data / "secret",
+        shell_without_store.data / "merganser.db",
+    ):
+        assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [("user", "list"), ("connector", "list"), ("documents", "list"), ("check",)],
 )
-def test_a_store_that_is_not_ready_says_what_to_do(
-    bare: CommandLine, words: tuple[str, ...]
+def test_command_without_database_names_init(
+    shell_without_store: CommandLine, arguments: tuple[str, ...]
 ) -> None:
-    said = bare(*words)
-    assert said.code == 1
-    assert said.err == "merganser: the store is not ready: run `merganser init` first\n"
-    assert not bare.data.exists()
+    result = shell_without_store(*arguments)
+    assert result.code == 1
+    assert result.err == "merganser: the store is not ready: run `merganser init` first\n"
+    assert not shell_without_store.data.exists()
 
 
-def test_a_store_of_a_newer_version_is_left_alone(shell: CommandLine) -> None:
+def test_database_of_newer_version_is_refused(shell: CommandLine) -> None:
     import sqlite3
 
-    with sqlite3.connect(shell.data / "mail.db") as store:
-        store.execute("UPDATE alembic_version SET version_num = 'v9999'")
-    store.close()
-    for words in (("init",), ("user", "list")):
-        said = shell(*words)
-        assert said.code == 1
-        assert "made by a newer merganser (v9999)" in said.err
+    with sqlite3.connect(shell.data / "mail.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'v9999'")
+    connection.close()
+    for arguments in (("init",), ("user", "list")):
+        result = shell(*arguments)
+        assert result.code == 1
+        assert "made by a newer merganser (v9999)" in result.err
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "words"),
+    ("setting", "value", "error_text"),
     [
         ("store", "postgresql://mail:hunter2@127.0.0.1:1/mail", "cannot use the store"),
         ("store", "postgresql://host:port/x", "a host or port in the address can't be read"),
@@ -122,37 +168,37 @@ def test_a_store_of_a_newer_version_is_left_alone(shell: CommandLine) -> None:
         ("hhtp", "x", "did you mean MERGANSER_HTTP"),
     ],
 )
-def test_what_cannot_be_opened_is_one_sentence(
-    shell: CommandLine, setting: str, value: str, words: str
+def test_unusable_store_setting_is_reported_in_one_line(
+    shell: CommandLine, setting: str, value: str, error_text: str
 ) -> None:
     shell.set_settings(**{setting: value})
-    said = shell("user", "list")
-    assert said.code in (1, 2)
-    assert said.err.startswith("merganser: ")
-    assert said.err.count("\n") == 1
-    assert words in said.err
-    assert "hunter2" not in said.err
+    result = shell("user", "list")
+    assert result.code in (1, 2)
+    assert result.err.startswith("merganser: ")
+    assert result.err.count("\n") == 1
+    assert error_text in result.err
+    assert "hunter2" not in result.err
 
 
-def test_a_file_that_is_no_store_is_one_sentence(bare: CommandLine) -> None:
-    bare.data.mkdir()
-    (bare.data / "merganser.db").write_bytes(b"not a database at all" * 100)
-    said = bare("user", "list")
-    assert (said.code, said.err.count("\n")) == (1, 1)
-    assert "file is not a database" in said.err
+def test_file_that_is_no_database_is_reported_in_one_line(shell_without_store: CommandLine) -> None:
+    shell_without_store.data.mkdir()
+    (shell_without_store.data / "merganser.db").write_bytes(b"not a database at all" * 100)
+    result = shell_without_store("user", "list")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "file is not a database" in result.err
 
 
-def test_a_secret_is_made_once_whoever_comes_first(bare: CommandLine) -> None:
-    bare.data.mkdir()
+def test_existing_secret_is_not_overwritten(shell_without_store: CommandLine) -> None:
+    shell_without_store.data.mkdir()
     first = load_or_create_secret(read_settings())
-    create_private_file(bare.data / "secret", "ff" * 32)
+    create_private_file(shell_without_store.data / "secret", "ff" * 32)
     assert load_or_create_secret(read_settings()) == first
     assert len(first) == 32
-    assert [each.name for each in bare.data.iterdir()] == ["secret"]
+    assert [path.name for path in shell_without_store.data.iterdir()] == ["secret"]
 
 
 @pytest.mark.usefixtures("shell")
-async def test_a_store_is_served_or_repaired_but_never_both() -> None:
+async def test_server_and_repair_locks_exclude_each_other() -> None:
     store = read_settings().store
     assert store_lock.sqlite_server_pid(store) is None
     async with store_lock.lock_as_server(store):
@@ -167,7 +213,7 @@ async def test_a_store_is_served_or_repaired_but_never_both() -> None:
         pass
 
 
-async def test_servers_share_a_postgres_store_but_not_with_a_repair(postgres: str) -> None:
+async def test_postgres_is_shared_by_servers_but_not_with_repair(postgres: str) -> None:
     async with store_lock.lock_as_server(postgres), store_lock.lock_as_server(postgres):
         with pytest.raises(CommandError, match="stop all of them"):
             async with store_lock.lock_for_repair(postgres):
@@ -178,29 +224,31 @@ async def test_servers_share_a_postgres_store_but_not_with_a_repair(postgres: st
                 pass
 
 
-async def test_check_refuses_to_repair_beside_a_server(shell: CommandLine) -> None:
+async def test_check_repair_is_refused_while_server_runs(shell: CommandLine) -> None:
     async with store_lock.lock_as_server(read_settings().store):
-        said = await asyncio.to_thread(shell, "check", "--repair")
-    assert said.code == 1
-    assert "stop it, then repair" in said.err
+        result = await asyncio.to_thread(shell, "check", "--repair")
+    assert result.code == 1
+    assert "stop it, then repair" in result.err
 
 
-def test_check_finds_a_difference_and_repairs_it(ada: CommandLine) -> None:
+def test_check_finds_and_repairs_wrong_counter(ada: CommandLine) -> None:
     import sqlite3
 
-    ada("check", "--repair")  # whatever else there is
-    with sqlite3.connect(ada.data / "mail.db") as store:
-        store.execute("UPDATE mailboxes SET total = 7 WHERE path = 'INBOX'")
-    store.close()
-    said = ada("check", "--quick")
-    assert said.code == 1
-    assert [(f["rule"], f["found"]) for f in said.json["findings"]] == [("total", 7)]
+    ada("check", "--repair")  # repair differences of the fixture
+    with sqlite3.connect(ada.data / "mail.db") as connection:
+        connection.execute("UPDATE mailboxes SET total = 7 WHERE path = 'INBOX'")
+    connection.close()
+    result = ada("check", "--quick")
+    assert result.code == 1
+    assert [(finding["rule"], finding["found"]) for finding in result.json["findings"]] == [
+        ("total", 7)
+    ]
     assert ada("check", "--repair").code == 0
     assert ada("check").json["whole"] is True
 
 
 @pytest.mark.parametrize(
-    ("place", "open_to_others"),
+    ("address", "is_public"),
     [
         ("127.0.0.1:1", False),
         ("127.9.9.9:1", False),
@@ -211,55 +259,57 @@ def test_check_finds_a_difference_and_repairs_it(ada: CommandLine) -> None:
         ("192.0.2.1:1", True),
     ],
 )
-def test_who_can_reach_us_is_known(place: str, *, open_to_others: bool) -> None:
-    assert exposed_settings(Settings(http=place)) == (["HTTP"] if open_to_others else [])
-    assert exposed_settings(Settings(lmtp=place)) == (["LMTP"] if open_to_others else [])
+def test_listeners_on_public_addresses_are_exposed(address: str, *, is_public: bool) -> None:
+    assert exposed_settings(Settings(http=address)) == (["HTTP"] if is_public else [])
+    assert exposed_settings(Settings(lmtp=address)) == (["LMTP"] if is_public else [])
 
 
-def test_the_doctor_finds_a_new_installation_fit(shell: CommandLine) -> None:
+def test_doctor_passes_for_new_installation(shell: CommandLine) -> None:
     shell.set_settings(http="127.0.0.1:0", lmtp="127.0.0.1:0")
     shell("user", "list")
-    said = shell("doctor", "--json")
-    assert said.code == 0
-    verdicts = {row["subject"]: row["verdict"] for row in said.json}
+    result = shell("doctor", "--json")
+    assert result.code == 0
+    verdicts = {row["subject"]: row["verdict"] for row in result.json}
     assert {verdicts[name] for name in ("store", "blobs", "secret", "disk", "HTTP port")} == {"ok"}
 
 
-def test_the_doctor_says_what_to_do(shell: CommandLine) -> None:
+def test_doctor_names_remedies(shell: CommandLine) -> None:
     import socket
 
     shell("user", "list")
     (shell.data / "secret").chmod(0o644)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with socket.socket() as occupied_socket:
+        occupied_socket.bind(("127.0.0.1", 0))
+        occupied_socket.listen()
+        port = occupied_socket.getsockname()[1]
         shell.set_settings(
             http=f"127.0.0.1:{port}", lmtp="127.0.0.1:0", store="postgresql://127.0.0.1:1/x"
         )
-        said = shell("doctor")
-    assert said.code == 1
-    for words in (f"chmod 600 {shell.data}/secret", "MERGANSER_HTTP", "MERGANSER_STORE"):
-        assert words in said.out
+        result = shell("doctor")
+    assert result.code == 1
+    for remedy in (f"chmod 600 {shell.data}/secret", "MERGANSER_HTTP", "MERGANSER_STORE"):
+        assert remedy in result.out
 
 
-def test_a_fault_ends_the_process_at_its_passing() -> None:
+def test_fault_point_kills_process_at_given_pass() -> None:
     code = (
         "from merganser.server.environment_factory import fault_point_killer\np = "
         "fault_point_killer('commit:3')\n"
     )
     code += "for n in range(9):\n    p('other'); p('commit'); print(n, flush=True)\n"
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
-    assert ended.returncode == -9
-    assert ended.stdout == b"0\n1\n"
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False
+    )
+    assert process.returncode == -9
+    assert process.stdout == b"0\n1\n"
     fault_point_killer(None)("commit")
 
 
-def test_no_server_to_send_a_test_to_is_one_sentence(bare: CommandLine) -> None:
-    bare.set_settings(lmtp="127.0.0.1:1")
-    began = time.monotonic()
-    said = bare("send-test", "--to", "ada@example.org")
-    assert time.monotonic() - began < 10
-    assert said.code == 1
-    assert "no LMTP server answers at 127.0.0.1:1" in said.err
-    assert "say with --to" in bare("send-test").err
+def test_send_test_without_server_is_reported_in_one_line(shell_without_store: CommandLine) -> None:
+    shell_without_store.set_settings(lmtp="127.0.0.1:1")
+    started_at = time.monotonic()
+    result = shell_without_store("send-test", "--to", "ada@example.org")
+    assert time.monotonic() - started_at < 10
+    assert result.code == 1
+    assert "no LMTP server answers at 127.0.0.1:1" in result.err
+    assert "say with --to" in shell_without_store("send-test").err

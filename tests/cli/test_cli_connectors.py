@@ -1,4 +1,4 @@
-"""`merganser connector`: accounts elsewhere listed, checked, run and told of."""
+"""Tests of `merganser connector`: list, check and run connectors, and show their log."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ from rich.filesize import decimal
 
 from bench.servers.ports import free_port
 from graph.types.global_ids import encode
-from merganser.commands import user_operations
+from merganser.commands.users import user_operations
 from merganser.server.environment_factory import open_environment, root_context
 from merganser.settings.settings import read_settings
 from models.connectors import ConnectorProtocol, ConnectorSecurity
@@ -34,7 +34,7 @@ from tests.support.servers.forked_process import ForkedProcess, Streams, run_for
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 90.0  # seconds, on a busy machine
-PIECE = 40_000  # bytes of a large message
+MESSAGE_BYTES = 40_000  # bytes of a large message
 
 
 @pytest.fixture(scope="module")
@@ -43,58 +43,62 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture(scope="module")
-def far(authority: Authority) -> Iterator[DovecotAccount]:
-    both = authority.issue("localhost")
-    with TemporaryDirectory() as name:  # pytest closes its own folders to all but us
-        folder = Path(name)
+def remote_account(authority: Authority) -> Iterator[DovecotAccount]:
+    certificate_and_key = authority.issue("localhost")
+    with TemporaryDirectory() as folder_name:  # folders of pytest are readable only by the owner
+        folder = Path(folder_name)
         folder.chmod(0o755)
-        with dovecot(folder / "dovecot", certificate_and_key=(both, both)) as made:
-            yield made
+        with dovecot(
+            folder / "dovecot", certificate_and_key=(certificate_and_key, certificate_and_key)
+        ) as account:
+            yield account
 
 
 @pytest.fixture
-def near(ada: CommandLine) -> CommandLine:
-    """A shell with ada, who may fetch from this machine."""
+def connector_shell(ada: CommandLine) -> CommandLine:
+    """A command line with the user ada, where connectors can fetch from this machine."""
     ada.set_settings(connectors_private="1")
     return ada
 
 
-def made(far: DovecotAccount, username: str, **more: Any) -> str:
-    """A connector of ada's, which runs only when it is asked to; its id."""
+def create_connector(remote_account: DovecotAccount, username: str, **extra: Any) -> str:
+    """Create a connector of ada without an interval and return its ID."""
 
-    async def make() -> str:
+    async def insert_connector() -> str:
         async with open_environment(read_settings()) as world:
-            user = await user_operations.user_id_of_name(world, more.pop("user", "ada"))
-            word = more.pop("password", PASSWORD)
-            given = {
+            user = await user_operations.user_id_of_name(world, extra.pop("user", "ada"))
+            password = extra.pop("password", PASSWORD)
+            connector_input = {
                 "name": "far",
                 "protocol": ConnectorProtocol.IMAP,
                 "security": ConnectorSecurity.PLAIN,
                 "host": "localhost",
-                "port": far.ports["imap"],
+                "port": remote_account.ports["imap"],
                 "mechanism": "PLAIN",
                 "username": username,
-                **more,
+                **extra,
             }
-            key = await connector_mutations.create_connector(root_context(world), user, given, word)
-            return encode("Connector", key)
+            connector_id = await connector_mutations.create_connector(
+                root_context(world), user, connector_input, password
+            )
+            return encode("Connector", connector_id)
 
-    return asyncio.run(make())
+    return asyncio.run(insert_connector())
 
 
-def spread(far: DovecotAccount, username: str, folders: int = 6) -> None:
-    """Folders with a large message each."""
+def create_large_mailboxes(remote_account: DovecotAccount, username: str, folders: int = 6) -> None:
+    """Create mailboxes with one large message each."""
     for number in range(folders):
-        raw = raw_message(f"Large {number}") + b"x" * 70 * (PIECE // 70)
-        far.for_user(username).save_message(raw, f"Box {number}")
+        raw = raw_message(f"Large {number}") + b"x" * 70 * (MESSAGE_BYTES // 70)
+        remote_account.for_user(username).save_message(raw, f"Box {number}")
 
 
-def command(*words: str) -> list[str]:
+def connector_command(*words: str) -> list[str]:
     return [sys.executable, "-m", "merganser", "connector", *words]
 
 
 class ConnectorCommand:
-    """`merganser connector` that runs in a fork."""
+    """`merganser connector` in a forked process."""
 
     def __init__(self, *words: str) -> None:
         self._folder = TemporaryDirectory()
@@ -106,7 +110,7 @@ class ConnectorCommand:
         self.send_signal = self._process.send_signal
 
     def wait(self, timeout: float = PATIENCE) -> tuple[int, str, str]:
-        """Wait for the end; the exit code, and what it has said."""
+        """Wait for the end of the process and return its exit code, stdout and stderr."""
         try:
             code = self._process.wait(timeout)
             return code, self._out.read_text(), self._err.read_text()
@@ -115,262 +119,317 @@ class ConnectorCommand:
             self._folder.cleanup()
 
 
-def until(shell: CommandLine, asked: str) -> None:
-    """Wait until a select finds something."""
-    end = time.monotonic() + PATIENCE
-    while not shell.read_rows(asked):
-        assert time.monotonic() < end, shell.read_rows("SELECT * FROM connector_runs")
+def wait_for_rows(shell: CommandLine, query: str) -> None:
+    """Wait until the query returns rows."""
+    deadline = time.monotonic() + PATIENCE
+    while not shell.read_rows(query):
+        assert time.monotonic() < deadline, shell.read_rows("SELECT * FROM connector_runs")
         time.sleep(0.02)
 
 
-COMING = "SELECT 1 FROM connector_runs WHERE state = 'RUNNING' AND imported > 0"
+RUNNING_QUERY = "SELECT 1 FROM connector_runs WHERE state = 'RUNNING' AND imported > 0"
 
 
-def subjects(shell: CommandLine) -> list[str]:
+def message_subjects(shell: CommandLine) -> list[str]:
     return [row[0] for row in shell.read_rows("SELECT subject FROM messages ORDER BY subject")]
 
 
-def test_a_run_brings_what_is_new_and_says_what(near: CommandLine, far: DovecotAccount) -> None:
+def test_run_imports_new_messages_and_reports_counts(
+    connector_shell: CommandLine, remote_account: DovecotAccount
+) -> None:
     for subject in ("One", "Two"):
-        far.for_user("run").save_message(raw_message(subject))
-    far.for_user("run").save_message(raw_message("Three"), "Work")
-    key = made(far, "run")
-    trial = near("connector", "run", key, "--trial")
-    assert trial.code == 0, trial.err
-    assert trial.out.startswith("far: 3 messages would be brought, 0 left out, 0 deleted elsewhere")
-    assert subjects(near) == []
-    said = near("connector", "run", "far")  # by its name
-    assert (said.code, subjects(near)) == (0, ["One", "Three", "Two"]), said.err
-    ((size,),) = near.read_rows("SELECT sum(size) FROM messages")
-    came = f"far: 3 messages brought, 0 left out, 0 deleted elsewhere; {decimal(size)} in "
-    assert re.fullmatch(re.escape(came) + r"\d+\.\d s\.\n", said.out)
-    again = near("connector", "run", key, "--json")
-    (found,) = again.json
-    assert (found["id"], found["name"], found["state"]) == (key, "far", "SUCCEEDED")
-    assert (found["seen"], found["imported"], found["bytes"]) == (3, 0, 0)
-    assert found["run"].startswith("crn_")
-    lines = near("connector", "log", key).out.splitlines()
+        remote_account.for_user("run").save_message(raw_message(subject))
+    remote_account.for_user("run").save_message(raw_message("Three"), "Work")
+    connector_id = create_connector(remote_account, "run")
+    trial_result = connector_shell("connector", "run", connector_id, "--trial")
+    assert trial_result.code == 0, trial_result.err
+    assert trial_result.out.startswith(
+        "far: 3 messages would be brought, 0 left out, 0 deleted elsewhere"
+    )
+    assert message_subjects(connector_shell) == []
+    result = connector_shell("connector", "run", "far")  # by the name of the connector
+    assert (result.code, message_subjects(connector_shell)) == (0, ["One", "Three", "Two"]), (
+        result.err
+    )
+    ((size,),) = connector_shell.read_rows("SELECT sum(size) FROM messages")
+    expected_prefix = (
+        f"far: 3 messages brought, 0 left out, 0 deleted elsewhere; {decimal(size)} in "
+    )
+    assert re.fullmatch(re.escape(expected_prefix) + r"\d+\.\d s\.\n", result.out)
+    second_result = connector_shell("connector", "run", connector_id, "--json")
+    (run,) = second_result.json
+    assert (run["id"], run["name"], run["state"]) == (connector_id, "far", "SUCCEEDED")
+    assert (run["seen"], run["imported"], run["bytes"]) == (3, 0, 0)
+    assert run["run"].startswith("crn_")
+    lines = connector_shell("connector", "log", connector_id).out.splitlines()
     assert "signed in" in lines[1]
     assert lines[-1].endswith("3 seen, 0 brought, 0 left out")
 
 
-def test_several_run_one_after_another_and_a_failure_is_told(
-    near: CommandLine, far: DovecotAccount
+def test_several_connectors_run_in_order_and_failure_is_reported(
+    connector_shell: CommandLine, remote_account: DovecotAccount
 ) -> None:
-    far.for_user("several").save_message(raw_message("Mine"))
-    good, bad = made(far, "several"), made(far, "several", name="bad", password="wrong")  # noqa: S106
-    said = near("connector", "run", bad, good, bad)
-    assert said.code == 1
-    failed, came, *_ = [line for line in said.err.splitlines() + said.out.splitlines()
-                        if line.startswith("bad: ")]  # fmt: skip
-    assert failed.startswith("bad: failed at LOGIN: ")
-    assert "Authentication failed" in failed
-    assert came.startswith("bad: 0 messages brought")
-    assert "far: 1 messages brought" in said.out
-    assert subjects(near) == ["Mine"]
-    (row,) = near("connector", "list", "--failing", "--json").json
+    remote_account.for_user("several").save_message(raw_message("Mine"))
+    working_id = create_connector(remote_account, "several")
+    failing_id = create_connector(remote_account, "several", name="bad", password="wrong")  # noqa: S106
+    result = connector_shell("connector", "run", failing_id, working_id, failing_id)
+    assert result.code == 1
+    lines = result.err.splitlines() + result.out.splitlines()
+    failure_line, count_line, *_ = [line for line in lines if line.startswith("bad: ")]
+    assert failure_line.startswith("bad: failed at LOGIN: ")
+    assert "Authentication failed" in failure_line
+    assert count_line.startswith("bad: 0 messages brought")
+    assert "far: 1 messages brought" in result.out
+    assert message_subjects(connector_shell) == ["Mine"]
+    (row,) = connector_shell("connector", "list", "--failing", "--json").json
     assert (row["name"], row["failures"], row["user"]) == ("bad", 1, "ada")
     assert "Authentication failed" in row["error"]
-    assert PASSWORD not in said.out + said.err
+    assert PASSWORD not in result.out + result.err
 
 
-def test_others_that_are_due_are_left_to_the_server(near: CommandLine, far: DovecotAccount) -> None:
-    far.for_user("due").save_message(raw_message("Mine"))
-    made(far, "due", name="due", interval=timedelta(minutes=5))
-    key = made(far, "due", name="asked", active=False)
-    assert near("connector", "run", key).code == 0
-    asked = "SELECT name FROM connector_runs r JOIN connectors c ON c.id = connector_id"
-    assert near.read_rows(asked) == [("asked",)]
-    assert subjects(near) == ["Mine"]
-
-
-def test_lists_by_user_and_by_how_they_do(near: CommandLine, far: DovecotAccount) -> None:
-    assert near("user", "add", "bob", "--no-address", "--no-password").code == 0
-    ids = [made(far, "x", name=f"c{nth}") for nth in range(2)]
-    other = made(far, "y", name="c9", user="bob", active=False)
-    assert [row["id"] for row in near("connector", "list", "--json").json] == [*ids, other]
-    assert [row["name"] for row in near("connector", "list", "-u", "bob", "--json").json] == ["c9"]
-    assert near("connector", "list", "--failing", "--json").json == []
-    assert len(near("connector", "list", "--working", "--json").json) == 3
-    said = near("connector", "list", "--user", "bob")
-    assert (said.code, len(said.out.splitlines())) == (0, 2)
-    assert re.search(rf"{other} +c9 +bob +IMAP +localhost:\d+ +no +never", said.out)
-    whole = near("connector", "list", "--json").out
-    assert "secret" not in whole
-    assert PASSWORD not in whole
-
-
-@pytest.mark.parametrize("command", ["check", "run", "log"])
-def test_what_is_no_connector_is_one_sentence(
-    near: CommandLine, far: DovecotAccount, command: str
+def test_run_does_not_run_other_due_connectors(
+    connector_shell: CommandLine, remote_account: DovecotAccount
 ) -> None:
-    for nth in range(2):
-        made(far, "x", name="twin", port=far.ports["imap"] + nth)
-    for words, sentence in (
+    remote_account.for_user("due").save_message(raw_message("Mine"))
+    create_connector(remote_account, "due", name="due", interval=timedelta(minutes=5))
+    connector_id = create_connector(remote_account, "due", name="asked", active=False)
+    assert connector_shell("connector", "run", connector_id).code == 0
+    query = "SELECT name FROM connector_runs r JOIN connectors c ON c.id = connector_id"
+    assert connector_shell.read_rows(query) == [("asked",)]
+    assert message_subjects(connector_shell) == ["Mine"]
+
+
+def test_connectors_are_listed_by_user_and_state(
+    connector_shell: CommandLine, remote_account: DovecotAccount
+) -> None:
+    assert connector_shell("user", "add", "bob", "--no-address", "--no-password").code == 0
+    ids = [create_connector(remote_account, "x", name=f"c{number}") for number in range(2)]
+    other_id = create_connector(remote_account, "y", name="c9", user="bob", active=False)
+    assert [row["id"] for row in connector_shell("connector", "list", "--json").json] == [
+        *ids,
+        other_id,
+    ]
+    assert [
+        row["name"] for row in connector_shell("connector", "list", "-u", "bob", "--json").json
+    ] == ["c9"]
+    assert connector_shell("connector", "list", "--failing", "--json").json == []
+    assert len(connector_shell("connector", "list", "--working", "--json").json) == 3
+    result = connector_shell("connector", "list", "--user", "bob")
+    assert (result.code, len(result.out.splitlines())) == (0, 2)
+    assert re.search(rf"{other_id} +c9 +bob +IMAP +localhost:\d+ +no +never", result.out)
+    output = connector_shell("connector", "list", "--json").out
+    assert "secret" not in output
+    assert PASSWORD not in output
+
+
+@pytest.mark.parametrize("subcommand", ["check", "run", "log"])
+def test_unknown_connector_is_reported_in_one_line(
+    connector_shell: CommandLine, remote_account: DovecotAccount, subcommand: str
+) -> None:
+    for number in range(2):
+        create_connector(
+            remote_account, "x", name="twin", port=remote_account.ports["imap"] + number
+        )
+    for reference, error_text in (
         ("con_AZpSKEwoAAE", "there is no connector con_AZpSKEwoAAE: `merganser connector list`"),
         ("nothing", "there is no connector nothing"),
         ("usr_AZpSKEwoAAE", "there is no connector usr_AZpSKEwoAAE"),
         ("twin", "2 connectors are called twin: say by its id which"),
     ):
-        said = near("connector", command, words)
-        assert (said.code, said.out) == (1, "")
-        assert said.err.startswith(f"merganser: {sentence}")
-        assert said.err.count("\n") == 1
-    assert near.read_rows("SELECT count(*) FROM connector_runs") == [(0,)]
+        result = connector_shell("connector", subcommand, reference)
+        assert (result.code, result.out) == (1, "")
+        assert result.err.startswith(f"merganser: {error_text}")
+        assert result.err.count("\n") == 1
+    assert connector_shell.read_rows("SELECT count(*) FROM connector_runs") == [(0,)]
 
 
-def test_one_without_a_run_has_no_log(near: CommandLine, far: DovecotAccount) -> None:
-    made(far, "x", name="new")
-    said = near("connector", "log", "new")
-    assert (said.code, said.err) == (1, "merganser: new has not run yet\n")
-
-
-def stages(out: str) -> list[tuple[str, str]]:
-    found = re.findall(r"^(ok|failed) +(\S+)", out, re.MULTILINE)
-    return [(how, which) for how, which in found]
-
-
-def test_a_check_tells_stage_by_stage(
-    near: CommandLine, far: DovecotAccount, authority: Authority
+def test_connector_without_run_has_no_log(
+    connector_shell: CommandLine, remote_account: DovecotAccount
 ) -> None:
-    far.for_user("check").save_message(raw_message("One"), "Work")
-    made(far, "check")
-    said = near("connector", "check", "far")
-    assert said.code == 0, said.err
-    plain = ["name", "connection", "greeting", "login", "folders"]
-    assert stages(said.out) == [("ok", each) for each in plain]
-    assert "\n  Work\n" in said.out
-    assert "IMAP4REV1" in said.out.upper()
-    key = made(far, "check", name="tls", security=ConnectorSecurity.TLS, port=far.ports["imaps"])
-    secured = ["name", "connection", "TLS", "greeting", "login", "folders"]
-    said = near("connector", "check", key)  # nobody has heard of this authority
-    assert said.code == 1
-    assert stages(said.out) == [("ok", "name"), ("ok", "connection"), ("failed", "TLS")]
+    create_connector(remote_account, "x", name="new")
+    result = connector_shell("connector", "log", "new")
+    assert (result.code, result.err) == (1, "merganser: new has not run yet\n")
+
+
+def parse_stages(out: str) -> list[tuple[str, str]]:
+    matches = re.findall(r"^(ok|failed) +(\S+)", out, re.MULTILINE)
+    return [(outcome, stage) for outcome, stage in matches]
+
+
+def test_check_reports_each_stage(
+    connector_shell: CommandLine, remote_account: DovecotAccount, authority: Authority
+) -> None:
+    remote_account.for_user("check").save_message(raw_message("One"), "Work")
+    create_connector(remote_account, "check")
+    result = connector_shell("connector", "check", "far")
+    assert result.code == 0, result.err
+    plain_stages = ["name", "connection", "greeting", "login", "folders"]
+    assert parse_stages(result.out) == [("ok", stage) for stage in plain_stages]
+    assert "\n  Work\n" in result.out
+    assert "IMAP4REV1" in result.out.upper()
+    connector_id = create_connector(
+        remote_account,
+        "check",
+        name="tls",
+        security=ConnectorSecurity.TLS,
+        port=remote_account.ports["imaps"],
+    )
+    tls_stages = ["name", "connection", "TLS", "greeting", "login", "folders"]
+    result = connector_shell("connector", "check", connector_id)  # no program trusts this authority
+    assert result.code == 1
+    assert parse_stages(result.out) == [("ok", "name"), ("ok", "connection"), ("failed", "TLS")]
     trusted = authority.folder / "ca.pem"
     trusted.write_bytes(authority.certificate.public_bytes(Encoding.PEM))
     env = {**os.environ, "SSL_CERT_FILE": str(trusted)}
-    done = run_forked(["connector", "check", key], env)
-    assert done.returncode == 0, done.stderr
-    assert stages(done.stdout) == [("ok", each) for each in secured]
+    process = run_forked(["connector", "check", connector_id], env)
+    assert process.returncode == 0, process.stderr
+    assert parse_stages(process.stdout) == [("ok", stage) for stage in tls_stages]
 
 
-def test_a_check_ends_where_it_fails(near: CommandLine, far: DovecotAccount) -> None:
-    made(far, "x", name="wrong", password="wrong")  # noqa: S106
-    said = near("connector", "check", "wrong")
-    assert said.code == 1
-    assert stages(said.out)[-2:] == [("ok", "greeting"), ("failed", "login")]
-    assert "Authentication failed" in said.out
-    made(far, "x", name="closed", port=free_port())
-    said = near("connector", "check", "closed", "--json")
-    assert (said.code, said.json["ok"]) == (1, False)
-    assert [(each["stage"], each["ok"]) for each in said.json["stages"]] == [
+def test_check_ends_at_failed_stage(
+    connector_shell: CommandLine, remote_account: DovecotAccount
+) -> None:
+    create_connector(remote_account, "x", name="wrong", password="wrong")  # noqa: S106
+    result = connector_shell("connector", "check", "wrong")
+    assert result.code == 1
+    assert parse_stages(result.out)[-2:] == [("ok", "greeting"), ("failed", "login")]
+    assert "Authentication failed" in result.out
+    create_connector(remote_account, "x", name="closed", port=free_port())
+    result = connector_shell("connector", "check", "closed", "--json")
+    assert (result.code, result.json["ok"]) == (1, False)
+    assert [(stage["stage"], stage["ok"]) for stage in result.json["stages"]] == [
         ("RESOLVE", True), ("CONNECT", False)
     ]  # fmt: skip
-    made(far, "x", name="pop", protocol=ConnectorProtocol.POP3, port=far.ports["pop3"])
-    said = near("connector", "check", "pop")
-    assert (said.code, stages(said.out)[-1]) == (0, ("ok", "login")), said.out
-    near.set_settings(connectors_private="")
-    said = near("connector", "check", "wrong")
-    assert (said.code, stages(said.out)) == (1, [("failed", "connection")])
-    assert "without encryption" in said.out
-    assert near.read_rows("SELECT count(*) FROM connector_runs") == [(0,)]
+    create_connector(
+        remote_account,
+        "x",
+        name="pop",
+        protocol=ConnectorProtocol.POP3,
+        port=remote_account.ports["pop3"],
+    )
+    result = connector_shell("connector", "check", "pop")
+    assert (result.code, parse_stages(result.out)[-1]) == (0, ("ok", "login")), result.out
+    connector_shell.set_settings(connectors_private="")
+    result = connector_shell("connector", "check", "wrong")
+    assert (result.code, parse_stages(result.out)) == (1, [("failed", "connection")])
+    assert "without encryption" in result.out
+    assert connector_shell.read_rows("SELECT count(*) FROM connector_runs") == [(0,)]
 
 
-def test_ctrl_c_ends_a_run_at_a_safe_point(near: CommandLine, far: DovecotAccount) -> None:
-    spread(far, "slow")
-    key = made(far, "slow", max_bytes_per_second=PIECE)
-    other = made(far, "slow", name="later")
-    process = ConnectorCommand("run", key, other)
-    until(near, COMING)
+def test_ctrl_c_ends_run_at_safe_point(
+    connector_shell: CommandLine, remote_account: DovecotAccount
+) -> None:
+    create_large_mailboxes(remote_account, "slow")
+    connector_id = create_connector(remote_account, "slow", max_bytes_per_second=MESSAGE_BYTES)
+    other_id = create_connector(remote_account, "slow", name="later")
+    process = ConnectorCommand("run", connector_id, other_id)
+    wait_for_rows(connector_shell, RUNNING_QUERY)
     process.send_signal(signal.SIGINT)
     code, out, err = process.wait()
     assert code == 130, err
     assert "it ends at the next safe point" in err
     assert "far: ended before all had come" in err
     assert "later" not in out + err
-    ((state, imported),) = near.read_rows("SELECT state, imported FROM connector_runs")
+    ((state, imported),) = connector_shell.read_rows("SELECT state, imported FROM connector_runs")
     assert state == "CANCELLED"
     assert 0 < imported < 6
-    assert near.read_rows("SELECT count(*) FROM messages") == [(imported,)]
+    assert connector_shell.read_rows("SELECT count(*) FROM messages") == [(imported,)]
     assert out.startswith(f"far: {imported} messages brought")
-    assert near.read_rows("SELECT count(*) FROM connectors WHERE lease IS NOT NULL") == [(0,)]
-    near.change_store("UPDATE connectors SET max_bytes_per_second = 0")
-    said = near("connector", "run", key)
-    assert (said.code, subjects(near)) == (0, [f"Large {nth}" for nth in range(6)]), said.err
-    assert f"{6 - imported} messages brought" in said.out
+    assert connector_shell.read_rows("SELECT count(*) FROM connectors WHERE lease IS NOT NULL") == [
+        (0,)
+    ]
+    connector_shell.change_store("UPDATE connectors SET max_bytes_per_second = 0")
+    result = connector_shell("connector", "run", connector_id)
+    assert (result.code, message_subjects(connector_shell)) == (
+        0,
+        [f"Large {number}" for number in range(6)],
+    ), result.err
+    assert f"{6 - imported} messages brought" in result.out
 
 
-def test_ctrl_c_twice_leaves_at_once(near: CommandLine, far: DovecotAccount) -> None:
-    far.for_user("twice").save_message(raw_message("Large") + b"x" * 70 * 20_000)
-    key = made(far, "twice", max_bytes_per_second=10_000)
-    process = ConnectorCommand("run", key)
-    until(near, "SELECT 1 FROM connector_runs WHERE state = 'RUNNING' AND folder = 'INBOX'")
+def test_second_ctrl_c_ends_command_immediately(
+    connector_shell: CommandLine, remote_account: DovecotAccount
+) -> None:
+    remote_account.for_user("twice").save_message(raw_message("Large") + b"x" * 70 * 20_000)
+    connector_id = create_connector(remote_account, "twice", max_bytes_per_second=10_000)
+    process = ConnectorCommand("run", connector_id)
+    wait_for_rows(
+        connector_shell, "SELECT 1 FROM connector_runs WHERE state = 'RUNNING' AND folder = 'INBOX'"
+    )
     process.send_signal(signal.SIGINT)
-    until(near, "SELECT 1 FROM connector_runs WHERE cancelled")
+    wait_for_rows(connector_shell, "SELECT 1 FROM connector_runs WHERE cancelled")
     process.send_signal(signal.SIGINT)
     code, out, err = process.wait(10)
     assert (code, out) == (130, ""), err
     assert err.splitlines()[-1].startswith("merganser: left at once")
 
 
-def test_the_run_of_another_process_is_followed(near: CommandLine, far: DovecotAccount) -> None:
-    spread(far, "follow")
-    key = made(far, "follow", max_bytes_per_second=PIECE)
-    first = ConnectorCommand("run", key)
-    until(near, COMING)
-    said = near("connector", "run", key, "--json")
+def test_run_of_other_process_is_followed(
+    connector_shell: CommandLine, remote_account: DovecotAccount
+) -> None:
+    create_large_mailboxes(remote_account, "follow")
+    connector_id = create_connector(remote_account, "follow", max_bytes_per_second=MESSAGE_BYTES)
+    first = ConnectorCommand("run", connector_id)
+    wait_for_rows(connector_shell, RUNNING_QUERY)
+    result = connector_shell("connector", "run", connector_id, "--json")
     code, out, err = first.wait()
-    assert (code, said.code) == (0, 0), err
-    assert "far: another process runs it, and it is followed" in said.err
-    assert said.json[0]["imported"] == 6
+    assert (code, result.code) == (0, 0), err
+    assert "far: another process runs it, and it is followed" in result.err
+    assert result.json[0]["imported"] == 6
     assert out.startswith("far: 6 messages brought")
     assert re.search(r"^far: Box \d; [345] of [3456] brought, \d+\.\d kB$", err, re.MULTILINE), err
-    assert near.read_rows("SELECT count(*) FROM connector_runs") == [(1,)]
-    assert subjects(near) == [f"Large {nth}" for nth in range(6)]
+    assert connector_shell.read_rows("SELECT count(*) FROM connector_runs") == [(1,)]
+    assert message_subjects(connector_shell) == [f"Large {number}" for number in range(6)]
 
 
-def test_the_run_of_a_process_that_died_is_taken_over(
-    near: CommandLine, far: DovecotAccount
+def test_run_of_killed_process_is_taken_over(
+    connector_shell: CommandLine, remote_account: DovecotAccount
 ) -> None:
-    spread(far, "died")
-    key = made(far, "died", max_bytes_per_second=PIECE)
-    first = ConnectorCommand("run", key)
-    until(near, COMING)
+    create_large_mailboxes(remote_account, "died")
+    connector_id = create_connector(remote_account, "died", max_bytes_per_second=MESSAGE_BYTES)
+    first = ConnectorCommand("run", connector_id)
+    wait_for_rows(connector_shell, RUNNING_QUERY)
     first.kill()
     assert first.wait()[0] == -signal.SIGKILL
-    second = ConnectorCommand("run", key)
+    second = ConnectorCommand("run", connector_id)
     time.sleep(1)
-    assert second.poll() is None  # nobody knows yet that the first process is dead
-    near.change_store("UPDATE connectors SET max_bytes_per_second = 0")
+    assert second.poll() is None  # the lease of the first process is not yet stale
+    connector_shell.change_store("UPDATE connectors SET max_bytes_per_second = 0")
     code, out, err = second.wait()
     assert code == 0, err
     assert "brought" in out
-    assert near.read_rows("SELECT count(*), max(state) FROM connector_runs") == [(1, "SUCCEEDED")]
-    assert subjects(near) == [f"Large {nth}" for nth in range(6)]
+    assert connector_shell.read_rows("SELECT count(*), max(state) FROM connector_runs") == [
+        (1, "SUCCEEDED")
+    ]
+    assert message_subjects(connector_shell) == [f"Large {number}" for number in range(6)]
 
 
-@pytest.mark.usefixtures("near")
-def test_somebody_who_watches_sees_a_bar(far: DovecotAccount) -> None:
-    spread(far, "bar", 3)
-    key = made(far, "bar", max_bytes_per_second=PIECE)
+@pytest.mark.usefixtures("connector_shell")
+def test_terminal_shows_progress_bar(remote_account: DovecotAccount) -> None:
+    create_large_mailboxes(remote_account, "bar", 3)
+    connector_id = create_connector(remote_account, "bar", max_bytes_per_second=MESSAGE_BYTES)
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        command("run", key), cwd=ROOT, stdout=subprocess.PIPE, stderr=slave,
+        connector_command("run", connector_id), cwd=ROOT, stdout=subprocess.PIPE, stderr=slave,
         env={**os.environ, "TERM": "xterm", "COLUMNS": "150"},
     )  # fmt: skip
     os.close(slave)
-    shown = b""
-    with closing(os.fdopen(master, "rb", buffering=0)), suppress(OSError):  # it ends with its pty
-        while some := os.read(master, 1 << 16):
-            shown += some
+    terminal_output = b""
+    # reading fails when the process closes the pty
+    with closing(os.fdopen(master, "rb", buffering=0)), suppress(OSError):
+        while chunk := os.read(master, 1 << 16):
+            terminal_output += chunk
     out, _ = process.communicate()
     assert process.returncode == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal_output.decode())
     assert len(set(re.findall(r"far: Box \d", text))) == 3
     assert re.search(r"far: Box \d .* 2 of [23] brought, \d+\.\d kB, \d+\.\d kB/s", text), text
     assert out.startswith(b"far: 3 messages brought")
 
 
-@pytest.mark.parametrize("word", ["list", "check", "run", "log"])
-def test_help_has_an_example(bare: CommandLine, word: str) -> None:
-    assert f"Example: merganser connector {word}" in bare("connector", word, "--help").out
+@pytest.mark.parametrize("subcommand", ["list", "check", "run", "log"])
+def test_help_has_an_example_of_command(shell_without_store: CommandLine, subcommand: str) -> None:
+    assert (
+        f"Example: merganser connector {subcommand}"
+        in shell_without_store("connector", subcommand, "--help").out
+    )

@@ -1,4 +1,4 @@
-"""`merganser domain`."""
+"""Tests of `merganser domain`."""
 
 import socket
 import threading
@@ -11,19 +11,27 @@ import pytest
 from tests.support.clients.command_line import CommandLine
 
 
-def test_a_domain_is_made_listed_renamed_and_deleted(ada: CommandLine) -> None:
-    said = ada("domain", "add", "NEW.example", "--max-users", "2", "--quota", "20 GiB")
-    assert (said.code, said.err) == (0, "")
-    assert said.out.startswith("NEW.example is made: dom_")
-    ours, theirs = ada("domain", "list", "--json").json
-    assert (ours["name"], ours["users"], ours["quota"]) == ("example.org", 1, 0)
-    assert (theirs["name"], theirs["max_users"], theirs["quota"]) == ("new.example", 2, 20 << 30)
+def test_domain_is_created_listed_renamed_and_deleted(ada: CommandLine) -> None:
+    result = ada("domain", "add", "NEW.example", "--max-users", "2", "--quota", "20 GiB")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("NEW.example is made: dom_")
+    existing_domain, new_domain = ada("domain", "list", "--json").json
+    assert (existing_domain["name"], existing_domain["users"], existing_domain["quota"]) == (
+        "example.org",
+        1,
+        0,
+    )
+    assert (new_domain["name"], new_domain["max_users"], new_domain["quota"]) == (
+        "new.example",
+        2,
+        20 << 30,
+    )
     table = ada("domain", "list").out
     assert "20 GiB" in table
     assert "unlimited" in table
 
-    said = ada("domain", "rename", "example.org", "example.net", "--dry-run")
-    assert (said.code, said.out.splitlines()) == (
+    result = ada("domain", "rename", "example.org", "example.net", "--dry-run")
+    assert (result.code, result.out.splitlines()) == (
         0,
         ["example.org would be example.net.", "Addresses: 1, users: 1, aliases: 0."],
     )
@@ -35,7 +43,7 @@ def test_a_domain_is_made_listed_renamed_and_deleted(ada: CommandLine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("arguments", "error_text"),
     [
         (("add", "example.org"), "is a domain already"),
         (("add", "a b"), "name: not a domain name"),
@@ -49,114 +57,120 @@ def test_a_domain_is_made_listed_renamed_and_deleted(ada: CommandLine) -> None:
         (("dns", "nowhere.example"), "there is no domain nowhere.example"),
     ],
 )
-def test_a_refusal_is_one_sentence(ada: CommandLine, words: tuple[str, ...], sentence: str) -> None:
-    said = ada("domain", *words)
-    assert said.code in (1, 2)
-    assert said.out == ""
-    assert said.err.startswith("merganser: ")
-    assert said.err.count("\n") == 1
-    assert sentence in said.err
+def test_domain_error_is_reported_in_one_line(
+    ada: CommandLine, arguments: tuple[str, ...], error_text: str
+) -> None:
+    result = ada("domain", *arguments)
+    assert result.code in (1, 2)
+    assert result.out == ""
+    assert result.err.startswith("merganser: ")
+    assert result.err.count("\n") == 1
+    assert error_text in result.err
 
 
-def test_dns_is_compared_with_what_it_should_be(ada: CommandLine) -> None:
+def test_dns_records_are_compared_with_expected_ones(ada: CommandLine) -> None:
     ada.set_settings(hostname="mx.example.org")
-    said = ada("domain", "dns", "example.org", "--no-check", "--json")
-    assert said.code == 0
-    values = {(one["type"], one["name"]): one["value"] for one in said.json}
+    result = ada("domain", "dns", "example.org", "--no-check", "--json")
+    assert result.code == 0
+    values = {(record["type"], record["name"]): record["value"] for record in result.json}
     assert values["MX", "example.org"] == "10 mx.example.org."
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
         ada.set_settings(dns_resolver=f"127.0.0.1:{server.getsockname()[1]}")
-        threading.Thread(target=answer, args=(server, 4), daemon=True).start()
-        said = ada("domain", "dns", "example.org", "--json")
-    assert said.code == 1  # all but MX is missing
-    states = {(one["type"], one["name"]): one["state"] for one in said.json}
+        threading.Thread(target=answer_dns_queries, args=(server, 4), daemon=True).start()
+        result = ada("domain", "dns", "example.org", "--json")
+    assert result.code == 1  # all but MX is missing
+    states = {(record["type"], record["name"]): record["state"] for record in result.json}
     assert states["MX", "example.org"] == "OK"
     assert states["TXT", "_dmarc.example.org"] == "MISSING"
 
 
-def answer(server: socket.socket, times: int) -> None:
-    """Say of MX what is right, and of anything else that there is none."""
-    for _ in range(times):
+def answer_dns_queries(server: socket.socket, count: int) -> None:
+    """Answer MX queries with the expected record and all other queries with none."""
+    for _ in range(count):
         data, peer = server.recvfrom(4096)
         query = dns.message.from_wire(data)
-        made, (question,) = dns.message.make_response(query), query.question
+        response, (question,) = dns.message.make_response(query), query.question
         if question.rdtype == dns.rdatatype.MX:
             text = "10 mx.example.org."
-            made.answer.append(dns.rrset.from_text(question.name, 60, "IN", "MX", text))
-        server.sendto(made.to_wire(), peer)
+            response.answer.append(dns.rrset.from_text(question.name, 60, "IN", "MX", text))
+        server.sendto(response.to_wire(), peer)
 
 
 @pytest.mark.parametrize("value", ["localhost:53", "127.0.0.1:0", "127.0.0.1:99999", "127.0.0.1"])
-def test_a_name_server_is_an_address_and_a_port(ada: CommandLine, value: str) -> None:
+def test_dns_resolver_needs_address_and_port(ada: CommandLine, value: str) -> None:
     ada.set_settings(dns_resolver=value)
-    said = ada("domain", "list")
-    assert (said.code, said.err.count("\n")) == (2, 1)
-    assert "MERGANSER_DNS_RESOLVER is wrong: write address:port" in said.err
+    result = ada("domain", "list")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "MERGANSER_DNS_RESOLVER is wrong: write address:port" in result.err
 
 
-def test_a_key_of_arc_is_made_and_said_again(shell: CommandLine, tmp_path: Path) -> None:
-    said = shell("domain", "arc-key", "example.org")
-    assert (said.code, "MERGANSER_ARC_KEYS" in said.err) == (2, True)
+def test_arc_key_is_created_once_and_shown_again(shell: CommandLine, tmp_path: Path) -> None:
+    result = shell("domain", "arc-key", "example.org")
+    assert (result.code, "MERGANSER_ARC_KEYS" in result.err) == (2, True)
     shell.set_settings(arc_keys=str(tmp_path / "keys"))
-    made = shell("domain", "arc-key", "Bücher.example", "--selector", "a1")
+    first_result = shell("domain", "arc-key", "Bücher.example", "--selector", "a1")
     name = "a1._domainkey.xn--bcher-kva.example"
     path = tmp_path / "keys" / f"{name}.pem"
-    first, record = made.out.splitlines()
+    first, record = first_result.out.splitlines()
     assert first == f"{path} is made. DNS should hold:"
     assert record.startswith(f'{name}. TXT "v=DKIM1; k=rsa; p=MIIB')
     assert path.stat().st_mode & 0o777 == 0o600
-    again = shell("domain", "arc-key", "bücher.example", "--selector", "a1")
-    assert again.out.splitlines() == [f"{path} is there. DNS should hold:", record]
-    assert seals(shell) == ("ok", f"keys in {path.parent}: 1")
+    second_result = shell("domain", "arc-key", "bücher.example", "--selector", "a1")
+    assert second_result.out.splitlines() == [f"{path} is there. DNS should hold:", record]
+    assert arc_key_check(shell) == ("ok", f"keys in {path.parent}: 1")
     path.chmod(0o644)
-    assert seals(shell) == ("action", f"others may read {path.name}")
-    said = shell("domain", "arc-key", "bücher.example", "--selector", "a1")
-    assert (said.code, said.err) == (1, f"merganser: others may read {path.name}\n")
-    for words in (
+    assert arc_key_check(shell) == ("action", f"others may read {path.name}")
+    result = shell("domain", "arc-key", "bücher.example", "--selector", "a1")
+    assert (result.code, result.err) == (1, f"merganser: others may read {path.name}\n")
+    for arguments in (
         ("a b",),
         ("example.org", "--selector", "../x"),
         ("example.org", "--selector", ""),
     ):
-        assert shell("domain", "arc-key", *words).code == 2
+        assert shell("domain", "arc-key", *arguments).code == 2
     assert len(list((tmp_path / "keys").iterdir())) == 1
 
 
-def seals(shell: CommandLine) -> tuple[str, str]:
-    """What the doctor says of the keys of ARC."""
+def arc_key_check(shell: CommandLine) -> tuple[str, str]:
+    """Return what `merganser doctor` reports about the ARC keys."""
     (row,) = [row for row in shell("doctor", "--json").json if row["subject"] == "seals"]
     return row["verdict"], row["found"]
 
 
-def test_keys_are_made_listed_and_rotated(ada: CommandLine) -> None:
-    made = ada("domain", "dkim-add", "example.org")
-    assert made.code == 0, made.err
-    head, record = made.out.splitlines()
-    assert head == "DNS should hold:"
+def test_dkim_keys_are_created_listed_and_rotated(ada: CommandLine) -> None:
+    add_result = ada("domain", "dkim-add", "example.org")
+    assert add_result.code == 0, add_result.err
+    first_line, record = add_result.out.splitlines()
+    assert first_line == "DNS should hold:"
     assert record.startswith('dkim._domainkey.example.org. TXT "v=DKIM1; k=rsa; p=MIIB')
     assert all(len(part) <= 255 for part in record.split('"')[1::2])
     assert ada("domain", "dkim-add", "example.org", "--bits", "7").code == 1
     assert ada("domain", "dkim-add", "far.example").code == 1
-    said = ada("domain", "dkim-rotate", "example.org")
-    assert (said.code, said.out.count("_domainkey.example.org. TXT")) == (0, 1)
-    (old, new) = ada("domain", "dkim-list", "example.org", "--no-check", "--json").json
-    assert (old["selector"], old["state"], new["state"]) == ("dkim", "ACTIVE", "PENDING")
-    assert new["name"] in said.out
+    result = ada("domain", "dkim-rotate", "example.org")
+    assert (result.code, result.out.count("_domainkey.example.org. TXT")) == (0, 1)
+    (old_key, new_key) = ada("domain", "dkim-list", "example.org", "--no-check", "--json").json
+    assert (old_key["selector"], old_key["state"], new_key["state"]) == (
+        "dkim",
+        "ACTIVE",
+        "PENDING",
+    )
+    assert new_key["name"] in result.out
     assert ada("domain", "dkim-activate", "example.org", "nothing").code == 1
-    assert ada("domain", "dkim-activate", "example.org", new["selector"]).code == 0
+    assert ada("domain", "dkim-activate", "example.org", new_key["selector"]).code == 0
     table = ada("domain", "dkim-list", "--no-check").out
     assert ("RETIRED" in table, "ACTIVE" in table, "PRIVATE" in table) == (True, True, False)
 
 
-def test_a_domain_is_made_with_a_key_or_without(ada: CommandLine) -> None:
-    made, told, record = ada("domain", "add", "keyed.example").out.splitlines()
-    assert made.startswith("keyed.example is made: dom_")
-    assert told == "DNS should hold:"
+def test_domain_is_created_with_or_without_dkim_key(ada: CommandLine) -> None:
+    created_line, dns_line, record = ada("domain", "add", "keyed.example").out.splitlines()
+    assert created_line.startswith("keyed.example is made: dom_")
+    assert dns_line == "DNS should hold:"
     assert record.startswith('dkim._domainkey.keyed.example. TXT "v=DKIM1; k=rsa; p=')
-    said = ada("domain", "add", "bare.example", "--no-dkim")
-    assert (said.code, said.err, said.out.count("\n")) == (0, "", 1)
-    assert said.out.startswith("bare.example is made: dom_")
+    result = ada("domain", "add", "bare.example", "--no-dkim")
+    assert (result.code, result.err, result.out.count("\n")) == (0, "", 1)
+    assert result.out.startswith("bare.example is made: dom_")
     for name, states in (("keyed.example", ["PENDING"]), ("bare.example", [])):
-        listed = ada("domain", "dkim-list", name, "--no-check", "--json").json
-        assert [one["state"] for one in listed] == states
-    assert ada("domain", "dkim-add", "bare.example").code == 0  # later, all the same
+        keys = ada("domain", "dkim-list", name, "--no-check", "--json").json
+        assert [key["state"] for key in keys] == states
+    assert ada("domain", "dkim-add", "bare.example").code == 0  # a key can be added later

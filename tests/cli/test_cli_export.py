@@ -1,4 +1,4 @@
-"""`merganser export`, and back by `merganser import`."""
+"""Tests of `merganser export` and of importing its files with `merganser import`."""
 
 import asyncio
 import base64
@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from merganser.commands import user_operations
+from merganser.commands.users import user_operations
 from merganser.server.environment_factory import open_environment, root_context
 from merganser.settings.settings import read_settings
 from models.connectors import Connector, ConnectorProtocol, ConnectorSecurity
@@ -27,45 +27,51 @@ from tests.support.clients.command_line import (
 )
 
 
-@pytest.mark.parametrize("ending", ["zip", "tar", "jsonl"])
-def test_an_account_goes_there_and_back(ada: CommandLine, tmp_path: Path, ending: str) -> None:
+@pytest.mark.parametrize("extension", ["zip", "tar", "jsonl"])
+def test_exported_account_is_imported_completely(
+    ada: CommandLine, tmp_path: Path, extension: str
+) -> None:
     write_mbox(tmp_path / "a.mbox", 60)
     assert ada("import", tmp_path / "a.mbox", "--user", "ada", "--mailbox", "Old/Ä").code == 0
-    path = tmp_path / f"ada.{ending}"
-    said = ada("export", path, "--user", "ada")
-    assert said.code == 0, said.err
-    many = ada.read_rows("SELECT count(*) FROM messages")[0][0]
-    assert said.out == f"{many} messages exported, {path.stat().st_size} bytes.\n"
-    assert [each.name for each in tmp_path.iterdir() if "part" in each.name] == []
-    before, digests = (
+    path = tmp_path / f"ada.{extension}"
+    result = ada("export", path, "--user", "ada")
+    assert result.code == 0, result.err
+    message_count = ada.read_rows("SELECT count(*) FROM messages")[0][0]
+    assert result.out == f"{message_count} messages exported, {path.stat().st_size} bytes.\n"
+    assert [
+        partial_file.name for partial_file in tmp_path.iterdir() if "part" in partial_file.name
+    ] == []
+    counts_before, digest_query = (
         message_count_by_mailbox(ada),
         "SELECT digest, received_at, seen FROM messages ORDER BY 1, 2",
     )
-    mail = ada.read_rows(digests)
+    exported_rows = ada.read_rows(digest_query)
     assert ada("user", "add", "bob", "--address", "bob@example.org", "--no-password").code == 0
-    said = ada("import", path, "--user", "bob")
-    assert (said.code, said.out) == (0, f"{many} messages imported.\n"), said.err
-    assert sorted(ada.read_rows(digests)) == sorted(mail * 2)
-    theirs = ada.read_rows("SELECT path, total FROM mailboxes WHERE total > 0 ORDER BY user_id")
-    assert theirs[len(before) :] == theirs[: len(before)]
+    result = ada("import", path, "--user", "bob")
+    assert (result.code, result.out) == (0, f"{message_count} messages imported.\n"), result.err
+    assert sorted(ada.read_rows(digest_query)) == sorted(exported_rows * 2)
+    mailbox_rows = ada.read_rows(
+        "SELECT path, total FROM mailboxes WHERE total > 0 ORDER BY user_id"
+    )
+    assert mailbox_rows[len(counts_before) :] == mailbox_rows[: len(counts_before)]
 
 
-def test_one_mailbox_as_a_file_of_others(ada: CommandLine, tmp_path: Path) -> None:
+def test_one_mailbox_is_exported_as_mbox(ada: CommandLine, tmp_path: Path) -> None:
     write_mbox(tmp_path / "a.mbox", 12)
     ada("import", tmp_path / "a.mbox", "--user", "ada", "--mailbox", "Old")
-    many = message_count_by_mailbox(ada)["Old"]
+    message_count = message_count_by_mailbox(ada)["Old"]
     path = tmp_path / "old.file"
-    words = ["--user", "ada", "--mailbox", "Old"]
-    assert ada("export", path, *words, "--format", "mbox").code == 0
-    with closing(mailbox.mbox(path)) as box:
-        assert len(box) == many
-    assert ada("export", tmp_path / "b.zip", *words, "--no-settings").code == 0
+    options = ["--user", "ada", "--mailbox", "Old"]
+    assert ada("export", path, *options, "--format", "mbox").code == 0
+    with closing(mailbox.mbox(path)) as mbox_file:
+        assert len(mbox_file) == message_count
+    assert ada("export", tmp_path / "b.zip", *options, "--no-settings").code == 0
     with zipfile.ZipFile(tmp_path / "b.zip") as archive:
         assert b'"settings"' not in archive.read("merganser/account.json")
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("arguments", "error_text"),
     [
         (("a.zip", "--user", "eve"), "there is no user eve"),
         (("a.doc", "--user", "ada"), "say with --format how to write a.doc"),
@@ -75,20 +81,20 @@ def test_one_mailbox_as_a_file_of_others(ada: CommandLine, tmp_path: Path) -> No
         (("none/a.zip", "--user", "ada"), "cannot write"),
     ],
 )
-def test_an_export_that_cannot_be_is_one_sentence(
-    ada: CommandLine, tmp_path: Path, words: tuple[str, ...], sentence: str
+def test_impossible_export_is_reported_in_one_line(
+    ada: CommandLine, tmp_path: Path, arguments: tuple[str, ...], error_text: str
 ) -> None:
     (tmp_path / "there.zip").write_bytes(b"mine")
-    said = ada("export", tmp_path / words[0], *words[1:])
-    assert said.code != 0
-    assert said.err.count("\n") == 1
-    assert sentence in said.err
+    result = ada("export", tmp_path / arguments[0], *arguments[1:])
+    assert result.code != 0
+    assert result.err.count("\n") == 1
+    assert error_text in result.err
     assert (tmp_path / "there.zip").read_bytes() == b"mine"
-    assert sorted(each.name for each in tmp_path.iterdir() if "part" in each.name) == []
+    assert sorted(path.name for path in tmp_path.iterdir() if "part" in path.name) == []
 
 
 PASSPHRASE = "correct horse battery staple"  # noqa: S105 - of tests
-GIVEN = {
+CONNECTOR_INPUT = {
     "name": "far",
     "protocol": ConnectorProtocol.IMAP,
     "host": "imap.example.net",
@@ -98,21 +104,21 @@ GIVEN = {
 }
 
 
-def connect(word: str) -> None:
+def create_connector(password: str) -> None:
     async def make() -> None:
         async with open_environment(read_settings()) as world:
             await connector_mutations.create_connector(
                 root_context(world),
                 await user_operations.user_id_of_name(world, "ada"),
-                GIVEN,
-                word,
+                CONNECTOR_INPUT,
+                password,
             )
 
     asyncio.run(make())
 
 
-def words() -> list[tuple[bool, str | None]]:
-    """Of each connector whether it is on, and its password."""
+def read_connector_passwords() -> list[tuple[bool, str | None]]:
+    """Return for each connector whether it is active, and its password."""
 
     async def look() -> list[tuple[bool, str | None]]:
         async with open_environment(read_settings()) as world:
@@ -120,27 +126,27 @@ def words() -> list[tuple[bool, str | None]]:
                 select(*select_columns(Connector)).order_by(col(Connector.id))
             )
             return [
-                (row.active, credentials.open_secret(world, row.id, row.secret).get("password"))
+                (row.active, credentials.decrypt_secret(world, row.id, row.secret).get("password"))
                 for row in rows
             ]
 
     return asyncio.run(look())
 
 
-@pytest.mark.parametrize("ending", ["zip", "tar", "jsonl"])
-def test_passwords_of_connectors_go_with_a_passphrase(
-    ada: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+@pytest.mark.parametrize("extension", ["zip", "tar", "jsonl"])
+def test_connector_passwords_are_exported_with_passphrase(
+    ada: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extension: str
 ) -> None:
-    def said(*given: str | Path, stdin: str = PASSPHRASE) -> CommandResult:
+    def run_with_passphrase(*arguments: str | Path, stdin: str = PASSPHRASE) -> CommandResult:
         monkeypatch.setattr("sys.stdin", io.StringIO(f"{stdin}\n"))
-        return ada(*given, "--passphrase-stdin")
+        return ada(*arguments, "--passphrase-stdin")
 
-    connect("far-away-word")
-    path = tmp_path / f"ada.{ending}"
-    done = said("export", path, "--user", "ada")
-    assert (done.code, done.err) == (0, "")
+    create_connector("far-away-word")
+    path = tmp_path / f"ada.{extension}"
+    export_result = run_with_passphrase("export", path, "--user", "ada")
+    assert (export_result.code, export_result.err) == (0, "")
     content = path.read_bytes()
-    if ending == "zip":
+    if extension == "zip":
         with zipfile.ZipFile(path) as archive:
             content = b"".join(archive.read(name) for name in archive.namelist())
     assert b"imap.example.net" in content
@@ -151,21 +157,28 @@ def test_passwords_of_connectors_go_with_a_passphrase(
         assert (
             ada("user", "add", name, "--address", f"{name}@example.org", "--no-password").code == 0
         )
-    assert said("import", path, "--user", "bob").out == "0 messages imported.\n"
-    wrong = said("import", path, "--user", "carol", stdin="another passphrase").out
-    off = "it is switched off until one is set."
-    why = f"Skipped password of connector far: the passphrase does not open it: {off}"
-    assert wrong.splitlines() == ["0 messages imported.", why]
-    none = ada("import", path, "--user", "dora").out
-    assert f"Skipped password of connector far: no passphrase was given: {off}" in none
-    assert words() == [(True, "far-away-word")] * 2 + [(False, None)] * 2
+    assert run_with_passphrase("import", path, "--user", "bob").out == "0 messages imported.\n"
+    wrong_passphrase_output = run_with_passphrase(
+        "import", path, "--user", "carol", stdin="another passphrase"
+    ).out
+    disabled_note = "it is switched off until one is set."
+    skip_line = (
+        f"Skipped password of connector far: the passphrase does not open it: {disabled_note}"
+    )
+    assert wrong_passphrase_output.splitlines() == ["0 messages imported.", skip_line]
+    no_passphrase_output = ada("import", path, "--user", "dora").out
+    assert (
+        f"Skipped password of connector far: no passphrase was given: {disabled_note}"
+        in no_passphrase_output
+    )
+    assert read_connector_passwords() == [(True, "far-away-word")] * 2 + [(False, None)] * 2
     assert not [
         row for row in ada.read_rows('SELECT "order", result FROM tasks') if PASSPHRASE in str(row)
     ]
 
 
 @pytest.mark.parametrize(
-    ("given", "stdin", "sentence"),
+    ("arguments", "stdin", "error_text"),
     [
         (("export", "a.zip"), "short", "passphrase: 12 to 1024 characters"),
         (("import", "a.zip"), "", "passphrase: 12 to 1024 characters"),
@@ -174,13 +187,13 @@ def test_passwords_of_connectors_go_with_a_passphrase(
         (("import", "a.zip", "--no-settings"), PASSPHRASE, "these are left out"),
     ],
 )
-def test_a_passphrase_that_cannot_be_is_one_sentence(
-    ada: CommandLine, tmp_path: Path, given: tuple[str, ...], stdin: str, sentence: str
+def test_invalid_passphrase_is_reported_in_one_line(
+    ada: CommandLine, tmp_path: Path, arguments: tuple[str, ...], stdin: str, error_text: str
 ) -> None:
     ada.monkeypatch.setattr("sys.stdin", io.StringIO(f"{stdin}\n"))
-    command, name, *more = given
-    said = ada(command, tmp_path / name, *more, "--user", "ada", "--passphrase-stdin")
-    assert said.code != 0
-    assert said.err.count("\n") == 1
-    assert sentence in said.err
+    command, name, *extra = arguments
+    result = ada(command, tmp_path / name, *extra, "--user", "ada", "--passphrase-stdin")
+    assert result.code != 0
+    assert result.err.count("\n") == 1
+    assert error_text in result.err
     assert list(tmp_path.glob("a.*")) == []

@@ -1,4 +1,4 @@
-"""`merganser keys`, and the file of keys."""
+"""Tests of `merganser keys` and of the key file."""
 
 import asyncio
 import json
@@ -18,55 +18,59 @@ from resolvers.auth.second_factors.totp import secret_box_purpose
 from tests.support.clients.command_line import CommandLine, CommandResult
 from tests.support.servers.forked_process import run_forked
 
-SEEDS = 1203  # more than two rounds
+USER_COUNT = 1203  # more than two batches
 
 
-def sealed(many: int = SEEDS) -> None:
-    """So many accounts with a seed, and every third with one that waits."""
+def add_totp_secrets(user_count: int = USER_COUNT) -> None:
+    """Add users with a TOTP secret. Every third has a pending secret too."""
 
-    async def furnish() -> None:
+    async def add_users() -> None:
         async with open_environment(read_settings()) as world:
             from models.events.journal import Stream
             from models.users.tables import User
 
-            def text(key: int) -> str:
-                return world.secret_box.encrypt(f"SEED{key}", secret_box_purpose(key))
+            def encrypted_secret(user_id: int) -> str:
+                return world.secret_box.encrypt(f"SEED{user_id}", secret_box_purpose(user_id))
 
             async with world.write_session() as session:
-                keys = range(1, many + 1)
+                user_ids = range(1, user_count + 1)
                 now = world.now()
-                session.add_all(Stream(id=key) for key in keys)
+                session.add_all(Stream(id=user_id) for user_id in user_ids)
                 session.add_all(
                     User(
-                        id=key,
-                        username=f"u{key}",
-                        username_key=f"u{key}",
-                        tenant_id=key,
+                        id=user_id,
+                        username=f"u{user_id}",
+                        username_key=f"u{user_id}",
+                        tenant_id=user_id,
                         created_at=now,
                         updated_at=now,
                     )
-                    for key in keys
+                    for user_id in user_ids
                 )
                 await session.flush()
                 session.add_all(
-                    TotpSecret(user_id=key, seed=text(key), pending=None if key % 3 else text(key))
-                    for key in keys
+                    TotpSecret(
+                        user_id=user_id,
+                        seed=encrypted_secret(user_id),
+                        pending=None if user_id % 3 else encrypted_secret(user_id),
+                    )
+                    for user_id in user_ids
                 )
 
-    asyncio.run(furnish())
+    asyncio.run(add_users())
 
 
-def opens() -> int:
-    """How many texts of the store can be opened, and are the right ones."""
+def count_readable_secrets() -> int:
+    """Decrypt all TOTP secrets of the database and return their number."""
 
-    async def count() -> int:
+    async def read_secrets() -> int:
         from sqlalchemy import select
 
         from models.store.columns import core_table
 
         async with open_environment(read_settings()) as world:
             rows = await world.database.read(select(core_table(TotpSecret)))
-            texts = [
+            secrets = [
                 (
                     world.secret_box.decrypt(text, secret_box_purpose(row.user_id)),
                     f"SEED{row.user_id}",
@@ -75,154 +79,160 @@ def opens() -> int:
                 for text in (row.seed, row.pending)
                 if text
             ]
-            assert all(found == right for found, right in texts)
-            return len(texts)
+            assert all(decrypted == expected for decrypted, expected in secrets)
+            return len(secrets)
 
-    return asyncio.run(count())
+    return asyncio.run(read_secrets())
 
 
-def file_of(shell: CommandLine) -> Path:
+def key_file_path(shell: CommandLine) -> Path:
     return shell.data / "vault"
 
 
-def names(shell: CommandLine) -> list[str]:
-    return [line.split()[0] for line in file_of(shell).read_text().splitlines()]
+def key_names(shell: CommandLine) -> list[str]:
+    return [line.split()[0] for line in key_file_path(shell).read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the store and the keys of the first are kept, to be copied for the others."""
+def sample_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder for a copy of the first database and key file, which later tests reuse."""
     return tmp_path_factory.mktemp("sample") / "var"
 
 
 @pytest.fixture
-def furnished(shell: CommandLine, sample: Path) -> CommandLine:
-    if sample.exists():
-        shutil.copytree(sample, shell.data, dirs_exist_ok=True)
+def shell_with_secrets(shell: CommandLine, sample_folder: Path) -> CommandLine:
+    if sample_folder.exists():
+        shutil.copytree(sample_folder, shell.data, dirs_exist_ok=True)
     else:
-        sealed()
-        shutil.copytree(shell.data, sample)
+        add_totp_secrets()
+        shutil.copytree(shell.data, sample_folder)
     return shell
 
 
-ALL = SEEDS + SEEDS // 3
+SECRET_COUNT = USER_COUNT + USER_COUNT // 3
 
 
-def test_all_is_sealed_anew_and_old_keys_go(furnished: CommandLine) -> None:
-    (old,) = names(furnished)
-    before = file_of(furnished).read_text()
-    said = furnished("keys", "rotate")
-    assert (said.code, said.err) == (0, "")
-    (new,) = names(furnished)
-    assert new != old
-    assert f"Key {new} is made, and {ALL} secrets" in said.out
-    assert f"Removed {old}" in said.out
-    assert file_of(furnished).stat().st_mode & 0o777 == 0o600
-    assert opens() == ALL
-    listed = furnished("keys", "list", "--json").json
-    assert [(row["name"], row["sealed"], row["newest"]) for row in listed] == [(new, ALL, True)]
-    for shown in (said.out, furnished("keys", "list").out):
-        assert before.split()[1] not in shown
-        assert file_of(furnished).read_text().split()[1] not in shown
-
-
-def test_old_keys_may_stay(furnished: CommandLine) -> None:
-    (old,) = names(furnished)
-    assert furnished("keys", "rotate", "--keep-old").code == 0
-    assert names(furnished)[0] == old
-    assert len(names(furnished)) == 2
-    rows = furnished("keys", "list", "--json").json
-    assert [row["sealed"] for row in rows] == [0, ALL]
-    assert furnished("keys", "rotate").code == 0
-    assert len(names(furnished)) == 1
-    assert opens() == ALL
-
-
-PLACES = ["rotation:1", "rotation:2", "reseal:1", "reseal:2", "reseal:3", "rotation:3"]
-
-
-@pytest.mark.parametrize("place", PLACES)
-def test_killed_at_any_point_it_loses_nothing_and_goes_on(
-    furnished: CommandLine, place: str
+def test_rotation_encrypts_all_secrets_again_and_removes_old_key(
+    shell_with_secrets: CommandLine,
 ) -> None:
-    env = {**os.environ, "MERGANSER_FAULT": place}
+    (old_name,) = key_names(shell_with_secrets)
+    old_file_text = key_file_path(shell_with_secrets).read_text()
+    result = shell_with_secrets("keys", "rotate")
+    assert (result.code, result.err) == (0, "")
+    (new_name,) = key_names(shell_with_secrets)
+    assert new_name != old_name
+    assert f"Key {new_name} is made, and {SECRET_COUNT} secrets" in result.out
+    assert f"Removed {old_name}" in result.out
+    assert key_file_path(shell_with_secrets).stat().st_mode & 0o777 == 0o600
+    assert count_readable_secrets() == SECRET_COUNT
+    key_rows = shell_with_secrets("keys", "list", "--json").json
+    assert [(row["name"], row["sealed"], row["newest"]) for row in key_rows] == [
+        (new_name, SECRET_COUNT, True)
+    ]
+    for output in (result.out, shell_with_secrets("keys", "list").out):
+        assert old_file_text.split()[1] not in output
+        assert key_file_path(shell_with_secrets).read_text().split()[1] not in output
+
+
+def test_rotation_can_keep_old_key(shell_with_secrets: CommandLine) -> None:
+    (old_name,) = key_names(shell_with_secrets)
+    assert shell_with_secrets("keys", "rotate", "--keep-old").code == 0
+    assert key_names(shell_with_secrets)[0] == old_name
+    assert len(key_names(shell_with_secrets)) == 2
+    rows = shell_with_secrets("keys", "list", "--json").json
+    assert [row["sealed"] for row in rows] == [0, SECRET_COUNT]
+    assert shell_with_secrets("keys", "rotate").code == 0
+    assert len(key_names(shell_with_secrets)) == 1
+    assert count_readable_secrets() == SECRET_COUNT
+
+
+FAULT_POINTS = ["rotation:1", "rotation:2", "reseal:1", "reseal:2", "reseal:3", "rotation:3"]
+
+
+@pytest.mark.parametrize("fault_point", FAULT_POINTS)
+def test_killed_rotation_loses_nothing_and_continues(
+    shell_with_secrets: CommandLine, fault_point: str
+) -> None:
+    env = {**os.environ, "MERGANSER_FAULT": fault_point}
     killed = run_forked(["keys", "rotate"], env)
     assert killed.returncode == -9, killed.stderr
-    assert opens() == ALL
-    said = furnished("keys", "rotate")
-    assert said.code == 0, said.err
-    assert len(names(furnished)) == 1
-    assert opens() == ALL
+    assert count_readable_secrets() == SECRET_COUNT
+    result = shell_with_secrets("keys", "rotate")
+    assert result.code == 0, result.err
+    assert len(key_names(shell_with_secrets)) == 1
+    assert count_readable_secrets() == SECRET_COUNT
 
 
-async def test_it_needs_the_servers_stopped(furnished: CommandLine) -> None:
-    before = file_of(furnished).read_text()
+async def test_rotation_is_refused_while_server_runs(shell_with_secrets: CommandLine) -> None:
+    old_file_text = key_file_path(shell_with_secrets).read_text()
     async with store_lock.lock_as_server(read_settings().store):
-        said = await asyncio.to_thread(furnished, "keys", "rotate")
-    assert said.code == 1
-    assert "stop it, then make other keys" in said.err
-    assert file_of(furnished).read_text() == before
+        result = await asyncio.to_thread(shell_with_secrets, "keys", "rotate")
+    assert result.code == 1
+    assert "stop it, then make other keys" in result.err
+    assert key_file_path(shell_with_secrets).read_text() == old_file_text
 
 
-def test_what_no_key_opens_keeps_its_key_and_is_told_of(furnished: CommandLine) -> None:
-    (old,) = names(furnished)
-    with sqlite3.connect(furnished.data / "mail.db") as store:
-        store.execute("UPDATE totp_seeds SET seed = ? || '.AAAA' WHERE user_id = 7", (old,))
-    store.close()
-    said = furnished("keys", "rotate")
-    assert said.code == 1
-    assert "No key opens totp:7" in said.err
-    assert names(furnished)[0] == old
-    assert len(names(furnished)) == 2
+def test_unreadable_secret_is_reported_and_its_key_is_kept(shell_with_secrets: CommandLine) -> None:
+    (old_name,) = key_names(shell_with_secrets)
+    with sqlite3.connect(shell_with_secrets.data / "mail.db") as connection:
+        connection.execute(
+            "UPDATE totp_seeds SET seed = ? || '.AAAA' WHERE user_id = 7", (old_name,)
+        )
+    connection.close()
+    result = shell_with_secrets("keys", "rotate")
+    assert result.code == 1
+    assert "No key opens totp:7" in result.err
+    assert key_names(shell_with_secrets)[0] == old_name
+    assert len(key_names(shell_with_secrets)) == 2
 
 
-def starts(shell: CommandLine) -> CommandResult:
+def list_users(shell: CommandLine) -> CommandResult:
     return shell("user", "list")
 
 
-def test_without_the_file_nothing_starts(furnished: CommandLine) -> None:
-    file_of(furnished).unlink()
-    said = starts(furnished)
-    assert said.code == 1
-    assert f"the key file {file_of(furnished)} is missing" in said.err
-    assert not file_of(furnished).exists()
-    assert "vault" in doctor(furnished)
+def test_commands_fail_without_key_file(shell_with_secrets: CommandLine) -> None:
+    key_file_path(shell_with_secrets).unlink()
+    result = list_users(shell_with_secrets)
+    assert result.code == 1
+    assert f"the key file {key_file_path(shell_with_secrets)} is missing" in result.err
+    assert not key_file_path(shell_with_secrets).exists()
+    assert "vault" in failed_key_file_checks(shell_with_secrets)
 
 
-def test_with_another_file_nothing_starts(furnished: CommandLine) -> None:
-    (old,) = names(furnished)
+def test_commands_fail_with_other_key_file(shell_with_secrets: CommandLine) -> None:
+    (old_name,) = key_names(shell_with_secrets)
     name, key = generate_key()
-    for text in (f"{name} {key.hex()}\n", f"{old} {key.hex()}\n"):
-        file_of(furnished).write_text(text)
-        said = starts(furnished)
-        assert said.code == 1
-        assert f"has not the key {old} that the store needs" in said.err
-        assert old in doctor(furnished)["vault"]
+    for text in (f"{name} {key.hex()}\n", f"{old_name} {key.hex()}\n"):
+        key_file_path(shell_with_secrets).write_text(text)
+        result = list_users(shell_with_secrets)
+        assert result.code == 1
+        assert f"has not the key {old_name} that the store needs" in result.err
+        assert old_name in failed_key_file_checks(shell_with_secrets)["vault"]
 
 
 @pytest.mark.parametrize("text", ["", "x", "name key\n", "name " + "00" * 31, "\xff\xfe"])
-def test_a_file_without_keys_is_said_to_be_none(furnished: CommandLine, text: str) -> None:
-    file_of(furnished).write_text(text)
-    said = starts(furnished)
-    assert said.code == 1
-    assert "bring back the right file" in said.err
-    assert "vault" in doctor(furnished)
+def test_key_file_without_keys_is_reported(shell_with_secrets: CommandLine, text: str) -> None:
+    key_file_path(shell_with_secrets).write_text(text)
+    result = list_users(shell_with_secrets)
+    assert result.code == 1
+    assert "bring back the right file" in result.err
+    assert "vault" in failed_key_file_checks(shell_with_secrets)
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
-def test_others_may_not_read_it(furnished: CommandLine, mode: int) -> None:
-    file_of(furnished).chmod(mode)
-    said = starts(furnished)
-    assert said.code == 1
-    assert f"chmod 600 {file_of(furnished)}" in said.err
-    assert "others may" in doctor(furnished)["vault"]
-    file_of(furnished).chmod(0o600)
-    assert starts(furnished).code == 0
-    assert doctor(furnished) == {}
+def test_key_file_readable_by_others_is_refused(shell_with_secrets: CommandLine, mode: int) -> None:
+    key_file_path(shell_with_secrets).chmod(mode)
+    result = list_users(shell_with_secrets)
+    assert result.code == 1
+    assert f"chmod 600 {key_file_path(shell_with_secrets)}" in result.err
+    assert "others may" in failed_key_file_checks(shell_with_secrets)["vault"]
+    key_file_path(shell_with_secrets).chmod(0o600)
+    assert list_users(shell_with_secrets).code == 0
+    assert failed_key_file_checks(shell_with_secrets) == {}
 
 
-def doctor(shell: CommandLine) -> dict[str, str]:
-    """What is to be done about the vault."""
+def failed_key_file_checks(shell: CommandLine) -> dict[str, str]:
+    """Return the checks of the key file that `merganser doctor` reports as failed."""
     rows = json.loads(shell("doctor", "--json").out)
     return {
         row["subject"]: row["found"]
@@ -231,43 +241,46 @@ def doctor(shell: CommandLine) -> dict[str, str]:
     }
 
 
-def test_the_file_may_lie_elsewhere(shell: CommandLine, tmp_path: Path) -> None:
+def test_key_file_path_can_be_set(shell: CommandLine, tmp_path: Path) -> None:
     shell.set_settings(vault=str(tmp_path / "keys"))
-    assert starts(shell).code == 0
+    assert list_users(shell).code == 0
     assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o600
-    assert not file_of(shell).exists()
+    assert not key_file_path(shell).exists()
     assert shell("keys", "rotate").code == 0
 
 
-def test_two_that_start_at_once_have_one_file(shell: CommandLine) -> None:
-    async def both() -> set[str]:
+def test_two_processes_starting_together_share_one_key_file(shell: CommandLine) -> None:
+    async def newest_key_names() -> set[str]:
         async with (
-            open_environment(read_settings()) as one,
-            open_environment(read_settings()) as two,
+            open_environment(read_settings()) as first_environment,
+            open_environment(read_settings()) as second_environment,
         ):
-            return {one.secret_box.newest_key_name, two.secret_box.newest_key_name}
+            return {
+                first_environment.secret_box.newest_key_name,
+                second_environment.secret_box.newest_key_name,
+            }
 
-    assert asyncio.run(both()) == set(names(shell))
+    assert asyncio.run(newest_key_names()) == set(key_names(shell))
 
 
-def test_a_file_that_cannot_be_written_stops_the_rotation(
-    furnished: CommandLine, monkeypatch: pytest.MonkeyPatch
+def test_rotation_stops_if_key_file_cannot_be_written(
+    shell_with_secrets: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from merganser.server import key_file
 
-    def refused(_path: Path, _text: str) -> None:
+    def refuse_write(_path: Path, _text: str) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(key_file, "replace_private_file", refused)
-    said = furnished("keys", "rotate")
-    assert said.code == 1
-    assert "cannot write" in said.err
-    assert opens() == ALL
+    monkeypatch.setattr(key_file, "replace_private_file", refuse_write)
+    result = shell_with_secrets("keys", "rotate")
+    assert result.code == 1
+    assert "cannot write" in result.err
+    assert count_readable_secrets() == SECRET_COUNT
 
 
-def test_a_key_tells_itself_to_nobody() -> None:
+def test_secret_box_repr_and_fingerprint_hide_key() -> None:
     name, key = generate_key()
-    made = SecretBox({name: key})
-    assert key.hex() not in repr(made)
-    assert str(key) not in repr(made)
-    assert key.hex() not in made.key_fingerprint(name)
+    secret_box = SecretBox({name: key})
+    assert key.hex() not in repr(secret_box)
+    assert str(key) not in repr(secret_box)
+    assert key.hex() not in secret_box.key_fingerprint(name)

@@ -1,4 +1,4 @@
-"""The commands that reach deepest into the store, on PostgreSQL."""
+"""Tests of the commands that use most database features, on PostgreSQL."""
 
 import asyncio
 from pathlib import Path
@@ -15,29 +15,31 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture
-def shell(bare: CommandLine, postgres: str) -> CommandLine:
-    async def empty() -> None:
+def shell(shell_without_store: CommandLine, postgres: str) -> CommandLine:
+    async def empty_database() -> None:
         database = Database(postgres)
         await store_fixtures.emptied(database)
         await database.close()
 
-    asyncio.run(empty())
-    bare.set_settings(store=postgres)
-    return bare
+    asyncio.run(empty_database())
+    shell_without_store.set_settings(store=postgres)
+    return shell_without_store
 
 
-def test_accounts_demo_import_and_check_work_as_on_sqlite(
+def test_user_demo_import_and_check_commands_work_on_postgres(
     shell: CommandLine, tmp_path: Path
 ) -> None:
     assert shell("init").code == 0
     assert shell("user", "add", "ada@example.org", "--no-password").code == 0
     assert shell("demo", "--count", "40").code == 0
     write_mbox(tmp_path / "a.mbox", 70)
-    words = ("import", tmp_path / "a.mbox", "--user", "ada@example.org")
-    assert shell(*words).out == "70 messages imported.\n"
-    assert "70 were there already" in shell(*words).out
-    messages = {row["username"]: row["messages"] for row in shell("user", "list", "--json").json}
-    assert messages == {"ada@example.org": 70, "demo": 40}
+    arguments = ("import", tmp_path / "a.mbox", "--user", "ada@example.org")
+    assert shell(*arguments).out == "70 messages imported.\n"
+    assert "70 were there already" in shell(*arguments).out
+    message_counts = {
+        row["username"]: row["messages"] for row in shell("user", "list", "--json").json
+    }
+    assert message_counts == {"ada@example.org": 70, "demo": 40}
     assert {row["verdict"] for row in shell("doctor", "--json").json} <= {"ok", "hint"}
     assert shell("check", "--repair").json["whole"]
     assert shell("check").code == 0

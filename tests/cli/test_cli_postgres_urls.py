@@ -1,10 +1,10 @@
-"""Addresses of PostgreSQL that can't be used end the start with one sentence."""
+"""Tests that an unusable PostgreSQL URL is reported in one line."""
 
 import pytest
 
 from tests.support.clients.command_line import CommandLine
 
-WRONG = {
+ERROR_BY_PARAMETERS = {
     "sslmode=strict": "sslmode must be",
     "schema=public": "'schema'",
     "pgbouncer=true": "'pgbouncer'",
@@ -24,25 +24,33 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("more", WRONG)
-def test_wrong_parameter_ends_the_start_with_a_sentence(bare: CommandLine, more: str) -> None:
-    bare.set_settings(store=f"postgresql://ada:secret-password@127.0.0.1:1/mail?{more}")
-    said = bare("init")
-    assert said.code == 2
-    assert WRONG[more] in said.err
-    assert "Traceback" not in said.err
-    assert "secret-password" not in said.err
+@pytest.mark.parametrize("parameters", ERROR_BY_PARAMETERS)
+def test_invalid_url_parameter_is_reported_in_one_line(
+    shell_without_store: CommandLine, parameters: str
+) -> None:
+    shell_without_store.set_settings(
+        store=f"postgresql://ada:secret-password@127.0.0.1:1/mail?{parameters}"
+    )
+    result = shell_without_store("init")
+    assert result.code == 2
+    assert ERROR_BY_PARAMETERS[parameters] in result.err
+    assert "Traceback" not in result.err
+    assert "secret-password" not in result.err
 
 
-def test_missing_certificate_ends_the_start_with_a_sentence(bare: CommandLine) -> None:
-    for more in ("sslmode=verify-full", "sslmode=require&sslrootcert=/nowhere.pem"):
-        bare.set_settings(store=f"postgres://ada:secret-password@127.0.0.1:1/mail?{more}")
-        said = bare("init")
-        assert said.code == 2
-        assert "sslrootcert" in said.err
-        assert "Traceback" not in said.err
-    bare.set_settings(store="postgres://ada:secret-password@127.0.0.1:1/mail?sslmode=require")
-    said = bare("init")
-    assert said.code == 1
-    assert "cannot use the store" in said.err
-    assert "secret-password" not in said.err
+def test_missing_root_certificate_is_reported_in_one_line(shell_without_store: CommandLine) -> None:
+    for parameters in ("sslmode=verify-full", "sslmode=require&sslrootcert=/nowhere.pem"):
+        shell_without_store.set_settings(
+            store=f"postgres://ada:secret-password@127.0.0.1:1/mail?{parameters}"
+        )
+        result = shell_without_store("init")
+        assert result.code == 2
+        assert "sslrootcert" in result.err
+        assert "Traceback" not in result.err
+    shell_without_store.set_settings(
+        store="postgres://ada:secret-password@127.0.0.1:1/mail?sslmode=require"
+    )
+    result = shell_without_store("init")
+    assert result.code == 1
+    assert "cannot use the store" in result.err
+    assert "secret-password" not in result.err

@@ -1,4 +1,4 @@
-"""`merganser setting`."""
+"""Tests of `merganser setting`."""
 
 import pytest
 
@@ -7,21 +7,21 @@ from tests.support.clients.command_line import CommandLine
 KEY = "submission.maxRecipients"
 
 
-def test_a_setting_is_set_shown_and_unset(shell: CommandLine) -> None:
+def test_setting_is_set_shown_and_unset(shell: CommandLine) -> None:
     assert shell("setting", "get", KEY).out == "400\n"
     assert shell("setting", "set", KEY, "50", "--reason", "spam").out == f"{KEY} is 50\n"
     assert shell("setting", "get", KEY).out == "50\n"
-    found = shell("setting", "get", KEY, "--json").json
-    assert (found["value"], found["default"], found["custom"]) == (50, 400, True)
+    setting = shell("setting", "get", KEY, "--json").json
+    assert (setting["value"], setting["default"], setting["custom"]) == (50, 400, True)
     (listed,) = shell("setting", "list", "maxrecip", "--json").json
-    assert listed == found
+    assert listed == setting
     assert "stored" in shell("setting", "list", "maxRecipients").out
     assert shell("setting", "unset", KEY).out == f"{KEY} is 400\n"
     assert shell("setting", "unset", KEY).out == f"{KEY} is 400\n"
     assert "stored" not in shell("setting", "list").out
 
 
-def test_the_environment_says_the_default(shell: CommandLine) -> None:
+def test_environment_variable_sets_default_of_setting(shell: CommandLine) -> None:
     shell.set_settings(max_recipients="7")
     assert shell("setting", "get", KEY).out == "7\n"
     shell("setting", "set", KEY, "9")
@@ -29,7 +29,7 @@ def test_the_environment_says_the_default(shell: CommandLine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "given", "shown"),
+    ("key", "input_text", "expected"),
     [
         ("auth.tokenTtl", "2 days", "P2D"), ("auth.tokenTtl", "P1DT12H", "P1DT43200S"),
         ("quota.default", "3 GiB", str(3 << 30)), ("quota.default", "0", "0"),
@@ -39,25 +39,25 @@ def test_the_environment_says_the_default(shell: CommandLine) -> None:
         '["x", true]'),
     ],
 )  # fmt: skip
-def test_values_are_written_as_people_write_them(
-    shell: CommandLine, key: str, given: str, shown: str
+def test_setting_values_are_parsed_and_shown(
+    shell: CommandLine, key: str, input_text: str, expected: str
 ) -> None:
-    assert shell("setting", "set", key, given).out == f"{key} is {shown}\n"
-    assert shell("setting", "get", key).out == f"{shown}\n"
+    assert shell("setting", "set", key, input_text).out == f"{key} is {expected}\n"
+    assert shell("setting", "get", key).out == f"{expected}\n"
 
 
-def test_ones_own_are_gone_when_unset(shell: CommandLine) -> None:
+def test_unset_deletes_custom_setting(shell: CommandLine) -> None:
     shell("setting", "set", "custom.a", "5")
     assert shell("setting", "unset", "custom.a").out == "custom.a is gone\n"
-    said = shell("setting", "get", "custom.a")
-    assert (said.code, said.err) == (
+    result = shell("setting", "get", "custom.a")
+    assert (result.code, result.err) == (
         1,
         "merganser: there is no setting custom.a: `merganser setting list` shows all\n",
     )
 
 
 @pytest.mark.parametrize(
-    ("words", "part"),
+    ("arguments", "error_text"),
     [
         (("set", KEY, "many"), "value: submission.maxRecipients: not a whole number"),
         (("set", KEY, "0"), "is 1 at least"),
@@ -69,26 +69,28 @@ def test_ones_own_are_gone_when_unset(shell: CommandLine) -> None:
         (("set", "custom.a", "[" * 100_000), "at most 4096 bytes"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(
-    shell: CommandLine, words: tuple[str, ...], part: str
+def test_setting_error_is_reported_in_one_line(
+    shell: CommandLine, arguments: tuple[str, ...], error_text: str
 ) -> None:
-    said = shell("setting", *words)
-    assert said.code in (1, 2)
-    assert part in said.err
-    assert len(said.err.splitlines()) == 1
+    result = shell("setting", *arguments)
+    assert result.code in (1, 2)
+    assert error_text in result.err
+    assert len(result.err.splitlines()) == 1
 
 
-def test_a_stored_value_of_no_use_is_told_and_not_in_force(shell: CommandLine) -> None:
+def test_invalid_stored_setting_is_reported_and_ignored(shell: CommandLine) -> None:
     import json
     import sqlite3
 
-    with sqlite3.connect(shell.data / "mail.db") as store:
+    with sqlite3.connect(shell.data / "mail.db") as connection:
         for key, value in ((KEY, "many"), ("of.another.version", 1)):
-            held = json.dumps({"value": value})
-            row = (key, held, "2030-01-01 00:00:00")
-            store.execute("INSERT INTO settings (key, value, updated_at) VALUES (?, ?, ?)", row)
-    store.close()
-    said = shell("setting", "get", KEY)
-    assert (said.code, said.out) == (0, "400\n")
-    assert said.err.count("a stored setting is of no use") == 2
-    assert "of.another.version" in said.err
+            stored_value = json.dumps({"value": value})
+            row = (key, stored_value, "2030-01-01 00:00:00")
+            connection.execute(
+                "INSERT INTO settings (key, value, updated_at) VALUES (?, ?, ?)", row
+            )
+    connection.close()
+    result = shell("setting", "get", KEY)
+    assert (result.code, result.out) == (0, "400\n")
+    assert result.err.count("a stored setting is of no use") == 2
+    assert "of.another.version" in result.err

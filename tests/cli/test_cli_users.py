@@ -1,4 +1,4 @@
-"""`merganser user` and `merganser token`."""
+"""Tests of `merganser user` and `merganser token`."""
 
 import asyncio
 import io
@@ -19,18 +19,18 @@ from resolvers.users.creation.create import NewUser
 from tests.support.clients.command_line import CommandLine, authenticate_bearer, can_sign_in
 
 
-def test_a_user_is_made_listed_and_signs_in(
+def test_user_is_created_listed_and_can_sign_in(
     shell: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shell.set_settings(auto_create_domains="off")
-    words = ("user", "add", "ada@example.org", "--password-stdin", "--quota", "5 GiB")
+    arguments = ("user", "add", "ada@example.org", "--password-stdin", "--quota", "5 GiB")
     monkeypatch.setattr("sys.stdin", io.StringIO("correct horse\n"))
-    said = shell(*words)
-    assert (said.code, "there is no domain example.org" in said.err) == (1, True)
+    result = shell(*arguments)
+    assert (result.code, "there is no domain example.org" in result.err) == (1, True)
     assert shell("domain", "add", "example.org", "--no-dkim").code == 0
     monkeypatch.setattr("sys.stdin", io.StringIO("correct horse\n"))
-    said = shell(*words, "--role", "ADMIN")
-    assert (said.code, said.err) == (0, "")
+    result = shell(*arguments, "--role", "ADMIN")
+    assert (result.code, result.err) == (0, "")
     (row,) = shell("user", "list", "--json").json
     assert (row["username"], row["address"]) == ("ada@example.org", "ada@example.org")
     assert (row["role"], row["quota"]) == ("ADMIN", 5 << 30)
@@ -39,7 +39,7 @@ def test_a_user_is_made_listed_and_signs_in(
     assert not can_sign_in("ada@example.org", "correct house")
 
 
-def test_accounts_of_a_file_are_created_and_refusals_have_their_line(
+def test_user_import_creates_users_and_reports_refused_lines(
     ada: CommandLine, tmp_path: Path
 ) -> None:
     file = tmp_path / "users.csv"
@@ -49,27 +49,29 @@ def test_accounts_of_a_file_are_created_and_refusals_have_their_line(
         "ada@example.org,$1$abcdefgh$cHJi5PXp/ki/ktXzqlk6I1,true,\n"
         "dan@example.org,none,true,\n"
     )
-    said = ada("user", "import", str(file))
-    assert (said.code, said.out.strip()) == (1, "1 accounts created, 2 refused.")
-    assert [line.split(":")[:2] for line in said.err.splitlines()] == [
+    result = ada("user", "import", str(file))
+    assert (result.code, result.out.strip()) == (1, "1 accounts created, 2 refused.")
+    assert [line.split(":")[:2] for line in result.err.splitlines()] == [
         ["line 3", " address"],
         ["line 4", " password"],
     ]
     assert can_sign_in("eve@example.org", "secret")
-    again = ada("user", "import", str(file), "--format", "CSV")
-    assert (again.code, again.out.strip()) == (1, "0 accounts created, 3 refused.")
+    second_result = ada("user", "import", str(file), "--format", "CSV")
+    assert (second_result.code, second_result.out.strip()) == (1, "0 accounts created, 3 refused.")
     file.write_text('{"address": "dan@example.org", "passwordDisabled": true}\n')
-    said = ada("user", "import", str(file))
-    assert (said.code, said.out.strip(), said.err) == (0, "1 accounts created, 0 refused.", "")
+    result = ada("user", "import", str(file))
+    assert (result.code, result.out.strip(), result.err) == (
+        0,
+        "1 accounts created, 0 refused.",
+        "",
+    )
     file.write_text("mail\nx\n")
-    said = ada("user", "import", str(file))
-    assert (said.code, "unknown columns: mail" in said.err) == (1, True)
+    result = ada("user", "import", str(file))
+    assert (result.code, "unknown columns: mail" in result.err) == (1, True)
     assert ada("user", "import", str(tmp_path / "none")).code == 1
 
 
-def test_another_password_ends_the_old_one(
-    ada: CommandLine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_new_password_replaces_old_one(ada: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     for password in ("first one", "second one"):
         monkeypatch.setattr("sys.stdin", io.StringIO(f"{password}\n"))
         assert ada("user", "passwd", "ada", "--password-stdin").code == 0
@@ -77,26 +79,26 @@ def test_another_password_ends_the_old_one(
     assert not can_sign_in("ada@example.org", "first one")
 
 
-def test_passwords_are_as_strong_as_their_domain_wants(
+def test_password_must_meet_policy_of_domain(
     ada: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with sqlite3.connect(ada.data / "mail.db") as store:
-        store.execute("UPDATE domains SET password_min = 12, password_classes = 2")
-    store.close()
+    with sqlite3.connect(ada.data / "mail.db") as connection:
+        connection.execute("UPDATE domains SET password_min = 12, password_classes = 2")
+    connection.close()
     add = ("user", "add", "bob@example.org", "--password-stdin")
-    for words in (("user", "passwd", "ada", "--password-stdin"), add):
-        for password, code, told in (
+    for arguments in (("user", "passwd", "ada", "--password-stdin"), add):
+        for password, code, error_text in (
             ("eleven sign", 1, "password: at least 12 characters"),
             ("twelvesigns1", 0, ""),
         ):
             monkeypatch.setattr("sys.stdin", io.StringIO(f"{password}\n"))
-            said = ada(*words)
-            assert (said.code, told in said.err) == (code, True)
-            assert password not in said.err
+            result = ada(*arguments)
+            assert (result.code, error_text in result.err) == (code, True)
+            assert password not in result.err
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("arguments", "error_text"),
     [
         (("user", "add", "ada", "--no-password"), "the user name is taken"),
         (("user", "add", "bob", "--address", "ada@example.org", "--no-password"), "is taken"),
@@ -119,99 +121,103 @@ def test_passwords_are_as_strong_as_their_domain_wants(
         (("token", "revoke", "key_A3ZQadz2HH4"), "there is no key"),
     ],
 )
-def test_a_refusal_is_one_sentence(
-    ada: CommandLine, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], sentence: str
+def test_user_error_is_reported_in_one_line(
+    ada: CommandLine, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], error_text: str
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    if words[:3] == ("user", "add", "ada"):
-        words = (*words, "--address", "ada2@example.org")
-    said = ada(*words)
-    assert said.code in (1, 2)
-    assert said.out == ""
-    assert said.err.startswith("merganser: ")
-    assert said.err.count("\n") == 1
-    assert sentence in said.err
+    if arguments[:3] == ("user", "add", "ada"):
+        arguments = (*arguments, "--address", "ada2@example.org")
+    result = ada(*arguments)
+    assert result.code in (1, 2)
+    assert result.out == ""
+    assert result.err.startswith("merganser: ")
+    assert result.err.count("\n") == 1
+    assert error_text in result.err
 
 
-def test_a_list_is_narrowed(ada: CommandLine) -> None:
+def test_user_list_is_filtered(ada: CommandLine) -> None:
     assert ada("user", "add", "bob@new.example", "--no-password").code == 0
 
-    def names(*words: str) -> list[str]:
-        return [row["username"] for row in ada("user", "list", "--json", *words).json]
+    def usernames(*arguments: str) -> list[str]:
+        return [row["username"] for row in ada("user", "list", "--json", *arguments).json]
 
-    assert names("--query", "ADA") == ["ada"]
-    assert names("--domain", "New.example") == ["bob@new.example"]
-    assert names("--disabled") == []
-    assert names("--enabled", "--query", "new.ex") == ["bob@new.example"]
-    assert names("--tag", "x") == []
+    assert usernames("--query", "ADA") == ["ada"]
+    assert usernames("--domain", "New.example") == ["bob@new.example"]
+    assert usernames("--disabled") == []
+    assert usernames("--enabled", "--query", "new.ex") == ["bob@new.example"]
+    assert usernames("--tag", "x") == []
 
 
-def test_an_account_is_deleted_and_comes_back(ada: CommandLine) -> None:
-    said = ada("user", "delete", "A.da@example.org", "--after", "2099-12-24")
-    assert (said.code, said.err) == (0, "")
-    assert "kept until 2099-12-2" in said.out
+def test_deleted_user_is_restored(ada: CommandLine) -> None:
+    result = ada("user", "delete", "A.da@example.org", "--after", "2099-12-24")
+    assert (result.code, result.err) == (0, "")
+    assert "kept until 2099-12-2" in result.out
     assert ada("user", "list", "--json").json == []
     assert "kept until 2098" in ada("user", "delete", "ada", "--after", "2098-06-01").out
-    said = ada("user", "restore", "ada")
-    assert said.out == "ada is back, with ada@example.org.\n"
+    result = ada("user", "restore", "ada")
+    assert result.out == "ada is back, with ada@example.org.\n"
     assert [row["address"] for row in ada("user", "list", "--json").json] == ["ada@example.org"]
     assert "removed by" in ada("user", "delete", "ada", "--yes").out
     assert ada("user", "add", "bob", "--address", "ada@example.org", "--no-password").code == 0
-    said = ada("user", "restore", "ada")
-    assert said.out == "ada is back, with no address.\n"
-    assert said.err.endswith("ada@example.org\n")
+    result = ada("user", "restore", "ada")
+    assert result.out == "ada is back, with no address.\n"
+    assert result.err.endswith("ada@example.org\n")
 
 
-def test_a_key_is_shown_once_works_and_is_revoked(ada: CommandLine) -> None:
-    said = ada(
+def test_api_key_is_shown_once_works_and_is_revoked(ada: CommandLine) -> None:
+    result = ada(
         "token", "create", "--name", "backup", "--user", "ada", "--scope", "MAIL_READ",
         "--read-only", "--expires", "30 days",
     )  # fmt: skip
-    assert said.code == 0
-    secret = said.out.strip()  # and nothing else: it may go into a variable
+    assert result.code == 0
+    secret = (
+        result.out.strip()
+    )  # the output is only the secret, so that a shell variable can hold it
     viewer = authenticate_bearer(secret)
     assert (viewer.role, viewer.scopes, viewer.read_only) == (
         Role.USER,
         frozenset({Scope.MAIL_READ}),
         True,
     )
-    listed = ada("token", "list", "--json")
-    (row,) = listed.json
+    list_result = ada("token", "list", "--json")
+    (row,) = list_result.json
     assert (row["name"], row["user"], row["scopes"]) == ("backup", "ada", ["MAIL_READ"])
-    assert secret not in listed.out
+    assert secret not in list_result.out
     assert ada("token", "revoke", row["id"]).code == 0
     assert ada("token", "list", "--json").json == []
     with pytest.raises(Unauthenticated):
         authenticate_bearer(secret)
 
 
-def test_a_key_of_the_platform_belongs_to_nobody(shell: CommandLine) -> None:
+def test_platform_api_key_has_no_user(shell: CommandLine) -> None:
     secret = shell("token", "create", "--name", "root", "--role", "ROOT").out.strip()
     viewer = authenticate_bearer(secret)
     assert (viewer.user_id, viewer.role) == (0, Role.ROOT)
 
 
-def test_lists_are_whole_however_long(shell: CommandLine) -> None:
-    async def fill() -> None:
+def test_lists_longer_than_a_page_are_complete(shell: CommandLine) -> None:
+    async def create_users() -> None:
         async with open_environment(read_settings()) as world:
             for number in range(MAX_PAGE_SIZE + 5):
                 user = NewUser(f"u.{number}", address=f"{number}@x.org", password_disabled=True)
-                made = await creation_create.create_user(root_context(world), user)
-                await api_keys.create_api_key(root_context(world), NewApiKey("k", user_id=made.id))
+                created_user = await creation_create.create_user(root_context(world), user)
+                await api_keys.create_api_key(
+                    root_context(world), NewApiKey("k", user_id=created_user.id)
+                )
 
-    asyncio.run(fill())
-    names = [row["username"] for row in shell("user", "list", "--json").json]
-    assert sorted(names) == sorted(f"u.{number}" for number in range(MAX_PAGE_SIZE + 5))
+    asyncio.run(create_users())
+    usernames = [row["username"] for row in shell("user", "list", "--json").json]
+    assert sorted(usernames) == sorted(f"u.{number}" for number in range(MAX_PAGE_SIZE + 5))
     owners = [row["user"] for row in shell("token", "list", "--json").json]
-    assert sorted(owners) == sorted(names)
+    assert sorted(owners) == sorted(usernames)
 
 
-def test_a_store_that_fails_in_the_middle_is_one_sentence(ada: CommandLine) -> None:
-    with sqlite3.connect(ada.data / "mail.db") as store:
-        store.execute("DROP TABLE api_keys")
-    store.close()
-    said = ada("token", "list")
-    assert (said.code, said.err) == (
+def test_database_error_is_reported_in_one_line(ada: CommandLine) -> None:
+    with sqlite3.connect(ada.data / "mail.db") as connection:
+        connection.execute("DROP TABLE api_keys")
+    connection.close()
+    result = ada("token", "list")
+    assert (result.code, result.err) == (
         1,
         "merganser: it could not be done: no such table: api_keys\n",
     )

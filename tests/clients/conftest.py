@@ -1,4 +1,4 @@
-"""What the tests of all clients need."""
+"""Fixtures of the tests of JavaScript clients."""
 
 import pytest
 
@@ -6,6 +6,6 @@ from tests.support.clients import npm_programs
 
 
 @pytest.fixture(scope="session")
-def typed() -> str:
-    """What graphql-codegen says: it makes types and documents in generated/graphql."""
+def codegen_output() -> str:
+    """The output of graphql-codegen, which writes types and documents to generated/graphql."""
     return npm_programs.typed()

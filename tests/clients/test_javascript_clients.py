@@ -1,4 +1,4 @@
-"""JavaScript's clients and the audits of graphql-http, against the real server."""
+"""Tests of JavaScript clients and the audits of graphql-http against the real server."""
 
 import asyncio
 import json
@@ -21,8 +21,8 @@ from tests.support.clients import npm_programs
 from tests.support.schema.printed_schema import SDL
 from tests.support.servers.merganser_server import Server
 
-LETTERS = ["One", "Two", "Three"]
-TOURS = [
+SUBJECTS = ["One", "Two", "Three"]
+CLIENT_PROGRAMS = [
     "graphql-ws",
     "graphql-sse",
     "apollo",
@@ -31,9 +31,9 @@ TOURS = [
     "urql by itself",
     "relay",
 ]
-WHERE = {"path": ["paths"], "index": 0}  # the first of the input's list
-AUDITS = 61
-FREE = {  # licences of what is run, of which nothing is passed on
+ERROR_POSITION = {"path": ["paths"], "index": 0}  # the first item of the list in the input
+MIN_AUDIT_COUNT = 61
+ALLOWED_LICENSES = {  # licenses of programs that run in the tests and are not distributed
     "MIT", "(MIT OR Apache-2.0)", "Apache-2.0", "ISC", "0BSD", "BSD-2-Clause", "BSD-3-Clause",
     "BlueOak-1.0.0", "Python-2.0", "CC-BY-4.0",
 }  # fmt: skip
@@ -44,7 +44,7 @@ DOCUMENTS = {
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with one account, in which there are letters."""
+    """A server with one account."""
     server = Server(tmp_path_factory.mktemp("clients"))
     server.make("ada")
     server.start()
@@ -52,127 +52,132 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.stop()
 
 
-async def post(server: Server) -> None:
-    for subject in LETTERS:
+async def deliver_messages(server: Server) -> None:
+    for subject in SUBJECTS:
         assert await server.deliver(raw_message(subject), "ada@example.org")
 
 
 @pytest.fixture(scope="module")
-def compiled(typed: str) -> str:
-    """What graphql-codegen and relay-compiler say: they compile everything into generated/."""
-    said = typed + npm_programs.run(npm_programs.EXAMPLES / "relay" / "documents.ts")
-    # it would stage what it writes, where it finds a repository
-    return said + npm_programs.run(npm_programs.program("relay-compiler"), GIT_DIR=os.devnull)
+def compiler_output(codegen_output: str) -> str:
+    """The output of graphql-codegen and relay-compiler, which compile to generated/."""
+    output = codegen_output + npm_programs.run(npm_programs.EXAMPLES / "relay" / "documents.ts")
+    # GIT_DIR prevents relay-compiler from staging its output in a repository
+    return output + npm_programs.run(npm_programs.program("relay-compiler"), GIT_DIR=os.devnull)
 
 
 @pytest.fixture(scope="module")
-def report(compiled: str, server: Server) -> Any:
-    """What came of each program, all of which have run side by side."""
-    assert compiled
-    asyncio.run(post(server))
-    place = {"endpoint": f"{server.url}/graphql", "key": server.secrets["ada"]}
-    return npm_programs.report(Path(__file__).parent / "run.mjs", json.dumps(place))
+def report(compiler_output: str, server: Server) -> Any:
+    """The results of all client programs, which run concurrently."""
+    assert compiler_output
+    asyncio.run(deliver_messages(server))
+    connection_settings = {"endpoint": f"{server.url}/graphql", "key": server.secrets["ada"]}
+    return npm_programs.report(Path(__file__).parent / "run.mjs", json.dumps(connection_settings))
 
 
-def result(report: Any, name: str) -> Any:
-    done = report[name]
-    assert done["ok"], done["cause"]
-    return done["result"]
+def program_result(report: Any, name: str) -> Any:
+    outcome = report[name]
+    assert outcome["ok"], outcome["cause"]
+    return outcome["result"]
 
 
-def test_compilers_take_every_document(compiled: str) -> None:
-    assert "error" not in compiled.lower()
-    typed = (npm_programs.EXAMPLES / "generated" / "graphql" / "graphql.ts").read_text()
-    made = {file.name for file in npm_programs.EXAMPLES.glob("generated/relay/artifacts/*.ts")}
+def test_compilers_accept_every_document(compiler_output: str) -> None:
+    assert "error" not in compiler_output.lower()
+    generated_types = (npm_programs.EXAMPLES / "generated" / "graphql" / "graphql.ts").read_text()
+    artifact_names = {
+        file.name for file in npm_programs.EXAMPLES.glob("generated/relay/artifacts/*.ts")
+    }
     for document in DOCUMENTS.values():
-        name = operation(document).name
+        name = parse_operation(document).name
         assert name
-        assert f"export const {name.value}Document = " in typed
-        assert f"{name.value}.graphql.ts" in made
-    assert {"InboxPagesQuery.graphql.ts", "InboxPagesNextQuery.graphql.ts"} <= made
+        assert f"export const {name.value}Document = " in generated_types
+        assert f"{name.value}.graphql.ts" in artifact_names
+    assert {"InboxPagesQuery.graphql.ts", "InboxPagesNextQuery.graphql.ts"} <= artifact_names
 
 
-def test_the_programs_have_the_types_of_the_schema(compiled: str) -> None:
-    assert compiled
+def test_client_programs_pass_type_check(compiler_output: str) -> None:
+    assert compiler_output
     npm_programs.run(npm_programs.program("tsc"))
 
 
-@pytest.mark.parametrize("name", TOURS)
-def test_a_query_a_refusal_and_a_subscription(report: Any, name: str) -> None:
-    toured = result(report, name)
-    assert toured["subjects"] == LETTERS[::-1]
-    assert toured["heard"] == ["MAILBOX_CREATED", "MAILBOX_DELETED"]
-    again, nameless = toured["refused"]
-    assert again.pop("message")
-    assert again == {"__typename": "ConflictError", "code": "CONFLICT", **WHERE}
-    assert nameless.pop("message")
+@pytest.mark.parametrize("name", CLIENT_PROGRAMS)
+def test_client_runs_query_typed_errors_and_subscription(report: Any, name: str) -> None:
+    program_output = program_result(report, name)
+    assert program_output["subjects"] == SUBJECTS[::-1]
+    assert program_output["heard"] == ["MAILBOX_CREATED", "MAILBOX_DELETED"]
+    conflict, validation_error = program_output["refused"]
+    assert conflict.pop("message")
+    assert conflict == {"__typename": "ConflictError", "code": "CONFLICT", **ERROR_POSITION}
+    assert validation_error.pop("message")
     rule = {"code": "VALIDATION", "constraint": "pattern"}
-    assert nameless == {"__typename": "ValidationError", **rule, **WHERE}
+    assert validation_error == {"__typename": "ValidationError", **rule, **ERROR_POSITION}
 
 
 @pytest.mark.parametrize("name", ["cut socket", "cut stream"])
-def test_who_was_cut_off_goes_on_from_there(report: Any, name: str) -> None:
-    assert result(report, name) == ["before", "meanwhile", "after"]
+def test_subscription_continues_after_cut_connection(report: Any, name: str) -> None:
+    assert program_result(report, name) == ["before", "meanwhile", "after"]
 
 
-def test_relay_puts_the_pages_of_a_connection_together(report: Any) -> None:
-    assert result(report, "relay pages") == {"subjects": LETTERS[::-1], "requests": 2}
+def test_relay_joins_pages_of_connection(report: Any) -> None:
+    assert program_result(report, "relay pages") == {"subjects": SUBJECTS[::-1], "requests": 2}
 
 
-def test_a_wrong_credential_is_not_tried_again(report: Any) -> None:
-    assert result(report, "refused") == {"code": 4403, "opened": 1}
+def test_invalid_credential_is_not_retried(report: Any) -> None:
+    assert program_result(report, "refused") == {"code": 4403, "opened": 1}
 
 
-def test_apollo_asks_by_hash(report: Any) -> None:
-    asked = result(report, "persisted")
-    assert asked["same"]
-    unknown = {"text": False, "data": False, "code": "PERSISTED_QUERY_NOT_FOUND"}
-    whole = {"text": True, "data": True, "code": None}
-    known = {"text": False, "data": True, "code": None}
-    expected = [{**each, "hash": 64, "status": 200} for each in (unknown, whole, known)]
-    assert asked["sent"] == expected
+def test_apollo_sends_persisted_query_hash(report: Any) -> None:
+    program_output = program_result(report, "persisted")
+    assert program_output["same"]
+    unknown_hash = {"text": False, "data": False, "code": "PERSISTED_QUERY_NOT_FOUND"}
+    full_document = {"text": True, "data": True, "code": None}
+    known_hash = {"text": False, "data": True, "code": None}
+    expected = [
+        {**request, "hash": 64, "status": 200}
+        for request in (unknown_hash, full_document, known_hash)
+    ]
+    assert program_output["sent"] == expected
 
 
 @pytest.mark.parametrize("name", ["audits with a token", "audits without"])
 def test_every_audit_passes(report: Any, name: str) -> None:
-    audited = result(report, name)
-    assert [each for each in audited["audits"] if each["status"] != "ok"] == []
-    assert len(audited["audits"]) == AUDITS
-    assert audited["answers"] >= AUDITS
-    assert audited["strange"] == []  # no code, no JSON, no request id, …
+    program_output = program_result(report, name)
+    assert [audit for audit in program_output["audits"] if audit["status"] != "ok"] == []
+    assert len(program_output["audits"]) == MIN_AUDIT_COUNT
+    assert program_output["answers"] >= MIN_AUDIT_COUNT
+    assert program_output["strange"] == []  # responses without code, JSON, request ID or similar
 
 
-async def test_the_server_has_nothing_to_complain_of(server: Server, report: Any) -> None:
+async def test_server_logs_no_complaints(server: Server, report: Any) -> None:
     assert report
     assert server.complaints() == []
 
 
-def test_the_lock_file_names_licences_and_no_host() -> None:
-    lock = json.loads((npm_programs.EXAMPLES / "package-lock.json").read_text())["packages"]
-    assert {each.get("license") for each in lock.values()} <= FREE
-    assert not [name for name, each in lock.items() if "resolved" in each]
-    assert not [name for name, each in lock.items() if name and "integrity" not in each]
+def test_lock_file_has_allowed_licenses_and_no_hosts() -> None:
+    packages = json.loads((npm_programs.EXAMPLES / "package-lock.json").read_text())["packages"]
+    assert {package.get("license") for package in packages.values()} <= ALLOWED_LICENSES
+    assert not [name for name, package in packages.items() if "resolved" in package]
+    assert not [name for name, package in packages.items() if name and "integrity" not in package]
 
 
-def operation(document: str) -> OperationDefinitionNode:
-    found = get_operation_ast(parse(document))
-    assert found
-    return found
+def parse_operation(document: str) -> OperationDefinitionNode:
+    operation_node = get_operation_ast(parse(document))
+    assert operation_node
+    return operation_node
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_documents_fit_the_schema(name: str) -> None:
+def test_example_document_is_valid_in_schema(name: str) -> None:
     assert validate(SDL, parse(DOCUMENTS[name])) == []
 
 
-async def test_documents_of_examples_run(server: Server) -> None:
+async def test_example_documents_run_without_errors(server: Server) -> None:
     await server.deliver(raw_message("Letter with herons"), "ada@example.org")
     async with server.client("ada") as ada:
         inbox = (await ada(DOCUMENTS["Inbox"], first=1))["viewer"]["user"]["mailbox"]
         (message,) = inbox["messages"]["nodes"]
-        made = await ada(DOCUMENTS["MailboxCreate"], paths=["Ponds"])
-        values = {
-            "MailboxDelete": {"id": made["mailboxCreate"]["mailboxes"][0]["id"]},
+        created = await ada(DOCUMENTS["MailboxCreate"], paths=["Ponds"])
+        variables_by_name = {
+            "MailboxDelete": {"id": created["mailboxCreate"]["mailboxes"][0]["id"]},
             "Message": {"id": message["id"]},
             "MessageFlag": {"ids": [message["id"]], "flagged": True},
             "MessageSend": {
@@ -183,10 +188,10 @@ async def test_documents_of_examples_run(server: Server) -> None:
             },
             "Search": {"words": "her*"},
         }
-        rest = {"Inbox", "MailboxCreate", "Changes"}
-        assert set(values) == set(DOCUMENTS) - rest
-        for name, variables in values.items():
-            (answer,) = (await ada(DOCUMENTS[name], **variables)).values()
-            assert answer, name
-            assert not answer.get("errors"), name
-        assert operation(DOCUMENTS["Changes"]).operation is OperationType.SUBSCRIPTION
+        other_documents = {"Inbox", "MailboxCreate", "Changes"}
+        assert set(variables_by_name) == set(DOCUMENTS) - other_documents
+        for name, variables in variables_by_name.items():
+            (payload,) = (await ada(DOCUMENTS[name], **variables)).values()
+            assert payload, name
+            assert not payload.get("errors"), name
+        assert parse_operation(DOCUMENTS["Changes"]).operation is OperationType.SUBSCRIPTION

@@ -1,4 +1,4 @@
-"""Connectors in accounts as files: whole, and their passwords only behind a passphrase."""
+"""Connectors in account exports: all fields, and passwords only with a passphrase."""
 
 import base64
 import io
@@ -48,10 +48,10 @@ from tests.support.stores.stored_secrets import encoded_forms, stored_text
 pytestmark = pytest.mark.usefixtures("examined")
 
 PASSPHRASE = "correct horse battery staple"  # noqa: S105 - of tests
-WORDS = ("pw-of-the-far-account", "refresh-token-xyzzy")
-CLIENT = "secret-of-our-client"
-OFF = "it is switched off until one is set"
-EVERYTHING: dict[str, Any] = {  # and nothing as it is by default
+PASSWORDS = ("pw-of-the-far-account", "refresh-token-xyzzy")
+CLIENT_SECRET = "secret-of-our-client"  # noqa: S105 - of the test
+DISABLED_TEXT = "it is switched off until one is set"
+FULL_CONNECTOR: dict[str, Any] = {  # no field has its default
     "name": "Work",
     "protocol": ConnectorProtocol.IMAP,
     "host": "imap.example.net",
@@ -78,7 +78,7 @@ EVERYTHING: dict[str, Any] = {  # and nothing as it is by default
     "virus_check": False,
     "apply_filters": True,
 }
-TOKENS: dict[str, Any] = {
+OAUTH_CONNECTOR: dict[str, Any] = {
     "name": "Tokens",
     "protocol": ConnectorProtocol.IMAP,
     "host": "mail.example.com",
@@ -90,207 +90,226 @@ TOKENS: dict[str, Any] = {
     "oauth": {
         "token_url": "https://login.example.com/token",
         "client_id": "merganser",
-        "client_secret": CLIENT,
+        "client_secret": CLIENT_SECRET,
         "scope": "mail",
     },
 }
 
 
-async def furnish(client: Client) -> None:
-    for given, word in zip((EVERYTHING, TOKENS), WORDS, strict=True):
-        await connector_mutations.create_connector(context(client), None, given, word)
+async def create_connectors(client: Client) -> None:
+    for arguments, password in zip((FULL_CONNECTOR, OAUTH_CONNECTOR), PASSWORDS, strict=True):
+        await connector_mutations.create_connector(context(client), None, arguments, password)
 
 
-async def told(client: Client) -> list[dict[str, Any]]:
-    """The connectors of an account, opened: all but keys and times."""
-    asked = select(*select_columns(Connector)).where(col(Connector.user_id) == client.user.id)
-    found = []
-    for row in await client.world.database.read(asked.order_by(col(Connector.id))):
+async def load_connectors(client: Client) -> list[dict[str, Any]]:
+    """Return the connectors of an account with decrypted secrets, without IDs and times."""
+    statement = select(*select_columns(Connector)).where(col(Connector.user_id) == client.user.id)
+    connectors = []
+    for row in await client.world.database.read(statement.order_by(col(Connector.id))):
         facts = {column: getattr(row, column) for column, _ in FILE_FIELDS.values()}
-        secret = credentials.open_secret(client.world, row.id, row.secret)
-        found.append({**facts, "secret": secret, "due": row.next_run_at is not None})
-    return found
+        secret = credentials.decrypt_secret(client.world, row.id, row.secret)
+        connectors.append({**facts, "secret": secret, "due": row.next_run_at is not None})
+    return connectors
 
 
-def unpacked(content: bytes) -> bytes:
-    """All bytes of an archive, as they are and as they come out of it."""
+def archive_bytes(content: bytes) -> bytes:
+    """Return the bytes of an archive and of its files."""
     parts = [content]
     if content.startswith(b"PK"):
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             parts += [archive.read(name) for name in archive.namelist()]
     elif not content.startswith(b"{"):
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-            parts += [file.read() for one in archive if (file := archive.extractfile(one))]
+            parts += [file.read() for member in archive if (file := archive.extractfile(member))]
     return b"\n".join(parts)
 
 
-def record(content: bytes) -> dict[str, Any]:
-    """What lines of JSON say of the account."""
-    found: dict[str, Any] = json.loads(content.splitlines()[0])
-    return found
+def account_record(content: bytes) -> dict[str, Any]:
+    """Return the account record of a JSON Lines export."""
+    account: dict[str, Any] = json.loads(content.splitlines()[0])
+    return account
 
 
-def rewritten(content: bytes, **changes: Any) -> bytes:
-    """The same, and other words about the account."""
-    first, *rest = content.splitlines(keepends=True)
-    return b"".join([json.dumps({**json.loads(first), **changes}).encode(), b"\n", *rest])
+def with_account_changes(content: bytes, **changes: Any) -> bytes:
+    """Return the export with changed fields of the account record."""
+    first_line, *other_lines = content.splitlines(keepends=True)
+    return b"".join(
+        [json.dumps({**json.loads(first_line), **changes}).encode(), b"\n", *other_lines]
+    )
 
 
-@pytest.mark.parametrize("kind", FULL)
-async def test_connectors_come_back_whole_with_the_passphrase(
-    ada: Client, bob: Client, kind: str
+@pytest.mark.parametrize("archive_format", FULL)
+async def test_import_with_passphrase_restores_connectors(
+    ada: Client, bob: Client, archive_format: str
 ) -> None:
-    await furnish(ada)
-    before = await told(ada)
-    assert [one["secret"]["password"] for one in before] == list(WORDS)
-    assert before[1]["secret"]["client"] == CLIENT
-    content = (await exported(ada, format=kind, passphrase=PASSPHRASE))["content"]
+    await create_connectors(ada)
+    before = await load_connectors(ada)
+    assert [row["secret"]["password"] for row in before] == list(PASSWORDS)
+    assert before[1]["secret"]["client"] == CLIENT_SECRET
+    content = (await exported(ada, format=archive_format, passphrase=PASSPHRASE))["content"]
     task = await imported(bob, content, passphrase=PASSPHRASE)
     assert (task["state"], task["result"]["refused"]) == ("SUCCEEDED", [])
-    assert await told(bob) == before
-    again = await imported(bob, content, passphrase=PASSPHRASE)
-    assert again["result"]["refused"] == []
-    assert await told(bob) == before
+    assert await load_connectors(bob) == before
+    repeated = await imported(bob, content, passphrase=PASSPHRASE)
+    assert repeated["result"]["refused"] == []
+    assert await load_connectors(bob) == before
 
 
-def test_the_file_has_every_column_that_one_sets() -> None:
+def test_export_has_every_configured_column() -> None:
     columns = {column for column, _ in FILE_FIELDS.values()}
-    ours = {"id", "user_id", "secret", "bringing", "last_run_at", "last_success_at", "last_error",
-            "failures", "next_run_at", "run_id", "lease", "holder", "created_at",
-            "updated_at", "once"}  # fmt: skip
-    assert columns | ours == {column.name for column in select_columns(Connector)}
-    assert not columns & ours
-    whole = set(EVERYTHING) | {"oauth", "source_retention", "active"}
-    assert whole == columns
+    internal_columns = {
+        "id",
+        "user_id",
+        "secret",
+        "bringing",
+        "last_run_at",
+        "last_success_at",
+        "last_error",
+        "failures",
+        "next_run_at",
+        "run_id",
+        "lease",
+        "holder",
+        "created_at",
+        "updated_at",
+        "once",
+    }
+    assert columns | internal_columns == {column.name for column in select_columns(Connector)}
+    assert not columns & internal_columns
+    tested_columns = set(FULL_CONNECTOR) | {"oauth", "source_retention", "active"}
+    assert tested_columns == columns
 
 
-@pytest.mark.parametrize("given", [None, "another passphrase"])
-async def test_without_the_passphrase_they_come_switched_off(
-    ada: Client, bob: Client, given: str | None
+@pytest.mark.parametrize("passphrase", [None, "another passphrase"])
+async def test_import_without_passphrase_disables_connectors(
+    ada: Client, bob: Client, passphrase: str | None
 ) -> None:
-    await furnish(ada)
-    before = await told(ada)
+    await create_connectors(ada)
+    before = await load_connectors(ada)
     content = (await exported(ada, format="JSON", passphrase=PASSPHRASE))["content"]
-    more = {} if given is None else {"passphrase": given}
-    result = (await imported(bob, content, **more))["result"]
-    why = "the passphrase does not open it" if given else "no passphrase was given"
+    arguments = {} if passphrase is None else {"passphrase": passphrase}
+    result = (await imported(bob, content, **arguments))["result"]
+    reason = "the passphrase does not open it" if passphrase else "no passphrase was given"
     assert result["refused"] == [
-        [f"password of connector {name}", f"{why}: {OFF}"] for name in ("Work", "Tokens")
-    ]
-    off = {"active": False, "secret": {}, "due": False}
-    assert await told(bob) == [{**one, **off} for one in before]
-    result = (await imported(bob, content, passphrase=PASSPHRASE))["result"]
-    assert result["refused"] == []
-    assert await told(bob) == before
-
-
-async def test_an_export_without_a_passphrase_has_no_passwords(ada: Client, bob: Client) -> None:
-    await furnish(ada)
-    content = (await exported(ada, format="JSON"))["content"]
-    assert len(record(content)["connectors"]) == 2
-    assert all("secret" not in one for one in record(content)["connectors"])
-    assert "connectorLock" not in record(content)
-    result = (await imported(bob, content, passphrase=PASSPHRASE))["result"]
-    assert result["refused"] == [
-        [f"password of connector {name}", f"the archive has none: {OFF}"]
+        [f"password of connector {name}", f"{reason}: {DISABLED_TEXT}"]
         for name in ("Work", "Tokens")
     ]
-    assert [one["active"] for one in await told(bob)] == [False, False]
+    disabled_fields = {"active": False, "secret": {}, "due": False}
+    assert await load_connectors(bob) == [{**row, **disabled_fields} for row in before]
+    result = (await imported(bob, content, passphrase=PASSPHRASE))["result"]
+    assert result["refused"] == []
+    assert await load_connectors(bob) == before
 
 
-async def test_one_without_a_password_is_switched_on_with_one(ada: Client, bob: Client) -> None:
-    await furnish(ada)
+async def test_export_without_passphrase_has_no_passwords(ada: Client, bob: Client) -> None:
+    await create_connectors(ada)
+    content = (await exported(ada, format="JSON"))["content"]
+    assert len(account_record(content)["connectors"]) == 2
+    assert all("secret" not in row for row in account_record(content)["connectors"])
+    assert "connectorLock" not in account_record(content)
+    result = (await imported(bob, content, passphrase=PASSPHRASE))["result"]
+    assert result["refused"] == [
+        [f"password of connector {name}", f"the archive has none: {DISABLED_TEXT}"]
+        for name in ("Work", "Tokens")
+    ]
+    assert [row["active"] for row in await load_connectors(bob)] == [False, False]
+
+
+async def test_connector_without_password_is_enabled_with_a_password(
+    ada: Client, bob: Client
+) -> None:
+    await create_connectors(ada)
     await imported(bob, (await exported(ada, format="JSON"))["content"])
-    ((key,), *_) = await rows(
+    ((connector_id,), *_) = await rows(
         bob.world, "SELECT id FROM connectors WHERE user_id = :u ORDER BY id", u=bob.user.id
     )
     with pytest.raises(InvalidInput, match="it has no password"):
-        await connector_mutations.update_connectors(context(bob), [key], {"active": True}, None)
-    await connector_mutations.start_runs(context(bob), [key], is_trial=False)
-    assert await connector_worker.run_single_connector(bob.world, key, NetworkPolicy())
+        await connector_mutations.update_connectors(
+            context(bob), [connector_id], {"active": True}, None
+        )
+    await connector_mutations.queue_runs(context(bob), [connector_id], is_trial=False)
+    assert await connector_worker.run_connector_if_due(bob.world, connector_id, NetworkPolicy())
     runs = select(col(ConnectorRun.stage), col(ConnectorRun.error))
     assert [tuple(row) for row in await bob.world.database.read(runs)] == [
         ("LOGIN", "it has no password: set one")
     ]
-    await connector_mutations.update_connectors(context(bob), [key], {"active": True}, "word")
-    (first, _) = await told(bob)
-    assert (first["active"], first["secret"]["password"]) == (True, "word")
+    await connector_mutations.update_connectors(
+        context(bob), [connector_id], {"active": True}, "word"
+    )
+    (first_connector, _) = await load_connectors(bob)
+    assert (first_connector["active"], first_connector["secret"]["password"]) == (True, "word")
 
 
-# nothing in clear
-
-
-@pytest.mark.parametrize("kind", FULL)
-async def test_no_secret_is_left_in_clear_anywhere(
-    ada: Client, bob: Client, root: Client, caplog: pytest.LogCaptureFixture, kind: str
+@pytest.mark.parametrize("archive_format", FULL)
+async def test_secrets_are_not_stored_or_logged_in_clear(
+    ada: Client, bob: Client, root: Client, caplog: pytest.LogCaptureFixture, archive_format: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    await furnish(ada)
-    given: dict[str, Any] = {"format": kind, "passphrase": PASSPHRASE}
-    given["options"] = {"idempotencyKey": "export"}
-    done = await run(root, "accountExport", EXPORT, user={"username": "ada"}, **given)
-    assert done["errors"] == []
-    waiting = 'SELECT CAST("order" AS TEXT) FROM tasks'
-    ((order,),) = await rows(ada.world, waiting)
+    await create_connectors(ada)
+    arguments: dict[str, Any] = {"format": archive_format, "passphrase": PASSPHRASE}
+    arguments["options"] = {"idempotencyKey": "export"}
+    payload = await run(root, "accountExport", EXPORT, user={"username": "ada"}, **arguments)
+    assert payload["errors"] == []
+    statement_text = 'SELECT CAST("order" AS TEXT) FROM tasks'
+    ((order,),) = await rows(ada.world, statement_text)
     assert '"passphrase"' in order
     assert PASSPHRASE not in await stored_text(ada.world)
-    content = (await exported(ada, format=kind, passphrase=PASSPHRASE))["content"]
+    content = (await exported(ada, format=archive_format, passphrase=PASSPHRASE))["content"]
     archive = {"text": base64.b64encode(content).decode()}
-    given = {"archive": archive, "encoding": "BASE64", "passphrase": PASSPHRASE}
-    given["options"] = {"idempotencyKey": "import"}
-    done = await run(root, "accountImport", TASK, user={"username": "bob"}, **given)
-    assert done["errors"] == []
+    arguments = {"archive": archive, "encoding": "BASE64", "passphrase": PASSPHRASE}
+    arguments["options"] = {"idempotencyKey": "import"}
+    payload = await run(root, "accountImport", TASK, user={"username": "bob"}, **arguments)
+    assert payload["errors"] == []
     assert PASSPHRASE not in await stored_text(ada.world)
     while await tasks.run_next_task(ada.world):
         pass
-    assert (await ended(root, done["task"]["id"]))["result"]["refused"] == []
-    assert len(await told(bob)) == 2
-    for (text,) in await rows(ada.world, waiting):
+    assert (await ended(root, payload["task"]["id"]))["result"]["refused"] == []
+    assert len(await load_connectors(bob)) == 2
+    for (text,) in await rows(ada.world, statement_text):
         assert "passphrase" not in text
-    noted = await rows(ada.world, "SELECT mutation, CAST(after AS TEXT) FROM admin_log ORDER BY id")
-    assert [row[0] for row in noted][-2:] == ["accountExport", "accountImport"]
-    for secret in (PASSPHRASE, *WORDS, CLIENT):
-        for form in encoded_forms(secret):
-            assert form.encode() not in unpacked(content), form
-            assert form not in repr(noted)
-            assert form not in caplog.text
-            assert form not in await stored_text(ada.world), form
+    log_rows = await rows(
+        ada.world, "SELECT mutation, CAST(after AS TEXT) FROM admin_log ORDER BY id"
+    )
+    assert [row[0] for row in log_rows][-2:] == ["accountExport", "accountImport"]
+    for secret in (PASSPHRASE, *PASSWORDS, CLIENT_SECRET):
+        for encoded in encoded_forms(secret):
+            assert encoded.encode() not in archive_bytes(content), encoded
+            assert encoded not in repr(log_rows)
+            assert encoded not in caplog.text
+            assert encoded not in await stored_text(ada.world), encoded
 
 
-async def test_a_passphrase_goes_with_a_task_that_fails_or_is_cancelled(ada: Client) -> None:
-    kept = 'SELECT state, CAST("order" AS TEXT) FROM tasks ORDER BY id'
-    done = await run(ada, "accountExport", EXPORT, passphrase=PASSPHRASE)
-    assert "passphrase" in (await rows(ada.world, kept))[0][1]
+async def test_failed_or_cancelled_task_forgets_its_passphrase(ada: Client) -> None:
+    statement_text = 'SELECT state, CAST("order" AS TEXT) FROM tasks ORDER BY id'
+    payload = await run(ada, "accountExport", EXPORT, passphrase=PASSPHRASE)
+    assert "passphrase" in (await rows(ada.world, statement_text))[0][1]
     cancel = "mutation ($ids: [ID!]!) { taskCancel(input: {ids: $ids}) { errors { code } } }"
-    await ada(cancel, ids=[done["export"]["task"]["id"]])
+    await ada(cancel, ids=[payload["export"]["task"]["id"]])
     damaged = {"text": '{"kind": "account", "format": "merganser", "version": 1}\n{"kind": "x"\n'}
     await run(ada, "accountImport", TASK, archive=damaged, passphrase=PASSPHRASE)
     while await tasks.run_next_task(ada.world):
         pass
-    found = await rows(ada.world, kept)
-    assert [state for state, _ in found] == ["CANCELLED", "FAILED"]
-    assert not [order for _, order in found if "passphrase" in order]
+    task_rows = await rows(ada.world, statement_text)
+    assert [state for state, _ in task_rows] == ["CANCELLED", "FAILED"]
+    assert not [order for _, order in task_rows if "passphrase" in order]
 
 
-async def test_of_a_task_whose_vault_has_lost_the_key_nothing_comes(
+async def test_task_fails_if_its_passphrase_cannot_be_decrypted(
     ada: Client, world: Environment
 ) -> None:
-    await furnish(ada)
-    done = await run(ada, "accountExport", EXPORT, passphrase=PASSPHRASE)
-    other = replace(world, secret_box=type(world.secret_box).with_new_key())
-    while await tasks.run_next_task(other):
+    await create_connectors(ada)
+    payload = await run(ada, "accountExport", EXPORT, passphrase=PASSPHRASE)
+    other_world = replace(world, secret_box=type(world.secret_box).with_new_key())
+    while await tasks.run_next_task(other_world):
         pass
-    task = await ended(ada, done["export"]["task"]["id"])
+    task = await ended(ada, payload["export"]["task"]["id"])
     assert (task["state"], task["error"]) == (
         "FAILED", "it cannot be opened any more: begin anew"
     )  # fmt: skip
 
 
-# who may, and what cannot be
-
-
 @pytest.mark.parametrize(
-    ("given", "code"),
+    ("arguments", "code"),
     [
         ({"passphrase": ""}, "INVALID"),
         ({"passphrase": "x" * 11}, "INVALID"),
@@ -299,78 +318,88 @@ async def test_of_a_task_whose_vault_has_lost_the_key_nothing_comes(
         ({"passphrase": PASSPHRASE, "includeSettings": False}, "INVALID"),
     ],
 )
-async def test_a_passphrase_that_cannot_be(ada: Client, given: dict[str, Any], code: str) -> None:
-    done = await run(ada, "accountExport", EXPORT, **given)
-    assert [error["path"] for error in done["errors"]] == [["passphrase"]], code
-    if "format" not in given:
+async def test_invalid_passphrase_is_refused(
+    ada: Client, arguments: dict[str, Any], code: str
+) -> None:
+    payload = await run(ada, "accountExport", EXPORT, **arguments)
+    assert [error["path"] for error in payload["errors"]] == [["passphrase"]], code
+    if "format" not in arguments:
         archive = {"text": "From a@b.example Tue Jan  6 10:00:00 2026\n\nx\n"}
-        done = await run(ada, "accountImport", TASK, archive=archive, **given)
-        assert [error["path"] for error in done["errors"]] == [["passphrase"]]
+        payload = await run(ada, "accountImport", TASK, archive=archive, **arguments)
+        assert [error["path"] for error in payload["errors"]] == [["passphrase"]]
     assert await rows(ada.world, "SELECT id FROM tasks") == []
     assert passphrases.validate_passphrase("ä" * 12) == "ä" * 12
     assert passphrases.validate_passphrase("x" * 1024)
 
 
-async def test_passwords_need_the_scope_of_settings(ada: Client, http: httpx.AsyncClient) -> None:
+async def test_passphrase_needs_the_settings_scope(ada: Client, http: httpx.AsyncClient) -> None:
     scopes = [Scope.MAIL, Scope.MAIL_READ, Scope.READ]
     secret = await make_key(ada.world, "mail", user_id=ada.user.id, scopes=scopes)
-    some = Client(http, ada.world, ada.user, secret)
-    assert (await run(some, "accountExport", EXPORT))["errors"] == []
-    done = await run(some, "accountExport", EXPORT, passphrase=PASSPHRASE)
-    assert codes(done)[0][0] == "FORBIDDEN"
+    mail_client = Client(http, ada.world, ada.user, secret)
+    assert (await run(mail_client, "accountExport", EXPORT))["errors"] == []
+    payload = await run(mail_client, "accountExport", EXPORT, passphrase=PASSPHRASE)
+    assert codes(payload)[0][0] == "FORBIDDEN"
     archive = {"text": "From a@b.example Tue Jan  6 10:00:00 2026\n\nx\n"}
-    done = await run(some, "accountImport", TASK, archive=archive, passphrase=PASSPHRASE)
-    assert codes(done)[0][0] == "FORBIDDEN"
+    payload = await run(mail_client, "accountImport", TASK, archive=archive, passphrase=PASSPHRASE)
+    assert codes(payload)[0][0] == "FORBIDDEN"
 
 
-async def test_who_may_have_no_connectors_gets_none(ada: Client, bob: Client, root: Client) -> None:
-    await furnish(ada)
+async def test_import_of_connectors_needs_the_permission(
+    ada: Client, bob: Client, root: Client
+) -> None:
+    await create_connectors(ada)
     content = (await exported(ada, format="JSON", passphrase=PASSPHRASE))["content"]
-    given = {"users": {"usernames": ["bob"]}, "permissions": []}
-    done = await run(root, "userPermissionsSet", "users { id }", **given)
-    assert done["errors"] == []
+    arguments = {"users": {"usernames": ["bob"]}, "permissions": []}
+    payload = await run(root, "userPermissionsSet", "users { id }", **arguments)
+    assert payload["errors"] == []
     result = (await imported(bob, content, passphrase=PASSPHRASE))["result"]
-    needed = ["connector Work", "this needs the permission SYNCJOBS"]
-    assert [one for one in result["refused"] if "connector" in one[0]] == [needed]
-    assert await told(bob) == []
+    expected = ["connector Work", "this needs the permission SYNCJOBS"]
+    assert [refusal for refusal in result["refused"] if "connector" in refusal[0]] == [expected]
+    assert await load_connectors(bob) == []
 
 
-async def test_a_password_does_not_open_for_another_server(ada: Client, bob: Client) -> None:
-    await furnish(ada)
+async def test_changed_connector_does_not_get_the_password(ada: Client, bob: Client) -> None:
+    await create_connectors(ada)
     content = (await exported(ada, format="JSON", passphrase=PASSPHRASE))["content"]
-    first, second = record(content)["connectors"]
+    first_connector, second_connector = account_record(content)["connectors"]
     for change in (
         {"host": "evil.example.org"},
         {"port": 143},
         {"security": "TLS"},
         {"username": "eve"},
         {"authMechanism": "PLAIN"},
-        {"secret": second["secret"]},
+        {"secret": second_connector["secret"]},
     ):
-        odd = rewritten(content, connectors=[{**first, **change}])
-        result = (await imported(bob, odd, passphrase=PASSPHRASE))["result"]
+        changed_content = with_account_changes(content, connectors=[{**first_connector, **change}])
+        result = (await imported(bob, changed_content, passphrase=PASSPHRASE))["result"]
         assert result["refused"][0][0] == "password of connector Work", change
-    tokens = {**second["oauth"], "tokenUrl": "https://evil.example.org/"}
-    odd = rewritten(content, connectors=[{**second, "oauth": tokens}])
-    assert len((await imported(bob, odd, passphrase=PASSPHRASE))["result"]["refused"]) == 1
-    assert not [one for one in await told(bob) if one["active"] or one["secret"]]
+    oauth = {**second_connector["oauth"], "tokenUrl": "https://evil.example.org/"}
+    changed_content = with_account_changes(
+        content, connectors=[{**second_connector, "oauth": oauth}]
+    )
+    assert (
+        len((await imported(bob, changed_content, passphrase=PASSPHRASE))["result"]["refused"]) == 1
+    )
+    assert not [row for row in await load_connectors(bob) if row["active"] or row["secret"]]
 
 
-async def test_the_lock_of_a_stranger_costs_nothing(ada: Client, bob: Client) -> None:
-    await furnish(ada)
+async def test_changed_key_derivation_is_refused(ada: Client, bob: Client) -> None:
+    await create_connectors(ada)
     content = (await exported(ada, format="JSON", passphrase=PASSPHRASE))["content"]
-    lock: Mapping[str, Any] = record(content)["connectorLock"]
+    derivation: Mapping[str, Any] = account_record(content)["connectorLock"]
     changes: tuple[dict[str, Any], ...] = ({"n": 1 << 30}, {"salt": "AAAA"}, {"salt": 1},
                                            {"kdf": "none"}, {"r": 1 << 20})  # fmt: skip
     for change in changes:
-        odd = rewritten(content, connectorLock={**lock, **change})
-        result = (await imported(bob, odd, passphrase=PASSPHRASE))["result"]
+        changed_content = with_account_changes(content, connectorLock={**derivation, **change})
+        result = (await imported(bob, changed_content, passphrase=PASSPHRASE))["result"]
         assert len(result["refused"]) == 2, change
-    broken = await imported(bob, rewritten(content, connectorLock=[1]), passphrase=PASSPHRASE)
-    assert broken["state"] == "FAILED"
+    failed_task = await imported(
+        bob, with_account_changes(content, connectorLock=[1]), passphrase=PASSPHRASE
+    )
+    assert failed_task["state"] == "FAILED"
 
 
-FOREIGN: list[dict[str, Any]] = [
+INVALID_CHANGES: list[dict[str, Any]] = [
     {"host": None},
     {"host": 7},
     {"host": "127.0.0.1"},
@@ -404,54 +433,67 @@ FOREIGN: list[dict[str, Any]] = [
 ]
 
 
-async def test_connectors_of_files_are_checked(ada: Client, bob: Client) -> None:
-    await furnish(ada)
+async def test_imported_connectors_are_validated(ada: Client, bob: Client) -> None:
+    await create_connectors(ada)
     content = (await exported(ada, format="JSON", passphrase=PASSPHRASE))["content"]
-    first = record(content)["connectors"][0]
-    odd = rewritten(content, connectors=[{**first, **change} for change in FOREIGN])
-    task = await imported(bob, odd, passphrase=PASSPHRASE)
+    first_connector = account_record(content)["connectors"][0]
+    changed_content = with_account_changes(
+        content, connectors=[{**first_connector, **change} for change in INVALID_CHANGES]
+    )
+    task = await imported(bob, changed_content, passphrase=PASSPHRASE)
     assert task["state"] == "SUCCEEDED"
-    assert [what for what, _ in task["result"]["refused"]] == ["connector Work"] * len(FOREIGN)
-    assert await told(bob) == []
+    assert [subject for subject, _ in task["result"]["refused"]] == ["connector Work"] * len(
+        INVALID_CHANGES
+    )
+    assert await load_connectors(bob) == []
 
 
-async def test_of_too_many_the_first_come(ada: Client, bob: Client) -> None:
-    await furnish(ada)
+async def test_import_stops_at_the_connector_limit(ada: Client, bob: Client) -> None:
+    await create_connectors(ada)
     content = (await exported(ada, format="JSON"))["content"]
-    first = record(content)["connectors"][0]
-    many = [{**first, "name": f"c{nth}", "username": f"u{nth}"} for nth in range(60)]
-    result = (await imported(bob, rewritten(content, connectors=many)))["result"]
-    assert len(await told(bob)) == connector_mutations.MAX_CONNECTORS
+    first_connector = account_record(content)["connectors"][0]
+    connectors = [
+        {**first_connector, "name": f"c{number}", "username": f"u{number}"} for number in range(60)
+    ]
+    result = (await imported(bob, with_account_changes(content, connectors=connectors)))["result"]
+    assert len(await load_connectors(bob)) == connector_mutations.MAX_CONNECTORS
     assert result["refused"][-1] == ["connector c50", "at most 50 connectors"]
     assert len(result["refused"]) == connector_mutations.MAX_CONNECTORS + 1
 
 
-async def test_single_imports_are_not_carried(ada: Client) -> None:
-    key = await connector_mutations.create_connector(
-        context(ada), None, {**TOKENS, "active": False}, "word"
+async def test_one_time_import_is_not_exported(ada: Client) -> None:
+    connector_id = await connector_mutations.create_connector(
+        context(ada), None, {**OAUTH_CONNECTOR, "active": False}, "word"
     )
-    await changed(ada.world, key, once=True)
+    await changed(ada.world, connector_id, once=True)
     content = (await exported(ada, format="JSON", passphrase=PASSPHRASE))["content"]
-    assert record(content)["connectors"] == []
+    assert account_record(content)["connectors"] == []
 
 
-def test_a_lock_opens_what_it_has_sealed_and_no_other() -> None:
-    lock = ArchiveCipher.for_new_archive("Grüße und so")
-    assert lock.derivation_record() == {**KEY_DERIVATION, "salt": lock.derivation_record()["salt"]}
-    sealed = lock.encrypt("word", b"here")
-    again = ArchiveCipher.from_record(
-        lock.derivation_record(), "Gru\u0308\u00dfe und so"
-    )  # as another keyboard has it
-    assert again.decrypt(sealed, b"here") == "word"
-    assert lock.encrypt("word", b"here") != sealed
-    for other, place, text in (
-        (again, b"there", sealed),
-        (ArchiveCipher.from_record(lock.derivation_record(), "Grüße und So"), b"here", sealed),
-        (ArchiveCipher.for_new_archive("Grüße und so"), b"here", sealed),
-        (again, b"here", sealed[:-8]),
-        (again, b"here", ""),
-        (again, b"here", None),
+def test_archive_cipher_decrypts_only_its_own_context() -> None:
+    cipher = ArchiveCipher.for_new_archive("Grüße und so")
+    assert cipher.derivation_record() == {
+        **KEY_DERIVATION,
+        "salt": cipher.derivation_record()["salt"],
+    }
+    encrypted = cipher.encrypt("word", b"here")
+    same_cipher = ArchiveCipher.from_derivation_record(
+        cipher.derivation_record(), "Gru\u0308\u00dfe und so"
+    )  # another Unicode form of the same passphrase
+    assert same_cipher.decrypt(encrypted, b"here") == "word"
+    assert cipher.encrypt("word", b"here") != encrypted
+    for other_cipher, cipher_context, text in (
+        (same_cipher, b"there", encrypted),
+        (
+            ArchiveCipher.from_derivation_record(cipher.derivation_record(), "Grüße und So"),
+            b"here",
+            encrypted,
+        ),
+        (ArchiveCipher.for_new_archive("Grüße und so"), b"here", encrypted),
+        (same_cipher, b"here", encrypted[:-8]),
+        (same_cipher, b"here", ""),
+        (same_cipher, b"here", None),
     ):
         with pytest.raises(ArchiveDecryptionError):
-            other.decrypt(text, place)
-    assert "key" not in repr(lock)
+            other_cipher.decrypt(text, cipher_context)
+    assert "key" not in repr(cipher)

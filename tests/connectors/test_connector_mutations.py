@@ -1,4 +1,4 @@
-"""Connectors by the API: made, changed, run and ended, and seen by nobody else."""
+"""Connector mutations: create, update, run, check and delete, and rights."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -23,7 +23,11 @@ from tests.support.operations.connector_operations import far, server
 from tests.support.servers.dovecot_server import PASSWORD, DovecotAccount
 
 __all__ = ["far", "server"]
-GIVEN = {"host": "imap.example.net", "username": "ada@example.net", "password": "open sesame"}
+CONNECTOR_INPUT = {
+    "host": "imap.example.net",
+    "username": "ada@example.net",
+    "password": "open sesame",
+}
 ERRORS = """errors { __typename code message path index
   ... on ValidationError { constraint }
   ... on ConnectorFailureError { stage remoteMessage } }"""
@@ -45,37 +49,37 @@ CHECK = f"""mutation ($input: ConnectorCheckInput!) {{ connectorCheck(input: $in
 LIST = "query ($filter: ConnectorFilter) { connectors(filter: $filter) { nodes { name } } }"
 
 
-async def done(client: Client, document: str, **given: Any) -> Any:
-    """The payload of a mutation."""
-    (payload,) = (await client(document, input=given)).values()
+async def run_mutation(client: Client, document: str, **arguments: Any) -> Any:
+    """Run a mutation and return its payload."""
+    (payload,) = (await client(document, input=arguments)).values()
     return payload
 
 
-async def made(client: Client, **given: Any) -> Any:
-    """A connector."""
-    payload = await done(client, CREATE, **{**GIVEN, "interval": None, **given})
+async def create_connector(client: Client, **changes: Any) -> Any:
+    """Create a connector and return it."""
+    payload = await run_mutation(client, CREATE, **{**CONNECTOR_INPUT, "interval": None, **changes})
     assert payload["errors"] == []
     return payload["connector"]
 
 
-def inward(client: Client) -> None:
-    """Connectors may go to our own machine."""
+def allow_private_hosts(client: Client) -> None:
+    """Let connectors connect to private addresses."""
     options = replace(client.world.options, connectors_private=True)
     object.__setattr__(client.world, "options", options)
 
 
-async def work(client: Client) -> None:
-    """Run what is due."""
+async def run_due_connectors(client: Client) -> None:
+    """Run all connectors that are due."""
     worker = ConnectorWorker(client.world, NetworkPolicy(allows_private=True))
     await connector_worker.start_due_runs(worker)
     await asyncio.gather(*worker.running)
 
 
-async def test_what_is_not_said_is_as_the_documents_have_it(ada: Client) -> None:
-    found = (await done(ada, CREATE, **GIVEN))["connector"]
-    assert found.pop("id").startswith("con_")
-    assert found.pop("nextRunAt")
-    assert found == {
+async def test_created_connector_has_documented_defaults(ada: Client) -> None:
+    connector = (await run_mutation(ada, CREATE, **CONNECTOR_INPUT))["connector"]
+    assert connector.pop("id").startswith("con_")
+    assert connector.pop("nextRunAt")
+    assert connector == {
         "name": "ada@example.net@imap.example.net", "protocol": "IMAP",
         "host": "imap.example.net", "port": 993, "security": "TLS", "authMechanism": "PLAIN",
         "username": "ada@example.net", "oauth": None, "targetDomain": None, "targetFolder": None,
@@ -87,24 +91,28 @@ async def test_what_is_not_said_is_as_the_documents_have_it(ada: Client) -> None
         "spamCheck": True, "virusCheck": True, "applyFilters": False, "active": True,
         "running": False, "lastRunAt": None, "lastError": None, "user": {"username": "ada"},
     }  # fmt: skip
-    found = await made(
+    connector = await create_connector(
         ada, protocol="POP3", security="STARTTLS", name="pop", deleteSource=True,
         customOptions=[{"name": "MIN_SIZE", "value": "1 kB"}],
         folderRewrites=[{"pattern": "^A", "replacement": "B"}], targetFolder="Far",
         authMechanism="xoauth2", targetDomain="BÜCHER.example",
         oauth={"tokenUrl": "https://example.net/token", "clientId": "us", "clientSecret": "hush"},
     )  # fmt: skip
-    assert (found["port"], found["sourceRetention"], found["deleteSource"]) == (110, "PT0S", True)
-    assert found["customOptions"] == [{"name": "MIN_SIZE", "value": "1 kB"}]
-    assert found["folderRewrites"] == [{"pattern": "^A", "replacement": "B"}]
-    assert found["oauth"] == {"tokenUrl": "https://example.net/token", "clientId": "us"}
-    assert (found["authMechanism"], found["nextRunAt"]) == ("XOAUTH2", None)
-    assert found["targetDomain"] == "xn--bcher-kva.example"
+    assert (connector["port"], connector["sourceRetention"], connector["deleteSource"]) == (
+        110,
+        "PT0S",
+        True,
+    )
+    assert connector["customOptions"] == [{"name": "MIN_SIZE", "value": "1 kB"}]
+    assert connector["folderRewrites"] == [{"pattern": "^A", "replacement": "B"}]
+    assert connector["oauth"] == {"tokenUrl": "https://example.net/token", "clientId": "us"}
+    assert (connector["authMechanism"], connector["nextRunAt"]) == ("XOAUTH2", None)
+    assert connector["targetDomain"] == "xn--bcher-kva.example"
 
 
-async def test_secrets_are_sealed_and_never_told(ada: Client) -> None:
+async def test_secrets_are_encrypted_and_never_returned(ada: Client) -> None:
     oauth = {"tokenUrl": "https://example.net/t", "clientId": "us", "clientSecret": "hush hush"}
-    await made(ada, authMechanism="XOAUTH2", oauth=oauth)
+    await create_connector(ada, authMechanism="XOAUTH2", oauth=oauth)
     (row,) = await ada.world.database.read(select(Connector.__table__))  # type: ignore[attr-defined]
     assert "sesame" not in str(row)
     assert "hush" not in str(row)
@@ -113,7 +121,7 @@ async def test_secrets_are_sealed_and_never_told(ada: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "path", "constraint"),
+    ("arguments", "path", "constraint"),
     [
         ({"host": ""}, ["host"], "host"),
         ({"host": "a b"}, ["host"], "host"),
@@ -173,10 +181,10 @@ async def test_secrets_are_sealed_and_never_told(ada: Client) -> None:
         ),
     ],
 )
-async def test_bad_input_names_the_field_and_the_rule(
-    ada: Client, given: dict[str, Any], path: list[str] | None, constraint: str | None
+async def test_invalid_input_is_refused_by_field_and_rule(
+    ada: Client, arguments: dict[str, Any], path: list[str] | None, constraint: str | None
 ) -> None:
-    answer = await ada.raw(CREATE, input={**GIVEN, **given})
+    answer = await ada.raw(CREATE, input={**CONNECTOR_INPUT, **arguments})
     if "errors" in answer:
         assert constraint is None
         return
@@ -187,27 +195,31 @@ async def test_bad_input_names_the_field_and_the_rule(
     assert await ada("{ connectors { nodes { id } } }") == {"connectors": {"nodes": []}}
 
 
-async def test_changes_keep_what_is_not_said(ada: Client) -> None:
-    first = await made(ada, interval="PT10M", targetFolder="Far", maxAge="P1D")
-    second = await made(ada, name="second")
+async def test_update_keeps_fields_that_are_not_given(ada: Client) -> None:
+    first = await create_connector(ada, interval="PT10M", targetFolder="Far", maxAge="P1D")
+    second = await create_connector(ada, name="second")
     ids = [first["id"], second["id"]]
-    payload = await done(ada, UPDATE, ids=ids, set={"active": False, "maxAge": None})
+    payload = await run_mutation(ada, UPDATE, ids=ids, set={"active": False, "maxAge": None})
     assert payload["errors"] == []
     assert payload["connectors"] == [
         {**first, "active": False, "maxAge": None, "nextRunAt": None},
         {**second, "active": False},
     ]
-    (found,) = (await done(ada, UPDATE, ids=ids[:1], set={"active": True}))["connectors"]
-    assert found["nextRunAt"]
-    (found,) = (await done(ada, UPDATE, ids=ids[:1], set={"security": "STARTTLS"}))["connectors"]
-    assert found["port"] == 143
-    for given in ({"host": "other.example.net"}, {"user": {"username": "bob"}}):
-        await _asks_for_the_password(ada, ids[0], given)
-    payload = await done(
+    (connector,) = (await run_mutation(ada, UPDATE, ids=ids[:1], set={"active": True}))[
+        "connectors"
+    ]
+    assert connector["nextRunAt"]
+    (connector,) = (await run_mutation(ada, UPDATE, ids=ids[:1], set={"security": "STARTTLS"}))[
+        "connectors"
+    ]
+    assert connector["port"] == 143
+    for arguments in ({"host": "other.example.net"}, {"user": {"username": "bob"}}):
+        await assert_password_required(ada, ids[0], arguments)
+    payload = await run_mutation(
         ada, UPDATE, ids=ids[:1], set={"host": "other.example.net", "password": "another"}
     )
     assert payload["errors"] == []
-    payload = await done(
+    payload = await run_mutation(
         ada, UPDATE, ids=[*ids, global_ids.encode("Connector", 5)], set={"name": "x"}
     )
     assert [(error["code"], error["index"]) for error in payload["errors"]] == [("NOT_FOUND", 2)]
@@ -215,126 +227,136 @@ async def test_changes_keep_what_is_not_said(ada: Client) -> None:
     assert "x" not in names
 
 
-async def _asks_for_the_password(ada: Client, key: str, given: dict[str, Any]) -> None:
-    errors = (await done(ada, UPDATE, ids=[key], set=given))["errors"]
+async def assert_password_required(ada: Client, connector_id: str, changes: dict[str, Any]) -> None:
+    errors = (await run_mutation(ada, UPDATE, ids=[connector_id], set=changes))["errors"]
     assert [error["code"] for error in errors] in (["VALIDATION"], ["NOT_FOUND"])
-    if "host" in given:
+    if "host" in changes:
         assert (errors[0]["path"], errors[0]["constraint"]) == (["password"], "required")
 
 
-async def test_an_account_has_so_many(ada: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_number_of_connectors_is_limited(
+    ada: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("resolvers.connectors.mutations.MAX_CONNECTORS", 2)
-    await made(ada)
-    await made(ada)
-    (error,) = (await done(ada, CREATE, **GIVEN))["errors"]
+    await create_connector(ada)
+    await create_connector(ada)
+    (error,) = (await run_mutation(ada, CREATE, **CONNECTOR_INPUT))["errors"]
     assert error["code"] == "LIMIT_REACHED"
 
 
-async def test_runs_are_begun_once_followed_and_remembered(
+async def test_run_is_queued_once_and_reported_by_subscription(
     ada: Client, far: DovecotAccount
 ) -> None:
-    inward(ada)
+    allow_private_hosts(ada)
     far.save_message(raw_message("One"))
-    made_ = await made(
+    connector = await create_connector(
         ada, host="127.0.0.1", port=far.ports["imap"], security="PLAIN", username=far.user,
         password=PASSWORD, active=False,
     )  # fmt: skip
-    first = (await done(ada, RUN, ids=[made_["id"]]))["runs"][0]
-    again = (await done(ada, RUN, ids=[made_["id"]], trial=True))["runs"][0]
-    assert first == again
+    first = (await run_mutation(ada, RUN, ids=[connector["id"]]))["runs"][0]
+    repeated = (await run_mutation(ada, RUN, ids=[connector["id"]], trial=True))["runs"][0]
+    assert first == repeated
     assert first["unit"].startswith("connector-run-")
-    text = 'subscription { connectorRun(id: "%s") { state stage seen imported log } }'
-    stream: AsyncGenerator[Any] = subscribed(ada, text % first["id"])
-    everything = subscribed(ada, "subscription { connectorRun { id state imported } }")
-    coming = asyncio.ensure_future(anext(everything))
-    told = [(await anext(stream)).data["connectorRun"]]
-    running = asyncio.ensure_future(work(ada))
+    document = 'subscription { connectorRun(id: "%s") { state stage seen imported log } }'
+    stream: AsyncGenerator[Any] = subscribed(ada, document % first["id"])
+    all_runs = subscribed(ada, "subscription { connectorRun { id state imported } }")
+    next_run = asyncio.ensure_future(anext(all_runs))
+    states = [(await anext(stream)).data["connectorRun"]]
+    work_task = asyncio.ensure_future(run_due_connectors(ada))
     async with asyncio.timeout(20):
-        told += [result.data["connectorRun"] async for result in stream]
-        await running
-        heard = (await coming).data["connectorRun"]
-    await everything.aclose()
-    assert heard["id"] == first["id"]
-    assert [told[0]["state"], told[-1]["state"]] == ["QUEUED", "SUCCEEDED"]
-    assert "RUNNING" in {one["state"] for one in told}
-    assert (told[-1]["seen"], told[-1]["imported"]) == (1, 1)
+        states += [result.data["connectorRun"] async for result in stream]
+        await work_task
+        event = (await next_run).data["connectorRun"]
+    await all_runs.aclose()
+    assert event["id"] == first["id"]
+    assert [states[0]["state"], states[-1]["state"]] == ["QUEUED", "SUCCEEDED"]
+    assert "RUNNING" in {state["state"] for state in states}
+    assert (states[-1]["seen"], states[-1]["imported"]) == (1, 1)
     (node,) = (
         await ada("""{ connectors { nodes { running lastSuccessAt lastLog runs { totalCount nodes {
       state connector { name } startedAt finishedAt } } } } }""")
     )["connectors"]["nodes"]
     assert (node["running"], node["runs"]["totalCount"]) == (False, 1)
     assert "1 seen, 1 brought" in node["lastLog"]
-    trial = (await done(ada, RUN, ids=[made_["id"]], trial=True))["runs"][0]
+    trial = (await run_mutation(ada, RUN, ids=[connector["id"]], trial=True))["runs"][0]
     assert trial["trial"]
-    cancelled = await done(ada, BY_IDS % ("Cancel", "runs { state }"), ids=[trial["id"]])
+    cancelled = await run_mutation(ada, BY_IDS % ("Cancel", "runs { state }"), ids=[trial["id"]])
     assert cancelled == {"runs": [{"state": "CANCELLED"}], "errors": []}
-    await work(ada)
-    counted = await ada("{ connectors { nodes { runs { totalCount } nextRunAt } } }")
-    assert counted["connectors"]["nodes"] == [{"runs": {"totalCount": 2}, "nextRunAt": None}]
+    await run_due_connectors(ada)
+    result = await ada("{ connectors { nodes { runs { totalCount } nextRunAt } } }")
+    assert result["connectors"]["nodes"] == [{"runs": {"totalCount": 2}, "nextRunAt": None}]
 
 
-async def test_a_check_says_how_far_it_came(ada: Client, far: DovecotAccount) -> None:
-    given = {
+async def test_check_reports_the_reached_stages(ada: Client, far: DovecotAccount) -> None:
+    check_input = {
         "protocol": "IMAP", "security": "PLAIN", "host": "127.0.0.1", "port": far.ports["imap"],
         "username": far.user, "password": PASSWORD,
     }  # fmt: skip
-    (error,) = (await done(ada, CHECK, **given))["errors"]
+    (error,) = (await run_mutation(ada, CHECK, **check_input))["errors"]
     assert error["constraint"] == "private"
-    inward(ada)
+    allow_private_hosts(ada)
     far.save_message(raw_message("One"), "Work")
-    found = await done(ada, CHECK, **given)
-    assert (found["errors"], found["ok"]) == ([], True)
-    assert set(found["folders"]) >= {"INBOX", "Work"}
-    assert "IDLE" in found["capabilities"]
+    result = await run_mutation(ada, CHECK, **check_input)
+    assert (result["errors"], result["ok"]) == ([], True)
+    assert set(result["folders"]) >= {"INBOX", "Work"}
+    assert "IDLE" in result["capabilities"]
     stages = ["RESOLVE", "CONNECT", "GREETING", "LOGIN", "LIST"]
-    assert [(one["stage"], one["ok"]) for one in found["stages"]] == [(s, True) for s in stages]
-    found = await done(ada, CHECK, **{**given, "password": "not this"})
-    (error,) = found["errors"]
+    assert [(stage["stage"], stage["ok"]) for stage in result["stages"]] == [
+        (s, True) for s in stages
+    ]
+    result = await run_mutation(ada, CHECK, **{**check_input, "password": "not this"})
+    (error,) = result["errors"]
     assert (error["code"], error["stage"]) == ("CONNECTOR_FAILURE", "LOGIN")
     assert "failed" in error["remoteMessage"].lower()
-    assert "not this" not in str(found)
-    assert [one["ok"] for one in found["stages"]] == [True, True, True, False]
-    found = await done(ada, CHECK, **{**given, "port": free_port()})
-    assert [error["stage"] for error in found["errors"]] == ["CONNECT"]
-    (error,) = (await done(ada, CHECK, **given, timeout="PT2M"))["errors"]
+    assert "not this" not in str(result)
+    assert [stage["ok"] for stage in result["stages"]] == [True, True, True, False]
+    result = await run_mutation(ada, CHECK, **{**check_input, "port": free_port()})
+    assert [error["stage"] for error in result["errors"]] == ["CONNECT"]
+    (error,) = (await run_mutation(ada, CHECK, **check_input, timeout="PT2M"))["errors"]
     assert error["path"] == ["timeout"]
 
 
-async def test_nobody_else_sees_or_changes_any(ada: Client, bob: Client, root: Client) -> None:
-    key = (await made(ada, name="hers"))["id"]
-    run = (await done(ada, RUN, ids=[key]))["runs"][0]["id"]
-    without = await user_operations.chief(root, name="bare")
-    for client in (bob, without):
+async def test_other_users_cannot_read_or_change_connectors(
+    ada: Client, bob: Client, root: Client
+) -> None:
+    connector_id = (await create_connector(ada, name="hers"))["id"]
+    run_id = (await run_mutation(ada, RUN, ids=[connector_id]))["runs"][0]["id"]
+    admin_without_permission = await user_operations.chief(root, name="bare")
+    for client in (bob, admin_without_permission):
         assert (await client(LIST))["connectors"]["nodes"] == []
-        assert await client("query ($id: ID!) { node(id: $id) { id } }", id=key) == {"node": None}
-        asked = "query ($id: ID!) { connectorRun(id: $id) { id } }"
-        assert await client(asked, id=run) == {"connectorRun": None}
+        assert await client("query ($id: ID!) { node(id: $id) { id } }", id=connector_id) == {
+            "node": None
+        }
+        run_query = "query ($id: ID!) { connectorRun(id: $id) { id } }"
+        assert await client(run_query, id=run_id) == {"connectorRun": None}
         for document, ids in (
-            (BY_IDS % ("Delete", "deletedIds"), [key]),
-            (BY_IDS % ("Cancel", "runs { id }"), [run]),
-            (RUN, [key]),
-            (UPDATE, [key]),
+            (BY_IDS % ("Delete", "deletedIds"), [connector_id]),
+            (BY_IDS % ("Cancel", "runs { id }"), [run_id]),
+            (RUN, [connector_id]),
+            (UPDATE, [connector_id]),
         ):
-            more = {"set": {"name": "mine"}} if document == UPDATE else {}
-            errors = (await done(client, document, ids=ids, **more))["errors"]
+            extra = {"set": {"name": "mine"}} if document == UPDATE else {}
+            errors = (await run_mutation(client, document, ids=ids, **extra))["errors"]
             assert [error["code"] for error in errors] == ["NOT_FOUND"]
-        errors = (await done(client, CREATE, **GIVEN, user={"username": "ada"}))["errors"]
+        errors = (await run_mutation(client, CREATE, **CONNECTOR_INPUT, user={"username": "ada"}))[
+            "errors"
+        ]
         assert errors[0]["code"] in ("NOT_FOUND", "FORBIDDEN")
         async with asyncio.timeout(5):
-            text = f'subscription {{ connectorRun(id: "{run}") {{ id }} }}'
-            refused = [result async for result in subscribed(client, text)]
-        assert "NOT_FOUND" in str(refused[0].errors[0].extensions)
+            subscription = f'subscription {{ connectorRun(id: "{run_id}") {{ id }} }}'
+            results = [result async for result in subscribed(client, subscription)]
+        assert "NOT_FOUND" in str(results[0].errors[0].extensions)
     assert (await ada(LIST))["connectors"]["nodes"] == [{"name": "hers"}]
-    chief = await user_operations.chief(root, AdminPermission.SYNCJOBS)
-    assert (await chief(LIST))["connectors"]["nodes"] == [{"name": "hers"}]
-    given = {"users": {"usernames": ["ada"]}}
-    assert (await root(LIST, filter=given or None))["connectors"]["nodes"] == [{"name": "hers"}]
+    domain_admin = await user_operations.chief(root, AdminPermission.SYNCJOBS)
+    assert (await domain_admin(LIST))["connectors"]["nodes"] == [{"name": "hers"}]
+    arguments = {"users": {"usernames": ["ada"]}}
+    assert (await root(LIST, filter=arguments or None))["connectors"]["nodes"] == [{"name": "hers"}]
     assert (await root(LIST, filter={"failing": True}))["connectors"]["nodes"] == []
-    payload = await done(chief, UPDATE, ids=[key], set={"name": "theirs"})
+    payload = await run_mutation(domain_admin, UPDATE, ids=[connector_id], set={"name": "theirs"})
     assert payload["connectors"][0]["name"] == "theirs"
 
 
-async def test_lists_cost_the_same_however_many(
+async def test_list_needs_a_constant_number_of_statements(
     root: Client, statements: list[str], http: httpx.AsyncClient
 ) -> None:
     document = """{ users(first: 50) { nodes { username connectors(first: 3) { totalCount nodes {
@@ -343,20 +365,20 @@ async def test_lists_cost_the_same_however_many(
     async def cost() -> int:
         del statements[:]
         await root(document)
-        return len([sent for sent in statements if "api_keys" not in sent])
+        return len([statement for statement in statements if "api_keys" not in statement])
 
-    for nth in range(20):
-        client = await make_client(root.world, http, f"n{nth}")
+    for number in range(20):
+        client = await make_client(root.world, http, f"n{number}")
         for name in "ab":
-            made_ = await made(client, name=name)
-            await done(client, RUN, ids=[made_["id"]])
-        if nth == 0:
+            connector = await create_connector(client, name=name)
+            await run_mutation(client, RUN, ids=[connector["id"]])
+        if number == 0:
             await cost()
-            few = await cost()
-    assert await cost() == few
+            expected = await cost()
+    assert await cost() == expected
     answer = await root(document)
-    found = [node["connectors"]["totalCount"] for node in answer["users"]["nodes"]]
-    assert found == [2] * 20
+    counts = [node["connectors"]["totalCount"] for node in answer["users"]["nodes"]]
+    assert counts == [2] * 20
     pages = """query ($after: String) { connectors(first: 7, after: $after) {
       nodes { id } pageInfo { endCursor hasNextPage } } }"""
     seen, after = list[str](), None

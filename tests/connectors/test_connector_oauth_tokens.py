@@ -1,4 +1,4 @@
-"""Accounts elsewhere that are signed in to by OAuth 2.0: tokens kept, refreshed, refused."""
+"""Connectors with OAuth 2.0: access tokens are requested, stored, refreshed and refused."""
 
 import asyncio
 import json
@@ -30,223 +30,261 @@ from tests.support.operations.connector_operations import changed, may, newest, 
 from tests.support.servers.webhook_receiver import Got, Receiver, receiving
 
 pytestmark = pytest.mark.usefixtures("examined")
-REFRESH, CLIENT, OTHER = "refresh-wörd/1", "client-wörd/1", "refresh-other"
+REFRESH_TOKEN, CLIENT_SECRET, OTHER_REFRESH_TOKEN = (
+    "refresh-wörd/1",
+    "client-wörd/1",
+    "refresh-other",
+)
 MECHANISMS = ("XOAUTH2", "OAUTHBEARER")
-DENIED = "[AUTHENTICATIONFAILED] no such token"
+DENIED_RESPONSE = "[AUTHENTICATIONFAILED] no such token"
 
 
 @dataclass
-class Judging:
-    """Which tokens are good, and what is said of others, with the token behind it."""
+class TokenVerifier:
+    """The accepted access tokens, and the response to others followed by the token."""
 
-    good: set[str] = field(default_factory=lambda: {"access-1"})
-    says: str = DENIED
-    tried: list[str] = field(default_factory=list)
+    accepted_tokens: set[str] = field(default_factory=lambda: {"access-1"})
+    refusal: str = DENIED_RESPONSE
+    seen_tokens: list[str] = field(default_factory=list)
 
-    def judged(self, line: bytes) -> bytes | None:
-        """What is said to an answer of SASL that is not as it should be."""
-        said = b64decode(line).decode()
-        who, word, end, rest = said.split("\x01")
-        assert (who in {"user=ada", "n,a=ada,"}, end, rest) == (True, "", "")
-        assert word.startswith("auth=Bearer ")
-        token = word.removeprefix("auth=Bearer ")
-        self.tried.append(token)
-        return None if token in self.good else f"{self.says} {token}".encode()
-
-
-@dataclass
-class Imap(ImapRemote):
-    """A server of IMAP that takes tokens."""
-
-    judging: Judging = field(default_factory=Judging)
-
-    async def answer(self, command: str, tag: bytes, usual: bytes, *line: Any) -> bool:
-        if command == "AUTHENTICATE" and (said := self.judging.judged(self.heard[-1])):
-            usual = tag + b" NO " + said + b"\r\n"
-        return await super().answer(command, tag, usual, *line)
+    def verify_sasl_line(self, encoded: bytes) -> bytes | None:
+        """Return the refusal of a SASL response, or None if its token is accepted."""
+        decoded = b64decode(encoded).decode()
+        user_part, auth_part, end, rest = decoded.split("\x01")
+        assert (user_part in {"user=ada", "n,a=ada,"}, end, rest) == (True, "", "")
+        assert auth_part.startswith("auth=Bearer ")
+        access_token = auth_part.removeprefix("auth=Bearer ")
+        self.seen_tokens.append(access_token)
+        return (
+            None
+            if access_token in self.accepted_tokens
+            else f"{self.refusal} {access_token}".encode()
+        )
 
 
 @dataclass
-class Pop(PopRemote):
-    """A server of POP3 that takes tokens."""
+class TokenImapServer(ImapRemote):
+    """An IMAP server that checks access tokens."""
 
-    judging: Judging = field(default_factory=Judging)
+    verifier: TokenVerifier = field(default_factory=TokenVerifier)
 
-    async def answer(self, command: str, tag: bytes, usual: bytes, *line: Any) -> bool:
-        if command == "SASL" and (said := self.judging.judged(self.heard[-1])):
-            usual = b"-ERR " + said + b"\r\n"
-        return await super().answer(command, tag, usual, *line)
+    async def answer(self, command: str, tag: bytes, response: bytes, *line: Any) -> bool:
+        if command == "AUTHENTICATE" and (
+            refusal := self.verifier.verify_sasl_line(self.heard[-1])
+        ):
+            response = tag + b" NO " + refusal + b"\r\n"
+        return await super().answer(command, tag, response, *line)
 
 
-@pytest.fixture(params=[Imap, Pop], ids=["IMAP", "POP3"])
-async def remote(request: pytest.FixtureRequest, world: Environment) -> AsyncIterator[Any]:
+@dataclass
+class TokenPop3Server(PopRemote):
+    """A POP3 server that checks access tokens."""
+
+    verifier: TokenVerifier = field(default_factory=TokenVerifier)
+
+    async def answer(self, command: str, tag: bytes, response: bytes, *line: Any) -> bool:
+        if command == "SASL" and (refusal := self.verifier.verify_sasl_line(self.heard[-1])):
+            response = b"-ERR " + refusal + b"\r\n"
+        return await super().answer(command, tag, response, *line)
+
+
+@pytest.fixture(params=[TokenImapServer, TokenPop3Server], ids=["IMAP", "POP3"])
+async def remote_server(request: pytest.FixtureRequest, world: Environment) -> AsyncIterator[Any]:
     limit(world, connectors_private=True)
-    async with open_at(request.param({1: Message(raw_message("One"))})) as one:
-        yield one
+    async with open_at(request.param({1: Message(raw_message("One"))})) as server:
+        yield server
 
 
 @pytest.fixture
-async def imap(world: Environment) -> AsyncIterator[Imap]:
+async def imap_server(world: Environment) -> AsyncIterator[TokenImapServer]:
     limit(world, connectors_private=True)
-    one = Imap({1: Message(raw_message("One"))})
-    async with open_at(one):
-        yield one
+    server = TokenImapServer({1: Message(raw_message("One"))})
+    async with open_at(server):
+        yield server
 
 
 @pytest.fixture
-async def tokens() -> AsyncIterator[Receiver]:
-    """A server of tokens: each is another one, and lives for an hour."""
-    async with receiving() as one:
+async def token_server() -> AsyncIterator[Receiver]:
+    """A token server. Each access token is new and is valid for an hour."""
+    async with receiving() as receiver:
 
         async def answer(_got: Got, writer: asyncio.StreamWriter) -> None:
-            writer.write(token(f"access-{len(one.got)}"))
+            writer.write(token_response(f"access-{len(receiver.got)}"))
 
-        one.answer = answer
-        yield one
-
-
-def token(access: Any, **more: Any) -> bytes:
-    """An answer with a token."""
-    told = {"access_token": access, "token_type": "Bearer", "expires_in": 3600, **more}
-    return http(json.dumps(told).encode())
+        receiver.answer = answer
+        yield receiver
 
 
-def account(remote: Imap | Pop, tokens: Receiver, mechanism: str = "XOAUTH2") -> dict[str, Any]:
-    """What a connector is made of."""
+def token_response(access_token: Any, **extra: Any) -> bytes:
+    """Return an HTTP response with an access token."""
+    fields = {"access_token": access_token, "token_type": "Bearer", "expires_in": 3600, **extra}
+    return http(json.dumps(fields).encode())
+
+
+def connector_fields(
+    remote_server: TokenImapServer | TokenPop3Server,
+    token_server: Receiver,
+    mechanism: str = "XOAUTH2",
+) -> dict[str, Any]:
+    """Return the fields of a new connector."""
     return {
-        "protocol": remote.protocol,
+        "protocol": remote_server.protocol,
         "host": "127.0.0.1",
-        "port": remote.port,
+        "port": remote_server.port,
         "security": ConnectorSecurity.PLAIN,
         "username": "ada",
         "mechanism": mechanism,
         "remote_timeout": timedelta(seconds=8),
         "oauth": {
-            "token_url": f"http://127.0.0.1:{tokens.port}/token?x=1",
+            "token_url": f"http://127.0.0.1:{token_server.port}/token?x=1",
             "client_id": "merganser",
-            "client_secret": CLIENT,
+            "client_secret": CLIENT_SECRET,
             "scope": "mail read",
         },
     }
 
 
-async def made(ada: Client, remote: Imap | Pop, tokens: Receiver, *mechanism: str) -> int:
-    given = {**account(remote, tokens, *mechanism), "interval": None}
-    return await connector_mutations.create_connector(may(ada), None, given, REFRESH)
+async def create_connector(
+    ada: Client,
+    remote_server: TokenImapServer | TokenPop3Server,
+    token_server: Receiver,
+    *mechanism: str,
+) -> int:
+    arguments = {**connector_fields(remote_server, token_server, *mechanism), "interval": None}
+    return await connector_mutations.create_connector(may(ada), None, arguments, REFRESH_TOKEN)
 
 
-async def ran(world: Environment, key: int, **gate: Any) -> Any:
-    """Run it now; the run."""
-    await changed(world, key, next_run_at=world.now())
-    worker = ConnectorWorker(world, NetworkPolicy(**{"allows_private": True, **gate}))
+async def run_connector(world: Environment, connector_id: int, **policy_options: Any) -> Any:
+    """Run the connector now and return the run."""
+    await changed(world, connector_id, next_run_at=world.now())
+    worker = ConnectorWorker(world, NetworkPolicy(**{"allows_private": True, **policy_options}))
     await connector_worker.start_due_runs(worker)
     await asyncio.gather(*worker.running)
-    return await newest(world, key)
+    return await newest(world, connector_id)
 
 
-async def kept(world: Environment, key: int) -> dict[str, Any]:
-    """What is sealed."""
-    return credentials.open_secret(world, key, (await row_of(world, key)).secret)
+async def load_secret(world: Environment, connector_id: int) -> dict[str, Any]:
+    """Return the decrypted secret of a connector."""
+    return credentials.decrypt_secret(
+        world, connector_id, (await row_of(world, connector_id)).secret
+    )
 
 
-async def hidden(
-    world: Environment, key: int, caplog: pytest.LogCaptureFixture, *more: object
+async def assert_secrets_hidden(
+    world: Environment, connector_id: int, caplog: pytest.LogCaptureFixture, *others: object
 ) -> None:
-    """Nothing that is secret is shown."""
-    told = f"{await newest(world, key)} {await row_of(world, key)} {more}"
-    told += " ".join(str(vars(record)) for record in caplog.records)
-    for word in ("refresh-w", "client-w", "access-", "wörd", "w%C3%B6rd"):
-        assert word not in told
+    """Check that the run, the connector and the logs contain no secrets."""
+    text = f"{await newest(world, connector_id)} {await row_of(world, connector_id)} {others}"
+    text += " ".join(str(vars(record)) for record in caplog.records)
+    for secret in ("refresh-w", "client-w", "access-", "wörd", "w%C3%B6rd"):
+        assert secret not in text
 
 
-def form(got: Got) -> dict[str, str]:
-    assert got.headers["content-type"] == "application/x-www-form-urlencoded"
-    return dict(parse_qsl(got.raw.decode(), strict_parsing=True))
+def form_fields(request: Got) -> dict[str, str]:
+    assert request.headers["content-type"] == "application/x-www-form-urlencoded"
+    return dict(parse_qsl(request.raw.decode(), strict_parsing=True))
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-async def test_a_token_is_asked_for_and_kept_until_it_ends_soon(
-    ada: Client, remote: Any, tokens: Receiver, clock: Clock, mechanism: str
+async def test_access_token_is_stored_until_shortly_before_expiry(
+    ada: Client, remote_server: Any, token_server: Receiver, clock: Clock, mechanism: str
 ) -> None:
-    world, key = ada.world, await made(ada, remote, tokens, mechanism)
-    run = await ran(world, key)
+    world, connector_id = (
+        ada.world,
+        await create_connector(ada, remote_server, token_server, mechanism),
+    )
+    run = await run_connector(world, connector_id)
     assert (run.state, run.imported) == (TaskState.SUCCEEDED, 1), run.log
     assert await stored(world) == {"INBOX": ["One"]}
-    assert form(tokens.got[0]) == {
-        "grant_type": "refresh_token", "refresh_token": REFRESH, "client_id": "merganser",
-        "client_secret": CLIENT, "scope": "mail read",
+    assert form_fields(token_server.got[0]) == {
+        "grant_type": "refresh_token", "refresh_token": REFRESH_TOKEN, "client_id": "merganser",
+        "client_secret": CLIENT_SECRET, "scope": "mail read",
     }  # fmt: skip
-    assert tokens.got[0].path == "/token?x=1"
+    assert token_server.got[0].path == "/token?x=1"
     clock.tick(minutes=57, seconds=59)
-    assert (await ran(world, key)).state is TaskState.SUCCEEDED
-    assert len(tokens.got) == 1
+    assert (await run_connector(world, connector_id)).state is TaskState.SUCCEEDED
+    assert len(token_server.got) == 1
     clock.tick(seconds=1)
-    remote.judging.good = {"access-2"}
-    assert (await ran(world, key)).state is TaskState.SUCCEEDED
-    assert remote.judging.tried == ["access-1", "access-1", "access-2"]
-    known = await kept(world, key)
-    assert (known["password"], known["client"], known["access"]) == (REFRESH, CLIENT, "access-2")
-    assert datetime.fromisoformat(known["ends"]) == world.now() + timedelta(hours=1)
-    sealed = (await row_of(world, key)).secret
-    assert not any(word in sealed for word in ("access", "refresh", "client"))
+    remote_server.verifier.accepted_tokens = {"access-2"}
+    assert (await run_connector(world, connector_id)).state is TaskState.SUCCEEDED
+    assert remote_server.verifier.seen_tokens == ["access-1", "access-1", "access-2"]
+    secret = await load_secret(world, connector_id)
+    assert (secret["password"], secret["client"], secret["access"]) == (
+        REFRESH_TOKEN,
+        CLIENT_SECRET,
+        "access-2",
+    )
+    assert datetime.fromisoformat(secret["ends"]) == world.now() + timedelta(hours=1)
+    encrypted = (await row_of(world, connector_id)).secret
+    assert not any(part in encrypted for part in ("access", "refresh", "client"))
 
 
-@pytest.mark.parametrize("lives", [None, "3600", 0, -1, 1e99, True])
-async def test_a_life_that_is_none_is_the_usual_or_short(
-    ada: Client, imap: Imap, tokens: Receiver, lives: Any
+@pytest.mark.parametrize("lifetime", [None, "3600", 0, -1, 1e99, True])
+async def test_invalid_token_lifetime_gets_a_default(
+    ada: Client, imap_server: TokenImapServer, token_server: Receiver, lifetime: Any
 ) -> None:
-    tokens.answer = token("access-1", expires_in=lives)
-    key = await made(ada, imap, tokens)
-    run = await ran(ada.world, key)
+    token_server.answer = token_response("access-1", expires_in=lifetime)
+    connector_id = await create_connector(ada, imap_server, token_server)
+    run = await run_connector(ada.world, connector_id)
     assert run.state is TaskState.SUCCEEDED, run.log
-    ends = datetime.fromisoformat((await kept(ada.world, key))["ends"])
-    assert ends <= ada.world.now() + timedelta(hours=1)
+    expires_at = datetime.fromisoformat((await load_secret(ada.world, connector_id))["ends"])
+    assert expires_at <= ada.world.now() + timedelta(hours=1)
 
 
-async def test_a_refresh_token_that_is_replaced_is_kept(
-    ada: Client, imap: Imap, tokens: Receiver, clock: Clock
+async def test_replaced_refresh_token_is_stored(
+    ada: Client, imap_server: TokenImapServer, token_server: Receiver, clock: Clock
 ) -> None:
-    imap.judging.good = {"access-1", "access-2", "access-3"}
-    key = await made(ada, imap, tokens)
-    answers: list[dict[str, Any]] = [{"refresh_token": OTHER}, {}, {"refresh_token": 7}]
-    for nth, more in enumerate(answers, 1):
-        tokens.answer = token(f"access-{nth}", **more)
-        assert (await ran(ada.world, key)).state is TaskState.SUCCEEDED
-        assert (await kept(ada.world, key))["password"] == OTHER
+    imap_server.verifier.accepted_tokens = {"access-1", "access-2", "access-3"}
+    connector_id = await create_connector(ada, imap_server, token_server)
+    answers: list[dict[str, Any]] = [
+        {"refresh_token": OTHER_REFRESH_TOKEN},
+        {},
+        {"refresh_token": 7},
+    ]
+    for number, fields in enumerate(answers, 1):
+        token_server.answer = token_response(f"access-{number}", **fields)
+        assert (await run_connector(ada.world, connector_id)).state is TaskState.SUCCEEDED
+        assert (await load_secret(ada.world, connector_id))["password"] == OTHER_REFRESH_TOKEN
         clock.tick(hours=1)
-    assert [form(got)["refresh_token"] for got in tokens.got] == [REFRESH, OTHER, OTHER]
+    assert [form_fields(request)["refresh_token"] for request in token_server.got] == [
+        REFRESH_TOKEN,
+        OTHER_REFRESH_TOKEN,
+        OTHER_REFRESH_TOKEN,
+    ]
 
 
-async def test_where_a_kept_token_is_refused_another_is_asked_for_once(
-    ada: Client, remote: Any, tokens: Receiver, caplog: pytest.LogCaptureFixture
+async def test_refused_stored_token_is_replaced_once(
+    ada: Client, remote_server: Any, token_server: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world, key = ada.world, await made(ada, remote, tokens)
-    assert (await ran(world, key)).state is TaskState.SUCCEEDED
-    remote.judging.good = {"access-2"}
-    run = await ran(world, key)
+    world, connector_id = ada.world, await create_connector(ada, remote_server, token_server)
+    assert (await run_connector(world, connector_id)).state is TaskState.SUCCEEDED
+    remote_server.verifier.accepted_tokens = {"access-2"}
+    run = await run_connector(world, connector_id)
     assert run.state is TaskState.SUCCEEDED, run.log
-    assert remote.judging.tried == ["access-1", "access-1", "access-2"]
-    remote.judging.good = set()
+    assert remote_server.verifier.seen_tokens == ["access-1", "access-1", "access-2"]
+    remote_server.verifier.accepted_tokens = set()
     with caplog.at_level(logging.DEBUG):
-        run = await ran(world, key)
+        run = await run_connector(world, connector_id)
     assert (run.state, run.stage) == (TaskState.FAILED, "LOGIN")
     assert "no such token" in run.error
-    assert remote.judging.tried[3:] == ["access-2", "access-3"]
-    assert len(tokens.got) == 3
-    await hidden(world, key, caplog)
+    assert remote_server.verifier.seen_tokens[3:] == ["access-2", "access-3"]
+    assert len(token_server.got) == 3
+    await assert_secrets_hidden(world, connector_id, caplog)
 
 
-async def test_a_token_that_is_new_or_refused_for_now_is_not_replaced(
-    ada: Client, remote: Any, tokens: Receiver
+async def test_new_or_temporarily_refused_token_is_not_replaced(
+    ada: Client, remote_server: Any, token_server: Receiver
 ) -> None:
-    remote.judging.good = set()
-    key = await made(ada, remote, tokens)
-    later = "[UNAVAILABLE]" if remote.protocol is ConnectorProtocol.IMAP else "[SYS/TEMP]"
-    for says in (DENIED, f"{later} try again"):
-        remote.judging.says = says
-        run = await ran(ada.world, key)
+    remote_server.verifier.accepted_tokens = set()
+    connector_id = await create_connector(ada, remote_server, token_server)
+    temporary_code = (
+        "[UNAVAILABLE]" if remote_server.protocol is ConnectorProtocol.IMAP else "[SYS/TEMP]"
+    )
+    for refusal_text in (DENIED_RESPONSE, f"{temporary_code} try again"):
+        remote_server.verifier.refusal = refusal_text
+        run = await run_connector(ada.world, connector_id)
         assert (run.state, run.stage) == (TaskState.FAILED, "LOGIN")
-    assert remote.judging.tried == ["access-1"] * 2
+    assert remote_server.verifier.seen_tokens == ["access-1"] * 2
 
 
 @pytest.mark.parametrize(
@@ -254,39 +292,46 @@ async def test_a_token_that_is_new_or_refused_for_now_is_not_replaced(
     [
         ("400 Bad", {"error": "invalid_grant", "error_description": "It is over."}, "It is over."),
         ("400 Bad", {"error": "invalid_grant"}, "invalid_grant"),
-        ("401 Bad", {"error": "x", "error_description": f"{CLIENT}, not {REFRESH}"}, "…, not …"),
-        ("400 Bad", {"error": f"client-w%C3%B6rd%2F1 {REFRESH}"}, "… …"),
-        ("400 Bad", {"error": "x" * 290 + f" {REFRESH}"}, "x …"),
-        ("400 Bad", {"error": "x" * 280 + f" {CLIENT} {REFRESH}"}, "x … …"),
-        ("400 Bad", {"error": {"a": [REFRESH]}}, "…"),
+        (
+            "401 Bad",
+            {"error": "x", "error_description": f"{CLIENT_SECRET}, not {REFRESH_TOKEN}"},
+            "…, not …",
+        ),
+        ("400 Bad", {"error": f"client-w%C3%B6rd%2F1 {REFRESH_TOKEN}"}, "… …"),
+        ("400 Bad", {"error": "x" * 290 + f" {REFRESH_TOKEN}"}, "x …"),
+        ("400 Bad", {"error": "x" * 280 + f" {CLIENT_SECRET} {REFRESH_TOKEN}"}, "x … …"),
+        ("400 Bad", {"error": {"a": [REFRESH_TOKEN]}}, "…"),
         ("400 Bad", {"error": "two\r\nlines\0"}, "two lines"),
         ("500 Bad", {}, "status 500"),
     ],
 )
-async def test_a_refusal_is_told_in_the_words_of_the_server(
+async def test_refusal_of_token_server_is_reported_without_secrets(
     ada: Client,
-    imap: Imap,
-    tokens: Receiver,
+    imap_server: TokenImapServer,
+    token_server: Receiver,
     caplog: pytest.LogCaptureFixture,
     case: tuple[str, dict[str, Any], str],
 ) -> None:
-    status, told, words = case
-    tokens.answer = http(json.dumps(told).encode(), status)
-    key = await made(ada, imap, tokens)
+    status, body, expected_text = case
+    token_server.answer = http(json.dumps(body).encode(), status)
+    connector_id = await create_connector(ada, imap_server, token_server)
     with caplog.at_level(logging.DEBUG):
-        run = await ran(ada.world, key)
+        run = await run_connector(ada.world, connector_id)
     assert (run.state, run.stage) == (TaskState.FAILED, "LOGIN")
     assert run.error.startswith("the server of tokens: ")
-    assert words in run.error
+    assert expected_text in run.error
     assert run.error.isprintable()
-    row = await row_of(ada.world, key)
+    row = await row_of(ada.world, connector_id)
     assert (row.last_error, row.failures) == (run.error, 1)
-    assert (imap.sessions, (await kept(ada.world, key))["password"]) == (set(), REFRESH)
-    await hidden(ada.world, key, caplog)
+    assert (imap_server.sessions, (await load_secret(ada.world, connector_id))["password"]) == (
+        set(),
+        REFRESH_TOKEN,
+    )
+    await assert_secrets_hidden(ada.world, connector_id, caplog)
 
 
-async def drips(_got: Got, writer: asyncio.StreamWriter) -> None:
-    """Say a byte now and then."""
+async def answer_slowly(_got: Got, writer: asyncio.StreamWriter) -> None:
+    """Write one byte at a time, without an end."""
     writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
     while True:
         writer.write(b" ")
@@ -294,8 +339,8 @@ async def drips(_got: Got, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.02)
 
 
-async def waits(_got: Got, _writer: asyncio.StreamWriter) -> None:
-    """Say nothing."""
+async def answer_nothing(_got: Got, _writer: asyncio.StreamWriter) -> None:
+    """Write no response."""
     await asyncio.sleep(5)
 
 
@@ -303,10 +348,10 @@ REDIRECT = b"HTTP/1.1 302 Go\r\nLocation: http://127.0.0.1:1/\r\nContent-Length:
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"),
+    ("answer", "expected_text"),
     [
-        (waits, "no answer within 0.5 seconds"),
-        (drips, "no answer within 0.5 seconds"),
+        (answer_nothing, "no answer within 0.5 seconds"),
+        (answer_slowly, "no answer within 0.5 seconds"),
         (http(b"<html>"), "status 200, and no JSON"),
         (http(b"[1]"), "status 200, and no JSON"),
         (http(b"\xff\xfe"), "status 200, and no JSON"),
@@ -316,105 +361,127 @@ REDIRECT = b"HTTP/1.1 302 Go\r\nLocation: http://127.0.0.1:1/\r\nContent-Length:
         (http(b" " * (1 << 20)), "bytes"),
         (b"220 mail.example.org ESMTP\r\n\r\n", "the answer is no HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{}", "ends early"),
-        (token("access-\r\nA1 LOGOUT"), "status 200"),
-        (token("access-\0"), "status 200"),
-        (token(""), "status 200"),
-        (token("access-" + "x" * 20_000), "status 200"),
-        (token(["access-1"]), "status 200"),
+        (token_response("access-\r\nA1 LOGOUT"), "status 200"),
+        (token_response("access-\0"), "status 200"),
+        (token_response(""), "status 200"),
+        (token_response("access-" + "x" * 20_000), "status 200"),
+        (token_response(["access-1"]), "status 200"),
     ],
 )
-async def test_a_server_of_tokens_that_is_none_is_told_of(
-    ada: Client, imap: Imap, tokens: Receiver, answer: Any, words: str
+async def test_invalid_token_response_is_reported(
+    ada: Client,
+    imap_server: TokenImapServer,
+    token_server: Receiver,
+    answer: Any,
+    expected_text: str,
 ) -> None:
-    tokens.answer = answer
-    key = await made(ada, imap, tokens)
+    token_server.answer = answer
+    connector_id = await create_connector(ada, imap_server, token_server)
     async with asyncio.timeout(5):
-        run = await ran(ada.world, key, timeout_seconds=0.5)
+        run = await run_connector(ada.world, connector_id, timeout_seconds=0.5)
     assert (run.state, run.stage) == (TaskState.FAILED, "LOGIN"), run.log
     assert run.error.startswith("the server of tokens: ")
-    assert words in run.error
+    assert expected_text in run.error
     assert "access" not in run.error
-    assert (imap.sessions, "access" in await kept(ada.world, key)) == (set(), False)
+    assert (imap_server.sessions, "access" in await load_secret(ada.world, connector_id)) == (
+        set(),
+        False,
+    )
 
 
-async def test_tokens_are_not_asked_for_inside(ada: Client, imap: Imap, tokens: Receiver) -> None:
+async def test_private_token_server_is_refused(
+    ada: Client, imap_server: TokenImapServer, token_server: Receiver
+) -> None:
     async def resolve(_host: str, _port: int) -> Sequence[str]:
         return ["127.0.0.1"]
 
-    world, key = ada.world, await made(ada, imap, tokens)
-    await changed(world, key, security=ConnectorSecurity.TLS)
-    assert "inside" in (await ran(world, key, allows_private=False)).error
-    oauth = {**(await row_of(world, key)).oauth}
-    oauth["token_url"] = f"http://login.example.com:{tokens.port}/token"
-    await changed(world, key, oauth=oauth)
-    run = await ran(world, key, allows_private=False, resolve=resolve)
+    world, connector_id = ada.world, await create_connector(ada, imap_server, token_server)
+    await changed(world, connector_id, security=ConnectorSecurity.TLS)
+    assert "inside" in (await run_connector(world, connector_id, allows_private=False)).error
+    oauth = {**(await row_of(world, connector_id)).oauth}
+    oauth["token_url"] = f"http://login.example.com:{token_server.port}/token"
+    await changed(world, connector_id, oauth=oauth)
+    run = await run_connector(world, connector_id, allows_private=False, resolve=resolve)
     assert (run.stage, run.error) == ("LOGIN", "the server of tokens: the host is inside")
-    assert (tokens.got, imap.sessions) == ([], set())
+    assert (token_server.got, imap_server.sessions) == ([], set())
     limit(world, connectors_private=False)
-    given = {**account(imap, tokens), "host": "mail.example.com", "security": ConnectorSecurity.TLS}
+    fields = {
+        **connector_fields(imap_server, token_server),
+        "host": "mail.example.com",
+        "security": ConnectorSecurity.TLS,
+    }
     for url in (oauth["token_url"], "https://127.0.0.1/", "https://[::1]/", "https://x.internal/"):
-        given["oauth"]["token_url"] = url
-        with pytest.raises(InvalidInput) as refused:
-            await connector_mutations.create_connector(may(ada), None, given, REFRESH)
-        assert refused.value.path == ["oauth", "tokenUrl"]
+        fields["oauth"]["token_url"] = url
+        with pytest.raises(InvalidInput) as raised:
+            await connector_mutations.create_connector(may(ada), None, fields, REFRESH_TOKEN)
+        assert raised.value.path == ["oauth", "tokenUrl"]
 
 
-async def test_another_password_forgets_what_was_got_with_the_last(
-    ada: Client, imap: Imap, tokens: Receiver
+async def test_new_password_deletes_the_stored_access_token(
+    ada: Client, imap_server: TokenImapServer, token_server: Receiver
 ) -> None:
-    world, key = ada.world, await made(ada, imap, tokens)
-    await ran(world, key)
-    assert (await kept(world, key))["access"] == "access-1"
-    await connector_mutations.update_connectors(may(ada), [key], {"name": "Other"}, None)
-    assert (await kept(world, key))["access"] == "access-1"
-    await connector_mutations.update_connectors(may(ada), [key], {}, OTHER)
-    assert await kept(world, key) == {"password": OTHER, "client": CLIENT}
-    imap.judging.good = {"access-2"}
-    assert (await ran(world, key)).state is TaskState.SUCCEEDED
-    assert form(tokens.got[1])["refresh_token"] == OTHER
+    world, connector_id = ada.world, await create_connector(ada, imap_server, token_server)
+    await run_connector(world, connector_id)
+    assert (await load_secret(world, connector_id))["access"] == "access-1"
+    await connector_mutations.update_connectors(may(ada), [connector_id], {"name": "Other"}, None)
+    assert (await load_secret(world, connector_id))["access"] == "access-1"
+    await connector_mutations.update_connectors(may(ada), [connector_id], {}, OTHER_REFRESH_TOKEN)
+    assert await load_secret(world, connector_id) == {
+        "password": OTHER_REFRESH_TOKEN,
+        "client": CLIENT_SECRET,
+    }
+    imap_server.verifier.accepted_tokens = {"access-2"}
+    assert (await run_connector(world, connector_id)).state is TaskState.SUCCEEDED
+    assert form_fields(token_server.got[1])["refresh_token"] == OTHER_REFRESH_TOKEN
 
 
-# trying
-
-
-async def test_an_account_is_tried_with_a_token_and_nothing_is_kept(
-    ada: Client, remote: Any, tokens: Receiver
+async def test_check_of_new_connector_stores_no_token(
+    ada: Client, remote_server: Any, token_server: Receiver
 ) -> None:
-    found = await check.check_new_connector(may(ada), account(remote, tokens), REFRESH)
-    assert (found.failure, all(one.ok for one in found.stages)) == (None, True)
-    assert form(tokens.got[0])["client_secret"] == CLIENT
-    assert remote.judging.tried == ["access-1"]
-    remote.judging.good = set()
-    found = await check.check_new_connector(may(ada), account(remote, tokens), REFRESH)
-    assert found.failure is not None
-    assert [one.stage for one in found.stages if not one.ok] == [ConnectorStage.LOGIN]
-    assert "access-" not in f"{found} {found.failure}"
-    assert len(tokens.got) == 2
-    told = {"error": "invalid_grant", "error_description": f"no {REFRESH}"}
-    tokens.answer = http(json.dumps(told).encode(), "400 Bad")
-    found = await check.check_new_connector(may(ada), account(remote, tokens), REFRESH)
-    assert [(one.stage, one.ok) for one in found.stages] == [(ConnectorStage.LOGIN, False)]
-    assert found.failure is not None
-    assert (found.failure.is_permanent, str(found.failure)) == (True, "the server of tokens: no …")
-    assert len(remote.judging.tried) == 2
+    report = await check.check_new_connector(
+        may(ada), connector_fields(remote_server, token_server), REFRESH_TOKEN
+    )
+    assert (report.failure, all(stage.ok for stage in report.stages)) == (None, True)
+    assert form_fields(token_server.got[0])["client_secret"] == CLIENT_SECRET
+    assert remote_server.verifier.seen_tokens == ["access-1"]
+    remote_server.verifier.accepted_tokens = set()
+    report = await check.check_new_connector(
+        may(ada), connector_fields(remote_server, token_server), REFRESH_TOKEN
+    )
+    assert report.failure is not None
+    assert [stage.stage for stage in report.stages if not stage.ok] == [ConnectorStage.LOGIN]
+    assert "access-" not in f"{report} {report.failure}"
+    assert len(token_server.got) == 2
+    body = {"error": "invalid_grant", "error_description": f"no {REFRESH_TOKEN}"}
+    token_server.answer = http(json.dumps(body).encode(), "400 Bad")
+    report = await check.check_new_connector(
+        may(ada), connector_fields(remote_server, token_server), REFRESH_TOKEN
+    )
+    assert [(stage.stage, stage.ok) for stage in report.stages] == [(ConnectorStage.LOGIN, False)]
+    assert report.failure is not None
+    assert (report.failure.is_permanent, str(report.failure)) == (
+        True,
+        "the server of tokens: no …",
+    )
+    assert len(remote_server.verifier.seen_tokens) == 2
 
 
-async def test_one_that_is_stored_is_tried_with_what_is_kept(
-    ada: Client, remote: Any, tokens: Receiver
+async def test_check_of_stored_connector_uses_the_stored_token(
+    ada: Client, remote_server: Any, token_server: Receiver
 ) -> None:
-    world, key = ada.world, await made(ada, remote, tokens)
+    world, connector_id = ada.world, await create_connector(ada, remote_server, token_server)
     for _ in range(2):
-        found = await check.check_stored_connector(may(ada), key)
-        assert (found.failure, all(one.ok for one in found.stages)) == (None, True)
-    assert len(tokens.got) == 1
-    remote.judging.good = {"access-2"}
-    assert (await check.check_stored_connector(may(ada), key)).failure is None
-    assert (await kept(world, key))["access"] == "access-2"
-    remote.judging.good = set()
-    found = await check.check_stored_connector(may(ada), key)
-    assert [one.stage for one in found.stages if not one.ok] == [ConnectorStage.LOGIN]
-    assert found.stages[0].stage is ConnectorStage.RESOLVE
-    await connector_mutations.update_connectors(may(ada), [key], {}, OTHER)
-    tokens.answer = http(b'{"error": "invalid_grant"}', "400 Bad")
-    found = await check.check_stored_connector(may(ada), key)
-    assert [(one.stage, one.ok) for one in found.stages] == [(ConnectorStage.LOGIN, False)]
+        report = await check.check_stored_connector(may(ada), connector_id)
+        assert (report.failure, all(stage.ok for stage in report.stages)) == (None, True)
+    assert len(token_server.got) == 1
+    remote_server.verifier.accepted_tokens = {"access-2"}
+    assert (await check.check_stored_connector(may(ada), connector_id)).failure is None
+    assert (await load_secret(world, connector_id))["access"] == "access-2"
+    remote_server.verifier.accepted_tokens = set()
+    report = await check.check_stored_connector(may(ada), connector_id)
+    assert [stage.stage for stage in report.stages if not stage.ok] == [ConnectorStage.LOGIN]
+    assert report.stages[0].stage is ConnectorStage.RESOLVE
+    await connector_mutations.update_connectors(may(ada), [connector_id], {}, OTHER_REFRESH_TOKEN)
+    token_server.answer = http(b'{"error": "invalid_grant"}', "400 Bad")
+    report = await check.check_stored_connector(may(ada), connector_id)
+    assert [(stage.stage, stage.ok) for stage in report.stages] == [(ConnectorStage.LOGIN, False)]

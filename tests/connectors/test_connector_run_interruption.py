@@ -1,4 +1,4 @@
-"""Runs that are cut off, cancelled, taken over, or go on listening: nothing is lost or doubled."""
+"""Connector runs that are killed, cancelled, taken over or listening lose and duplicate nothing."""
 
 import asyncio
 from collections.abc import Callable
@@ -37,139 +37,144 @@ from tests.support.stores.other_processes import another_process, taken_for_dead
 
 pytestmark = pytest.mark.usefixtures("examined")
 __all__ = ["far", "server"]
-MANY = 70  # messages: more than two units
-LONG = 8 * MANY  # so that there is time to do something meanwhile
+MESSAGE_COUNT = 70  # messages of more than two batches
+LONG_MESSAGE_COUNT = 8 * MESSAGE_COUNT  # leaves time for another action during the run
 
 
 @pytest.mark.parametrize("protocol", [ConnectorProtocol.IMAP, ConnectorProtocol.POP3])
-@pytest.mark.parametrize("deletes", [None, 0])
-async def test_a_run_that_is_killed_goes_on_where_it_was(
-    ada: Client, far: DovecotAccount, protocol: ConnectorProtocol, deletes: int | None
+@pytest.mark.parametrize("source_retention", [None, 0])
+async def test_killed_run_continues_at_its_checkpoint(
+    ada: Client, far: DovecotAccount, protocol: ConnectorProtocol, source_retention: int | None
 ) -> None:
-    names = [f"Nr {nth}" for nth in range(MANY)]
+    names = [f"Nr {number}" for number in range(MESSAGE_COUNT)]
     far.save_messages([raw_message(name) for name in names])
-    key = await connector(
-        ada, far, protocol=protocol, source_retention=deletes, remove_duplicates=False
+    connector_id = await connector(
+        ada, far, protocol=protocol, source_retention=source_retention, remove_duplicates=False
     )
     async with leases.registered_process(ada.world):
         await run_connectors_until_killed(ada.world, 1)
-        await killed_again(ada.world, key)
-        first = await newest(ada.world, key)
-        assert first.state is TaskState.RUNNING
-        assert 0 < first.imported < MANY
+        await kill_again(ada.world, connector_id)
+        first_run = await newest(ada.world, connector_id)
+        assert first_run.state is TaskState.RUNNING
+        assert 0 < first_run.imported < MESSAGE_COUNT
         await taken_for_dead(ada.world)
-        run = await ran(ada.world, key)
-    assert (run.id, run.state) == (first.id, TaskState.SUCCEEDED), run.log
+        run = await ran(ada.world, connector_id)
+    assert (run.id, run.state) == (first_run.id, TaskState.SUCCEEDED), run.log
     assert sorted((await stored(ada.world))["INBOX"]) == sorted(names)
-    assert far.count_messages() == (MANY if deletes is None else 0)
-    assert (await again(ada.world, key)).imported == 0
+    assert far.count_messages() == (MESSAGE_COUNT if source_retention is None else 0)
+    assert (await again(ada.world, connector_id)).imported == 0
 
 
-async def killed_again(world: Environment, key: int) -> None:
-    """Nobody runs it while its process is registered; then it dies a second time."""
-    assert (await ran(world, key)).state is TaskState.RUNNING
+async def kill_again(world: Environment, connector_id: int) -> None:
+    """Check that no process takes the run of a registered process, then kill it again."""
+    assert (await ran(world, connector_id)).state is TaskState.RUNNING
     await taken_for_dead(world)
     await run_connectors_until_killed(world, 1)
 
 
-async def test_who_has_lost_the_lease_stores_no_more(ada: Client, far: DovecotAccount) -> None:
-    far.save_messages([raw_message(f"Nr {nth}") for nth in range(MANY)])
-    key, taken = await connector(ada, far), list[Any]()
+async def test_run_with_a_lost_lease_stores_nothing_more(ada: Client, far: DovecotAccount) -> None:
+    far.save_messages([raw_message(f"Nr {number}") for number in range(MESSAGE_COUNT)])
+    connector_id, takeovers = await connector(ada, far), list[Any]()
 
-    def fault(place: str) -> None:
-        if place == "fetched" and not taken:  # another process takes over
-            other = changed(ada.world, key, lease=1, holder=1)
-            taken.append(asyncio.ensure_future(other))
+    def fault(fault_point: str) -> None:
+        if fault_point == "fetched" and not takeovers:  # another process takes the lease
+            takeover = changed(ada.world, connector_id, lease=1, holder=1)
+            takeovers.append(asyncio.ensure_future(takeover))
 
     object.__setattr__(ada.world, "reach_fault_point", fault)
-    run = await ran(ada.world, key)
-    await taken[0]
+    run = await ran(ada.world, connector_id)
+    await takeovers[0]
     assert run.state is TaskState.RUNNING
     before = len((await stored(ada.world))["INBOX"])
-    assert 0 < before < MANY
+    assert 0 < before < MESSAGE_COUNT
     await ada.world.run_transaction(leases.free_orphaned_leases)
-    run = await ran(ada.world, key)
-    assert (run.state, run.imported) == (TaskState.SUCCEEDED, MANY)
-    assert len((await stored(ada.world))["INBOX"]) == MANY
+    run = await ran(ada.world, connector_id)
+    assert (run.state, run.imported) == (TaskState.SUCCEEDED, MESSAGE_COUNT)
+    assert len((await stored(ada.world))["INBOX"]) == MESSAGE_COUNT
 
 
-async def test_a_restarted_server_goes_on_with_its_runs_at_once(
+async def test_restarted_server_continues_its_runs_at_once(
     ada: Client, far: DovecotAccount
 ) -> None:
     far.save_message(raw_message("One"))
     before, after = another_process(ada.world), another_process(ada.world)
     after.process.server_id = before.process.server_id
     holder = await leases.ensure_registered(before)
-    key = await connector(ada, far, lease=1, holder=holder)
-    gate = NetworkPolicy(allows_private=True)
-    assert not await connector_worker.run_single_connector(ada.world, key, gate)
-    work = asyncio.create_task(connector_worker.run_worker(after, gate))
+    connector_id = await connector(ada, far, lease=1, holder=holder)
+    policy = NetworkPolicy(allows_private=True)
+    assert not await connector_worker.run_connector_if_due(ada.world, connector_id, policy)
+    worker_task = asyncio.create_task(connector_worker.run_worker(after, policy))
     try:
         async with asyncio.timeout(30):
-            while not (await row_of(ada.world, key)).last_success_at:  # noqa: ASYNC110 - a row
+            while not (await row_of(ada.world, connector_id)).last_success_at:  # noqa: ASYNC110 - a row
                 await asyncio.sleep(0.02)
     finally:
-        work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
-    assert (await newest(ada.world, key)).imported == 1
+        worker_task.cancel()
+        await asyncio.gather(worker_task, return_exceptions=True)
+    assert (await newest(ada.world, connector_id)).imported == 1
 
 
-async def test_a_run_ends_where_it_is_asked_to(ada: Client, far: DovecotAccount) -> None:
-    far.save_messages([raw_message(f"Nr {nth}") for nth in range(LONG)])
-    key = await connector(ada, far, interval=600)
+async def test_running_connector_can_be_cancelled(ada: Client, far: DovecotAccount) -> None:
+    far.save_messages([raw_message(f"Nr {number}") for number in range(LONG_MESSAGE_COUNT)])
+    connector_id = await connector(ada, far, interval=600)
     ctx = may(ada)
 
-    def fault(place: str) -> None:
-        if place == "fetched" and not stopped:
-            stopped.append(asyncio.ensure_future(stop()))
+    def fault(fault_point: str) -> None:
+        if fault_point == "fetched" and not cancel_tasks:
+            cancel_tasks.append(asyncio.ensure_future(cancel_run()))
 
-    async def stop() -> None:
-        run = await newest(ada.world, key)
+    async def cancel_run() -> None:
+        run = await newest(ada.world, connector_id)
         await connector_mutations.cancel_runs(ctx, [run.id])
 
-    stopped: list[Any] = []
+    cancel_tasks: list[Any] = []
     object.__setattr__(ada.world, "reach_fault_point", fault)
-    run = await ran(ada.world, key)
-    await stopped[0]
+    run = await ran(ada.world, connector_id)
+    await cancel_tasks[0]
     assert (run.state, run.error) == (TaskState.CANCELLED, None), run.log
-    assert 0 < run.imported < LONG
-    row = await row_of(ada.world, key)
+    assert 0 < run.imported < LONG_MESSAGE_COUNT
+    row = await row_of(ada.world, connector_id)
     assert (row.run_id, row.failures) == (None, 0)
-    run = await again(ada.world, key)
-    assert (run.state, len((await stored(ada.world))["INBOX"])) == (TaskState.SUCCEEDED, LONG)
+    run = await again(ada.world, connector_id)
+    assert (run.state, len((await stored(ada.world))["INBOX"])) == (
+        TaskState.SUCCEEDED,
+        LONG_MESSAGE_COUNT,
+    )
 
 
-async def test_what_comes_is_heard_at_once(ada: Client, far: DovecotAccount) -> None:
+async def test_idle_fetches_new_messages_at_once(ada: Client, far: DovecotAccount) -> None:
     far.save_message(raw_message("One"))
     idle = [{"name": "IDLE", "value": ""}]
-    key = await connector(ada, far, interval=600, custom_options=idle)
+    connector_id = await connector(ada, far, interval=600, custom_options=idle)
     worker = ConnectorWorker(ada.world, NetworkPolicy(allows_private=True))
     await connector_worker.start_due_runs(worker)
-    await until(lambda: not worker.run_count_by_host)  # it listens, and takes nobody's place
-    assert (await newest(ada.world, key)).stage == "LISTEN"
+    await wait_until(
+        lambda: not worker.run_count_by_host
+    )  # it listens and occupies no slot of the host
+    assert (await newest(ada.world, connector_id)).stage == "LISTEN"
     far.save_message(raw_message("Two"))
-    await until(lambda: False, lambda: heard(ada.world, "Two"))
-    run = await newest(ada.world, key)
+    await wait_until(lambda: False, lambda: is_in_inbox(ada.world, "Two"))
+    run = await newest(ada.world, connector_id)
     await connector_mutations.cancel_runs(may(ada), [run.id])
     (task,) = worker.running
     await asyncio.wait_for(task, 20)
-    assert (await newest(ada.world, key)).state is TaskState.CANCELLED
+    assert (await newest(ada.world, connector_id)).state is TaskState.CANCELLED
 
 
-async def heard(world: Environment, subject: str) -> bool:
-    """Whether it is in INBOX."""
+async def is_in_inbox(world: Environment, subject: str) -> bool:
+    """True if INBOX has a message with this subject."""
     return subject in (await stored(world)).get("INBOX", [])
 
 
-async def until(done: Callable[[], bool], wait: Any = None) -> None:
-    """Wait until this is so, ten seconds at most."""
+async def wait_until(is_done: Callable[[], bool], is_done_async: Any = None) -> None:
+    """Wait up to 10 seconds until the condition is true."""
     async with asyncio.timeout(10):
-        while not (await wait() if wait else done()):  # noqa: ASYNC110 - of another thread
+        while not (await is_done_async() if is_done_async else is_done()):  # noqa: ASYNC110 - of another thread
             await asyncio.sleep(0.02)
 
 
-async def test_there_is_room_for_so_many_runs_with_a_host(ada: Client, far: DovecotAccount) -> None:
-    keys = [await connector(ada, far, name=str(nth)) for nth in range(4)]
+async def test_number_of_runs_per_host_is_limited(ada: Client, far: DovecotAccount) -> None:
+    connector_ids = [await connector(ada, far, name=str(number)) for number in range(4)]
     worker = ConnectorWorker(ada.world, NetworkPolicy(allows_private=True))
     await connector_worker.start_due_runs(worker)
     assert len(worker.running) == ada.world.options.connectors_per_host == 2
@@ -177,87 +182,89 @@ async def test_there_is_room_for_so_many_runs_with_a_host(ada: Client, far: Dove
         await asyncio.gather(*worker.running)
         await asyncio.sleep(0)
         await connector_worker.start_due_runs(worker)
-    for key in keys:
-        assert (await newest(ada.world, key)).state is TaskState.SUCCEEDED
+    for connector_id in connector_ids:
+        assert (await newest(ada.world, connector_id)).state is TaskState.SUCCEEDED
 
 
-async def test_a_private_address_is_refused_and_nothing_is_connected_to(
+async def test_private_address_is_refused_before_connecting(
     ada: Client, far: DovecotAccount
 ) -> None:
-    key = await connector(ada, far)
+    connector_id = await connector(ada, far)
     worker = ConnectorWorker(ada.world, NetworkPolicy())
     await connector_worker.start_due_runs(worker)
     await asyncio.gather(*worker.running)
-    run = await newest(ada.world, key)
+    run = await newest(ada.world, connector_id)
     assert (run.state, run.stage) == (TaskState.FAILED, "CONNECT")
     assert "without encryption" in run.error
-    run = await again(ada.world, key, security=ConnectorSecurity.TLS)
-    assert (run.state, run.stage) == (TaskState.FAILED, "TLS")  # it was connected to
-    await changed(ada.world, key, next_run_at=ada.world.now())
+    run = await again(ada.world, connector_id, security=ConnectorSecurity.TLS)
+    assert (run.state, run.stage) == (TaskState.FAILED, "TLS")  # connected, but without TLS
+    await changed(ada.world, connector_id, next_run_at=ada.world.now())
     worker = ConnectorWorker(ada.world)
-    for private, stage in ((False, "RESOLVE"), (True, "TLS")):  # by a setting that changes
-        options = replace(ada.world.options, connectors_private=private)
+    for allows_private, stage in ((False, "RESOLVE"), (True, "TLS")):  # changed by the setting
+        options = replace(ada.world.options, connectors_private=allows_private)
         object.__setattr__(ada.world, "options", options)
-        await changed(ada.world, key, next_run_at=ada.world.now())
+        await changed(ada.world, connector_id, next_run_at=ada.world.now())
         await connector_worker.start_due_runs(worker)
         await asyncio.gather(*worker.running)
-        assert (await newest(ada.world, key)).stage == stage
-    assert "inside" in next(line for line in await lines(ada.world, key) if "RESOLVE" in line)
+        assert (await newest(ada.world, connector_id)).stage == stage
+    assert "inside" in next(
+        line for line in await load_log_lines(ada.world, connector_id) if "RESOLVE" in line
+    )
 
 
-async def test_who_receives_nothing_fetches_nothing(
+async def test_connector_of_disabled_user_does_not_run(
     ada: Client, far: DovecotAccount, root: Client
 ) -> None:
     far.save_message(raw_message("One"))
-    key = await connector(ada, far)
+    connector_id = await connector(ada, far)
     for disabled in (True, False):
-        given: dict[str, Any] = {"users": {"usernames": ["ada"]}, "set": {"disabled": disabled}}
-        assert (await user_operations.run(root, "userUpdate", **given))["errors"] == []
+        arguments: dict[str, Any] = {"users": {"usernames": ["ada"]}, "set": {"disabled": disabled}}
+        assert (await user_operations.run(root, "userUpdate", **arguments))["errors"] == []
         worker = ConnectorWorker(ada.world, NetworkPolicy(allows_private=True))
         await connector_worker.start_due_runs(worker)
         await asyncio.gather(*worker.running)
         assert bool(await stored(ada.world)) is not disabled
-    assert (await newest(ada.world, key)).imported == 1
+    assert (await newest(ada.world, connector_id)).imported == 1
 
 
-async def lines(world: Environment, key: int) -> list[str]:
-    """What all runs of a connector have logged."""
-    asked = select(col(ConnectorRun.log)).where(col(ConnectorRun.connector_id) == key)
-    return [line for row in await world.database.read(asked) for line in row.log]
+async def load_log_lines(world: Environment, connector_id: int) -> list[str]:
+    """Return the log lines of all runs of a connector."""
+    statement = select(col(ConnectorRun.log)).where(col(ConnectorRun.connector_id) == connector_id)
+    return [line for row in await world.database.read(statement) for line in row.log]
 
 
-async def test_the_history_has_an_end(ada: Client, far: DovecotAccount) -> None:
-    key = await connector(ada, far, interval=600)
+async def test_number_of_stored_runs_is_limited(ada: Client, far: DovecotAccount) -> None:
+    connector_id = await connector(ada, far, interval=600)
     for _ in range(3):
-        await again(ada.world, key)
+        await again(ada.world, connector_id)
     object.__setattr__(connector_worker, "MAX_STORED_RUNS", 2)
     try:
-        await again(ada.world, key)
+        await again(ada.world, connector_id)
     finally:
         object.__setattr__(connector_worker, "MAX_STORED_RUNS", 100)
-    rows = await ada.world.database.read(runs(key))
+    rows = await ada.world.database.read(select_runs(connector_id))
     assert len(rows) == 2
 
 
-def runs(key: int) -> Any:
-    """The runs of a connector."""
-    return select(col(ConnectorRun.id)).where(col(ConnectorRun.connector_id) == key)
+def select_runs(connector_id: int) -> Any:
+    """Return a statement for the runs of a connector."""
+    return select(col(ConnectorRun.id)).where(col(ConnectorRun.connector_id) == connector_id)
 
 
-async def test_a_connector_that_is_removed_while_it_runs_ends_its_run(
-    ada: Client, far: DovecotAccount
-) -> None:
-    far.save_messages([raw_message(f"Nr {nth}") for nth in range(LONG)])
-    key = await connector(ada, far)
-    ctx, removed = may(ada), list[Any]()
+async def test_deleting_a_connector_ends_its_run(ada: Client, far: DovecotAccount) -> None:
+    far.save_messages([raw_message(f"Nr {number}") for number in range(LONG_MESSAGE_COUNT)])
+    connector_id = await connector(ada, far)
+    ctx, delete_tasks = may(ada), list[Any]()
 
-    def fault(place: str) -> None:
-        if place == "fetched" and not removed:
-            removed.append(asyncio.ensure_future(connector_mutations.delete_connectors(ctx, [key])))
+    def fault(fault_point: str) -> None:
+        if fault_point == "fetched" and not delete_tasks:
+            delete_tasks.append(
+                asyncio.ensure_future(connector_mutations.delete_connectors(ctx, [connector_id]))
+            )
 
     object.__setattr__(ada.world, "reach_fault_point", fault)
     worker = ConnectorWorker(ada.world, NetworkPolicy(allows_private=True))
     await connector_worker.start_due_runs(worker)
     await asyncio.gather(*worker.running)
-    await removed[0]
-    assert len((await stored(ada.world))["INBOX"]) < LONG
+    await delete_tasks[0]
+    assert len((await stored(ada.world))["INBOX"]) < LONG_MESSAGE_COUNT

@@ -1,4 +1,4 @@
-"""What is fetched into INBOX goes the way of mail that comes in, where something acts there."""
+"""Messages that a connector fetches into INBOX pass scanners, sender rules, filters and Sieve."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -49,110 +49,117 @@ pytestmark = pytest.mark.usefixtures("examined")
 __all__ = ["far", "server"]
 INBOX, JUNK = SpecialUse.INBOX, SpecialUse.JUNK
 RETENTION = {"source_retention": 0}
-DOWN = http(b"no", "500 broken")
-MANY = 40  # messages: more than a unit
-FILES = 'require ["fileinto", "mailbox"]; fileinto :create "Lists";'
+UNAVAILABLE = http(b"no", "500 broken")
+MESSAGE_COUNT = 40  # messages of more than one batch
+FILE_SCRIPT = 'require ["fileinto", "mailbox"]; fileinto :create "Lists";'
 
 
-class Clamd:
-    """Finds what it is told to; counts what it was asked about."""
+class FakeClamdServer:
+    """A clamd server with a fixed answer that counts its requests."""
 
     def __init__(self) -> None:
-        self.answer, self.asked = b"stream: OK\0", 0
+        self.answer, self.request_count = b"stream: OK\0", 0
 
-    async def way(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def handle_connection(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         await clamd_hears(reader)
-        self.asked += 1
+        self.request_count += 1
         writer.write(self.answer)
         await writer.drain()
 
 
 @pytest.fixture
-async def spam(world: Environment) -> AsyncIterator[Receiver]:
-    """What answers as rspamd does."""
-    async with receiving() as one:
-        one.answer = report(1.0)
-        limit(world, rspamd=f"http://127.0.0.1:{one.port}")
-        yield one
+async def rspamd_server(world: Environment) -> AsyncIterator[Receiver]:
+    """A server that answers like rspamd."""
+    async with receiving() as receiver:
+        receiver.answer = report(1.0)
+        limit(world, rspamd=f"http://127.0.0.1:{receiver.port}")
+        yield receiver
 
 
 @pytest.fixture
-async def viruses(world: Environment) -> AsyncIterator[Clamd]:
-    """What answers as clamd does."""
-    one = Clamd()
-    async with rude(one.way) as port:
+async def clamd_server(world: Environment) -> AsyncIterator[FakeClamdServer]:
+    """A server that answers like clamd."""
+    clamd = FakeClamdServer()
+    async with rude(clamd.handle_connection) as port:
         limit(world, clamd=f"127.0.0.1:{port}")
-        yield one
+        yield clamd
 
 
-async def queued(world: Environment) -> list[Any]:
-    """What is to be sent."""
+async def load_submission_ids(world: Environment) -> list[Any]:
+    """Return the IDs of all submissions."""
     return list(await world.database.read(select(col(Submission.id))))
 
 
-async def filed(ada: Client, **action: Any) -> None:
-    """A filter that acts on all mail."""
+async def create_filter(ada: Client, **action: Any) -> None:
+    """Create a filter that acts on all messages."""
     await made(ada, {}, action or {"labels": ["work"]}, name="all")
 
 
-# scanners
-
-
-async def test_spam_goes_to_junk_and_other_mail_does_not(
-    ada: Client, far: DovecotAccount, spam: Receiver
+async def test_fetched_spam_is_stored_in_junk(
+    ada: Client, far: DovecotAccount, rspamd_server: Receiver
 ) -> None:
     far.save_message(raw_message("Offer"))
-    key = await connector(ada, far, **RETENTION)
-    spam.answer = report(10.0)
-    run = await ran(ada.world, key)
+    connector_id = await connector(ada, far, **RETENTION)
+    rspamd_server.answer = report(10.0)
+    run = await ran(ada.world, connector_id)
     assert (run.state, run.imported, run.deleted_remote) == (TaskState.SUCCEEDED, 1, 1), run.log
-    spam.answer = report(3.0)
+    rspamd_server.answer = report(3.0)
     far.save_message(raw_message("Letter"))
-    await again(ada.world, key)
+    await again(ada.world, connector_id)
     assert [await message_special_use(ada, name) for name in ("Offer", "Letter")] == [JUNK, INBOX]
     assert (await message(ada.world, "Offer")).spam["score"] == 10.0
-    assert len(spam.got) == 2
+    assert len(rspamd_server.got) == 2
 
 
 @pytest.mark.parametrize("protocol", [ConnectorProtocol.IMAP, ConnectorProtocol.POP3])
-async def test_what_is_refused_stays_there_and_is_fetched_no_more(
-    ada: Client, far: DovecotAccount, spam: Receiver, protocol: ConnectorProtocol
+async def test_rejected_message_stays_remote_and_is_not_fetched_again(
+    ada: Client, far: DovecotAccount, rspamd_server: Receiver, protocol: ConnectorProtocol
 ) -> None:
     far.save_message(raw_message("Bad"))
-    spam.answer = report(20.0)
-    key = await connector(ada, far, protocol=protocol, **RETENTION)
+    rspamd_server.answer = report(20.0)
+    connector_id = await connector(ada, far, protocol=protocol, **RETENTION)
     for skipped in (1, 0):
-        run = await again(ada.world, key)
+        run = await again(ada.world, connector_id)
         assert (run.state, run.imported, run.skipped) == (TaskState.SUCCEEDED, 0, skipped)
-        assert (run.deleted_remote, far.count_messages(), len(spam.got)) == (0, 1, 1)
+        assert (run.deleted_remote, far.count_messages(), len(rspamd_server.got)) == (0, 1, 1)
         assert any("refused: it is spam" in line for line in run.log) is bool(skipped)
     assert await stored(ada.world) == {}
 
 
 @pytest.mark.parametrize(
-    ("virus", "ends"),
+    ("virus", "expected"),
     [("reject", (1, [], None)), ("quarantine", (0, ["Win.Test"], None)), ("tag", (0, [], JUNK))],
 )
-async def test_a_virus_is_refused_held_or_told(
-    ada: Client, far: DovecotAccount, viruses: Clamd, virus: str, ends: tuple[Any, ...]
+async def test_virus_setting_rejects_quarantines_or_tags(
+    ada: Client,
+    far: DovecotAccount,
+    clamd_server: FakeClamdServer,
+    virus: str,
+    expected: tuple[Any, ...],
 ) -> None:
     limit(ada.world, virus=virus)
-    viruses.answer = b"stream: Win.Test FOUND\0"
+    clamd_server.answer = b"stream: Win.Test FOUND\0"
     far.save_message(raw_message("Ill"))
-    key = await connector(ada, far, **RETENTION)
+    connector_id = await connector(ada, far, **RETENTION)
     for _ in range(2):
-        run = await again(ada.world, key)
+        run = await again(ada.world, connector_id)
         assert run.state is TaskState.SUCCEEDED, run.log
-        found = [row.virus for row in await held(ada.world)]
-        assert (far.count_messages(), found, await message_special_use(ada, "Ill")) == ends
-        assert viruses.asked == 1
+        virus_names = [row.virus for row in await held(ada.world)]
+        assert (
+            far.count_messages(),
+            virus_names,
+            await message_special_use(ada, "Ill"),
+        ) == expected
+        assert clamd_server.request_count == 1
 
 
-async def test_spam_of_a_high_score_is_held_where_that_is_set(
-    ada: Client, far: DovecotAccount, spam: Receiver
+async def test_spam_above_the_quarantine_score_is_quarantined(
+    ada: Client, far: DovecotAccount, rspamd_server: Receiver
 ) -> None:
     limit(ada.world, spam_quarantine=60)
-    spam.answer = report(14.0)
+    rspamd_server.answer = report(14.0)
     far.save_message(raw_message("Offer"))
     await ran(ada.world, await connector(ada, far))
     (row,) = await held(ada.world)
@@ -160,45 +167,49 @@ async def test_spam_of_a_high_score_is_held_where_that_is_set(
 
 
 @pytest.mark.parametrize("checks", list(product((True, False), repeat=2)))
-async def test_each_scanner_is_asked_where_it_is_to_be(
-    ada: Client, far: DovecotAccount, spam: Receiver, viruses: Clamd, checks: tuple[bool, bool]
+async def test_scanners_run_if_the_connector_enables_them(
+    ada: Client,
+    far: DovecotAccount,
+    rspamd_server: Receiver,
+    clamd_server: FakeClamdServer,
+    checks: tuple[bool, bool],
 ) -> None:
-    spam.answer = report(10.0)
+    rspamd_server.answer = report(10.0)
     far.save_message(raw_message("Offer"))
-    key = await connector(ada, far, spam_check=checks[0], virus_check=checks[1])
-    run = await ran(ada.world, key)
+    connector_id = await connector(ada, far, spam_check=checks[0], virus_check=checks[1])
+    run = await ran(ada.world, connector_id)
     assert (run.state, run.imported) == (TaskState.SUCCEEDED, 1), run.log
-    assert (len(spam.got), viruses.asked) == checks
+    assert (len(rspamd_server.got), clamd_server.request_count) == checks
     assert await message_special_use(ada, "Offer") is (JUNK if checks[0] else INBOX)
 
 
-async def test_other_folders_are_not_sifted(
-    ada: Client, far: DovecotAccount, spam: Receiver
+async def test_messages_of_other_folders_are_not_scanned_or_filtered(
+    ada: Client, far: DovecotAccount, rspamd_server: Receiver
 ) -> None:
-    spam.answer = report(40.0)
-    await put(ada, FILES)
+    rspamd_server.answer = report(40.0)
+    await put(ada, FILE_SCRIPT)
     far.save_message(raw_message("Work"), "Work")
     far.save_message(raw_message("In"))
     run = await ran(ada.world, await connector(ada, far, apply_filters=True))
     assert (run.imported, run.skipped) == (1, 1)
-    assert (await stored(ada.world), len(spam.got)) == ({"Work": ["Work"]}, 1)
-    below = await connector(ada, far, target_folder="Far", apply_filters=True)
-    await ran(ada.world, below)
+    assert (await stored(ada.world), len(rspamd_server.got)) == ({"Work": ["Work"]}, 1)
+    other_id = await connector(ada, far, target_folder="Far", apply_filters=True)
+    await ran(ada.world, other_id)
     assert (await stored(ada.world))["Far/INBOX"] == ["In"]
-    assert len(spam.got) == 1
+    assert len(rspamd_server.got) == 1
 
 
-@pytest.mark.parametrize("down", ["defer", "accept"])
-async def test_while_a_scanner_is_down_mail_waits_where_that_is_set(
-    ada: Client, far: DovecotAccount, clock: Clock, viruses: Clamd, down: str
+@pytest.mark.parametrize("policy", ["defer", "accept"])
+async def test_unavailable_scanner_defers_or_accepts(
+    ada: Client, far: DovecotAccount, clock: Clock, clamd_server: FakeClamdServer, policy: str
 ) -> None:
-    limit(ada.world, clamd_down=down)
-    viruses.answer = b"no sense"
+    limit(ada.world, clamd_down=policy)
+    clamd_server.answer = b"no sense"
     for name in ("One", "Two"):
         far.save_message(raw_message(name))
-    key = await connector(ada, far, **RETENTION)
-    run = await ran(ada.world, key)
-    if down == "accept":
+    connector_id = await connector(ada, far, **RETENTION)
+    run = await ran(ada.world, connector_id)
+    if policy == "accept":
         assert (run.state, run.imported, far.count_messages()) == (TaskState.SUCCEEDED, 2, 0), (
             run.log
         )
@@ -206,63 +217,60 @@ async def test_while_a_scanner_is_down_mail_waits_where_that_is_set(
     assert (run.state, run.stage, run.imported) == (TaskState.FAILED, "STORE", 0)
     assert "scanner" in run.error
     assert (await stored(ada.world), far.count_messages()) == ({}, 2)
-    viruses.answer = b"stream: OK\0"
+    clamd_server.answer = b"stream: OK\0"
     clock.tick(minutes=1)
-    run = await again(ada.world, key)
+    run = await again(ada.world, connector_id)
     assert (run.state, run.imported, far.count_messages()) == (TaskState.SUCCEEDED, 2, 0), run.log
     assert {path: sorted(names) for path, names in (await stored(ada.world)).items()} == {
         "INBOX": ["One", "Two"]
     }
 
 
-async def test_what_went_well_beside_a_failure_does_not_come_again(
-    ada: Client, far: DovecotAccount, clock: Clock, spam: Receiver
+async def test_stored_messages_are_not_fetched_again_after_a_failure(
+    ada: Client, far: DovecotAccount, clock: Clock, rspamd_server: Receiver
 ) -> None:
-    bad = [True]
+    is_failing = [True]
 
-    async def answer(got: Got, writer: asyncio.StreamWriter) -> None:
-        fails = bad[0] and b"Nr 1\r\n" in got.raw
-        writer.write(DOWN if fails else report(20.0 if b"Nr 2\r\n" in got.raw else 1.0))
+    async def answer(request: Got, writer: asyncio.StreamWriter) -> None:
+        fails = is_failing[0] and b"Nr 1\r\n" in request.raw
+        writer.write(UNAVAILABLE if fails else report(20.0 if b"Nr 2\r\n" in request.raw else 1.0))
 
-    spam.answer = answer
+    rspamd_server.answer = answer
     limit(ada.world, rspamd_down="defer")
-    for nth in range(4):
-        far.save_message(raw_message(f"Nr {nth}"))
-    key = await connector(ada, far, remove_duplicates=False, **RETENTION)
-    run = await ran(ada.world, key)
+    for number in range(4):
+        far.save_message(raw_message(f"Nr {number}"))
+    connector_id = await connector(ada, far, remove_duplicates=False, **RETENTION)
+    run = await ran(ada.world, connector_id)
     assert (run.state, run.stage, run.imported, run.skipped) == (TaskState.FAILED, "STORE", 2, 1)
     assert (far.count_messages(), sorted((await stored(ada.world))["INBOX"])) == (
         4,
         ["Nr 0", "Nr 3"],
     )
-    bad[0] = False
-    clock.tick(days=2)  # no receipt tells of them any more
-    run = await again(ada.world, key)
+    is_failing[0] = False
+    clock.tick(days=2)  # the delivery receipts have expired
+    run = await again(ada.world, connector_id)
     assert (run.state, run.imported, far.count_messages()) == (TaskState.SUCCEEDED, 1, 1), run.log
     assert sorted((await stored(ada.world))["INBOX"]) == ["Nr 0", "Nr 1", "Nr 3"]
 
 
-# rules, filters and scripts
-
-
 @pytest.mark.parametrize("spam_check", [True, False])
-async def test_rules_about_senders_are_a_part_of_the_spam_filter(
+async def test_sender_rules_apply_if_spam_check_is_enabled(
     ada: Client, far: DovecotAccount, *, spam_check: bool
 ) -> None:
     rule = {"scope": {"user": {"username": "ada"}}, "action": "BLOCK", "patterns": [CAROL]}
     assert (await call(ada, "senderRuleCreate", "rules { id }", **rule))["errors"] == []
-    await filed(ada)
+    await create_filter(ada)
     far.save_message(raw_message("Hers"))
     far.save_message(raw_message("His", From="eve@else.example"))
-    key = await connector(ada, far, spam_check=spam_check, apply_filters=True)
-    await ran(ada.world, key)
-    found = [await message_special_use(ada, name) for name in ("Hers", "His")]
-    assert found == [JUNK if spam_check else INBOX, INBOX]
+    connector_id = await connector(ada, far, spam_check=spam_check, apply_filters=True)
+    await ran(ada.world, connector_id)
+    special_uses = [await message_special_use(ada, name) for name in ("Hers", "His")]
+    assert special_uses == [JUNK if spam_check else INBOX, INBOX]
 
 
 @pytest.mark.parametrize("apply_filters", [True, False])
-async def test_filters_act_where_they_are_to(
-    ada: Client, far: DovecotAccount, spam: Receiver, *, apply_filters: bool
+async def test_filters_apply_if_enabled(
+    ada: Client, far: DovecotAccount, rspamd_server: Receiver, *, apply_filters: bool
 ) -> None:
     await ada('mutation { mailboxCreate(input: {paths: ["A"]}) { errors { code } } }')
     await made(ada, {"subject": "one"}, {"mailbox": {"path": "A"}, "flag": True}, name="a")
@@ -272,177 +280,187 @@ async def test_filters_act_where_they_are_to(
         far.save_message(raw_message(name))
     run = await ran(ada.world, await connector(ada, far, apply_filters=apply_filters))
     assert (run.state, run.imported) == (TaskState.SUCCEEDED, 3), run.log
-    one = await message(ada.world, "One")
-    lain = (one.flagged, one.seen, one.keywords)
-    assert lain == ((True, True, ["work"]) if apply_filters else (False, False, []))
-    ruled, plain = {"A": ["One"], "INBOX": ["Rest"]}, {"INBOX": ["Bin", "One", "Rest"]}
-    found = {path: sorted(names) for path, names in (await stored(ada.world)).items()}
-    assert found == (ruled if apply_filters else plain)
-    counts = [each["matchCount"] for each in (await listed(ada))["nodes"]]
+    stored_message = await message(ada.world, "One")
+    message_state = (stored_message.flagged, stored_message.seen, stored_message.keywords)
+    assert message_state == ((True, True, ["work"]) if apply_filters else (False, False, []))
+    filtered, unfiltered = {"A": ["One"], "INBOX": ["Rest"]}, {"INBOX": ["Bin", "One", "Rest"]}
+    subjects_by_path = {path: sorted(names) for path, names in (await stored(ada.world)).items()}
+    assert subjects_by_path == (filtered if apply_filters else unfiltered)
+    counts = [filter_node["matchCount"] for filter_node in (await listed(ada))["nodes"]]
     assert counts == [int(apply_filters)] * 3
-    assert len(spam.got) == 3
+    assert len(rspamd_server.got) == 3
 
 
 @pytest.mark.parametrize(
-    ("script", "wanted", "skipped"),
+    ("script", "expected", "skipped"),
     [
-        (FILES, {"Lists": ["One"]}, 0),
+        (FILE_SCRIPT, {"Lists": ["One"]}, 0),
         ('require "imap4flags"; addflag ["\\\\Flagged", "mine"];', {"INBOX": ["One"]}, 0),
         ("discard;", {}, 0),
         ('require "reject"; reject "No, thank you";', {}, 1),
         ('require "variables"; set "a" "b"; stop;', {"INBOX": ["One"]}, 0),
     ],
 )
-async def test_a_script_has_its_way(
-    ada: Client, far: DovecotAccount, script: str, wanted: dict[str, list[str]], skipped: int
+async def test_sieve_script_applies_to_fetched_messages(
+    ada: Client, far: DovecotAccount, script: str, expected: dict[str, list[str]], skipped: int
 ) -> None:
     await put(ada, script)
     far.save_message(raw_message("One"))
-    key = await connector(ada, far, apply_filters=True, **RETENTION)
-    run = await ran(ada.world, key)
+    connector_id = await connector(ada, far, apply_filters=True, **RETENTION)
+    run = await ran(ada.world, connector_id)
     assert (run.state, run.imported, run.skipped) == (TaskState.SUCCEEDED, 1 - skipped, skipped)
-    assert (await stored(ada.world), far.count_messages()) == (wanted, skipped)
+    assert (await stored(ada.world), far.count_messages()) == (expected, skipped)
     if "addflag" in script:
-        one = await message(ada.world, "One")
-        assert (one.flagged, one.keywords) == (True, ["mine"])
-    assert await queued(ada.world) == []
-    run = await again(ada.world, key, apply_filters=False)
+        stored_message = await message(ada.world, "One")
+        assert (stored_message.flagged, stored_message.keywords) == (True, ["mine"])
+    assert await load_submission_ids(ada.world) == []
+    run = await again(ada.world, connector_id, apply_filters=False)
     assert (run.imported, run.skipped) == (0, 0)
 
 
-async def test_a_script_does_not_act_where_it_is_not_to(ada: Client, far: DovecotAccount) -> None:
+async def test_sieve_script_is_ignored_if_filters_are_disabled(
+    ada: Client, far: DovecotAccount
+) -> None:
     await put(ada, "discard;")
     far.save_message(raw_message("One"))
     await ran(ada.world, await connector(ada, far))
     assert await stored(ada.world) == {"INBOX": ["One"]}
 
 
-@pytest.mark.parametrize("by", ["account", "filter", "script"])
-async def test_nothing_that_is_fetched_is_answered(
-    ada: Client, far: DovecotAccount, by: str
+@pytest.mark.parametrize("reply_source", ["account", "filter", "script"])
+async def test_fetched_messages_get_no_automatic_reply(
+    ada: Client, far: DovecotAccount, reply_source: str
 ) -> None:
-    if by == "account":
-        away = {"enabled": True, "text": "I am away."}
-        given = {"users": {"usernames": ["ada"]}, "set": away}
-        assert (await call(ada, "autoreplySet", "autoreplies { id }", **given))["errors"] == []
-        await filed(ada)
-    elif by == "filter":
-        await filed(ada, reply={"text": "I am away."})
+    if reply_source == "account":
+        autoreply = {"enabled": True, "text": "I am away."}
+        arguments = {"users": {"usernames": ["ada"]}, "set": autoreply}
+        assert (await call(ada, "autoreplySet", "autoreplies { id }", **arguments))["errors"] == []
+        await create_filter(ada)
+    elif reply_source == "filter":
+        await create_filter(ada, reply={"text": "I am away."})
     else:
         await put(ada, 'require "vacation"; vacation "I am away.";')
     far.save_message(raw_message("One", Return_Path=f"<{CAROL}>"))
     run = await ran(ada.world, await connector(ada, far, apply_filters=True))
     assert (run.imported, await stored(ada.world)) == (1, {"INBOX": ["One"]}), run.log
-    assert await queued(ada.world) == []
+    assert await load_submission_ids(ada.world) == []
 
 
-async def test_filters_see_the_recipient_in_the_domain_that_is_set(
-    ada: Client, far: DovecotAccount
-) -> None:
-    test = 'envelope :is "to" "ada@else.example"'
-    await put(ada, f'require ["envelope", "fileinto", "mailbox"]; if {test} '
+async def test_target_domain_sets_the_envelope_recipient(ada: Client, far: DovecotAccount) -> None:
+    condition = 'envelope :is "to" "ada@else.example"'
+    await put(ada, f'require ["envelope", "fileinto", "mailbox"]; if {condition} '
               '{ fileinto :create "Else"; }')  # fmt: skip
     far.save_message(raw_message("One"))
-    key = await connector(ada, far, apply_filters=True)
-    await ran(ada.world, key)
+    connector_id = await connector(ada, far, apply_filters=True)
+    await ran(ada.world, connector_id)
     far.save_message(raw_message("Two"))
-    await again(ada.world, key, target_domain="else.example")
+    await again(ada.world, connector_id, target_domain="else.example")
     assert await stored(ada.world) == {"INBOX": ["One"], "Else": ["Two"]}
 
 
-# how it lies here
-
-
-async def test_it_lies_here_as_it_lay_there(ada: Client, far: DovecotAccount) -> None:
-    await filed(ada)
+async def test_fetched_message_keeps_date_flags_and_bytes(ada: Client, far: DovecotAccount) -> None:
+    await create_filter(ada)
     raw = raw_message("One", Return_Path=f"<{CAROL}>")
     far.save_message(raw)
     far.run_doveadm(
         "flags add", "\\Seen \\Flagged \\Answered \\Draft $Mine", "mailbox", "INBOX", "all"
     )
-    key = await connector(ada, far, apply_filters=True)
-    await ran(ada.world, key)
-    told = far.run_doveadm("fetch", "date.received", "mailbox", "INBOX", "all").decode()
-    one = await message(ada.world, "One")
-    assert told.split(maxsplit=1)[1].startswith(f"{one.received_at:%Y-%m-%d %H:%M:%S}")
-    assert (one.seen, one.flagged, one.answered, one.draft) == (True, True, True, True)
-    assert sorted(one.keywords) == ["$Mine", "work"]
+    connector_id = await connector(ada, far, apply_filters=True)
+    await ran(ada.world, connector_id)
+    date_line = far.run_doveadm("fetch", "date.received", "mailbox", "INBOX", "all").decode()
+    stored_message = await message(ada.world, "One")
+    assert date_line.split(maxsplit=1)[1].startswith(
+        f"{stored_message.received_at:%Y-%m-%d %H:%M:%S}"
+    )
+    assert (
+        stored_message.seen,
+        stored_message.flagged,
+        stored_message.answered,
+        stored_message.draft,
+    ) == (True, True, True, True)
+    assert sorted(stored_message.keywords) == ["$Mine", "work"]
     document = (
         '{ viewer { user { mailbox(by: {path: "INBOX"}) { messages { nodes { source } } } } } }'
     )
     (node,) = (await ada(document))["viewer"]["user"]["mailbox"]["messages"]["nodes"]
     assert node["source"].encode() == raw
-    # And what changes there is followed.
+    # Flag changes are synchronized.
     far.run_doveadm("flags remove", "\\Flagged", "mailbox", "INBOX", "all")
-    await again(ada.world, key)
-    one = await message(ada.world, "One")
-    assert (one.seen, one.flagged, sorted(one.keywords)) == (True, False, ["$Mine", "work"])
+    await again(ada.world, connector_id)
+    stored_message = await message(ada.world, "One")
+    assert (stored_message.seen, stored_message.flagged, sorted(stored_message.keywords)) == (
+        True,
+        False,
+        ["$Mine", "work"],
+    )
 
 
-async def test_what_is_here_already_is_known_by_its_content(
-    ada: Client, far: DovecotAccount
-) -> None:
-    await filed(ada)
+async def test_known_message_is_skipped_by_its_content(ada: Client, far: DovecotAccount) -> None:
+    await create_filter(ada)
     far.save_message(raw_message("One"))
-    first = await connector(ada, far, apply_filters=True)
-    assert (await ran(ada.world, first)).imported == 1
+    first_id = await connector(ada, far, apply_filters=True)
+    assert (await ran(ada.world, first_id)).imported == 1
     for apply_filters in (True, False):
-        other = await connector(ada, far, apply_filters=apply_filters)
-        run = await ran(ada.world, other)
+        other_id = await connector(ada, far, apply_filters=apply_filters)
+        run = await ran(ada.world, other_id)
         assert (run.imported, run.skipped) == (0, 1)
 
 
-@pytest.mark.parametrize("sifted", [True, False])
-async def test_what_came_lately_is_told_as_news_but_no_first_copy(
-    ada: Client, far: DovecotAccount, *, sifted: bool
+@pytest.mark.parametrize("has_script", [True, False])
+async def test_recent_messages_are_reported_as_received_after_the_first_run(
+    ada: Client, far: DovecotAccount, *, has_script: bool
 ) -> None:
     script = 'require ["copy", "fileinto", "mailbox"]; fileinto :copy :create "Copies";'
-    if sifted:
+    if has_script:
         await put(ada, script)
     now = ada.world.now()
     far.save_message(raw_message("Before"))
     far.save_with_date(raw_message("First"), now - timedelta(hours=1))
-    key = await connector(ada, far, apply_filters=True)
-    await ran(ada.world, key)
-    assert await news(ada) == []
+    connector_id = await connector(ada, far, apply_filters=True)
+    await ran(ada.world, connector_id)
+    assert await load_received_subjects(ada) == []
     far.save_with_date(raw_message("New"), now - timedelta(hours=1))
     far.save_with_date(raw_message("Old"), now - timedelta(days=2))
     far.save_with_date(raw_message("Read"), now - timedelta(hours=1), "S")
-    run = await again(ada.world, key)
+    run = await again(ada.world, connector_id)
     assert run.imported == 3, run.log
-    assert await news(ada) == ["New"] * (1 + sifted)  # each copy of it
-    ((came,),) = await rows(ada.world, "SELECT received FROM users WHERE id = :id", id=ada.user.id)
-    assert came == 1  # of what may come in an hour
-    for name, at in (("New", now - timedelta(hours=1)), ("Old", now - timedelta(days=2))):
-        assert await arrived(ada.world, name) == [at] * (1 + sifted)
+    assert await load_received_subjects(ada) == ["New"] * (
+        1 + has_script
+    )  # one event for each copy
+    ((received_count,),) = await rows(
+        ada.world, "SELECT received FROM users WHERE id = :id", id=ada.user.id
+    )
+    assert received_count == 1  # counted for the hourly limit
+    for name, received_at in (("New", now - timedelta(hours=1)), ("Old", now - timedelta(days=2))):
+        assert await load_received_times(ada.world, name) == [received_at] * (1 + has_script)
 
 
-async def news(client: Client) -> list[str]:
-    """Subjects of what was told to have been received."""
-    asked = select(*select_columns(Change)).where(col(Change.stream_id) == client.user.id)
-    found = list[int]()
-    for row in await client.world.database.read(asked.order_by(col(Change.last))):
+async def load_received_subjects(client: Client) -> list[str]:
+    """Return the subjects of messages that events report as received."""
+    statement = select(*select_columns(Change)).where(col(Change.stream_id) == client.user.id)
+    message_ids = list[int]()
+    for row in await client.world.database.read(statement.order_by(col(Change.last))):
         if row.kind is ChangeKind.MESSAGE_ADDED and row.facts.get("did") == "received":
-            found += row.ids
-    named = select(col(Message.subject)).where(col(Message.id).in_(found))
-    return [row.subject for row in await client.world.database.read(named)]
+            message_ids += row.ids
+    subject_statement = select(col(Message.subject)).where(col(Message.id).in_(message_ids))
+    return [row.subject for row in await client.world.database.read(subject_statement)]
 
 
-async def arrived(world: Environment, subject: str) -> list[datetime]:
-    """When the messages with this subject arrived."""
-    asked = select(col(Message.received_at)).where(col(Message.subject) == subject)
-    return [row.received_at for row in await world.database.read(asked)]
+async def load_received_times(world: Environment, subject: str) -> list[datetime]:
+    """Return the received times of messages with this subject."""
+    statement = select(col(Message.received_at)).where(col(Message.subject) == subject)
+    return [row.received_at for row in await world.database.read(statement)]
 
 
-@pytest.mark.parametrize("switches", [True, False])
-async def test_what_comes_into_an_account_that_encrypts_is_encrypted(
-    ada: Client, far: DovecotAccount, *, switches: bool
+@pytest.mark.parametrize("are_checks_enabled", [True, False])
+async def test_fetched_message_is_encrypted_if_the_account_encrypts(
+    ada: Client, far: DovecotAccount, *, are_checks_enabled: bool
 ) -> None:
-    pair = pair_of("Ada <ada@example.org>", seconds=400_000_000)
-    await set_user_columns(ada, encrypt_messages=True, pub_key=public_of(pair))
+    key_pair = pair_of("Ada <ada@example.org>", seconds=400_000_000)
+    await set_user_columns(ada, encrypt_messages=True, pub_key=public_of(key_pair))
     far.save_message(raw_message("One", body="A secret."))
     far.save_message(raw_message("Two"), "Work")
-    checks = dict.fromkeys(("spam_check", "virus_check"), switches)
+    checks = dict.fromkeys(("spam_check", "virus_check"), are_checks_enabled)
     run = await ran(ada.world, await connector(ada, far, **checks))
     assert (run.state, run.imported) == (TaskState.SUCCEEDED, 2), run.log
     document = (
@@ -450,74 +468,71 @@ async def test_what_comes_into_an_account_that_encrypts_is_encrypted(
     )
     (node,) = (await ada(document))["viewer"]["user"]["mailbox"]["messages"]["nodes"]
     assert "A secret." not in node["source"]
-    assert b"A secret." in opened(node["source"].encode(), pair)
+    assert b"A secret." in opened(node["source"].encode(), key_pair)
 
 
-# what is cut off
-
-
-@pytest.mark.parametrize("place", ["sifted", "commit", "fetched"])
+@pytest.mark.parametrize("fault_point", ["sifted", "commit", "fetched"])
 @pytest.mark.parametrize("remove_duplicates", [True, False])
-async def test_a_crash_doubles_nothing_and_loses_nothing(
-    ada: Client, far: DovecotAccount, place: str, *, remove_duplicates: bool
+async def test_crash_loses_and_duplicates_no_messages(
+    ada: Client, far: DovecotAccount, fault_point: str, *, remove_duplicates: bool
 ) -> None:
-    await filed(ada)
-    names = [f"Nr {nth}" for nth in range(MANY)]
+    await create_filter(ada)
+    names = [f"Nr {number}" for number in range(MESSAGE_COUNT)]
     far.save_messages([raw_message(name) for name in names])
-    key = await connector(
+    connector_id = await connector(
         ada, far, apply_filters=True, remove_duplicates=remove_duplicates, **RETENTION
     )
-    await run_connectors_until_killed(ada.world, 5 if place == "commit" else 1, place)
-    assert (await newest(ada.world, key)).state is TaskState.RUNNING
+    await run_connectors_until_killed(ada.world, 5 if fault_point == "commit" else 1, fault_point)
+    assert (await newest(ada.world, connector_id)).state is TaskState.RUNNING
     before = len((await stored(ada.world)).get("INBOX", []))
-    assert 0 < before < MANY
-    assert far.count_messages() == MANY
+    assert 0 < before < MESSAGE_COUNT
+    assert far.count_messages() == MESSAGE_COUNT
     await taken_for_dead(ada.world)
-    run = await ran(ada.world, key)
+    run = await ran(ada.world, connector_id)
     assert run.state is TaskState.SUCCEEDED, run.log
     assert sorted((await stored(ada.world))["INBOX"]) == sorted(names)
     assert far.count_messages() == 0
 
 
-async def test_what_came_before_a_crash_is_followed_behind_it(
+async def test_flags_of_messages_before_a_crash_are_synchronized(
     ada: Client, far: DovecotAccount
 ) -> None:
-    await filed(ada)
+    await create_filter(ada)
     for name in ("One", "Two"):
         far.save_message(raw_message(name))
-    key = await connector(ada, far, apply_filters=True)
+    connector_id = await connector(ada, far, apply_filters=True)
     await run_connectors_until_killed(ada.world, 1, "sifted")
     await taken_for_dead(ada.world)
-    assert (await ran(ada.world, key)).imported == 2
+    assert (await ran(ada.world, connector_id)).imported == 2
     far.run_doveadm("flags add", "\\Flagged", "mailbox", "INBOX", "all")
-    await again(ada.world, key)
+    await again(ada.world, connector_id)
     assert [(await message(ada.world, name)).flagged for name in ("One", "Two")] == [True, True]
 
 
-async def test_a_full_account_takes_what_fits_and_the_rest_later(
+async def test_full_account_stores_what_fits_and_the_rest_later(
     ada: Client, far: DovecotAccount, clock: Clock
 ) -> None:
-    await filed(ada)
-    for nth in range(5):
-        far.save_message(raw_message(f"Nr {nth}", body="x" * 50_000))
-    await room(ada, 170_000)
-    key = await connector(ada, far, apply_filters=True, remove_duplicates=False)
-    run = await ran(ada.world, key)
+    await create_filter(ada)
+    for number in range(5):
+        far.save_message(raw_message(f"Nr {number}", body="x" * 50_000))
+    await set_quota(ada, 170_000)
+    connector_id = await connector(ada, far, apply_filters=True, remove_duplicates=False)
+    run = await ran(ada.world, connector_id)
     assert (run.state, run.stage, run.imported) == (TaskState.FAILED, "STORE", 3), run.log
-    assert len(await letters(ada)) == 3
-    await room(ada, 1 << 30)
-    clock.tick(days=2)  # no receipt tells of them any more
-    run = await again(ada.world, key)
+    assert len(await load_fetched_subjects(ada)) == 3
+    await set_quota(ada, 1 << 30)
+    clock.tick(days=2)  # the delivery receipts have expired
+    run = await again(ada.world, connector_id)
     assert (run.state, run.imported) == (TaskState.SUCCEEDED, 2), run.log
-    assert await letters(ada) == [f"Nr {nth}" for nth in range(5)]
+    assert await load_fetched_subjects(ada) == [f"Nr {number}" for number in range(5)]
 
 
-async def letters(client: Client) -> list[str]:
-    """What has come, without what we have written about the quota."""
+async def load_fetched_subjects(client: Client) -> list[str]:
+    """Return the subjects in INBOX without our messages about the quota."""
     return sorted(name for name in (await stored(client.world))["INBOX"] if name[:3] == "Nr ")
 
 
-async def room(client: Client, quota: int) -> None:
+async def set_quota(client: Client, quota: int) -> None:
     async with client.world.write_session() as session:
-        this = update(core_table(User)).where(col(User.id) == client.user.id)
-        await (await session.connection()).execute(this.values(quota=quota))
+        statement = update(core_table(User)).where(col(User.id) == client.user.id)
+        await (await session.connection()).execute(statement.values(quota=quota))

@@ -1,4 +1,4 @@
-"""The key that a new domain has: made with it, and in force once DNS has its record."""
+"""The DKIM key of a new domain: created with the domain, and active once DNS has its record."""
 
 from typing import Any
 
@@ -28,145 +28,154 @@ from tests.support.operations.domain_operations import (
 from tests.support.stores import counter_check
 from tests.support.stores.counter_check import rows
 
-NEW = "new.example"
-MAKE = f"""mutation ($input: DomainCreateInput!) {{ domainCreate(input: $input) {{
+NEW_DOMAIN = "new.example"
+DOMAIN_CREATE_WITH_KEY = f"""mutation ($input: DomainCreateInput!) {{ domainCreate(input: $input) {{
   domain {{ id name dkimKey {{ {KEY} }} dnsRecords {{ name value purpose }} }} journalCursor
   {ERRORS} }} }}"""
 pytestmark = pytest.mark.usefixtures("ada")
 
 
-async def create(client: Client, name: str = NEW, **given: Any) -> Any:
-    answer, errors = await done(client, MAKE, name=name, **given)
+async def create_domain_with_key(client: Client, name: str = NEW_DOMAIN, **arguments: Any) -> Any:
+    payload, errors = await done(client, DOMAIN_CREATE_WITH_KEY, name=name, **arguments)
     assert errors == []
-    return answer["domain"]
+    return payload["domain"]
 
 
-async def listed(client: Client) -> list[tuple[str, str, str]]:
+async def list_keys(client: Client) -> list[tuple[str, str, str]]:
     nodes = (await client(LIST))["dkimKeys"]["nodes"]
-    return [(each["domain"], each["selector"], each["state"]) for each in nodes]
+    return [(key["domain"], key["selector"], key["state"]) for key in nodes]
 
 
-async def test_a_domain_comes_with_a_key_that_waits_for_dns(
+async def test_new_domain_has_a_key_that_is_pending_until_dns_has_it(
     root: Client, world: Environment, clock: Clock
 ) -> None:
-    before = await counter_check.reached(world, PLATFORM)
-    domain = await create(root)
+    position_before = await counter_check.reached(world, PLATFORM)
+    domain = await create_domain_with_key(root)
     key = domain["dkimKey"]
-    assert (key["domain"], key["selector"], key["state"]) == (NEW, "dkim", "PENDING")
+    assert (key["domain"], key["selector"], key["state"]) == (NEW_DOMAIN, "dkim", "PENDING")
     assert (key["algorithm"], key["keySize"], key["activatedAt"]) == ("RSA", 2048, None)
-    record = {"name": f"dkim._domainkey.{NEW}", "value": key["dnsTxt"]["value"]}
+    record = {"name": f"dkim._domainkey.{NEW_DOMAIN}", "value": key["dnsTxt"]["value"]}
     assert [record] == [
-        {name: each[name] for name in record}
-        for each in domain["dnsRecords"]
-        if "_domainkey" in each["name"]
+        {name: dns_record[name] for name in record}
+        for dns_record in domain["dnsRecords"]
+        if "_domainkey" in dns_record["name"]
     ]
-    home, mine = global_ids.decode("Domain", domain["id"]), global_ids.decode("DkimKey", key["id"])
-    expected = [(ChangeKind.DOMAIN_CHANGED, [home]), (ChangeKind.DKIM_CHANGED, [mine])]
-    assert await counter_check.journal(world, home) == expected
-    assert await counter_check.journal(world, PLATFORM, before) == expected
-    log = '{ adminLog(mutation: "domainCreate") { nodes { targetId after } } }'
-    (noted,) = (await root(log))["adminLog"]["nodes"]
-    assert noted["after"]["dkimKey"]["fingerprint"] == key["fingerprintSha256"]
-    assert await signing_keys.load_signers(world, NEW) == []
+    domain_id, key_id = (
+        global_ids.decode("Domain", domain["id"]),
+        global_ids.decode("DkimKey", key["id"]),
+    )
+    expected = [(ChangeKind.DOMAIN_CHANGED, [domain_id]), (ChangeKind.DKIM_CHANGED, [key_id])]
+    assert await counter_check.journal(world, domain_id) == expected
+    assert await counter_check.journal(world, PLATFORM, position_before) == expected
+    log_query = '{ adminLog(mutation: "domainCreate") { nodes { targetId after } } }'
+    (log_entry,) = (await root(log_query))["adminLog"]["nodes"]
+    assert log_entry["after"]["dkimKey"]["fingerprint"] == key["fingerprintSha256"]
+    assert await signing_keys.load_signers(world, NEW_DOMAIN) == []
 
-    async with asking(dkim_key_operations.published([key])) as there:
-        dkim_key_operations.asks(root, there)
+    async with asking(dkim_key_operations.published([key])) as dns_server:
+        dkim_key_operations.asks(root, dns_server)
         clock.tick(minutes=1)
-        assert await dkim_rotation.process_due_keys(world) == 1
-    assert await listed(root) == [(NEW, "dkim", "ACTIVE")]
-    (signer,) = await signing_keys.load_signers(world, NEW)
-    assert (signer.domain, signer.key.public_key_text()) == (NEW, key["publicKey"])
+        assert await dkim_rotation.activate_or_delete_due_keys(world) == 1
+    assert await list_keys(root) == [(NEW_DOMAIN, "dkim", "ACTIVE")]
+    (signer,) = await signing_keys.load_signers(world, NEW_DOMAIN)
+    assert (signer.domain, signer.key.public_key_text()) == (NEW_DOMAIN, key["publicKey"])
 
 
-async def test_without_where_that_is_said(root: Client, world: Environment) -> None:
-    domain = await create(root, createDkim=False)
+async def test_domain_create_without_dkim_creates_no_key(root: Client, world: Environment) -> None:
+    domain = await create_domain_with_key(root, createDkim=False)
     assert domain["dkimKey"] is None
-    assert await listed(root) == []
-    home = await key_of(world, NEW)
-    assert await counter_check.journal(world, home) == [(ChangeKind.DOMAIN_CHANGED, [home])]
+    assert await list_keys(root) == []
+    domain_id = await key_of(world, NEW_DOMAIN)
+    assert await counter_check.journal(world, domain_id) == [
+        (ChangeKind.DOMAIN_CHANGED, [domain_id])
+    ]
 
 
-async def test_a_key_for_all_signs_until_the_own_one_does(
+async def test_wildcard_key_signs_until_domain_key_is_active(
     root: Client, world: Environment, clock: Clock
 ) -> None:
-    every = await dkim_key_operations.key(root, domains=["*"], selector="all")
-    domain = await create(root, "bücher.example")
-    own, wire = domain["dkimKey"], "xn--bcher-kva.example"
-    records = {each["name"]: each["value"] for each in domain["dnsRecords"]}
-    assert records[f"all._domainkey.{wire}"] == every["dnsTxt"]["value"]
-    assert records[f"dkim._domainkey.{wire}"] == own["dnsTxt"]["value"]
-    there = dkim_key_operations.published([own])
-    there.records |= {
-        (f"all._domainkey.{wire}", kind): texts
-        for (_, kind), texts in dkim_key_operations.published([every]).records.items()
+    wildcard_key = await dkim_key_operations.key(root, domains=["*"], selector="all")
+    domain = await create_domain_with_key(root, "bücher.example")
+    domain_key, ascii_domain = domain["dkimKey"], "xn--bcher-kva.example"
+    records = {record["name"]: record["value"] for record in domain["dnsRecords"]}
+    assert records[f"all._domainkey.{ascii_domain}"] == wildcard_key["dnsTxt"]["value"]
+    assert records[f"dkim._domainkey.{ascii_domain}"] == domain_key["dnsTxt"]["value"]
+    dns_zone = dkim_key_operations.published([domain_key])
+    dns_zone.records |= {
+        (f"all._domainkey.{ascii_domain}", kind): texts
+        for (_, kind), texts in dkim_key_operations.published([wildcard_key]).records.items()
     }
-    async with asking(there) as place:
-        dkim_key_operations.asks(root, place)
+    async with asking(dns_zone) as resolver_address:
+        dkim_key_operations.asks(root, resolver_address)
         (signer,) = await signing_keys.load_signers(world, "bücher.example")
         assert signer.selector == "all"
         clock.tick(minutes=1)
-        assert await dkim_rotation.process_due_keys(world) == 1
+        assert await dkim_rotation.activate_or_delete_due_keys(world) == 1
         (signer,) = await signing_keys.load_signers(world, "bücher.example")
         assert signer.selector == "dkim"
-    names = "query ($by: DomainRef!) { domain(by: $by) { dnsRecords { name } } }"
-    found = (await root(names, by={"name": "bücher.example"}))["domain"]["dnsRecords"]
-    assert {"name": f"all._domainkey.{wire}"} not in found
+    records_query = "query ($by: DomainRef!) { domain(by: $by) { dnsRecords { name } } }"
+    dns_records = (await root(records_query, by={"name": "bücher.example"}))["domain"]["dnsRecords"]
+    assert {"name": f"all._domainkey.{ascii_domain}"} not in dns_records
 
 
-async def test_one_name_in_dns_is_for_one_key(root: Client) -> None:
-    await dkim_key_operations.key(root, domains=["*"])  # its selector is dkim too
-    domain = await create(root)
-    records = [each for each in domain["dnsRecords"] if "_domainkey" in each["name"]]
-    assert [each["value"] for each in records] == [domain["dkimKey"]["dnsTxt"]["value"]]
+async def test_wildcard_key_of_equal_selector_has_no_dns_record(root: Client) -> None:
+    await dkim_key_operations.key(root, domains=["*"])  # its selector is dkim, too
+    domain = await create_domain_with_key(root)
+    records = [record for record in domain["dnsRecords"] if "_domainkey" in record["name"]]
+    assert [record["value"] for record in records] == [domain["dkimKey"]["dnsTxt"]["value"]]
 
 
-async def test_what_makes_no_domain_makes_no_key(root: Client) -> None:
+async def test_failed_or_validated_domain_create_creates_no_key(root: Client) -> None:
     await made(root, "old.example")
-    assert (await done(root, ALIAS, alias=NEW, domain="old.example"))[1] == []
-    for name in ("old.example", NEW):
+    assert (await done(root, ALIAS, alias=NEW_DOMAIN, domain="old.example"))[1] == []
+    for name in ("old.example", NEW_DOMAIN):
         _, errors = await done(root, CREATE, name=name)
         assert told(errors)[:2] == ("CONFLICT", ["name"])
-    answer, errors = await done(root, CREATE, name="x.example", options={"validateOnly": True})
+    payload, errors = await done(root, CREATE, name="x.example", options={"validateOnly": True})
     assert errors == []
-    assert await listed(root) == []
+    assert await list_keys(root) == []
     assert await rows(root.world, "SELECT count(*) FROM dkim_keys") == [(0,)]
-    assert answer["domain"] is None or answer["domain"]["name"] == "x.example"
+    assert payload["domain"] is None or payload["domain"]["name"] == "x.example"
 
 
-async def test_a_name_with_no_room_for_a_record_is_told(root: Client) -> None:
+async def test_domain_name_too_long_for_dkim_record_is_refused(root: Client) -> None:
     name = ".".join(["a" * 60] * 3 + ["b" * 50, "example"])  # 241 characters
     _, errors = await done(root, CREATE, name=name)
     assert told(errors) == ("VALIDATION", ["createDkim"], None, "selector")
-    assert (await create(root, name, createDkim=False))["name"] == name
+    assert (await create_domain_with_key(root, name, createDkim=False))["name"] == name
 
 
-async def test_whoever_administers_another_domain_does_not_see_it(
+async def test_key_is_hidden_from_admin_of_other_domain(
     ada: Client, root: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
-    key = (await create(root))["dkimKey"]
-    other = await make_domain_admin(world, http, "dora")
-    for client in (ada, other):
+    key = (await create_domain_with_key(root))["dkimKey"]
+    other_admin = await make_domain_admin(world, http, "dora")
+    for client in (ada, other_admin):
         assert (await client.raw(ONE, by={"id": key["id"]})).get("data") in (
             None,
             {"dkimKey": None},
         )
-    assert await listed(other) == []
+    assert await list_keys(other_admin) == []
 
 
-async def test_it_goes_with_its_domain_which_is_told(root: Client, world: Environment) -> None:
-    domain = await create(root)
-    before = await counter_check.reached(world, PLATFORM)
-    assert (await done(root, DELETE, domains=[{"name": NEW}]))[1] == []
-    assert await listed(root) == []
-    keys = [global_ids.decode("DkimKey", domain["dkimKey"]["id"])]
-    told_ = await counter_check.journal(world, PLATFORM, before)
-    assert (ChangeKind.DKIM_CHANGED, keys) in told_
+async def test_deleting_domain_deletes_key_and_journals_it(
+    root: Client, world: Environment
+) -> None:
+    domain = await create_domain_with_key(root)
+    position_before = await counter_check.reached(world, PLATFORM)
+    assert (await done(root, DELETE, domains=[{"name": NEW_DOMAIN}]))[1] == []
+    assert await list_keys(root) == []
+    key_ids = [global_ids.decode("DkimKey", domain["dkimKey"]["id"])]
+    entries = await counter_check.journal(world, PLATFORM, position_before)
+    assert (ChangeKind.DKIM_CHANGED, key_ids) in entries
 
 
-async def test_its_private_half_is_sealed(root: Client, world: Environment) -> None:
-    key = (await create(root))["dkimKey"]
+async def test_private_key_is_stored_encrypted(root: Client, world: Environment) -> None:
+    key = (await create_domain_with_key(root))["dkimKey"]
     ((stored,),) = await rows(world, "SELECT private FROM dkim_keys")
     assert "PRIVATE KEY" not in stored
-    place = signing_keys.secret_name(global_ids.decode("DkimKey", key["id"]))
-    opened = private_keys.parse_key(world.secret_box.decrypt(stored, place), is_trusted=True)
-    assert opened.public_key_text() == key["publicKey"]
+    secret_name = signing_keys.secret_name(global_ids.decode("DkimKey", key["id"]))
+    private_key = private_keys.parse_key(
+        world.secret_box.decrypt(stored, secret_name), is_trusted=True
+    )
+    assert private_key.public_key_text() == key["publicKey"]

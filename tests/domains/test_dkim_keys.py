@@ -1,4 +1,4 @@
-"""Keys that domains sign with: made, brought along, copied, rotated and deleted; and by whom."""
+"""DKIM keys of domains: creation, import, copies, rotation, deletion and permissions."""
 
 import base64
 import json
@@ -44,89 +44,95 @@ from tests.support.operations.domain_operations import (
 )
 from tests.support.stores import counter_check
 
-NODE = "query ($id: ID!) { node(id: $id) { ... on DkimKey { selector } } }"
-STATES = "{ dkimKeys { nodes { selector dnsState } } }"
-RECORDS = """query ($check: Boolean!) { domain(by: {name: "example.org"}) {
+NODE_QUERY = "query ($id: ID!) { node(id: $id) { ... on DkimKey { selector } } }"
+DNS_STATES_QUERY = "{ dkimKeys { nodes { selector dnsState } } }"
+DNS_RECORDS_QUERY = """query ($check: Boolean!) { domain(by: {name: "example.org"}) {
   dkimKey { selector } dnsRecords(check: $check) { type name value purpose state } } }"""
-pytestmark = pytest.mark.usefixtures("ada")  # with whom there is example.org
+pytestmark = pytest.mark.usefixtures("ada")  # creates example.org
 
 
-async def listed(client: Client, **given: Any) -> list[Any]:
-    page: list[Any] = (await client(LIST, **given))["dkimKeys"]["nodes"]
+async def list_keys(client: Client, **arguments: Any) -> list[Any]:
+    page: list[Any] = (await client(LIST, **arguments))["dkimKeys"]["nodes"]
     return page
 
 
-async def selectors(client: Client) -> dict[str, str]:
-    """The states of all keys that are seen, by selector."""
-    return {one["selector"]: one["state"] for one in await listed(client)}
+async def load_states_by_selector(client: Client) -> dict[str, str]:
+    """Return the states of all visible keys by selector."""
+    return {key["selector"]: key["state"] for key in await list_keys(client)}
 
 
-async def in_use(client: Client, domain: str) -> Any:
+async def load_signing_key(client: Client, domain: str) -> Any:
     return (await client(ONE, by={"domain": domain}))["dkimKey"]
 
 
-def pkcs1(bits: int = 2048) -> str:
+def make_pkcs1_pem(bits: int = 2048) -> str:
     key = generate_private_key(65537, bits)
-    how = Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()
-    return key.private_bytes(*how).decode()
+    encoding = Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()
+    return key.private_bytes(*encoding).decode()
 
 
-async def test_a_key_is_made_shown_listed_and_deleted(root: Client, world: Environment) -> None:
-    home = await key_of(world, "example.org")
-    before = [await counter_check.reached(world, stream) for stream in (PLATFORM, home)]
-    one = await dkim_key_operations.key(root, selector=" S1.Mail ", description=" Ours ")
-    assert (one["domain"], one["selector"], one["description"]) == (
+async def test_key_is_created_read_listed_and_deleted(root: Client, world: Environment) -> None:
+    domain_id = await key_of(world, "example.org")
+    positions_before = [
+        await counter_check.reached(world, stream) for stream in (PLATFORM, domain_id)
+    ]
+    dkim_key = await dkim_key_operations.key(root, selector=" S1.Mail ", description=" Ours ")
+    assert (dkim_key["domain"], dkim_key["selector"], dkim_key["description"]) == (
         "example.org", "s1.mail", "Ours"
     )  # fmt: skip
-    assert (one["algorithm"], one["keySize"], one["state"]) == ("RSA", 2048, "ACTIVE")
-    assert one["dnsTxt"]["name"] == "s1.mail._domainkey.example.org"
-    assert one["dnsTxt"]["value"] == f"v=DKIM1; k=rsa; p={one['publicKey']}"
-    assert (len(one["fingerprint"]), len(one["fingerprintSha256"])) == (59, 95)
-    assert one["activatedAt"] == one["createdAt"]
-    assert await listed(root) == [one]
-    assert await in_use(root, "Example.ORG") == one
-    assert (await root(ONE, by={"id": one["id"]}))["dkimKey"] == one
-    assert (await root(NODE, id=one["id"]))["node"] == {"selector": "s1.mail"}
-    key = global_ids.decode("DkimKey", one["id"])
-    answer, errors = await done(root, REMOVE, ids=[one["id"]])
-    assert (answer["deletedIds"], errors) == ([one["id"]], [])
-    assert await in_use(root, "example.org") is None
-    assert await root(NODE, id=one["id"]) == {"node": None}
-    for stream, since in zip((PLATFORM, home), before, strict=True):
-        assert await counter_check.journal(world, stream, since) == [
-            (ChangeKind.DKIM_CHANGED, [key]),
-            (ChangeKind.DKIM_CHANGED, [key]),
+    assert (dkim_key["algorithm"], dkim_key["keySize"], dkim_key["state"]) == (
+        "RSA",
+        2048,
+        "ACTIVE",
+    )
+    assert dkim_key["dnsTxt"]["name"] == "s1.mail._domainkey.example.org"
+    assert dkim_key["dnsTxt"]["value"] == f"v=DKIM1; k=rsa; p={dkim_key['publicKey']}"
+    assert (len(dkim_key["fingerprint"]), len(dkim_key["fingerprintSha256"])) == (59, 95)
+    assert dkim_key["activatedAt"] == dkim_key["createdAt"]
+    assert await list_keys(root) == [dkim_key]
+    assert await load_signing_key(root, "Example.ORG") == dkim_key
+    assert (await root(ONE, by={"id": dkim_key["id"]}))["dkimKey"] == dkim_key
+    assert (await root(NODE_QUERY, id=dkim_key["id"]))["node"] == {"selector": "s1.mail"}
+    key_id = global_ids.decode("DkimKey", dkim_key["id"])
+    payload, errors = await done(root, REMOVE, ids=[dkim_key["id"]])
+    assert (payload["deletedIds"], errors) == ([dkim_key["id"]], [])
+    assert await load_signing_key(root, "example.org") is None
+    assert await root(NODE_QUERY, id=dkim_key["id"]) == {"node": None}
+    for stream, position in zip((PLATFORM, domain_id), positions_before, strict=True):
+        assert await counter_check.journal(world, stream, position) == [
+            (ChangeKind.DKIM_CHANGED, [key_id]),
+            (ChangeKind.DKIM_CHANGED, [key_id]),
         ]
 
 
-@pytest.mark.parametrize("how", ["pkcs1", "pkcs8", "ed25519", "raw"])
-async def test_a_key_is_brought_along(root: Client, how: str) -> None:
+@pytest.mark.parametrize("key_format", ["pkcs1", "pkcs8", "ed25519", "raw"])
+async def test_private_key_can_be_imported(root: Client, key_format: str) -> None:
     seed = bytes(range(32))
-    edwards = private_keys.DkimPrivateKey(Ed25519PrivateKey.from_private_bytes(seed))
-    text = {
-        "pkcs1": pkcs1(),
+    ed25519_key = private_keys.DkimPrivateKey(Ed25519PrivateKey.from_private_bytes(seed))
+    private_key = {
+        "pkcs1": make_pkcs1_pem(),
         "pkcs8": private_keys.generate_key(Algorithm.RSA).to_pem(),
-        "ed25519": edwards.to_pem(),
+        "ed25519": ed25519_key.to_pem(),
         "raw": base64.b64encode(seed).decode(),
-    }[how]
-    one = await dkim_key_operations.key(root, privateKey=text)
-    assert one["publicKey"] == private_keys.parse_key(text).public_key_text()
-    if how in ("ed25519", "raw"):
-        assert (one["algorithm"], one["keySize"]) == ("ED25519", None)
-        assert len(base64.b64decode(one["publicKey"])) == 32
-        assert one["dnsTxt"]["value"].startswith("v=DKIM1; k=ed25519; p=")
-        again = (await root(ONE, by={"id": one["id"]}))["dkimKey"]
-        assert again == one  # read later it is the bare key as well
+    }[key_format]
+    dkim_key = await dkim_key_operations.key(root, privateKey=private_key)
+    assert dkim_key["publicKey"] == private_keys.parse_key(private_key).public_key_text()
+    if key_format in ("ed25519", "raw"):
+        assert (dkim_key["algorithm"], dkim_key["keySize"]) == ("ED25519", None)
+        assert len(base64.b64decode(dkim_key["publicKey"])) == 32
+        assert dkim_key["dnsTxt"]["value"].startswith("v=DKIM1; k=ed25519; p=")
+        read_key = (await root(ONE, by={"id": dkim_key["id"]}))["dkimKey"]
+        assert read_key == dkim_key  # a key that is read later has the raw public key too
 
 
-async def test_a_short_key_is_taken_with_a_warning(root: Client) -> None:
-    answer, errors = await done(root, SET, domains=["example.org"], keySize=1024)
+async def test_short_key_is_accepted_with_a_warning(root: Client) -> None:
+    payload, errors = await done(root, SET, domains=["example.org"], keySize=1024)
     assert errors == []
-    assert [one["code"] for one in answer["warnings"]] == ["WEAK_KEY"]
-    assert answer["keys"][0]["keySize"] == 1024
+    assert [warning["code"] for warning in payload["warnings"]] == ["WEAK_KEY"]
+    assert payload["keys"][0]["keySize"] == 1024
 
 
-REFUSED: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
+REFUSED_KEY_INPUTS: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
     ({"domains": []}, ("VALIDATION", ["domains"], None, "max")),
     ({"domains": ["example.org"] * 51}, ("VALIDATION", ["domains"], None, "max")),
     ({"domains": ["far.example"]}, ("NOT_FOUND", ["domains"], 0, "far.example")),
@@ -150,240 +156,257 @@ REFUSED: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize(("given", "refusal"), REFUSED)
-async def test_what_makes_no_key_is_refused(
-    root: Client, given: dict[str, Any], refusal: tuple[Any, ...]
+@pytest.mark.parametrize(("key_input", "refusal"), REFUSED_KEY_INPUTS)
+async def test_invalid_key_input_is_refused(
+    root: Client, key_input: dict[str, Any], refusal: tuple[Any, ...]
 ) -> None:
-    _, errors = await done(root, SET, **{"domains": ["example.org"], **given})
+    _, errors = await done(root, SET, **{"domains": ["example.org"], **key_input})
     assert told(errors) == refusal
-    assert await listed(root) == []
+    assert await list_keys(root) == []
 
 
-async def test_a_second_key_replaces_stands_beside_or_is_refused(root: Client) -> None:
+async def test_second_key_replaces_is_added_or_is_refused(root: Client) -> None:
     first = await dkim_key_operations.key(root)
-    again = await dkim_key_operations.key(root)
-    assert (again["id"], again["publicKey"] == first["publicKey"]) == (first["id"], False)
+    replacement = await dkim_key_operations.key(root)
+    assert (replacement["id"], replacement["publicKey"] == first["publicKey"]) == (
+        first["id"],
+        False,
+    )
     await dkim_key_operations.key(root, selector="e", algorithm="ED25519")
-    assert await selectors(root) == {"dkim": "ACTIVE", "e": "ACTIVE"}
-    assert (await in_use(root, "example.org"))["selector"] == "dkim"
+    assert await load_states_by_selector(root) == {"dkim": "ACTIVE", "e": "ACTIVE"}
+    assert (await load_signing_key(root, "example.org"))["selector"] == "dkim"
     await dkim_key_operations.key(root, selector="new")
-    assert await selectors(root) == {"dkim": "RETIRED", "e": "ACTIVE", "new": "ACTIVE"}
-    for given in ({"selector": "dkim"}, {"selector": "x"}, {"selector": "e"}):
-        _, errors = await done(root, SET, domains=["example.org"], replace=False, **given)
+    assert await load_states_by_selector(root) == {
+        "dkim": "RETIRED",
+        "e": "ACTIVE",
+        "new": "ACTIVE",
+    }
+    for arguments in ({"selector": "dkim"}, {"selector": "x"}, {"selector": "e"}):
+        _, errors = await done(root, SET, domains=["example.org"], replace=False, **arguments)
         assert told(errors)[:3] == ("CONFLICT", ["domains"], 0)
 
 
-async def test_a_domain_has_so_many_keys(root: Client) -> None:
+async def test_number_of_keys_of_a_domain_is_limited(root: Client) -> None:
     raw = base64.b64encode(bytes(32)).decode()
-    for nth in range(20):
-        await dkim_key_operations.key(root, selector=f"s{nth}", privateKey=raw)
+    for number in range(20):
+        await dkim_key_operations.key(root, selector=f"s{number}", privateKey=raw)
     _, errors = await done(root, SET, domains=["example.org"], selector="x", privateKey=raw)
     assert told(errors)[:2] == ("LIMIT_REACHED", ["domains"])
 
 
-async def test_no_answer_log_or_row_holds_a_private_key(
+async def test_no_response_log_or_row_has_the_private_key(
     root: Client, world: Environment, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
-    text = private_keys.generate_key(Algorithm.RSA).to_pem()
-    inner = text.splitlines()[3]
-    answer = await root.raw(SET, input={"domains": ["example.org"], "privateKey": text})
-    assert answer["data"]["dkimKeySet"]["errors"] == []
-    assert inner not in json.dumps(answer)
-    ((sealed,),) = await counter_check.rows(world, "SELECT private FROM dkim_keys")
-    assert inner not in sealed
+    private_key = private_keys.generate_key(Algorithm.RSA).to_pem()
+    key_line = private_key.splitlines()[3]
+    response = await root.raw(SET, input={"domains": ["example.org"], "privateKey": private_key})
+    assert response["data"]["dkimKeySet"]["errors"] == []
+    assert key_line not in json.dumps(response)
+    ((encrypted,),) = await counter_check.rows(world, "SELECT private FROM dkim_keys")
+    assert key_line not in encrypted
     for table in ("changes", "admin_log", "replays"):
-        assert inner not in str(await counter_check.rows(world, f"SELECT * FROM {table}"))  # noqa: S608
-    assert inner not in caplog.text
+        assert key_line not in str(await counter_check.rows(world, f"SELECT * FROM {table}"))  # noqa: S608
+    assert key_line not in caplog.text
     fields = await root('{ __type(name: "DkimKey") { fields { name } } }')
-    assert "privateKey" not in {one["name"] for one in fields["__type"]["fields"]}
-    assert (await secret_rotation.count_values_by_key(world, [world.secret_box.newest_key_name]))[
-        world.secret_box.newest_key_name
-    ] == 1
+    assert "privateKey" not in {field["name"] for field in fields["__type"]["fields"]}
+    assert (
+        await secret_rotation.count_encrypted_values_by_key(
+            world, [world.secret_box.newest_key_name]
+        )
+    )[world.secret_box.newest_key_name] == 1
 
 
-async def test_lists_are_paged_and_narrowed(root: Client) -> None:
+async def test_key_list_has_pages_and_filters(root: Client) -> None:
     raw = base64.b64encode(bytes(32)).decode()
     names = ["a.example", "b.example", "c.example"]
     for name in names:
         await made(root, name)
         await dkim_key_operations.key(root, domains=[name], privateKey=raw)
-    seen, after = [], None
+    domains, after = [], None
     while True:
         page = (await root(LIST, first=2, after=after))["dkimKeys"]
-        seen += [one["domain"] for one in page["nodes"]]
+        domains += [key["domain"] for key in page["nodes"]]
         after = page["pageInfo"]["endCursor"]
         if not page["pageInfo"]["hasNextPage"]:
             break
-    assert (seen, page["totalCount"]) == (names, 3)
-    assert [one["domain"] for one in await listed(root, last=1)] == names[-1:]
-    assert [one["domain"] for one in await listed(root, query="B.ex")] == ["b.example"]
-    assert await listed(root, query="%") == []
+    assert (domains, page["totalCount"]) == (names, 3)
+    assert [key["domain"] for key in await list_keys(root, last=1)] == names[-1:]
+    assert [key["domain"] for key in await list_keys(root, query="B.ex")] == ["b.example"]
+    assert await list_keys(root, query="%") == []
 
 
-async def test_an_administrator_of_domains_has_those_alone(
+async def test_domain_admin_manages_only_keys_of_own_domains(
     root: Client, world: Environment, http: httpx.AsyncClient, bob: Client
 ) -> None:
     await made(root, "far.example")
-    theirs = await dkim_key_operations.key(root, domains=["far.example"])
-    everybodys = await dkim_key_operations.key(root, domains=["*"])
+    other_key = await dkim_key_operations.key(root, domains=["far.example"])
+    wildcard_key = await dkim_key_operations.key(root, domains=["*"])
     admin = await make_domain_admin(world, http, "eve")
-    own = await dkim_key_operations.key(admin)
-    assert await listed(admin) == [own]
+    own_key = await dkim_key_operations.key(admin)
+    assert await list_keys(admin) == [own_key]
     assert (await admin(LIST))["dkimKeys"]["totalCount"] == 1
-    for one in (theirs, everybodys):
-        assert await admin(NODE, id=one["id"]) == {"node": None}
-        assert (await admin(ONE, by={"id": one["id"]}))["dkimKey"] is None
-        assert await in_use(admin, one["domain"]) is None
+    for key in (other_key, wildcard_key):
+        assert await admin(NODE_QUERY, id=key["id"]) == {"node": None}
+        assert (await admin(ONE, by={"id": key["id"]}))["dkimKey"] is None
+        assert await load_signing_key(admin, key["domain"]) is None
         for document in (REMOVE, ACTIVATE):
-            _, errors = await done(admin, document, ids=[one["id"]])
+            _, errors = await done(admin, document, ids=[key["id"]])
             assert told(errors)[0] == "NOT_FOUND"
         for document in (SET, ROTATE, REMOVE):
-            _, errors = await done(admin, document, domains=[one["domain"]])
-            wanted = "FORBIDDEN" if one["domain"] == "*" else "NOT_FOUND"
-            assert told(errors)[0] == wanted
-    given = {"from": "example.org", "to": ["far.example"]}
-    answer = await admin.raw(COPY, input=given)
-    assert answer["data"]["dkimKeyCopy"]["errors"][0]["code"] == "FORBIDDEN"
-    answer = await bob.raw(LIST)
-    assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
-    answer = await bob.raw(SET, input={"domains": ["example.org"]})
-    assert answer["data"]["dkimKeySet"]["errors"][0]["code"] == "FORBIDDEN"
-    assert len(await listed(root)) == 3
+            _, errors = await done(admin, document, domains=[key["domain"]])
+            expected_code = "FORBIDDEN" if key["domain"] == "*" else "NOT_FOUND"
+            assert told(errors)[0] == expected_code
+    arguments = {"from": "example.org", "to": ["far.example"]}
+    response = await admin.raw(COPY, input=arguments)
+    assert response["data"]["dkimKeyCopy"]["errors"][0]["code"] == "FORBIDDEN"
+    response = await bob.raw(LIST)
+    assert response["errors"][0]["extensions"]["code"] == "FORBIDDEN"
+    response = await bob.raw(SET, input={"domains": ["example.org"]})
+    assert response["data"]["dkimKeySet"]["errors"][0]["code"] == "FORBIDDEN"
+    assert len(await list_keys(root)) == 3
 
 
 async def test_keys_are_copied_with_their_selectors(root: Client, world: Environment) -> None:
     for name in ("a.example", "b.example"):
         await made(root, name)
-    (rsa, edwards) = await dkim_key_operations.both(root)
-    answer, errors = await done(
+    (rsa_key, ed25519_key) = await dkim_key_operations.both(root)
+    payload, errors = await done(
         root, COPY, **{"from": "example.org", "to": ["a.example", "b.example", "a.example"]}
     )
     assert errors == []
-    assert [(one["domain"], one["selector"]) for one in answer["keys"]] == [
+    assert [(key["domain"], key["selector"]) for key in payload["keys"]] == [
         ("a.example", "r"), ("a.example", "e"), ("b.example", "r"), ("b.example", "e")
     ]  # fmt: skip
-    assert {one["publicKey"] for one in answer["keys"]} == {rsa["publicKey"], edwards["publicKey"]}
-    found = await counter_check.rows(world, "SELECT private FROM dkim_keys")
-    assert len(set(found)) == 6  # each is sealed for its own row
-    for to, code in ((["example.org"], "VALIDATION"), (["c.example"], "NOT_FOUND")):
-        _, errors = await done(root, COPY, **{"from": "example.org", "to": to})
+    assert {key["publicKey"] for key in payload["keys"]} == {
+        rsa_key["publicKey"],
+        ed25519_key["publicKey"],
+    }
+    private_rows = await counter_check.rows(world, "SELECT private FROM dkim_keys")
+    assert len(set(private_rows)) == 6  # each row is encrypted with its own context
+    for targets, code in ((["example.org"], "VALIDATION"), (["c.example"], "NOT_FOUND")):
+        _, errors = await done(root, COPY, **{"from": "example.org", "to": targets})
         assert told(errors)[:3] == (code, ["to"], 0)
     await made(root, "c.example")
     _, errors = await done(root, COPY, **{"from": "c.example", "to": ["a.example"]})
     assert told(errors)[:2] == ("NOT_FOUND", ["from"])
-    answer, errors = await done(root, REMOVE, domains=["a.example"])
-    assert (len(answer["deletedIds"]), errors) == (2, [])
+    payload, errors = await done(root, REMOVE, domains=["a.example"])
+    assert (len(payload["deletedIds"]), errors) == (2, [])
     _, errors = await done(root, REMOVE, domains=["b.example", "a.example"])
     assert told(errors)[:3] == ("NOT_FOUND", ["domains"], 1)
     _, errors = await done(root, REMOVE)
     assert told(errors)[0] == "VALIDATION"
-    assert len(await listed(root)) == 4
+    assert len(await list_keys(root)) == 4
 
 
-def show(there: Zone, *keys: Any) -> None:
-    """Let a name server hold the records of these keys, and nothing else."""
-    there.records.clear()
+def publish_keys(dns_server: Zone, *keys: Any) -> None:
+    """Replace the records of the DNS server by those of these keys."""
+    dns_server.records.clear()
     for name, text in dkim_key_operations.texts(keys).items():
-        there.records[name, "TXT"] = [quoted(text)]
+        dns_server.records[name, "TXT"] = [quoted(text)]
 
 
-async def test_a_new_key_signs_once_its_record_is_seen(
+async def test_new_key_signs_once_dns_has_its_record(
     root: Client, world: Environment, clock: Clock
 ) -> None:
-    (rsa, edwards) = await dkim_key_operations.both(root)
-    there = zone({})
-    show(there, rsa, edwards)
-    async with asking(there) as place:
-        dkim_key_operations.asks(root, place)
-        answer, errors = await done(root, ROTATE, domains=["example.org"])
+    (rsa_key, ed25519_key) = await dkim_key_operations.both(root)
+    dns_server = zone({})
+    publish_keys(dns_server, rsa_key, ed25519_key)
+    async with asking(dns_server) as resolver_address:
+        dkim_key_operations.asks(root, resolver_address)
+        payload, errors = await done(root, ROTATE, domains=["example.org"])
         assert errors == []
-        new = {one["algorithm"]: one for one in answer["keys"]}
-        assert {one["selector"] for one in new.values()} == {"r-20300101", "e-20300101"}
-        assert {one["state"] for one in new.values()} == {"PENDING"}
+        new_keys = {key["algorithm"]: key for key in payload["keys"]}
+        assert {key["selector"] for key in new_keys.values()} == {"r-20300101", "e-20300101"}
+        assert {key["state"] for key in new_keys.values()} == {"PENDING"}
         _, errors = await done(root, ROTATE, domains=["example.org"])
         assert told(errors)[0] == "CONFLICT"
-        assert await dkim_rotation.process_due_keys(world) == 2
-        assert await dkim_rotation.process_due_keys(world) == 0  # not so soon again
-        assert (await in_use(root, "example.org"))["id"] == rsa["id"]
-        show(there, rsa, edwards, new["RSA"])
+        assert await dkim_rotation.activate_or_delete_due_keys(world) == 2
+        assert await dkim_rotation.activate_or_delete_due_keys(world) == 0  # not due again yet
+        assert (await load_signing_key(root, "example.org"))["id"] == rsa_key["id"]
+        publish_keys(dns_server, rsa_key, ed25519_key, new_keys["RSA"])
         clock.tick(minutes=2)
-        assert await dkim_rotation.process_due_keys(world) == 2
-        states = await selectors(root)
+        assert await dkim_rotation.activate_or_delete_due_keys(world) == 2
+        states = await load_states_by_selector(root)
         assert states == {"r": "RETIRED", "e": "ACTIVE", "r-20300101": "ACTIVE",
                           "e-20300101": "PENDING"}  # fmt: skip
-        assert (await in_use(root, "example.org"))["id"] == new["RSA"]["id"]
+        assert (await load_signing_key(root, "example.org"))["id"] == new_keys["RSA"]["id"]
         clock.tick(days=13)
-        await dkim_rotation.process_due_keys(world)
-        assert "r" in await selectors(root)
+        await dkim_rotation.activate_or_delete_due_keys(world)
+        assert "r" in await load_states_by_selector(root)
         clock.tick(days=2)
-        await dkim_rotation.process_due_keys(world)
-        assert "r" not in await selectors(root)
+        await dkim_rotation.activate_or_delete_due_keys(world)
+        assert "r" not in await load_states_by_selector(root)
 
 
-async def test_it_is_asked_less_and_less_often(
+async def test_dns_checks_of_pending_key_become_rarer(
     root: Client, world: Environment, clock: Clock
 ) -> None:
     await dkim_key_operations.key(root)
-    there = zone({})
-    async with asking(there) as place:
-        dkim_key_operations.asks(root, place)
+    dns_server = zone({})
+    async with asking(dns_server) as resolver_address:
+        dkim_key_operations.asks(root, resolver_address)
         await done(root, ROTATE, domains=["example.org"], selector="new")
-        asked = 0
+        check_count = 0
         for _ in range(24 * 60):
-            asked += await dkim_rotation.process_due_keys(world)
+            check_count += await dkim_rotation.activate_or_delete_due_keys(world)
             clock.tick(minutes=1)
-        assert 25 < asked < 35
-        assert len(there.asked) >= asked
+        assert 25 < check_count < 35
+        assert len(dns_server.asked) >= check_count
 
 
-async def test_a_wrong_or_revoked_record_lets_no_key_sign(
+async def test_wrong_or_revoked_record_activates_no_key(
     root: Client, world: Environment, clock: Clock
 ) -> None:
-    old = await dkim_key_operations.key(root)
-    answer, _ = await done(root, ROTATE, domains=["example.org"], selector="new")
-    (new,) = answer["keys"]
-    name = new["dnsTxt"]["name"]
-    for text in (old["dnsTxt"]["value"], "v=DKIM1; p=", "junk", new["dnsTxt"]["value"][:-8]):
-        async with asking(zone({name: text})) as place:
-            dkim_key_operations.asks(root, place)
-            assert (await root(STATES))["dkimKeys"]["nodes"][1]["dnsState"] == "DIFFERENT"
-            assert await dkim_rotation.process_due_keys(world) == 1
+    old_key = await dkim_key_operations.key(root)
+    payload, _ = await done(root, ROTATE, domains=["example.org"], selector="new")
+    (new_key,) = payload["keys"]
+    name = new_key["dnsTxt"]["name"]
+    for record in (
+        old_key["dnsTxt"]["value"],
+        "v=DKIM1; p=",
+        "junk",
+        new_key["dnsTxt"]["value"][:-8],
+    ):
+        async with asking(zone({name: record})) as resolver_address:
+            dkim_key_operations.asks(root, resolver_address)
+            assert (await root(DNS_STATES_QUERY))["dkimKeys"]["nodes"][1]["dnsState"] == "DIFFERENT"
+            assert await dkim_rotation.activate_or_delete_due_keys(world) == 1
             clock.tick(hours=1)
-    assert (await selectors(root))["new"] == "PENDING"
+    assert (await load_states_by_selector(root))["new"] == "PENDING"
 
 
-async def test_a_key_is_let_sign_by_hand_and_so_is_the_old_one_again(root: Client) -> None:
-    old = await dkim_key_operations.key(root)
-    answer, _ = await done(root, ROTATE, domains=["example.org"], keySize=3072)
-    (new,) = answer["keys"]
-    assert new["keySize"] == 3072
-    answer, errors = await done(root, ACTIVATE, ids=[new["id"]])
-    assert (errors, [one["state"] for one in answer["keys"]]) == ([], ["ACTIVE"])
-    assert (await selectors(root))["dkim"] == "RETIRED"
-    await done(root, ACTIVATE, ids=[old["id"]])
-    states = await selectors(root)
-    assert states == {"dkim": "ACTIVE", new["selector"]: "RETIRED"}
-    _, errors = await done(root, ACTIVATE, ids=[old["id"], new["id"]])
+async def test_new_and_old_key_can_be_activated_by_hand(root: Client) -> None:
+    old_key = await dkim_key_operations.key(root)
+    payload, _ = await done(root, ROTATE, domains=["example.org"], keySize=3072)
+    (new_key,) = payload["keys"]
+    assert new_key["keySize"] == 3072
+    payload, errors = await done(root, ACTIVATE, ids=[new_key["id"]])
+    assert (errors, [key["state"] for key in payload["keys"]]) == ([], ["ACTIVE"])
+    assert (await load_states_by_selector(root))["dkim"] == "RETIRED"
+    await done(root, ACTIVATE, ids=[old_key["id"]])
+    states = await load_states_by_selector(root)
+    assert states == {"dkim": "ACTIVE", new_key["selector"]: "RETIRED"}
+    _, errors = await done(root, ACTIVATE, ids=[old_key["id"], new_key["id"]])
     assert told(errors)[:2] == ("CONFLICT", ["ids"])
     _, errors = await done(root, ACTIVATE, ids=[])
     assert told(errors)[0] == "VALIDATION"
 
 
-async def test_the_last_key_is_never_deleted_by_itself(
+async def test_last_key_is_never_deleted_automatically(
     root: Client, world: Environment, clock: Clock
 ) -> None:
     await dkim_key_operations.key(root)
     await dkim_key_operations.key(root, selector="new")
-    answer = await listed(root)
-    await done(root, REMOVE, ids=[one["id"] for one in answer if one["selector"] == "new"])
+    keys = await list_keys(root)
+    await done(root, REMOVE, ids=[key["id"] for key in keys if key["selector"] == "new"])
     clock.tick(days=30)
-    assert await dkim_rotation.process_due_keys(world) == 1
-    assert await selectors(root) == {"dkim": "RETIRED"}
+    assert await dkim_rotation.activate_or_delete_due_keys(world) == 1
+    assert await load_states_by_selector(root) == {"dkim": "RETIRED"}
 
 
 @pytest.mark.parametrize(
-    ("given", "refusal"),
+    ("rotation_input", "refusal"),
     [
         ({"domains": ["far.example"]}, ("NOT_FOUND", ["domains"], 0, "far.example")),
         ({"domains": ["*"]}, ("NOT_FOUND", ["domains"], 0, "*")),
@@ -393,95 +416,98 @@ async def test_the_last_key_is_never_deleted_by_itself(
         ({"keySize": 7}, ("VALIDATION", ["keySize"], None, "keySize")),
     ],
 )
-async def test_what_cannot_be_rotated_is_refused(
-    root: Client, given: dict[str, Any], refusal: tuple[Any, ...]
+async def test_invalid_rotation_is_refused(
+    root: Client, rotation_input: dict[str, Any], refusal: tuple[Any, ...]
 ) -> None:
     await dkim_key_operations.both(root)
-    _, errors = await done(root, ROTATE, **{"domains": ["example.org"], **given})
+    _, errors = await done(root, ROTATE, **{"domains": ["example.org"], **rotation_input})
     assert told(errors) == refusal
-    assert len(await listed(root)) == 2
+    assert len(await list_keys(root)) == 2
 
 
-async def test_a_renamed_domain_takes_its_keys_along(root: Client) -> None:
+async def test_renamed_domain_keeps_its_keys(root: Client) -> None:
     await done(root, ALIAS, alias="second.example", domain="example.org")
     await dkim_key_operations.both(root)
     await dkim_key_operations.key(root, domains=["second.example"])
-    answer, errors = await done(root, RENAME, oldDomain="example.org", newDomain="new.example")
+    payload, errors = await done(root, RENAME, oldDomain="example.org", newDomain="new.example")
     assert errors == []
-    assert sorted(one["domain"] for one in await listed(root)) == [
+    assert sorted(key["domain"] for key in await list_keys(root)) == [
         "new.example", "new.example", "second.example"
     ]  # fmt: skip
     document = RENAME.replace("usersUpdated", "dkimKeysUpdated")
-    answer, errors = await done(root, document, oldDomain="new.example", newDomain="b.example")
-    assert (errors, answer["dkimKeysUpdated"]) == ([], 2)
+    payload, errors = await done(root, document, oldDomain="new.example", newDomain="b.example")
+    assert (errors, payload["dkimKeysUpdated"]) == ([], 2)
     assert await of(root, "b.example")
-    assert (await in_use(root, "b.example"))["dnsTxt"]["name"].endswith("_domainkey.b.example")
+    assert (await load_signing_key(root, "b.example"))["dnsTxt"]["name"].endswith(
+        "_domainkey.b.example"
+    )
 
 
-async def test_keys_go_with_their_domain_or_its_other_name(root: Client) -> None:
+async def test_keys_are_deleted_with_their_domain_or_alias(root: Client) -> None:
     await made(root, "new.example")
-    answer, _ = await done(root, ALIAS, alias="second.example", domain="new.example")
+    payload, _ = await done(root, ALIAS, alias="second.example", domain="new.example")
     for name in ("new.example", "second.example"):
         await dkim_key_operations.key(root, domains=[name])
-    await done(root, UNALIAS, ids=[answer["domainAlias"]["id"]])
-    assert [one["domain"] for one in await listed(root)] == ["new.example"]
+    await done(root, UNALIAS, ids=[payload["domainAlias"]["id"]])
+    assert [key["domain"] for key in await list_keys(root)] == ["new.example"]
     _, errors = await done(root, DELETE, domains=[{"name": "new.example"}])
     assert errors == []
-    assert await listed(root) == []
+    assert await list_keys(root) == []
 
 
-async def test_the_advice_of_a_domain_has_each_key(root: Client) -> None:
-    (rsa, edwards) = await dkim_key_operations.both(root)
+async def test_dns_records_of_domain_contain_each_key(root: Client) -> None:
+    (rsa_key, ed25519_key) = await dkim_key_operations.both(root)
     await done(root, ROTATE, domains=["example.org"], algorithm="RSA", selector="next")
-    records = dkim_key_operations.texts([rsa, edwards])
-    records[edwards["dnsTxt"]["name"]] = "v=DKIM1; p="
-    async with asking(zone(records)) as place:
-        dkim_key_operations.asks(root, place)
-        domain = (await root(RECORDS, check=True))["domain"]
+    records = dkim_key_operations.texts([rsa_key, ed25519_key])
+    records[ed25519_key["dnsTxt"]["name"]] = "v=DKIM1; p="
+    async with asking(zone(records)) as resolver_address:
+        dkim_key_operations.asks(root, resolver_address)
+        domain = (await root(DNS_RECORDS_QUERY, check=True))["domain"]
     assert domain["dkimKey"] == {"selector": "r"}
-    found = {
-        one["name"].partition(".")[0]: one
-        for one in domain["dnsRecords"]
-        if "_domainkey" in one["name"]
+    record_by_selector = {
+        record["name"].partition(".")[0]: record
+        for record in domain["dnsRecords"]
+        if "_domainkey" in record["name"]
     }
-    assert {name: one["state"] for name, one in found.items()} == {
+    assert {name: record["state"] for name, record in record_by_selector.items()} == {
         "r": "OK", "e": "DIFFERENT", "next": "MISSING"
     }  # fmt: skip
-    assert found["r"]["value"] == rsa["dnsTxt"]["value"]
-    assert "will be signed" in found["next"]["purpose"]
+    assert record_by_selector["r"]["value"] == rsa_key["dnsTxt"]["value"]
+    assert "will be signed" in record_by_selector["next"]["purpose"]
 
 
-async def test_states_are_looked_up_together(root: Client) -> None:
+async def test_dns_states_are_looked_up_together(root: Client) -> None:
     raw = base64.b64encode(bytes(32)).decode()
     keys = [
-        await dkim_key_operations.key(root, selector=f"s{nth}", privateKey=raw) for nth in range(10)
+        await dkim_key_operations.key(root, selector=f"s{number}", privateKey=raw)
+        for number in range(10)
     ]
     await dkim_key_operations.key(root, domains=["*"], privateKey=raw)
-    async with asking(dkim_key_operations.published(keys[:9])) as place:
-        dkim_key_operations.asks(root, place)
-        nodes = (await root(STATES))["dkimKeys"]["nodes"]
-    assert [one["dnsState"] for one in nodes] == ["UNKNOWN", *["OK"] * 9, "MISSING"]
+    async with asking(dkim_key_operations.published(keys[:9])) as resolver_address:
+        dkim_key_operations.asks(root, resolver_address)
+        nodes = (await root(DNS_STATES_QUERY))["dkimKeys"]["nodes"]
+    assert [node["dnsState"] for node in nodes] == ["UNKNOWN", *["OK"] * 9, "MISSING"]
 
 
-async def test_what_is_sealed_is_sealed_anew(root: Client, world: Environment) -> None:
+async def test_secret_rotation_reencrypts_private_keys(root: Client, world: Environment) -> None:
     await dkim_key_operations.both(root)
-    before = await counter_check.rows(world, "SELECT id, private FROM dkim_keys ORDER BY id")
-    fresh = world.secret_box.with_new_key()
-    object.__setattr__(world.secret_box, "keys", {**world.secret_box.keys, **fresh.keys})
-    came = await secret_rotation.reencrypt_all(world)
-    after = await counter_check.rows(world, "SELECT id, private FROM dkim_keys ORDER BY id")
-    assert (came.reencrypted_count, came.failed_contexts) == (2, [])
-    assert not {one[1] for one in before} & {one[1] for one in after}
+    rows_before = await counter_check.rows(world, "SELECT id, private FROM dkim_keys ORDER BY id")
+    new_box = world.secret_box.with_new_key()
+    object.__setattr__(world.secret_box, "keys", {**world.secret_box.keys, **new_box.keys})
+    result = await secret_rotation.reencrypt_all(world)
+    rows_after = await counter_check.rows(world, "SELECT id, private FROM dkim_keys ORDER BY id")
+    assert (result.reencrypted_count, result.failed_contexts) == (2, [])
+    assert not {row[1] for row in rows_before} & {row[1] for row in rows_after}
 
 
-async def test_overlap_is_a_setting(root: Client, world: Environment, clock: Clock) -> None:
+async def test_key_overlap_is_a_setting(root: Client, world: Environment, clock: Clock) -> None:
     document = """mutation ($input: SettingSetInput!) { settingSet(input: $input) {
         errors { message } } }"""
-    given = {"key": "dkim.overlap", "value": "P1D"}
-    assert (await root(document, input=given))["settingSet"]["errors"] == []
+    arguments = {"key": "dkim.overlap", "value": "P1D"}
+    assert (await root(document, input=arguments))["settingSet"]["errors"] == []
     assert world.options.dkim_overlap == timedelta(days=1)
     await dkim_key_operations.key(root)
     await dkim_key_operations.key(root, selector="new")
     clock.tick(days=2)
-    await dkim_rotation.process_due_keys(world)
-    assert await selectors(root) == {"new": "ACTIVE"}
+    await dkim_rotation.activate_or_delete_due_keys(world)
+    assert await load_states_by_selector(root) == {"new": "ACTIVE"}

@@ -1,4 +1,4 @@
-"""Other names of domains."""
+"""Alias domains."""
 
 from typing import Any
 
@@ -24,12 +24,12 @@ from tests.support.stores.counter_check import journal
 pytestmark = pytest.mark.usefixtures("counted")
 
 
-async def test_an_alias_stands_for_its_domain_while_it_is_active(
+async def test_active_alias_domain_receives_mail_of_its_target(
     root: Client, ada: Client, world: Environment
 ) -> None:
-    given = {"alias": "XN--Bcher-KVA.example", "domain": "Example.ORG"}
-    answer, errors = await done(root, ALIAS, **given)
-    alias = answer["domainAlias"]
+    arguments = {"alias": "XN--Bcher-KVA.example", "domain": "Example.ORG"}
+    payload, errors = await done(root, ALIAS, **arguments)
+    alias = payload["domainAlias"]
     assert errors == []
     assert (alias["alias"], alias["active"], alias["domain"]) == (
         "bücher.example",
@@ -37,29 +37,29 @@ async def test_an_alias_stands_for_its_domain_while_it_is_active(
         {"name": "example.org"},
     )
     assert (
-        await address_resolution.load_recipient(world, "ada@BÜCHER.example")
+        await address_resolution.load_recipient_below_limits(world, "ada@BÜCHER.example")
     ).user_id == ada.user.id
     document = "query ($by: DomainAliasRef!) { domainAlias(by: $by) { id domain { name } } }"
-    for by in ({"id": alias["id"]}, {"alias": "bücher.EXAMPLE"}):
-        found = (await root(document, by=by))["domainAlias"]
-        assert found == {"id": alias["id"], "domain": {"name": "example.org"}}
+    for alias_ref in ({"id": alias["id"]}, {"alias": "bücher.EXAMPLE"}):
+        alias_fields = (await root(document, by=alias_ref))["domainAlias"]
+        assert alias_fields == {"id": alias["id"], "domain": {"name": "example.org"}}
     node = "query ($id: ID!) { node(id: $id) { ... on DomainAlias { alias } } }"
     assert await root(node, id=alias["id"]) == {"node": {"alias": "bücher.example"}}
-    key = await key_of(world, "example.org")
-    assert (await journal(world, key))[-1] == (ChangeKind.DOMAIN_CHANGED, [key])
+    domain_id = await key_of(world, "example.org")
+    assert (await journal(world, domain_id))[-1] == (ChangeKind.DOMAIN_CHANGED, [domain_id])
     await done(root, ALIAS, alias="off.example", domain="example.org", active=False)
     with pytest.raises(NotFound):
-        await address_resolution.load_recipient(world, "ada@off.example")
-    answer, errors = await done(root, UNALIAS, ids=[alias["id"]])
-    assert (answer["deletedIds"], errors) == ([alias["id"]], [])
+        await address_resolution.load_recipient_below_limits(world, "ada@off.example")
+    payload, errors = await done(root, UNALIAS, ids=[alias["id"]])
+    assert (payload["deletedIds"], errors) == ([alias["id"]], [])
     with pytest.raises(NotFound):
-        await address_resolution.load_recipient(world, "ada@bücher.example")
+        await address_resolution.load_recipient_below_limits(world, "ada@bücher.example")
     _, errors = await done(root, UNALIAS, ids=[alias["id"]])
     assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
 
 
 @pytest.mark.parametrize(
-    ("given", "refusal"),
+    ("alias_input", "refusal"),
     [
         ({"alias": "example.org"}, ("VALIDATION", ["alias"], None, "self")),
         ({"alias": "new.example"}, ("CONFLICT", ["alias"], None, None)),
@@ -71,31 +71,33 @@ async def test_an_alias_stands_for_its_domain_while_it_is_active(
     ],
 )
 @pytest.mark.usefixtures("ada")
-async def test_an_alias_has_one_level_and_a_name_of_its_own(
-    root: Client, given: dict[str, Any], refusal: tuple[Any, ...]
+async def test_alias_of_alias_or_of_existing_name_is_refused(
+    root: Client, alias_input: dict[str, Any], refusal: tuple[Any, ...]
 ) -> None:
     await made(root, "new.example")
     await done(root, ALIAS, alias="also.example", domain="new.example")
-    _, errors = await done(root, ALIAS, **{"alias": "x.example", "domain": "example.org", **given})
+    _, errors = await done(
+        root, ALIAS, **{"alias": "x.example", "domain": "example.org", **alias_input}
+    )
     assert told(errors) == refusal
     _, errors = await done(root, CREATE, name="also.example")
     assert told(errors) == ("CONFLICT", ["name"], None, None)
 
 
-async def test_aliases_are_found_by_part_of_either_name(root: Client) -> None:
+async def test_aliases_are_found_by_part_of_alias_or_target(root: Client) -> None:
     for name in ("pond.example", "lake.example"):
         await made(root, name)
     for alias, domain in (("b.org", "pond"), ("a.org", "pond"), ("c.org", "lake")):
         await done(root, ALIAS, alias=alias, domain=f"{domain}.example")
 
-    async def found(**ask: Any) -> tuple[str, int]:
-        page = (await root(ALIASES, **ask))["domainAliases"]
+    async def find_aliases(**conditions: Any) -> tuple[str, int]:
+        page = (await root(ALIASES, **conditions))["domainAliases"]
         return "".join(node["alias"][0] for node in page["nodes"]), page["totalCount"]
 
-    assert await found() == ("abc", 3)
-    assert await found(query="POND") == ("ab", 2)
-    assert await found(query="c.o") == ("c", 1)
-    assert await found(query="%") == ("", 0)
-    assert await found(last=2) == ("bc", 3)
+    assert await find_aliases() == ("abc", 3)
+    assert await find_aliases(query="POND") == ("ab", 2)
+    assert await find_aliases(query="c.o") == ("c", 1)
+    assert await find_aliases(query="%") == ("", 0)
+    assert await find_aliases(last=2) == ("bc", 3)
     page = (await root(ALIASES, first=2))["domainAliases"]["pageInfo"]
-    assert await found(first=2, after=page["endCursor"]) == ("c", 3)
+    assert await find_aliases(first=2, after=page["endCursor"]) == ("c", 3)

@@ -1,4 +1,4 @@
-"""Lists of domains, and what they cost."""
+"""Lists of domains, and the statements they run."""
 
 import pytest
 from sqlalchemy import text
@@ -19,14 +19,14 @@ from tests.support.operations.domain_operations import (
 pytestmark = pytest.mark.usefixtures("counted")
 
 
-async def test_a_list_of_domains_is_narrowed(root: Client, ada: Client) -> None:
+async def test_domain_list_has_filters(root: Client, ada: Client) -> None:
     await made(root, "bücher.example", description="Größe 100%", tags=["Lesen", "x"])
     await made(root, "a.example", active=False, tags=["ÄX"])
     await made(root, "z.example", backupMx=True)
     admin = await administrator(ada.world, root.http, "adm", "example.org", "a.example")
-    all_ = ["a.example", "bücher.example", "example.org", "z.example"]
+    all_names = ["a.example", "bücher.example", "example.org", "z.example"]
     for condition, expected in (
-        ({}, all_),
+        ({}, all_names),
         ({"query": "BÜCH"}, ["bücher.example"]),
         ({"query": "größe 1"}, ["bücher.example"]),
         ({"query": "%"}, ["bücher.example"]),
@@ -40,54 +40,54 @@ async def test_a_list_of_domains_is_narrowed(root: Client, ada: Client) -> None:
         ({"administeredBy": {"username": "adm@example.org"}}, ["a.example", "example.org"]),
         ({"notAdministeredBy": {"username": "adm@example.org"}}, ["bücher.example", "z.example"]),
         ({"administeredBy": {"username": "nobody"}}, []),
-        ({"notAdministeredBy": {"username": "nobody"}}, all_),
+        ({"notAdministeredBy": {"username": "nobody"}}, all_names),
     ):
         assert await names(root, **condition) == expected, condition
     assert await names(admin) == ["a.example", "example.org"]
 
 
-async def test_pages_of_domains_meet_both_ways(root: Client) -> None:
+async def test_domain_pages_match_in_both_directions(root: Client) -> None:
     for n in range(5):
         await made(root, f"d{n}.example")
-    seen, at = [], {"hasNextPage": True, "endCursor": None}
-    while at["hasNextPage"]:
-        page = (await root(LIST, first=2, after=at["endCursor"]))["domains"]
-        seen.append([node["name"][1] for node in page["nodes"]])
-        at = page["pageInfo"]
-    assert seen == [["0", "1"], ["2", "3"], ["4"]]
-    page = (await root(LIST, last=2, before=at["startCursor"]))["domains"]
+    pages, page_info = [], {"hasNextPage": True, "endCursor": None}
+    while page_info["hasNextPage"]:
+        page = (await root(LIST, first=2, after=page_info["endCursor"]))["domains"]
+        pages.append([node["name"][1] for node in page["nodes"]])
+        page_info = page["pageInfo"]
+    assert pages == [["0", "1"], ["2", "3"], ["4"]]
+    page = (await root(LIST, last=2, before=page_info["startCursor"]))["domains"]
     assert [node["name"][1] for node in page["nodes"]] == ["2", "3"]
     cursor = page["pageInfo"]["endCursor"]
-    answer = await root.raw(LIST, filter={"active": True}, after=cursor)
-    assert answer["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
+    response = await root.raw(LIST, filter={"active": True}, after=cursor)
+    assert response["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
 
 
-PARENTS = """{ domains(first: 50) { totalCount nodes { name storage { bytes } defaultUserQuota
-  users(first: 2) { totalCount nodes { username domain { name } } }
+DOMAINS_WITH_CHILDREN = """{ domains(first: 50) { totalCount nodes { name storage { bytes }
+  defaultUserQuota users(first: 2) { totalCount nodes { username domain { name } } }
   addresses(first: 2) { totalCount nodes { address user { username } } }
   aliases { alias } admins { username }
   dnsRecords { name } } } }"""
 
 
-async def test_many_domains_are_read_in_as_few_statements_as_one(
+async def test_many_domains_load_in_constant_statements(
     root: Client, ada: Client, statements: list[str]
 ) -> None:
     await administrator(ada.world, root.http, "adm", "example.org")
 
-    async def cost() -> int:
+    async def count_statements() -> int:
         del statements[:]
-        await root(PARENTS)
-        return len([sent for sent in statements if "api_keys" not in sent])
+        await root(DOMAINS_WITH_CHILDREN)
+        return len([statement for statement in statements if "api_keys" not in statement])
 
-    one = await cost()
+    count_before = await count_statements()
     for n in range(20):
         await live(ada.world, f"x@d{n}.example")
         await done(root, ALIAS, alias=f"a{n}.example", domain=f"d{n}.example")
     await administrator(ada.world, root.http, "two", *(f"d{n}.example" for n in range(20)))
-    assert [await cost(), await cost()] == [one, one]
+    assert [await count_statements(), await count_statements()] == [count_before, count_before]
 
 
-async def test_storage_is_kept_as_mail_comes(root: Client, ada: Client) -> None:
+async def test_domain_storage_counts_received_messages(root: Client, ada: Client) -> None:
     await receive(ada, "one")
     await receive(ada, "two")
     size = (await ada.box()).size
@@ -95,13 +95,13 @@ async def test_storage_is_kept_as_mail_comes(root: Client, ada: Client) -> None:
 
 
 @pytest.mark.usefixtures("ada", "bob")
-async def test_lists_of_large_domains_go_by_an_index(world: Environment) -> None:
-    asked = {
+async def test_lists_of_large_domains_use_an_index(world: Environment) -> None:
+    queries = {
         "users": "SELECT id FROM users WHERE domain_id = 7 ORDER BY username_key, id LIMIT 21",
         "addresses": "SELECT id FROM addresses WHERE domain_id = 7 ORDER BY local, id LIMIT 21",
         "domains": "SELECT id FROM domains ORDER BY name, id LIMIT 21",
     }
-    index = {
+    indexes = {
         "users": "ix_users_of_domain",
         "addresses": "ix_addresses_domain_id_local",
         "domains": {"sqlite": "autoindex_domains", "postgresql": "uq_domains_name"}[
@@ -109,11 +109,12 @@ async def test_lists_of_large_domains_go_by_an_index(world: Environment) -> None
         ],
     }
     explain = {"sqlite": "EXPLAIN QUERY PLAN ", "postgresql": "EXPLAIN "}[world.database.dialect]
-    for table, sql in asked.items():
+    for table, sql in queries.items():
         async with world.database.engine.connect() as connection:
             if world.database.dialect == "postgresql":
-                for other in ("seqscan", "bitmapscan", "sort"):  # a small table may do as well
-                    await connection.execute(text(f"SET LOCAL enable_{other} = off"))
+                # the planner prefers a scan for a small table
+                for plan_type in ("seqscan", "bitmapscan", "sort"):
+                    await connection.execute(text(f"SET LOCAL enable_{plan_type} = off"))
             plan = "\n".join(str(row) for row in await connection.execute(text(explain + sql)))
-        assert index[table] in plan, plan
+        assert indexes[table] in plan, plan
         assert "TEMP B-TREE FOR ORDER BY" not in plan

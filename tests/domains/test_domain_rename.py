@@ -1,4 +1,4 @@
-"""Giving a domain another name: what follows, what is in the way, and who else is at work."""
+"""Renaming a domain: what changes, what prevents it, and concurrent operations."""
 
 import asyncio
 import contextlib
@@ -32,67 +32,76 @@ from tests.support.operations.domain_operations import (
 )
 from tests.support.stores.counter_check import examine, journal, reached, rows
 
-OLD, NEW = "old.example", "new.example"
+OLD_DOMAIN, NEW_DOMAIN = "old.example", "new.example"
 
 
-async def renamed(client: Client, old: str = OLD, new: str = NEW, **more: Any) -> tuple[Any, Any]:
-    return await done(client, RENAME, oldDomain=old, newDomain=new, **more)
+async def rename_domain(
+    client: Client, old: str = OLD_DOMAIN, new: str = NEW_DOMAIN, **extra: Any
+) -> tuple[Any, Any]:
+    return await done(client, RENAME, oldDomain=old, newDomain=new, **extra)
 
 
-async def called(world: Environment) -> dict[int, tuple[Any, ...]]:
-    """User name, as shown and as compared, and words of all accounts."""
-    found = await rows(world, "SELECT id, username, username_key, words FROM users")
-    return {row[0]: row[1:] for row in found}
+async def load_user_names(world: Environment) -> dict[int, tuple[Any, ...]]:
+    """Return username, username key and search words of all users by ID."""
+    user_rows = await rows(world, "SELECT id, username, username_key, words FROM users")
+    return {row[0]: row[1:] for row in user_rows}
 
 
 @pytest.fixture
-async def town(root: Client, ada: Client, world: Environment) -> dict[str, int]:
-    """Accounts of the old domain, and one of another that has an address there."""
-    await made(root, OLD, **UNLIMITED)
-    await done(root, ALIAS, alias="also.example", domain=OLD)
+async def user_ids(root: Client, ada: Client, world: Environment) -> dict[str, int]:
+    """The IDs of two users of the old domain, and of a user with an address in it."""
+    await made(root, OLD_DOMAIN, **UNLIMITED)
+    await done(root, ALIAS, alias="also.example", domain=OLD_DOMAIN)
     eve = await live(world, "e.ve@old.example", name="Eve @old.example")
     dan = await live(world, "dan", address="D.an@Old.Example")
     await add_addresses(world, "ada@old.example", "*@old.example", user_id=ada.user.id)
     await add_addresses(world, "list@old.example", kind=AddressKind.FORWARD)
     async with world.write_session() as session:
-        here = col(Domain.name) == OLD
+        is_old_domain = col(Domain.name) == OLD_DOMAIN
         await session.exec(
-            update(Domain).where(here).values(address_count=Domain.address_count + 3)
+            update(Domain).where(is_old_domain).values(address_count=Domain.address_count + 3)
         )
     return {"eve": eve.id, "dan": dan.id, "ada": ada.user.id}
 
 
-async def test_names_follow_from_a_domain_in_unicode_too(
-    root: Client, town: dict[str, int], world: Environment
+async def test_rename_from_unicode_domain_changes_usernames(
+    root: Client, user_ids: dict[str, int], world: Environment
 ) -> None:
-    assert (await renamed(root, new="bücher.example"))[1] == []
-    answer, errors = await renamed(root, old="bücher.example", new="back.example")
-    assert (errors, answer["usersUpdated"]) == ([], 2)
+    assert (await rename_domain(root, new="bücher.example"))[1] == []
+    payload, errors = await rename_domain(root, old="bücher.example", new="back.example")
+    assert (errors, payload["usersUpdated"]) == ([], 2)
     name = "e.ve@back.example"
     words = search_text(name, "Eve @old.example", name)
-    assert (await called(world))[town["eve"]] == (name, "eve@back.example", words)
+    assert (await load_user_names(world))[user_ids["eve"]] == (name, "eve@back.example", words)
 
 
-async def test_all_that_is_called_after_it_follows(
-    root: Client, town: dict[str, int], world: Environment
+async def test_rename_changes_all_usernames_and_addresses(
+    root: Client, user_ids: dict[str, int], world: Environment
 ) -> None:
-    key = await key_of(world, OLD)
-    streams = {name: await reached(world, id_) for name, id_ in town.items()}
-    at, all_ = await reached(world, key), await reached(world, PLATFORM)
-    answer, errors = await renamed(root, new="XN--Bcher-KVA.example")
+    domain_id = await key_of(world, OLD_DOMAIN)
+    positions = {name: await reached(world, id_) for name, id_ in user_ids.items()}
+    domain_position, platform_position = (
+        await reached(world, domain_id),
+        await reached(world, PLATFORM),
+    )
+    payload, errors = await rename_domain(root, new="XN--Bcher-KVA.example")
     assert errors == []
-    assert answer["domain"]["name"] == "bücher.example"
-    counts = [answer[f"{name}Updated"] for name in ("addresses", "users", "domainAliases")]
+    assert payload["domain"]["name"] == "bücher.example"
+    counts = [payload[f"{name}Updated"] for name in ("addresses", "users", "domainAliases")]
     assert counts == [5, 2, 1]
 
-    found = await called(world)
+    names_by_id = await load_user_names(world)
     name = "e.ve@xn--bcher-kva.example"
     words = search_text(name, "Eve @old.example", "e.ve@bücher.example")
-    assert found[town["eve"]] == (name, "eve@bücher.example", words)
-    assert found[town["dan"]] == ("dan", "dan", search_text("dan", None, "D.an@bücher.example"))
-    assert found[town["ada"]][0] == "ada"
-    shown = await rows(world, "SELECT shown FROM addresses WHERE domain_id = :k", k=key)
-    assert sorted(one for (one,) in shown) == [
+    assert names_by_id[user_ids["eve"]] == (name, "eve@bücher.example", words)
+    assert names_by_id[user_ids["dan"]] == (
+        "dan",
+        "dan",
+        search_text("dan", None, "D.an@bücher.example"),
+    )
+    assert names_by_id[user_ids["ada"]][0] == "ada"
+    shown = await rows(world, "SELECT shown FROM addresses WHERE domain_id = :k", k=domain_id)
+    assert sorted(address for (address,) in shown) == [
         "*@bücher.example",
         "D.an@bücher.example",
         "ada@bücher.example",
@@ -100,209 +109,233 @@ async def test_all_that_is_called_after_it_follows(
         "list@bücher.example",
     ]
     for login in ("E.ve@bücher.example", "eve@xn--bcher-kva.example", "d.an@also.example", "dan"):
-        assert await address_resolution.find_sign_in_user(world, login) in (
-            town["eve"],
-            town["dan"],
+        assert await address_resolution.find_sign_in_user_id(world, login) in (
+            user_ids["eve"],
+            user_ids["dan"],
         ), login
-    assert await address_resolution.find_sign_in_user(world, "eve@old.example") is None
+    assert await address_resolution.find_sign_in_user_id(world, "eve@old.example") is None
 
-    own = await journal(world, key, at)
-    assert own == [
-        (ChangeKind.USER_CHANGED, [town["eve"], town["dan"]]),
-        (ChangeKind.DOMAIN_CHANGED, [key]),
+    domain_entries = await journal(world, domain_id, domain_position)
+    assert domain_entries == [
+        (ChangeKind.USER_CHANGED, [user_ids["eve"], user_ids["dan"]]),
+        (ChangeKind.DOMAIN_CHANGED, [domain_id]),
     ]
-    (unowned, domain) = await journal(world, PLATFORM, all_)
-    assert (unowned[0], len(unowned[1])) == (ChangeKind.ADDRESS_CHANGED, 1)
-    assert domain == (ChangeKind.DOMAIN_CHANGED, [key])
-    for who, many in (("eve", 1), ("dan", 1), ("ada", 2)):
-        ((kind, changed),) = await journal(world, town[who], streams[who])
-        assert (kind, len(changed)) == (ChangeKind.ADDRESS_CHANGED, many)
-    asked = "SELECT target_id, domain_id FROM admin_log WHERE mutation = 'domainRename'"
-    assert await rows(world, asked) == [(key, key)]
+    (address_entry, domain_entry) = await journal(world, PLATFORM, platform_position)
+    assert (address_entry[0], len(address_entry[1])) == (ChangeKind.ADDRESS_CHANGED, 1)
+    assert domain_entry == (ChangeKind.DOMAIN_CHANGED, [domain_id])
+    for owner, change_count in (("eve", 1), ("dan", 1), ("ada", 2)):
+        ((kind, changed),) = await journal(world, user_ids[owner], positions[owner])
+        assert (kind, len(changed)) == (ChangeKind.ADDRESS_CHANGED, change_count)
+    query = "SELECT target_id, domain_id FROM admin_log WHERE mutation = 'domainRename'"
+    assert await rows(world, query) == [(domain_id, domain_id)]
     await examine(world)
 
 
-async def test_there_and_back_is_as_it_was(
-    root: Client, town: dict[str, int], world: Environment
+async def test_renaming_back_restores_all_names(
+    root: Client, user_ids: dict[str, int], world: Environment
 ) -> None:
-    tables = "SELECT id, shown, local FROM addresses ORDER BY id"
-    before = await called(world), await rows(world, tables)
-    for old, new in ((OLD, "straße.example"), ("STRASSE.example", NEW)):
-        _, errors = await renamed(root, old, new)
-        if old == OLD:
+    address_query = "SELECT id, shown, local FROM addresses ORDER BY id"
+    state_before = await load_user_names(world), await rows(world, address_query)
+    for old, new in ((OLD_DOMAIN, "straße.example"), ("STRASSE.example", NEW_DOMAIN)):
+        _, errors = await rename_domain(root, old, new)
+        if old == OLD_DOMAIN:
             assert errors == []
-        else:  # another name: ß is a letter of its own
+        else:  # a different name, since ß is not ss in IDNA 2008
             assert errors[0]["code"] == "NOT_FOUND"
-    _, errors = await renamed(root, "straße.example", OLD)
+    _, errors = await rename_domain(root, "straße.example", OLD_DOMAIN)
     assert errors == []
-    assert (await called(world), await rows(world, tables)) == before
-    assert town
+    assert (await load_user_names(world), await rows(world, address_query)) == state_before
+    assert user_ids
 
 
-async def test_a_dry_run_lists_all_that_is_in_the_way_and_changes_nothing(
-    root: Client, town: dict[str, int], world: Environment
+async def test_refused_or_validated_rename_lists_conflicts_only(
+    root: Client, user_ids: dict[str, int], world: Environment
 ) -> None:
-    await made(root, NEW, **UNLIMITED)
+    await made(root, NEW_DOMAIN, **UNLIMITED)
     await live(world, "E.v.e@new.example", address="other@example.org")
-    long = f"{'a' * 63}.{'b' * 40}.example"
-    before = await called(world), await rows(world, "SELECT * FROM changes")
+    long_domain = f"{'a' * 63}.{'b' * 40}.example"
+    state_before = await load_user_names(world), await rows(world, "SELECT * FROM changes")
     for options in ({"validateOnly": True}, {}):
-        answer, errors = await renamed(root, options=options)
-        assert (answer["domain"], answer["usersUpdated"]) == (None, 0)
+        payload, errors = await rename_domain(root, options=options)
+        assert (payload["domain"], payload["usersUpdated"]) == (None, 0)
         assert [error["code"] for error in errors] == ["CONFLICT", "CONFLICT"]
         assert "is a domain" in errors[0]["message"]
         assert "e.ve@old.example" in errors[1]["message"]
         assert {error["path"][0] for error in errors} == {"newDomain"}
-        _, errors = await renamed(root, new="also.example", options=options)
+        _, errors = await rename_domain(root, new="also.example", options=options)
         assert [error["code"] for error in errors] == ["CONFLICT"]
         assert "alias" in errors[0]["message"]
-        _, errors = await renamed(root, new=f"{long}.{long}", options=options)
+        _, errors = await rename_domain(root, new=f"{long_domain}.{long_domain}", options=options)
         assert errors[0]["constraint"] == "length"
         for old, new, constraint in (
-            (OLD, "OLD.example.", "same"),
-            (OLD, "a b", "domain"),
-            (OLD, "eve@x.example", "domain"),
+            (OLD_DOMAIN, "OLD.example.", "same"),
+            (OLD_DOMAIN, "a b", "domain"),
+            (OLD_DOMAIN, "eve@x.example", "domain"),
         ):
-            _, (error,) = await renamed(root, old, new, options=options)
+            _, (error,) = await rename_domain(root, old, new, options=options)
             assert (error["code"], error["constraint"]) == ("VALIDATION", constraint)
-        for old in ("nowhere.example", "also.example"):  # no alias names the domain
-            _, (error,) = await renamed(root, old, "x.example", options=options)
+        for old in ("nowhere.example", "also.example"):  # an alias does not name the domain
+            _, (error,) = await rename_domain(root, old, "x.example", options=options)
             assert (error["code"], error["path"]) == ("NOT_FOUND", ["oldDomain"])
-    assert (await called(world), await rows(world, "SELECT * FROM changes")) == before
-    answer, errors = await renamed(root, new="fine.example", options={"validateOnly": True})
+    assert (
+        await load_user_names(world),
+        await rows(world, "SELECT * FROM changes"),
+    ) == state_before
+    payload, errors = await rename_domain(root, new="fine.example", options={"validateOnly": True})
     assert errors == []
-    assert (await called(world), await rows(world, "SELECT * FROM changes")) == before
-    assert town
+    assert (
+        await load_user_names(world),
+        await rows(world, "SELECT * FROM changes"),
+    ) == state_before
+    assert user_ids
 
 
-async def crowd(world: Environment, many: int) -> None:
-    """Many accounts of the old domain, each with an address, put there by hand."""
-    key, at = await key_of(world, OLD), world.now()
-    keys = [world.new_id() for _ in range(many)]
-    common: dict[str, Any] = {"created_at": at, "updated_at": at}
-    people = [
+async def insert_users(world: Environment, count: int) -> None:
+    """Insert this number of users of the old domain, each with an address."""
+    domain_id, now = await key_of(world, OLD_DOMAIN), world.now()
+    user_ids = [world.new_id() for _ in range(count)]
+    common: dict[str, Any] = {"created_at": now, "updated_at": now}
+    users = [
         User(
-            id=user,
-            username=f"u{nth}@old.example",
-            username_key=f"u{nth}@old.example",
-            words=search_text(f"u{nth}@old.example", None, f"u{nth}@old.example"),
-            domain_id=key,
-            tenant_id=key,
+            id=user_id,
+            username=f"u{number}@old.example",
+            username_key=f"u{number}@old.example",
+            words=search_text(f"u{number}@old.example", None, f"u{number}@old.example"),
+            domain_id=domain_id,
+            tenant_id=domain_id,
             **common,
         ).model_dump()
-        for nth, user in enumerate(keys)
+        for number, user_id in enumerate(user_ids)
     ]
-    places = [
+    addresses = [
         Address(
             id=world.new_id(),
-            local=f"u{nth}",
-            domain_id=key,
-            shown=f"u{nth}@old.example",
-            user_id=user,
+            local=f"u{number}",
+            domain_id=domain_id,
+            shown=f"u{number}@old.example",
+            user_id=user_id,
             main=True,
             **common,
         ).model_dump()
-        for nth, user in enumerate(keys)
+        for number, user_id in enumerate(user_ids)
     ]
     async with world.write_session() as session:
         connection = await session.connection()
-        await connection.execute(insert(core_table(User)), people)
+        await connection.execute(insert(core_table(User)), users)
         await connection.execute(
-            insert(core_table(Stream)), [{"id": user, "last": 0, "gone": 0} for user in keys]
+            insert(core_table(Stream)),
+            [{"id": user_id, "last": 0, "gone": 0} for user_id in user_ids],
         )
-        await connection.execute(insert(core_table(Address)), places)
+        await connection.execute(insert(core_table(Address)), addresses)
 
 
-async def test_many_accounts_cost_no_more_statements_than_one(
+async def test_rename_of_large_domain_runs_constant_statements(
     root: Client, world: Environment, statements: list[str]
 ) -> None:
-    await made(root, OLD, **UNLIMITED)
+    await made(root, OLD_DOMAIN, **UNLIMITED)
     await live(world, "eve@old.example")
 
-    async def cost(old: str, new: str) -> tuple[int, Any]:
+    async def count_statements(old: str, new: str) -> tuple[int, Any]:
         del statements[:]
-        answer, errors = await renamed(root, old, new)
+        payload, errors = await rename_domain(root, old, new)
         assert errors == []
-        return len([sent for sent in statements if "api_keys" not in sent]), answer
+        return len([statement for statement in statements if "api_keys" not in statement]), payload
 
-    few, answer = await cost(OLD, NEW)
-    assert (answer["usersUpdated"], answer["journalCursor"][:2]) == (1, "1.")
-    await cost(NEW, OLD)
-    await crowd(world, 3000)
-    many, answer = await cost(OLD, NEW)
-    assert (many, answer["usersUpdated"], answer["addressesUpdated"]) == (few, 3001, 3001)
-    assert answer["journalCursor"] is None  # of so many accounts it would be longer than any mail
-    key = await key_of(world, NEW)
-    told = [len(ids) for kind, ids in await journal(world, key) if kind == "USER_CHANGED"]
-    assert (sum(told), told[-1]) == (1 + 1 + 1 + 3001, 1)  # rows of a thousand at most
-    asked = "SELECT count(*) FROM users WHERE words LIKE '%old.example%'"
-    assert await rows(world, asked) == [(0,)]
+    count_for_one, payload = await count_statements(OLD_DOMAIN, NEW_DOMAIN)
+    assert (payload["usersUpdated"], payload["journalCursor"][:2]) == (1, "1.")
+    await count_statements(NEW_DOMAIN, OLD_DOMAIN)
+    await insert_users(world, 3000)
+    count_for_many, payload = await count_statements(OLD_DOMAIN, NEW_DOMAIN)
+    assert (count_for_many, payload["usersUpdated"], payload["addressesUpdated"]) == (
+        count_for_one,
+        3001,
+        3001,
+    )
+    assert payload["journalCursor"] is None  # the cursor of so many streams would be too long
+    domain_id = await key_of(world, NEW_DOMAIN)
+    entry_sizes = [
+        len(ids) for kind, ids in await journal(world, domain_id) if kind == "USER_CHANGED"
+    ]
+    assert (sum(entry_sizes), entry_sizes[-1]) == (
+        1 + 1 + 1 + 3001,
+        1,
+    )  # an entry has at most a thousand IDs
+    query = "SELECT count(*) FROM users WHERE words LIKE '%old.example%'"
+    assert await rows(world, query) == [(0,)]
 
 
-async def test_two_renamings_at_once_have_one_winner(root: Client, world: Environment) -> None:
-    await made(root, OLD, **UNLIMITED)
+async def test_one_of_concurrent_renames_succeeds(root: Client, world: Environment) -> None:
+    await made(root, OLD_DOMAIN, **UNLIMITED)
     await made(root, "another.example", **UNLIMITED)
     outcomes = await asyncio.gather(
-        renamed(root), renamed(root, "another.example"), renamed(root, new="x.example")
+        rename_domain(root),
+        rename_domain(root, "another.example"),
+        rename_domain(root, new="x.example"),
     )
-    first, other, third = (not errors for _, errors in outcomes)
+    first, second, third = (not errors for _, errors in outcomes)
     assert first is not third
-    assert other is third
+    assert second is third
     names = {name for (name,) in await rows(world, "SELECT name FROM domains")}
-    assert names == ({NEW, "another.example"} if first else {NEW, "x.example"})
+    assert names == ({NEW_DOMAIN, "another.example"} if first else {NEW_DOMAIN, "x.example"})
 
 
-async def test_a_user_that_comes_while_it_is_renamed_is_of_one_domain(
+async def test_user_created_during_rename_has_a_consistent_domain(
     root: Client, world: Environment
 ) -> None:
-    await made(root, OLD, **UNLIMITED)
-    tries: list[Any] = [live(world, f"u{n}@old.example") for n in range(6)]
-    tries.insert(3, renamed(root))
-    outcomes = await asyncio.gather(*tries, return_exceptions=True)
-    assert {type(one) for one in outcomes} <= {User, NotFound, tuple}
-    sql = """SELECT a.shown, d.name, u.username FROM addresses a
+    await made(root, OLD_DOMAIN, **UNLIMITED)
+    attempts: list[Any] = [live(world, f"u{n}@old.example") for n in range(6)]
+    attempts.insert(3, rename_domain(root))
+    outcomes = await asyncio.gather(*attempts, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} <= {User, NotFound, tuple}
+    query = """SELECT a.shown, d.name, u.username FROM addresses a
         JOIN domains d ON d.id = a.domain_id JOIN users u ON u.id = a.user_id"""
-    for shown, name, username in await rows(world, sql):
+    for shown, name, username in await rows(world, query):
         assert shown == username
         assert shown.endswith(f"@{name}")
     await examine(world)
 
 
-async def test_mail_that_comes_while_it_is_renamed_is_not_lost(
-    root: Client, world: Environment
-) -> None:
-    await made(root, OLD, **UNLIMITED)
+async def test_message_received_during_rename_is_not_lost(root: Client, world: Environment) -> None:
+    await made(root, OLD_DOMAIN, **UNLIMITED)
     eve = await live(world, "eve@old.example")
-    taken: list[int] = []
-    over = asyncio.Event()
+    stored_ids: list[int] = []
+    is_finished = asyncio.Event()
 
-    async def deliver(nth: int) -> None:
-        """As LMTP does: who it is for is settled at RCPT, and stored at DATA."""
-        to = None
-        while to is None:
-            for name in (OLD, NEW):
+    async def deliver(number: int) -> None:
+        """Resolve the recipient as at RCPT of LMTP, then store the message as at DATA."""
+        recipient = None
+        while recipient is None:
+            for name in (OLD_DOMAIN, NEW_DOMAIN):
                 with contextlib.suppress(NotFound):
-                    to = await address_resolution.load_recipient(world, f"eve@{name}")
-        letter = await received_messages.read_message(raw_message(f"number {nth}"))
-        placed = await received_messages.store_for_recipient(world, letter, to, "carol@example.com")
-        taken.append(placed.message_id)
+                    recipient = await address_resolution.load_recipient_below_limits(
+                        world, f"eve@{name}"
+                    )
+        message = await received_messages.parse_storable_message(raw_message(f"number {number}"))
+        stored_message = await received_messages.store_once_for_recipient(
+            world, message, recipient, "carol@example.com"
+        )
+        stored_ids.append(stored_message.message_id)
 
-    async def rename() -> None:
-        for old, new in ((OLD, NEW), (NEW, OLD), (OLD, NEW)):
+    async def rename_repeatedly() -> None:
+        for old, new in (
+            (OLD_DOMAIN, NEW_DOMAIN),
+            (NEW_DOMAIN, OLD_DOMAIN),
+            (OLD_DOMAIN, NEW_DOMAIN),
+        ):
             await asyncio.sleep(0.02)
-            _, errors = await renamed(root, old, new)
+            _, errors = await rename_domain(root, old, new)
             assert errors == []
-        over.set()
+        is_finished.set()
 
-    async def stream() -> None:
-        nth = 0
-        while not over.is_set() or nth < 10:
-            nth += 1
-            await deliver(nth)
+    async def deliver_until_finished() -> None:
+        number = 0
+        while not is_finished.is_set() or number < 10:
+            number += 1
+            await deliver(number)
 
-    await asyncio.gather(rename(), stream())
-    stored = await rows(world, "SELECT id FROM messages WHERE user_id = :k", k=eve.id)
-    assert sorted(taken) == sorted(key for (key,) in stored)
-    assert len(taken) >= 10
-    assert (await of(root, NEW))["storage"]["messages"] == len(taken)
+    await asyncio.gather(rename_repeatedly(), deliver_until_finished())
+    message_rows = await rows(world, "SELECT id FROM messages WHERE user_id = :k", k=eve.id)
+    assert sorted(stored_ids) == sorted(message_id for (message_id,) in message_rows)
+    assert len(stored_ids) >= 10
+    assert (await of(root, NEW_DOMAIN))["storage"]["messages"] == len(stored_ids)
     await examine(world)

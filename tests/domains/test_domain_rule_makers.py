@@ -1,4 +1,4 @@
-"""Rules for a whole domain skip accounts above their maker, with the maker's role of today."""
+"""Rules for a whole domain skip accounts above the current role of their maker."""
 
 from typing import Any
 
@@ -26,10 +26,10 @@ from tests.support.operations.rewrite_and_bcc_operations import (
     rule,
 )
 
-SPY = "spy@far.example"
-WHOLE = "@example.org"
-SENDER_RULE = """mutation ($input: SenderRuleCreateInput!) { senderRuleCreate(input: $input) {
-  rules { id } errors { code path } } }"""
+COPY_ADDRESS = "spy@far.example"
+DOMAIN_PATTERN = "@example.org"
+SENDER_RULE_CREATE = """mutation ($input: SenderRuleCreateInput!) {
+  senderRuleCreate(input: $input) { rules { id } errors { code path } } }"""
 
 
 async def change_role(client: Client, role: Role) -> None:
@@ -41,101 +41,109 @@ async def change_role(client: Client, role: Role) -> None:
 
 
 @pytest.fixture
-async def chief(world: Environment, http: Any) -> Client:
-    """A DOMAIN_ADMIN of example.org with every permission."""
+async def domain_admin(world: Environment, http: Any) -> Client:
+    """A domain administrator of example.org with every permission."""
     return await make_domain_admin(world, http, "chief", list(AdminPermission))
 
 
 @pytest.mark.parametrize("direction", ["SENDER", "RECIPIENT"])
-async def test_a_copy_rule_cannot_name_an_account_above_its_maker(
-    chief: Client, over: Client, ada: Client, direction: str
+async def test_bcc_rule_for_account_above_its_maker_is_refused(
+    domain_admin: Client, over: Client, ada: Client, direction: str
 ) -> None:
-    other = await make_domain_admin(ada.world, ada.http, "other")
-    for above in (over, other):
+    other_admin = await make_domain_admin(ada.world, ada.http, "other")
+    for target in (over, other_admin):
         _, errors = await done(
-            chief, RULE_CREATE, match=above.address, bccTo=SPY, direction=direction
+            domain_admin, RULE_CREATE, match=target.address, bccTo=COPY_ADDRESS, direction=direction
         )
         assert told(errors)[:2] == ("FORBIDDEN", ["match"])
-    own = await rule(chief, ada.address, SPY, direction=direction)
-    _, errors = await done(chief, RULE_UPDATE, ids=[own], match=over.address)
+    own_rule_id = await rule(domain_admin, ada.address, COPY_ADDRESS, direction=direction)
+    _, errors = await done(domain_admin, RULE_UPDATE, ids=[own_rule_id], match=over.address)
     assert told(errors)[:2] == ("FORBIDDEN", ["match"])
-    admins = await rule(over, over.address, SPY, direction=direction)
-    _, errors = await done(chief, RULE_UPDATE, ids=[admins], bccTo="more@far.example")
+    admin_rule_id = await rule(over, over.address, COPY_ADDRESS, direction=direction)
+    _, errors = await done(domain_admin, RULE_UPDATE, ids=[admin_rule_id], bccTo="more@far.example")
     assert told(errors)[:2] == ("FORBIDDEN", ["match"])
 
 
-async def test_a_copy_rule_for_a_domain_skips_received_mail_of_accounts_above(
-    chief: Client, over: Client, ada: Client
+async def test_domain_bcc_rule_skips_received_mail_of_higher_roles(
+    domain_admin: Client, over: Client, ada: Client
 ) -> None:
-    await rule(chief, WHOLE, SPY)
-    for client in (over, ada, chief):
+    await rule(domain_admin, DOMAIN_PATTERN, COPY_ADDRESS)
+    for client in (over, ada, domain_admin):
         await come(ada.world, client.address, raw=raw_message(client.user.username))
     assert len(await copied(ada.world)) == 2
 
 
-async def test_a_copy_rule_for_a_domain_skips_sent_mail_of_accounts_above(
-    chief: Client, over: Client, ada: Client
+async def test_domain_bcc_rule_skips_sent_mail_of_higher_roles(
+    domain_admin: Client, over: Client, ada: Client
 ) -> None:
-    await rule(chief, WHOLE, SPY, direction="SENDER")
-    for client in (over, ada, chief):
+    await rule(domain_admin, DOMAIN_PATTERN, COPY_ADDRESS, direction="SENDER")
+    for client in (over, ada, domain_admin):
         await send(client, NamedAddress("to@far.example"))
     assert len(await copied(ada.world)) == 2
 
 
-async def test_the_role_of_the_maker_counts_as_it_is_now(
-    chief: Client, over: Client, ada: Client
+async def test_domain_bcc_rule_follows_current_role_of_its_maker(
+    domain_admin: Client, over: Client, ada: Client
 ) -> None:
-    await rule(over, WHOLE, SPY)
-    await come(ada.world, chief.address)
+    await rule(over, DOMAIN_PATTERN, COPY_ADDRESS)
+    await come(ada.world, domain_admin.address)
     assert len(await copied(ada.world)) == 1
     await change_role(over, Role.DOMAIN_ADMIN)
-    await come(ada.world, chief.address, raw=raw_message("Later"))
+    await come(ada.world, domain_admin.address, raw=raw_message("Later"))
     assert len(await copied(ada.world)) == 1
     await come(ada.world, ada.address)
     assert len(await copied(ada.world)) == 2
 
 
-async def test_a_rewrite_for_a_domain_skips_accounts_above(
+async def test_domain_rewrite_skips_higher_roles(
     over: Client, ada: Client, world: Environment, http: Any
 ) -> None:
     document = """mutation ($input: RecipientRewriteCreateInput!) {
       recipientRewriteCreate(input: $input) { errors { code path } } }"""
-    top = await make_client(world, http, "top", role=Role.ROOT)
-    given = {"from": top.address, "to": ada.address}
-    answer = (await over(document, input=given))["recipientRewriteCreate"]
-    assert answer["errors"] == [{"code": "FORBIDDEN", "path": ["from"]}]
-    given = {"from": WHOLE, "to": ada.address}
-    assert (await over(document, input=given))["recipientRewriteCreate"]["errors"] == []
-    assert (await address_resolution.load_recipient(world, top.address)).user_id == top.user.id
-    assert (await address_resolution.load_recipient(world, over.address)).user_id == ada.user.id
+    root_client = await make_client(world, http, "top", role=Role.ROOT)
+    arguments = {"from": root_client.address, "to": ada.address}
+    payload = (await over(document, input=arguments))["recipientRewriteCreate"]
+    assert payload["errors"] == [{"code": "FORBIDDEN", "path": ["from"]}]
+    arguments = {"from": DOMAIN_PATTERN, "to": ada.address}
+    assert (await over(document, input=arguments))["recipientRewriteCreate"]["errors"] == []
+    assert (
+        await address_resolution.load_recipient_below_limits(world, root_client.address)
+    ).user_id == root_client.user.id
+    assert (
+        await address_resolution.load_recipient_below_limits(world, over.address)
+    ).user_id == ada.user.id
 
 
-async def test_a_sender_rule_for_a_domain_skips_accounts_above(
-    chief: Client, over: Client, ada: Client
+async def test_domain_sender_rule_skips_higher_roles(
+    domain_admin: Client, over: Client, ada: Client
 ) -> None:
-    given = {"scope": {"domain": "example.org"}, "action": "BLOCK"}
-    given |= {"patterns": ["boss@far.example"]}
-    assert (await chief(SENDER_RULE, input=given))["senderRuleCreate"]["errors"] == []
+    arguments = {"scope": {"domain": "example.org"}, "action": "BLOCK"}
+    arguments |= {"patterns": ["boss@far.example"]}
+    assert (await domain_admin(SENDER_RULE_CREATE, input=arguments))["senderRuleCreate"][
+        "errors"
+    ] == []
     world = ada.world
-    for client, unwanted in ((over, False), (ada, True), (chief, True)):
-        to = await address_resolution.load_recipient(world, client.address)
-        letter = await received_messages.read_message(raw_message(client.user.username))
-        (taken,) = await spam_check.compute_verdicts(
-            world, letter, "boss@far.example", [to], from_trusted_server=True
+    for client, is_blocked in ((over, False), (ada, True), (domain_admin, True)):
+        recipient = await address_resolution.load_recipient_below_limits(world, client.address)
+        message = await received_messages.parse_storable_message(raw_message(client.user.username))
+        (accepted_recipient,) = await spam_check.compute_verdicts(
+            world, message, "boss@far.example", [recipient], from_trusted_server=True
         )
-        assert taken.verdict.is_spam is unwanted
+        assert accepted_recipient.verdict.is_spam is is_blocked
 
 
-async def test_held_mail_of_accounts_above_is_not_shown(
-    chief: Client, over: Client, ada: Client
+async def test_quarantine_hides_messages_of_higher_roles(
+    domain_admin: Client, over: Client, ada: Client
 ) -> None:
     document = """{ quarantine { nodes { id subject } } }"""
     world = ada.world
     for client in (over, ada):
-        held = await pipeline.read_incoming(
+        incoming = await pipeline.read_and_verify_incoming(
             world, raw_message(client.user.username), "carol@far.example"
         )
-        to = await address_resolution.load_recipient(world, client.address)
-        await quarantine.quarantine_message(world, held, to, quarantine.QuarantineReason(9.0))
-    found = (await chief(document))["quarantine"]["nodes"]
-    assert [one["subject"] for one in found] == ["ada"]
+        recipient = await address_resolution.load_recipient_below_limits(world, client.address)
+        await quarantine.quarantine_message(
+            world, incoming, recipient, quarantine.QuarantineReason(9.0)
+        )
+    messages = (await domain_admin(document))["quarantine"]["nodes"]
+    assert [message["subject"] for message in messages] == ["ada"]

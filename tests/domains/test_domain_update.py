@@ -1,4 +1,4 @@
-"""Domains that are changed: values, limits, and what is told of it."""
+"""Changing domains: values, limits, and the log."""
 
 from typing import Any
 
@@ -26,33 +26,39 @@ GIB = 1 << 30
 pytestmark = pytest.mark.usefixtures("counted")
 
 
-async def test_many_change_at_once_or_none(root: Client) -> None:
+async def test_domain_update_is_all_or_nothing(root: Client) -> None:
     for name in ("a.example", "b.example", "c.example"):
         await made(root, name)
     await live(root.world, "x@b.example")
-    named = [{"name": "c.example"}, {"id": (await of(root, "a.example"))["id"]}]
-    stands = {name: await reached(root.world, await key_of(root.world, name)) for name in
+    domain_refs = [{"name": "c.example"}, {"id": (await of(root, "a.example"))["id"]}]
+    positions = {name: await reached(root.world, await key_of(root.world, name)) for name in
               ("a.example", "c.example")}  # fmt: skip
-    answer, errors = await done(root, UPDATE, domains=named, set={"maxUsers": 1, "tags": ["x"]})
+    payload, errors = await done(
+        root, UPDATE, domains=domain_refs, set={"maxUsers": 1, "tags": ["x"]}
+    )
     assert errors == []
-    assert [one["name"] for one in answer["domains"]] == ["c.example", "a.example"]
-    assert {(one["maxUsers"], *one["tags"]) for one in answer["domains"]} == {(1, "x")}
-    for name, last in stands.items():
-        key = await key_of(root.world, name)
-        assert await journal(root.world, key, last) == [(ChangeKind.DOMAIN_CHANGED, [key])]
+    assert [domain["name"] for domain in payload["domains"]] == ["c.example", "a.example"]
+    assert {(domain["maxUsers"], *domain["tags"]) for domain in payload["domains"]} == {(1, "x")}
+    for name, position in positions.items():
+        domain_id = await key_of(root.world, name)
+        assert await journal(root.world, domain_id, position) == [
+            (ChangeKind.DOMAIN_CHANGED, [domain_id])
+        ]
     await live(root.world, "y@b.example")
-    named = [{"name": f"{one}.example"} for one in "abc"]
-    answer, errors = await done(root, UPDATE, domains=named, set={"maxUsers": 1, "tags": []})
-    assert (answer["domains"], told(errors)) == (
+    domain_refs = [{"name": f"{domain}.example"} for domain in "abc"]
+    payload, errors = await done(root, UPDATE, domains=domain_refs, set={"maxUsers": 1, "tags": []})
+    assert (payload["domains"], told(errors)) == (
         [],
         ("LIMIT_REACHED", ["set", "maxUsers"], 1, None),
     )
     assert errors[0]["used"] == 2
     assert (await of(root, "a.example"))["tags"] == ["x"]
-    answer, errors = await done(root, UPDATE, domains=[*named, {"name": "d.example"}], set={})
+    payload, errors = await done(
+        root, UPDATE, domains=[*domain_refs, {"name": "d.example"}], set={}
+    )
     assert told(errors)[:2] == ("VALIDATION", ["set"])
-    given = {"domains": [*named, {"name": "d.example"}], "set": {"active": False}}
-    answer, errors = await done(root, UPDATE, **given)
+    arguments = {"domains": [*domain_refs, {"name": "d.example"}], "set": {"active": False}}
+    payload, errors = await done(root, UPDATE, **arguments)
     assert told(errors) == ("NOT_FOUND", ["domains"], 3, "d.example")
     assert (await of(root, "a.example"))["active"]
 
@@ -70,20 +76,20 @@ async def test_many_change_at_once_or_none(root: Client) -> None:
          ("LIMIT_REACHED", ["set", "defaultUserQuota"], 10 * GIB, 11 * GIB)),
     ],
 )  # fmt: skip
-async def test_no_limit_goes_below_what_is_in_use(
+async def test_limit_below_current_use_is_refused(
     root: Client, values: dict[str, Any], refusal: tuple[Any, ...]
 ) -> None:
     await made(root, "new.example")
     await live(root.world, "a@new.example")
     await live(root.world, "b@new.example", quota=4 * GIB)
-    before = await of(root, "new.example")
-    assert before["quotaAllocated"] == 7 * GIB
+    domain_before = await of(root, "new.example")
+    assert domain_before["quotaAllocated"] == 7 * GIB
     _, (error,) = await change(root, "new.example", **values)
     assert (error["code"], error["path"], error["limit"], error["used"]) == refusal
-    assert await of(root, "new.example") == before
+    assert await of(root, "new.example") == domain_before
 
 
-async def test_limits_may_come_down_to_what_is_in_use(root: Client) -> None:
+async def test_limit_equal_to_current_use_is_accepted(root: Client) -> None:
     await made(root, "new.example")
     await live(root.world, "a@new.example")
     await live(root.world, "b@new.example", quota=4 * GIB)
@@ -93,7 +99,7 @@ async def test_limits_may_come_down_to_what_is_in_use(root: Client) -> None:
     assert (domain["usersLeft"], domain["maxNewUserQuota"]) == (0, 0)
 
 
-async def test_an_unlimited_user_keeps_limits_away(root: Client) -> None:
+async def test_quota_limit_is_refused_with_unlimited_user(root: Client) -> None:
     await made(root, "new.example", **UNLIMITED)
     await live(root.world, "a@new.example", quota=0)
     for values in ({"quota": "9 GiB"}, {"maxUserQuota": "9 GiB"}):
@@ -107,7 +113,7 @@ async def test_an_unlimited_user_keeps_limits_away(root: Client) -> None:
     assert (errors, domain["quotaAllocated"]) == ([], GIB)
 
 
-async def test_what_is_given_out_follows_the_default(root: Client, world: Environment) -> None:
+async def test_allocated_quota_follows_the_default_quota(root: Client, world: Environment) -> None:
     await made(root, "new.example", **UNLIMITED)
     for name, quota in (("a", None), ("b", None), ("c", 5 * GIB), ("d", 0)):
         await live(world, f"{name}@new.example", quota=quota)
@@ -117,7 +123,7 @@ async def test_what_is_given_out_follows_the_default(root: Client, world: Enviro
         await examine(world)
 
 
-async def test_null_clears_and_absent_keeps(root: Client) -> None:
+async def test_null_clears_and_missing_field_keeps_value(root: Client) -> None:
     await made(root, "new.example", description="x", tags=["a"])
     cleared = {"description": None, "tags": None, "maxUsers": None, "quota": None}
     (domain,), errors = await change(root, "new.example", **cleared)
@@ -128,7 +134,7 @@ async def test_null_clears_and_absent_keeps(root: Client) -> None:
     assert told(errors) == ("VALIDATION", ["set", "active"], None, "required")
 
 
-async def test_flags_agree_whichever_is_changed(root: Client) -> None:
+async def test_contradicting_relay_flags_are_refused(root: Client) -> None:
     await made(root, "new.example", backupMx=True, relayAllRecipients=True, relayUnknownOnly=True)
     for values in ({"backupMx": False}, {"relayAllRecipients": False}):
         _, errors = await change(root, "new.example", **values)
@@ -137,48 +143,46 @@ async def test_flags_agree_whichever_is_changed(root: Client) -> None:
     assert (errors, domain["relayAllRecipients"]) == ([], True)
 
 
-async def test_a_domain_that_is_off_takes_no_mail_and_its_users_sign_in(
+async def test_inactive_domain_receives_no_mail_but_users_sign_in(
     root: Client, ada: Client, world: Environment
 ) -> None:
     await change(root, "example.org", active=False)
     with pytest.raises(NotFound):
-        await address_resolution.load_recipient(world, "ada@example.org")
-    assert await address_resolution.find_sign_in_user(world, "A.da@example.org") == ada.user.id
-    user = "query ($by: UserRef) { user(by: $by) { username } }"
-    found = await root(user, by={"address": "ada@example.org"})
-    assert found == {"user": {"username": "ada"}}
+        await address_resolution.load_recipient_below_limits(world, "ada@example.org")
+    assert await address_resolution.find_sign_in_user_id(world, "A.da@example.org") == ada.user.id
+    user_query = "query ($by: UserRef) { user(by: $by) { username } }"
+    result = await root(user_query, by={"address": "ada@example.org"})
+    assert result == {"user": {"username": "ada"}}
 
 
-async def test_what_was_changed_is_in_the_log_and_nothing_else(
-    root: Client, world: Environment
-) -> None:
+async def test_admin_log_has_only_changed_values(root: Client, world: Environment) -> None:
     await made(root, "new.example")
-    given = {
+    arguments = {
         "domains": [{"name": "new.example"}],
         "set": {"maxUsers": 10, "description": "Ours"},
         "options": {"reason": "asked for"},
     }
-    await done(root, UPDATE, **given)
-    asked = "SELECT target_id, domain_id, reason FROM admin_log WHERE mutation = 'domainUpdate'"
-    key = await key_of(world, "new.example")
-    assert await rows(world, asked) == [(key, key, "asked for")]
-    found = await rows(world, "SELECT after FROM admin_log WHERE mutation = 'domainUpdate'")
-    assert "Ours" in str(found)
-    assert "max" not in str(found)
+    await done(root, UPDATE, **arguments)
+    query = "SELECT target_id, domain_id, reason FROM admin_log WHERE mutation = 'domainUpdate'"
+    domain_id = await key_of(world, "new.example")
+    assert await rows(world, query) == [(domain_id, domain_id, "asked for")]
+    log_rows = await rows(world, "SELECT after FROM admin_log WHERE mutation = 'domainUpdate'")
+    assert "Ours" in str(log_rows)
+    assert "max" not in str(log_rows)
 
 
-async def test_many_domains_cost_no_more_statements_than_one(
+async def test_update_of_many_domains_runs_constant_statements(
     root: Client, statements: list[str]
 ) -> None:
     for n in range(20):
         await made(root, f"d{n}.example")
 
-    async def cost(many: int) -> int:
+    async def count_statements(count: int) -> int:
         del statements[:]
-        named = [{"name": f"d{n}.example"} for n in range(many)]
-        given = {"defaultUserQuota": many, "maxUsers": 9}
-        _, errors = await done(root, UPDATE, domains=named, set=given)
+        domain_refs = [{"name": f"d{n}.example"} for n in range(count)]
+        arguments = {"defaultUserQuota": count, "maxUsers": 9}
+        _, errors = await done(root, UPDATE, domains=domain_refs, set=arguments)
         assert errors == []
-        return len([sent for sent in statements if "api_keys" not in sent])
+        return len([statement for statement in statements if "api_keys" not in statement])
 
-    assert await cost(1) == await cost(20)
+    assert await count_statements(1) == await count_statements(20)

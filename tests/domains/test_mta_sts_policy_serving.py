@@ -1,4 +1,4 @@
-"""The policy for encryption that is served for domains here, each under a host of its own."""
+"""The MTA-STS policy that is served under mta-sts.<domain> for each domain."""
 
 from dataclasses import replace
 
@@ -10,34 +10,36 @@ from tests.support.operations.dkim_key_operations import asks
 from tests.support.operations.domain_operations import ALIAS, UPDATE, done, made
 
 PATH = "/.well-known/mta-sts.txt"
-ENFORCED = "version: STSv1\r\nmode: enforce\r\nmx: mx.example.org\r\nmax_age: 604800\r\n"
-RECORDS = '{ domain(by: {name: "new.example"}) { dnsRecords(check: true) { name value state } } }'
+ENFORCED_POLICY = "version: STSv1\r\nmode: enforce\r\nmx: mx.example.org\r\nmax_age: 604800\r\n"
+DNS_RECORDS_QUERY = (
+    '{ domain(by: {name: "new.example"}) { dnsRecords(check: true) { name value state } } }'
+)
 
 
-def mode(client: Client, how: str) -> None:
-    options = replace(client.world.options, mta_sts=how)
+def set_mta_sts_mode(client: Client, mode_value: str) -> None:
+    options = replace(client.world.options, mta_sts=mode_value)
     object.__setattr__(client.world, "options", options)
 
 
-async def policy(client: Client, host: str) -> tuple[int, str]:
-    answer = await client.http.get(PATH, headers={"Host": host})
-    return answer.status_code, answer.text
+async def get_policy(client: Client, host: str) -> tuple[int, str]:
+    response = await client.http.get(PATH, headers={"Host": host})
+    return response.status_code, response.text
 
 
 @pytest.fixture
-async def there(root: Client) -> Client:
+async def client_with_domains(root: Client) -> Client:
     await made(root, "new.example")
     await made(root, "bücher.example")
-    mode(root, "enforce")
+    set_mta_sts_mode(root, "enforce")
     return root
 
 
-async def test_a_domain_has_the_policy_of_the_machine(there: Client) -> None:
-    await done(there, ALIAS, alias="second.example", domain="new.example")
+async def test_domain_and_alias_have_the_policy_of_the_server(client_with_domains: Client) -> None:
+    await done(client_with_domains, ALIAS, alias="second.example", domain="new.example")
     for name in ("new.example", "NEW.example:443", "second.example", "xn--bcher-kva.example"):
-        assert await policy(there, f"mta-sts.{name}") == (200, ENFORCED)
-    mode(there, "testing")
-    assert "mode: testing\r\n" in (await policy(there, "mta-sts.new.example"))[1]
+        assert await get_policy(client_with_domains, f"mta-sts.{name}") == (200, ENFORCED_POLICY)
+    set_mta_sts_mode(client_with_domains, "testing")
+    assert "mode: testing\r\n" in (await get_policy(client_with_domains, "mta-sts.new.example"))[1]
 
 
 @pytest.mark.parametrize(
@@ -51,25 +53,35 @@ async def test_a_domain_has_the_policy_of_the_machine(there: Client) -> None:
         "x:y:z",
     ],
 )
-async def test_others_have_none(there: Client, host: str) -> None:
-    assert await policy(there, host) == (404, "no policy\n")
+async def test_unknown_host_has_no_policy(client_with_domains: Client, host: str) -> None:
+    assert await get_policy(client_with_domains, host) == (404, "no policy\n")
 
 
-async def test_nor_has_what_is_relayed_or_where_it_is_off(there: Client) -> None:
-    mode(there, "off")
-    assert (await policy(there, "mta-sts.new.example"))[0] == 404
-    mode(there, "enforce")
-    _, errors = await done(there, UPDATE, domains=[{"name": "new.example"}], set={"backupMx": True})
+async def test_no_policy_if_mode_is_off_or_domain_is_backup_mx(client_with_domains: Client) -> None:
+    set_mta_sts_mode(client_with_domains, "off")
+    assert (await get_policy(client_with_domains, "mta-sts.new.example"))[0] == 404
+    set_mta_sts_mode(client_with_domains, "enforce")
+    _, errors = await done(
+        client_with_domains, UPDATE, domains=[{"name": "new.example"}], set={"backupMx": True}
+    )
     assert errors == []
-    assert (await policy(there, "mta-sts.new.example"))[0] == 404
+    assert (await get_policy(client_with_domains, "mta-sts.new.example"))[0] == 404
 
 
-async def test_dns_is_compared_with_it(there: Client) -> None:
-    found = (await there(RECORDS.replace("true", "false")))["domain"]["dnsRecords"]
-    (value,) = [one["value"] for one in found if one["name"] == "_mta-sts.new.example"]
+async def test_dns_records_are_compared_with_the_policy(client_with_domains: Client) -> None:
+    dns_records = (await client_with_domains(DNS_RECORDS_QUERY.replace("true", "false")))["domain"][
+        "dnsRecords"
+    ]
+    (value,) = [
+        record["value"] for record in dns_records if record["name"] == "_mta-sts.new.example"
+    ]
     records = {"_mta-sts.new.example": value}
-    async with asking(zone(records, CNAME={"mta-sts.new.example": "mx.example.org."})) as place:
-        asks(there, place)
-        found = (await there(RECORDS))["domain"]["dnsRecords"]
-    states = {one["name"]: one["state"] for one in found if "mta-sts" in one["name"]}
+    async with asking(
+        zone(records, CNAME={"mta-sts.new.example": "mx.example.org."})
+    ) as resolver_address:
+        asks(client_with_domains, resolver_address)
+        dns_records = (await client_with_domains(DNS_RECORDS_QUERY))["domain"]["dnsRecords"]
+    states = {
+        record["name"]: record["state"] for record in dns_records if "mta-sts" in record["name"]
+    }
     assert states == {"_mta-sts.new.example": "OK", "mta-sts.new.example": "OK"}

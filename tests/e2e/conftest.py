@@ -1,4 +1,4 @@
-"""One server for each kind of store."""
+"""The server of the end-to-end tests, once per database kind."""
 
 from collections.abc import Iterator
 
@@ -13,15 +13,15 @@ from tests.support.stores.store_fixtures import create_database
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A module with STORES of its own is run on these."""
+    """Run the tests of a module on the stores in its STORES, if it has one."""
     if "server" in metafunc.fixturenames:
-        theirs = getattr(metafunc.module, "STORES", store_fixtures.STORES)
-        metafunc.parametrize("server", theirs, indirect=True, scope="session")
+        stores = getattr(metafunc.module, "STORES", store_fixtures.STORES)
+        metafunc.parametrize("server", stores, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def forked_servers() -> Iterator[None]:
-    """Servers of `bench` are forks, too."""
+    """Start the servers of `bench` as forks too."""
     with use_launcher(fork_subprocess):
         yield
 
@@ -30,7 +30,7 @@ def forked_servers() -> Iterator[None]:
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """A server with users; those behind bob are each for one test that changes much."""
+    """A server with users. Each user after bob is for one test that changes many rows."""
     store = ""
     if request.param != "sqlite":
         store = create_database(request.getfixturevalue("postgres"), "e2e")

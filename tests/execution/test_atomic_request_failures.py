@@ -1,4 +1,4 @@
-"""`@atomic` requests by every transport, and those that do not come to their end."""
+"""`@atomic` requests over each transport, and requests that fail or are cancelled."""
 
 import asyncio
 import base64
@@ -28,108 +28,109 @@ from tests.support.operations.atomic_operations import (
 )
 from tests.support.servers.live_server import House, house, until
 
-KEEPS = f"mutation @atomic {{ {entry_field('a', by='a')} {entry_field('b', by='b')} }}"
-FAILS = f"mutation @atomic {{ {entry_field('c', by='c')} {FAILING_RENAME} }}"
-STORES = f"""mutation ($text: String!) @atomic {{ {entry_field("a", by="a")}
+COMMITTED_MUTATION = f"mutation @atomic {{ {entry_field('a', by='a')} {entry_field('b', by='b')} }}"
+FAILING_MUTATION = f"mutation @atomic {{ {entry_field('c', by='c')} {FAILING_RENAME} }}"
+UPLOAD_MUTATION = f"""mutation ($text: String!) @atomic {{ {entry_field("a", by="a")}
   messageUpload(input: {{mailbox: {{path: "INBOX"}}, subject: "Large",
   to: [{{address: "x@y.example"}}], attachments: [{{content: $text, filename: "x.bin"}}]}})
   {{ errors {{ code }} }} }}"""
 
 
-class Gate(FolderStore):
-    """A store of large bytes that says when something comes, and lets it in when it is told to."""
+class GatedStore(FolderStore):
+    """An object store that reports a write and blocks it until `opened` is set."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.came = asyncio.Event()
+        self.write_started = asyncio.Event()
         self.opened = asyncio.Event()
 
     async def put(self, name: str, data: bytes) -> None:
-        self.came.set()
+        self.write_started.set()
         await self.opened.wait()
         await super().put(name, data)
 
 
 @pytest.fixture
-async def gate(tmp_path: Path) -> AsyncIterator[Gate]:
-    gate = Gate(tmp_path / "gated")
-    yield gate
-    await gate.close()
+async def gated_store(tmp_path: Path) -> AsyncIterator[GatedStore]:
+    gated_store = GatedStore(tmp_path / "gated")
+    yield gated_store
+    await gated_store.close()
 
 
 @pytest.fixture
-def slow(world: Environment, gate: Gate) -> Environment:
-    """The same world, whose large bytes wait at the gate."""
-    return replace(world, object_store=gate)
+def gated_world(world: Environment, gated_store: GatedStore) -> Environment:
+    """The test environment with blobs in `gated_store`."""
+    return replace(world, object_store=gated_store)
 
 
-def question(client: Client, query: str, **variables: Any) -> dict[str, Any]:
+def request_arguments(client: Client, query: str, **variables: Any) -> dict[str, Any]:
     return {
         "json": {"query": query, "variables": variables},
         "headers": client.headers,
     }
 
 
-def random_text(client: Client) -> str:
-    """Base64 of bytes that do not become less."""
+def incompressible_base64(client: Client) -> str:
+    """Return random bytes as Base64."""
 
     return base64.b64encode(client.world.random_bytes(60_000)).decode()
 
 
-# transports
-
-Ask = Callable[[House, Client, str], Awaitable[Any]]
+SendDocument = Callable[[House, Client, str], Awaitable[Any]]
 
 
-async def by_post(there: House, client: Client, query: str) -> Any:
+async def send_by_post(server: House, client: Client, query: str) -> Any:
     async with httpx.AsyncClient(timeout=30) as http:
-        asked = question(client, query)
-        return (await http.post(f"http://127.0.0.1:{there.port}/graphql", **asked)).json()
+        arguments = request_arguments(client, query)
+        return (await http.post(f"http://127.0.0.1:{server.port}/graphql", **arguments)).json()
 
 
-async def by_events(there: House, client: Client, query: str) -> Any:
-    heard = await there.stream(client, query)
-    await until(lambda: heard.over)
-    return heard.got[0]
+async def send_by_sse(server: House, client: Client, query: str) -> Any:
+    stream = await server.stream(client, query)
+    await until(lambda: stream.over)
+    return stream.got[0]
 
 
-async def by_socket(there: House, client: Client, query: str) -> Any:
-    heard = await there.follow(client, query)
-    await until(lambda: heard.over)
-    await heard.leave()
-    return heard.got[0]
+async def send_by_websocket(server: House, client: Client, query: str) -> Any:
+    subscription = await server.follow(client, query)
+    await until(lambda: subscription.over)
+    await subscription.leave()
+    return subscription.got[0]
 
 
-@pytest.mark.parametrize("ask", [by_post, by_events, by_socket])
-async def test_every_transport_keeps_all_or_none(
-    ask: Ask, ada: Client, world: Environment, tmp_path: Path
+@pytest.mark.parametrize("send_document", [send_by_post, send_by_sse, send_by_websocket])
+async def test_atomic_request_stores_all_or_none_on_each_transport(
+    send_document: SendDocument, ada: Client, world: Environment, tmp_path: Path
 ) -> None:
-    async with house(world, tmp_path) as there:
-        assert error_codes_by_field((await ask(there, ada, KEEPS))["data"]) == {"a": [], "b": []}
-        failed = (await ask(there, ada, FAILS))["data"]
+    async with house(world, tmp_path) as server:
+        assert error_codes_by_field(
+            (await send_document(server, ada, COMMITTED_MUTATION))["data"]
+        ) == {"a": [], "b": []}
+        failed = (await send_document(server, ada, FAILING_MUTATION))["data"]
         assert error_codes_by_field(failed) == {"c": ["ABORTED"], "mailboxRename": ["NOT_FOUND"]}
     assert await load_key_values(ada) == {"a": "1", "b": "1"}
 
 
-# ends before the end
-
-
-async def test_a_deadline_takes_all_back(
-    ada: Client, slow: Environment, gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_deadline_rolls_back_atomic_request(
+    ada: Client,
+    gated_world: Environment,
+    gated_store: GatedStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(schema, "limits", replace(schema.limits, deadline=0.5))
-    async with client_of(slow, ada, tmp_path) as client:
-        answer = await client.raw(STORES, text=random_text(ada))
+    async with client_in_world(gated_world, ada, tmp_path) as client:
+        answer = await client.raw(UPLOAD_MUTATION, text=incompressible_base64(ada))
     assert answer["errors"][0]["extensions"]["code"] == "DEADLINE_EXCEEDED"
-    assert gate.came.is_set()
+    assert gated_store.write_started.is_set()
     assert await load_key_values(ada) == {}
 
 
-async def test_a_deadline_during_the_commit_returns_the_payloads(
+async def test_deadline_during_commit_returns_the_payloads(
     ada: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schema, "limits", replace(schema.limits, deadline=1.5))
-    await ada(KEEPS)  # what is prepared once is prepared
+    await ada(COMMITTED_MUTATION)  # compiles the statements before the measurement
     waits: list[float] = []
 
     def delay(_: Any) -> None:
@@ -148,33 +149,33 @@ async def test_a_deadline_during_the_commit_returns_the_payloads(
     assert set(await load_key_values(ada)) == {"a", "b", "c", "d"}
 
 
-@pytest.mark.parametrize("by", ["post", "events", "socket"])
-async def test_a_client_that_leaves_takes_all_back(
-    by: str, ada: Client, slow: Environment, gate: Gate, tmp_path: Path
+@pytest.mark.parametrize("transport", ["post", "events", "socket"])
+async def test_client_disconnect_rolls_back_atomic_request(
+    transport: str, ada: Client, gated_world: Environment, gated_store: GatedStore, tmp_path: Path
 ) -> None:
-    given = random_text(ada)
+    content = incompressible_base64(ada)
     leave: Callable[[], Awaitable[None]]
-    async with house(slow, tmp_path) as there:
-        if by == "socket":
-            heard = await there.follow(ada, STORES, text=given)
-            leave = heard.leave
-        elif by == "events":
-            heard = await there.stream(ada, STORES, text=given)
-            leave = heard.leave
+    async with house(gated_world, tmp_path) as server:
+        if transport == "socket":
+            operation = await server.follow(ada, UPLOAD_MUTATION, text=content)
+            leave = operation.leave
+        elif transport == "events":
+            operation = await server.stream(ada, UPLOAD_MUTATION, text=content)
+            leave = operation.leave
         else:
-            leave = await posted(there, ada, given)
+            leave = await start_post(server, ada, content)
         async with asyncio.timeout(5):
-            await gate.came.wait()
+            await gated_store.write_started.wait()
         await leave()
-        crowd = there.endpoint.guards.operation_limiter
-        await until(lambda: not crowd.in_use_count)
+        limiter = server.endpoint.guards.operation_limiter
+        await until(lambda: not limiter.in_use_count)
     assert await load_key_values(ada) == {}
 
 
-async def posted(there: House, client: Client, given: str) -> Callable[[], Awaitable[None]]:
-    """Ask by POST; returns how to go away."""
-    _, writer = await asyncio.open_connection("127.0.0.1", there.port)
-    body = orjson.dumps({"query": STORES, "variables": {"text": given}})
+async def start_post(server: House, client: Client, content: str) -> Callable[[], Awaitable[None]]:
+    """Start the request by POST and return the function that disconnects."""
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    body = orjson.dumps({"query": UPLOAD_MUTATION, "variables": {"text": content}})
     head = f"POST /graphql HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n"
     head += f"Authorization: Bearer {client.secret}\r\nContent-Type: application/json\r\n\r\n"
     writer.write(head.encode() + body)
@@ -186,46 +187,48 @@ async def posted(there: House, client: Client, given: str) -> Callable[[], Await
     return leave
 
 
-async def test_what_is_called_off_in_a_statement_goes_back(ada: Client, tmp_path: Path) -> None:
-    made = list[int]()
-
-    def key() -> int:
-        made.append(ada.world.new_id())
-        asking.cancel()  # what is awaited next is the statement that stores the row
-        return made[-1]
-
-    async with client_of(replace(ada.world, new_id=key), ada, tmp_path) as client:
-        asking = asyncio.create_task(client.raw(KEEPS))
-        with pytest.raises(asyncio.CancelledError):
-            await asking
-    assert made
-    assert await load_key_values(ada) == {}
-    assert error_codes_by_field(await ada(KEEPS)) == {"a": [], "b": []}  # the store is free
-
-
-async def test_what_waits_at_the_gate_is_kept_when_it_opens(
-    ada: Client, slow: Environment, gate: Gate, tmp_path: Path
+async def test_cancellation_during_statement_rolls_back_atomic_request(
+    ada: Client, tmp_path: Path
 ) -> None:
-    async with client_of(slow, ada, tmp_path) as client:
-        asking = asyncio.create_task(client(STORES, text=random_text(ada)))
-        await gate.came.wait()
+    new_ids = list[int]()
+
+    def new_id_and_cancel() -> int:
+        new_ids.append(ada.world.new_id())
+        request.cancel()  # the next await is the statement that stores the row
+        return new_ids[-1]
+
+    async with client_in_world(
+        replace(ada.world, new_id=new_id_and_cancel), ada, tmp_path
+    ) as client:
+        request = asyncio.create_task(client.raw(COMMITTED_MUTATION))
+        with pytest.raises(asyncio.CancelledError):
+            await request
+    assert new_ids
+    assert await load_key_values(ada) == {}
+    # the database is not locked
+    assert error_codes_by_field(await ada(COMMITTED_MUTATION)) == {"a": [], "b": []}
+
+
+async def test_blocked_atomic_request_is_stored_when_blobs_are_written(
+    ada: Client, gated_world: Environment, gated_store: GatedStore, tmp_path: Path
+) -> None:
+    async with client_in_world(gated_world, ada, tmp_path) as client:
+        request = asyncio.create_task(client(UPLOAD_MUTATION, text=incompressible_base64(ada)))
+        await gated_store.write_started.wait()
         assert await load_key_values(ada) == {}
-        gate.opened.set()
-        assert error_codes_by_field(await asking) == {"a": [], "messageUpload": []}
+        gated_store.opened.set()
+        assert error_codes_by_field(await request) == {"a": [], "messageUpload": []}
     assert await load_key_values(ada) == {"a": "1"}
 
 
 @asynccontextmanager
-async def client_of(world: Environment, client: Client, spool: Path) -> AsyncIterator[Client]:
+async def client_in_world(world: Environment, client: Client, spool: Path) -> AsyncIterator[Client]:
     transport = httpx.ASGITransport(app=create_app(world, spool_folder=spool))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         yield replace(client, http=http, world=world)
 
 
-# others at the same time
-
-
-def names(*users: str) -> str:
+def update_names_document(*users: str) -> str:
     fields = [
         f'{user}: userUpdate(input: {{users: {{usernames: ["{user}"]}}, set: {{name: "New"}}}})'
         " { users { name } errors { code } }"
@@ -234,36 +237,36 @@ def names(*users: str) -> str:
     return f"mutation @atomic {{ {' '.join(fields)} }}"
 
 
-async def waiting(world: Environment) -> bool:
-    """Whether somebody waits for a row of PostgreSQL."""
+async def is_waiting_for_lock(world: Environment) -> bool:
+    """True if a connection waits for a row lock of PostgreSQL."""
     async with world.database.engine.connect() as connection:
-        asked = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
-        return bool((await connection.execute(asked)).scalar())
+        query = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        return bool((await connection.execute(query)).scalar())
 
 
-async def crossing(
-    world: Environment, first: int, second: int, asking: "asyncio.Task[Any]"
+async def cause_deadlock(
+    world: Environment, first: int, second: int, request: "asyncio.Task[Any]"
 ) -> None:
-    """Hold one account until the request waits for it, then want the one it holds."""
+    """Lock the second account until the request waits for it, then lock the first one."""
     async with world.database.write_session() as session:
         await session.exec(text("SET LOCAL deadlock_timeout = '1min'"))  # type: ignore[call-overload]
         await journal.lock_streams(session, [second])
         async with asyncio.timeout(5):
-            while not (await waiting(world) or asking.done()):  # noqa: ASYNC110 - it rings no bell
+            while not (await is_waiting_for_lock(world) or request.done()):  # noqa: ASYNC110 - no event is set
                 await asyncio.sleep(0.01)
-        await journal.lock_streams(session, [first])  # the request is given up for this
+        await journal.lock_streams(session, [first])  # the request is rolled back for this
 
 
-async def test_a_request_that_crosses_with_another_runs_once_more(
+async def test_atomic_request_is_repeated_after_deadlock(
     ada: Client, bob: Client, root: Client
 ) -> None:
     world, users = ada.world, (ada.user.id, bob.user.id)
     if world.database.dialect != "postgresql":
         pytest.skip("one writer crosses with nobody")
     async with asyncio.timeout(30):
-        asking = asyncio.create_task(root(names("ada", "bob")))
-        # it begins with ada, whom nobody holds, and waits for bob
-        await crossing(world, *users, asking)
-        done = await asking
-    assert error_codes_by_field(done) == {"ada": [], "bob": []}
-    assert [one["users"][0]["name"] for one in done.values()] == ["New", "New"]
+        request = asyncio.create_task(root(update_names_document("ada", "bob")))
+        # the request locks ada first and then waits for bob
+        await cause_deadlock(world, *users, request)
+        payloads = await request
+    assert error_codes_by_field(payloads) == {"ada": [], "bob": []}
+    assert [payload["users"][0]["name"] for payload in payloads.values()] == ["New", "New"]

@@ -1,4 +1,4 @@
-"""An operation that is cancelled at any moment leaves no coroutine that was never awaited."""
+"""A cancelled operation leaves no coroutine that was never awaited."""
 
 import asyncio
 import gc
@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import Client, receive
 
-MOST = 400  # turns of the event loop, after which an operation is cancelled
+MAX_TURNS = 400  # turns of the event loop after which an operation is cancelled
 ROW = "id subject size thread { id messages(first: 2) { nodes { id } } } mailbox { path }"
 DOCUMENTS = {
     "lists": f"""{{
@@ -42,7 +42,10 @@ DOCUMENTS = {
 
 
 async def cancel_after(client: Client, document: str, turns: int) -> bool:
-    """Run an operation and cancel it after so many turns. Returns true if it had not ended."""
+    """Run an operation and cancel it after this number of turns.
+
+    Returns True if it was still running.
+    """
     operation = asyncio.create_task(client(document))
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -56,15 +59,15 @@ async def cancel_after(client: Client, document: str, turns: int) -> bool:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 async def test_cancelled_operation_leaves_no_coroutine(ada: Client, name: str) -> None:
-    for nth in range(3):
-        await receive(ada, f"Message {nth}")
+    for number in range(3):
+        await receive(ada, f"Message {number}")
     await ada(DOCUMENTS[name])
     ended = turns = 0
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        while ended < 5 and turns < MOST:
+        while ended < 5 and turns < MAX_TURNS:
             ended += not await cancel_after(ada, DOCUMENTS[name], turns)
             turns += 1
         gc.collect()
     assert turns > 8
-    assert [str(each.message) for each in caught if each.category is RuntimeWarning] == []
+    assert [str(warning.message) for warning in caught if warning.category is RuntimeWarning] == []

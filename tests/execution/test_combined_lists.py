@@ -1,6 +1,6 @@
-"""Lists answer the same in one request as in a request each.
+"""Several lists in one request return the same as each list in its own request.
 
-LISTS_SEED says which documents are made.
+The environment variable LISTS_SEED sets the seed of the random documents.
 """
 
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from graph.schema import schema as made
+from graph.schema import schema as product_schema
 from tests.conftest import Client, Clock
 from tests.support.lists.list_fields import (
     PARENTS,
@@ -25,148 +25,178 @@ from tests.support.lists.list_fields import (
 from tests.support.lists.list_rows import fill
 
 SEED = int(os.environ.get("LISTS_SEED", "1"))
-TRIES = 6  # random arguments for each variant: the schema's rules refuse some
-VARIANTS = 3  # of each list, in one request
+MAX_TRIES = 6  # random arguments for each variant: the rules of the schema refuse some of them
+VARIANT_COUNT = 3  # of each list, in one request
 ROUNDS = 2
-ENOUGH = 3  # rows of a list, with one of the random arguments
-SEVERAL, KINDS = 10, 3  # requests with lists of so many kinds, twice each
-schema = made._schema  # noqa: SLF001 - what graphql-core runs
-APART = {"Query.changes"}  # its `first` bounds a batch of changes, not a page
-# A list that is in no request together with one whose reads it shows: each read adds a row.
-SHOWS_READS = {"Audit.accessLog": "Audit.messages"}
-FIELDS = {one.key: one for one in list_fields(schema) if one.key not in APART}
+MIN_ROW_COUNT = 3  # rows that each list returns with one of the random arguments
+MIXED_REQUEST_COUNT, LISTS_PER_REQUEST = (
+    10,
+    3,
+)  # requests with several different lists, each list twice
+schema = product_schema._schema  # noqa: SLF001 - the schema that graphql-core executes
+EXCLUDED_LISTS = {"Query.changes"}  # its `first` limits a batch of changes, not a page
+# These lists are not in one request: each read of the second list adds a row to the first.
+LOGS_READS_OF = {"Audit.accessLog": "Audit.messages"}
+LIST_FIELDS = {one.key: one for one in list_fields(schema) if one.key not in EXCLUDED_LISTS}
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One list with its arguments, the selection around it, and what it answers alone."""
+class ListVariant:
+    """One list with its arguments, the selection around it, and its result when it is alone."""
 
-    of: ListField
-    around: str
+    list_field: ListField
+    parent_selection: str
     field: str
     alias: str
-    alone: Any
+    expected: Any
 
 
-def _at(data: Any, alias: str) -> list[Any]:
-    """Return every value under this name in the response, in order."""
+def _values_by_alias(data: Any, alias: str) -> list[Any]:
+    """Return every value under this alias in the response, in order."""
     if isinstance(data, list):
-        return [one for item in data for one in _at(item, alias)]
+        return [match for item in data for match in _values_by_alias(item, alias)]
     if not isinstance(data, dict):
         return []
     return [
-        one
+        match
         for name, value in data.items()
-        for one in ([value] if name == alias else _at(value, alias))
+        for match in ([value] if name == alias else _values_by_alias(value, alias))
     ]
 
 
-async def _variant(client: Client, of: ListField, number: int, dice: Random) -> Variant | None:
-    """Return a variant that answers without errors alone, None if there is none."""
+async def _random_variant(
+    client: Client, list_field: ListField, number: int, random: Random
+) -> ListVariant | None:
+    """Return a variant that has no errors when it is requested alone, or None."""
     alias = f"v{number}"
-    for _ in range(TRIES):
-        around = dice.choice(PARENTS[of.parent])
-        given = narrowing(schema, of, dice)
-        cursors = await _cursors(client, of, around, given)
-        field = call(of, alias, given | paging(of, cursors, dice), selection(of, dice))
-        answer = await client.raw("{ " + around.replace("%s", field) + " }")
+    for _ in range(MAX_TRIES):
+        parent_selection = random.choice(PARENTS[list_field.parent])
+        arguments = narrowing(schema, list_field, random)
+        cursors = await _list_cursors(client, list_field, parent_selection, arguments)
+        field = call(
+            list_field,
+            alias,
+            arguments | paging(list_field, cursors, random),
+            selection(list_field, random),
+        )
+        answer = await client.raw("{ " + parent_selection.replace("%s", field) + " }")
         codes = {error["extensions"]["code"] for error in answer.get("errors", ())}
         assert "INTERNAL_SERVER_ERROR" not in codes, (field, answer)
         if not codes:
-            return Variant(of, around, field, alias, _at(answer["data"], alias))
+            return ListVariant(
+                list_field, parent_selection, field, alias, _values_by_alias(answer["data"], alias)
+            )
     return None
 
 
-async def _cursors(client: Client, of: ListField, around: str, given: dict[str, str]) -> list[str]:
-    if not of.connected:
+async def _list_cursors(
+    client: Client, list_field: ListField, parent_selection: str, arguments: dict[str, str]
+) -> list[str]:
+    if not list_field.connected:
         return []
-    field = call(of, "all", given | {"first": "50"}, "{ edges { cursor } }")
-    answer = await client.raw("{ " + around.replace("%s", field) + " }")
-    return [edge["cursor"] for page in _at(answer.get("data"), "all") for edge in page["edges"]]
+    field = call(list_field, "all", arguments | {"first": "50"}, "{ edges { cursor } }")
+    answer = await client.raw("{ " + parent_selection.replace("%s", field) + " }")
+    return [
+        edge["cursor"]
+        for page in _values_by_alias(answer.get("data"), "all")
+        for edge in page["edges"]
+    ]
 
 
-def _document(variants: list[Variant], dice: Random) -> str:
-    """Return one document with all variants: as fields, inline fragments and named ones."""
+def _combined_document(variants: list[ListVariant], random: Random) -> str:
+    """Return one document with all variants: as fields, inline fragments or named fragments."""
     parts, fragments = [], []
-    for number, one in enumerate(variants):
-        field, kind = one.field, one.of.parent
-        match dice.randrange(3):
+    for number, variant in enumerate(variants):
+        field, kind = variant.field, variant.list_field.parent
+        match random.randrange(3):
             case 1:
                 field = f"... on {kind} {{ {field} }}"
             case 2:
                 fragments.append(f"fragment F{number} on {kind} {{ {field} }}")
                 field = f"...F{number}"
-        parts.append(_aliased(one.around, number).replace("%s", field))
+        parts.append(_with_parent_alias(variant.parent_selection, number).replace("%s", field))
     return "query { " + " ".join(parts) + " } " + " ".join(fragments)
 
 
-def _aliased(around: str, number: int) -> str:
-    return around if around == "%s" else f"p{number}: {around}"
+def _with_parent_alias(parent_selection: str, number: int) -> str:
+    return parent_selection if parent_selection == "%s" else f"p{number}: {parent_selection}"
 
 
 @pytest.fixture
-async def filled(over: Client, ada: Client, bob: Client, clock: Clock) -> list[Client]:
-    """An administrator and a user, and a store with rows in every list."""
+async def clients_with_data(over: Client, ada: Client, bob: Client, clock: Clock) -> list[Client]:
+    """The clients of an administrator and a user, in a database with rows in every list."""
     await fill(ada, bob, clock)
     return [over, ada]
 
 
-async def test_every_list_has_rows(filled: list[Client]) -> None:
-    dice, few = Random(SEED), dict[str, int]()  # noqa: S311 - no secrets are made
-    for key, of in FIELDS.items():
-        found = 0
-        for client in filled:
-            for around in PARENTS[of.parent] * TRIES:
-                if found >= ENOUGH:
+async def test_every_list_has_rows(clients_with_data: list[Client]) -> None:
+    random, too_few = Random(SEED), dict[str, int]()  # noqa: S311 - not used for secrets
+    for key, list_field in LIST_FIELDS.items():
+        row_count = 0
+        for client in clients_with_data:
+            for parent_selection in PARENTS[list_field.parent] * MAX_TRIES:
+                if row_count >= MIN_ROW_COUNT:
                     break
-                given = required(schema, of, dice) | {"first": "20"}
+                arguments = required(schema, list_field, random) | {"first": "20"}
                 field = call(
-                    of, "x", given, "{ nodes { __typename } }" if of.connected else "{ __typename }"
+                    list_field,
+                    "x",
+                    arguments,
+                    "{ nodes { __typename } }" if list_field.connected else "{ __typename }",
                 )
-                answer = await client.raw("{ " + around.replace("%s", field) + " }")
+                answer = await client.raw("{ " + parent_selection.replace("%s", field) + " }")
                 pages = [
-                    p["nodes"] if of.connected else p for p in _at(answer.get("data"), "x") if p
+                    page["nodes"] if list_field.connected else page
+                    for page in _values_by_alias(answer.get("data"), "x")
+                    if page
                 ]
-                found = max([found, *map(len, pages)])
-        if found < ENOUGH:
-            few[key] = found
-    assert not sorted(few)
+                row_count = max([row_count, *map(len, pages)])
+        if row_count < MIN_ROW_COUNT:
+            too_few[key] = row_count
+    assert not sorted(too_few)
 
 
 @pytest.mark.parametrize("number", range(ROUNDS))
-async def test_lists_answer_together_what_they_answer_alone(
-    filled: list[Client], number: int
+async def test_lists_in_one_request_return_the_same_as_alone(
+    clients_with_data: list[Client], number: int
 ) -> None:
-    dice = Random(f"{SEED} {number}")  # noqa: S311 - no secrets are made
+    random = Random(f"{SEED} {number}")  # noqa: S311 - not used for secrets
     differences = []
-    for key, of in FIELDS.items():
-        client = filled[0] if number == 0 else dice.choice(filled)
-        variants = await _variants(client, [of] * VARIANTS, dice)
-        differences += await _differences(client, variants, dice)
+    for key, list_field in LIST_FIELDS.items():
+        client = clients_with_data[0] if number == 0 else random.choice(clients_with_data)
+        variants = await _random_variants(client, [list_field] * VARIANT_COUNT, random)
+        differences += await _different_results(client, variants, random)
         assert variants or number, key
-    for _ in range(SEVERAL):
-        some = dice.sample(sorted(FIELDS), KINDS)
-        some = [key for key in some if SHOWS_READS.get(key) not in some]
-        client = dice.choice(filled)
-        variants = await _variants(client, [FIELDS[key] for key in some] * 2, dice)
-        differences += await _differences(client, variants, dice)
+    for _ in range(MIXED_REQUEST_COUNT):
+        keys = random.sample(sorted(LIST_FIELDS), LISTS_PER_REQUEST)
+        keys = [key for key in keys if LOGS_READS_OF.get(key) not in keys]
+        client = random.choice(clients_with_data)
+        variants = await _random_variants(client, [LIST_FIELDS[key] for key in keys] * 2, random)
+        differences += await _different_results(client, variants, random)
     assert not differences, f"LISTS_SEED={SEED}\n" + "\n\n".join(differences[:5])
 
 
-async def _variants(client: Client, of: list[ListField], dice: Random) -> list[Variant]:
-    found = [await _variant(client, one, nth, dice) for nth, one in enumerate(of)]
-    return [one for one in found if one]
+async def _random_variants(
+    client: Client, list_fields: list[ListField], random: Random
+) -> list[ListVariant]:
+    variants = [
+        await _random_variant(client, list_field, number, random)
+        for number, list_field in enumerate(list_fields)
+    ]
+    return [list_field for list_field in variants if list_field]
 
 
-async def _differences(client: Client, variants: list[Variant], dice: Random) -> list[str]:
-    """Return a text for each variant that answers something else in one request with others."""
-    dice.shuffle(variants)
-    document = _document(variants, dice)
+async def _different_results(
+    client: Client, variants: list[ListVariant], random: Random
+) -> list[str]:
+    """Return a text for each variant with a different result in one request."""
+    random.shuffle(variants)
+    document = _combined_document(variants, random)
     answer = await client.raw(document)
     if "errors" in answer:
         return [f"{document}\n{answer['errors']}"] if variants else []
     return [
-        f"{one.of.key} in {document}\nalone    {one.alone}\ntogether {found}"
-        for one in variants
-        if (found := _at(answer["data"], one.alias)) != one.alone
+        f"{variant.list_field.key} in {document}\nalone    {variant.expected}\ntogether {result}"
+        for variant in variants
+        if (result := _values_by_alias(answer["data"], variant.alias)) != variant.expected
     ]

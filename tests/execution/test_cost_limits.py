@@ -1,4 +1,4 @@
-"""How large and how dear an operation may be."""
+"""Limits of the size and the cost of an operation."""
 
 import time
 from collections.abc import AsyncIterator
@@ -17,16 +17,21 @@ from tests.support.servers.small_schema_server import a_world, make_schema
 
 SCHEMA = make_schema()
 USER, ADMIN = Viewer(7, Role.USER), Viewer(9, Role.DOMAIN_ADMIN)
-SKIP = "@skip(if: false)"
-SKIPPED = f"{{ hello {SKIP} item {SKIP} {{ name {SKIP} }} }}"
-SPREAD = f"{{ ...f {SKIP} }} fragment f on Query {{ ... {SKIP} {{ odd {SKIP} }} }}"
-THREE = "{ ...f } fragment f on Query { huge odd hello }"
-SIDE_BY_SIDE = "{ ...a ...b ...c } " + " ".join(
+SKIP_DIRECTIVE = "@skip(if: false)"
+DIRECTIVES_ON_FIELDS = (
+    f"{{ hello {SKIP_DIRECTIVE} item {SKIP_DIRECTIVE} {{ name {SKIP_DIRECTIVE} }} }}"
+)
+DIRECTIVES_ON_FRAGMENTS = (
+    f"{{ ...f {SKIP_DIRECTIVE} }} "
+    f"fragment f on Query {{ ... {SKIP_DIRECTIVE} {{ odd {SKIP_DIRECTIVE} }} }}"
+)
+FRAGMENT_OF_THREE_FIELDS = "{ ...f } fragment f on Query { huge odd hello }"
+THREE_FRAGMENTS = "{ ...a ...b ...c } " + " ".join(
     f"fragment {name} on Query {{ {field} }}"
     for name, field in (("a", "hello"), ("b", "huge"), ("c", "odd"))
 )
-TWICE = "{ item { name seen } item { name seen } }"
-PAGE = "fragment g on ItemConnection { nodes { name } }"
+REPEATED_ITEM = "{ item { name seen } item { name seen } }"
+PAGE_FRAGMENT = "fragment g on ItemConnection { nodes { name } }"
 
 
 @pytest.fixture
@@ -35,43 +40,43 @@ async def world(tmp_path: Path) -> AsyncIterator[Environment]:
         yield world
 
 
-def codes(query: str, name: str | None = None, **limits: Any) -> set[str]:
-    known = DocumentCache(SCHEMA.documents.schema, OperationLimits(**limits)).find_or_read(
+def error_codes(query: str, name: str | None = None, **limits: Any) -> set[str]:
+    prepared = DocumentCache(SCHEMA.documents.schema, OperationLimits(**limits)).find_or_prepare(
         query, name
     )
-    return {fault.code for fault in known.faults}
+    return {fault.code for fault in prepared.faults}
 
 
-def chain(many: int, inside: str = "...f{next}") -> str:
-    """A fragment that spreads a fragment that spreads a fragment."""
+def fragment_chain(count: int, content: str = "...f{next}") -> str:
+    """Return a query with a chain of fragments, each of which spreads the next one."""
     links = (
-        f"fragment f{n} on Item {{ {inside.replace('{next}', str(n + 1))} }}" for n in range(many)
+        f"fragment f{n} on Item {{ {content.replace('{next}', str(n + 1))} }}" for n in range(count)
     )
-    return f"{{ item {{ ...f0 }} }} {' '.join(links)} fragment f{many} on Item {{ name }}"
+    return f"{{ item {{ ...f0 }} }} {' '.join(links)} fragment f{count} on Item {{ name }}"
 
 
-def nested(levels: int) -> str:
-    return "{ item" + " { within" * (levels - 2) + " { name }" + " }" * (levels - 1)
+def nested_query(depth: int) -> str:
+    return "{ item" + " { within" * (depth - 2) + " { name }" + " }" * (depth - 1)
 
 
 @pytest.mark.parametrize("name", ["no variables", "variables"])
 @pytest.mark.parametrize(
-    "inside",
+    "content",
     [
         "...f{next} ...f{next}",
         "within { ...f{next} } w: within { ...f{next} }",
         "...f{next} ... on Item { ...f{next} }",
     ],
 )
-def test_a_bomb_of_fragments_is_refused_at_once(inside: str, name: str) -> None:
-    bomb = chain(30, inside)
+def test_exponential_fragments_are_refused_fast(content: str, name: str) -> None:
+    query = fragment_chain(30, content)
     if name == "variables":
-        bomb = (
-            "query ($n: Int) { items(first: $n) { nodes { ...f0 } } } " + bomb.partition("} }")[2]
+        query = (
+            "query ($n: Int) { items(first: $n) { nodes { ...f0 } } } " + query.partition("} }")[2]
         )
     start = time.process_time()
-    assert codes(bomb) == {"QUERY_TOO_COMPLEX"}
-    assert time.process_time() - start < 0.5  # ms in truth; doubling per level it were hours
+    assert error_codes(query) == {"QUERY_TOO_COMPLEX"}
+    assert time.process_time() - start < 0.5  # takes some ms; exponential work would take hours
 
 
 @pytest.mark.parametrize(
@@ -79,7 +84,7 @@ def test_a_bomb_of_fragments_is_refused_at_once(inside: str, name: str) -> None:
     [
         "{ " + "a " * 2400 + "}",
         "{ " + "item { name } " * 1100 + "}",
-        chain(600),
+        fragment_chain(600),
         "{ item { ...f0 } } "
         + " ".join(f"fragment f{n} on Item {{ ...f{n} }}" for n in range(500)),
         "{ " + " ".join(f"a{n}: hello" for n in range(1500)) + "}",
@@ -88,17 +93,17 @@ def test_a_bomb_of_fragments_is_refused_at_once(inside: str, name: str) -> None:
         "{ __schema { " + " ".join(f"a{n}: types {{ name }}" for n in range(500)) + "} }",
     ],
 )
-def test_no_document_takes_long_to_be_refused(query: str) -> None:
+def test_large_document_is_refused_fast(query: str) -> None:
     start = time.process_time()
-    assert codes(query)
-    assert time.process_time() - start < 2  # a tenth of it in truth
+    assert error_codes(query)
+    assert time.process_time() - start < 2  # takes a tenth of it
 
 
-def test_depth() -> None:
-    assert not codes(nested(16))
-    assert codes(nested(17)) == {"QUERY_TOO_COMPLEX"}
-    assert not codes(chain(14, "within { ...f{next} }"))
-    assert codes(chain(15, "within { ...f{next} }")) == {"QUERY_TOO_COMPLEX"}
+def test_depth_limit_counts_fields_and_fragments() -> None:
+    assert not error_codes(nested_query(16))
+    assert error_codes(nested_query(17)) == {"QUERY_TOO_COMPLEX"}
+    assert not error_codes(fragment_chain(14, "within { ...f{next} }"))
+    assert error_codes(fragment_chain(15, "within { ...f{next} }")) == {"QUERY_TOO_COMPLEX"}
 
 
 @pytest.mark.parametrize(
@@ -108,47 +113,47 @@ def test_depth() -> None:
         ("aliases", "{ a: __typename }", "{ a: __typename b: __typename c: __typename }"),
         ("aliases", "{ hello }", "{ ...f } fragment f on Query { a: item { b: name c: name } }"),
         ("fields", "{ item { name } }", "{ item { name seen } }"),
-        ("fields", "{ item { name __typename } }", THREE),
+        ("fields", "{ item { name __typename } }", FRAGMENT_OF_THREE_FIELDS),
         ("root_fields", "{ hello huge }", "{ hello ...f } fragment f on Query { huge odd }"),
         ("root_fields", "{ item { name within { name } } }", "{ hello ... { huge odd } }"),
-        ("directives", "{ hello @skip(if: true) }", SKIPPED),
-        ("directives", "{ hello }", SPREAD),
+        ("directives", "{ hello @skip(if: true) }", DIRECTIVES_ON_FIELDS),
+        ("directives", "{ hello }", DIRECTIVES_ON_FRAGMENTS),
         ("comparisons", "{ hello hello }", "{ hello hello hello }"),
         ("comparisons", "{ hello hello }", "{ hello ... { hello ... { hello } } }"),
-        ("comparisons", "{ item { name } item { name } }", TWICE),
-        ("comparisons", "{ hello ...f } fragment f on Query { hello }", SIDE_BY_SIDE),
+        ("comparisons", "{ item { name } item { name } }", REPEATED_ITEM),
+        ("comparisons", "{ hello ...f } fragment f on Query { hello }", THREE_FRAGMENTS),
         ("members", "{ hello }", "{ chosen(ids: {a: {b: 1}, c: 2}) { name } }"),
     ],
 )  # fmt: skip
-def test_each_limit_holds_through_fragments(limit: str, fits: str, exceeds: str) -> None:
-    assert not codes(fits, None, **{limit: 2})
-    assert codes(exceeds, None, **{limit: 2}) == {"QUERY_TOO_COMPLEX"}
+def test_each_limit_applies_inside_fragments(limit: str, fits: str, exceeds: str) -> None:
+    assert not error_codes(fits, None, **{limit: 2})
+    assert error_codes(exceeds, None, **{limit: 2}) == {"QUERY_TOO_COMPLEX"}
 
 
-def test_all_definitions_count_whichever_is_to_run() -> None:
+def test_limits_count_all_operations_of_a_document() -> None:
     query = "query small { hello } query large { a: hello b: hello c: hello }"
-    assert codes(query, "small", aliases=2) == {"QUERY_TOO_COMPLEX"}
+    assert error_codes(query, "small", aliases=2) == {"QUERY_TOO_COMPLEX"}
 
 
-def test_cycles_and_unknown_fragments_are_left_to_validation() -> None:
-    assert codes("{ ...a } fragment a on Query { ...b } fragment b on Query { ...a }") == {
+def test_fragment_cycles_and_unknown_fragments_fail_validation() -> None:
+    assert error_codes("{ ...a } fragment a on Query { ...b } fragment b on Query { ...a }") == {
         "GRAPHQL_VALIDATION_FAILED"
     }
-    assert codes("{ ...nowhere }") == {"GRAPHQL_VALIDATION_FAILED"}
+    assert error_codes("{ ...nowhere }") == {"GRAPHQL_VALIDATION_FAILED"}
 
 
-def test_the_usual_introspection_is_let_through() -> None:
-    assert not codes(get_introspection_query(input_value_deprecation=True))
+def test_standard_introspection_query_is_accepted() -> None:
+    assert not error_codes(get_introspection_query(input_value_deprecation=True))
 
 
-def test_measures_stop_at_a_ceiling() -> None:
-    document = parse(chain(70, "...f{next} ...f{next}"))
+def test_selection_size_stops_at_maximum_count() -> None:
+    document = parse(fragment_chain(70, "...f{next} ...f{next}"))
     operation: Any = document.definitions[0]
     assert SelectionMeasure(document).selection_size(operation.selection_set).fields == MAX_COUNT
 
 
 @pytest.mark.parametrize(
-    ("query", "variables", "price"),
+    ("query", "variables", "cost"),
     [
         ("{ hello }", {}, 0),
         ("{ item { name } }", {}, 1),
@@ -178,7 +183,7 @@ def test_measures_stop_at_a_ceiling() -> None:
         ('{ chosen(ids: ["a", "b", "c"]) { within { name } } }', {}, 9),
         ("query ($i: [ID!]!) { chosen(ids: $i) { name } }", {"i": ["a"] * 40}, 80),
         ('{ chosen(ids: "a") { name } }', {}, 2),
-        (f"{{ ...f }} fragment f on Query {{ items(first: 2) {{ ...g }} }} {PAGE}", {}, 3),
+        (f"{{ ...f }} fragment f on Query {{ items(first: 2) {{ ...g }} }} {PAGE_FRAGMENT}", {}, 3),
         ("{ __typename }", {}, 0),
         ("{ __schema { types { name } } }", {}, 3000),
         ("{ __schema { types { name } a: types { name } } }", {}, 6000),
@@ -186,57 +191,59 @@ def test_measures_stop_at_a_ceiling() -> None:
         ('mutation { change(text: "x") }', {}, 0),
     ],
 )  # fmt: skip
-def test_prices(query: str, variables: dict[str, Any], price: int) -> None:
-    known = SCHEMA.documents.find_or_read(query, None)
-    assert not known.faults
-    assert known.cost_with_variables(variables) == price
+def test_cost_of_operation_with_variables(query: str, variables: dict[str, Any], cost: int) -> None:
+    prepared = SCHEMA.documents.find_or_prepare(query, None)
+    assert not prepared.faults
+    assert prepared.cost_with_variables(variables) == cost
 
 
-def test_a_price_with_variables_is_worked_out_fast() -> None:
+def test_cost_with_variables_is_computed_fast() -> None:
     links = " ".join(f"fragment f{n} on Item {{ ...f{n + 1} ...f{n + 1} }}" for n in range(8))
     query = f"""
       query ($n: Int!) {{ items(first: $n) {{ nodes {{ ...f0 }} }} }}
       {links} fragment f8 on Item {{ others(first: $n) {{ nodes {{ name }} }} }}
     """
-    known = SCHEMA.documents.find_or_read(query, None)
-    assert not known.faults
-    took = []
+    prepared = SCHEMA.documents.find_or_prepare(query, None)
+    assert not prepared.faults
+    durations = []
     for _ in range(5):
         start = time.process_time()
-        assert known.cost_with_variables({"n": 10}) == 1 + 10 * (1 + 2**8 * (1 + 10))
-        took.append(time.process_time() - start)
-    assert min(took) < 0.001
+        assert prepared.cost_with_variables({"n": 10}) == 1 + 10 * (1 + 2**8 * (1 + 10))
+        durations.append(time.process_time() - start)
+    assert min(durations) < 0.001
 
 
-def test_a_long_chain_of_fragments_is_priced() -> None:
+def test_cost_of_long_fragment_chain_is_computed() -> None:
     link = "others(first: $n) { totalCount } ... on Item { ...f{next} }"
-    query = chain(39, link).replace("{ item", "query ($n: Int!) { item", 1)
-    known = SCHEMA.documents.find_or_read(query, None)
-    assert not known.faults
-    assert known.cost_with_variables({"n": 10}) == 1 + 39
+    query = fragment_chain(39, link).replace("{ item", "query ($n: Int!) { item", 1)
+    prepared = SCHEMA.documents.find_or_prepare(query, None)
+    assert not prepared.faults
+    assert prepared.cost_with_variables({"n": 10}) == 1 + 39
 
 
-async def run(world: Environment, viewer: Viewer, query: str, **variables: Any) -> Any:
+async def execute(world: Environment, viewer: Viewer, query: str, **variables: Any) -> Any:
     return await SCHEMA.execute(query, variables, Context(world, viewer))
 
 
-ITEMS = "query ($n: Int!) { items(first: $n) { nodes { name } } }"
+ITEMS_QUERY = "query ($n: Int!) { items(first: $n) { nodes { name } } }"
 
 
 @pytest.mark.parametrize(
     ("viewer", "maximum"), [(Viewer(), 10_000), (USER, 10_000), (ADMIN, 100_000)]
 )
-async def test_the_budget_is_the_roles(world: Environment, viewer: Viewer, maximum: int) -> None:
-    result = await run(world, viewer, ITEMS, n=maximum - 1)
+async def test_cost_limit_depends_on_the_role(
+    world: Environment, viewer: Viewer, maximum: int
+) -> None:
+    result = await execute(world, viewer, ITEMS_QUERY, n=maximum - 1)
     assert result.errors is None
     assert result.extensions == {"cost": {"requested": maximum, "maximum": maximum}}
-    result = await run(world, viewer, ITEMS, n=maximum)
+    result = await execute(world, viewer, ITEMS_QUERY, n=maximum)
     assert result.data is None
     assert [error.extensions for error in result.errors] == [{"code": "QUERY_TOO_COMPLEX"}]
     assert result.extensions == {"cost": {"requested": maximum + 1, "maximum": maximum}}
 
 
-def test_the_directive_is_printed_once_and_the_schema_is_valid() -> None:
+def test_cost_directive_is_printed_once_in_valid_schema() -> None:
     printed = SCHEMA.as_str()
     build_schema(printed)
     assert printed.count("directive @cost") == 1

@@ -1,6 +1,6 @@
-"""graphql-core's executor and ours give the same answers: to random documents, and to our own.
+"""The compiled executor and graphql-core return the same: for random and for our own documents.
 
-DIFFERENTIAL_CASES says how many of the random ones, DIFFERENTIAL_SEED which.
+DIFFERENTIAL_CASES sets the number of random documents, DIFFERENTIAL_SEED the seed.
 """
 
 import gc
@@ -23,7 +23,7 @@ from graph.execution import list_steps
 from graph.execution.compiled_executor import CompiledExecutor
 from graph.execution.operation_execution import OperationContext
 from graph.execution.resolver_binding import ArgumentConverters, bind_resolvers
-from graph.schema import schema as real
+from graph.schema import schema as product_schema
 from models.runtime.environment import Environment
 from resolvers.auth import authentication
 from tests.conftest import Client
@@ -47,11 +47,12 @@ from tests.support.differential.random_documents import Author
 from tests.support.differential.random_values import Dice, definition
 from tests.support.run_scope import ALL, CI
 
-CASES = int(os.environ.get("DIFFERENTIAL_CASES", "6000" if ALL else "2400" if CI else "1200"))
+CASE_COUNT = int(os.environ.get("DIFFERENTIAL_CASES", "6000" if ALL else "2400" if CI else "1200"))
 SEED = int(os.environ.get("DIFFERENTIAL_SEED", "1"))
 
-# graphql-core drops some of its own coroutines where a sibling fails at once. Where the collector
-# finds them inside a named tuple's maker, which has no builtins, Python cannot even warn.
+# graphql-core drops some of its own coroutines if a sibling field fails at once. If the garbage
+# collector finds them inside the constructor of a named tuple, which has no builtins, Python cannot
+# even warn.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
     pytest.mark.filterwarnings(
@@ -62,15 +63,15 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _lists_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What dataloaders batch would depend on time if long lists were completed in steps."""
+    """Complete long lists in one step: else the batches of dataloaders would depend on time."""
     monkeypatch.setattr(list_steps, "MAX_STEP_CPU_SECONDS", math.inf)
 
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """Futures whose errors nobody asked for are part of the play, and so are coroutines.
+    """Silence warnings of futures and coroutines that are dropped on purpose.
 
-    What is dropped here is collected here: in another test its warning would be an error.
+    They are collected here: in another test their warnings would be errors.
     """
     logging.disable(logging.CRITICAL)
     yield
@@ -79,42 +80,44 @@ def _quiet() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def small() -> Bench:
-    """The test's own schema: with resolvers as Strawberry makes them, and as we do."""
-    plain, quick = make_schema(), make_schema()
-    ours = quick._schema  # noqa: SLF001 - what graphql-core runs
-    bind_resolvers(ours.type_map, quick.schema_converter)
-    return Bench(plain._schema, lambda _, document: Planned(ours, document))  # noqa: SLF001
+def small_bench() -> Bench:
+    """The schema of this test: with the resolvers of Strawberry and with ours."""
+    plain, bound = make_schema(), make_schema()
+    bound_schema = bound._schema  # noqa: SLF001 - the schema that graphql-core executes
+    bind_resolvers(bound_schema.type_map, bound.schema_converter)
+    return Bench(plain._schema, lambda _, document: Planned(bound_schema, document))  # noqa: SLF001
 
 
 @pytest.fixture(scope="module")
-def large() -> Bench:
-    """The real schema, with computed fields that give made-up values."""
-    return Bench(staged(real._schema), Planned)  # noqa: SLF001 - what graphql-core runs
+def large_bench() -> Bench:
+    """The product's schema, with computed fields that return made-up values."""
+    return Bench(staged(product_schema._schema), Planned)  # noqa: SLF001 - for graphql-core
 
 
 @pytest.mark.parametrize("name", ["small", "large"])
-async def test_random_documents_are_answered_alike(
+async def test_random_documents_have_the_same_result(
     request: pytest.FixtureRequest, name: str
 ) -> None:
-    tally, count = Tally(), -(-CASES // SIGHTS // 2)
+    tally, count = Tally(), -(-CASE_COUNT // SIGHTS // 2)
     await request.getfixturevalue(name).differences(tally, seed=SEED, documents=count)
-    print(f"seed {SEED}: {tally}"[:200])  # noqa: T201 - pytest shows it where it fails
+    print(f"seed {SEED}: {tally}"[:200])  # noqa: T201 - pytest shows it if the test fails
     assert not tally.differences, f"seed {SEED}\n" + "\n\n".join(tally.differences)
-    assert tally.cases >= CASES // 2
+    assert tally.cases >= CASE_COUNT // 2
     assert tally.with_errors > 0.15 * tally.cases
     assert tally.refused < 0.1 * tally.cases
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-async def test_faults_are_found(small: Bench, fault: type[CompiledExecutor]) -> None:
+async def test_comparison_detects_faulty_executors(
+    small_bench: Bench, fault: type[CompiledExecutor]
+) -> None:
     tally = Tally()
-    bench = Bench(small.schema, partial(Planned, executor=fault), small=False)
+    bench = Bench(small_bench.schema, partial(Planned, executor=fault), small=False)
     await bench.differences(tally, seed=SEED, documents=200)
     assert tally.differences, fault.__doc__
 
 
-WIDE = {
+DEEP_OR_WIDE_DOCUMENTS = {
     "forty lists deep": "{ branches " + "{ name kids " * 40 + "{ name }" + " }" * 40 + " }",
     "fifty nullable objects deep": "{ bare " + "{ n bare " * 50 + "{ n }" + " }" * 50 + " }",
     "three thousand aliases": "{ bare { " + " ".join(f"a{n}: n" for n in range(3000)) + " } }",
@@ -126,28 +129,28 @@ WIDE = {
 }
 
 
-@pytest.mark.parametrize("name", WIDE)
-async def test_what_is_deep_or_wide_is_answered_alike(small: Bench, name: str) -> None:
-    document = parse(WIDE[name])
-    sides = small.sides(document)
+@pytest.mark.parametrize("name", DEEP_OR_WIDE_DOCUMENTS)
+async def test_deep_or_wide_documents_have_the_same_result(small_bench: Bench, name: str) -> None:
+    document = parse(DEEP_OR_WIDE_DOCUMENTS[name])
+    sides = small_bench.sides(document)
     for seed in range(SIGHTS):
-        case = Case(WIDE[name], {}, seed, 0.0, most=1)
-        plain, ours = [await small.answer(side, case, document) for side in sides]
-        assert plain == ours
+        case = Case(DEEP_OR_WIDE_DOCUMENTS[name], {}, seed, 0.0, most=1)
+        plain, compiled = [await small_bench.answer(side, case, document) for side in sides]
+        assert plain == compiled
 
 
 @pytest.fixture
-async def demo(world: Environment, http: httpx.AsyncClient, tmp_path: Path) -> Client:
+async def demo_user(world: Environment, http: httpx.AsyncClient, tmp_path: Path) -> Client:
     return await demo_client(world, http, tmp_path)
 
 
 @pytest.fixture
-async def known(demo: Client) -> dict[str, str]:
-    """Ids of things that are there."""
-    found = (await demo(IDS))["viewer"]["user"]
-    (message,) = found["messages"]["nodes"]
+async def known_ids(demo_user: Client) -> dict[str, str]:
+    """Ids of stored objects, and one of a missing message."""
+    user = (await demo_user(IDS_QUERY))["viewer"]["user"]
+    (message,) = user["messages"]["nodes"]
     return {
-        "user": found["id"],
+        "user": user["id"],
         "message": message["id"],
         "box": message["mailbox"]["id"],
         "thread": message["thread"]["id"],
@@ -155,25 +158,30 @@ async def known(demo: Client) -> dict[str, str]:
     }
 
 
-IDS = """{ viewer { user { id messages(first: 1, filter: {hasAttachment: true}) {
+IDS_QUERY = """{ viewer { user { id messages(first: 1, filter: {hasAttachment: true}) {
     nodes { id mailbox { id } thread { id } } } } } }"""
 
 
-async def test_our_own_documents_are_answered_alike_from_the_store(
-    demo: Client, root: Client, known: dict[str, str]
+async def test_project_documents_have_the_same_result_on_stored_data(
+    demo_user: Client, root: Client, known_ids: dict[str, str]
 ) -> None:
-    if demo.world.database.dialect != "sqlite" and not CI:
+    if demo_user.world.database.dialect != "sqlite" and not CI:
         pytest.skip("both stores where there is time, in CI")
-    schema = real._schema  # noqa: SLF001 - what graphql-core runs
-    shipped = as_shipped(real)
+    schema = product_schema._schema  # noqa: SLF001 - the schema that graphql-core executes
+    graphql_core_schema = as_shipped(product_schema)
     documents = project_documents.queries(schema)
     assert len(documents) > 70
-    filled = 0
-    for nth, one in enumerate(documents):
-        sides = Direct(shipped, one.document), Planned(schema, one.document)
-        for sight in range(SIGHTS):
-            client = root if sight == SIGHTS - 1 else demo
-            variables = project_documents.values(schema, one, known, Dice(SEED).at(nth, sight))
+    complete_count = 0
+    for index, project_document in enumerate(documents):
+        sides = (
+            Direct(graphql_core_schema, project_document.document),
+            Planned(schema, project_document.document),
+        )
+        for round_number in range(SIGHTS):
+            client = root if round_number == SIGHTS - 1 else demo_user
+            variables = project_documents.values(
+                schema, project_document, known_ids, Dice(SEED).at(index, round_number)
+            )
             answers = []
             for side in sides:
                 viewer = await authentication.authenticate_request(
@@ -182,24 +190,25 @@ async def test_our_own_documents_are_answered_alike_from_the_store(
                 context = OperationContext(client.world, viewer)
                 data, errors = await answered(side, context, variables)
                 answers.append((frozen(data), sorted(map(told, errors))))
-            assert answers[0] == answers[1], (one.place, variables)
-            filled += data is not None and not errors
-    assert filled > 2 * len(documents)
+            assert answers[0] == answers[1], (project_document.place, variables)
+            complete_count += data is not None and not errors
+    assert complete_count > 2 * len(documents)
 
 
-INPUTS = 40  # of each field
+INPUTS_PER_FIELD = 40
 
 
-def _outcome(make: Callable[[], Any]) -> str:
+def _result_or_error(convert: Callable[[], Any]) -> str:
     try:
-        return repr(make())
-    except Exception as problem:  # noqa: BLE001 - both must refuse, for the same reason
-        return type(problem).__name__
+        return repr(convert())
+    except Exception as error:  # noqa: BLE001 - both must raise the same error
+        return type(error).__name__
 
 
-def test_arguments_become_what_strawberry_makes_of_them() -> None:
-    schema, converter = real._schema, real.schema_converter  # noqa: SLF001 - graphql-core's
-    inputs, author, seen = ArgumentConverters(converter), Author(schema, SEED), 0
+def test_arguments_are_converted_as_by_strawberry() -> None:
+    schema = product_schema._schema  # noqa: SLF001 - the schema of graphql-core
+    converter = product_schema.schema_converter
+    converters, author, converted_count = ArgumentConverters(converter), Author(schema, SEED), 0
     fields = [
         field
         for kind in schema.type_map.values()
@@ -208,22 +217,27 @@ def test_arguments_become_what_strawberry_makes_of_them() -> None:
     ]
     assert len(fields) > 30
     for field in fields:
-        known = definition(field)
-        ours = inputs.arguments_converter(known)
-        for _ in range(INPUTS):
-            given = {}
+        resolver = definition(field)
+        convert = converters.arguments_converter(resolver)
+        for _ in range(INPUTS_PER_FIELD):
+            arguments = {}
             for name, argument in field.args.items():
                 with suppress(GraphQLError, ValueError, TypeError, StrawberryInputCoercionError):
-                    given[name] = coerce_input_value(author.input(argument.type, 3), argument.type)
-            wanted = _outcome(
+                    arguments[name] = coerce_input_value(
+                        author.input(argument.type, 3), argument.type
+                    )
+            expected = _result_or_error(
                 partial(
                     convert_arguments,
-                    given,
-                    known.arguments,
+                    arguments,
+                    resolver.arguments,
                     converter.scalar_registry,
-                    real.config,
+                    product_schema.config,
                 )
             )
-            assert _outcome(partial(ours, given)) == wanted, (known.python_name, given)
-            seen += bool(given)
-    assert seen > 20 * len(fields)
+            assert _result_or_error(partial(convert, arguments)) == expected, (
+                resolver.python_name,
+                arguments,
+            )
+            converted_count += bool(arguments)
+    assert converted_count > 20 * len(fields)

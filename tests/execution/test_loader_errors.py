@@ -1,4 +1,4 @@
-"""Fields that wait for the same object do not end each other."""
+"""An error of a field does not end other fields that wait for the same object."""
 
 import asyncio
 from typing import cast
@@ -11,7 +11,7 @@ from resolvers.context import Context, Viewer
 Info = strawberry.Info[Context, None]
 
 
-async def doubled(_ctx: Context, keys: list[int]) -> list[int]:
+async def load_doubled(_ctx: Context, keys: list[int]) -> list[int]:
     await asyncio.sleep(0.02)
     return [key * 2 for key in keys]
 
@@ -20,11 +20,11 @@ async def doubled(_ctx: Context, keys: list[int]) -> list[int]:
 class Part:
     @strawberry.field
     async def one(self, info: Info) -> int:
-        return await info.context.load(doubled, 1)
+        return await info.context.load(load_doubled, 1)
 
     @strawberry.field
     async def many(self, info: Info) -> list[int]:
-        return await info.context.load_many(doubled, [1, 2])
+        return await info.context.load_many(load_doubled, [1, 2])
 
     @strawberry.field
     async def broken(self) -> int:
@@ -43,9 +43,9 @@ class Query:
         return Part()
 
 
-async def test_a_field_that_breaks_ends_nothing_beside_it() -> None:
+async def test_error_of_one_field_does_not_end_its_siblings() -> None:
     context = Context(cast(Environment, None), Viewer())
     document = "{ first { one many broken } second { one many } }"
-    found = await strawberry.Schema(Query).execute(document, context_value=context)
-    assert found.data == {"first": None, "second": {"one": 2, "many": [2, 4]}}
-    assert [error.path for error in found.errors or ()] == [["first", "broken"]]
+    result = await strawberry.Schema(Query).execute(document, context_value=context)
+    assert result.data == {"first": None, "second": {"one": 2, "many": [2, 4]}}
+    assert [error.path for error in result.errors or ()] == [["first", "broken"]]

@@ -1,4 +1,4 @@
-"""Lists read what is asked for, and no more: columns, links, and for many parents at once."""
+"""Lists read only the columns and links that are requested, with one statement for many parents."""
 
 import re
 from typing import Any
@@ -12,7 +12,7 @@ from tests.conftest import Client, context, make_user, receive
 from tests.support.sample_mutations import CALLS
 from tests.support.schema.printed_schema import SDL
 
-# Each list of the schema: how to ask for it, and a heavy column of its table that is not asked for.
+# Each list of the schema: its query, its table, and a large column that the query does not request.
 CONNECTIONS = {
     "Audit.accessLog": ("audits { nodes { accessLog { %s } } }", "audit_accesses", "ip"),
     "Audit.messages": ("audits { nodes { messages { %s } } }", "audit_copies", "preview"),
@@ -73,7 +73,7 @@ CONNECTIONS = {
     "User.sieveScripts": ("viewer { user { sieveScripts { %s } } }", "sieve_scripts", "content"),
     "User.submissions": ("viewer { user { submissions { %s } } }", "submissions", "queue_id"),
 }  # fmt: skip
-OF_ADMINS = {
+LISTS_OF_ADMINS = {
     "Audit.accessLog", "Audit.messages", "Domain.addresses", "Domain.senderRules", "Domain.users",
     "Query.addresses", "Query.adminLog", "Query.audits", "Query.authLog", "Query.bccRules",
     "Query.dkimKeys", "Query.domainAliases", "Query.domains", "Query.filters", "Query.rateHolds",
@@ -81,32 +81,39 @@ OF_ADMINS = {
     "Query.rateLimits", "Query.recipientRewrites",
     "Query.certificates", "Query.users", "Query.webhooks", "Setting.history", "Webhook.deliveries",
 }  # fmt: skip
-# lists whose rows have no `id`: tests/search/test_search_index.py,
-# tests/search/test_message_trace_search.py
-BARE = {"Query.messageTraceEvents", "Query.searchLookup"}
+# Lists whose rows have no `id`: see tests/search/test_search_index.py and
+# tests/search/test_message_trace_search.py.
+LISTS_WITHOUT_ID = {"Query.messageTraceEvents", "Query.searchLookup"}
 
 
-def test_every_connection_is_looked_at() -> None:
-    found = {
+def test_every_connection_of_the_schema_is_tested() -> None:
+    connections = {
         f"{kind.name}.{name}"
         for kind in SDL.type_map.values()
         if isinstance(kind, GraphQLObjectType)
         for name, field in kind.fields.items()
         if get_named_type(field.type).name.endswith("Connection")
     }
-    assert found == {*CONNECTIONS, *BARE}
+    assert connections == {*CONNECTIONS, *LISTS_WITHOUT_ID}
 
 
-def columns(statements: list[str], table: str) -> list[set[str]]:
-    """The columns of this table that each select of a page reads."""
-    pages = [one for one in statements if f"FROM {table}" in one and "LIMIT" in one]
-    return [set(re.findall(rf"{table}\.\"?(\w+)", one.partition("FROM")[0])) for one in pages]
+def selected_columns(statements: list[str], table: str) -> list[set[str]]:
+    """Return the columns of this table that each SELECT of a page reads."""
+    pages = [
+        statement
+        for statement in statements
+        if f"FROM {table}" in statement and "LIMIT" in statement
+    ]
+    return [
+        set(re.findall(rf"{table}\.\"?(\w+)", statement.partition("FROM")[0]))
+        for statement in pages
+    ]
 
 
-@pytest.mark.parametrize("way", ["nodes { id }", "edges { node { ...F } } nodes { id }"])
+@pytest.mark.parametrize("selection", ["nodes { id }", "edges { node { ...F } } nodes { id }"])
 @pytest.mark.parametrize("name", CONNECTIONS)
-async def test_a_list_reads_the_columns_asked_for(
-    name: str, way: str, ada: Client, root: Client, statements: list[str]
+async def test_list_reads_only_requested_columns(
+    name: str, selection: str, ada: Client, root: Client, statements: list[str]
 ) -> None:
     await receive(ada, "Hello")
     if name.startswith("Audit."):
@@ -119,90 +126,97 @@ async def test_a_list_reads_the_columns_asked_for(
         await (await CALLS["connectorRun"](ada, root))(ada)
     if "ebhook" in name:
         await (await CALLS["webhookTest"](ada, root))(root)
-    document, table, heavy = CONNECTIONS[name]
-    kind = get_named_type(_node(name)).name
-    text = "{ %s }" % (document % way)
-    if "...F" in way:
-        text += f" fragment F on {kind} {{ ... on Node {{ id }} }}"
-    client = root if name in OF_ADMINS else ada
-    for _ in range(3):  # read anew, then compiled, then by its plan
+    document, table, large_column = CONNECTIONS[name]
+    node_type = get_named_type(_node_type(name)).name
+    text = "{ %s }" % (document % selection)
+    if "...F" in selection:
+        text += f" fragment F on {node_type} {{ ... on Node {{ id }} }}"
+    client = root if name in LISTS_OF_ADMINS else ada
+    for _ in range(3):  # parsed, then compiled, then from the cached plan
         del statements[:]
         await client(text)
-        read = columns(statements, table)
-        assert read
-        assert all("id" in each and heavy not in each for each in read)
+        columns_per_select = selected_columns(statements, table)
+        assert columns_per_select
+        assert all(
+            "id" in read_columns and large_column not in read_columns
+            for read_columns in columns_per_select
+        )
 
 
-def _node(name: str) -> Any:
+def _node_type(name: str) -> Any:
     parent, field = name.split(".")
     kind: Any = SDL.type_map[parent]
     connection: Any = get_named_type(kind.fields[field].type)
     return connection.fields["nodes"].type
 
 
-NESTED = """{ users(first: 50) { nodes {
+NESTED_QUERY = """{ users(first: 50) { nodes {
   username domain { name } address { address }
   addresses(first: 2) { totalCount nodes { address domain { name } } }
   submissions(first: 2) { totalCount nodes { id recipients { recipient } } } } } }"""
 
 
-async def test_many_parents_cost_no_more_statements_than_one(
+async def test_many_parents_need_as_many_statements_as_one(
     root: Client, ada: Client, statements: list[str]
 ) -> None:
-    async def cost() -> int:
+    async def count_statements() -> int:
         del statements[:]
-        await root(NESTED)
-        return len([sent for sent in statements if "api_keys" not in sent])
+        await root(NESTED_QUERY)
+        return len([statement for statement in statements if "api_keys" not in statement])
 
-    costs = [await cost()]
+    statement_counts = [await count_statements()]
     for n in range(20):
         await make_user(ada.world, f"n{n}")
-    costs += [await cost(), await cost()]
-    assert len(set(costs)) == 1
+    statement_counts += [await count_statements(), await count_statements()]
+    assert len(set(statement_counts)) == 1
 
 
-FOLDERS = """{ viewer { user { mailboxes { path total unseen size parent { path }
+MAILBOXES_QUERY = """{ viewer { user { mailboxes { path total unseen size parent { path }
   messages(first: 2) { totalCount nodes { subject mailbox { path } thread { subject } } } } } } }"""
 
 
-async def test_many_folders_cost_no_more_statements_than_few(
+async def test_many_mailboxes_need_as_many_statements_as_few(
     ada: Client, statements: list[str]
 ) -> None:
     await receive(ada, "Hello")
 
-    async def cost() -> int:
+    async def count_statements() -> int:
         del statements[:]
-        await ada(FOLDERS)
-        return len([sent for sent in statements if "api_keys" not in sent])
+        await ada(MAILBOXES_QUERY)
+        return len([statement for statement in statements if "api_keys" not in statement])
 
     await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["Box/0"]))
-    few = await cost()
+    expected_count = await count_statements()
     await mailbox_loaders.create_mailboxes(
         context(ada), NewMailboxes([f"Box/{n}" for n in range(1, 20)])
     )
-    assert [await cost(), await cost()] == [few, few]
+    assert [await count_statements(), await count_statements()] == [expected_count, expected_count]
 
 
-SEVERAL = "{ viewer { user { %s } } }"
+SEVERAL_LISTS = "{ viewer { user { %s } } }"
 ONE_LIST = 'm%d: mailbox(by: {path: "%s"}) { messages(first: %d) { nodes { subject } } }'
 
 
-async def test_few_lists_are_read_by_statements_that_are_made_once(
+async def test_few_lists_are_read_by_prepared_statements(
     ada: Client, statements: list[str]
 ) -> None:
     paths = [f"Box {n}" for n in range(6)]
     await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(paths))
-    for many, pages in ((2, 2), (4, 4), (5, 1), (6, 1)):
-        parts = [ONE_LIST % (n, path, n + 1) for n, path in enumerate(paths[:many])]
-        for _ in range(3):  # read anew, then compiled, then by its plan
+    for list_count, statement_count in ((2, 2), (4, 4), (5, 1), (6, 1)):
+        parts = [ONE_LIST % (n, path, n + 1) for n, path in enumerate(paths[:list_count])]
+        for _ in range(3):  # parsed, then compiled, then from the cached plan
             del statements[:]
-            await ada(SEVERAL % " ".join(parts))
-            read = [sent for sent in statements if "FROM messages" in sent]
-            assert len(read) == pages
-            assert all(("UNION" in sent) is (pages == 1) for sent in read)
+            await ada(SEVERAL_LISTS % " ".join(parts))
+            message_statements = [
+                statement for statement in statements if "FROM messages" in statement
+            ]
+            assert len(message_statements) == statement_count
+            assert all(
+                ("UNION" in statement) is (statement_count == 1) for statement in message_statements
+            )
 
 
-async def test_lists_below_one_folder_cost_what_those_below_twenty_do(
+async def test_lists_of_one_mailbox_need_as_many_statements_as_twenty(
     ada: Client, statements: list[str]
 ) -> None:
     await mailbox_loaders.create_mailboxes(
@@ -210,10 +224,12 @@ async def test_lists_below_one_folder_cost_what_those_below_twenty_do(
     )
     document = '{ viewer { user { mailboxes(masks: ["%s"]) { messages(first: 2) { %s } } } } }'
 
-    async def cost(masks: str) -> int:
+    async def count_statements(masks: str) -> int:
         del statements[:]
         await ada(document % (masks, "nodes { subject thread { id } }"))
-        return len([sent for sent in statements if "api_keys" not in sent])
+        return len([statement for statement in statements if "api_keys" not in statement])
 
-    costs = [await cost(masks) for masks in ("Box/1", "Box/*", "Box/1", "Box/*")]
-    assert len(set(costs)) == 1
+    statement_counts = [
+        await count_statements(masks) for masks in ("Box/1", "Box/*", "Box/1", "Box/*")
+    ]
+    assert len(set(statement_counts)) == 1

@@ -1,4 +1,4 @@
-"""The deadline of a mutation: fields that are done keep their payloads, others have an error."""
+"""The deadline of a mutation: completed fields keep their payloads, other fields have an error."""
 
 import asyncio
 import base64
@@ -19,23 +19,24 @@ from models.store.byte_cache import ByteCache
 from tests.conftest import Client, raw_message, receive
 from tests.support.operations.atomic_operations import entry_field, load_key_values
 
-LARGE = """upload: messageUpload(input: {mailbox: {path: "INBOX"}, subject: "Large",
+UPLOAD_FIELD = """upload: messageUpload(input: {mailbox: {path: "INBOX"}, subject: "Large",
   to: [{address: "x@y.example"}], attachments: [{content: $text, filename: "x.bin"}]})
   { errors { code } }"""
-READING = """seen: messageUpdate(input: {select: {mailbox: {path: "INBOX"}}, set: {seen: true}})
+SLOW_READ_FIELD = """seen: messageUpdate(
+  input: {select: {mailbox: {path: "INBOX"}}, set: {seen: true}})
   { messages { seen source } errors { code } }"""
 
 
-class SlowStore(FolderStore):
-    """A blob store that lets nothing through before `opened` is set."""
+class BlockedStore(FolderStore):
+    """An object store that blocks every read and write until `opened` is set."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.asked = asyncio.Event()
+        self.called = asyncio.Event()
         self.opened = asyncio.Event()
 
     async def _wait(self) -> None:
-        self.asked.set()
+        self.called.set()
         await self.opened.wait()
 
     async def put(self, name: str, data: bytes) -> None:
@@ -57,7 +58,7 @@ class SlowStore(FolderStore):
 
 
 @pytest.fixture(params=[True, False], ids=["compiled", "plain"])
-async def executor(
+async def each_executor(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[None]:
     """Each of the executors, with a short deadline."""
@@ -68,83 +69,85 @@ async def executor(
 
 
 @asynccontextmanager
-async def slowed(client: Client, world: Environment, store: FolderStore, spool: Path) -> Any:
-    """The same client of a server whose blobs are in this store."""
-    slow = replace(world, object_store=store, byte_cache=ByteCache())
-    transport = httpx.ASGITransport(app=create_app(slow, spool_folder=spool))
+async def client_with_store(
+    client: Client, world: Environment, store: FolderStore, spool: Path
+) -> Any:
+    """Yield the client of a server with its blobs in this store."""
+    environment = replace(world, object_store=store, byte_cache=ByteCache())
+    transport = httpx.ASGITransport(app=create_app(environment, spool_folder=spool))
     async with httpx.AsyncClient(transport=transport, base_url="http://slow") as http:
-        yield replace(client, http=http, world=slow)
+        yield replace(client, http=http, world=environment)
 
 
-def late(answer: Any) -> dict[str, Any]:
-    """Whether each field that is late has stored anything, by the field's name."""
+def late_fields(answer: Any) -> dict[str, Any]:
+    """Return whether the change of each late field was committed, by field name."""
     errors = answer["errors"]
     assert {error["extensions"]["code"] for error in errors} == {"DEADLINE_EXCEEDED"}
     return {".".join(error["path"]): error["extensions"]["committed"] for error in errors}
 
 
-@pytest.mark.usefixtures("executor")
-async def test_fields_that_are_done_keep_their_payloads(
+@pytest.mark.usefixtures("each_executor")
+async def test_completed_fields_keep_their_payloads_at_the_deadline(
     ada: Client, world: Environment, tmp_path: Path
 ) -> None:
-    store = SlowStore(tmp_path / "slow")
-    fields = f"{entry_field('a', by='a')} {LARGE} {entry_field('b', by='b')}"
+    store = BlockedStore(tmp_path / "slow")
+    fields = f"{entry_field('a', by='a')} {UPLOAD_FIELD} {entry_field('b', by='b')}"
     document = f"mutation ($text: String!) {{ {fields} }}"
     text = base64.b64encode(world.random_bytes(60_000)).decode()
-    async with slowed(ada, world, store, tmp_path) as client:
-        for _ in range(2):  # a document is compiled when it comes again
+    async with client_with_store(ada, world, store, tmp_path) as client:
+        for _ in range(2):  # a document is compiled on its second use
             answer = await client.raw(document, text=text)
             assert answer["data"]["a"]["entry"] == {"key": "a", "value": "1"}
             assert answer["data"] | {"a": None} == {"a": None, "upload": None, "b": None}
-            assert late(answer) == {"upload": False, "b": False}
-    assert store.asked.is_set()
+            assert late_fields(answer) == {"upload": False, "b": False}
+    assert store.called.is_set()
     assert await load_key_values(ada) == {"a": "1"}
-    found = await ada("{ viewer { user { messages { totalCount } } } }")
-    assert found["viewer"]["user"]["messages"]["totalCount"] == 0
+    result = await ada("{ viewer { user { messages { totalCount } } } }")
+    assert result["viewer"]["user"]["messages"]["totalCount"] == 0
     await store.close()
 
 
-@pytest.mark.usefixtures("executor")
-async def test_a_field_that_is_stored_says_so(
+@pytest.mark.usefixtures("each_executor")
+async def test_late_field_reports_that_it_is_committed(
     ada: Client, world: Environment, tmp_path: Path
 ) -> None:
     body = base64.encodebytes(world.random_bytes(600_000)).decode()
     await receive(ada, raw_message("Large", body=body))
-    store = SlowStore(tmp_path / "blobs")
-    async with slowed(ada, world, store, tmp_path) as client:
-        answer = await client.raw(f"mutation {{ {READING} {entry_field('b', by='b')} }}")
-    assert store.asked.is_set(), answer
+    store = BlockedStore(tmp_path / "blobs")
+    async with client_with_store(ada, world, store, tmp_path) as client:
+        answer = await client.raw(f"mutation {{ {SLOW_READ_FIELD} {entry_field('b', by='b')} }}")
+    assert store.called.is_set(), answer
     assert answer["data"] == {"seen": None, "b": None}
-    assert late(answer) == {"seen": True, "b": False}
-    found = await ada("{ viewer { user { messages { nodes { seen } } } } }")
-    assert found["viewer"]["user"]["messages"]["nodes"] == [{"seen": True}]
+    assert late_fields(answer) == {"seen": True, "b": False}
+    messages_answer = await ada("{ viewer { user { messages { nodes { seen } } } } }")
+    assert messages_answer["viewer"]["user"]["messages"]["nodes"] == [{"seen": True}]
     assert await load_key_values(ada) == {}
     await store.close()
 
 
-@pytest.mark.usefixtures("executor")
-async def test_an_atomic_request_says_of_each_field_that_nothing_is_done(
+@pytest.mark.usefixtures("each_executor")
+async def test_late_atomic_request_reports_no_field_as_committed(
     ada: Client, world: Environment, tmp_path: Path
 ) -> None:
-    store = SlowStore(tmp_path / "slow")
+    store = BlockedStore(tmp_path / "slow")
     fields = f"{entry_field('a', by='a')} ...Two {entry_field('b', by='b')}"
     document = f"""mutation ($text: String!) @atomic {{ {fields} }}
-      fragment Two on Mutation {{ {LARGE} }}"""
+      fragment Two on Mutation {{ {UPLOAD_FIELD} }}"""
     text = base64.b64encode(world.random_bytes(60_000)).decode()
-    async with slowed(ada, world, store, tmp_path) as client:
+    async with client_with_store(ada, world, store, tmp_path) as client:
         answer = await client.raw(document, text=text)
     assert answer["data"] == {"a": None, "upload": None, "b": None}
-    assert late(answer) == {"a": False, "upload": False, "b": False}
+    assert late_fields(answer) == {"a": False, "upload": False, "b": False}
     assert await load_key_values(ada) == {}
     await store.close()
 
 
-@pytest.mark.usefixtures("executor")
-async def test_an_error_of_one_field_leaves_the_payloads_of_others(ada: Client) -> None:
-    bad = """broken: mailboxCreate(input: {paths: ["New"]})
+@pytest.mark.usefixtures("each_executor")
+async def test_error_of_one_field_keeps_the_payloads_of_others(ada: Client) -> None:
+    failing_field = """broken: mailboxCreate(input: {paths: ["New"]})
       { mailboxes { path messages(first: 999) { nodes { id } } } errors { code } }"""
     answer = await ada.raw(
-        f"mutation {{ {entry_field('a', by='a')} {bad} {entry_field('b', by='b')} }}"
+        f"mutation {{ {entry_field('a', by='a')} {failing_field} {entry_field('b', by='b')} }}"
     )
     assert [answer["data"][name]["entry"]["key"] for name in "ab"] == ["a", "b"]
     assert answer["data"]["broken"] is None

@@ -1,4 +1,4 @@
-"""Documents that are named by their hash: over each transport, trusted and registered ones."""
+"""Documents that are named by their hash: trusted and registered ones, over each transport."""
 
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -13,7 +13,7 @@ import orjson
 import pytest
 from graphql import build_schema
 from hypothesis import given, settings
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 
 from graph.execution.documents.cost_limits import OperationLimits
 from graph.execution.documents.document_cache import (
@@ -41,46 +41,46 @@ from tests.conftest import Clock
 from tests.support.servers.small_schema_server import Server, greet, hear, say, serving
 from tests.support.stores import store_fixtures
 
-HELLO, OTHER = "query Hello { hello }", "query Other { echo }"
-RESPONSE = "application/graphql-response+json"
-NOT_FOUND, NOT_TRUSTED, INPUT = (
+HELLO_QUERY, ECHO_QUERY = "query Hello { hello }", "query Other { echo }"
+RESPONSE_TYPE = "application/graphql-response+json"
+NOT_FOUND, NOT_TRUSTED, BAD_INPUT = (
     "PERSISTED_QUERY_NOT_FOUND",
     "DOCUMENT_NOT_TRUSTED",
     "BAD_USER_INPUT",
 )
 TRANSPORTS = ("post", "get", "socket", "events")
-USER, STRANGER = Viewer(7, Role.USER), Viewer()
+USER, ANONYMOUS = Viewer(7, Role.USER), Viewer()
 
 
-def sha(text: str) -> str:
+def sha256_hex(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def by_id(text: str, **more: Any) -> dict[str, Any]:
-    return {"documentId": f"sha256:{sha(text)}", **more}
+def request_by_id(text: str, **extra: Any) -> dict[str, Any]:
+    return {"documentId": f"sha256:{sha256_hex(text)}", **extra}
 
 
-def by_apollo(text: str, **more: Any) -> dict[str, Any]:
-    named = {"version": 1, "sha256Hash": sha(text)}
-    return {"extensions": {"persistedQuery": named}, **more}
+def request_by_apollo_hash(text: str, **extra: Any) -> dict[str, Any]:
+    persisted_query = {"version": 1, "sha256Hash": sha256_hex(text)}
+    return {"extensions": {"persistedQuery": persisted_query}, **extra}
 
 
-def code_of(errors: Any) -> str:
+def only_error_code(errors: Any) -> str:
     (error,) = errors
     assert error["message"]
-    found: str = error["extensions"]["code"]
-    return found
+    code: str = error["extensions"]["code"]
+    return code
 
 
 @dataclass
-class Asker:
-    """Asks a server over one transport; answers with data, or with the code of the one error."""
+class DocumentClient:
+    """Sends requests over one transport; returns data or the code of the only error."""
 
     server: Server
     http: httpx.AsyncClient
     transport: str = "post"
 
-    def over(self, transport: str) -> "Asker":
+    def with_transport(self, transport: str) -> "DocumentClient":
         return replace(self, transport=transport)
 
     async def __call__(self, members: Mapping[str, Any], **headers: str) -> Any:
@@ -90,14 +90,14 @@ class Asker:
             headers["Accept"] = "text/event-stream"
         answer = await self.raw(members, **headers)
         if not answer.headers["content-type"].startswith("text/event-stream"):
-            return told(answer.json())
+            return data_or_error_code(answer.json())
         kind, data, end, *_ = [line for line in answer.text.splitlines() if line]
         assert (kind, end) == ("event: next", "event: complete")
-        return told(orjson.loads(data.removeprefix("data: ")))
+        return data_or_error_code(orjson.loads(data.removeprefix("data: ")))
 
     async def raw(self, members: Mapping[str, Any], **headers: str) -> httpx.Response:
         if self.transport == "get":
-            sent = parameters(members)
+            sent = query_parameters(members)
             return await self.http.get(self.server.url, params=sent, headers=headers)
         return await self.http.post(self.server.url, json=members, headers=headers)
 
@@ -107,142 +107,176 @@ class Asker:
             await say(ws, "subscribe", id="1", payload=members)
             frame = await hear(ws)
             if frame["type"] == "error":
-                return code_of(frame["payload"])
+                return only_error_code(frame["payload"])
             assert (await hear(ws))["type"] == "complete"
-            return told(frame["payload"])
+            return data_or_error_code(frame["payload"])
 
 
-def parameters(members: Mapping[str, Any]) -> dict[str, str]:
+def query_parameters(members: Mapping[str, Any]) -> dict[str, str]:
     return {
         name: value if isinstance(value, str) else orjson.dumps(value).decode()
         for name, value in members.items()
     }
 
 
-def told(payload: Any) -> Any:
-    return code_of(payload["errors"]) if "errors" in payload else payload["data"]
+def data_or_error_code(payload: Any) -> Any:
+    return only_error_code(payload["errors"]) if "errors" in payload else payload["data"]
 
 
-async def trust(world: Environment, *texts: str) -> int:
-    return await documents.add_documents(
+async def add_trusted_documents(world: Environment, *texts: str) -> int:
+    return await documents.add_documents_and_count_new(
         root_context(world), [NewTrustedDocument(text) for text in texts]
     )
 
 
-Start = Callable[..., Awaitable[Asker]]
+StartServer = Callable[..., Awaitable[DocumentClient]]
 
 
 @pytest.fixture
 async def database(tmp_path: Path, sqlite_template: Path) -> AsyncIterator[Database]:
-    """The table is tried on each store in test_trusted.py."""
+    """A SQLite database. See tests/admin/test_trusted_documents.py for PostgreSQL."""
     database = Database(store_fixtures.copied(sqlite_template, tmp_path))
     yield database
     await database.close()
 
 
 @pytest.fixture
-async def start(world: Environment) -> AsyncIterator[Start]:
-    """Starts a server of this world."""
+async def start_server(world: Environment) -> AsyncIterator[StartServer]:
+    """A function that starts a server of this environment."""
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=30))
 
-        async def started(*, only_trusted: bool = False) -> Asker:
-            find = partial(documents.find_document_text, world)
-            how = EndpointSettings(find_trusted_text=find, only_trusted=only_trusted)
-            return Asker(await stack.enter_async_context(serving(world, how)), http)
+        async def start_one(*, only_trusted: bool = False) -> DocumentClient:
+            find_text = partial(documents.find_document_text, world)
+            endpoint_settings = EndpointSettings(
+                find_trusted_text=find_text, only_trusted=only_trusted
+            )
+            return DocumentClient(
+                await stack.enter_async_context(serving(world, endpoint_settings)), http
+            )
 
-        yield started
+        yield start_one
 
 
-async def test_a_trusted_document_runs_by_its_hash_over_every_transport(
-    start: Start, world: Environment
+async def test_trusted_document_runs_by_hash_over_every_transport(
+    start_server: StartServer, world: Environment
 ) -> None:
-    await trust(world, HELLO)
-    started = await start()
-    forms = by_id(HELLO), {"documentId": sha(HELLO)}, by_apollo(HELLO), by_id(HELLO, query=HELLO)
-    for ask in map(started.over, TRANSPORTS):
-        for form in forms:
-            assert await ask(form) == {"hello": "world"}, (ask.transport, form)
-        assert await ask(by_id(OTHER)) == NOT_FOUND
-        assert await ask(by_apollo(OTHER)) == NOT_FOUND
+    await add_trusted_documents(world, HELLO_QUERY)
+    client = await start_server()
+    requests = (
+        request_by_id(HELLO_QUERY),
+        {"documentId": sha256_hex(HELLO_QUERY)},
+        request_by_apollo_hash(HELLO_QUERY),
+        request_by_id(HELLO_QUERY, query=HELLO_QUERY),
+    )
+    for transport_client in map(client.with_transport, TRANSPORTS):
+        for request in requests:
+            assert await transport_client(request) == {"hello": "world"}, (
+                transport_client.transport,
+                request,
+            )
+        assert await transport_client(request_by_id(ECHO_QUERY)) == NOT_FOUND
+        assert await transport_client(request_by_apollo_hash(ECHO_QUERY)) == NOT_FOUND
 
 
-async def test_a_client_registers_by_sending_hash_and_text_together(start: Start) -> None:
-    started = await start()
-    for number, ask in enumerate(map(started.over, TRANSPORTS)):
+async def test_document_is_registered_by_hash_with_text(start_server: StartServer) -> None:
+    client = await start_server()
+    for number, transport_client in enumerate(map(client.with_transport, TRANSPORTS)):
         text = f"{{ hello a{number}: hello }}"
         data = {"hello": "world", f"a{number}": "world"}
-        assert await ask(by_apollo(text)) == NOT_FOUND
-        assert await ask(by_apollo(text, query=text)) == data
-        for later in TRANSPORTS:
-            assert await ask.over(later)(by_apollo(text)) == data
+        assert await transport_client(request_by_apollo_hash(text)) == NOT_FOUND
+        assert await transport_client(request_by_apollo_hash(text, query=text)) == data
+        for transport in TRANSPORTS:
+            assert (
+                await transport_client.with_transport(transport)(request_by_apollo_hash(text))
+                == data
+            )
 
 
-async def test_variables_and_operation_names_go_with_a_hash(
-    start: Start, world: Environment
+async def test_hash_is_used_with_variables_and_operation_name(
+    start_server: StartServer, world: Environment
 ) -> None:
     text = "query A($t: String) { echo(text: $t) } query B { hello }"
-    await trust(world, text)
-    started = await start()
-    for ask in map(started.over, TRANSPORTS):
-        assert await ask(by_id(text, operationName="A", variables={"t": "x"})) == {"echo": "x"}
-        assert await ask(by_id(text, operationName="B")) == {"hello": "world"}
-        assert await ask(by_id(text)) == INPUT
+    await add_trusted_documents(world, text)
+    client = await start_server()
+    for transport_client in map(client.with_transport, TRANSPORTS):
+        assert await transport_client(
+            request_by_id(text, operationName="A", variables={"t": "x"})
+        ) == {"echo": "x"}
+        assert await transport_client(request_by_id(text, operationName="B")) == {"hello": "world"}
+        assert await transport_client(request_by_id(text)) == BAD_INPUT
 
 
-async def test_where_only_trusted_documents_run_others_are_refused(
-    start: Start, world: Environment
+async def test_untrusted_documents_are_refused_in_trusted_only_mode(
+    start_server: StartServer, world: Environment
 ) -> None:
-    await trust(world, HELLO)
-    started = await start(only_trusted=True)
-    for ask in map(started.over, TRANSPORTS):
-        for form in (by_id(HELLO), by_apollo(HELLO, query=HELLO), {"query": HELLO}):
-            assert await ask(form) == {"hello": "world"}, (ask.transport, form)
-        for form in (by_id(OTHER), by_apollo(OTHER, query=OTHER), {"query": OTHER}):
-            assert await ask(form) == NOT_TRUSTED, (ask.transport, form)
-        assert await ask(by_id(HELLO, query=OTHER)) == INPUT
-        assert await ask(by_apollo(OTHER)) == NOT_TRUSTED  # sending it has not registered it
+    await add_trusted_documents(world, HELLO_QUERY)
+    client = await start_server(only_trusted=True)
+    for transport_client in map(client.with_transport, TRANSPORTS):
+        for request in (
+            request_by_id(HELLO_QUERY),
+            request_by_apollo_hash(HELLO_QUERY, query=HELLO_QUERY),
+            {"query": HELLO_QUERY},
+        ):
+            assert await transport_client(request) == {"hello": "world"}, (
+                transport_client.transport,
+                request,
+            )
+        for request in (
+            request_by_id(ECHO_QUERY),
+            request_by_apollo_hash(ECHO_QUERY, query=ECHO_QUERY),
+            {"query": ECHO_QUERY},
+        ):
+            assert await transport_client(request) == NOT_TRUSTED, (
+                transport_client.transport,
+                request,
+            )
+        assert await transport_client(request_by_id(HELLO_QUERY, query=ECHO_QUERY)) == BAD_INPUT
+        # the refused request has not registered it
+        assert await transport_client(request_by_apollo_hash(ECHO_QUERY)) == NOT_TRUSTED
     schema = "{ __schema { queryType { name } } }"
-    for text in (HELLO + " ", schema, "{ hello", "#" * (MAX_DOCUMENT_LENGTH + 1)):
-        assert await started({"query": text}) == NOT_TRUSTED
+    for text in (HELLO_QUERY + " ", schema, "{ hello", "#" * (MAX_DOCUMENT_LENGTH + 1)):
+        assert await client({"query": text}) == NOT_TRUSTED
 
 
-async def test_statuses_say_what_was_refused(start: Start) -> None:
-    any_, strict = await start(), await start(only_trusted=True)
-    for ask, members, code, status in (
-        (any_, by_apollo(OTHER), NOT_FOUND, 200),
-        (any_, by_id(OTHER), NOT_FOUND, 400),
-        (strict, by_id(OTHER), NOT_TRUSTED, 403),
-        (strict, {"query": OTHER}, NOT_TRUSTED, 403),
+async def test_status_code_of_refused_documents(start_server: StartServer) -> None:
+    open_client, strict_client = await start_server(), await start_server(only_trusted=True)
+    for client, members, code, status in (
+        (open_client, request_by_apollo_hash(ECHO_QUERY), NOT_FOUND, 200),
+        (open_client, request_by_id(ECHO_QUERY), NOT_FOUND, 400),
+        (strict_client, request_by_id(ECHO_QUERY), NOT_TRUSTED, 403),
+        (strict_client, {"query": ECHO_QUERY}, NOT_TRUSTED, 403),
     ):
-        for accept, expected in ((RESPONSE, status), ("application/json", 200)):
-            answer = await ask.raw(members, Accept=accept)
-            assert (answer.status_code, told(answer.json())) == (expected, code)
+        for accept, expected in ((RESPONSE_TYPE, status), ("application/json", 200)):
+            answer = await client.raw(members, Accept=accept)
+            assert (answer.status_code, data_or_error_code(answer.json())) == (expected, code)
             assert answer.headers["content-type"] == f"{accept}; charset=utf-8"
             assert answer.headers["cache-control"] == "no-store"
             assert "data" not in answer.json()
-    (error,) = (await any_.raw(by_apollo(OTHER))).json()["errors"]
-    assert error["message"] == "PersistedQueryNotFound"  # what some clients look at
+    (error,) = (await open_client.raw(request_by_apollo_hash(ECHO_QUERY))).json()["errors"]
+    assert error["message"] == "PersistedQueryNotFound"  # some clients compare this text
 
 
-async def test_by_get_a_mutation_stays_forbidden_and_a_page_is_no_answer(
-    start: Start, world: Environment
+async def test_get_by_hash_refuses_mutations_and_returns_no_html(
+    start_server: StartServer, world: Environment
 ) -> None:
-    change = 'mutation { change(text: "x") }'
-    await trust(world, change, HELLO)
-    get = (await start()).over("get")
-    answer = await get.raw(by_id(change), Accept="text/html, */*")
+    mutation = 'mutation { change(text: "x") }'
+    await add_trusted_documents(world, mutation, HELLO_QUERY)
+    client = (await start_server()).with_transport("get")
+    answer = await client.raw(request_by_id(mutation), Accept="text/html, */*")
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
-    for form in (by_id(HELLO), by_apollo(HELLO)):
-        answer = await get.raw(form, Accept="text/html, */*")
+    for request in (request_by_id(HELLO_QUERY), request_by_apollo_hash(HELLO_QUERY)):
+        answer = await client.raw(request, Accept="text/html, */*")
         assert answer.json()["data"] == {"hello": "world"}
 
 
-async def test_a_wrong_credential_comes_first(start: Start, world: Environment) -> None:
-    await trust(world, HELLO)
-    ask = await start(only_trusted=True)
-    for members in (by_id(HELLO), by_id(OTHER), {"query": OTHER}):
-        assert await ask(members, Authorization="Bearer wrong") == "UNAUTHENTICATED"
+async def test_wrong_credential_is_refused_before_the_document(
+    start_server: StartServer, world: Environment
+) -> None:
+    await add_trusted_documents(world, HELLO_QUERY)
+    client = await start_server(only_trusted=True)
+    for members in (request_by_id(HELLO_QUERY), request_by_id(ECHO_QUERY), {"query": ECHO_QUERY}):
+        assert await client(members, Authorization="Bearer wrong") == "UNAUTHENTICATED"
 
 
 @pytest.mark.parametrize(
@@ -263,32 +297,34 @@ async def test_a_wrong_credential_comes_first(start: Start, world: Environment) 
         {"extensions": {"persistedQuery": {"version": True, "sha256Hash": "0" * 64}}},
         {"extensions": {"persistedQuery": {"version": 1, "sha256Hash": "0" * 63}}},
         {"extensions": {"persistedQuery": {"version": 1, "sha256Hash": 0}}},
-        {**by_id(HELLO), **by_apollo(OTHER)},
-        by_id(OTHER, query=HELLO),
-        by_apollo(OTHER, query=HELLO),
+        {**request_by_id(HELLO_QUERY), **request_by_apollo_hash(ECHO_QUERY)},
+        request_by_id(ECHO_QUERY, query=HELLO_QUERY),
+        request_by_apollo_hash(ECHO_QUERY, query=HELLO_QUERY),
     ],
 )
-async def test_a_name_that_is_wrong_is_the_clients_mistake(members: dict[str, Any]) -> None:
-    question = GraphqlRequest(
+async def test_malformed_document_id_is_bad_input(members: dict[str, Any]) -> None:
+    request = GraphqlRequest(
         members.get("query", ""),
         extensions=members.get("extensions"),
         document_id=members.get("documentId"),
     )
     for only_trusted in (False, True):
-        with pytest.raises(RequestRejected) as refused:
-            await persisted({}, only_trusted=only_trusted).resolve_document(question, asker())
-        assert (refused.value.status, refused.value.code) == (400, INPUT)
+        with pytest.raises(RequestRejected) as rejection:
+            await new_documents_by_hash({}, only_trusted=only_trusted).resolve_or_register_document(
+                request, context_of()
+            )
+        assert (rejection.value.status, rejection.value.code) == (400, BAD_INPUT)
 
 
 @settings(max_examples=50)
-@given(some.text() | some.from_regex(r"\A(sha256:)?[0-9a-f]{64}\Z"))
-def test_a_made_up_name_is_a_hash_or_refused(text: str) -> None:
+@given(st.text() | st.from_regex(r"\A(sha256:)?[0-9a-f]{64}\Z"))
+def test_random_document_id_is_a_hash_or_refused(text: str) -> None:
     try:
-        found = parse_document_hash(GraphqlRequest("", document_id=text))
+        document_hash = parse_document_hash(GraphqlRequest("", document_id=text))
     except RequestRejected:
         return
-    assert found
-    assert found.digest.hex() == text.removeprefix("sha256:")
+    assert document_hash
+    assert document_hash.digest.hex() == text.removeprefix("sha256:")
 
 
 @pytest.mark.parametrize(
@@ -302,153 +338,179 @@ def test_a_made_up_name_is_a_hash_or_refused(text: str) -> None:
         {"extensions": {"persistedQuery": None}},
     ],
 )
-async def test_a_frame_without_a_document_closes_the_socket(
-    start: Start, frame: dict[str, Any]
+async def test_frame_without_document_closes_the_websocket(
+    start_server: StartServer, frame: dict[str, Any]
 ) -> None:
-    ask = await start()
-    async with ask.server.connect() as ws:
+    client = await start_server()
+    async with client.server.connect() as ws:
         await greet(ws)
         await say(ws, "subscribe", id="1", payload=frame)
         await ws.wait_closed()
         assert ws.close_code == 4400
 
 
-async def test_an_unknown_document_ends_its_operation_only(
-    start: Start, world: Environment
+async def test_unknown_document_ends_only_its_operation(
+    start_server: StartServer, world: Environment
 ) -> None:
-    count = "subscription { count(to: 2) }"
-    await trust(world, count)
-    ask = await start()
-    async with ask.server.connect() as ws:
+    count_query = "subscription { count(to: 2) }"
+    await add_trusted_documents(world, count_query)
+    client = await start_server()
+    async with client.server.connect() as ws:
         await greet(ws)
         await say(ws, "subscribe", id="long", payload={"query": "subscription { quiet }"})
-        for form, code in ((by_id(OTHER), NOT_FOUND), ({"documentId": "x"}, INPUT)):
-            await say(ws, "subscribe", id="1", payload=form)
+        for request, code in (
+            (request_by_id(ECHO_QUERY), NOT_FOUND),
+            ({"documentId": "x"}, BAD_INPUT),
+        ):
+            await say(ws, "subscribe", id="1", payload=request)
             frame = await hear(ws)
-            assert (frame["type"], frame["id"], code_of(frame["payload"])) == ("error", "1", code)
-        await say(ws, "subscribe", id="1", payload=by_id(count))
+            assert (frame["type"], frame["id"], only_error_code(frame["payload"])) == (
+                "error",
+                "1",
+                code,
+            )
+        await say(ws, "subscribe", id="1", payload=request_by_id(count_query))
         kinds = [(await hear(ws))["type"] for _ in range(3)]
         assert kinds == ["next", "next", "complete"]
-        await say(ws, "subscribe", id="long", payload=by_id(OTHER))
+        await say(ws, "subscribe", id="long", payload=request_by_id(ECHO_QUERY))
         await ws.wait_closed()
         assert ws.close_code == 4409
 
 
-async def test_a_removed_document_is_forgotten_after_a_while(
-    start: Start, world: Environment, clock: Clock
+async def test_removed_document_is_refused_after_recheck_interval(
+    start_server: StartServer, world: Environment, clock: Clock
 ) -> None:
-    await trust(world, HELLO)
-    ask = await start(only_trusted=True)
-    assert await ask(by_id(HELLO)) == {"hello": "world"}
-    await documents.remove_documents(root_context(world), [hashlib.sha256(HELLO.encode()).digest()])
+    await add_trusted_documents(world, HELLO_QUERY)
+    client = await start_server(only_trusted=True)
+    assert await client(request_by_id(HELLO_QUERY)) == {"hello": "world"}
+    await documents.remove_documents(
+        root_context(world), [hashlib.sha256(HELLO_QUERY.encode()).digest()]
+    )
     clock.tick(seconds=RECHECK_AFTER.total_seconds() - 1)
-    assert await ask(by_id(HELLO)) == {"hello": "world"}
+    assert await client(request_by_id(HELLO_QUERY)) == {"hello": "world"}
     clock.tick(seconds=1)
-    for form in (by_id(HELLO), {"query": HELLO}):
-        assert await ask(form) == NOT_TRUSTED
-    await trust(world, HELLO)
+    for request in (request_by_id(HELLO_QUERY), {"query": HELLO_QUERY}):
+        assert await client(request) == NOT_TRUSTED
+    await add_trusted_documents(world, HELLO_QUERY)
     clock.tick(seconds=RECHECK_AFTER.total_seconds())
-    assert await ask(by_id(HELLO)) == {"hello": "world"}
+    assert await client(request_by_id(HELLO_QUERY)) == {"hello": "world"}
 
 
-async def test_an_added_document_is_known_at_once(start: Start, world: Environment) -> None:
-    ask = (await start(only_trusted=True)).over("get")
-    assert await ask(by_id(HELLO)) == NOT_TRUSTED
-    await trust(world, HELLO)
-    assert await ask(by_id(HELLO)) == {"hello": "world"}
-
-
-async def test_a_document_that_is_known_costs_no_statement(
-    start: Start, world: Environment, statements: list[str]
+async def test_added_document_is_known_at_once(
+    start_server: StartServer, world: Environment
 ) -> None:
-    await trust(world, HELLO)
-    ask = await start(only_trusted=True)
-    await ask(by_id(HELLO))
+    client = (await start_server(only_trusted=True)).with_transport("get")
+    assert await client(request_by_id(HELLO_QUERY)) == NOT_TRUSTED
+    await add_trusted_documents(world, HELLO_QUERY)
+    assert await client(request_by_id(HELLO_QUERY)) == {"hello": "world"}
+
+
+async def test_known_document_needs_no_statement(
+    start_server: StartServer, world: Environment, statements: list[str]
+) -> None:
+    await add_trusted_documents(world, HELLO_QUERY)
+    client = await start_server(only_trusted=True)
+    await client(request_by_id(HELLO_QUERY))
     del statements[:]
-    for form in (by_id(HELLO), by_apollo(HELLO), {"query": HELLO}):
-        assert await ask(form) == {"hello": "world"}
+    for request in (
+        request_by_id(HELLO_QUERY),
+        request_by_apollo_hash(HELLO_QUERY),
+        {"query": HELLO_QUERY},
+    ):
+        assert await client(request) == {"hello": "world"}
     assert statements == []
 
 
 SCHEMA = build_schema("type Query { hello: String other(a: Int): String }")
 
 
-def persisted(texts: dict[str, str], *, only_trusted: bool = False) -> DocumentsByHash:
-    """Over a store with these texts, by the digits of their hashes; it counts what it is asked."""
+def new_documents_by_hash(texts: dict[str, str], *, only_trusted: bool = False) -> DocumentsByHash:
+    """Return documents by hash over a store with these texts, by the hex digits of their hashes."""
 
-    async def find(wanted: bytes) -> str | None:
-        return texts.get(wanted.hex())
+    async def find(digest: bytes) -> str | None:
+        return texts.get(digest.hex())
 
-    documents = DocumentCache(SCHEMA, OperationLimits())
+    cache = DocumentCache(SCHEMA, OperationLimits())
 
-    def read(_context: Context, text: str, name: str | None) -> PreparedDocument:
-        return documents.find_or_read(text, name)
+    def prepare(_context: Context, text: str, name: str | None) -> PreparedDocument:
+        return cache.find_or_prepare(text, name)
 
-    return DocumentsByHash(read, find, Clock(), only_trusted=only_trusted)
-
-
-def asker(viewer: Viewer = USER) -> Context:
-    return Context(cast("Environment", None), viewer)  # nothing is read from the world
+    return DocumentsByHash(prepare, find, Clock(), only_trusted=only_trusted)
 
 
-async def send(to: DocumentsByHash, text: str, viewer: Viewer = USER) -> None:
-    await to.resolve_document(GraphqlRequest(text, document_id=sha(text)), asker(viewer))
+def context_of(viewer: Viewer = USER) -> Context:
+    return Context(cast("Environment", None), viewer)  # no field reads the environment
 
 
-async def known(to: DocumentsByHash, text: str) -> bool:
+async def register(documents_by_hash: DocumentsByHash, text: str, viewer: Viewer = USER) -> None:
+    await documents_by_hash.resolve_or_register_document(
+        GraphqlRequest(text, document_id=sha256_hex(text)), context_of(viewer)
+    )
+
+
+async def is_known(documents_by_hash: DocumentsByHash, text: str) -> bool:
     try:
-        found = await to.resolve_document(GraphqlRequest("", document_id=sha(text)), asker())
+        document = await documents_by_hash.resolve_or_register_document(
+            GraphqlRequest("", document_id=sha256_hex(text)), context_of()
+        )
     except UnknownDocumentRejected:
         return False
-    return found.document_text == text
+    return document.document_text == text
 
 
-async def test_only_a_document_that_is_valid_is_registered() -> None:
-    to = persisted({})
+async def test_only_valid_documents_are_registered() -> None:
+    documents_by_hash = new_documents_by_hash({})
     for text in (
         "{ hello",
         "{ nothing }",
         "{ hello }" + " " * MAX_CACHED_LENGTH,
         "x" * (MAX_DOCUMENT_LENGTH + 1),
     ):
-        await send(to, text)
-        assert not await known(to, text)
-    await send(to, "{ hello }")
-    assert await known(to, "{ hello }")
+        await register(documents_by_hash, text)
+        assert not await is_known(documents_by_hash, text)
+    await register(documents_by_hash, "{ hello }")
+    assert await is_known(documents_by_hash, "{ hello }")
 
 
-async def test_a_flood_of_registrations_displaces_no_trusted_document() -> None:
-    to = persisted({sha(HELLO): HELLO})
-    assert await known(to, HELLO)
-    to.registered.max_entries = 50  # of 1,000, which would take a second
+async def test_registered_documents_do_not_evict_trusted_documents() -> None:
+    documents_by_hash = new_documents_by_hash({sha256_hex(HELLO_QUERY): HELLO_QUERY})
+    assert await is_known(documents_by_hash, HELLO_QUERY)
+    documents_by_hash.registered.max_entries = 50  # the default of 1,000 would take a second
     for number in range(100):
-        await send(to, f"{{ other(a: {number}) }}")
-    assert (len(to.registered), len(to.trusted)) == (50, 1)
-    assert not await known(to, "{ other(a: 0) }")
-    assert await known(to, "{ other(a: 99) }")
-    assert to.trusted.get(hashlib.sha256(HELLO.encode()).digest())
+        await register(documents_by_hash, f"{{ other(a: {number}) }}")
+    assert (len(documents_by_hash.registered), len(documents_by_hash.trusted)) == (50, 1)
+    assert not await is_known(documents_by_hash, "{ other(a: 0) }")
+    assert await is_known(documents_by_hash, "{ other(a: 99) }")
+    assert documents_by_hash.trusted.get(hashlib.sha256(HELLO_QUERY.encode()).digest())
 
 
-async def test_what_strangers_register_displaces_nobody_elses() -> None:
-    to = persisted({})
-    await send(to, "{ hello }")
+async def test_anonymous_registrations_do_not_evict_those_of_users() -> None:
+    documents_by_hash = new_documents_by_hash({})
+    await register(documents_by_hash, "{ hello }")
     for number in range(150):
-        await send(to, f"{{ other(a: {number}) }}", STRANGER)
-    assert (len(to.registered_by_anonymous), len(to.registered)) == (100, 1)
-    assert await known(to, "{ hello }")
-    assert await known(to, "{ other(a: 149) }")
+        await register(documents_by_hash, f"{{ other(a: {number}) }}", ANONYMOUS)
+    assert (len(documents_by_hash.registered_by_anonymous), len(documents_by_hash.registered)) == (
+        100,
+        1,
+    )
+    assert await is_known(documents_by_hash, "{ hello }")
+    assert await is_known(documents_by_hash, "{ other(a: 149) }")
 
 
-async def test_registered_documents_are_bounded_in_bytes() -> None:
-    to = persisted({})
+async def test_registered_documents_are_limited_in_bytes() -> None:
+    documents_by_hash = new_documents_by_hash({})
     for number in range(100):
-        await send(to, f"{{ other(a: {number}) }}" + "#" * 30_000, STRANGER)
-    assert to.registered_by_anonymous.used_bytes <= 1 << 20
-    assert len(to.registered_by_anonymous) < 40
+        await register(documents_by_hash, f"{{ other(a: {number}) }}" + "#" * 30_000, ANONYMOUS)
+    assert documents_by_hash.registered_by_anonymous.used_bytes <= 1 << 20
+    assert len(documents_by_hash.registered_by_anonymous) < 40
 
 
-async def test_hashes_that_are_made_up_are_not_kept() -> None:
-    to = persisted({})
+async def test_unknown_hashes_are_not_cached() -> None:
+    documents_by_hash = new_documents_by_hash({})
     for number in range(1_000):
-        assert not await known(to, str(number))
-    assert (len(to.trusted), len(to.registered), len(to.registered_by_anonymous)) == (0, 0, 0)
+        assert not await is_known(documents_by_hash, str(number))
+    assert (
+        len(documents_by_hash.trusted),
+        len(documents_by_hash.registered),
+        len(documents_by_hash.registered_by_anonymous),
+    ) == (0, 0, 0)

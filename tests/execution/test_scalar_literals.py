@@ -1,4 +1,4 @@
-"""Wrong literals of scalars: the error says where they are."""
+"""The error of an invalid scalar literal contains its location."""
 
 from typing import Any
 
@@ -6,25 +6,27 @@ import pytest
 
 from tests.conftest import Client
 
-CREATE = 'mutation { made: mailboxCreate(input: {paths: ["a"], retention: "xx"}) { __typename } }'
-DEFAULT = 'query ($after: Cursor = "xx") { changes(after: $after) { cursor } }'
+MUTATION_WITH_BAD_LITERAL = (
+    'mutation { made: mailboxCreate(input: {paths: ["a"], retention: "xx"}) { __typename } }'
+)
+QUERY_WITH_BAD_DEFAULT = 'query ($after: Cursor = "xx") { changes(after: $after) { cursor } }'
 
 
 @pytest.mark.parametrize(
-    ("document", "place", "path"),
+    ("document", "location", "path"),
     [
         ('{ changes(after: "xx") { cursor } }', (1, 18), ["changes", "after"]),
         ("{ changes(after: 5) { cursor } }", (1, 18), ["changes", "after"]),
-        (CREATE, (1, 65), ["made", "input", "retention"]),
-        (DEFAULT, (1, 25), ["$after"]),
+        (MUTATION_WITH_BAD_LITERAL, (1, 65), ["made", "input", "retention"]),
+        (QUERY_WITH_BAD_DEFAULT, (1, 25), ["$after"]),
     ],
 )
-async def test_a_wrong_literal_has_its_location_and_path(
-    ada: Client, document: str, place: tuple[int, int], path: list[str]
+async def test_invalid_literal_error_has_location_and_path(
+    ada: Client, document: str, location: tuple[int, int], path: list[str]
 ) -> None:
-    for _ in range(2):  # the second time the document is known
+    for _ in range(2):  # the second time the document is in the cache
         answer: Any = await ada.raw(document)
         (error,) = answer["errors"]
         assert error["message"].startswith("not a")
-        assert error["locations"] == [{"line": place[0], "column": place[1]}]
+        assert error["locations"] == [{"line": location[0], "column": location[1]}]
         assert error["extensions"] == {"code": "GRAPHQL_VALIDATION_FAILED", "path": path}

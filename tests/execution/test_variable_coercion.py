@@ -1,4 +1,4 @@
-"""What is read together is read as one by one: ids, and the variables of an operation."""
+"""Coercion of many ids and of operation variables has the same result as one by one."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from graphql.execution.values import VariableValues, get_variable_values
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graph.execution.variables import coerce_variables, variable_signatures
+from graph.execution.variables import try_to_coerce_variables, variable_signatures
 from graph.schema import schema
 from graph.types import global_ids
 from models.errors import InvalidInput
 
 KEYS = st.integers(1, 2**63 - 1)
-ODD = st.one_of(
+INVALID_OR_OTHER_IDS = st.one_of(
     st.text(max_size=20),
     st.builds(lambda key, end: global_ids.encode("Message", key)[:-1] + end, KEYS, st.characters()),
     st.builds(lambda key: global_ids.encode("Mailbox", key), KEYS),
@@ -23,25 +23,25 @@ ODD = st.one_of(
 
 
 @given(st.lists(KEYS))
-def test_many_ids_are_read_at_once(keys: list[int]) -> None:
+def test_many_ids_are_decoded_at_once(keys: list[int]) -> None:
     texts = [global_ids.encode("Message", key) for key in keys]
     assert global_ids.decode_all("Message", texts, path="select") == keys
 
 
-@given(st.lists(KEYS, max_size=3), ODD, st.lists(KEYS, max_size=3))
-def test_what_is_no_id_among_many_is_told_as_it_is_alone(
-    before: list[int], odd: str, behind: list[int]
+@given(st.lists(KEYS, max_size=3), INVALID_OR_OTHER_IDS, st.lists(KEYS, max_size=3))
+def test_invalid_id_among_many_is_reported_as_alone(
+    before: list[int], odd_id: str, after: list[int]
 ) -> None:
-    texts = [*(global_ids.encode("Message", key) for key in before), odd]
-    texts += [global_ids.encode("Message", key) for key in behind]
+    texts = [*(global_ids.encode("Message", key) for key in before), odd_id]
+    texts += [global_ids.encode("Message", key) for key in after]
     try:
-        alone = global_ids.decode("Message", odd)
+        alone = global_ids.decode("Message", odd_id)
     except InvalidInput:
         with pytest.raises(InvalidInput) as refusal:
             global_ids.decode_all("Message", texts, path="select")
         assert (refusal.value.index, refusal.value.path) == (len(before), ["select"])
     else:
-        assert global_ids.decode_all("Message", texts, path="select") == [*before, alone, *behind]
+        assert global_ids.decode_all("Message", texts, path="select") == [*before, alone, *after]
 
 
 VALUES = st.recursive(
@@ -70,20 +70,20 @@ DOCUMENT = """query (
   $input: MessageUpdateInput, $filter: MessageFilter, $select: MessageSelection, $ids: [ID!],
   $many: [[Int!]], $first: Int = 3, $by: MailboxRef, $tier: StorageTier, $must: String!
 ) { __typename }"""
-NAMES = ("input", "filter", "select", "ids", "many", "first", "by", "tier", "must")
-UPDATE = {"select": {"ids": ["msg_1"]}, "set": {"flagged": True, "expires": None}}
+VARIABLE_NAMES = ("input", "filter", "select", "ids", "many", "first", "by", "tier", "must")
+UPDATE_INPUT = {"select": {"ids": ["msg_1"]}, "set": {"flagged": True, "expires": None}}
 
 
-@given(st.dictionaries(st.sampled_from(NAMES), VALUES))
-def test_variables_are_what_graphql_core_makes_of_them(given: dict[str, Any]) -> None:
-    _alike(given)
+@given(st.dictionaries(st.sampled_from(VARIABLE_NAMES), VALUES))
+def test_variables_are_coerced_as_by_graphql_core(variables: dict[str, Any]) -> None:
+    _assert_same_coercion(variables)
 
 
 @pytest.mark.parametrize(
-    "given",
+    "variables",
     [
-        {"input": UPDATE},
-        {"input": {**UPDATE, "async": True, "ifUnchangedSince": "7"}},
+        {"input": UPDATE_INPUT},
+        {"input": {**UPDATE_INPUT, "async": True, "ifUnchangedSince": "7"}},
         {"filter": {"not": {"or": [{"seen": True}, {"subject": "x", "larger": "5"}]}}},
         {"select": {"mailbox": {"specialUse": "INBOX"}, "uids": "1:*"}},
         {"by": {"path": "a", "id": "b"}},
@@ -95,32 +95,32 @@ def test_variables_are_what_graphql_core_makes_of_them(given: dict[str, Any]) ->
         {"must": None},
     ],
 )
-def test_usual_variables_are_read_alike(given: dict[str, Any]) -> None:
-    _alike({"must": "there", "first": 1, **given})
+def test_common_variables_are_coerced_as_by_graphql_core(variables: dict[str, Any]) -> None:
+    _assert_same_coercion({"must": "there", "first": 1, **variables})
 
 
-def _alike(given: dict[str, Any]) -> None:
+def _assert_same_coercion(variables: dict[str, Any]) -> None:
     (operation,) = parse(DOCUMENT).definitions
     assert isinstance(operation, OperationDefinitionNode)
-    graph = schema._schema  # noqa: SLF001 - as graphql-core has it
-    declared = variable_signatures(graph, operation.variable_definitions or ())
-    assert declared is not None
-    found = coerce_variables(declared, given)
-    expected = get_variable_values(graph, operation.variable_definitions or (), given)
-    if found is None:
-        return  # it was left to graphql-core
+    graphql_schema = schema._schema  # noqa: SLF001 - the schema of graphql-core
+    signatures = variable_signatures(graphql_schema, operation.variable_definitions or ())
+    assert signatures is not None
+    result = try_to_coerce_variables(signatures, variables)
+    expected = get_variable_values(graphql_schema, operation.variable_definitions or (), variables)
+    if result is None:
+        return
     assert isinstance(expected, VariableValues)
-    assert repr(found.coerced) == repr(expected.coerced)
-    assert _sources(found) == _sources(expected)
+    assert repr(result.coerced) == repr(expected.coerced)
+    assert _sources(result) == _sources(expected)
 
 
 def _sources(values: VariableValues) -> dict[str, Any]:
     return {name: repr(source.value) for name, source in values.sources.items()}
 
 
-def test_the_usual_is_not_left_to_others() -> None:
+def test_common_variables_need_no_graphql_core() -> None:
     (operation,) = parse("query ($input: MessageUpdateInput!) { __typename }").definitions
     assert isinstance(operation, OperationDefinitionNode)
-    declared = variable_signatures(schema._schema, operation.variable_definitions or ())  # noqa: SLF001
-    assert declared is not None
-    assert coerce_variables(declared, {"input": UPDATE}) is not None
+    signatures = variable_signatures(schema._schema, operation.variable_definitions or ())  # noqa: SLF001
+    assert signatures is not None
+    assert try_to_coerce_variables(signatures, {"input": UPDATE_INPUT}) is not None

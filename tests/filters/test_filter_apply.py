@@ -1,4 +1,4 @@
-"""Filters that are run on mail that is there, by a task."""
+"""Test filterApply: filters that a task runs on stored messages."""
 
 import pytest
 
@@ -16,24 +16,24 @@ from tests.support.stores.counter_check import rows
 pytestmark = pytest.mark.usefixtures("examined", "counted")
 
 
-async def put(client: Client, *subjects: str) -> None:
+async def receive_messages(client: Client, *subjects: str) -> None:
     for subject in subjects:
         await receive(client, subject)
 
 
-async def words(world: Environment) -> dict[str, list[str]]:
-    """The subjects of messages by their keywords and flags."""
-    found: dict[str, list[str]] = {}
+async def load_keywords_and_flags(world: Environment) -> dict[str, list[str]]:
+    """Load keywords and flags of each message by subject."""
+    flags_by_subject: dict[str, list[str]] = {}
     sql = "SELECT subject, keywords, seen, flagged FROM messages ORDER BY id"
     for subject, keywords, seen, flagged in await rows(world, sql):
-        found[subject] = [f"{keywords}", *["seen"] * seen, *["flagged"] * flagged]
-    return found
+        flags_by_subject[subject] = [f"{keywords}", *["seen"] * seen, *["flagged"] * flagged]
+    return flags_by_subject
 
 
-async def test_mail_is_moved_marked_copied_and_archived(ada: Client, world: Environment) -> None:
+async def test_filter_task_moves_flags_copies_and_archives(ada: Client, world: Environment) -> None:
     await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["A", "B"]))
-    await put(ada, "one a", "one b", "two", "three", "four")
-    keys = [
+    await receive_messages(ada, "one a", "one b", "two", "three", "four")
+    filter_ids = [
         (await made(ada, query, action))["id"]
         for query, action in (
             ({"subject": "one"}, {"mailbox": {"path": "A"}, "seen": True, "labels": ["x"]}),
@@ -42,39 +42,39 @@ async def test_mail_is_moved_marked_copied_and_archived(ada: Client, world: Envi
             ({"any": [{"subject": "one a"}, {"subject": "two"}]}, {"spam": True}),
         )
     ]
-    await made(ada, {}, {"delete": True})  # not asked for
-    task, errors = await apply(ada, *keys, mailbox={"path": "INBOX"})
+    await made(ada, {}, {"delete": True})  # not selected for the task
+    task, errors = await apply(ada, *filter_ids, mailbox={"path": "INBOX"})
     assert (errors, task["kind"], task["state"], task["total"]) == ([], "FILTER_APPLY", "QUEUED", 5)
-    done = await run_task(ada, task)
-    assert (done["state"], done["done"], done["error"]) == ("SUCCEEDED", 4, None)
-    assert done["result"] == {"changed": 4, "left": 0}
+    finished = await run_task(ada, task)
+    assert (finished["state"], finished["done"], finished["error"]) == ("SUCCEEDED", 4, None)
+    assert finished["result"] == {"changed": 4, "left": 0}
     assert await subjects_by_mailbox(world, ada) == {
         "A": ["one b"], "B": ["two"], "INBOX": ["two", "four"], "Junk": ["one a"]
     }  # fmt: skip
-    marks = await words(world)
-    assert {name: marks[name][1:] for name in marks} == {
+    flags_by_subject = await load_keywords_and_flags(world)
+    assert {name: flags_by_subject[name][1:] for name in flags_by_subject} == {
         "one a": ["seen"], "one b": ["seen"], "two": ["flagged"], "three": [], "four": []
     }  # fmt: skip
-    assert "x" in marks["one b"][0]
+    assert "x" in flags_by_subject["one b"][0]
     archived = await rows(world, "SELECT subject FROM messages WHERE archived_at IS NOT NULL")
     assert archived == [("three",)]
     assert await rows(world, "SELECT id FROM deliveries") == []
-    counts = [one["matchCount"] for one in (await listed(ada))["nodes"]]
+    counts = [filter_["matchCount"] for filter_ in (await listed(ada))["nodes"]]
     assert counts == [2, 1, 1, 1, 0]
 
 
-async def test_junk_stays_unless_a_filter_says_that_it_is_none(
+async def test_filter_task_moves_junk_only_if_filter_says_no_spam(
     ada: Client, world: Environment
 ) -> None:
     await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["A"]))
-    await put(ada, "one", "two", "three")
-    into = {"select": {"mailbox": {"path": "INBOX"}}, "to": {"specialUse": "JUNK"}}
-    assert (await run(ada, "messageMove", "movedCount", **into))["errors"] == []
+    await receive_messages(ada, "one", "two", "three")
+    move_to_junk = {"select": {"mailbox": {"path": "INBOX"}}, "to": {"specialUse": "JUNK"}}
+    assert (await run(ada, "messageMove", "movedCount", **move_to_junk))["errors"] == []
     first = await made(ada, {"subject": "one"}, {"mailbox": {"path": "A"}})
     second = await made(ada, {"subject": "two"}, {"mailbox": {"path": "A"}, "spam": False})
     third = await made(ada, {"subject": "three"}, {"spam": False})
-    keys = [one["id"] for one in (first, second, third)]
-    task, _ = await apply(ada, *keys, mailbox={"specialUse": "JUNK"})
+    filter_ids = [filter_["id"] for filter_ in (first, second, third)]
+    task, _ = await apply(ada, *filter_ids, mailbox={"specialUse": "JUNK"})
     await run_task(ada, task)
     assert await subjects_by_mailbox(world, ada) == {
         "Junk": ["one"],
@@ -83,44 +83,45 @@ async def test_junk_stays_unless_a_filter_says_that_it_is_none(
     }
 
 
-async def test_copies_need_room_and_the_rest_is_done(ada: Client, world: Environment) -> None:
-    await put(ada, "one")
-    used = (await rows(world, "SELECT used FROM users WHERE username = 'ada'"))[0][0]
-    one = await made(ada, {}, {"copyTo": [{"path": "Sent"}], "flag": True})
-    await set_quota(world, ada.user, used + 1)
-    task, _ = await apply(ada, one["id"], mailbox={"path": "INBOX"})
+async def test_filter_task_over_quota_skips_only_the_copy(ada: Client, world: Environment) -> None:
+    await receive_messages(ada, "one")
+    used_bytes = (await rows(world, "SELECT used FROM users WHERE username = 'ada'"))[0][0]
+    copy_filter = await made(ada, {}, {"copyTo": [{"path": "Sent"}], "flag": True})
+    await set_quota(world, ada.user, used_bytes + 1)
+    task, _ = await apply(ada, copy_filter["id"], mailbox={"path": "INBOX"})
     assert (await run_task(ada, task))["result"] == {"changed": 1, "left": 1}
     assert await subjects_by_mailbox(world, ada) == {"INBOX": ["one"]}
-    assert (await words(world))["one"][1:] == ["flagged"]
+    assert (await load_keywords_and_flags(world))["one"][1:] == ["flagged"]
     await set_quota(world, ada.user, None)
 
 
-async def test_a_task_that_is_cancelled_has_done_what_it_had(
-    ada: Client, world: Environment
-) -> None:
-    await put(ada, *(f"m{nth}" for nth in range(3)))
-    one = await made(ada, {}, {"flag": True})
-    task, _ = await apply(ada, one["id"], mailbox={"path": "INBOX"})
+async def test_cancelled_filter_task_changes_nothing(ada: Client, world: Environment) -> None:
+    await receive_messages(ada, *(f"m{nth}" for nth in range(3)))
+    flag_filter = await made(ada, {}, {"flag": True})
+    task, _ = await apply(ada, flag_filter["id"], mailbox={"path": "INBOX"})
     assert (await run(ada, "taskCancel", "tasks { state }", ids=[task["id"]]))["errors"] == []
     assert (await run_task(ada, task))["state"] == "CANCELLED"
     assert await rows(world, "SELECT id FROM messages WHERE flagged") == []
 
 
-async def test_what_is_not_ours_is_not_touched(
+async def test_filters_and_messages_of_other_users_are_refused(
     ada: Client, bob: Client, world: Environment
 ) -> None:
-    await put(ada, "hers")
-    await put(bob, "his")
-    hers, his = await made(ada, {}, {"flag": True}), await made(bob, {}, {"flag": True})
-    (message,) = await rows(world, "SELECT id FROM messages WHERE subject = 'hers'")
-    ref = global_ids.encode("Message", message[0])
-    for keys, select, path in (
-        ([hers["id"]], {"mailbox": {"path": "INBOX"}}, ["ids"]),
-        ([his["id"]], {"ids": [ref]}, ["select", "ids"]),
-        ([his["id"]], {"mailbox": {"path": "INBOX"}, "users": {"usernames": ["ada"]}}, None),
+    await receive_messages(ada, "hers")
+    await receive_messages(bob, "his")
+    ada_filter, bob_filter = (
+        await made(ada, {}, {"flag": True}),
+        await made(bob, {}, {"flag": True}),
+    )
+    (message_row,) = await rows(world, "SELECT id FROM messages WHERE subject = 'hers'")
+    message_id = global_ids.encode("Message", message_row[0])
+    for filter_ids, select, path in (
+        ([ada_filter["id"]], {"mailbox": {"path": "INBOX"}}, ["ids"]),
+        ([bob_filter["id"]], {"ids": [message_id]}, ["select", "ids"]),
+        ([bob_filter["id"]], {"mailbox": {"path": "INBOX"}, "users": {"usernames": ["ada"]}}, None),
         ([], {"mailbox": {"path": "INBOX"}}, ["ids"]),
     ):
-        task, errors = await apply(bob, *keys, **select)
+        task, errors = await apply(bob, *filter_ids, **select)
         assert task is None
         assert errors[0]["path"] == (path or ["select", "users"])
     assert await rows(world, "SELECT id FROM messages WHERE flagged") == []

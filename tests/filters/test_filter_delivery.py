@@ -1,4 +1,4 @@
-"""Mail that comes in by LMTP is run through the filters of its account."""
+"""Test filters at delivery by LMTP."""
 
 import pytest
 
@@ -17,11 +17,11 @@ from tests.support.stores.counter_check import rows
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-async def counts(client: Client) -> list[tuple[str, int]]:
-    return [(one["name"], one["matchCount"]) for one in (await listed(client))["nodes"]]
+async def load_match_counts(client: Client) -> list[tuple[str, int]]:
+    return [(filter_["name"], filter_["matchCount"]) for filter_ in (await listed(client))["nodes"]]
 
 
-async def test_filters_say_where_mail_goes_and_how_it_lies_there(
+async def test_filters_choose_mailboxes_and_flags(
     ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await ada('mutation { mailboxCreate(input: {paths: ["A", "B"]}) { errors { code } } }')
@@ -37,19 +37,19 @@ async def test_filters_say_where_mail_goes_and_how_it_lies_there(
         assert await message_flags(ada, path) == [["\\Flagged", "\\Seen", "news"]]
     assert await deliver_without_queue_id(neighbour, raw_message("Two")) == [DELIVERED_REPLY]
     assert await subjects_by_mailbox(world, ada) == {"A": ["One"], "B": ["One", "Two"]}
-    assert await counts(ada) == [
+    assert await load_match_counts(ada) == [
         ("first", 1), ("second", 2), ("never", 0), ("third", 2), ("behind", 0)
     ]  # fmt: skip
 
 
-async def acted(client: Client) -> dict[str, list[str]]:
-    """The names of the filters that acted on each message, by its subject."""
+async def load_filter_names(client: Client) -> dict[str, list[str]]:
+    """Load the names of the filters that acted on each message, by subject."""
     document = "{ viewer { user { messages(first: 50) { nodes { subject filters { name } } } } } }"
     nodes = (await client(document))["viewer"]["user"]["messages"]["nodes"]
-    return {node["subject"]: [one["name"] for one in node["filters"]] for node in nodes}
+    return {node["subject"]: [filter_["name"] for filter_ in node["filters"]] for node in nodes}
 
 
-async def test_a_message_knows_the_filters_that_acted_on_it(
+async def test_message_lists_filters_that_acted_on_it(
     ada: Client, neighbour: Neighbour, statements: list[str]
 ) -> None:
     news = await made(ada, {"subject": "news"}, {"flag": True}, name="news")
@@ -57,50 +57,50 @@ async def test_a_message_knows_the_filters_that_acted_on_it(
     await made(ada, {}, {"seen": True}, name="off", active=False)
     assert await deliver_without_queue_id(neighbour, raw_message("News")) == [DELIVERED_REPLY]
     del statements[:]
-    assert await acted(ada) == {"News": ["news", "all"]}
-    many = len(statements)
+    assert await load_filter_names(ada) == {"News": ["news", "all"]}
+    expected = len(statements)
     for nth in range(19):
         assert await deliver_without_queue_id(neighbour, raw_message(f"No {nth}")) == [
             DELIVERED_REPLY
         ]
     del statements[:]
-    assert len(await acted(ada)) == 20
-    assert len(statements) == many
+    assert len(await load_filter_names(ada)) == 20
+    assert len(statements) == expected
     await remove(ada, news["id"])
-    assert (await acted(ada))["News"] == ["all"]
+    assert (await load_filter_names(ada))["News"] == ["all"]
 
 
-async def test_what_is_deleted_is_nowhere_and_was_taken(
+async def test_deleting_filter_accepts_message_and_stores_nothing(
     ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
-    gone = {"delete": True, "copyTo": [{"path": "Sent"}], "targets": ["eve@example.net"]}
-    await made(ada, {"subject": "gone"}, gone, name="gone")
+    action = {"delete": True, "copyTo": [{"path": "Sent"}], "targets": ["eve@example.net"]}
+    await made(ada, {"subject": "gone"}, action, name="gone")
     assert await deliver_without_queue_id(neighbour, raw_message("Gone")) == [DELIVERED_REPLY]
     assert await subjects_by_mailbox(world, ada) == {}
-    ((_, to),) = await queued_envelopes(world)
-    assert to == "eve@example.net"
-    assert await counts(ada) == [("gone", 1)]
+    ((_, recipient),) = await queued_envelopes(world)
+    assert recipient == "eve@example.net"
+    assert await load_match_counts(ada) == [("gone", 1)]
 
 
-async def test_spam_goes_to_junk_and_what_is_none_stays_out(
+async def test_spam_action_decides_between_junk_and_inbox(
     ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await made(ada, {"subject": "bad"}, {"spam": True, "mailbox": {"path": "Sent"}})
     await made(ada, {"subject": "good"}, {"spam": False})
-    scored = {"X-Spam-Flag": "YES"}
+    spam_header = {"X-Spam-Flag": "YES"}
     assert await deliver_without_queue_id(neighbour, raw_message("Bad")) == [DELIVERED_REPLY]
-    assert await deliver_without_queue_id(neighbour, raw_message("Good", **scored)) == [
+    assert await deliver_without_queue_id(neighbour, raw_message("Good", **spam_header)) == [
         DELIVERED_REPLY
     ]
-    assert await deliver_without_queue_id(neighbour, raw_message("Else", **scored)) == [
+    assert await deliver_without_queue_id(neighbour, raw_message("Else", **spam_header)) == [
         DELIVERED_REPLY
     ]
-    found = await subjects_by_mailbox(world, ada)
-    assert found.pop("INBOX") == ["Good"]
-    assert sorted(*found.values()) == ["Bad", "Else"]
+    subjects = await subjects_by_mailbox(world, ada)
+    assert subjects.pop("INBOX") == ["Good"]
+    assert sorted(*subjects.values()) == ["Bad", "Else"]
 
 
-async def test_a_level_of_a_hundred_keeps_all_out_of_junk(
+async def test_spam_level_100_keeps_mail_out_of_junk(
     ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await ada("mutation { userUpdate(input: {set: {spamLevel: 100}}) { errors { code message } } }")
@@ -109,23 +109,23 @@ async def test_a_level_of_a_hundred_keeps_all_out_of_junk(
     assert await subjects_by_mailbox(world, ada) == {"INBOX": ["Bad"]}
 
 
-async def test_each_target_is_sent_to_once_a_relay_with_its_password(
+async def test_filter_redirects_once_per_target_and_hides_relay_password(
     ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     relay = "smtp://user:secret-word@relay.example:2525"
     await made(ada, {}, {"targets": ["eve@example.net", relay]})
     await made(ada, {}, {"targets": ["EVE@example.net"]})
     assert await deliver_without_queue_id(neighbour, raw_message("One")) == [DELIVERED_REPLY]
-    assert sorted(to for _, to in await queued_envelopes(world)) == [
+    assert sorted(recipient for _, recipient in await queued_envelopes(world)) == [
         "ada@example.org",
         "eve@example.net",
     ]
-    ((shown,),) = await rows(world, "SELECT via FROM deliveries WHERE via IS NOT NULL")
-    assert "secret-word" not in str(shown)
+    ((via,),) = await rows(world, "SELECT via FROM deliveries WHERE via IS NOT NULL")
+    assert "secret-word" not in str(via)
     assert await subjects_by_mailbox(world, ada) == {"INBOX": ["One"]}
 
 
-async def test_a_filter_answers_once_and_no_list(
+async def test_filter_replies_once_per_sender_and_not_to_lists(
     ada: Client, world: Environment, neighbour: Neighbour, clock: Clock
 ) -> None:
     await made(ada, {"subject": "ask"}, {"reply": {"text": "So it is", "html": "<b>So</b>"}})
@@ -134,9 +134,9 @@ async def test_a_filter_answers_once_and_no_list(
             neighbour, raw_message(f"Ask {nth}", To="ada@example.org")
         ) == [DELIVERED_REPLY]
     assert await queued_envelopes(world) == [("", "carol@example.com")]
-    listed_ = {"To": "ada@example.org", "List-Id": "<a.example>"}
+    list_header = {"To": "ada@example.org", "List-Id": "<a.example>"}
     await deliver_without_queue_id(
-        neighbour, raw_message("Ask", **listed_), sender="dan@example.com"
+        neighbour, raw_message("Ask", **list_header), sender="dan@example.com"
     )
     await deliver_without_queue_id(
         neighbour, raw_message("Ask", To="team@example.net"), sender="dan@example.com"
@@ -149,39 +149,47 @@ async def test_a_filter_answers_once_and_no_list(
     assert len(await queued_envelopes(world)) == 2
 
 
-async def test_a_webhook_is_called_with_the_message(
+async def test_filter_calls_webhook_with_message(
     ada: Client, root: Client, world: Environment, neighbour: Neighbour
 ) -> None:
-    hooks = []
+    webhook_ids = []
     for nth in range(2):
-        given = {"types": ["limit.*"], "url": f"https://h.example/{nth}", "user": id_ref(ada)}
-        hook = (await run(root, "webhookCreate", "webhook { id }", **given))["webhook"]["id"]
-        hooks.append(hook)
-    one = await made(ada, {}, {"webhook": hooks[0]})
-    other = await made(ada, {"subject": "gone"}, {"webhook": hooks[0], "delete": True})
-    await made(ada, {"subject": "never"}, {"webhook": hooks[1]})
+        arguments = {
+            "types": ["limit.*"],
+            "url": f"https://h.example/{nth}",
+            "user": user_reference(ada),
+        }
+        webhook_id = (await run(root, "webhookCreate", "webhook { id }", **arguments))["webhook"][
+            "id"
+        ]
+        webhook_ids.append(webhook_id)
+    first_filter = await made(ada, {}, {"webhook": webhook_ids[0]})
+    second_filter = await made(
+        ada, {"subject": "gone"}, {"webhook": webhook_ids[0], "delete": True}
+    )
+    await made(ada, {"subject": "never"}, {"webhook": webhook_ids[1]})
     assert await deliver_without_queue_id(neighbour, raw_message("Hello")) == [DELIVERED_REPLY]
     assert await deliver_without_queue_id(neighbour, raw_message("Gone")) == [DELIVERED_REPLY]
     document = """{ webhooks { nodes { url deliveries { nodes { type state body } } } } }"""
     nodes = (await root(document))["webhooks"]["nodes"]
-    posts = {node["url"]: node["deliveries"]["nodes"] for node in nodes}
-    assert posts["https://h.example/1"] == []
-    late, early = posts["https://h.example/0"]
-    (message,) = (await rows(world, "SELECT id FROM messages"))[0]
-    key = global_ids.encode("Message", message)
-    (told,) = early["body"]["objects"]
-    assert (early["type"], early["body"]["user"]["username"]) == ("filter.matched", "ada")
-    assert told == {"id": one["id"], "message": key, "size": told["size"]}
-    found = [(told["id"], told["message"]) for told in late["body"]["objects"]]
-    assert found == [(one["id"], None), (other["id"], None)]
-    assert {late["state"], early["state"]} == {"WAITING"}
+    deliveries_by_url = {node["url"]: node["deliveries"]["nodes"] for node in nodes}
+    assert deliveries_by_url["https://h.example/1"] == []
+    latest, earliest = deliveries_by_url["https://h.example/0"]
+    (row_id,) = (await rows(world, "SELECT id FROM messages"))[0]
+    message_id = global_ids.encode("Message", row_id)
+    (entry,) = earliest["body"]["objects"]
+    assert (earliest["type"], earliest["body"]["user"]["username"]) == ("filter.matched", "ada")
+    assert entry == {"id": first_filter["id"], "message": message_id, "size": entry["size"]}
+    references = [(entry["id"], entry["message"]) for entry in latest["body"]["objects"]]
+    assert references == [(first_filter["id"], None), (second_filter["id"], None)]
+    assert {latest["state"], earliest["state"]} == {"WAITING"}
 
 
-def id_ref(client: Client) -> dict[str, str]:
+def user_reference(client: Client) -> dict[str, str]:
     return {"id": id_of(client)}
 
 
-async def test_filters_are_the_default_of_a_script(
+async def test_filters_replace_implicit_keep_of_script(
     ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await ada('mutation { mailboxCreate(input: {paths: ["A", "B"]}) { errors { code } } }')
@@ -194,39 +202,41 @@ async def test_filters_are_the_default_of_a_script(
     assert await message_flags(ada, "A") == [["x"]]
 
 
-async def test_another_users_filters_are_none_of_ours(
+async def test_filters_apply_only_to_mail_of_their_user(
     ada: Client, bob: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await made(bob, {}, {"delete": True})
-    (one,) = (await listed(bob))["nodes"]
+    (bob_filter,) = (await listed(bob))["nodes"]
     recipients = ("ada@example.org", "bob@example.org")
     replies = await deliver_without_queue_id(neighbour, raw_message("One"), *recipients)
     assert replies == [DELIVERED_REPLY, DELIVERED_REPLY]
     assert await subjects_by_mailbox(world, ada) == {"INBOX": ["One"]}
     assert await subjects_by_mailbox(world, bob) == {}
-    await change(bob, one["id"], active=False)
+    await change(bob, bob_filter["id"], active=False)
     assert await deliver_without_queue_id(neighbour, raw_message("Two"), "bob@example.org") == [
         DELIVERED_REPLY
     ]
     assert await subjects_by_mailbox(world, bob) == {"INBOX": ["Two"]}
 
 
-async def test_many_recipients_ask_the_store_for_filters_once(
+async def test_filters_of_many_recipients_are_read_once(
     ada: Client, world: Environment, neighbour: Neighbour, statements: list[str]
 ) -> None:
     others = [await make_client(world, ada.http, f"user{nth}") for nth in range(20)]
     del statements[:]
-    await deliver_without_queue_id(neighbour, raw_message("None"), *(one.address for one in others))
-    assert not [one for one in statements if "FROM filters" in one and "EXISTS" not in one]
-    for one in (ada, *others):
-        await made(one, {"subject": "x"}, {"flag": True})
+    await deliver_without_queue_id(
+        neighbour, raw_message("None"), *(item.address for item in others)
+    )
+    assert not [item for item in statements if "FROM filters" in item and "EXISTS" not in item]
+    for item in (ada, *others):
+        await made(item, {"subject": "x"}, {"flag": True})
 
-    async def cost(*to: str) -> int:
+    async def count_filter_queries(*recipients: str) -> int:
         del statements[:]
-        assert set(await deliver_without_queue_id(neighbour, raw_message("One"), *to)) == {
+        assert set(await deliver_without_queue_id(neighbour, raw_message("One"), *recipients)) == {
             DELIVERED_REPLY
         }
-        return len([one for one in statements if "FROM filters" in one and "EXISTS" not in one])
+        return len([item for item in statements if "FROM filters" in item and "EXISTS" not in item])
 
-    assert await cost(ada.address) == 1
-    assert await cost(*(one.address for one in others)) == 1
+    assert await count_filter_queries(ada.address) == 1
+    assert await count_filter_queries(*(item.address for item in others)) == 1

@@ -1,4 +1,4 @@
-"""Filters whose query is a search text."""
+"""Test filters whose query is a search text."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from resolvers.filters.search_query import NO_TEST_MESSAGE, NOT_AT_DELIVERY_MESS
 from tests.conftest import Client, context, raw_message
 from tests.support.operations.filter_operations import TEST, change, create, listed, made
 
-MAIL = raw_message(
+RAW_MESSAGE = raw_message(
     "Re: Big bill", From="Ann Ü <ann@example.net>", To="bob@example.org", body="The duck is late."
 )
-HOLDS = [
+MATCH_CASES = [
     ("subject:bill", True),
     ("subject:x", False),
     ("from:ANN subject:big", True),
@@ -38,32 +38,32 @@ HOLDS = [
 ]
 
 
-async def fitting(client: Client, message: bytes) -> dict[str, bool]:
+async def load_matches(client: Client, message: bytes) -> dict[str, bool]:
     tests = (await client(TEST, raw=message.decode()))["filterTest"]
-    return {one["filter"]["name"]: one["matches"] for one in tests}
+    return {outcome["filter"]["name"]: outcome["matches"] for outcome in tests}
 
 
-async def test_a_search_text_says_which_mail(ada: Client) -> None:
-    for text, _ in HOLDS:
-        one = await made(ada, {"query": text}, {"seen": True}, name=text)
-        assert one["query"]["query"] == text
-    assert await fitting(ada, MAIL) == dict(HOLDS)
+async def test_filter_matches_by_search_text(ada: Client) -> None:
+    for text, _ in MATCH_CASES:
+        filter_ = await made(ada, {"query": text}, {"seen": True}, name=text)
+        assert filter_["query"]["query"] == text
+    assert await load_matches(ada, RAW_MESSAGE) == dict(MATCH_CASES)
 
 
-async def test_a_search_text_holds_beside_other_tests(ada: Client) -> None:
+async def test_search_text_is_combined_with_other_conditions(ada: Client) -> None:
     query = {"query": "subject:bill", "from": "ann", "all": [{"query": "body:duck"}]}
-    one = await made(ada, query, {"seen": True}, name="n")
-    assert one["queryText"] == [["From", "ann"], ["Subject", "bill"], ["Text", "duck"]]
-    assert one["sieve"].count(":contains") == 3
-    assert await fitting(ada, MAIL) == {"n": True}
-    ((after,), errors) = await change(ada, one["id"], query={"query": "subject:x"})
+    filter_ = await made(ada, query, {"seen": True}, name="n")
+    assert filter_["queryText"] == [["From", "ann"], ["Subject", "bill"], ["Text", "duck"]]
+    assert filter_["sieve"].count(":contains") == 3
+    assert await load_matches(ada, RAW_MESSAGE) == {"n": True}
+    ((after,), errors) = await change(ada, filter_["id"], query={"query": "subject:x"})
     assert (errors, after["query"]["from"]) == ([], "ann")
-    assert await fitting(ada, MAIL) == {"n": False}
-    ((after,), _) = await change(ada, one["id"], query={"query": None})
-    assert (after["query"]["query"], await fitting(ada, MAIL)) == (None, {"n": True})
+    assert await load_matches(ada, RAW_MESSAGE) == {"n": False}
+    ((after,), _) = await change(ada, filter_["id"], query={"query": None})
+    assert (after["query"]["query"], await load_matches(ada, RAW_MESSAGE)) == (None, {"n": True})
 
 
-WRONG = [
+INVALID_QUERIES = [
     ("", "length", "at least 1 character"),
     ('subject:bill from:"x', "syntax", "'from' at 14: a quotation mark that is not closed"),
     ("form:ann", "syntax", "'form' at 1: there is no such key"),
@@ -94,23 +94,23 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("text", "constraint", "message"), WRONG)
-async def test_a_term_that_no_filter_can_test_is_named(
+@pytest.mark.parametrize(("text", "constraint", "message"), INVALID_QUERIES)
+async def test_unsupported_search_term_is_reported(
     ada: Client, text: str, constraint: str, message: str
 ) -> None:
-    one, errors = await create(ada, {"any": [{"from": "a"}, {"query": text}]}, {"seen": True})
+    filter_, errors = await create(ada, {"any": [{"from": "a"}, {"query": text}]}, {"seen": True})
     path = ["query"] if constraint == "max" else ["query", "any", "1", "query"]
-    assert one is None
-    assert [(each["code"], each["path"]) for each in errors] == [("VALIDATION", path)]
+    assert filter_ is None
+    assert [(error["code"], error["path"]) for error in errors] == [("VALIDATION", path)]
     assert message in errors[0]["message"]
     assert errors[0]["constraint"] == constraint
     assert (await listed(ada))["totalCount"] == 0
 
 
-async def test_a_search_text_comes_along_in_an_export(ada: Client, bob: Client) -> None:
+async def test_search_text_survives_export_and_import(ada: Client, bob: Client) -> None:
     query: dict[str, Any] = {"any": [{"query": "subject:bill OR duck"}, {"to": "x"}]}
     await made(ada, query, {"seen": True}, name="n")
     (entry,) = await transfer.export_filters(context(ada), ada.user.id)
     assert entry["query"] == query
-    assert await transfer.import_filter(context(bob), entry, []) == []
-    assert await fitting(bob, MAIL) == {"n": True}
+    assert await transfer.import_filter_returning_dropped_targets(context(bob), entry, []) == []
+    assert await load_matches(bob, RAW_MESSAGE) == {"n": True}

@@ -1,4 +1,4 @@
-"""Mail that comes in by LMTP is run through the script of its account."""
+"""Test Sieve scripts at delivery by LMTP."""
 
 import asyncio
 import email
@@ -28,46 +28,45 @@ from tests.support.stores.counter_check import rows
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-async def raws(client: Client, path: str) -> list[str]:
-    """The headers of what lies in a folder, without what a delivery puts before them."""
-    found = await client(
+async def load_headers(client: Client, path: str) -> list[str]:
+    """Load the header of each message of a mailbox, without the fields added at delivery."""
+    answer = await client(
         "query ($path: String!) { mailbox(by: {path: $path}) { messages(first: 9) "
         "{ nodes { headers { key value } } } } }",
         path=path,
     )
-    nodes = found["mailbox"]["messages"]["nodes"]
+    nodes = answer["mailbox"]["messages"]["nodes"]
     for node in nodes:
-        top = [one["key"].encode() for one in node["headers"][: len(FIELDS)]]
-        assert top == FIELDS
+        first_keys = [field["key"].encode() for field in node["headers"][: len(FIELDS)]]
+        assert first_keys == FIELDS
     return [
-        "\n".join(f"{one['key']}: {one['value']}" for one in node["headers"][len(FIELDS) :])
+        "\n".join(f"{field['key']}: {field['value']}" for field in node["headers"][len(FIELDS) :])
         for node in nodes
     ]
 
 
-async def sent(world: Environment, many: int = 1) -> list[tuple[Any, EmailMessage]]:
-    """What a server of another domain takes: envelope and message."""
-    async with listening(Server()) as there, working(world, relay(there)):
+async def relay_queued_mail(
+    world: Environment, expected_count: int = 1
+) -> list[tuple[Any, EmailMessage]]:
+    """Deliver the queue to a test server. Return envelope and message of each mail."""
+    async with listening(Server()) as server, working(world, relay(server)):
 
-        async def come() -> bool:
-            return len(there.mails) >= many
+        async def has_received_all() -> bool:
+            return len(server.mails) >= expected_count
 
-        await until(come)
+        await until(has_received_all)
         for row in await rows(world, "SELECT DISTINCT submission_id FROM deliveries"):
             await settled(world, row[0])
-        return [(mail, parsed(mail.raw)) for mail in there.mails]
+        return [(envelope, parse_message(envelope.raw)) for envelope in server.mails]
 
 
-def parsed(raw: bytes) -> EmailMessage:
-    made = email.message_from_bytes(raw, policy=default)
-    assert isinstance(made, EmailMessage)
-    return made
+def parse_message(raw: bytes) -> EmailMessage:
+    message = email.message_from_bytes(raw, policy=default)
+    assert isinstance(message, EmailMessage)
+    return message
 
 
-# ---------------------------------------------------------------- storing
-
-
-async def test_it_goes_into_several_folders_with_flags(
+async def test_script_stores_in_several_mailboxes_with_flags(
     ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await put(
@@ -91,7 +90,7 @@ async def test_it_goes_into_several_folders_with_flags(
     assert [tuple(row) for row in user] == [(3, 1)]
 
 
-async def test_a_repeat_after_a_lost_reply_is_known(
+async def test_repeated_delivery_runs_script_once(
     ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await put(
@@ -107,7 +106,7 @@ async def test_a_repeat_after_a_lost_reply_is_known(
     assert [to for _, to in await queued_envelopes(world)] == ["dave@example.com"]
 
 
-async def test_a_folder_that_is_not_there_is_inbox(
+async def test_fileinto_missing_mailbox_falls_back_to_inbox(
     ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await put(ada, 'require "fileinto"; fileinto "Nowhere";')
@@ -119,7 +118,7 @@ async def test_a_folder_that_is_not_there_is_inbox(
     )
 
 
-async def test_a_special_folder_goes_before_its_name(
+async def test_specialuse_takes_precedence_over_mailbox_name(
     ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await put(
@@ -131,7 +130,7 @@ async def test_a_special_folder_goes_before_its_name(
     assert await subjects_by_mailbox(world, ada) == {"Trash": ["Hello"]}
 
 
-async def test_what_is_thrown_away_is_taken_and_not_stored(
+async def test_discarded_message_is_accepted_and_not_stored(
     ada: Client, bob: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await put(ada, "discard;")
@@ -144,7 +143,7 @@ async def test_what_is_thrown_away_is_taken_and_not_stored(
     )
 
 
-async def test_the_header_is_as_it_was_edited_up_to_there(
+async def test_editheader_applies_to_later_actions(
     ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await put(
@@ -156,16 +155,16 @@ async def test_the_header_is_as_it_was_edited_up_to_there(
     )
     assert await deliver_without_queue_id(neighbour, raw_message("Hello")) == [DELIVERED_REPLY]
     assert await subjects_by_mailbox(world, ada) == {"Before": ["Hello"], "INBOX": ["Grüße"]}
-    (head,) = await raws(ada, "INBOX")
-    assert head.startswith("Subject: Grüße")
-    assert head.endswith("X-End: 1")
-    ((_, mail),) = await sent(world)
-    assert (mail["Subject"], mail["X-End"]) == ("Grüße", "1")
+    (header,) = await load_headers(ada, "INBOX")
+    assert header.startswith("Subject: Grüße")
+    assert header.endswith("X-End: 1")
+    ((_, envelope),) = await relay_queued_mail(world)
+    assert (envelope["Subject"], envelope["X-End"]) == ("Grüße", "1")
     assert await deliver_without_queue_id(neighbour, raw_message("Hello")) == [DELIVERED_REPLY]
     assert await subjects_by_mailbox(world, ada) == {"Before": ["Hello"], "INBOX": ["Grüße"]}
 
 
-async def test_a_large_message_is_read_where_it_lies(
+async def test_body_test_reads_large_message(
     ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await put(
@@ -176,13 +175,13 @@ async def test_a_large_message_is_read_where_it_lies(
     )
     raw = raw_message("Large", body="0123456789\r\n" * 200_000 + "the needle")
     assert await deliver_without_queue_id(neighbour, raw) == [DELIVERED_REPLY]
-    (head,) = await raws(ada, "INBOX")
-    assert head.startswith("X-Found: 1")
-    ((mail, said),) = await sent(world)
-    assert (said["X-Found"], mail.raw.count(b"0123456789")) == ("1", 200_000)
+    (header,) = await load_headers(ada, "INBOX")
+    assert header.startswith("X-Found: 1")
+    ((envelope, message),) = await relay_queued_mail(world)
+    assert (message["X-Found"], envelope.raw.count(b"0123456789")) == ("1", 200_000)
 
 
-async def test_spam_that_is_kept_goes_to_junk_and_nowhere_else(
+async def test_kept_spam_goes_to_junk_and_is_not_redirected(
     ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await put(
@@ -202,33 +201,33 @@ async def test_spam_that_is_kept_goes_to_junk_and_nowhere_else(
     assert await queued_envelopes(world) == []
 
 
-async def test_each_folder_has_it_encrypted_as_it_asks(ada: Client, neighbour: Neighbour) -> None:
-    key = await run(ada, "userUpdate", set={"pubKey": key_of("Ada")})
-    assert key["errors"] == []
-    made = await run(ada, "mailboxCreate", "mailboxes { path }", paths=["Sealed"])
-    assert made["errors"] == []
-    given = {"mailboxes": [{"path": "Sealed"}], "set": {"encryptMessages": True}}
-    assert (await run(ada, "mailboxUpdate", "mailboxes { path }", **given))["errors"] == []
+async def test_message_is_encrypted_per_mailbox_setting(ada: Client, neighbour: Neighbour) -> None:
+    key_update = await run(ada, "userUpdate", set={"pubKey": key_of("Ada")})
+    assert key_update["errors"] == []
+    created = await run(ada, "mailboxCreate", "mailboxes { path }", paths=["Sealed"])
+    assert created["errors"] == []
+    arguments = {"mailboxes": [{"path": "Sealed"}], "set": {"encryptMessages": True}}
+    assert (await run(ada, "mailboxUpdate", "mailboxes { path }", **arguments))["errors"] == []
     await put(
         ada,
         'require ["fileinto", "editheader"]; fileinto "Trash";\n'
         'addheader "X-Mine" "1"; fileinto "Sealed"; keep;',
     )
     assert await deliver_without_queue_id(neighbour, raw_message("Hello")) == [DELIVERED_REPLY]
-    found = {path: (await raws(ada, path))[0] for path in ("Trash", "Sealed", "INBOX")}
-    sealed = {path: "multipart/encrypted" in head for path, head in found.items()}
-    assert sealed == {"Trash": False, "Sealed": True, "INBOX": False}
-    mine = {path: head.startswith("X-Mine: 1") for path, head in found.items()}
-    assert mine == {"Trash": False, "Sealed": True, "INBOX": True}
+    headers = {path: (await load_headers(ada, path))[0] for path in ("Trash", "Sealed", "INBOX")}
+    is_encrypted = {path: "multipart/encrypted" in header for path, header in headers.items()}
+    assert is_encrypted == {"Trash": False, "Sealed": True, "INBOX": False}
+    is_edited = {path: header.startswith("X-Mine: 1") for path, header in headers.items()}
+    assert is_edited == {"Trash": False, "Sealed": True, "INBOX": True}
 
 
-async def test_what_does_not_fit_everywhere_is_stored_nowhere(
+async def test_message_over_quota_is_stored_in_no_mailbox(
     ada: Client, root: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await put(ada, 'require ["fileinto", "mailbox"]; keep; fileinto :create "A"; fileinto "Trash";')
     raw = raw_message("Hello", body="x" * 1000)
-    whose, few = {"usernames": ["ada"]}, {"quota": len(raw) * 2}
-    assert (await run(root, "userUpdate", users=whose, set=few))["errors"] == []
+    users, quota = {"usernames": ["ada"]}, {"quota": len(raw) * 2}
+    assert (await run(root, "userUpdate", users=users, set=quota))["errors"] == []
     assert await deliver_without_queue_id(neighbour, raw) == ["452 4.2.2 Mailbox full"]
     assert await subjects_by_mailbox(world, ada) == {}
     assert await rows(world, "SELECT id FROM mailboxes WHERE path = 'A'") == []
@@ -236,10 +235,7 @@ async def test_what_does_not_fit_everywhere_is_stored_nowhere(
     assert await deliver_without_queue_id(neighbour, raw) == [DELIVERED_REPLY]
 
 
-# ---------------------------------------------------------------- refusing, sending on, answering
-
-
-async def test_a_refusal_is_the_answer_to_its_sender(
+async def test_ereject_is_smtp_reply_to_sender(
     ada: Client, bob: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await put(ada, 'require "ereject"; ereject "Nein,\r\n danke\u00a0- é";')
@@ -253,37 +249,37 @@ async def test_a_refusal_is_the_answer_to_its_sender(
     )
 
 
-async def test_a_refusal_is_reported_to_somebody_here(
+async def test_reject_of_local_message_sends_dsn(
     ada: Client, bob: Client, world: Environment
 ) -> None:
     await put(ada, 'require "reject"; reject "No, thanks";')
-    key = await send(bob, NamedAddress(ada.address))
-    async with listening(Server()) as there, working(world, relay(there)):
-        found = await settled(world, key)
+    submission_id = await send(bob, NamedAddress(ada.address))
+    async with listening(Server()) as server, working(world, relay(server)):
+        queue_entries = await settled(world, submission_id)
 
-        async def reported() -> bool:
+        async def has_dsn() -> bool:
             return "INBOX" in await subjects_by_mailbox(world, bob)
 
-        await until(reported)
-    assert (found["ada"].last_code, found["ada"].state) == (550, "BOUNCED")
-    assert "No, thanks" in found["ada"].last_response
+        await until(has_dsn)
+    assert (queue_entries["ada"].last_code, queue_entries["ada"].state) == (550, "BOUNCED")
+    assert "No, thanks" in queue_entries["ada"].last_response
     assert await subjects_by_mailbox(world, ada) == {}
 
 
-async def test_it_is_sent_on_with_a_sender_that_finds_back(
+async def test_redirect_rewrites_sender_with_srs(
     ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await put(ada, 'redirect "dave@example.com";')
     assert await deliver_without_queue_id(neighbour, raw_message("Hello")) == [DELIVERED_REPLY]
     assert await subjects_by_mailbox(world, ada) == {}
-    ((mail, said),) = await sent(world)
-    assert mail.sender.startswith("SRS0=")
-    assert mail.sender.endswith("@example.org")
-    assert (mail.to, said["Subject"]) == (["dave@example.com"], "Hello")
-    assert said["Delivered-To"] == "ada@example.org"
+    ((envelope, message),) = await relay_queued_mail(world)
+    assert envelope.sender.startswith("SRS0=")
+    assert envelope.sender.endswith("@example.org")
+    assert (envelope.to, message["Subject"]) == (["dave@example.com"], "Hello")
+    assert message["Delivered-To"] == "ada@example.org"
 
 
-async def test_what_cannot_be_sent_on_is_kept(
+async def test_redirect_of_mail_loop_keeps_message(
     ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await put(ada, 'redirect "dave@example.com";')
@@ -297,7 +293,7 @@ async def test_what_cannot_be_sent_on_is_kept(
     assert await queued_envelopes(world) == []
 
 
-async def test_a_vacation_is_answered_once_to_each_sender(
+async def test_vacation_replies_once_per_sender(
     ada: Client, world: Environment, neighbour: Neighbour, clock: Clock
 ) -> None:
     await put(
@@ -311,9 +307,9 @@ async def test_a_vacation_is_answered_once_to_each_sender(
             neighbour, raw_message(f"Letter {number}"), sender=sender
         ) == [DELIVERED_REPLY]
     assert await queued_envelopes(world) == [("", "carol@example.com"), ("", "d@example.net")]
-    found = await subjects_by_mailbox(world, ada)
-    assert found["Answers"] == ["Away", "Away"]
-    assert found["INBOX"] == ["Letter 0", "Letter 1", "Letter 2"]
+    subjects = await subjects_by_mailbox(world, ada)
+    assert subjects["Answers"] == ["Away", "Away"]
+    assert subjects["INBOX"] == ["Letter 0", "Letter 1", "Letter 2"]
     clock.tick(days=3)
     assert await deliver_without_queue_id(neighbour, raw_message("Letter 4")) == [DELIVERED_REPLY]
     assert len(await queued_envelopes(world)) == 3
@@ -322,7 +318,7 @@ async def test_a_vacation_is_answered_once_to_each_sender(
     assert await rows(world, "SELECT key FROM sieve_memories") == []
 
 
-async def test_an_answer_is_what_the_standards_ask_for(
+async def test_vacation_reply_follows_rfc_5230(
     ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await put(
@@ -333,13 +329,16 @@ async def test_an_answer_is_what_the_standards_ask_for(
     assert await deliver_without_queue_id(
         neighbour, raw_message("Hello", Message_ID="<a@example.com>")
     ) == [DELIVERED_REPLY]
-    ((mail, said),) = await sent(world)
-    assert (mail.sender, mail.to) == ("<>", ["carol@example.com"])
-    assert said["From"] == "ada@example.org"  # not hers: she may not send as somebody else
-    assert said["Subject"] == "Auto: Hello"
-    assert (said["Auto-Submitted"], said["In-Reply-To"]) == ("auto-replied", "<a@example.com>")
-    assert (said.get_content_type(), said["X-Mine"]) == ("text/html", None)
-    assert said.get_content().strip() == "<p>Grüße</p>"
+    ((envelope, message),) = await relay_queued_mail(world)
+    assert (envelope.sender, envelope.to) == ("<>", ["carol@example.com"])
+    assert message["From"] == "ada@example.org"  # she is not allowed to send as eve
+    assert message["Subject"] == "Auto: Hello"
+    assert (message["Auto-Submitted"], message["In-Reply-To"]) == (
+        "auto-replied",
+        "<a@example.com>",
+    )
+    assert (message.get_content_type(), message["X-Mine"]) == ("text/html", None)
+    assert message.get_content().strip() == "<p>Grüße</p>"
 
 
 @pytest.mark.parametrize(
@@ -347,7 +346,7 @@ async def test_an_answer_is_what_the_standards_ask_for(
     [{"X_Autoreply": "yes"}, {"X_Spam_Flag": "YES"}, {"List_Id": "<x.example.com>"},
      {"Auto_Submitted": "auto-generated"}, {"To": "others@example.net"}],
 )  # fmt: skip
-async def test_machines_lists_and_spam_are_not_answered(
+async def test_vacation_does_not_reply_to_machines_lists_and_spam(
     ada: Client, world: Environment, neighbour: Neighbour, header: dict[str, str]
 ) -> None:
     await put(ada, 'require "vacation"; vacation "I am away.";')
@@ -357,9 +356,7 @@ async def test_machines_lists_and_spam_are_not_answered(
     assert await queued_envelopes(world) == []
 
 
-async def test_somebody_is_notified_by_mail(
-    ada: Client, world: Environment, neighbour: Neighbour
-) -> None:
+async def test_notify_sends_mail(ada: Client, world: Environment, neighbour: Neighbour) -> None:
     await put(
         ada,
         'require "enotify";\n'
@@ -371,19 +368,20 @@ async def test_somebody_is_notified_by_mail(
     assert await deliver_without_queue_id(
         neighbour, raw_message("Robot", Auto_Submitted="auto-replied")
     ) == [DELIVERED_REPLY]
-    ((mail, said),) = await sent(world)
-    assert (mail.sender, mail.to) == ("<>", ["dave@example.com"])
-    assert (said["Subject"], said["X-Tag"], said["Importance"]) == ("News of Carol", "1", "high")
-    assert said["Auto-Submitted"] == 'auto-notified; owner-email="ada@example.org"'
-    assert said["Received"] is None
-    assert said.get_content().strip() == "Look"
+    ((envelope, message),) = await relay_queued_mail(world)
+    assert (envelope.sender, envelope.to) == ("<>", ["dave@example.com"])
+    assert (message["Subject"], message["X-Tag"], message["Importance"]) == (
+        "News of Carol",
+        "1",
+        "high",
+    )
+    assert message["Auto-Submitted"] == 'auto-notified; owner-email="ada@example.org"'
+    assert message["Received"] is None
+    assert message.get_content().strip() == "Look"
     assert await subjects_by_mailbox(world, ada) == {"INBOX": ["Hello", "Robot"]}
 
 
-# ---------------------------------------------------------------- what is known
-
-
-async def test_the_same_does_not_come_twice(
+async def test_duplicate_test_discards_second_message(
     ada: Client, world: Environment, neighbour: Neighbour, clock: Clock
 ) -> None:
     await put(ada, 'require "duplicate"; if duplicate :seconds 3600 { discard; }')
@@ -397,21 +395,26 @@ async def test_the_same_does_not_come_twice(
     assert await subjects_by_mailbox(world, ada) == {"INBOX": ["Hello", "By the list"]}
 
 
-async def test_two_at_once_do_not_both_come_for_the_first_time(
+async def test_duplicate_test_is_safe_for_concurrent_deliveries(
     ada: Client, world: Environment
 ) -> None:
     await put(ada, 'require "duplicate"; if duplicate { discard; }')
-    house = LocalBackend(world)
-    taken = [await house.accept_recipient(ada.address, "")]
-    letters = [raw_message(f"Letter {nth}", Message_ID="<a@example.com>") for nth in range(4)]
-    done = await asyncio.gather(
-        *(house.deliver(raw, taken, "carol@example.com") for raw in letters)
+    backend = LocalBackend(world)
+    recipients = [await backend.accept_recipient(ada.address, "")]
+    raw_messages = [raw_message(f"Letter {nth}", Message_ID="<a@example.com>") for nth in range(4)]
+    results = await asyncio.gather(
+        *(backend.deliver(raw, recipients, "carol@example.com") for raw in raw_messages)
     )
-    assert not [one for outcomes in done for one in outcomes if isinstance(one, BaseException)]
+    assert not [
+        outcome
+        for outcomes in results
+        for outcome in outcomes
+        if isinstance(outcome, BaseException)
+    ]
     assert len((await subjects_by_mailbox(world, ada))["INBOX"]) == 1
 
 
-async def test_scripts_include_each_other(
+async def test_script_includes_script_of_same_user(
     ada: Client, bob: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await put(bob, "discard;", name="lists", activate=False)
@@ -426,7 +429,7 @@ async def test_scripts_include_each_other(
     )
 
 
-async def test_a_script_that_fails_has_done_nothing_and_says_why(
+async def test_failing_script_has_no_effect_and_stores_error(
     ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await put(
@@ -443,11 +446,13 @@ async def test_a_script_that_fails_has_done_nothing_and_says_why(
         await active_script_error(world)
         == 'line 3, column 1: there is no script "gone" that compiles'
     )
-    told = await rows(world, "SELECT facts FROM changes WHERE kind = 'SIEVE_CHANGED'")
-    assert sum("failed" in str(row[0]) for row in told) == 1
+    changes = await rows(world, "SELECT facts FROM changes WHERE kind = 'SIEVE_CHANGED'")
+    assert sum("failed" in str(row[0]) for row in changes) == 1
 
 
-async def test_what_scripts_may_know(ada: Client, world: Environment, neighbour: Neighbour) -> None:
+async def test_script_tests_environment_envelope_and_date(
+    ada: Client, world: Environment, neighbour: Neighbour
+) -> None:
     await put(
         ada,
         'require ["environment", "mailbox", "envelope", "fileinto", "variables", "date"];\n'
@@ -462,35 +467,35 @@ async def test_what_scripts_may_know(ada: Client, world: Environment, neighbour:
     assert await subjects_by_mailbox(world, ada) == {"Trash": ["Hello"]}
 
 
-async def test_many_scripts_are_looked_up_together(
+async def test_scripts_of_many_recipients_are_read_together(
     ada: Client, world: Environment, neighbour: Neighbour, statements: list[str], http: Any
 ) -> None:
     text = 'require ["fileinto", "vacation"]; if header "X-No" "1" { vacation "x"; } keep;'
     others = [await make_client(world, http, f"user{number}") for number in range(19)]
     for client in (ada, *others):
         await put(client, text)
-    sought = ("FROM sieve_scripts", "FROM mailboxes JOIN users", "FROM addresses")
+    sql_parts = ("FROM sieve_scripts", "FROM mailboxes JOIN users", "FROM addresses")
 
-    async def cost(*to: str) -> list[int]:
-        await deliver_without_queue_id(neighbour, raw_message("To warm"), *to)
-        await neighbour.begin(*to)
+    async def count_statements(*recipients: str) -> list[int]:
+        await deliver_without_queue_id(neighbour, raw_message("To warm"), *recipients)
+        await neighbour.begin(*recipients)
         del statements[:]
-        neighbour.send(raw_message(f"To {len(to)}") + b"\r\n.\r\n")
-        assert [(await neighbour.hear())[: len(DELIVERED_REPLY)] for _ in to] == [
+        neighbour.send(raw_message(f"To {len(recipients)}") + b"\r\n.\r\n")
+        assert [(await neighbour.hear())[: len(DELIVERED_REPLY)] for _ in recipients] == [
             DELIVERED_REPLY
-        ] * len(to)
-        return [sum(where in each for each in statements) for where in sought]
+        ] * len(recipients)
+        return [sum(sql_part in item for item in statements) for sql_part in sql_parts]
 
-    one = await cost(ada.address)
-    assert one[0] == 1
-    assert await cost(*(each.address for each in (ada, *others))) == one
+    expected = await count_statements(ada.address)
+    assert expected[0] == 1
+    assert await count_statements(*(item.address for item in (ada, *others))) == expected
 
 
-async def test_nobody_without_a_script_is_asked_about_one(
+async def test_delivery_without_script_reads_no_script(
     ada: Client, neighbour: Neighbour, statements: list[str]
 ) -> None:
     await neighbour.begin(ada.address)
     del statements[:]
     neighbour.send(raw_message("Hello") + b"\r\n.\r\n")
     assert (await neighbour.hear()).startswith(DELIVERED_REPLY)
-    assert not [each for each in statements if "sieve" in each]
+    assert not [statement for statement in statements if "sieve" in statement]

@@ -1,4 +1,4 @@
-"""Scripts of accounts: put, read, renamed, deleted, tried; and nobody else's."""
+"""Test Sieve scripts: store, rename, activate, delete and check, and access of other users."""
 
 from typing import Any
 
@@ -13,30 +13,30 @@ from tests.support.accounts.user_operations import run
 from tests.support.operations.sieve_operations import SHOWN, put
 from tests.support.stores.counter_check import rows
 
-LIST = """query ($first: Int, $after: String) { viewer { user {
+SCRIPTS_QUERY = """query ($first: Int, $after: String) { viewer { user {
   sieveScripts(first: $first, after: $after) {
     nodes { name active } pageInfo { hasNextPage endCursor } totalCount } } } }"""
-ONE = (
+SCRIPT_QUERY = (
     "query ($name: String!) { viewer { user { sieveScript(name: $name) { name content size } } } }"
 )
-CHECK = """query ($content: String!, $message: MessageRef, $user: UserRef) {
+SIEVE_CHECK = """query ($content: String!, $message: MessageRef, $user: UserRef) {
   sieveCheck(content: $content, message: $message, user: $user) {
     valid line column message requires actions problems { line column message }
     trace { line column script text } } }"""
-COMPILE = "errors { __typename code message path ... on SieveCompileError { line column } }"
+COMPILE_ERRORS = "errors { __typename code message path ... on SieveCompileError { line column } }"
 
 
-async def names(client: Client) -> dict[str, bool]:
-    found = (await client(LIST, first=50))["viewer"]["user"]["sieveScripts"]["nodes"]
-    return {node["name"]: node["active"] for node in found}
+async def load_active_flags(client: Client) -> dict[str, bool]:
+    nodes = (await client(SCRIPTS_QUERY, first=50))["viewer"]["user"]["sieveScripts"]["nodes"]
+    return {node["name"]: node["active"] for node in nodes}
 
 
-async def test_a_script_is_put_read_and_overwritten(ada: Client) -> None:
+async def test_script_is_stored_read_and_replaced(ada: Client) -> None:
     text = 'require ["fileinto", "copy"];\nfileinto :copy "Grüße";\n'
-    made = (await put(ada, text))["scripts"]
-    (shown,) = made
-    key = shown.pop("id")
-    assert shown == {
+    scripts = (await put(ada, text))["scripts"]
+    (script,) = scripts
+    script_id = script.pop("id")
+    assert script == {
         "name": "main",
         "content": text,
         "active": True,
@@ -44,242 +44,267 @@ async def test_a_script_is_put_read_and_overwritten(ada: Client) -> None:
         "requires": ["copy", "fileinto"],
         "lastError": None,
     }
-    (again,) = (await put(ada, "discard;", activate=False))["scripts"]
-    assert (again["id"], again["content"], again["active"]) == (key, "discard;", True)
-    assert (await ada(ONE, name="main"))["viewer"]["user"]["sieveScript"]["content"] == "discard;"
-    assert (await ada(ONE, name="Main"))["viewer"]["user"]["sieveScript"] is None
-    node = await ada("query ($id: ID!) { node(id: $id) { ... on SieveScript { name } } }", id=key)
+    (replaced,) = (await put(ada, "discard;", activate=False))["scripts"]
+    assert (replaced["id"], replaced["content"], replaced["active"]) == (
+        script_id,
+        "discard;",
+        True,
+    )
+    assert (await ada(SCRIPT_QUERY, name="main"))["viewer"]["user"]["sieveScript"][
+        "content"
+    ] == "discard;"
+    assert (await ada(SCRIPT_QUERY, name="Main"))["viewer"]["user"]["sieveScript"] is None
+    node = await ada(
+        "query ($id: ID!) { node(id: $id) { ... on SieveScript { name } } }", id=script_id
+    )
     assert node == {"node": {"name": "main"}}
 
 
-async def test_one_runs_at_most(ada: Client) -> None:
+async def test_at_most_one_script_is_active(ada: Client) -> None:
     for name in "abc":
         await put(ada, "keep;", name=name)
-    assert await names(ada) == {"a": False, "b": False, "c": True}
-    done = await run(ada, "sieveScriptActivate", SHOWN, name="a")
-    assert [one["name"] for one in done["scripts"]] == ["a"]
-    assert await names(ada) == {"a": True, "b": False, "c": False}
-    done = await run(ada, "sieveScriptDeactivate", "users { username }")
-    assert (done["users"], await names(ada)) == (
+    assert await load_active_flags(ada) == {"a": False, "b": False, "c": True}
+    answer = await run(ada, "sieveScriptActivate", SHOWN, name="a")
+    assert [item["name"] for item in answer["scripts"]] == ["a"]
+    assert await load_active_flags(ada) == {"a": True, "b": False, "c": False}
+    answer = await run(ada, "sieveScriptDeactivate", "users { username }")
+    assert (answer["users"], await load_active_flags(ada)) == (
         [{"username": "ada"}],
         {"a": False, "b": False, "c": False},
     )
-    done = await run(ada, "sieveScriptActivate", SHOWN, name="d")
-    assert [(one["code"], one["path"]) for one in done["errors"]] == [("NOT_FOUND", ["name"])]
+    answer = await run(ada, "sieveScriptActivate", SHOWN, name="d")
+    assert [(item["code"], item["path"]) for item in answer["errors"]] == [("NOT_FOUND", ["name"])]
 
 
-async def test_what_does_not_compile_is_refused_with_every_place(ada: Client) -> None:
+async def test_uncompilable_script_reports_every_position(ada: Client) -> None:
     text = 'fileinto "x";\nkeep;\nredirect "ada";\n'
     document = f"""mutation ($input: SieveScriptPutInput!) {{
-      sieveScriptPut(input: $input) {{ scripts {{ id }} {COMPILE} }} }}"""
-    done = (await ada(document, input={"name": "a", "content": text}))["sieveScriptPut"]
-    assert [(one["code"], one["line"], one["column"]) for one in done["errors"]] == [
+      sieveScriptPut(input: $input) {{ scripts {{ id }} {COMPILE_ERRORS} }} }}"""
+    answer = (await ada(document, input={"name": "a", "content": text}))["sieveScriptPut"]
+    assert [(item["code"], item["line"], item["column"]) for item in answer["errors"]] == [
         ("SIEVE_COMPILE", 1, 1),
         ("SIEVE_COMPILE", 3, 1),
     ]
-    assert {tuple(one["path"]) for one in done["errors"]} == {("content",)}
-    assert done["errors"][0]["message"] == 'fileinto is there with require "fileinto"'
-    assert await names(ada) == {}
+    assert {tuple(item["path"]) for item in answer["errors"]} == {("content",)}
+    assert answer["errors"][0]["message"] == 'fileinto is there with require "fileinto"'
+    assert await load_active_flags(ada) == {}
 
 
 @pytest.mark.parametrize("name", ["", " ", "a/b", "a\nb", "\x85", "\u2028", "x" * 129])
-async def test_names_are_plain(ada: Client, name: str) -> None:
-    done = await run(ada, "sieveScriptPut", SHOWN, name=name, content="keep;")
-    assert [(one["code"], one["path"]) for one in done["errors"]] == [("VALIDATION", ["name"])]
+async def test_invalid_script_name_is_refused(ada: Client, name: str) -> None:
+    answer = await run(ada, "sieveScriptPut", SHOWN, name=name, content="keep;")
+    assert [(item["code"], item["path"]) for item in answer["errors"]] == [("VALIDATION", ["name"])]
     await put(ada, "keep;")
-    done = await run(ada, "sieveScriptRename", SHOWN, name="main", newName=name)
-    assert [(one["code"], one["path"]) for one in done["errors"]] == [("VALIDATION", ["newName"])]
+    answer = await run(ada, "sieveScriptRename", SHOWN, name="main", newName=name)
+    assert [(item["code"], item["path"]) for item in answer["errors"]] == [
+        ("VALIDATION", ["newName"])
+    ]
 
 
-async def test_scripts_have_limits(ada: Client) -> None:
-    done = await run(ada, "sieveScriptPut", SHOWN, name="a", content="#" * ((64 << 10) + 1))
-    assert [(one["constraint"], one["path"]) for one in done["errors"]] == [("max", ["content"])]
+async def test_script_size_and_count_are_limited(ada: Client) -> None:
+    answer = await run(ada, "sieveScriptPut", SHOWN, name="a", content="#" * ((64 << 10) + 1))
+    assert [(item["constraint"], item["path"]) for item in answer["errors"]] == [
+        ("max", ["content"])
+    ]
     for number in range(MAX_SCRIPTS):
         await put(ada, "keep;", name=f"{number}", activate=False)
-    done = await run(ada, "sieveScriptPut", SHOWN, name="more", content="keep;")
-    assert [(one["code"], one["limit"]) for one in done["errors"]] == [
+    answer = await run(ada, "sieveScriptPut", SHOWN, name="more", content="keep;")
+    assert [(item["code"], item["limit"]) for item in answer["errors"]] == [
         ("LIMIT_REACHED", MAX_SCRIPTS)
     ]
     assert (await put(ada, "discard;", name="0"))["errors"] == []
 
 
-async def test_what_is_included_and_not_there_is_a_warning(ada: Client) -> None:
+async def test_missing_include_is_a_warning(ada: Client) -> None:
     text = 'require "include"; include "lists"; include :personal "main";'
-    done = await put(ada, text)
-    told = 'there is no script "lists" to include'
-    assert done["warnings"] == [{"code": "SIEVE_INCLUDE_MISSING", "message": told}]
+    answer = await put(ada, text)
+    message = 'there is no script "lists" to include'
+    assert answer["warnings"] == [{"code": "SIEVE_INCLUDE_MISSING", "message": message}]
 
 
-async def test_a_script_is_called_otherwise(ada: Client) -> None:
+async def test_script_is_renamed(ada: Client) -> None:
     await put(ada, "keep;", name="a")
     await put(ada, "keep;", name="b", activate=False)
-    done = await run(ada, "sieveScriptRename", SHOWN, name="a", newName="b")
-    assert [(one["code"], one["path"]) for one in done["errors"]] == [("CONFLICT", ["newName"])]
-    done = await run(ada, "sieveScriptRename", SHOWN, name="a", newName="Ab")
-    assert [(one["name"], one["active"]) for one in done["scripts"]] == [("Ab", True)]
-    assert await names(ada) == {"Ab": True, "b": False}
+    answer = await run(ada, "sieveScriptRename", SHOWN, name="a", newName="b")
+    assert [(item["code"], item["path"]) for item in answer["errors"]] == [
+        ("CONFLICT", ["newName"])
+    ]
+    answer = await run(ada, "sieveScriptRename", SHOWN, name="a", newName="Ab")
+    assert [(item["name"], item["active"]) for item in answer["scripts"]] == [("Ab", True)]
+    assert await load_active_flags(ada) == {"Ab": True, "b": False}
 
 
-async def test_the_active_one_is_not_deleted_unasked(ada: Client) -> None:
+async def test_active_script_is_deleted_only_with_ignore_active(ada: Client) -> None:
     await put(ada, "keep;", name="a")
     await put(ada, "keep;", name="b", activate=False)
-    done = await run(ada, "sieveScriptDelete", "deletedNames", names=["b", "a"])
-    assert [(e["code"], e["path"], e["index"]) for e in done["errors"]] == [
+    answer = await run(ada, "sieveScriptDelete", "deletedNames", names=["b", "a"])
+    assert [(error["code"], error["path"], error["index"]) for error in answer["errors"]] == [
         ("CONFLICT", ["names"], 1)
     ]
-    done = await run(ada, "sieveScriptDelete", "deletedNames", names=["b", "c"])
-    assert [(e["code"], e["index"]) for e in done["errors"]] == [("NOT_FOUND", 1)]
-    assert await names(ada) == {"a": True, "b": False}
-    done = await run(
+    answer = await run(ada, "sieveScriptDelete", "deletedNames", names=["b", "c"])
+    assert [(error["code"], error["index"]) for error in answer["errors"]] == [("NOT_FOUND", 1)]
+    assert await load_active_flags(ada) == {"a": True, "b": False}
+    answer = await run(
         ada, "sieveScriptDelete", "deletedNames", names=["b", "a", "b"], ignoreActive=True
     )
-    assert (done["deletedNames"], await names(ada)) == (["b", "a"], {})
+    assert (answer["deletedNames"], await load_active_flags(ada)) == (["b", "a"], {})
 
 
-async def test_lists_go_on_by_name(ada: Client) -> None:
+async def test_scripts_are_paged_by_name(ada: Client) -> None:
     for name in ("b", "a", "É", "Z"):
         await put(ada, "keep;", name=name, activate=False)
-    page = (await ada(LIST, first=3))["viewer"]["user"]["sieveScripts"]
+    page = (await ada(SCRIPTS_QUERY, first=3))["viewer"]["user"]["sieveScripts"]
     assert [node["name"] for node in page["nodes"]] == ["Z", "a", "b"]
     assert (page["totalCount"], page["pageInfo"]["hasNextPage"]) == (4, True)
-    rest = await ada(LIST, first=3, after=page["pageInfo"]["endCursor"])
-    assert [one["name"] for one in rest["viewer"]["user"]["sieveScripts"]["nodes"]] == ["É"]
+    rest = await ada(SCRIPTS_QUERY, first=3, after=page["pageInfo"]["endCursor"])
+    assert [item["name"] for item in rest["viewer"]["user"]["sieveScripts"]["nodes"]] == ["É"]
 
 
-async def test_many_accounts_are_asked_together(
+async def test_script_statement_count_is_independent_of_users(
     ada: Client, root: Client, http: Any, statements: list[str]
 ) -> None:
     await put(ada, "keep;")
     document = """{ users { nodes { sieveScript(name: "main") { size }
       sieveScripts { nodes { name requires } totalCount } } } }"""
 
-    async def cost() -> int:
+    async def count_statements() -> int:
         await root(document)
         del statements[:]
-        found = (await root(document))["users"]["nodes"]
-        assert all(one["sieveScripts"]["totalCount"] == 1 for one in found)
-        return len([one for one in statements if "sieve_scripts" in one])
+        users = (await root(document))["users"]["nodes"]
+        assert all(item["sieveScripts"]["totalCount"] == 1 for item in users)
+        return len([item for item in statements if "sieve_scripts" in item])
 
-    one = await cost()
+    expected = await count_statements()
     for number in range(19):
         await put(await make_client(ada.world, http, f"user{number}"), "keep;")
-    assert await cost() == one == 3
+    assert await count_statements() == expected == 3
 
 
-async def test_new_places_that_mail_goes_to_are_noted(ada: Client, bob: Client) -> None:
-    async def noted(client: Client) -> list[str]:
+async def test_new_redirect_targets_are_logged(ada: Client, bob: Client) -> None:
+    async def load_logged_targets(client: Client) -> list[str]:
         document = """{ viewer { user { authLog(filter: {action: "sieve forward"}) {
           nodes { detail count } } } } }"""
-        found = (await client(document))["viewer"]["user"]["authLog"]["nodes"]
-        return sorted(one["detail"]["target"] for one in found for _ in range(one["count"]))
+        entries = (await client(document))["viewer"]["user"]["authLog"]["nodes"]
+        return sorted(entry["detail"]["target"] for entry in entries for _ in range(entry["count"]))
 
     text = 'if true { redirect "Dave@example.com"; } else { keep; }'
     await put(ada, text, activate=False)
-    assert await noted(ada) == ["dave@example.com"]
+    assert await load_logged_targets(ada) == ["dave@example.com"]
     await put(ada, f'{text} redirect "eve@example.com";', activate=False)
     await put(ada, f'{text} redirect "eve@example.com"; # the same')
-    assert await noted(ada) == ["dave@example.com"] * 2 + ["eve@example.com"] * 2
+    assert await load_logged_targets(ada) == ["dave@example.com"] * 2 + ["eve@example.com"] * 2
     await put(ada, 'require "variables"; redirect "${to}@example.com";')
-    assert await noted(ada) == ["*", *["dave@example.com"] * 2, *["eve@example.com"] * 2]
-    assert await noted(bob) == []
+    assert await load_logged_targets(ada) == [
+        "*",
+        *["dave@example.com"] * 2,
+        *["eve@example.com"] * 2,
+    ]
+    assert await load_logged_targets(bob) == []
 
 
-# ---------------------------------------------------------------- trying
+async def test_sieve_check_reports_all_problems(ada: Client) -> None:
+    check = (await ada(SIEVE_CHECK, content='fileinto "x";\nstop;\nredirect "ada";'))["sieveCheck"]
+    assert (check["valid"], check["line"], check["column"]) == (False, 1, 1)
+    assert [(problem["line"], problem["column"]) for problem in check["problems"]] == [
+        (1, 1),
+        (3, 1),
+    ]
+    assert (check["actions"], check["trace"], check["requires"]) == ([], [], [])
+    valid_check = (await ada(SIEVE_CHECK, content='require "vacation"; vacation "x";'))[
+        "sieveCheck"
+    ]
+    assert (valid_check["valid"], valid_check["message"], valid_check["requires"]) == (
+        True,
+        None,
+        ["vacation"],
+    )
 
 
-async def test_all_mistakes_are_told(ada: Client) -> None:
-    found = (await ada(CHECK, content='fileinto "x";\nstop;\nredirect "ada";'))["sieveCheck"]
-    assert (found["valid"], found["line"], found["column"]) == (False, 1, 1)
-    assert [(one["line"], one["column"]) for one in found["problems"]] == [(1, 1), (3, 1)]
-    assert (found["actions"], found["trace"], found["requires"]) == ([], [], [])
-    good = (await ada(CHECK, content='require "vacation"; vacation "x";'))["sieveCheck"]
-    assert (good["valid"], good["message"], good["requires"]) == (True, None, ["vacation"])
-
-
-async def test_it_is_run_dry_against_a_message(ada: Client) -> None:
-    placed = await receive(ada, "Hello")
+async def test_sieve_check_runs_script_on_message(ada: Client) -> None:
+    inserted = await receive(ada, "Hello")
     await put(ada, 'require "imap4flags"; setflag "\\\\Seen";', name="marks", activate=False)
-    message = {"id": global_ids.encode("Message", placed.message_id)}
+    message = {"id": global_ids.encode("Message", inserted.message_id)}
     text = (
         'require ["fileinto", "include", "mailbox", "copy", "envelope", "imap4flags"];\n'
         'include "marks";\n'
         'if envelope "from" "carol@example.com" { fileinto :copy :create "C \\"x\\""; }\n'
         'redirect "dave@example.com";'
     )
-    found = (await ada(CHECK, content=text, message=message))["sieveCheck"]
-    assert (found["valid"], found["message"]) == (True, None)
-    assert found["actions"] == [
+    check = (await ada(SIEVE_CHECK, content=text, message=message))["sieveCheck"]
+    assert (check["valid"], check["message"]) == (True, None)
+    assert check["actions"] == [
         'fileinto :flags "\\\\Seen" :create "C \\"x\\""',
         'redirect "dave@example.com"',
     ]
-    trace = [(one["script"], one["line"], one["column"], one["text"]) for one in found["trace"]]
+    trace = [
+        (step["script"], step["line"], step["column"], step["text"]) for step in check["trace"]
+    ]
     assert trace[1] == ("marks", 1, 23, "setflag: \\Seen")
     assert (None, 3, 4, "envelope: true") in trace
-    boxes = await rows(ada.world, "SELECT path FROM mailboxes WHERE path LIKE 'C%'")
-    assert (boxes, await rows(ada.world, "SELECT id FROM deliveries")) == ([], [])
+    mailboxes = await rows(ada.world, "SELECT path FROM mailboxes WHERE path LIKE 'C%'")
+    assert (mailboxes, await rows(ada.world, "SELECT id FROM deliveries")) == ([], [])
 
 
-async def test_a_run_that_fails_says_where(ada: Client) -> None:
-    placed = await receive(ada, "Hello")
-    message = {"id": global_ids.encode("Message", placed.message_id)}
+async def test_sieve_check_reports_position_of_failure(ada: Client) -> None:
+    inserted = await receive(ada, "Hello")
+    message = {"id": global_ids.encode("Message", inserted.message_id)}
     text = 'require ["include", "fileinto"];\nfileinto "x";\ninclude "gone";'
-    found = (await ada(CHECK, content=text, message=message))["sieveCheck"]
-    assert (found["valid"], found["line"], found["column"]) == (True, 3, 1)
-    assert (found["message"], found["actions"]) == ('there is no script "gone" that compiles', [])
-    assert found["trace"][0]["text"] == "fileinto: x"
+    check = (await ada(SIEVE_CHECK, content=text, message=message))["sieveCheck"]
+    assert (check["valid"], check["line"], check["column"]) == (True, 3, 1)
+    assert (check["message"], check["actions"]) == ('there is no script "gone" that compiles', [])
+    assert check["trace"][0]["text"] == "fileinto: x"
 
 
-# ---------------------------------------------------------------- whose they are
-
-
-async def test_another_user_sees_and_changes_nothing(ada: Client, bob: Client) -> None:
+async def test_script_of_another_user_is_not_found(ada: Client, bob: Client) -> None:
     (script,) = (await put(ada, "keep;"))["scripts"]
-    placed = await receive(ada, "Hello")
-    her = {"ids": [global_ids.encode("User", ada.user.id)]}
-    user = "query ($id: ID!) { user(by: {id: $id}) { sieveScripts { nodes { name } } } }"
-    assert (await bob(user, id=her["ids"][0])) == {"user": None}
+    inserted = await receive(ada, "Hello")
+    ada_selection = {"ids": [global_ids.encode("User", ada.user.id)]}
+    document = "query ($id: ID!) { user(by: {id: $id}) { sieveScripts { nodes { name } } } }"
+    assert (await bob(document, id=ada_selection["ids"][0])) == {"user": None}
     node = await bob("query ($id: ID!) { node(id: $id) { id } }", id=script["id"])
     assert node == {"node": None}
-    message = {"id": global_ids.encode("Message", placed.message_id)}
-    for more in ({"message": message}, {"user": {"username": "ada"}}):
-        answer = await bob.raw(CHECK, content="keep;", **more)
-        assert [one["extensions"]["code"] for one in answer["errors"]] == ["NOT_FOUND"]
-    for name, given in (
+    message = {"id": global_ids.encode("Message", inserted.message_id)}
+    for extra in ({"message": message}, {"user": {"username": "ada"}}):
+        answer = await bob.raw(SIEVE_CHECK, content="keep;", **extra)
+        assert [error["extensions"]["code"] for error in answer["errors"]] == ["NOT_FOUND"]
+    for name, arguments in (
         ("sieveScriptPut", {"name": "main", "content": "discard;"}),
         ("sieveScriptActivate", {"name": "main"}),
         ("sieveScriptDeactivate", {}),
         ("sieveScriptDelete", {"names": ["main"], "ignoreActive": True}),
         ("sieveScriptRename", {"name": "main", "newName": "x"}),
     ):
-        done = await run(bob, name, "errors { code }", users=her, **given)
-        assert [one["code"] for one in done["errors"]] == ["NOT_FOUND"], name
-    found = (await ada(ONE, name="main"))["viewer"]["user"]["sieveScript"]
-    assert (found["content"], await names(ada)) == ("keep;", {"main": True})
+        refused = await run(bob, name, "errors { code }", users=ada_selection, **arguments)
+        assert [error["code"] for error in refused["errors"]] == ["NOT_FOUND"], name
+    unchanged_script = (await ada(SCRIPT_QUERY, name="main"))["viewer"]["user"]["sieveScript"]
+    assert (unchanged_script["content"], await load_active_flags(ada)) == ("keep;", {"main": True})
 
 
-async def test_administrators_need_the_permission(ada: Client, http: Any) -> None:
-    her = {"ids": [global_ids.encode("User", ada.user.id)]}
-    seen = "query ($id: ID!) { user(by: {id: $id}) { sieveScripts { nodes { name } } } }"
+async def test_admin_needs_filters_permission_for_scripts(ada: Client, http: Any) -> None:
+    ada_selection = {"ids": [global_ids.encode("User", ada.user.id)]}
+    document = "query ($id: ID!) { user(by: {id: $id}) { sieveScripts { nodes { name } } } }"
     for number, permissions in enumerate(([], [AdminPermission.FILTERS])):
-        chief = await make_domain_admin(ada.world, http, f"chief{number}", permissions)
-        given = {"name": "main", "content": "keep;", "users": her}
-        done = await run(chief, "sieveScriptPut", SHOWN, **given)
-        shown = (await chief(seen, id=her["ids"][0]))["user"]["sieveScripts"]["nodes"]
+        domain_admin = await make_domain_admin(ada.world, http, f"chief{number}", permissions)
+        arguments = {"name": "main", "content": "keep;", "users": ada_selection}
+        answer = await run(domain_admin, "sieveScriptPut", SHOWN, **arguments)
+        scripts = (await domain_admin(document, id=ada_selection["ids"][0]))["user"][
+            "sieveScripts"
+        ]["nodes"]
         if permissions:
-            assert (done["errors"], shown) == ([], [{"name": "main"}])
+            assert (answer["errors"], scripts) == ([], [{"name": "main"}])
         else:
-            assert [(one["code"], one["requires"]) for one in done["errors"]] == [
+            assert [(error["code"], error["requires"]) for error in answer["errors"]] == [
                 ("FORBIDDEN", "FILTERS")
             ]
-            assert shown == []
+            assert scripts == []
 
 
-async def test_a_key_for_scripts_is_good_for_them_alone(ada: Client, http: Any) -> None:
+async def test_sieve_scope_key_accesses_only_scripts(ada: Client, http: Any) -> None:
     secret = await make_key(
         ada.world, "sieve", user_id=ada.user.id, role=Role.USER, scopes=[Scope.SIEVE]
     )
     client = Client(http, ada.world, ada.user, secret)
     (script,) = (await put(client, "keep;"))["scripts"]
     assert script["content"] == "keep;"
-    refused = await client.raw(LIST)
+    refused = await client.raw(SCRIPTS_QUERY)
     assert "FORBIDDEN" in str(refused["errors"])

@@ -1,4 +1,4 @@
-"""A vacation that is changed is another one: who was answered before is answered again."""
+"""Test that a changed vacation action replies again to senders who had a reply."""
 
 import pytest
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("examined")
 
 
 @pytest.mark.parametrize(
-    ("first", "then", "many"),
+    ("first", "second", "expected_count"),
     [
         ('"Away till May."', '"Away till May."', 1),
         ('"Away till May."', '"Away till June."', 2),
@@ -21,11 +21,11 @@ pytestmark = pytest.mark.usefixtures("examined")
         (':handle "may" "Away."', ':handle "june" "Away."', 2),
     ],
 )
-async def test_what_is_another_reason_or_handle_is_answered_again(
-    ada: Client, world: Environment, first: str, then: str, many: int
+async def test_changed_reason_or_handle_replies_again(
+    ada: Client, world: Environment, first: str, second: str, expected_count: int
 ) -> None:
-    for words in (first, then):
-        await put(ada, f'require "vacation"; vacation {words};')
+    for vacation in (first, second):
+        await put(ada, f'require "vacation"; vacation {vacation};')
         for _ in range(2):
             await come(world, ada, raw=raw_message("Hello", To=ada.address))
-    assert await queued_envelopes(world) == [("", CAROL)] * many
+    assert await queued_envelopes(world) == [("", CAROL)] * expected_count

@@ -1,4 +1,4 @@
-"""All attachments as one zip: what is in it, what it is called, and what it takes."""
+"""Tests of the zip file of all attachments: its content, its file names and its memory use."""
 
 import io
 import re
@@ -25,23 +25,27 @@ from tests.support.mail import multipart_message
 from tests.support.mail.multipart_message import FILES, RICH
 
 
-async def fetched(client: Client, raw: bytes) -> zipfile.ZipFile:
-    """The zip of a message, as others read it; they find nothing wrong with it."""
-    key = (await receive(client, raw)).message_id
-    answer = await get_path(client, download_urls.zip_path(key))
-    assert answer.status_code == 200
-    archive = zipfile.ZipFile(io.BytesIO(answer.content))
+async def fetch_zip(client: Client, raw: bytes) -> zipfile.ZipFile:
+    """Download the zip file of a message and check it with zipfile."""
+    message_id = (await receive(client, raw)).message_id
+    response = await get_path(client, download_urls.zip_path(message_id))
+    assert response.status_code == 200
+    archive = zipfile.ZipFile(io.BytesIO(response.content))
     assert archive.testzip() is None
     return archive
 
 
-def file(name: str, content: bytes = b"x", kind: str = "application/pdf") -> multipart_message.File:
+def pdf_file(
+    name: str, content: bytes = b"x", kind: str = "application/pdf"
+) -> multipart_message.File:
     return multipart_message.base64_file(name, content, multipart_message.wrapped(content), kind)
 
 
-async def test_all_files_are_in_it_decoded(ada: Client) -> None:
-    archive = await fetched(ada, RICH)
-    assert [archive.read(name) for name in archive.namelist()] == [one.content for one in FILES]
+async def test_zip_contains_all_attachments_decoded(ada: Client) -> None:
+    archive = await fetch_zip(ada, RICH)
+    assert [archive.read(name) for name in archive.namelist()] == [
+        attachment.content for attachment in FILES
+    ]
     assert archive.namelist() == [
         *("large.pdf", "Übersicht.log", "part-4.bin", "Inside.eml", "photo.png", "part-7.bin"),
         *("small.pdf", "odd.pdf"),
@@ -50,34 +54,36 @@ async def test_all_files_are_in_it_decoded(ada: Client) -> None:
     assert all(entry.external_attr >> 16 == 0o600 for entry in archive.infolist())
 
 
-async def test_it_is_sent_as_a_file_that_nobody_keeps(ada: Client) -> None:
-    key = (await receive(ada, RICH)).message_id
+async def test_zip_is_sent_as_attachment_without_caching(ada: Client) -> None:
+    message_id = (await receive(ada, RICH)).message_id
     for method in ("GET", "HEAD"):
-        answer = await ada.http.request(method, signed_path(ada, download_urls.zip_path(key)))
-        assert answer.headers["content-type"] == "application/zip"
-        assert answer.headers["content-disposition"] == 'attachment; filename="Rich.zip"'
-        assert answer.headers["cache-control"] == "no-store"
-        assert answer.headers["x-content-type-options"] == "nosniff"
-        assert bool(answer.content) is (method == "GET")
+        response = await ada.http.request(
+            method, signed_path(ada, download_urls.zip_path(message_id))
+        )
+        assert response.headers["content-type"] == "application/zip"
+        assert response.headers["content-disposition"] == 'attachment; filename="Rich.zip"'
+        assert response.headers["cache-control"] == "no-store"
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert bool(response.content) is (method == "GET")
 
 
-async def test_nobody_else_fetches_it(ada: Client, bob: Client, http: Any) -> None:
-    key = (await receive(ada, RICH)).message_id
-    path = download_urls.zip_path(key)
+async def test_zip_of_other_user_is_not_found(ada: Client, bob: Client, http: Any) -> None:
+    message_id = (await receive(ada, RICH)).message_id
+    path = download_urls.zip_path(message_id)
     assert (await get_path(bob, path)).status_code == 404
     assert (await http.get(path)).status_code == 401
-    other = (await receive(ada, multipart_message.raw(FILES[:1]))).message_id
+    other_id = (await receive(ada, multipart_message.raw(FILES[:1]))).message_id
     query = signed_path(ada, path).partition("?")[2]
-    assert (await http.get(f"{download_urls.zip_path(other)}?{query}")).status_code == 401
+    assert (await http.get(f"{download_urls.zip_path(other_id)}?{query}")).status_code == 401
 
 
-async def test_where_nothing_is_attached_there_is_no_zip(ada: Client) -> None:
-    key = (await receive(ada, "Nothing")).message_id
-    assert (await get_path(ada, download_urls.zip_path(key))).status_code == 404
-    assert (await get_path(ada, download_urls.zip_path(key + 1))).status_code == 404
+async def test_message_without_attachments_has_no_zip(ada: Client) -> None:
+    message_id = (await receive(ada, "Nothing")).message_id
+    assert (await get_path(ada, download_urls.zip_path(message_id))).status_code == 404
+    assert (await get_path(ada, download_urls.zip_path(message_id + 1))).status_code == 404
 
 
-TRICKS = {
+SAFE_NAMES_BY_NAME = {
     "../../etc/passwd": "_.._etc_passwd",
     "..\\..\\windows\\system.ini": "_.._windows_system.ini",
     "/absolute": "_absolute",
@@ -104,70 +110,74 @@ TRICKS = {
 }
 
 
-@pytest.mark.parametrize(("name", "safe"), TRICKS.items())
-def test_no_name_leads_out_of_the_folder(name: str, safe: str) -> None:
+@pytest.mark.parametrize(("name", "safe"), SAFE_NAMES_BY_NAME.items())
+def test_file_name_in_zip_is_safe(name: str, safe: str) -> None:
     assert distinct_file_names([name]) == [safe]
 
 
-def test_names_are_told_apart_on_every_system() -> None:
+def test_file_names_are_distinct_on_every_system() -> None:
     names = ["a.txt", "A.TXT", "a.txt", "a (2).txt", "ﬁ.txt", "fi.txt", "a", "a"]
-    made = distinct_file_names(names)
-    assert made[:3] == ["a.txt", "A (2).TXT", "a (3).txt"]
-    assert made[6:] == ["a", "a (2)"]
-    assert len({unicodedata.normalize("NFKC", name).casefold() for name in made}) == len(names)
+    distinct_names = distinct_file_names(names)
+    assert distinct_names[:3] == ["a.txt", "A (2).TXT", "a (3).txt"]
+    assert distinct_names[6:] == ["a", "a (2)"]
+    assert len({unicodedata.normalize("NFKC", name).casefold() for name in distinct_names}) == len(
+        names
+    )
 
 
 @given(st.lists(st.text(max_size=30) | st.sampled_from(["a", "A", "a (2)", "../a", "con"])))
 @settings(deadline=None)
-def test_whatever_they_are_called_names_are_safe_and_different(names: list[str]) -> None:
-    made = distinct_file_names(names)
-    assert len({name.casefold() for name in made}) == len(names)
-    for name in made:
+def test_random_file_names_become_safe_and_distinct(names: list[str]) -> None:
+    distinct_names = distinct_file_names(names)
+    assert len({name.casefold() for name in distinct_names}) == len(names)
+    for name in distinct_names:
         assert 0 < len(name.encode()) <= MAX_NAME_BYTES
         assert not re.search(r'[/\\:*?"<>|\x00-\x1f\x7f]', name)
         assert name.strip(" .") == name
 
 
-def test_ten_thousand_of_one_name_take_no_time() -> None:
-    made = distinct_file_names(["a.txt"] * 10_000)
-    assert len(set(made)) == 10_000
-    assert made[-1] == "a (10000).txt"
+def test_ten_thousand_equal_names_become_distinct() -> None:
+    distinct_names = distinct_file_names(["a.txt"] * 10_000)
+    assert len(set(distinct_names)) == 10_000
+    assert distinct_names[-1] == "a (10000).txt"
 
 
-async def test_names_that_cannot_be_written_in_ascii_come_whole(ada: Client) -> None:
+async def test_non_ascii_file_names_are_kept(ada: Client) -> None:
     names = ["Übersicht.pdf", "報告.pdf", "🦆.pdf"]
-    raw = multipart_message.raw([file(f"filename*=UTF-8''{name_quoted(name)}") for name in names])
-    assert (await fetched(ada, raw)).namelist() == names
+    raw = multipart_message.raw(
+        [pdf_file(f"filename*=UTF-8''{percent_encode(name)}") for name in names]
+    )
+    assert (await fetch_zip(ada, raw)).namelist() == names
 
 
-def name_quoted(name: str) -> str:
+def percent_encode(name: str) -> str:
     return "".join(f"%{byte:02X}" for byte in name.encode())
 
 
-async def test_an_archive_that_would_explode_is_bytes_like_all_others(ada: Client) -> None:
+async def test_attached_zip_bomb_is_not_decompressed(ada: Client) -> None:
     bomb = zlib.compress(b"\0" * (64 << 20), 9)
-    sink = io.BytesIO()
-    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("bomb.bin", b"\0" * (64 << 20))
     raw = multipart_message.raw(
-        [file("filename=bomb.zip", sink.getvalue()), file("filename=bomb.z", bomb)]
+        [pdf_file("filename=bomb.zip", buffer.getvalue()), pdf_file("filename=bomb.z", bomb)]
     )
     tracemalloc.start()
     try:
-        answer = await fetched(ada, raw)
-        most = tracemalloc.get_traced_memory()[1]
+        downloaded = await fetch_zip(ada, raw)
+        peak_memory = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert answer.read("bomb.zip") == sink.getvalue()
-    assert answer.read("bomb.z") == bomb
-    assert most < 16 << 20
+    assert downloaded.read("bomb.zip") == buffer.getvalue()
+    assert downloaded.read("bomb.z") == bomb
+    assert peak_memory < 16 << 20
 
 
-async def test_it_is_never_held_whole(ada: Client) -> None:
-    raw = multipart_message.raw([file("filename=large.bin", multipart_message.noise(12 << 20))])
-    key = (await receive(ada, raw)).message_id
+async def test_zip_is_streamed_without_holding_whole_attachment(ada: Client) -> None:
+    raw = multipart_message.raw([pdf_file("filename=large.bin", multipart_message.noise(12 << 20))])
+    message_id = (await receive(ada, raw)).message_id
     del raw
-    message = await message_content.load_stored_message(context(ada), key)
+    message = await message_content.load_stored_message(context(ada), message_id)
     assert message
     part = message_content.attachment_part(message, 0)
     assert part
@@ -175,24 +185,25 @@ async def test_it_is_never_held_whole(ada: Client) -> None:
     size = 0
     tracemalloc.start()
     try:
-        async for piece in stream_zip([large], ada.world.now()):
-            size += len(piece)
-        most = tracemalloc.get_traced_memory()[1]
+        async for chunk in stream_zip([large], ada.world.now()):
+            size += len(chunk)
+        peak_memory = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert size > 12 << 20
-    assert most < 6 << 20
+    assert peak_memory < 6 << 20
 
 
-async def test_a_zip_of_which_a_piece_is_damaged_is_refused(ada: Client) -> None:
-    key = (
+async def test_zip_with_damaged_attachment_is_refused(ada: Client) -> None:
+    message_id = (
         await receive(
-            ada, multipart_message.raw([file("filename=a.pdf", multipart_message.noise(50_000))])
+            ada,
+            multipart_message.raw([pdf_file("filename=a.pdf", multipart_message.noise(50_000))]),
         )
     ).message_id
     async with ada.world.write_session() as session:
-        harm = update(Blob).where(col(Blob.size) == 50_000).values(data=b"\0", name=None)
-        await (await session.connection()).execute(harm)
-    answer = await get_path(ada, download_urls.zip_path(key))
-    assert answer.status_code == 500
-    assert answer.json()["errors"][0]["extensions"]["code"] == "DAMAGED"
+        damage = update(Blob).where(col(Blob.size) == 50_000).values(data=b"\0", name=None)
+        await (await session.connection()).execute(damage)
+    response = await get_path(ada, download_urls.zip_path(message_id))
+    assert response.status_code == 500
+    assert response.json()["errors"][0]["extensions"]["code"] == "DAMAGED"

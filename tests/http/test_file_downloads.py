@@ -1,4 +1,4 @@
-"""Bytes over HTTP: what is sent to whom, and in which form."""
+"""Tests of downloads over HTTP: access, headers, ranges and signed URLs."""
 
 import asyncio
 import json
@@ -37,45 +37,47 @@ from tests.support.mail import multipart_message
 from tests.support.mail.multipart_message import EDGES, FILES, RICH
 from tests.support.servers.http_server import served
 
-KEPT = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FIXTURE_SETTINGS = settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @pytest.fixture
 async def message(ada: Client) -> int:
-    """The rich message, in Ada's mailbox."""
+    """The multipart message in the mailbox of ada."""
     return (await receive(ada, RICH)).message_id
 
 
-def code(response: httpx.Response) -> str:
+def error_code(response: httpx.Response) -> str:
     (error,) = response.json()["errors"]
     assert error["message"]
     return str(error["extensions"]["code"])
 
 
-async def test_a_message_comes_byte_for_byte_as_a_file(ada: Client, message: int) -> None:
-    answer = await get_path(ada, download_urls.message_source_path(message))
-    assert answer.status_code == 200
-    assert answer.content == RICH
-    assert answer.headers["content-type"] == "message/rfc822"
-    assert answer.headers["content-length"] == str(len(RICH))
-    assert answer.headers["content-disposition"] == 'attachment; filename="Rich.eml"'
-    assert answer.headers["x-content-type-options"] == "nosniff"
-    assert answer.headers["content-security-policy"] == "sandbox; default-src 'none'"
-    assert answer.headers["cache-control"] == "private, no-cache"
-    assert answer.headers["accept-ranges"] == "bytes"
-    assert answer.headers["x-request-id"]
+async def test_message_source_is_sent_unchanged_as_attachment(ada: Client, message: int) -> None:
+    response = await get_path(ada, download_urls.message_source_path(message))
+    assert response.status_code == 200
+    assert response.content == RICH
+    assert response.headers["content-type"] == "message/rfc822"
+    assert response.headers["content-length"] == str(len(RICH))
+    assert response.headers["content-disposition"] == 'attachment; filename="Rich.eml"'
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["content-security-policy"] == "sandbox; default-src 'none'"
+    assert response.headers["cache-control"] == "private, no-cache"
+    assert response.headers["accept-ranges"] == "bytes"
+    assert response.headers["x-request-id"]
 
 
-@pytest.mark.parametrize("nth", range(len(FILES)))
-async def test_an_attachment_comes_decoded(ada: Client, message: int, nth: int) -> None:
-    answer = await get_path(ada, download_urls.attachment_download_path(message, nth))
-    assert answer.status_code == 200
-    assert answer.content == FILES[nth].content
-    assert answer.headers["content-length"] == str(len(FILES[nth].content))
+@pytest.mark.parametrize("index", range(len(FILES)))
+async def test_attachment_is_sent_decoded(ada: Client, message: int, index: int) -> None:
+    response = await get_path(ada, download_urls.attachment_download_path(message, index))
+    assert response.status_code == 200
+    assert response.content == FILES[index].content
+    assert response.headers["content-length"] == str(len(FILES[index].content))
 
 
-async def test_only_harmless_kinds_are_shown_in_the_page(ada: Client) -> None:
-    kinds = {
+async def test_only_safe_media_types_are_sent_inline(ada: Client) -> None:
+    dispositions = {
         "image/png": "inline",
         "image/webp": "inline",
         "image/svg+xml": "attachment",
@@ -85,33 +87,31 @@ async def test_only_harmless_kinds_are_shown_in_the_page(ada: Client) -> None:
     }
     files = [
         multipart_message.File(
-            f"Content-Type: {kind}\r\nContent-Disposition: attachment", b"x", b"x"
+            f"Content-Type: {media_type}\r\nContent-Disposition: attachment", b"x", b"x"
         )
-        for kind in kinds
+        for media_type in dispositions
     ]
-    key = (await receive(ada, multipart_message.raw(files))).message_id
-    for nth, (kind, way) in enumerate(kinds.items()):
-        answer = await get_path(ada, download_urls.attachment_download_path(key, nth))
-        assert answer.headers["content-type"].partition(";")[0] == kind
-        assert answer.headers["content-disposition"].partition(";")[0] == way
+    message_id = (await receive(ada, multipart_message.raw(files))).message_id
+    for index, (media_type, disposition) in enumerate(dispositions.items()):
+        response = await get_path(ada, download_urls.attachment_download_path(message_id, index))
+        assert response.headers["content-type"].partition(";")[0] == media_type
+        assert response.headers["content-disposition"].partition(";")[0] == disposition
 
 
-async def test_a_name_is_sent_in_both_forms_and_can_break_out_of_neither(
-    ada: Client, message: int
-) -> None:
-    answer = await get_path(ada, download_urls.attachment_download_path(message, 1))
+async def test_file_name_is_sent_and_escaped_in_both_forms(ada: Client, message: int) -> None:
+    response = await get_path(ada, download_urls.attachment_download_path(message, 1))
     expected = "attachment; filename=\"_bersicht.log\"; filename*=UTF-8''%C3%9Cbersicht.log"
-    assert answer.headers["content-disposition"] == expected
-    evil = byte_responses.content_disposition(
+    assert response.headers["content-disposition"] == expected
+    escaped = byte_responses.content_disposition(
         "attachment", 'a"; x=\\..\\../e\u202egpj.\r\nSet-Cookie: exe'
     )
-    assert evil == 'attachment; filename="a_; x=_.._.._egpj.Set-Cookie_ exe"'
+    assert escaped == 'attachment; filename="a_; x=_.._.._egpj.Set-Cookie_ exe"'
 
 
 @given(st.text(max_size=400))
 @example("\ud800")
 @example(".")
-def test_any_name_makes_a_header_that_can_be_sent(name: str) -> None:
+def test_random_file_name_makes_a_valid_header(name: str) -> None:
     value = byte_responses.content_disposition("attachment", name)
     assert re.fullmatch(
         r"attachment; filename=\"[ !#-\[\]-~]+\"(; filename\*=UTF-8''[!-~]+)?", value
@@ -125,26 +125,26 @@ OFFSETS = st.one_of(
 )
 
 
-@KEPT
+@FIXTURE_SETTINGS
 @given(OFFSETS, st.one_of(st.none(), OFFSETS))
 @example(0, None)
 @example(EDGES[0] - 1, EDGES[-1] + 1)
-async def test_any_range_is_exactly_those_bytes(
+async def test_range_returns_exactly_its_bytes(
     ada: Client, message: int, first: int, last: int | None
 ) -> None:
-    asked = f"bytes={first}-{'' if last is None else last}"
-    answer = await get_path(ada, download_urls.message_source_path(message), range=asked)
+    range_header = f"bytes={first}-{'' if last is None else last}"
+    response = await get_path(ada, download_urls.message_source_path(message), range=range_header)
     if last is not None and last < first:
-        assert (answer.status_code, answer.content) == (200, RICH), "no range at all"
+        assert (response.status_code, response.content) == (200, RICH), "no range at all"
     elif first >= len(RICH):
-        assert answer.status_code == 416
-        assert answer.headers["content-range"] == f"bytes */{len(RICH)}"
+        assert response.status_code == 416
+        assert response.headers["content-range"] == f"bytes */{len(RICH)}"
     else:
         end = len(RICH) if last is None else min(last + 1, len(RICH))
-        assert answer.status_code == 206
-        assert answer.content == RICH[first:end]
-        assert answer.headers["content-range"] == f"bytes {first}-{end - 1}/{len(RICH)}"
-        assert answer.headers["content-length"] == str(end - first)
+        assert response.status_code == 206
+        assert response.content == RICH[first:end]
+        assert response.headers["content-range"] == f"bytes {first}-{end - 1}/{len(RICH)}"
+        assert response.headers["content-length"] == str(end - first)
 
 
 @pytest.mark.parametrize(
@@ -163,160 +163,167 @@ async def test_any_range_is_exactly_those_bytes(
         ("", None),
     ],
 )
-def test_a_single_range_is_read_and_all_else_ignored(
+def test_single_range_is_parsed_and_other_values_are_ignored(
     header: str, span: tuple[int, int] | None
 ) -> None:
     assert byte_responses.parse_range(header, 10) == span
 
 
 @pytest.mark.parametrize("header", ["bytes=10-", "bytes=10-12", "bytes=-0"])
-def test_a_range_of_nothing_is_refused(header: str) -> None:
-    with pytest.raises(RequestRejected) as refused:
+def test_empty_range_is_refused(header: str) -> None:
+    with pytest.raises(RequestRejected) as error:
         byte_responses.parse_range(header, 10)
-    assert refused.value.status == 416
-    assert refused.value.headers == {"Content-Range": "bytes */10"}
+    assert error.value.status == 416
+    assert error.value.headers == {"Content-Range": "bytes */10"}
 
 
-async def test_head_tells_all_but_the_bytes(ada: Client, message: int) -> None:
+async def test_head_returns_same_headers_without_body(ada: Client, message: int) -> None:
     for path in (
         download_urls.message_source_path(message),
         download_urls.attachment_download_path(message, 5),
     ):
-        full = await get_path(ada, path)
-        head = await ada.http.head(path, headers={**ada.headers, "Range": "bytes=0-1"})
-        assert (head.status_code, head.content) == (200, b"")
-        changing = {"x-request-id"}
-        assert {n: v for n, v in head.headers.items() if n not in changing} == {
-            n: v for n, v in full.headers.items() if n not in changing
-        }
+        get_response = await get_path(ada, path)
+        head_response = await ada.http.head(path, headers={**ada.headers, "Range": "bytes=0-1"})
+        assert (head_response.status_code, head_response.content) == (200, b"")
+        varying = {"x-request-id"}
+        assert {
+            name: value for name, value in head_response.headers.items() if name not in varying
+        } == {name: value for name, value in get_response.headers.items() if name not in varying}
 
 
-async def test_what_is_known_already_is_not_sent_again(ada: Client, message: int) -> None:
+async def test_known_etag_is_answered_with_not_modified(ada: Client, message: int) -> None:
     path = download_urls.attachment_download_path(message, 0)
     tag = (await get_path(ada, path)).headers["etag"]
     assert re.fullmatch('"[0-9a-f]{64}"', tag)
-    for known in (tag, f'"other", W/{tag}', "*"):
-        answer = await get_path(ada, path, if_none_match=known)
-        assert (answer.status_code, answer.content) == (304, b"")
-        assert answer.headers["etag"] == tag
+    for etags in (tag, f'"other", W/{tag}', "*"):
+        response = await get_path(ada, path, if_none_match=etags)
+        assert (response.status_code, response.content) == (304, b"")
+        assert response.headers["etag"] == tag
     assert (await get_path(ada, path, if_none_match='"other"')).status_code == 200
     assert (await get_path(ada, path, if_match=tag)).status_code == 200
     assert (await get_path(ada, path, if_match=f"W/{tag}")).status_code == 412
 
 
-async def test_a_download_goes_on_only_with_the_same_bytes(ada: Client, message: int) -> None:
+async def test_range_is_sent_only_if_if_range_matches(ada: Client, message: int) -> None:
     path = download_urls.message_source_path(message)
     tag = (await get_path(ada, path)).headers["etag"]
-    for known, status in ((tag, 206), ('"other"', 200), (f"W/{tag}", 200)):
-        answer = await get_path(ada, path, range="bytes=5-9", if_range=known)
-        assert answer.status_code == status
+    for etag, status in ((tag, 206), ('"other"', 200), (f"W/{tag}", 200)):
+        response = await get_path(ada, path, range="bytes=5-9", if_range=etag)
+        assert response.status_code == status
 
 
-async def test_tags_differ_where_bytes_do(ada: Client, message: int) -> None:
-    paths = [
+async def test_different_bytes_have_different_etags(ada: Client, message: int) -> None:
+    download_paths = [
         download_urls.message_source_path(message),
-        *(download_urls.attachment_download_path(message, nth) for nth in range(len(FILES))),
+        *(download_urls.attachment_download_path(message, index) for index in range(len(FILES))),
         *(download_urls.mime_part_path(message, section) for section in ("TEXT", "1.1", "1.2")),
     ]
-    tags = [(await get_path(ada, path)).headers["etag"] for path in paths]
+    tags = [(await get_path(ada, path)).headers["etag"] for path in download_paths]
     assert len(set(tags)) == len(tags)
 
 
-async def test_parts_are_served_by_their_section(ada: Client, message: int) -> None:
+async def test_mime_parts_are_served_by_section(ada: Client, message: int) -> None:
     html = await get_path(ada, download_urls.mime_part_path(message, "1.2"))
     assert html.text == multipart_message.HTML.decode()
     assert html.headers["content-type"] == "text/html; charset=utf-8"
     assert html.headers["content-disposition"] == 'attachment; filename="part-1.2.html"'
     inner = await get_path(ada, download_urls.mime_part_path(message, "5.2"))
     assert inner.content == multipart_message.INNER
-    whole = await get_path(ada, download_urls.mime_part_path(message, "TEXT"))
-    assert RICH.endswith(whole.content)
-    assert whole.headers["content-type"] == "application/octet-stream", "no live multipart"
+    text_part = await get_path(ada, download_urls.mime_part_path(message, "TEXT"))
+    assert RICH.endswith(text_part.content)
+    assert text_part.headers["content-type"] == "application/octet-stream", "no live multipart"
     assert (await get_path(ada, download_urls.mime_part_path(message, "77"))).status_code == 404
 
 
-def paths(key: int) -> list[str]:
+def download_paths(message_id: int) -> list[str]:
     return [
-        download_urls.message_source_path(key),
-        download_urls.attachment_download_path(key, 0),
-        download_urls.mime_part_path(key, "1.1"),
+        download_urls.message_source_path(message_id),
+        download_urls.attachment_download_path(message_id, 0),
+        download_urls.mime_part_path(message_id, "1.1"),
     ]
 
 
-async def test_anothers_message_looks_like_one_that_never_was(
+async def test_message_of_other_user_looks_like_missing_one(
     ada: Client, bob: Client, message: int
 ) -> None:
-    for mine, never in zip(paths(message), paths(message + 1), strict=True):
-        theirs, unknown = await get_path(bob, mine), await get_path(bob, never)
-        assert theirs.status_code == unknown.status_code == 404
-        assert code(theirs) == "NOT_FOUND"
-        assert theirs.content == unknown.content
-        assert (await get_path(ada, mine)).status_code == 200
-
-
-async def test_an_attachment_of_anothers_message_is_not_reached_through_ones_own(
-    ada: Client, bob: Client, message: int
-) -> None:
-    own = global_ids.encode("Message", (await receive(bob, RICH)).message_id)
-    there = download_urls.attachment_id(message, 0)
-    answer = await get_path(bob, f"/rest/messages/{own}/attachments/{there}")
-    assert answer.status_code == 404
-    mine = global_ids.encode("Message", message)
-    assert (await get_path(bob, f"/rest/messages/{mine}/attachments/{there}")).status_code == 404
-    beyond = download_urls.attachment_download_path(message, len(FILES))
-    assert (await get_path(ada, beyond)).status_code == 404
-
-
-@pytest.mark.parametrize("made_up", ["msg_", "x", "usr_AAAAAAAAAAE", "msg_%00", "%ff", "msg_é"])
-async def test_what_is_no_id_names_nothing(ada: Client, made_up: str) -> None:
-    for path in (
-        f"/rest/messages/{made_up}/message.eml",
-        f"/rest/messages/{global_ids.encode('Message', 5)}/attachments/{made_up}",
+    for own_path, missing_path in zip(
+        download_paths(message), download_paths(message + 1), strict=True
     ):
-        answer = await get_path(ada, path)
-        assert (answer.status_code, code(answer)) == (404, "NOT_FOUND")
+        other_response, missing_response = (
+            await get_path(bob, own_path),
+            await get_path(bob, missing_path),
+        )
+        assert other_response.status_code == missing_response.status_code == 404
+        assert error_code(other_response) == "NOT_FOUND"
+        assert other_response.content == missing_response.content
+        assert (await get_path(ada, own_path)).status_code == 200
 
 
-async def test_nobody_and_a_wrong_credential_are_told_to_sign_in(
+async def test_attachment_of_other_user_is_not_reachable_by_own_message(
+    ada: Client, bob: Client, message: int
+) -> None:
+    own_id = global_ids.encode("Message", (await receive(bob, RICH)).message_id)
+    attachment = download_urls.attachment_id(message, 0)
+    response = await get_path(bob, f"/rest/messages/{own_id}/attachments/{attachment}")
+    assert response.status_code == 404
+    other_id = global_ids.encode("Message", message)
+    assert (
+        await get_path(bob, f"/rest/messages/{other_id}/attachments/{attachment}")
+    ).status_code == 404
+    missing_path = download_urls.attachment_download_path(message, len(FILES))
+    assert (await get_path(ada, missing_path)).status_code == 404
+
+
+@pytest.mark.parametrize("invalid_id", ["msg_", "x", "usr_AAAAAAAAAAE", "msg_%00", "%ff", "msg_é"])
+async def test_invalid_id_is_not_found(ada: Client, invalid_id: str) -> None:
+    for path in (
+        f"/rest/messages/{invalid_id}/message.eml",
+        f"/rest/messages/{global_ids.encode('Message', 5)}/attachments/{invalid_id}",
+    ):
+        response = await get_path(ada, path)
+        assert (response.status_code, error_code(response)) == (404, "NOT_FOUND")
+
+
+async def test_missing_or_invalid_credential_is_unauthenticated(
     http: httpx.AsyncClient, message: int
 ) -> None:
     for headers in ({}, {"Authorization": "Bearer nonsense"}):
-        for path in paths(message):
-            answer = await http.get(path, headers=headers)
-            assert (answer.status_code, code(answer)) == (401, "UNAUTHENTICATED")
-            assert answer.headers["www-authenticate"] == "Bearer"
-            assert answer.headers["cache-control"] == "no-store"
-            assert answer.headers["x-request-id"]
+        for path in download_paths(message):
+            response = await http.get(path, headers=headers)
+            assert (response.status_code, error_code(response)) == (401, "UNAUTHENTICATED")
+            assert response.headers["www-authenticate"] == "Bearer"
+            assert response.headers["cache-control"] == "no-store"
+            assert response.headers["x-request-id"]
 
 
-async def test_a_credential_for_sending_does_not_read(ada: Client, message: int) -> None:
+async def test_credential_for_submission_can_not_download(ada: Client, message: int) -> None:
     secret = await make_key(
         ada.world, "send", user_id=ada.user.id, role=Role.USER, scopes=[Scope.SUBMIT]
     )
     sender = Client(ada.http, ada.world, ada.user, secret)
-    for path in paths(message):
-        answer = await get_path(sender, path)
-        assert (answer.status_code, code(answer)) == (403, "FORBIDDEN")
+    for path in download_paths(message):
+        response = await get_path(sender, path)
+        assert (response.status_code, error_code(response)) == (403, "FORBIDDEN")
 
 
-async def test_a_signed_address_needs_no_credential_for_a_quarter_of_an_hour(
+async def test_signed_url_needs_no_credential_for_fifteen_minutes(
     ada: Client, message: int, clock: Clock
 ) -> None:
     clock.tick(seconds=1.5)
-    for path in paths(message):
-        address = signed_path(ada, path)
-        assert (await ada.http.get(address)).status_code == 200
-        assert (await ada.http.head(address)).status_code == 200
+    for path in download_paths(message):
+        url = signed_path(ada, path)
+        assert (await ada.http.get(url)).status_code == 200
+        assert (await ada.http.head(url)).status_code == 200
     clock.tick(minutes=15)
-    answer = await ada.http.get(address)
-    assert answer.status_code == 200
-    assert answer.headers["cache-control"] == "private, max-age=300"
+    response = await ada.http.get(url)
+    assert response.status_code == 200
+    assert response.headers["cache-control"] == "private, max-age=300"
     clock.tick(minutes=5)
-    ended = await ada.http.get(address)
-    assert (ended.status_code, code(ended)) == (401, "UNAUTHENTICATED")
+    expired_response = await ada.http.get(url)
+    assert (expired_response.status_code, error_code(expired_response)) == (401, "UNAUTHENTICATED")
 
 
-async def test_an_address_stays_the_same_for_a_while(ada: Client, clock: Clock) -> None:
+async def test_signed_url_is_stable_for_five_minutes(ada: Client, clock: Clock) -> None:
     clock.tick(seconds=1)
     first = signed_path(ada, "/rest/x")
     clock.tick(minutes=4)
@@ -325,24 +332,24 @@ async def test_an_address_stays_the_same_for_a_while(ada: Client, clock: Clock) 
     assert signed_path(ada, "/rest/x") != first
 
 
-async def test_a_signature_opens_no_other_path_and_no_other_mailbox(
+async def test_signature_is_valid_only_for_its_path_and_user(
     ada: Client, bob: Client, message: int
 ) -> None:
-    source, attachment, _ = paths(message)
+    source, attachment, _ = download_paths(message)
     query = signed_path(ada, source).partition("?")[2]
     assert (await ada.http.get(f"{source}?{query}")).status_code == 200
     assert (await ada.http.get(f"{attachment}?{query}")).status_code == 401
-    other = (await receive(ada, "Other")).message_id
+    other_id = (await receive(ada, "Other")).message_id
     assert (
-        await ada.http.get(f"{download_urls.message_source_path(other)}?{query}")
+        await ada.http.get(f"{download_urls.message_source_path(other_id)}?{query}")
     ).status_code == 401
-    # Bob's own signature is sound, but the message is none of his.
-    answer = await ada.http.get(signed_path(bob, source))
-    assert (answer.status_code, code(answer)) == (404, "NOT_FOUND")
+    # Bob's signature is valid, but the message is not his.
+    response = await ada.http.get(signed_path(bob, source))
+    assert (response.status_code, error_code(response)) == (404, "NOT_FOUND")
 
 
 @pytest.mark.parametrize("name", ["exp", "user", "sig"])
-async def test_a_signed_address_that_was_changed_is_refused(
+async def test_changed_signed_url_is_refused(
     ada: Client, bob: Client, message: int, name: str
 ) -> None:
     url = httpx.URL("http://test" + signed_path(ada, download_urls.message_source_path(message)))
@@ -352,40 +359,49 @@ async def test_a_signed_address_that_was_changed_is_refused(
         "sig": [url.params["sig"][:-1], url.params["sig"][:-1] + "é", "", "A" * 43],
     }
     for value in changes[name]:
-        answer = await ada.http.get(url.copy_set_param(name, value))
-        assert (answer.status_code, code(answer)) == (401, "UNAUTHENTICATED")
-    without = await ada.http.get(url.copy_remove_param(name))
-    assert without.status_code == 401
+        response = await ada.http.get(url.copy_set_param(name, value))
+        assert (response.status_code, error_code(response)) == (401, "UNAUTHENTICATED")
+    incomplete_response = await ada.http.get(url.copy_remove_param(name))
+    assert incomplete_response.status_code == 401
 
 
-async def test_a_wrong_signature_is_not_mended_by_a_credential(ada: Client, message: int) -> None:
-    answer = await get_path(ada, f"{download_urls.message_source_path(message)}?exp=9&user=9&sig=x")
-    assert answer.status_code == 401
+async def test_invalid_signature_is_refused_despite_credential(ada: Client, message: int) -> None:
+    response = await get_path(
+        ada, f"{download_urls.message_source_path(message)}?exp=9&user=9&sig=x"
+    )
+    assert response.status_code == 401
 
 
 @pytest.mark.parametrize("column", ["disabled", "suspended"])
-async def test_addresses_end_with_the_account(ada: Client, message: int, column: str) -> None:
-    address = signed_path(ada, download_urls.message_source_path(message))
+async def test_signed_url_ends_when_user_is_disabled(
+    ada: Client, message: int, column: str
+) -> None:
+    url = signed_path(ada, download_urls.message_source_path(message))
     async with ada.world.write_session() as session:
-        closed = update(User).where(col(User.id) == ada.user.id).values({column: True})
-        await session.exec(closed)
-    assert (await ada.http.get(address)).status_code == 401
+        statement = update(User).where(col(User.id) == ada.user.id).values({column: True})
+        await session.exec(statement)
+    assert (await ada.http.get(url)).status_code == 401
 
 
-def test_an_address_is_absolute_where_we_are_reached() -> None:
-    here: Any = SimpleNamespace(options=Options())
-    there: Any = SimpleNamespace(options=Options(public_url="https://mail.example.org/m/"))
-    assert signed_urls.absolute_url(here, "/rest/x", "http://test:80/") == "http://test:80/rest/x"
+def test_signed_url_is_absolute_with_public_url() -> None:
+    default_environment: Any = SimpleNamespace(options=Options())
+    public_environment: Any = SimpleNamespace(
+        options=Options(public_url="https://mail.example.org/m/")
+    )
     assert (
-        signed_urls.absolute_url(there, "/rest/x", "http://test")
+        signed_urls.absolute_url(default_environment, "/rest/x", "http://test:80/")
+        == "http://test:80/rest/x"
+    )
+    assert (
+        signed_urls.absolute_url(public_environment, "/rest/x", "http://test")
         == "https://mail.example.org/m/rest/x"
     )
 
 
 @given(st.integers(1, 2**63 - 1), st.integers(0, download_urls.MAX_ATTACHMENTS - 1))
-def test_the_id_of_an_attachment_leads_back_to_it(key: int, index: int) -> None:
-    assert download_urls.parse_attachment_id(download_urls.attachment_id(key, index)) == (
-        key,
+def test_attachment_id_is_parsed_to_message_and_index(message_id: int, index: int) -> None:
+    assert download_urls.parse_attachment_id(download_urls.attachment_id(message_id, index)) == (
+        message_id,
         index,
     )
 
@@ -395,30 +411,30 @@ def test_the_id_of_an_attachment_leads_back_to_it(key: int, index: int) -> None:
 @example(str(download_urls.attachment_id(5, 1)) + "==")
 @example(str(global_ids.encode("Attachment", 5)))
 @example("att_AAAAAAAAAAUAAB")
-def test_what_we_did_not_write_is_no_id_of_an_attachment(text: str) -> None:
+def test_foreign_attachment_id_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput):
         download_urls.parse_attachment_id(text)
 
 
-async def test_a_damaged_message_is_our_mistake_and_says_no_more(
+async def test_damaged_message_is_reported_without_details(
     ada: Client, message: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with ada.world.write_session() as session:
         root = select(Message.blob_id).where(col(Message.id) == message).scalar_subquery()
         await session.exec(update(Blob).where(col(Blob.id) == root).values(data=b"spoilt"))
-    answer = await get_path(ada, download_urls.message_source_path(message))
-    assert (answer.status_code, code(answer)) == (500, "DAMAGED")
-    error = answer.json()["errors"][0]["extensions"]
-    assert error["requestId"] == answer.headers["x-request-id"]
-    assert error["requestId"] in [getattr(r, "request_id", "") for r in caplog.records]
-    assert "spoilt" not in json.dumps(answer.json())
+    response = await get_path(ada, download_urls.message_source_path(message))
+    assert (response.status_code, error_code(response)) == (500, "DAMAGED")
+    error = response.json()["errors"][0]["extensions"]
+    assert error["requestId"] == response.headers["x-request-id"]
+    assert error["requestId"] in [getattr(record, "request_id", "") for record in caplog.records]
+    assert "spoilt" not in json.dumps(response.json())
 
 
-async def test_a_download_of_damaged_bytes_is_refused_before_it_begins(
+async def test_damaged_attachment_is_refused_before_download_begins(
     world: Environment, ada: Client, message: int, tmp_path: Path
 ) -> None:
-    asked = select(*select_columns(Blob, ("name",))).where(col(Blob.size) == len(FILES[0].content))
-    ((name,),) = await world.database.read(asked)
+    query = select(*select_columns(Blob, ("name",))).where(col(Blob.size) == len(FILES[0].content))
+    ((name,),) = await world.database.read(query)
     content = bytearray(await world.object_store.get(name))
     content[-1] ^= 1
     await world.object_store.put(name, bytes(content))
@@ -427,15 +443,15 @@ async def test_a_download_of_damaged_bytes_is_refused_before_it_begins(
         httpx.AsyncClient(timeout=30) as http,
     ):
         url = f"http://127.0.0.1:{port}{download_urls.attachment_download_path(message, 0)}"
-        refused = await http.get(url, headers=ada.headers)
-        assert (refused.status_code, code(refused)) == (500, "DAMAGED")
-        sound = f"http://127.0.0.1:{port}{download_urls.mime_part_path(message, '1.1')}"
-        intact = await http.get(sound, headers=ada.headers)
-        assert intact.text == multipart_message.TEXT
+        damaged_response = await http.get(url, headers=ada.headers)
+        assert (damaged_response.status_code, error_code(damaged_response)) == (500, "DAMAGED")
+        intact_url = f"http://127.0.0.1:{port}{download_urls.mime_part_path(message, '1.1')}"
+        intact_response = await http.get(intact_url, headers=ada.headers)
+        assert intact_response.text == multipart_message.TEXT
 
 
-async def test_a_stream_whose_client_has_gone_is_closed() -> None:
-    """As uvicorn does it: the sending is cancelled."""
+async def test_stream_is_closed_when_client_disconnects() -> None:
+    """As in uvicorn, sending is cancelled."""
     closed = asyncio.Event()
 
     async def endless(_start: int, _end: int) -> Any:
@@ -446,12 +462,12 @@ async def test_a_stream_whose_client_has_gone_is_closed() -> None:
         finally:
             closed.set()
 
-    async def opened() -> byte_responses.FileBytes:
-        return byte_responses.FileBytes(1 << 40, endless, intact)
+    async def open_file() -> byte_responses.FileBytes:
+        return byte_responses.FileBytes(1 << 40, endless, check_intact)
 
-    async def intact(_start: int, _end: int) -> None: ...
+    async def check_intact(_start: int, _end: int) -> None: ...
 
-    async def vanish() -> dict[str, Any]:
+    async def disconnect() -> dict[str, Any]:
         await asyncio.sleep(0.01)
         return {"type": "http.disconnect"}
 
@@ -459,20 +475,22 @@ async def test_a_stream_whose_client_has_gone_is_closed() -> None:
         return None
 
     scope = {"type": "http", "method": "GET", "headers": [], "path": "/"}
-    served = byte_responses.ServedFile("tag", "text/plain", "x", opened)
-    response = await byte_responses.serve_file(Request(scope), served)
-    await response(scope, vanish, send)
+    served_file = byte_responses.ServedFile("tag", "text/plain", "x", open_file)
+    response = await byte_responses.serve_file(Request(scope), served_file)
+    await response(scope, disconnect, send)
     assert closed.is_set()
 
 
-def test_the_signature_of_one_world_means_nothing_in_another(world: Environment) -> None:
-    address = signed_urls.sign_path(world, "/rest/x", 7, Viewer(7, auth_version=1), now=world.now())
-    query = dict(httpx.URL(address).params)
-    assert signed_urls.verify_signed_path(world, "/rest/x", query) == 7
+def test_signed_url_is_invalid_with_other_secret_path_or_time(world: Environment) -> None:
+    url = signed_urls.sign_path(world, "/rest/x", 7, Viewer(7, auth_version=1), now=world.now())
+    query = dict(httpx.URL(url).params)
+    assert signed_urls.user_id_of_signed_path(world, "/rest/x", query) == 7
     with pytest.raises(Unauthenticated):
-        signed_urls.verify_signed_path(replace(world, signing_secret=b"t" * 32), "/rest/x", query)
+        signed_urls.user_id_of_signed_path(
+            replace(world, signing_secret=b"t" * 32), "/rest/x", query
+        )
     with pytest.raises(Unauthenticated):
-        signed_urls.verify_signed_path(world, "/rest/x\n7", query)
+        signed_urls.user_id_of_signed_path(world, "/rest/x\n7", query)
     later = world.now() + timedelta(minutes=21)
     with pytest.raises(Unauthenticated):
-        signed_urls.verify_signed_path(replace(world, now=lambda: later), "/rest/x", query)
+        signed_urls.user_id_of_signed_path(replace(world, now=lambda: later), "/rest/x", query)

@@ -1,4 +1,4 @@
-"""The examples of the page, run; and that nothing of ours is loaded from elsewhere."""
+"""Tests of the GraphiQL examples, and that no file of the repository loads from other hosts."""
 
 import asyncio
 import gzip
@@ -20,14 +20,14 @@ from tests.support.accounts.demo_account import demo_client, subscribed
 
 ROOT = Path(__file__).parents[2]
 STATIC = ROOT / "graph" / "static"
-BUILT = json.loads((STATIC / "examples.json").read_text())
-EXAMPLES = {example["name"]: example["query"] for example in BUILT["examples"]}
-LIVE = "Live"
-# in pieces, or this file would be one that names them
+BUILT_EXAMPLES = json.loads((STATIC / "examples.json").read_text())
+EXAMPLES = {example["name"]: example["query"] for example in BUILT_EXAMPLES["examples"]}
+LIVE_EXAMPLE = "Live"
+# in parts, because this file must not contain a registry name itself
 REGISTRIES = [f"{name}.org" for name in ("registry.npmjs", "files.pythonhosted", "pypi")]
 REGISTRIES += [f"{name}.com" for name in ("registry.yarnpkg", "unpkg", "cdn.jsdelivr")]
-# what a page loads by itself: scripts, styles, fonts, pictures, workers
-LOADS = re.compile(
+# what a page loads automatically: scripts, styles, fonts, images, workers
+RESOURCE_LOAD = re.compile(
     r"""(?:@import\s*|url\(\s*|importScripts\(\s*|\bimport\(\s*|new Worker\(\s*)"""
     r"""["']?(?:https?:)?//[\w.-]+""",
     re.IGNORECASE,
@@ -40,25 +40,27 @@ async def demo(world: Environment, http: httpx.AsyncClient, tmp_path: Path) -> C
 
 
 async def deliver(demo: Client, subject: str) -> None:
-    letter = await received_messages.read_message(raw_message(subject))
-    to = await address_resolution.load_recipient(demo.world, ADDRESS)
-    await received_messages.store_for_recipient(demo.world, letter, to, "carol@example.com")
+    message = await received_messages.parse_storable_message(raw_message(subject))
+    recipient = await address_resolution.load_recipient_below_limits(demo.world, ADDRESS)
+    await received_messages.store_once_for_recipient(
+        demo.world, message, recipient, "carol@example.com"
+    )
 
 
-def test_there_are_examples_of_every_kind() -> None:
-    found = [get_operation_ast(parse(document)) for document in EXAMPLES.values()]
-    assert {each.operation for each in found if each} == set(OperationType)
+def test_examples_have_every_operation_type() -> None:
+    operations = [get_operation_ast(parse(document)) for document in EXAMPLES.values()]
+    assert {operation.operation for operation in operations if operation} == set(OperationType)
 
 
-async def test_all_examples_run_on_the_demo_account(demo: Client) -> None:
+async def test_all_examples_run_on_demo_account(demo: Client) -> None:
     for name, document in EXAMPLES.items():
-        if name != LIVE:
+        if name != LIVE_EXAMPLE:
             for field, payload in (await demo(document)).items():
                 assert payload, field
                 assert not payload.get("errors"), (name, payload)
 
 
-async def test_the_examples_show_something(demo: Client) -> None:
+async def test_examples_return_data(demo: Client) -> None:
     mailbox = (await demo(EXAMPLES["Inbox"]))["viewer"]["user"]["mailbox"]
     assert mailbox["messages"]["totalCount"] > 10
     (message,) = (await demo(EXAMPLES["ReadMessage"]))["viewer"]["user"]["mailbox"]["messages"][
@@ -66,17 +68,17 @@ async def test_the_examples_show_something(demo: Client) -> None:
     ]
     assert message["text"]
     flagged = (await demo(EXAMPLES["CreateAndFlag"]))["messageUpdate"]["messages"]
-    assert all("\\Flagged" in each["flags"] for each in flagged)
+    assert all("\\Flagged" in message_flags["flags"] for message_flags in flagged)
     assert flagged
 
 
-async def test_live_tells_of_a_delivery_and_of_what_the_other_examples_do(demo: Client) -> None:
-    stream = subscribed(demo, EXAMPLES[LIVE])
+async def test_live_example_shows_delivery_and_changes_of_other_examples(demo: Client) -> None:
+    stream = subscribed(demo, EXAMPLES[LIVE_EXAMPLE])
     async with asyncio.timeout(10):
-        coming = asyncio.ensure_future(anext(stream))
-        await asyncio.sleep(0.2)  # until it listens
+        next_result = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0.2)  # until the subscription has started
         await deliver(demo, "Out of the blue")
-        result = await coming
+        result = await next_result
         assert not result.errors
         (event,) = result.data["changes"]["events"]
         assert event["message"]["subject"] == "Out of the blue"
@@ -85,40 +87,40 @@ async def test_live_tells_of_a_delivery_and_of_what_the_other_examples_do(demo: 
         while "MESSAGE_UPDATED" not in kinds:
             result = await anext(stream)
             assert not result.errors
-            kinds += [each["kind"] for each in result.data["changes"]["events"]]
+            kinds += [event["kind"] for event in result.data["changes"]["events"]]
         assert "MAILBOX_CREATED" in kinds
     await stream.aclose()
 
 
-def repository() -> list[Path]:
-    """All files that are ours: neither ignored nor built elsewhere."""
+def repository_files() -> list[Path]:
+    """Return all source files: neither ignored nor built."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
-    files = [ROOT / name for name in listed.decode().split("\0") if name]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
+    files = [ROOT / name for name in output.decode().split("\0") if name]
     return [file for file in files if file.is_file()]
 
 
-def text_of(file: Path) -> str:
+def read_text(file: Path) -> str:
     raw = file.read_bytes()
     return (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode(errors="replace")
 
 
-def test_no_file_names_a_registry() -> None:
-    files = repository()
+def test_no_file_contains_a_registry_host() -> None:
+    files = repository_files()
     assert ROOT / "webui" / "package-lock.json" in files
-    named = {
+    occurrences = {
         (str(file.relative_to(ROOT)), host)
         for file in files
         if file.suffix != ".gz" and file.name != "LICENSES.txt"
         for host in REGISTRIES
-        if host in text_of(file)
+        if host in read_text(file)
     }
-    assert named == set()
+    assert occurrences == set()
 
 
-def test_the_page_loads_nothing_from_another_host() -> None:
+def test_page_loads_nothing_from_other_hosts() -> None:
     files = sorted(STATIC.iterdir())
     assert any(file.name == "graphiql.js.gz" for file in files)
-    assert {file.name: LOADS.findall(text_of(file)) for file in files} == {
+    assert {file.name: RESOURCE_LOAD.findall(read_text(file)) for file in files} == {
         file.name: [] for file in files
     }

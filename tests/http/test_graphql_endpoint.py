@@ -1,4 +1,4 @@
-"""/graphql over HTTP."""
+"""Tests of /graphql over HTTP."""
 
 import json
 import logging
@@ -23,13 +23,13 @@ from tests.support.servers.small_schema_server import (
     sign_in,
 )
 
-RESPONSE = "application/graphql-response+json"
-PARSE, VALIDATION, INPUT = (
+RESPONSE_MEDIA_TYPE = "application/graphql-response+json"
+PARSE_FAILED, VALIDATION_FAILED, BAD_INPUT = (
     "GRAPHQL_PARSE_FAILED",
     "GRAPHQL_VALIDATION_FAILED",
     "BAD_USER_INPUT",
 )
-USER = {"Authorization": "Bearer user"}
+USER_HEADERS = {"Authorization": "Bearer user"}
 
 
 @pytest.fixture
@@ -53,52 +53,54 @@ async def server(world: Environment) -> AsyncIterator[Server]:
         yield server
 
 
-async def ask(http: httpx.AsyncClient, query: str, **more: Any) -> httpx.Response:
-    headers = more.pop("headers", {})
-    return await http.post("/graphql", json={"query": query, **more}, headers=headers)
+async def post_query(http: httpx.AsyncClient, query: str, **members: Any) -> httpx.Response:
+    headers = members.pop("headers", {})
+    return await http.post("/graphql", json={"query": query, **members}, headers=headers)
 
 
-def code(answer: httpx.Response) -> str:
-    """The code of the one error."""
-    (error,) = answer.json()["errors"]
+def error_code(response: httpx.Response) -> str:
+    """Return the code of the only error."""
+    (error,) = response.json()["errors"]
     assert error["message"]
-    found: str = error["extensions"]["code"]
-    return found
+    result_code: str = error["extensions"]["code"]
+    return result_code
 
 
-async def test_get_and_post_are_answered_at_graphql_itself(http: httpx.AsyncClient) -> None:
-    question = {"query": "query ($t: String) { echo(text: $t) }", "variables": '{"t": "x"}'}
-    assert (await http.get("/graphql", params=question)).json()["data"] == {"echo": "x"}
-    answer = await ask(http, question["query"], variables={"t": "x"})
-    assert answer.json()["data"] == {"echo": "x"}
+async def test_get_and_post_are_answered(http: httpx.AsyncClient) -> None:
+    request_body = {"query": "query ($t: String) { echo(text: $t) }", "variables": '{"t": "x"}'}
+    assert (await http.get("/graphql", params=request_body)).json()["data"] == {"echo": "x"}
+    response = await post_query(http, request_body["query"], variables={"t": "x"})
+    assert response.json()["data"] == {"echo": "x"}
 
 
-@pytest.mark.parametrize("accept", ["application/json", RESPONSE, "text/event-stream", "text/html"])
-async def test_a_mutation_by_get_is_405(http: httpx.AsyncClient, accept: str) -> None:
-    question = {"query": 'mutation { change(text: "x") }'}
-    answer = await http.get("/graphql", params=question, headers={"Accept": accept})
-    assert answer.status_code == 405
-    assert answer.headers["allow"] == "POST"
-    assert code(answer) == INPUT
+@pytest.mark.parametrize(
+    "accept", ["application/json", RESPONSE_MEDIA_TYPE, "text/event-stream", "text/html"]
+)
+async def test_mutation_by_get_is_not_allowed(http: httpx.AsyncClient, accept: str) -> None:
+    request_body = {"query": 'mutation { change(text: "x") }'}
+    response = await http.get("/graphql", params=request_body, headers={"Accept": accept})
+    assert response.status_code == 405
+    assert response.headers["allow"] == "POST"
+    assert error_code(response) == BAD_INPUT
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])
-async def test_other_methods_are_405(http: httpx.AsyncClient, method: str) -> None:
-    answer = await http.request(method, "/graphql")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, POST")
-    assert code(answer) == INPUT
+async def test_other_methods_are_not_allowed(http: httpx.AsyncClient, method: str) -> None:
+    response = await http.request(method, "/graphql")
+    assert (response.status_code, response.headers["allow"]) == (405, "GET, POST")
+    assert error_code(response) == BAD_INPUT
 
 
-QUESTIONS: dict[str, tuple[dict[str, Any], str | None, int]] = {
+REQUESTS: dict[str, tuple[dict[str, Any], str | None, int]] = {
     "query": ({"query": "{ hello }"}, None, 200),
-    "parse error": ({"query": "{ hello"}, PARSE, 400),
-    "validation error": ({"query": "{ nothing }"}, VALIDATION, 400),
-    "unknown operation": ({"query": "query a { hello }", "operationName": "b"}, INPUT, 400),
-    "no operation": ({"query": "fragment a on Query { hello }"}, INPUT, 400),
-    "which operation": ({"query": "query a { hello } query b { hello }"}, INPUT, 400),
+    "parse error": ({"query": "{ hello"}, PARSE_FAILED, 400),
+    "validation error": ({"query": "{ nothing }"}, VALIDATION_FAILED, 400),
+    "unknown operation": ({"query": "query a { hello }", "operationName": "b"}, BAD_INPUT, 400),
+    "no operation": ({"query": "fragment a on Query { hello }"}, BAD_INPUT, 400),
+    "which operation": ({"query": "query a { hello } query b { hello }"}, BAD_INPUT, 400),
     "variable error": (
         {"query": "query ($n: Int!) { echo(number: $n) }", "variables": {"n": "x"}},
-        INPUT,
+        BAD_INPUT,
         400,
     ),
     "field error": ({"query": '{ refused(kind: "missing") }'}, "NOT_FOUND", 200),
@@ -110,25 +112,30 @@ QUESTIONS: dict[str, tuple[dict[str, Any], str | None, int]] = {
     [
         ("*/*", "application/json"),
         ("application/json", "application/json"),
-        (RESPONSE, RESPONSE),
-        (f"{RESPONSE}, application/json;q=0.9", RESPONSE),
-        (f"{RESPONSE};q=0.5, application/json", "application/json"),
-        (f"{RESPONSE};q=0, */*", "application/json"),
-        (f"{RESPONSE}, application/json, text/event-stream, multipart/mixed", RESPONSE),
+        (RESPONSE_MEDIA_TYPE, RESPONSE_MEDIA_TYPE),
+        (f"{RESPONSE_MEDIA_TYPE}, application/json;q=0.9", RESPONSE_MEDIA_TYPE),
+        (f"{RESPONSE_MEDIA_TYPE};q=0.5, application/json", "application/json"),
+        (f"{RESPONSE_MEDIA_TYPE};q=0, */*", "application/json"),
+        (
+            f"{RESPONSE_MEDIA_TYPE}, application/json, text/event-stream, multipart/mixed",
+            RESPONSE_MEDIA_TYPE,
+        ),
         ("text/event-stream, */*;q=0.1", "application/json"),
         ("image/png", "application/json"),
     ],
 )
-@pytest.mark.parametrize("name", QUESTIONS)
-async def test_media_types_and_statuses(
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_media_type_and_status_of_response(
     http: httpx.AsyncClient, name: str, accept: str, media: str
 ) -> None:
-    question, found, status = QUESTIONS[name]
-    answer = await http.post("/graphql", json=question, headers={"Accept": accept})
-    assert answer.headers["content-type"] == f"{media}; charset=utf-8"
-    assert answer.status_code == (status if media == RESPONSE else 200)
-    assert ("data" in answer.json()) == (status == 200)
-    assert code(answer) == found if found else "errors" not in answer.json()
+    request_body, expected_code, status = REQUESTS[name]
+    response = await http.post("/graphql", json=request_body, headers={"Accept": accept})
+    assert response.headers["content-type"] == f"{media}; charset=utf-8"
+    assert response.status_code == (status if media == RESPONSE_MEDIA_TYPE else 200)
+    assert ("data" in response.json()) == (status == 200)
+    assert (
+        error_code(response) == expected_code if expected_code else "errors" not in response.json()
+    )
 
 
 @pytest.mark.parametrize(
@@ -165,16 +172,16 @@ async def test_media_types_and_statuses(
         (b'{"query": "{ hello }", "variables": {"a": "' + b"[" * 5000 + b'"}}', 200),
     ],
 )
-async def test_a_malformed_body_is_the_clients_mistake(
+async def test_malformed_body_is_bad_input(
     http: httpx.AsyncClient, body: bytes, status: int
 ) -> None:
     headers = {"Content-Type": "application/json"}
-    answer = await http.post("/graphql", content=body, headers=headers)
-    assert answer.status_code == status
+    response = await http.post("/graphql", content=body, headers=headers)
+    assert response.status_code == status
     if status == 200:
-        assert answer.json()["data"] == {"hello": "world"}
+        assert response.json()["data"] == {"hello": "world"}
     else:
-        assert code(answer) == INPUT
+        assert error_code(response) == BAD_INPUT
 
 
 @pytest.mark.parametrize(
@@ -189,22 +196,24 @@ async def test_a_malformed_body_is_the_clients_mistake(
         {"Content-Type": "application/json", "Content-Encoding": "gzip"},
     ],
 )
-async def test_only_plain_json_is_taken(http: httpx.AsyncClient, headers: dict[str, str]) -> None:
+async def test_other_content_types_are_refused(
+    http: httpx.AsyncClient, headers: dict[str, str]
+) -> None:
     body = b'{"query": "{ hello }"}'
-    answer = await http.post("/graphql", content=body, headers=headers)
-    assert (answer.status_code, code(answer)) == (415, INPUT)
+    response = await http.post("/graphql", content=body, headers=headers)
+    assert (response.status_code, error_code(response)) == (415, BAD_INPUT)
 
 
-async def test_json_says_its_charset_or_not(http: httpx.AsyncClient) -> None:
-    for kind in (
+async def test_json_with_or_without_charset_is_accepted(http: httpx.AsyncClient) -> None:
+    for content_type in (
         "application/json",
         "Application/JSON; charset=UTF-8",
         'application/json;charset="utf-8"',
     ):
-        answer = await http.post(
-            "/graphql", content=b'{"query": "{ hello }"}', headers={"Content-Type": kind}
+        response = await http.post(
+            "/graphql", content=b'{"query": "{ hello }"}', headers={"Content-Type": content_type}
         )
-        assert answer.json()["data"] == {"hello": "world"}
+        assert response.json()["data"] == {"hello": "world"}
 
 
 @pytest.mark.parametrize(
@@ -218,113 +227,125 @@ async def test_json_says_its_charset_or_not(http: httpx.AsyncClient) -> None:
         {"query": "{ hello }", "variables": "[" * 3000},
     ],
 )
-async def test_malformed_parameters_are_the_clients_mistake(
+async def test_malformed_parameters_are_bad_input(
     http: httpx.AsyncClient, parameters: dict[str, str]
 ) -> None:
-    answer = await http.get("/graphql", params=parameters)
-    assert (answer.status_code, code(answer)) == (400, INPUT)
+    response = await http.get("/graphql", params=parameters)
+    assert (response.status_code, error_code(response)) == (400, BAD_INPUT)
 
 
-async def test_a_body_of_a_mebibyte_is_taken_and_one_byte_more_is_not(
+async def test_body_size_limit_is_one_mebibyte(
     http: httpx.AsyncClient,
 ) -> None:
     body = b'{"query": "{ hello }", "variables": {"a": ""}}'
-    full = body.replace(b'""', b'"' + b"x" * ((1 << 20) - len(body)) + b'"')
+    largest_body = body.replace(b'""', b'"' + b"x" * ((1 << 20) - len(body)) + b'"')
     headers = {"Content-Type": "application/json"}
-    answer = await http.post("/graphql", content=full, headers=headers)
-    assert answer.json()["data"] == {"hello": "world"}
-    answer = await http.post("/graphql", content=full + b" ", headers=headers)
-    assert (answer.status_code, code(answer)) == (413, "TOO_LARGE")
+    response = await http.post("/graphql", content=largest_body, headers=headers)
+    assert response.json()["data"] == {"hello": "world"}
+    response = await http.post("/graphql", content=largest_body + b" ", headers=headers)
+    assert (response.status_code, error_code(response)) == (413, "TOO_LARGE")
 
 
-HEAD = b"POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+REQUEST_HEAD = b"POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
-async def test_a_large_body_is_refused_before_it_comes(server: Server) -> None:
-    answer = await server.raw(HEAD + b"Content-Length: 9999999999\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 413 ")
-    assert b"<still open>" not in answer
+async def test_large_content_length_is_refused_before_body(server: Server) -> None:
+    response = await server.raw(REQUEST_HEAD + b"Content-Length: 9999999999\r\n\r\n")
+    assert response.startswith(b"HTTP/1.1 413 ")
+    assert b"<still open>" not in response
 
 
-async def test_a_body_without_a_length_is_counted(server: Server) -> None:
+async def test_chunked_body_above_limit_is_refused(server: Server) -> None:
     chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
-    answer = await server.raw(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 17)
-    assert answer.startswith(b"HTTP/1.1 413 ")
+    response = await server.raw(REQUEST_HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 17)
+    assert response.startswith(b"HTTP/1.1 413 ")
 
 
-async def test_a_body_that_trickles_in_is_given_up(server: Server) -> None:
-    answer = await server.raw(HEAD + b'Content-Length: 100\r\n\r\n{"query":')
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert b"DEADLINE_EXCEEDED" in answer
-    assert b"<still open>" not in answer
+async def test_incomplete_body_is_refused_after_timeout(server: Server) -> None:
+    response = await server.raw(REQUEST_HEAD + b'Content-Length: 100\r\n\r\n{"query":')
+    assert response.startswith(b"HTTP/1.1 408 ")
+    assert b"DEADLINE_EXCEEDED" in response
+    assert b"<still open>" not in response
 
 
-async def test_a_caller_who_hangs_up_in_the_middle_disturbs_nobody(
+async def test_disconnect_during_body_is_not_logged(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await server.raw(HEAD + b'Content-Length: 100\r\n\r\n{"query":', seconds=0.05)
+    await server.raw(REQUEST_HEAD + b'Content-Length: 100\r\n\r\n{"query":', seconds=0.05)
     async with httpx.AsyncClient(timeout=30) as http:
         assert (await http.post(server.url, json={"query": "{ hello }"})).status_code == 200
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_headers_that_every_answer_has(http: httpx.AsyncClient) -> None:
-    for answer in (await ask(http, "{ hello }"), await ask(http, "{"), await http.put("/graphql")):
-        assert answer.headers["x-content-type-options"] == "nosniff"
-        assert answer.headers["cache-control"] == "no-store"
-        assert len(answer.headers["x-request-id"]) == 24
+async def test_every_response_has_security_headers(http: httpx.AsyncClient) -> None:
+    for response in (
+        await post_query(http, "{ hello }"),
+        await post_query(http, "{"),
+        await http.put("/graphql"),
+    ):
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["cache-control"] == "no-store"
+        assert len(response.headers["x-request-id"]) == 24
 
 
-@pytest.mark.parametrize(("sent", "kept"), [("a-1_B.c", True), ("a b", False), ("a" * 65, False)])
-async def test_a_plain_request_id_is_kept(http: httpx.AsyncClient, sent: str, kept: bool) -> None:
-    answer = await ask(http, "{ hello }", headers={"X-Request-Id": sent})
-    assert (answer.headers["x-request-id"] == sent) == kept
-
-
-async def test_a_browser_gets_the_page_and_nobody_else(http: httpx.AsyncClient) -> None:
-    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-    assert "GraphiQL" in (await http.get("/graphql", headers=browser)).text
-    assert (await http.get("/graphql", headers={"Accept": "*/*"})).status_code == 400
-    answer = await http.get("/graphql", params={"query": "{ hello }"}, headers=browser)
-    assert answer.json()["data"] == {"hello": "world"}
-
-
-@pytest.mark.parametrize("shown", ["Bearer wrong", "Basic dXNlcjp4", "user"])
-async def test_a_wrong_credential_ends_the_whole_request(
-    http: httpx.AsyncClient, shown: str
+@pytest.mark.parametrize(
+    ("request_id", "is_kept"), [("a-1_B.c", True), ("a b", False), ("a" * 65, False)]
+)
+async def test_valid_request_id_is_kept(
+    http: httpx.AsyncClient, request_id: str, is_kept: bool
 ) -> None:
-    answer = await ask(http, "{ hello }", headers={"Authorization": shown})
-    assert (answer.status_code, code(answer)) == (401, "UNAUTHENTICATED")
-    assert answer.headers["www-authenticate"] == "Bearer"
-    assert "data" not in answer.json()
+    response = await post_query(http, "{ hello }", headers={"X-Request-Id": request_id})
+    assert (response.headers["x-request-id"] == request_id) == is_kept
 
 
-async def test_a_right_credential_and_none(http: httpx.AsyncClient) -> None:
-    answer = await ask(http, "{ whoami }", headers=USER)
-    assert answer.json()["data"] == {"whoami": "USER 7 127.0.0.1"}
-    answer = await ask(http, "{ whoami }")
-    assert answer.json()["data"] == {"whoami": "PUBLIC 0 127.0.0.1"}
+async def test_only_browser_request_gets_graphiql_page(http: httpx.AsyncClient) -> None:
+    browser_headers = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    assert "GraphiQL" in (await http.get("/graphql", headers=browser_headers)).text
+    assert (await http.get("/graphql", headers={"Accept": "*/*"})).status_code == 400
+    response = await http.get("/graphql", params={"query": "{ hello }"}, headers=browser_headers)
+    assert response.json()["data"] == {"hello": "world"}
 
 
-async def test_only_keys_are_believed_who_they_speak_for(http: httpx.AsyncClient) -> None:
-    said = {"X-Client-IP": "2001:DB8::1"}
-    answer = await ask(http, "{ whoami }", headers=said | USER)
-    assert answer.json()["data"] == {"whoami": "USER 7 127.0.0.1"}
-    answer = await ask(http, "{ whoami }", headers=said | {"X-API-Key": "key"})
-    assert answer.json()["data"] == {"whoami": "ADMIN 0 2001:db8::1"}
-    answer = await ask(http, "{ whoami }", headers={"X-Client-IP": "here", "X-API-Key": "key"})
-    assert answer.json()["data"] == {"whoami": "ADMIN 0 127.0.0.1"}
+@pytest.mark.parametrize("credential", ["Bearer wrong", "Basic dXNlcjp4", "user"])
+async def test_invalid_credential_refuses_whole_request(
+    http: httpx.AsyncClient, credential: str
+) -> None:
+    response = await post_query(http, "{ hello }", headers={"Authorization": credential})
+    assert (response.status_code, error_code(response)) == (401, "UNAUTHENTICATED")
+    assert response.headers["www-authenticate"] == "Bearer"
+    assert "data" not in response.json()
 
 
-@pytest.mark.parametrize(("accept", "status"), [("*/*", 200), (RESPONSE, 403)])
-async def test_a_reading_key_changes_nothing(
+async def test_viewer_with_and_without_credential(http: httpx.AsyncClient) -> None:
+    response = await post_query(http, "{ whoami }", headers=USER_HEADERS)
+    assert response.json()["data"] == {"whoami": "USER 7 127.0.0.1"}
+    response = await post_query(http, "{ whoami }")
+    assert response.json()["data"] == {"whoami": "PUBLIC 0 127.0.0.1"}
+
+
+async def test_client_ip_header_needs_platform_key(http: httpx.AsyncClient) -> None:
+    ip_header = {"X-Client-IP": "2001:DB8::1"}
+    response = await post_query(http, "{ whoami }", headers=ip_header | USER_HEADERS)
+    assert response.json()["data"] == {"whoami": "USER 7 127.0.0.1"}
+    response = await post_query(http, "{ whoami }", headers=ip_header | {"X-API-Key": "key"})
+    assert response.json()["data"] == {"whoami": "ADMIN 0 2001:db8::1"}
+    response = await post_query(
+        http, "{ whoami }", headers={"X-Client-IP": "here", "X-API-Key": "key"}
+    )
+    assert response.json()["data"] == {"whoami": "ADMIN 0 127.0.0.1"}
+
+
+@pytest.mark.parametrize(("accept", "status"), [("*/*", 200), (RESPONSE_MEDIA_TYPE, 403)])
+async def test_read_only_key_can_not_run_mutation(
     http: httpx.AsyncClient, accept: str, status: int
 ) -> None:
-    reader = {"Authorization": "Bearer reader", "Accept": accept}
-    answer = await ask(http, 'mutation { change(text: "x") }', headers=reader)
-    assert (answer.status_code, code(answer)) == (status, "FORBIDDEN")
-    assert "data" not in answer.json()
-    assert (await ask(http, "{ hello }", headers=reader)).json()["data"] == {"hello": "world"}
+    reader_headers = {"Authorization": "Bearer reader", "Accept": accept}
+    response = await post_query(http, 'mutation { change(text: "x") }', headers=reader_headers)
+    assert (response.status_code, error_code(response)) == (status, "FORBIDDEN")
+    assert "data" not in response.json()
+    assert (await post_query(http, "{ hello }", headers=reader_headers)).json()["data"] == {
+        "hello": "world"
+    }
 
 
 @pytest.mark.parametrize(
@@ -341,44 +362,46 @@ async def test_a_reading_key_changes_nothing(
         ("limited", "RATE_LIMITED"),
     ],
 )
-async def test_a_refused_field_has_the_code_of_its_refusal(
+async def test_field_error_has_code_path_and_location(
     http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, kind: str, expected: str
 ) -> None:
-    answer = await ask(http, f'{{ hello refused(kind: "{kind}") }}')
-    assert code(answer) == expected
-    assert answer.json()["data"] == {"hello": "world", "refused": None}
-    assert answer.json()["errors"][0]["path"] == ["refused"]
-    assert answer.json()["errors"][0]["locations"] == [{"line": 1, "column": 9}]
+    response = await post_query(http, f'{{ hello refused(kind: "{kind}") }}')
+    assert error_code(response) == expected
+    assert response.json()["data"] == {"hello": "world", "refused": None}
+    assert response.json()["errors"][0]["path"] == ["refused"]
+    assert response.json()["errors"][0]["locations"] == [{"line": 1, "column": 9}]
     assert not caplog.records
 
 
-async def test_a_limited_caller_hears_how_long_to_wait(http: httpx.AsyncClient) -> None:
-    answer = await ask(http, '{ refused(kind: "limited") }')
-    assert answer.json()["errors"][0]["extensions"]["retryAfterSeconds"] == 7
+async def test_rate_limited_error_has_retry_time(http: httpx.AsyncClient) -> None:
+    response = await post_query(http, '{ refused(kind: "limited") }')
+    assert response.json()["errors"][0]["extensions"]["retryAfterSeconds"] == 7
 
 
 @pytest.mark.parametrize("query", ["{ broken }", "{ huge }", "{ a: broken b: broken c: broken }"])
-async def test_a_bug_is_masked_and_logged_once(
+async def test_internal_error_is_masked_and_logged_once(
     http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, query: str
 ) -> None:
-    answer = await ask(http, query, headers={"X-Request-Id": "r1"})
-    for error in answer.json()["errors"]:
+    response = await post_query(http, query, headers={"X-Request-Id": "r1"})
+    for error in response.json()["errors"]:
         assert error["message"] == "Something broke on our side."
         assert error["extensions"] == {"code": "INTERNAL_SERVER_ERROR", "requestId": "r1"}
-    assert "hunter2" not in answer.text
+    assert "hunter2" not in response.text
     (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert record.exc_info
     assert vars(record)["request_id"] == "r1"
     assert query not in caplog.text
 
 
-async def test_a_bug_outside_of_fields_is_masked_too(
+async def test_internal_error_outside_fields_is_masked(
     http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    answer = await ask(http, "{ hello }", headers={"Authorization": "Bearer broken"})
-    assert (answer.status_code, code(answer)) == (500, "INTERNAL_SERVER_ERROR")
-    assert answer.json()["errors"][0]["extensions"]["requestId"] == answer.headers["x-request-id"]
-    assert "hunter2" not in answer.text
+    response = await post_query(http, "{ hello }", headers={"Authorization": "Bearer broken"})
+    assert (response.status_code, error_code(response)) == (500, "INTERNAL_SERVER_ERROR")
+    assert (
+        response.json()["errors"][0]["extensions"]["requestId"] == response.headers["x-request-id"]
+    )
+    assert "hunter2" not in response.text
     assert len(caplog.records) == 1
 
 
@@ -391,78 +414,84 @@ async def test_a_bug_outside_of_fields_is_masked_too(
         ("query ($y: Boolean!) { hello @include(if: $y) }", {"y": 3}),
     ],
 )
-async def test_what_a_type_refuses_is_the_clients_mistake(
+async def test_value_refused_by_type_is_bad_input(
     http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, query: str, variables: object
 ) -> None:
-    assert code(await ask(http, query, variables=variables)) == INPUT
+    assert error_code(await post_query(http, query, variables=variables)) == BAD_INPUT
     assert not caplog.records
 
 
-async def test_suggestions_are_for_those_who_signed_in(http: httpx.AsyncClient) -> None:
+async def test_suggestions_are_only_for_signed_in_users(http: httpx.AsyncClient) -> None:
     for query in ("{ helo }", '{ echo(tex: "x") }', "{ ... on Qery { hello } }"):
-        (stranger,) = (await ask(http, query)).json()["errors"]
-        (user,) = (await ask(http, query, headers=USER)).json()["errors"]
-        assert user["message"].startswith(stranger["message"])
-        assert "Did you mean" not in stranger["message"]
-        assert "Did you mean" in user["message"]
+        (anonymous_error,) = (await post_query(http, query)).json()["errors"]
+        (user_error,) = (await post_query(http, query, headers=USER_HEADERS)).json()["errors"]
+        assert user_error["message"].startswith(anonymous_error["message"])
+        assert "Did you mean" not in anonymous_error["message"]
+        assert "Did you mean" in user_error["message"]
 
 
-async def test_an_operation_ends_at_its_deadline(http: httpx.AsyncClient) -> None:
-    answer = await ask(http, "{ slow }", headers={"Accept": RESPONSE})
-    assert (answer.status_code, code(answer)) == (200, "DEADLINE_EXCEEDED")
-    assert answer.json()["data"] is None
+async def test_operation_ends_at_deadline(http: httpx.AsyncClient) -> None:
+    response = await post_query(http, "{ slow }", headers={"Accept": RESPONSE_MEDIA_TYPE})
+    assert (response.status_code, error_code(response)) == (200, "DEADLINE_EXCEEDED")
+    assert response.json()["data"] is None
 
 
-async def test_a_subscription_is_not_for_plain_http(http: httpx.AsyncClient) -> None:
-    answer = await ask(http, "subscription { count }")
-    assert (answer.status_code, code(answer)) == (400, INPUT)
+async def test_subscription_without_event_stream_is_refused(http: httpx.AsyncClient) -> None:
+    response = await post_query(http, "subscription { count }")
+    assert (response.status_code, error_code(response)) == (400, BAD_INPUT)
 
 
-async def test_apollo_hears_that_no_document_is_persisted(http: httpx.AsyncClient) -> None:
+async def test_unknown_persisted_query_is_reported_for_apollo(http: httpx.AsyncClient) -> None:
     persisted = {"extensions": {"persistedQuery": {"version": 1, "sha256Hash": "0" * 64}}}
-    answer = await http.post("/graphql", json=persisted)
-    assert (answer.status_code, code(answer)) == (200, "PERSISTED_QUERY_NOT_FOUND")
-    assert answer.json()["errors"][0]["message"] == "PersistedQueryNotFound"
+    response = await http.post("/graphql", json=persisted)
+    assert (response.status_code, error_code(response)) == (200, "PERSISTED_QUERY_NOT_FOUND")
+    assert response.json()["errors"][0]["message"] == "PersistedQueryNotFound"
 
 
-async def test_half_a_surrogate_pair_is_no_bug(http: httpx.AsyncClient) -> None:
-    answer = await ask(http, "{ odd }")
-    assert json.loads(answer.content)["data"] == {"odd": "half a pair: \ud83d"}
+async def test_lone_surrogate_is_serialized(http: httpx.AsyncClient) -> None:
+    response = await post_query(http, "{ odd }")
+    assert json.loads(response.content)["data"] == {"odd": "half a pair: \ud83d"}
 
 
-async def test_each_operation_loads_afresh(world: Environment) -> None:
+async def test_each_operation_has_new_dataloaders(world: Environment) -> None:
     schema, context = make_schema(), Context(world, Viewer())
     clock: Any = world.clock.read
-    seen = []
+    results = []
     for _ in range(2):
-        seen.append((await schema.execute("{ item { seen } }", None, context)).data)
+        results.append((await schema.execute("{ item { seen } }", None, context)).data)
         clock.tick(hours=1)
-    assert seen == [{"item": {"seen": "00:00"}}, {"item": {"seen": "01:00"}}]
+    assert results == [{"item": {"seen": "00:00"}}, {"item": {"seen": "01:00"}}]
 
 
 @pytest.mark.parametrize(
-    ("who", "stranger", "user"),
+    ("setting", "anonymous_code", "user_code"),
     [
         ("open", None, None),
         ("signed-in", "UNAUTHENTICATED", None),
         ("off", "FORBIDDEN", "FORBIDDEN"),
     ],
 )
-async def test_the_schema_is_shown_to_whom_it_may_be(
-    world: Environment, who: Introspection, stranger: str | None, user: str | None
+async def test_introspection_and_suggestions_follow_setting(
+    world: Environment, setting: Introspection, anonymous_code: str | None, user_code: str | None
 ) -> None:
-    """Whoever may not look at it gets no suggestions either, on any road."""
-    settings = EndpointSettings(guards=AdmissionControl(introspection=who))
+    """Callers without introspection get no suggestions on any transport."""
+    settings = EndpointSettings(guards=AdmissionControl(introspection=setting))
     async with client_of(GraphqlEndpoint(make_schema(), world, sign_in, settings)) as http:
         for query in (
             "{ __schema { queryType { name } } }",
             '{ a: __type(name: "Item") { name } }',
         ):
-            for headers, refused in (({}, stranger), (USER, user)):
-                answer = await ask(http, query, headers=headers)
-                assert (code(answer) if refused else answer.json().get("errors")) == refused
-        assert "errors" not in (await ask(http, "{ __typename }")).json()
-        shown = "Did you mean" in (await ask(http, "{ helo }", headers=USER)).text
-        assert shown is (user is None)
-        events = await ask(http, "{ helo }", headers={**USER, "Accept": "text/event-stream"})
-        assert ("Did you mean" in events.text) is (user is None)
+            for headers, expected_code in (({}, anonymous_code), (USER_HEADERS, user_code)):
+                response = await post_query(http, query, headers=headers)
+                assert (
+                    error_code(response) if expected_code else response.json().get("errors")
+                ) == expected_code
+        assert "errors" not in (await post_query(http, "{ __typename }")).json()
+        has_suggestion = (
+            "Did you mean" in (await post_query(http, "{ helo }", headers=USER_HEADERS)).text
+        )
+        assert has_suggestion is (user_code is None)
+        events = await post_query(
+            http, "{ helo }", headers={**USER_HEADERS, "Accept": "text/event-stream"}
+        )
+        assert ("Did you mean" in events.text) is (user_code is None)

@@ -8,8 +8,8 @@ import pytest
 from merganser.server.sockets import bind_sockets
 
 
-@pytest.mark.parametrize("place", ["127.0.0.1:0", "[::1]:0"])
-async def test_accepted_connections_send_small_packets_at_once(place: str) -> None:
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:0"])
+async def test_accepted_connections_send_small_packets_at_once(address: str) -> None:
     """With Nagle's algorithm, the body of a response waits until its head is acknowledged."""
     options: asyncio.Queue[int] = asyncio.Queue()
 
@@ -18,7 +18,7 @@ async def test_accepted_connections_send_small_packets_at_once(place: str) -> No
         options.put_nowait(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
         writer.close()
 
-    (bound,) = bind_sockets("HTTP", place)
+    (bound,) = bind_sockets("HTTP", address)
     async with await asyncio.start_server(accept, sock=bound):
         _, writer = await asyncio.open_connection(*bound.getsockname()[:2])
         async with asyncio.timeout(30):

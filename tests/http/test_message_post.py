@@ -1,4 +1,4 @@
-"""Messages that are posted into a folder over HTTP."""
+"""Tests of messages that are posted to a mailbox over HTTP."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -27,56 +27,62 @@ from tests.support.operations.message_sources import source
 from tests.support.servers.http_server import vanishing
 from tests.support.stores.counter_check import rows
 
-MOST = 4 * MIB
+MAX_MESSAGE_BYTES = 4 * MIB
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-async def post(
-    client: Client, box: str, content: Any, query: str = "", **headers: str
+async def post_message(
+    client: Client, mailbox_id: str, content: Any, query: str = "", **headers: str
 ) -> httpx.Response:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    given = {**client.headers, "content-type": "message/rfc822", **named}
-    path = f"/rest/mailboxes/{box}/messages{query}"
-    return await client.http.post(path, content=content, headers=given)
+    header_fields = {name.replace("_", "-"): value for name, value in headers.items()}
+    request_headers = {**client.headers, "content-type": "message/rfc822", **header_fields}
+    path = f"/rest/mailboxes/{mailbox_id}/messages{query}"
+    return await client.http.post(path, content=content, headers=request_headers)
 
 
-async def inbox(client: Client) -> str:
+async def inbox_id(client: Client) -> str:
     return global_ids.encode("Mailbox", (await client.box()).id)
 
 
 @pytest.fixture
-def small(world: Environment) -> Environment:
-    """A world in which messages have at most 4 MiB."""
-    return replace(world, options=replace(world.options, message_max=MOST))
+def small_limit_environment(world: Environment) -> Environment:
+    """An environment with a message limit of 4 MiB."""
+    return replace(world, options=replace(world.options, message_max=MAX_MESSAGE_BYTES))
 
 
 @pytest.fixture
-async def carol(small: Environment, tmp_path: Path) -> AsyncIterator[Client]:
-    transport = httpx.ASGITransport(app=make_upload_app(small, tmp_path / "spool"))
+async def carol(small_limit_environment: Environment, tmp_path: Path) -> AsyncIterator[Client]:
+    transport = httpx.ASGITransport(
+        app=make_upload_app(small_limit_environment, tmp_path / "spool")
+    )
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-        yield await make_upload_client(small, http, "carol")
+        yield await make_upload_client(small_limit_environment, http, "carol")
 
 
-async def pieces(content: bytes) -> AsyncIterator[bytes]:
-    for at in range(0, len(content), 100_000):
-        yield content[at : at + 100_000]
+async def chunks(content: bytes) -> AsyncIterator[bytes]:
+    for offset in range(0, len(content), 100_000):
+        yield content[offset : offset + 100_000]
 
 
-async def test_a_message_is_stored_byte_for_byte(ada: Client) -> None:
-    box = await inbox(ada)
-    bare = b"Subject: bare\n\nline\nends\n"
-    for raw in (raw_message("Up"), bare, RICH):
-        answer = await post(ada, box, pieces(raw))
-        said = answer.json()
-        assert (answer.status_code, set(said)) == (201, {"id", "uid", "mailbox"})
-        path = f"/rest/messages/{said['id']}/message.eml"
-        assert answer.headers["location"] == path
-        got = await ada.http.get(path, headers=ada.headers)
-        assert got.content == raw
-        assert (said["mailbox"], said["uid"]) == (box, (await ada.box()).uid_next - 1)
-    assert "ends" in await source(ada, (await post(ada, box, bare)).json()["id"])
-    ((many,),) = await rows(ada.world, "SELECT count(*) FROM changes WHERE kind = 'MESSAGE_ADDED'")
-    assert many == 4
+async def test_posted_message_is_stored_unchanged(ada: Client) -> None:
+    mailbox_id = await inbox_id(ada)
+    lf_message = b"Subject: bare\n\nline\nends\n"
+    for raw in (raw_message("Up"), lf_message, RICH):
+        response = await post_message(ada, mailbox_id, chunks(raw))
+        body = response.json()
+        assert (response.status_code, set(body)) == (201, {"id", "uid", "mailbox"})
+        path = f"/rest/messages/{body['id']}/message.eml"
+        assert response.headers["location"] == path
+        download = await ada.http.get(path, headers=ada.headers)
+        assert download.content == raw
+        assert (body["mailbox"], body["uid"]) == (mailbox_id, (await ada.box()).uid_next - 1)
+    assert "ends" in await source(
+        ada, (await post_message(ada, mailbox_id, lf_message)).json()["id"]
+    )
+    ((event_count,),) = await rows(
+        ada.world, "SELECT count(*) FROM changes WHERE kind = 'MESSAGE_ADDED'"
+    )
+    assert event_count == 4
 
 
 @pytest.mark.parametrize(
@@ -88,108 +94,126 @@ async def test_a_message_is_stored_byte_for_byte(ada: Client) -> None:
         ("?flagged=TRUE&unseen=no", (True, True, False)),
     ],
 )
-async def test_flags_are_said_in_the_address(
-    ada: Client, query: str, flags: tuple[bool, ...]
-) -> None:
-    answer = await post(ada, await inbox(ada), raw_message(), query)
-    assert answer.status_code == 201
+async def test_query_parameters_set_flags(ada: Client, query: str, flags: tuple[bool, ...]) -> None:
+    response = await post_message(ada, await inbox_id(ada), raw_message(), query)
+    assert response.status_code == 201
     (row,) = await rows(ada.world, "SELECT seen, flagged, draft FROM messages")
     assert tuple(map(bool, row)) == flags
 
 
-async def test_what_is_no_message_is_refused(ada: Client) -> None:
-    box = await inbox(ada)
-    gone = global_ids.encode("Mailbox", 7)
-    for status, answer in (
-        (400, await post(ada, box, b"")),
-        (400, await post(ada, box, b" \r\n\r\n")),
-        (400, await post(ada, box, b"a: b", "?seen=true")),
-        (400, await post(ada, box, b"a: b", "?draft=maybe")),
-        (404, await post(ada, gone, b"a: b")),
-        (404, await post(ada, "x", b"a: b")),
-        (404, await post(ada, global_ids.encode("Message", 7), b"a: b")),
-        (415, await post(ada, box, b"a: b", content_type="application/x-www-form-urlencoded")),
-        (415, await post(ada, box, b"a: b", content_type="multipart/form-data; boundary=x")),
-        (415, await post(ada, box, b"a: b", content_encoding="gzip")),
+async def test_invalid_message_post_is_refused(ada: Client) -> None:
+    mailbox_id = await inbox_id(ada)
+    missing_id = global_ids.encode("Mailbox", 7)
+    for status, response in (
+        (400, await post_message(ada, mailbox_id, b"")),
+        (400, await post_message(ada, mailbox_id, b" \r\n\r\n")),
+        (400, await post_message(ada, mailbox_id, b"a: b", "?seen=true")),
+        (400, await post_message(ada, mailbox_id, b"a: b", "?draft=maybe")),
+        (404, await post_message(ada, missing_id, b"a: b")),
+        (404, await post_message(ada, "x", b"a: b")),
+        (404, await post_message(ada, global_ids.encode("Message", 7), b"a: b")),
+        (
+            415,
+            await post_message(
+                ada, mailbox_id, b"a: b", content_type="application/x-www-form-urlencoded"
+            ),
+        ),
+        (
+            415,
+            await post_message(
+                ada, mailbox_id, b"a: b", content_type="multipart/form-data; boundary=x"
+            ),
+        ),
+        (415, await post_message(ada, mailbox_id, b"a: b", content_encoding="gzip")),
     ):
-        assert answer.status_code == status, answer.text
-        assert answer.json()["errors"][0]["message"]
+        assert response.status_code == status, response.text
+        assert response.json()["errors"][0]["message"]
     assert await rows(ada.world, "SELECT id FROM messages") == []
 
 
-async def test_nobody_posts_into_folders_of_others(ada: Client, bob: Client, root: Client) -> None:
-    box, nobody = await inbox(ada), Client(ada.http, ada.world, ada.user, "")
-    answers = [
-        (await post(bob, box, b"a: b"), 404, "NOT_FOUND"),
-        (await post(root, box, b"a: b"), 403, "FORBIDDEN"),
+async def test_message_post_to_mailbox_of_other_user_is_refused(
+    ada: Client, bob: Client, root: Client
+) -> None:
+    mailbox_id, anonymous = await inbox_id(ada), Client(ada.http, ada.world, ada.user, "")
+    expected_responses = [
+        (await post_message(bob, mailbox_id, b"a: b"), 404, "NOT_FOUND"),
+        (await post_message(root, mailbox_id, b"a: b"), 403, "FORBIDDEN"),
         (
-            await post(nobody, box, b"a: b"),
+            await post_message(anonymous, mailbox_id, b"a: b"),
             401,
             "UNAUTHENTICATED",
         ),
     ]
-    for name, more in (
+    for name, key_options in (
         ("boss", {"user_id": bob.user.id, "role": Role.ADMIN, "scopes": [Scope.MASTER]}),
         ("sender", {"scopes": [Scope.SUBMIT]}),
         ("reader", {"scopes": [Scope.MAIL_READ]}),
         ("shy", {"scopes": [Scope.MASTER], "read_only": True}),
     ):
-        given = {"user_id": ada.user.id, "role": Role.USER, **more}
-        key = Client(ada.http, ada.world, ada.user, await make_key(ada.world, name, **given))
+        all_options = {"user_id": ada.user.id, "role": Role.USER, **key_options}
+        key_client = Client(
+            ada.http, ada.world, ada.user, await make_key(ada.world, name, **all_options)
+        )
         expected = (404, "NOT_FOUND") if name == "boss" else (403, "FORBIDDEN")
-        answers.append((await post(key, box, b"a: b"), *expected))
-    for answer, status, said in answers:
-        assert (answer.status_code, error_code(answer)) == (status, said)
+        expected_responses.append((await post_message(key_client, mailbox_id, b"a: b"), *expected))
+    for response, status, code in expected_responses:
+        assert (response.status_code, error_code(response)) == (status, code)
     assert await rows(ada.world, "SELECT id FROM messages") == []
 
 
-async def test_what_is_too_large_is_refused_before_it_has_come(
+async def test_message_above_limit_or_quota_is_refused(
     carol: Client, world: Environment, tmp_path: Path
 ) -> None:
-    box = await inbox(carol)
-    raw = b"Subject: x\r\n\r\n" + noise(MOST)
-    assert (await post(carol, box, raw[:MOST])).status_code == 201
-    for content in (raw, pieces(raw)):
-        answer = await post(carol, box, content)
-        assert (answer.status_code, error_code(answer)) == (413, "TOO_LARGE")
+    mailbox_id = await inbox_id(carol)
+    raw = b"Subject: x\r\n\r\n" + noise(MAX_MESSAGE_BYTES)
+    assert (await post_message(carol, mailbox_id, raw[:MAX_MESSAGE_BYTES])).status_code == 201
+    for content in (raw, chunks(raw)):
+        response = await post_message(carol, mailbox_id, content)
+        assert (response.status_code, error_code(response)) == (413, "TOO_LARGE")
 
-    async def never() -> AsyncIterator[bytes]:
+    async def unread_body() -> AsyncIterator[bytes]:
         raise AssertionError("it was asked for")
         yield b""
 
-    async def allow(quota: int | None) -> None:
+    async def set_quota(quota: int | None) -> None:
         async with world.write_session() as session:
             await session.exec(update(User).values(quota=quota))
 
-    await allow(MOST + 10)
-    for answer in (
-        await post(carol, box, never(), content_length="11"),
-        await post(carol, box, pieces(b"Subject: xy")),
+    await set_quota(MAX_MESSAGE_BYTES + 10)
+    for response in (
+        await post_message(carol, mailbox_id, unread_body(), content_length="11"),
+        await post_message(carol, mailbox_id, chunks(b"Subject: xy")),
     ):
-        assert (answer.status_code, error_code(answer)) == (413, "QUOTA_EXCEEDED")
-    assert (await post(carol, box, b"Subject: x")).status_code == 201
-    await allow(None)
+        assert (response.status_code, error_code(response)) == (413, "QUOTA_EXCEEDED")
+    assert (await post_message(carol, mailbox_id, b"Subject: x")).status_code == 201
+    await set_quota(None)
     assert file_names(tmp_path / "spool") == []
 
 
-async def test_who_vanishes_leaves_nothing(carol: Client, tmp_path: Path) -> None:
-    spool, box = tmp_path / "other", await inbox(carol)
-    head = (
-        f"POST /rest/mailboxes/{box}/messages HTTP/1.1\r\nHost: test\r\n"
+async def test_aborted_message_post_leaves_nothing(carol: Client, tmp_path: Path) -> None:
+    spool, mailbox_id = tmp_path / "other", await inbox_id(carol)
+    request_head = (
+        f"POST /rest/mailboxes/{mailbox_id}/messages HTTP/1.1\r\nHost: test\r\n"
         f"Authorization: {carol.headers['Authorization']}\r\n"
-        f"Content-Type: message/rfc822\r\nContent-Length: {MOST}\r\n\r\n"
+        f"Content-Type: message/rfc822\r\nContent-Length: {MAX_MESSAGE_BYTES}\r\n\r\n"
     )
-    await vanishing(make_upload_app(carol.world, spool), spool, head.encode() + bytes(2 * MIB))
+    await vanishing(
+        make_upload_app(carol.world, spool), spool, request_head.encode() + bytes(2 * MIB)
+    )
     assert await rows(carol.world, "SELECT id FROM messages") == []
 
 
-async def test_without_room_it_is_refused(small: Environment, tmp_path: Path) -> None:
+async def test_message_post_without_disk_or_memory_is_unavailable(
+    small_limit_environment: Environment, tmp_path: Path
+) -> None:
     for name, limits in (
         ("carol", UploadLimits(disk_reserve=1 << 60)),
         ("dave", UploadLimits(memory_budget=MIB)),
     ):
-        transport = httpx.ASGITransport(app=make_upload_app(small, tmp_path / name, limits))
+        transport = httpx.ASGITransport(
+            app=make_upload_app(small_limit_environment, tmp_path / name, limits)
+        )
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-            client = await make_upload_client(small, http, name)
-            answer = await post(client, await inbox(client), bytes(2 * MIB))
-            assert (answer.status_code, error_code(answer)) == (507, "UNAVAILABLE")
+            client = await make_upload_client(small_limit_environment, http, name)
+            response = await post_message(client, await inbox_id(client), bytes(2 * MIB))
+            assert (response.status_code, error_code(response)) == (507, "UNAVAILABLE")

@@ -1,4 +1,4 @@
-"""What strangers write adds nothing to what we write: no field, no line, no recipient, no reply."""
+"""Values from a sender add no header field, line, recipient or reply to our output."""
 
 import logging
 import re
@@ -30,11 +30,11 @@ from tests.support.operations.sieve_operations import put
 
 pytestmark = pytest.mark.usefixtures("examined")
 
-SOURCE = "query ($id: ID!) { node(id: $id) { ... on Message { sourceUrl } } }"
-FIELD = re.compile(rb"([!-9;-~]+):(?: [^\r\n]*)?")
-EVIL = b"Bcc: mallory@example.net"
-# Of an encoded word, and raw; each tries to go on with a field of its own
-HARMFUL = [
+SOURCE_URL_QUERY = "query ($id: ID!) { node(id: $id) { ... on Message { sourceUrl } } }"
+HEADER_FIELD = re.compile(rb"([!-9;-~]+):(?: [^\r\n]*)?")
+INJECTED_FIELD = b"Bcc: mallory@example.net"
+# Encoded words and raw bytes. Most values try to begin a Bcc field.
+HOSTILE_VALUES = [
     b"=?utf-8?Q?a=0D=0ABcc:_mallory@example.net?=",
     b"=?utf-8?Q?a=0ABcc:_mallory@example.net?=",
     b"=?utf-8?Q?a=0DBcc:_mallory@example.net?=",
@@ -44,17 +44,17 @@ HARMFUL = [
     b"=?utf-8?Q?a=0B=0C=1C=1D=1E=1F=00Bcc:_mallory@example.net?=",
     b"=?utf-7?Q?a+AA0ACg-Bcc:_mallory@example.net?=",
     b"=?utf-16le?B?DQAKAEIAYwBjADoA?= x",
-    b"a\r" + EVIL,
-    b"a\n" + EVIL,
-    b"a\r\n\x0b" + EVIL,
-    b"a\x00\r\n " + EVIL,
-    "a\u2028".encode() + EVIL,
-    b"a\xc2\x85" + EVIL,
-    b"a\x85" + EVIL,
-    b'"' + b"a" * 1_200 + b'"\r\n\t' + EVIL,
+    b"a\r" + INJECTED_FIELD,
+    b"a\n" + INJECTED_FIELD,
+    b"a\r\n\x0b" + INJECTED_FIELD,
+    b"a\x00\r\n " + INJECTED_FIELD,
+    "a\u2028".encode() + INJECTED_FIELD,
+    b"a\xc2\x85" + INJECTED_FIELD,
+    b"a\x85" + INJECTED_FIELD,
+    b'"' + b"a" * 1_200 + b'"\r\n\t' + INJECTED_FIELD,
     b"=?utf-8?Q?" + b"=0D=0A" * 300 + b"?=",
 ]
-SENDERS = [
+HOSTILE_SENDERS = [
     '"a\tb"@example.net',
     '"a b"@example.net',
     '"a;dmarc=pass"@example.net',
@@ -89,7 +89,7 @@ SENDERS = [
 
 
 @pytest.fixture
-async def stranger(world: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
+async def mx_client(world: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
     listener = MxListener(
         world,
         tmp_path / "spool",
@@ -97,27 +97,27 @@ async def stranger(world: Environment, tmp_path: Path) -> AsyncIterator[Neighbou
         MxRules(network_hourly=0, network_hourly_per_account=0),
     )
     await listener.start(host="127.0.0.1", port=0)
-    neighbour = await connect(listener.port)
-    yield neighbour
-    await neighbour.close()
+    client = await connect(listener.port)
+    yield client
+    await client.close()
     await listener.close(1)
 
 
-def named(raw: bytes) -> list[str]:
-    """The names of the fields of a message, each line of which is one, or goes on with one."""
+def field_names(raw: bytes) -> list[str]:
+    """Return the lower-case header field names of a message. Every line must belong to a field."""
     head = raw.partition(b"\r\n\r\n")[0]
-    found = []
+    names = []
     for line in head.split(b"\r\n"):
         assert not re.search(rb"[\r\n\0]", line), line
         if line[:1] not in {b" ", b"\t"}:
-            field = FIELD.fullmatch(line)
+            field = HEADER_FIELD.fullmatch(line)
             assert field, line
-            found.append(field[1].decode().lower())
-    return found
+            names.append(field[1].decode().lower())
+    return names
 
 
-def letter(value: bytes, nth: int) -> bytes:
-    """One with this wherever it may be told from, and that a person could have written."""
+def message_with_value(value: bytes, nth: int) -> bytes:
+    """A personal message with this value in each field that a reply can copy."""
     return (
         b"From: " + value + b" <carol%d@example.net>\r\nTo: ada@example.org, bob@example.org\r\n"
         b"Subject: " + value + b"\r\nMessage-ID: <" + value + b"@x>\r\n"
@@ -126,55 +126,61 @@ def letter(value: bytes, nth: int) -> bytes:
     ) % (nth, nth)
 
 
-async def hand(stranger: Neighbour, raw: bytes, to: str, sender: str) -> str:
-    await stranger.begin(to, sender=sender, more=" SMTPUTF8")
-    stranger.send(raw + b".\r\n")
-    reply = await stranger.hear()
-    assert await stranger.say("NOOP") == "250 2.0.0 Fine"
+async def deliver(mx_client: Neighbour, raw: bytes, recipient: str, sender: str) -> str:
+    await mx_client.begin(recipient, sender=sender, more=" SMTPUTF8")
+    mx_client.send(raw + b".\r\n")
+    reply = await mx_client.hear()
+    assert await mx_client.say("NOOP") == "250 2.0.0 Fine"
     return reply
 
 
-async def recipients(world: Environment) -> set[str]:
-    found = await world.database.read(select(col(QueueEntry.recipient)))
-    return {row.recipient for row in found}
+async def queued_recipients(world: Environment) -> set[str]:
+    rows = await world.database.read(select(col(QueueEntry.recipient)))
+    return {row.recipient for row in rows}
 
 
-async def stored(client: Client) -> list[bytes]:
-    """The messages of an account."""
-    mine = select(col(Message.id)).where(col(Message.user_id) == client.user.id)
-    found = []
-    for row in await client.world.database.read(mine.order_by(col(Message.id))):
-        url = (await client(SOURCE, id=global_ids.encode("Message", row.id)))["node"]["sourceUrl"]
-        found.append((await client.http.get(url)).content)
-    return found
+async def stored_messages(client: Client) -> list[bytes]:
+    """Read the source of each message of an account."""
+    query = select(col(Message.id)).where(col(Message.user_id) == client.user.id)
+    messages = []
+    for row in await client.world.database.read(query.order_by(col(Message.id))):
+        url = (await client(SOURCE_URL_QUERY, id=global_ids.encode("Message", row.id)))["node"][
+            "sourceUrl"
+        ]
+        messages.append((await client.http.get(url)).content)
+    return messages
 
 
-ANSWER = {
+REPLY_FIELDS = {
     "from", "to", "subject", "date", "message-id", "in-reply-to", "references", "auto-submitted",
     "x-auto-response-suppress", "mime-version", "content-type", "content-transfer-encoding",
     "precedence", "importance", "received",
 }  # fmt: skip
 
 
-async def test_an_answer_has_no_field_of_a_stranger(
-    ada: Client, world: Environment, stranger: Neighbour
+async def test_autoreply_has_no_injected_field(
+    ada: Client, world: Environment, mx_client: Neighbour
 ) -> None:
-    given = {"enabled": True, "text": "I am away.", "name": "Ada"}
-    assert (await run(ada, "autoreplySet", "autoreplies { id }", set=given))["errors"] == []
-    for nth, value in enumerate(HARMFUL):
-        reply = await hand(stranger, letter(value, nth), ada.address, f"carol{nth}@example.net")
+    autoreply = {"enabled": True, "text": "I am away.", "name": "Ada"}
+    assert (await run(ada, "autoreplySet", "autoreplies { id }", set=autoreply))["errors"] == []
+    for nth, value in enumerate(HOSTILE_VALUES):
+        reply = await deliver(
+            mx_client, message_with_value(value, nth), ada.address, f"carol{nth}@example.net"
+        )
         assert reply.startswith("250 2.0.0"), value
-    answers = await bodies(world)
-    assert len(answers) > len(HARMFUL) // 2  # some are no letters of people
-    for raw in answers:
-        names = named(raw)
+    autoreplies = await bodies(world)
+    assert len(autoreplies) > len(HOSTILE_VALUES) // 2  # some messages get no reply
+    for raw in autoreplies:
+        names = field_names(raw)
         assert len(names) == len(set(names))
-        assert set(names) <= ANSWER
-    assert {each.partition("@")[2] for each in await recipients(world)} == {"example.net"}
-    assert "mallory@example.net" not in await recipients(world)
+        assert set(names) <= REPLY_FIELDS
+    assert {recipient.partition("@")[2] for recipient in await queued_recipients(world)} == {
+        "example.net"
+    }
+    assert "mallory@example.net" not in await queued_recipients(world)
 
 
-SCRIPT = """require ["variables", "vacation", "editheader", "enotify", "copy", "envelope"];
+SIEVE_SCRIPT = """require ["variables", "vacation", "editheader", "enotify", "copy", "envelope"];
 if header :matches "subject" "*" { set "s" "${1}"; }
 addheader "X-Subject" "${s}";
 addheader :last "X-Last" "${s}";
@@ -184,74 +190,81 @@ vacation :subject "${s}" :from "${s} <bob@example.org>" "${s}";
 """
 
 
-async def test_a_script_adds_what_it_says_and_no_more(
-    bob: Client, world: Environment, stranger: Neighbour
+async def test_sieve_script_adds_only_its_own_fields(
+    bob: Client, world: Environment, mx_client: Neighbour
 ) -> None:
-    await put(bob, SCRIPT)
-    for nth, value in enumerate(HARMFUL):
-        reply = await hand(stranger, letter(value, nth), bob.address, f"carol{nth}@example.net")
+    await put(bob, SIEVE_SCRIPT)
+    for nth, value in enumerate(HOSTILE_VALUES):
+        reply = await deliver(
+            mx_client, message_with_value(value, nth), bob.address, f"carol{nth}@example.net"
+        )
         assert reply.startswith("250 2.0.0"), value
-    written = await bodies(world)
-    assert len(written) > 2 * len(HARMFUL)  # sent on, told of, and most of them answered
-    for raw in written:
+    messages = await bodies(world)
+    # Redirects, notifications and most vacation replies.
+    assert len(messages) > 2 * len(HOSTILE_VALUES)
+    for raw in messages:
         if raw.startswith(b"Delivered-To: "):
             continue
-        names = named(raw)
+        names = field_names(raw)
         assert len(names) == len(set(names))
-        assert set(names) <= ANSWER
-    reached = await recipients(world)
-    assert "mallory@example.net" not in reached
-    assert {each for each in reached if not each.startswith("carol")} == {"dave@example.com"}
-    for raw, value in zip(await stored(bob), HARMFUL, strict=True):
-        head, came, below = raw.partition(b"\r\nFrom: " + value)
-        assert came
-        first = next(line for line in head.split(b"\r\n") if line.startswith(b"X-Subject:"))
-        assert "bcc" not in named(head)
-        assert len(first) < 1_000
-        assert named(head + b"\r\n\r\n").count("x-subject") == 1
-        assert below.count(b"\r\nX-Last:") == 1
+        assert set(names) <= REPLY_FIELDS
+    recipients = await queued_recipients(world)
+    assert "mallory@example.net" not in recipients
+    assert {recipient for recipient in recipients if not recipient.startswith("carol")} == {
+        "dave@example.com"
+    }
+    for raw, value in zip(await stored_messages(bob), HOSTILE_VALUES, strict=True):
+        head, separator, rest = raw.partition(b"\r\nFrom: " + value)
+        assert separator
+        subject_line = next(line for line in head.split(b"\r\n") if line.startswith(b"X-Subject:"))
+        assert "bcc" not in field_names(head)
+        assert len(subject_line) < 1_000
+        assert field_names(head + b"\r\n\r\n").count("x-subject") == 1
+        assert rest.count(b"\r\nX-Last:") == 1
 
 
 @pytest.mark.parametrize("header", [b"A: b\r\n", b"A: b", b"A: b\n", b"A: b\r", b"A: b\r\r\n"])
-def test_no_field_is_put_within_the_end_of_a_line(header: bytes) -> None:
-    made = edit_header_block(header, [AddHeader("C", "d", at_end=True)])
-    assert made == (header if header[-1:] < b" " else header + b"\r\n") + b"C: d\r\n\r\n"
+def test_added_field_begins_on_its_own_line(header: bytes) -> None:
+    edited = edit_header_block(header, [AddHeader("C", "d", at_end=True)])
+    assert edited == (header if header[-1:] < b" " else header + b"\r\n") + b"C: d\r\n\r\n"
 
 
-async def test_words_of_a_refusal_are_one_reply(
-    bob: Client, world: Environment, stranger: Neighbour
+async def test_sieve_reject_text_is_one_reply_line(
+    bob: Client, world: Environment, mx_client: Neighbour
 ) -> None:
     await put(
         bob,
         'require ["variables", "reject"]; if header :matches "subject" "*" { reject "${1}"; }',
     )
-    for nth, value in enumerate(HARMFUL):
-        reply = await hand(stranger, letter(value, nth), bob.address, f"carol{nth}@example.net")
+    for nth, value in enumerate(HOSTILE_VALUES):
+        reply = await deliver(
+            mx_client, message_with_value(value, nth), bob.address, f"carol{nth}@example.net"
+        )
         assert re.fullmatch(r"550 5\.7\.1 [ -~]{1,400}", reply), value
     assert await bodies(world) == []
 
 
-async def test_senders_add_nothing_to_the_fields_on_top(
-    ada: Client, world: Environment, stranger: Neighbour, caplog: pytest.LogCaptureFixture
+async def test_hostile_sender_adds_no_trace_field(
+    ada: Client, world: Environment, mx_client: Neighbour, caplog: pytest.LogCaptureFixture
 ) -> None:
     await add_forwarding_address(world, "list", "dave@example.com")
-    given = {"enabled": True, "text": "I am away."}
-    assert (await run(ada, "autoreplySet", "autoreplies { id }", set=given))["errors"] == []
-    taken = []
-    for nth, sender in enumerate(SENDERS):
-        said = await stranger.say(f"MAIL FROM:<{sender}> SMTPUTF8")
-        if not said.startswith("250"):
-            assert re.match(r"5\d\d 5\.\d\.\d ", said), sender
+    autoreply = {"enabled": True, "text": "I am away."}
+    assert (await run(ada, "autoreplySet", "autoreplies { id }", set=autoreply))["errors"] == []
+    accepted = []
+    for nth, sender in enumerate(HOSTILE_SENDERS):
+        reply = await mx_client.say(f"MAIL FROM:<{sender}> SMTPUTF8")
+        if not reply.startswith("250"):
+            assert re.match(r"5\d\d 5\.\d\.\d ", reply), sender
             continue
-        for to in (ada.address, "list@example.org"):
-            assert (await stranger.say(f"RCPT TO:<{to}>")).startswith("250"), sender
-        assert (await stranger.say("DATA")).startswith("354")
-        stranger.send(b"From: carol%d@example.net\r\nTo: ada@example.org\r\n\r\nHi\r\n.\r\n" % nth)
-        assert (await stranger.hear()).startswith("250 2.0.0"), sender
-        taken.append(sender)
-    assert len(taken) > len(SENDERS) // 2
-    for raw, sender in zip(await stored(ada), taken, strict=True):
-        names = named(raw)
+        for recipient in (ada.address, "list@example.org"):
+            assert (await mx_client.say(f"RCPT TO:<{recipient}>")).startswith("250"), sender
+        assert (await mx_client.say("DATA")).startswith("354")
+        mx_client.send(b"From: carol%d@example.net\r\nTo: ada@example.org\r\n\r\nHi\r\n.\r\n" % nth)
+        assert (await mx_client.hear()).startswith("250 2.0.0"), sender
+        accepted.append(sender)
+    assert len(accepted) > len(HOSTILE_SENDERS) // 2
+    for raw, sender in zip(await stored_messages(ada), accepted, strict=True):
+        names = field_names(raw)
         assert names[:4] == ["return-path", "delivered-to", "x-original-rcpt",
                              "authentication-results"]  # fmt: skip
         assert names[4:] == ["received", "from", "to"]
@@ -261,40 +274,38 @@ async def test_senders_add_nothing_to_the_fields_on_top(
         assert methods == [b"spf", b"dkim", b"dmarc", b"arc"], sender
         assert b"=pass" not in quoted
     for raw in await bodies(world):
-        assert set(named(raw)) <= {*ANSWER, "delivered-to"} | {"authentication-results"}
-    assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
-    shown = [each.getMessage() for each in caplog.records]
-    assert not [line for line in shown if "\n" in line or "\r" in line]
+        assert set(field_names(raw)) <= {*REPLY_FIELDS, "delivered-to"} | {"authentication-results"}
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    log_lines = [record.getMessage() for record in caplog.records]
+    assert not [line for line in log_lines if "\n" in line or "\r" in line]
 
 
-async def test_a_greeting_adds_nothing_to_received(ada: Client, stranger: Neighbour) -> None:
+async def test_hostile_ehlo_name_is_refused(ada: Client, mx_client: Neighbour) -> None:
     for name in (
         "a (b) by c", "a)\tby b", "a;b", "a\x0bb", "a\u2028b", "(a", "a,b", '"a b"', "<a>", "a\\b",
         "a\x85b", "b\u00fccher.example", "[127.0.0.1] (x", "a" * 256, "a\r", "=?utf-8?Q?a?=",
     ):  # fmt: skip
-        assert (await stranger.say(f"EHLO {name}"))[:3] in {"500", "501"}, name
-    assert (await stranger.say("EHLO [127.0.0.1]")).startswith("250")
-    assert (await hand(stranger, b"\r\nHi\r\n", ada.address, "")).startswith("250")
-    (raw,) = await stored(ada)
+        assert (await mx_client.say(f"EHLO {name}"))[:3] in {"500", "501"}, name
+    assert (await mx_client.say("EHLO [127.0.0.1]")).startswith("250")
+    assert (await deliver(mx_client, b"\r\nHi\r\n", ada.address, "")).startswith("250")
+    (raw,) = await stored_messages(ada)
     assert b"Received: from [127.0.0.1] ([127.0.0.1])\r\n\tby mx.example.org with" in raw
 
 
-@pytest.mark.parametrize("sender", SENDERS)
-async def test_a_report_has_no_field_of_anybody_else(
-    world: Environment, clock: Clock, sender: str
-) -> None:
-    said = "5.1.1 no\r\nBcc: mallory@example.net\r\n\r\n--x\r\n\x00\u2028\x85 \ud800"
-    to = JobRecipient(1, "dave\u2028x@example.com", 1, clock())
-    result = DeliveryResult(DeliveryState.BOUNCED, 550, said, "mx.example.com")
-    job = DeliveryJob(1, 1, "q", 1, 1, 1, sender, "example.com", clock(), [to])
-    for value in HARMFUL:
-        raw = report_from_results(world, job, {1: result}, letter(value, 1))
-        names = named(raw)
+@pytest.mark.parametrize("sender", HOSTILE_SENDERS)
+async def test_dsn_has_no_injected_field(world: Environment, clock: Clock, sender: str) -> None:
+    smtp_reply = "5.1.1 no\r\nBcc: mallory@example.net\r\n\r\n--x\r\n\x00\u2028\x85 \ud800"
+    recipient = JobRecipient(1, "dave\u2028x@example.com", 1, clock())
+    result = DeliveryResult(DeliveryState.BOUNCED, 550, smtp_reply, "mx.example.com")
+    job = DeliveryJob(1, 1, "q", 1, 1, 1, sender, "example.com", clock(), [recipient])
+    for value in HOSTILE_VALUES:
+        raw = report_from_results(world, job, {1: result}, message_with_value(value, 1))
+        names = field_names(raw)
         assert len(names) == len(set(names))
-        assert set(names) <= ANSWER
+        assert set(names) <= REPLY_FIELDS
         (_, status) = re.split(rb"Content-Type: message/(?:global-)?delivery-status", raw)
         block = status.partition(b"\r\n\r\n")[2].partition(b"\r\n\r\n--report")[0]
-        assert [named(each) for each in block.split(b"\r\n\r\n")] == [
+        assert [field_names(group) for group in block.split(b"\r\n\r\n")] == [
             ["reporting-mta", "x-queue-id", "arrival-date"],
             ["final-recipient", "action", "status", "remote-mta", "diagnostic-code",
              "last-attempt-date", "final-log-id"],

@@ -1,4 +1,4 @@
-"""Folders that are looked at and mended: every kind of drift, one account at a time."""
+"""Test mailboxRepair: every kind of damage, masks, and repair as a task."""
 
 import base64
 import hashlib
@@ -23,20 +23,20 @@ from tests.support.operations.mailbox_operations import (
 )
 from tests.support.stores.counter_check import journal, reached, rows
 
-RESULT = "repaired { mailbox { path total uidNext } findings fixed } task { id kind total }"
-INBOX = "UPDATE mailboxes SET {} WHERE path = 'INBOX' AND user_id = {{user}}"
-ONE = "UPDATE messages SET {} WHERE subject = 'two' AND user_id = {{user}}"
-DRIFTS = [  # what is done, and what each finding begins with; whether all of it is mended
-    (INBOX.format("total = 77, unseen = 5, size = -1"), ["total", "unseen", "size"], True),
-    (INBOX.format("uid_next = 1"), ["uid_next"], True),
-    (INBOX.format("modseq = 1"), ["modseq"], True),
-    (INBOX.format("modify_index = 0"), ["modify_index"], True),
+PAYLOAD_FIELDS = "repaired { mailbox { path total uidNext } findings fixed } task { id kind total }"
+UPDATE_INBOX = "UPDATE mailboxes SET {} WHERE path = 'INBOX' AND user_id = {{user}}"
+UPDATE_MESSAGE = "UPDATE messages SET {} WHERE subject = 'two' AND user_id = {{user}}"
+DAMAGE_CASES = [  # SQL that does the damage, start of each finding, whether repair fixes it
+    (UPDATE_INBOX.format("total = 77, unseen = 5, size = -1"), ["total", "unseen", "size"], True),
+    (UPDATE_INBOX.format("uid_next = 1"), ["uid_next"], True),
+    (UPDATE_INBOX.format("modseq = 1"), ["modseq"], True),
+    (UPDATE_INBOX.format("modify_index = 0"), ["modify_index"], True),
     ("UPDATE users SET used = 7, message_count = 7 WHERE id = {user}",
      ["used", "message_count"], True),
     ("UPDATE users SET uid_validity = 1 WHERE id = {user}", ["uid_validity"], True),
-    (ONE.format("indexed = true"), ["indexed"], True),
-    (ONE.format("digest = 'x'"), ["message_digest"], False),
-    (ONE.format("blob_id = 5"), ["root_reference", "root"], False),
+    (UPDATE_MESSAGE.format("indexed = true"), ["indexed"], True),
+    (UPDATE_MESSAGE.format("digest = 'x'"), ["message_digest"], False),
+    (UPDATE_MESSAGE.format("blob_id = 5"), ["root_reference", "root"], False),
     ("DELETE FROM message_blobs WHERE message_id IN (SELECT id FROM messages "
      "WHERE subject = 'two' AND user_id = {user})", ["root_reference"], False),
     ("INSERT INTO threads (id, user_id, subject, created_at) VALUES "
@@ -45,44 +45,49 @@ DRIFTS = [  # what is done, and what each finding begins with; whether all of it
 ]  # fmt: skip
 
 
-async def harm(world: Environment, statement: str) -> None:
+async def execute_sql(world: Environment, statement: str) -> None:
     async with world.database.engine.begin() as connection:
         await connection.execute(text(statement))
 
 
-async def repair(client: Client, *masks: str, **given: Any) -> Any:
-    given = {"users": {"usernames": ["ada"]}, "mailboxMasks": list(masks) or ["*"], **given}
-    return await run_mailbox_mutation(client, "mailboxRepair", RESULT, **given)
+async def repair(client: Client, *masks: str, **arguments: Any) -> Any:
+    arguments = {"users": {"usernames": ["ada"]}, "mailboxMasks": list(masks) or ["*"], **arguments}
+    return await run_mailbox_mutation(client, "mailboxRepair", PAYLOAD_FIELDS, **arguments)
 
 
-def rules(answer: Any) -> list[str]:
-    texts = [found for one in answer["repaired"] for found in one["findings"]]
-    return [found.partition(": ")[2].partition(" is ")[0] for found in texts]
+def finding_subjects(answer: Any) -> list[str]:
+    findings = [
+        finding for mailbox_result in answer["repaired"] for finding in mailbox_result["findings"]
+    ]
+    return [finding.partition(": ")[2].partition(" is ")[0] for finding in findings]
 
 
-@pytest.mark.parametrize("drift", DRIFTS, ids=lambda drift: drift[1][0])
-async def test_each_kind_of_drift_is_found_and_mended_where_it_can_be(
-    ada: Client, bob: Client, root: Client, drift: tuple[str, list[str], bool]
+@pytest.mark.parametrize("damage", DAMAGE_CASES, ids=lambda damage: damage[1][0])
+async def test_damage_is_found_and_repaired_if_possible(
+    ada: Client, bob: Client, root: Client, damage: tuple[str, list[str], bool]
 ) -> None:
-    statement, found, fixed = drift
+    statement, expected, fixed = damage
     for client in (ada, bob):
         await receive(client, "one")
         await receive(client, "two")
     assert await repair(root) == {"repaired": [], "task": None, "errors": []}
-    await harm(ada.world, statement.format(user=ada.user.id))
+    await execute_sql(ada.world, statement.format(user=ada.user.id))
     answer = await repair(root)
-    assert (rules(answer), [one["fixed"] for one in answer["repaired"]]) == (found, [fixed])
-    (one,) = answer["repaired"]
+    assert (finding_subjects(answer), [repaired["fixed"] for repaired in answer["repaired"]]) == (
+        expected,
+        [fixed],
+    )
+    (repaired,) = answer["repaired"]
     if fixed:
-        assert (one["mailbox"]["total"], one["mailbox"]["uidNext"]) == (2, 3)
+        assert (repaired["mailbox"]["total"], repaired["mailbox"]["uidNext"]) == (2, 3)
         assert (await repair(root))["repaired"] == []
         assert (await check_consistency(ada.world)).findings == []
     else:
-        assert rules(await repair(root)) == found
+        assert finding_subjects(await repair(root)) == expected
     assert (await repair(root, users={"usernames": ["bob"]}))["repaired"] == []
 
 
-async def test_a_lost_object_is_found_where_bytes_are_looked_at(
+async def test_lost_object_is_found_if_blobs_are_checked(
     ada: Client, root: Client, tmp_path: Path
 ) -> None:
     boundary = "--b\r\nContent-Type: application/pdf\r\nContent-Transfer-Encoding: base64\r\n\r\n"
@@ -90,15 +95,15 @@ async def test_a_lost_object_is_found_where_bytes_are_looked_at(
     body = f"{boundary}{noise}\r\n--b--"
     raw = raw_message("large", body=body, Content_Type="multipart/mixed; boundary=b")
     await receive(ada, raw)
-    (lost,) = [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
-    lost.unlink()
+    (object_path,) = [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
+    object_path.unlink()
     assert (await repair(root, checkBlobs=False))["repaired"] == []
-    (one,) = (await repair(root))["repaired"]
-    assert one["fixed"] is False
-    assert "message of uid 1: whole is" in one["findings"][0]
+    (repaired,) = (await repair(root))["repaired"]
+    assert repaired["fixed"] is False
+    assert "message of uid 1: whole is" in repaired["findings"][0]
 
 
-async def test_a_reference_that_is_missing_is_written_again(
+async def test_missing_reference_row_is_restored(
     ada: Client, root: Client, world: Environment
 ) -> None:
     body = "--b\r\nContent-Type: a/b\r\nContent-Transfer-Encoding: base64\r\n\r\n" + "QUJD" * 1000
@@ -106,56 +111,60 @@ async def test_a_reference_that_is_missing_is_written_again(
     await receive(ada, raw)
     sql = "DELETE FROM message_blobs WHERE blob_id NOT IN (SELECT blob_id FROM messages)"
     before = await rows(world, "SELECT * FROM message_blobs ORDER BY blob_id")
-    await harm(world, sql)
-    (one,) = (await repair(root))["repaired"]
-    assert (one["fixed"], len(one["findings"])) == (True, 1)
+    await execute_sql(world, sql)
+    (repaired,) = (await repair(root))["repaired"]
+    assert (repaired["fixed"], len(repaired["findings"])) == (True, 1)
     assert await rows(world, "SELECT * FROM message_blobs ORDER BY blob_id") == before
 
 
-async def test_what_is_mended_is_told_and_a_trial_mends_nothing(ada: Client, root: Client) -> None:
+async def test_repair_writes_event_and_validate_only_repairs_nothing(
+    ada: Client, root: Client
+) -> None:
     await receive(ada)
-    await harm(ada.world, INBOX.format("total = 77").format(user=ada.user.id))
+    await execute_sql(ada.world, UPDATE_INBOX.format("total = 77").format(user=ada.user.id))
     last = await reached(ada.world, ada.user.id)
-    tried = await repair(root, options={"validateOnly": True})
-    assert tried["errors"] == []
+    validated = await repair(root, options={"validateOnly": True})
+    assert validated["errors"] == []
     assert (await ada.box()).total == 77
     await repair(root)
-    key = (await ada.box()).id
-    assert await journal(ada.world, ada.user.id, last) == [(ChangeKind.MAILBOX_UPDATED, [key])]
+    mailbox_id = (await ada.box()).id
+    assert await journal(ada.world, ada.user.id, last) == [
+        (ChangeKind.MAILBOX_UPDATED, [mailbox_id])
+    ]
 
 
-async def test_masks_say_which_folders_are_looked_at(ada: Client, root: Client) -> None:
+async def test_repair_checks_only_mailboxes_matching_masks(ada: Client, root: Client) -> None:
     await create_mailboxes(ada, "A/B", "C")
-    await harm(ada.world, "UPDATE mailboxes SET total = 77 WHERE path IN ('A/B', 'C')")
+    await execute_sql(ada.world, "UPDATE mailboxes SET total = 77 WHERE path IN ('A/B', 'C')")
     assert (await repair(root, "A", "%/X"))["repaired"] == []
-    (one,) = (await repair(root, "A/*"))["repaired"]
-    assert (one["mailbox"]["path"], one["fixed"]) == ("A/B", True)
+    (repaired,) = (await repair(root, "A/*"))["repaired"]
+    assert (repaired["mailbox"]["path"], repaired["fixed"]) == ("A/B", True)
     assert (await ada.box("C")).total == 77
     (error,) = (await repair(root, *["x"] * 21))["errors"]
     assert (error["code"], error["path"]) == ("VALIDATION", ["masks"])
 
 
-async def test_many_folders_are_a_tasks_work(
+async def test_repair_of_many_mailboxes_runs_as_task(
     ada: Client, bob: Client, root: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await append_unread_messages(ada, "Sent", "one")
     await append_unread_messages(bob, "Sent", "two")
     sql = "UPDATE mailboxes SET total = 77 WHERE path = 'Sent'"
-    await harm(world, sql)
-    await harm(world, "UPDATE messages SET digest = 'x' WHERE subject = 'two'")
+    await execute_sql(world, sql)
+    await execute_sql(world, "UPDATE messages SET digest = 'x' WHERE subject = 'two'")
     monkeypatch.setattr(mailbox_repair, "MAX_INLINE_MAILBOXES", 3)
     for users in ({"all": True}, {"usernames": ["ada", "bob"]}):
         task = (await repair(root, users=users))["task"]
         assert (task["kind"], task["total"]) == ("MAILBOX_REPAIR", 10)
     assert await tasks.run_next_task(world)
     sql = "SELECT state, done, result FROM tasks WHERE kind = 'MAILBOX_REPAIR' AND done > 0"
-    ((state, done, result),) = await rows(world, sql)  # the other one still waits
+    ((state, done_count, result),) = await rows(world, sql)  # the other task is still queued
     result = json.loads(result) if isinstance(result, str) else result
-    assert (state, done, result["corrected"], result["left"]) == ("SUCCEEDED", 10, 2, 1)
+    assert (state, done_count, result["corrected"], result["left"]) == ("SUCCEEDED", 10, 2, 1)
     assert ((await ada.box("Sent")).total, (await bob.box("Sent")).total) == (1, 1)
 
 
-async def test_only_administrators_repair(ada: Client, bob: Client) -> None:
+async def test_repair_is_forbidden_for_users(ada: Client, bob: Client) -> None:
     document = """mutation ($input: MailboxRepairInput!) {
         mailboxRepair(input: $input) { errors { code } } }"""
     users = {"ids": [global_ids.encode("User", bob.user.id)]}

@@ -1,4 +1,4 @@
-"""Shared folders: who may share, what is seen, and what stays unseen."""
+"""Test shared mailboxes: who can share, and what grantees and strangers see."""
 
 from dataclasses import replace
 from typing import Any
@@ -16,7 +16,7 @@ from tests.support.accounts.user_operations import PASSWORD
 from tests.support.operations.mailbox_operations import append_unread_messages, create_mailboxes
 from tests.support.stores.counter_check import examine, journal, rows
 
-ROADS = """
+ALL_QUERIES = """
 query ($box: ID!, $message: ID!, $thread: ID!, $text: String!) {
   mailbox(by: {id: $box}) { id }
   node(id: $box) { id }
@@ -31,7 +31,7 @@ query ($box: ID!, $message: ID!, $thread: ID!, $text: String!) {
   viewer { user { sharedMailboxes { totalCount nodes { id } } mailboxes { path } } }
 }
 """
-INSIDE = """
+MAILBOX_QUERY = """
 query ($box: ID!, $text: String!) { mailbox(by: {id: $box}) {
   path myRights user { username } owner { username name address } total
   acl { user { username } grantee { username } rights } parent { path }
@@ -42,7 +42,7 @@ query ($box: ID!, $text: String!) { mailbox(by: {id: $box}) {
   masked: messages(filter: {mailboxMasks: ["*"]}) { nodes { subject } }
 } }
 """
-NOTHING = {
+NOTHING_VISIBLE = {
     "mailbox": None,
     "node": None,
     "message": None,
@@ -54,58 +54,57 @@ NOTHING = {
     "words": {"totalCount": 0, "nodes": []},
     "within": {"totalCount": 0, "nodes": []},
 }
-COST = 11  # statements of a list with all its links, however many folders there are
-STANDARD = [{"path": path} for path in ("INBOX", "Drafts", "Junk", "Sent", "Trash")]
+LIST_STATEMENT_COUNT = 11  # for a list with all nested fields, of any length
+OWN_MAILBOXES = [{"path": path} for path in ("INBOX", "Drafts", "Junk", "Sent", "Trash")]
 
 
-async def roads(owner: Client, viewer: Client) -> Any:
-    """All that leads to the first message of the owner's folder, as another goes there."""
+async def query_as_viewer(owner: Client, viewer: Client) -> Any:
+    """Run every query that leads to the first message of the owner's mailbox, as the viewer."""
     (message,) = await keys(owner, "Team")
-    asked = "query ($m: ID!) { message(by: {id: $m}) { thread { id } mailbox { id } } }"
-    there = (await owner(asked, m=message))["message"]
-    names = {"box": there["mailbox"]["id"], "thread": there["thread"]["id"]}
-    found = await viewer(ROADS, message=message, text="Plan", **names)
-    user = found.pop("viewer")["user"]
-    assert user["mailboxes"] == STANDARD
-    return found, user["sharedMailboxes"]
+    document = "query ($m: ID!) { message(by: {id: $m}) { thread { id } mailbox { id } } }"
+    location = (await owner(document, m=message))["message"]
+    variables = {"box": location["mailbox"]["id"], "thread": location["thread"]["id"]}
+    results = await viewer(ALL_QUERIES, message=message, text="Plan", **variables)
+    user = results.pop("viewer")["user"]
+    assert user["mailboxes"] == OWN_MAILBOXES
+    return results, user["sharedMailboxes"]
 
 
-async def test_a_stranger_finds_nothing_by_any_road(ada: Client, bob: Client) -> None:
+async def test_stranger_finds_nothing_by_any_query(ada: Client, bob: Client) -> None:
     await team(ada, "Plan")
-    assert await roads(ada, bob) == (NOTHING, {"totalCount": 0, "nodes": []})
+    assert await query_as_viewer(ada, bob) == (NOTHING_VISIBLE, {"totalCount": 0, "nodes": []})
     eve = await make_client(ada.world, ada.http, "eve")
     await share(ada, eve, *READ)
-    assert await roads(ada, bob) == (NOTHING, {"totalCount": 0, "nodes": []})
+    assert await query_as_viewer(ada, bob) == (NOTHING_VISIBLE, {"totalCount": 0, "nodes": []})
 
 
-async def test_one_who_looks_up_sees_the_folder_and_no_message(ada: Client, bob: Client) -> None:
-    box = await team(ada, "Plan")
+async def test_lookup_right_shows_mailbox_without_messages(ada: Client, bob: Client) -> None:
+    mailbox_id = await team(ada, "Plan")
     assert await share(ada, bob, "LOOKUP") == []
-    found, shared = await roads(ada, bob)
-    assert shared == {"totalCount": 1, "nodes": [{"id": box}]}
-    assert found == {**NOTHING, "mailbox": {"id": box}, "node": {"id": box}}
-    inside = (await bob(INSIDE, box=box, text="Plan"))["mailbox"]
+    results, shared = await query_as_viewer(ada, bob)
+    assert shared == {"totalCount": 1, "nodes": [{"id": mailbox_id}]}
+    assert results == {**NOTHING_VISIBLE, "mailbox": {"id": mailbox_id}, "node": {"id": mailbox_id}}
+    inside = (await bob(MAILBOX_QUERY, box=mailbox_id, text="Plan"))["mailbox"]
     assert inside["myRights"] == ["LOOKUP"]
     assert inside["messages"] == {"totalCount": 0, "nodes": []}
 
 
-async def test_one_who_reads_reads_all_of_the_folder_and_nothing_else(
-    ada: Client, bob: Client
-) -> None:
+async def test_read_right_shows_only_the_shared_mailbox(ada: Client, bob: Client) -> None:
     await create_mailboxes(ada, "Team/Secret")
     await append_unread_messages(ada, "Team", "Plan")
     await append_unread_messages(ada, "Team/Secret", "Re: Plan")
     await append_unread_messages(ada, "INBOX", "Plan elsewhere")
-    box = box_id((await ada.box("Team")).id)
+    mailbox_id = box_id((await ada.box("Team")).id)
     await share(ada, bob, *READ)
-    found, shared = await roads(ada, bob)
+    results, shared = await query_as_viewer(ada, bob)
     (message,) = await keys(ada, "Team")
-    for road in ("message", "uid", "again"):
-        assert found[road] == {"id": message}
-    assert found["thread"] == found["whole"] != None  # noqa: E711 - both are there
-    assert found["words"]["totalCount"] == found["messages"]["totalCount"] == 0  # the own mail's
+    for query in ("message", "uid", "again"):
+        assert results[query] == {"id": message}
+    assert results["thread"] == results["whole"] != None  # noqa: E711 - both exist
+    # these search only bob's own mail
+    assert results["words"]["totalCount"] == results["messages"]["totalCount"] == 0
     assert shared["totalCount"] == 1
-    inside = (await bob(INSIDE, box=box, text="Plan"))["mailbox"]
+    inside = (await bob(MAILBOX_QUERY, box=mailbox_id, text="Plan"))["mailbox"]
     assert inside.pop("words")["nodes"][0]["subject"] == "Plan"
     assert inside.pop("read") == inside.pop("masked") == {"nodes": [{"subject": "Plan"}]}
     thread = {
@@ -115,7 +114,7 @@ async def test_one_who_reads_reads_all_of_the_folder_and_nothing_else(
         "participants": [{"address": "carol@example.com"}],
         "messages": {"nodes": [{"subject": "Plan"}]},
     }
-    told = {
+    node = {
         "subject": "Plan",
         "text": "Hi there.\r\n",
         "mailbox": {"path": "Team"},
@@ -136,13 +135,13 @@ async def test_one_who_reads_reads_all_of_the_folder_and_nothing_else(
             }
         ],
         "parent": None,
-        "messages": {"totalCount": 1, "nodes": [told]},
+        "messages": {"totalCount": 1, "nodes": [node]},
     }
 
 
-async def test_a_conversation_is_called_by_what_is_shared(ada: Client, bob: Client) -> None:
+async def test_thread_subject_is_taken_from_shared_messages(ada: Client, bob: Client) -> None:
     await append_unread_messages(ada, "INBOX", "Plan")
-    box = await team(ada)
+    mailbox_id = await team(ada)
     reply = {"select": {"mailbox": {"path": "INBOX"}}, "to": {"path": "Team"}}
     await append_unread_messages(ada, "INBOX", "Re: Plan")
     move = await mutate(
@@ -150,30 +149,32 @@ async def test_a_conversation_is_called_by_what_is_shared(ada: Client, bob: Clie
     )
     assert move["movedCount"] == 1
     await share(ada, bob, *READ)
-    (told,) = (await bob(INSIDE, box=box, text="Plan"))["mailbox"]["messages"]["nodes"]
-    assert (told["thread"]["subject"], told["thread"]["messageCount"]) == ("Re: Plan", 1)
+    (node,) = (await bob(MAILBOX_QUERY, box=mailbox_id, text="Plan"))["mailbox"]["messages"][
+        "nodes"
+    ]
+    assert (node["thread"]["subject"], node["thread"]["messageCount"]) == ("Re: Plan", 1)
 
 
-async def test_what_is_revoked_is_gone_with_the_next_request(ada: Client, bob: Client) -> None:
+async def test_revoked_share_takes_effect_with_next_request(ada: Client, bob: Client) -> None:
     await team(ada, "Plan")
     await share(ada, bob, *ShareRight)
-    assert (await roads(ada, bob))[0]["message"]
+    assert (await query_as_viewer(ada, bob))[0]["message"]
     assert await share(ada, bob) == []
-    assert await roads(ada, bob) == (NOTHING, {"totalCount": 0, "nodes": []})
+    assert await query_as_viewer(ada, bob) == (NOTHING_VISIBLE, {"totalCount": 0, "nodes": []})
     assert (await ada('{ mailbox(by: {path: "Team"}) { acl { rights } } }'))["mailbox"] == {
         "acl": []
     }
 
 
-async def test_bytes_are_fetched_as_long_as_they_may_be_read(ada: Client, bob: Client) -> None:
+async def test_download_of_shared_message_needs_read_right(ada: Client, bob: Client) -> None:
     await team(ada, "Plan")
     (message,) = await keys(ada, "Team")
     path = f"/rest/messages/{message}/message.eml"
     assert (await bob.http.get(path, headers=bob.headers)).status_code == 404
     await share(ada, bob, *READ)
     assert b"Subject: Plan" in (await bob.http.get(path, headers=bob.headers)).content
-    asked = "query ($m: ID!) { message(by: {id: $m}) { sourceUrl } }"
-    url = (await bob(asked, m=message))["message"]["sourceUrl"]
+    document = "query ($m: ID!) { message(by: {id: $m}) { sourceUrl } }"
+    url = (await bob(document, m=message))["message"]["sourceUrl"]
     assert f"user={bob.user.id}&" in url
     assert b"Subject: Plan" in (await bob.http.get(url)).content
     await share(ada, bob, "LOOKUP")
@@ -181,46 +182,46 @@ async def test_bytes_are_fetched_as_long_as_they_may_be_read(ada: Client, bob: C
     assert (await bob.http.get(path, headers=bob.headers)).status_code == 404
 
 
-async def test_only_the_rights_of_the_grantee_count(ada: Client, bob: Client) -> None:
-    box, eve = await team(ada, "Plan"), await make_client(ada.world, ada.http, "eve")
+async def test_grantee_sees_only_own_rights(ada: Client, bob: Client) -> None:
+    mailbox_id, eve = await team(ada, "Plan"), await make_client(ada.world, ada.http, "eve")
     await share(ada, bob, "READ", "INSERT")
     await share(ada, eve, "LOOKUP", "ADMIN")
-    asked = "query ($b: ID!) { mailbox(by: {id: $b}) { myRights acl { grantee { username } } } }"
-    both = [{"grantee": {"username": name}} for name in ("bob", "eve")]
-    assert (await ada(asked, b=box))["mailbox"]["acl"] == both
-    assert (await eve(asked, b=box))["mailbox"]["acl"] == both
-    found = (await bob(asked, b=box))["mailbox"]
-    assert found == {"myRights": ["LOOKUP", "READ", "INSERT"], "acl": both[:1]}
-    own = (await ada(asked, b=box))["mailbox"]["myRights"]
-    assert own == [right.value for right in ShareRight]
+    document = "query ($b: ID!) { mailbox(by: {id: $b}) { myRights acl { grantee { username } } } }"
+    all_entries = [{"grantee": {"username": name}} for name in ("bob", "eve")]
+    assert (await ada(document, b=mailbox_id))["mailbox"]["acl"] == all_entries
+    assert (await eve(document, b=mailbox_id))["mailbox"]["acl"] == all_entries
+    bob_view = (await bob(document, b=mailbox_id))["mailbox"]
+    assert bob_view == {"myRights": ["LOOKUP", "READ", "INSERT"], "acl": all_entries[:1]}
+    owner_rights = (await ada(document, b=mailbox_id))["mailbox"]["myRights"]
+    assert owner_rights == [right.value for right in ShareRight]
 
 
-async def test_who_may_share_and_what(ada: Client, bob: Client) -> None:
-    box, eve = await team(ada), await make_client(ada.world, ada.http, "eve")
-    assert await share(bob, eve, *READ, id=box) == ["NOT_FOUND"]
+async def test_rights_needed_to_share_a_mailbox(ada: Client, bob: Client) -> None:
+    mailbox_id, eve = await team(ada), await make_client(ada.world, ada.http, "eve")
+    assert await share(bob, eve, *READ, id=mailbox_id) == ["NOT_FOUND"]
     assert await share(ada, "nobody", *READ) == ["NOT_FOUND"]
     assert await share(ada, ada, *READ) == ["VALIDATION"]
     await share(ada, bob, "READ", "WRITE")
-    assert await share(bob, eve, *READ, id=box) == ["FORBIDDEN"]
+    assert await share(bob, eve, *READ, id=mailbox_id) == ["FORBIDDEN"]
     await share(ada, bob, "READ", "ADMIN")
-    assert await share(bob, eve, "READ", "ADMIN", id=box) == []
-    assert await share(bob, eve, "READ", "WRITE", id=box) == ["FORBIDDEN"]
-    assert await share(bob, bob, *ShareRight, id=box) == ["FORBIDDEN"]
-    assert await share(bob, ada, *READ, id=box) == ["VALIDATION"]
-    assert await share(eve, bob, "LOOKUP", id=box) == []
-    assert await share(bob, eve, id=box) == ["FORBIDDEN"]
-    assert await share(bob, bob, id=box) == []  # given up
+    assert await share(bob, eve, "READ", "ADMIN", id=mailbox_id) == []
+    assert await share(bob, eve, "READ", "WRITE", id=mailbox_id) == ["FORBIDDEN"]
+    assert await share(bob, bob, *ShareRight, id=mailbox_id) == ["FORBIDDEN"]
+    assert await share(bob, ada, *READ, id=mailbox_id) == ["VALIDATION"]
+    assert await share(eve, bob, "LOOKUP", id=mailbox_id) == []
+    assert await share(bob, eve, id=mailbox_id) == ["FORBIDDEN"]
+    assert await share(bob, bob, id=mailbox_id) == []  # bob gives up his share
     assert (await bob("{ viewer { user { sharedMailboxes { totalCount } } } }"))["viewer"] == {
         "user": {"sharedMailboxes": {"totalCount": 0}}
     }
-    assert await share(bob, bob, id=box) == ["NOT_FOUND"]
+    assert await share(bob, bob, id=mailbox_id) == ["NOT_FOUND"]
 
 
-async def test_whom_nobody_names_outside_of_the_domain(
+async def test_share_across_domains_needs_setting(
     ada: Client, root: Client, world: Environment
 ) -> None:
     await team(ada)
-    made = await mutate(
+    created = await mutate(
         root,
         "userCreate",
         "user { id }",
@@ -228,78 +229,88 @@ async def test_whom_nobody_names_outside_of_the_domain(
         address="far@away.example",
         password=PASSWORD,
     )
-    far = {"id": made["user"]["id"]}, {"address": "far@away.example"}, {"username": "far"}
-    for user in (*far, {"address": "no@away.example"}, {"id": str(global_ids.encode("User", 7))}):
-        given: dict[str, Any] = {"mailbox": {"path": "Team"}, "user": user, "rights": READ}
-        answer = await mutate(ada, "mailboxShareSet", **given)
-        said = [(error["code"], error["path"]) for error in answer["errors"]]
-        assert said == [("NOT_FOUND", ["user"])], user
-    world.apply_options(
+    references = {"id": created["user"]["id"]}, {"address": "far@away.example"}, {"username": "far"}
+    for user in (
+        *references,
+        {"address": "no@away.example"},
+        {"id": str(global_ids.encode("User", 7))},
+    ):
+        arguments: dict[str, Any] = {"mailbox": {"path": "Team"}, "user": user, "rights": READ}
+        answer = await mutate(ada, "mailboxShareSet", **arguments)
+        errors = [(error["code"], error["path"]) for error in answer["errors"]]
+        assert errors == [("NOT_FOUND", ["user"])], user
+    world.use_options_unless_outdated(
         CommittedOptions(replace(world.options, share_across_domains=True), world.options_position)
     )
-    given["user"] = far[1]
-    assert (await mutate(ada, "mailboxShareSet", **given))["errors"] == []
+    arguments["user"] = references[1]
+    assert (await mutate(ada, "mailboxShareSet", **arguments))["errors"] == []
 
 
-async def test_the_journal_of_both_tells_of_a_share(ada: Client, bob: Client) -> None:
+async def test_share_changes_are_in_both_journals(ada: Client, bob: Client) -> None:
     await team(ada)
-    box = (await ada.box("Team")).id
-    last = {who.user.id: len(await journal(ada.world, who.user.id)) for who in (ada, bob)}
+    mailbox_id = (await ada.box("Team")).id
+    entry_counts = {
+        client.user.id: len(await journal(ada.world, client.user.id)) for client in (ada, bob)
+    }
     for rights in (READ, READ, ["READ", "SEEN"], []):
         await share(ada, bob, *rights)
-    told = [kind for kind, _ in (await journal(ada.world, ada.user.id))[last[ada.user.id] :]]
-    assert told == [ChangeKind.MAILBOX_UPDATED] * 3
-    assert (await journal(ada.world, bob.user.id))[last[bob.user.id] :] == [
-        (ChangeKind.MAILBOX_CREATED, [box]),
-        (ChangeKind.MAILBOX_UPDATED, [box]),
-        (ChangeKind.MAILBOX_DELETED, [box]),
+    kinds = [
+        kind for kind, _ in (await journal(ada.world, ada.user.id))[entry_counts[ada.user.id] :]
+    ]
+    assert kinds == [ChangeKind.MAILBOX_UPDATED] * 3
+    assert (await journal(ada.world, bob.user.id))[entry_counts[bob.user.id] :] == [
+        (ChangeKind.MAILBOX_CREATED, [mailbox_id]),
+        (ChangeKind.MAILBOX_UPDATED, [mailbox_id]),
+        (ChangeKind.MAILBOX_DELETED, [mailbox_id]),
     ]
     await examine(ada.world)
 
 
-async def test_shares_end_with_their_folder_and_with_either_account(
+async def test_shares_are_deleted_with_mailbox_or_account(
     ada: Client, bob: Client, root: Client
 ) -> None:
-    box, eve = await team(ada, "Plan"), await make_client(ada.world, ada.http, "eve")
+    mailbox_id, eve = await team(ada, "Plan"), await make_client(ada.world, ada.http, "eve")
     await share(ada, bob, *READ)
     await share(ada, eve, *READ)
     await share(bob, ada, *READ, path="INBOX")
-    gone = {"users": {"usernames": ["eve"]}}
-    assert (await mutate(root, "userDelete", "deletedIds", **gone))["errors"] == []
+    user_selection = {"users": {"usernames": ["eve"]}}
+    assert (await mutate(root, "userDelete", "deletedIds", **user_selection))["errors"] == []
     assert await share(bob, eve, *READ, path="INBOX") == ["NOT_FOUND"]
     table = MailboxShare.__tablename__
-    asked = f"SELECT user_id FROM {table} ORDER BY user_id"  # noqa: S608 - our own name
-    assert len(await rows(ada.world, asked)) == 2
+    query = f"SELECT user_id FROM {table} ORDER BY user_id"  # noqa: S608 - own table name
+    assert len(await rows(ada.world, query)) == 2
     await mutate(ada, "mailboxDelete", "deletedIds", mailboxes=[{"path": "Team"}])
-    kind, keys_ = (await journal(ada.world, bob.user.id))[-1]
-    assert (kind, box_id(keys_[0])) == (ChangeKind.MAILBOX_DELETED, box)
-    gone = {"users": {"usernames": ["bob"]}}
-    assert (await mutate(root, "userDelete", "deletedIds", **gone))["errors"] == []
-    assert await rows(ada.world, asked) == []
+    kind, mailbox_ids = (await journal(ada.world, bob.user.id))[-1]
+    assert (kind, box_id(mailbox_ids[0])) == (ChangeKind.MAILBOX_DELETED, mailbox_id)
+    user_selection = {"users": {"usernames": ["bob"]}}
+    assert (await mutate(root, "userDelete", "deletedIds", **user_selection))["errors"] == []
+    assert await rows(ada.world, query) == []
     assert (await journal(ada.world, ada.user.id))[-1][0] is ChangeKind.MAILBOX_DELETED
 
 
-async def test_an_administrator_reads_what_is_shared_and_no_more(ada: Client) -> None:
-    boss = await make_client(ada.world, ada.http, "boss", role=Role.ADMIN)
-    box = await team(ada, "Plan")
+async def test_admin_reads_only_the_shared_mailbox(ada: Client) -> None:
+    admin = await make_client(ada.world, ada.http, "boss", role=Role.ADMIN)
+    mailbox_id = await team(ada, "Plan")
     await append_unread_messages(ada, "INBOX", "Private")
-    await share(ada, boss, *READ)
-    asked = """query ($b: ID!) { mailbox(by: {id: $b}) { messages { nodes {
+    await share(ada, admin, *READ)
+    document = """query ($b: ID!) { mailbox(by: {id: $b}) { messages { nodes {
       subject text sourceUrl thread { subject } } } } }"""
-    (told,) = (await boss(asked, b=box))["mailbox"]["messages"]["nodes"]
-    assert (told["subject"], told["thread"]["subject"]) == ("Plan", "Plan")
-    assert b"Subject: Plan" in (await boss.http.get(told["sourceUrl"])).content
+    (node,) = (await admin(document, b=mailbox_id))["mailbox"]["messages"]["nodes"]
+    assert (node["subject"], node["thread"]["subject"]) == ("Plan", "Plan")
+    assert b"Subject: Plan" in (await admin.http.get(node["sourceUrl"])).content
     (message,) = await keys(ada, "INBOX")
     for field in ("subject", "text", "sourceUrl"):
-        answer = await boss.raw(
+        answer = await admin.raw(
             f"query ($m: ID!) {{ message(by: {{id: $m}}) {{ {field} }} }}", m=message
         )
         assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN", field
-    found = '{ messages(users: {usernames: ["ada"]}, filter: {text: "Plan"}) { totalCount } }'
-    assert (await boss.raw(found))["errors"][0]["extensions"]["code"] == "FORBIDDEN"
+    search_document = (
+        '{ messages(users: {usernames: ["ada"]}, filter: {text: "Plan"}) { totalCount } }'
+    )
+    assert (await admin.raw(search_document))["errors"][0]["extensions"]["code"] == "FORBIDDEN"
 
 
-async def test_folders_shared_are_paged_by_owner(ada: Client, bob: Client) -> None:
+async def test_shared_mailboxes_are_paged_by_owner(ada: Client, bob: Client) -> None:
     eve = await make_client(ada.world, ada.http, "eve")
     paths = [f"Team/{n}" for n in range(3)]
     for owner in (ada, eve):
@@ -309,22 +320,22 @@ async def test_folders_shared_are_paged_by_owner(ada: Client, bob: Client) -> No
     document = """query ($after: String) { viewer { user {
       sharedMailboxes(first: 2, after: $after) {
       totalCount pageInfo { endCursor hasNextPage } nodes { path owner { username } } } } } }"""
-    seen: list[tuple[str, str]] = []
-    after, more = None, True
-    while more:
+    entries: list[tuple[str, str]] = []
+    after, has_next = None, True
+    while has_next:
         page = (await bob(document, after=after))["viewer"]["user"]["sharedMailboxes"]
         assert page["totalCount"] == 6
-        seen += [(one["owner"]["username"], one["path"]) for one in page["nodes"]]
-        after, more = page["pageInfo"]["endCursor"], page["pageInfo"]["hasNextPage"]
-    assert sorted(seen) == sorted((name, path) for name in ("ada", "eve") for path in paths)
-    assert [name for name, _ in seen] == [*["ada"] * 3, *["eve"] * 3]
+        entries += [(mailbox["owner"]["username"], mailbox["path"]) for mailbox in page["nodes"]]
+        after, has_next = page["pageInfo"]["endCursor"], page["pageInfo"]["hasNextPage"]
+    assert sorted(entries) == sorted((name, path) for name in ("ada", "eve") for path in paths)
+    assert [name for name, _ in entries] == [*["ada"] * 3, *["eve"] * 3]
 
 
-@pytest.mark.parametrize("many", [1, 20])
-async def test_lists_cost_the_same_for_many(
-    ada: Client, bob: Client, statements: list[str], many: int
+@pytest.mark.parametrize("mailbox_count", [1, 20])
+async def test_shared_list_statement_count_is_independent_of_mailboxes(
+    ada: Client, bob: Client, statements: list[str], mailbox_count: int
 ) -> None:
-    paths = [f"Team/{n}" for n in range(many)]
+    paths = [f"Team/{n}" for n in range(mailbox_count)]
     await create_mailboxes(ada, *paths)
     for path in paths:
         await append_unread_messages(ada, path, f"Plan {path}")
@@ -334,13 +345,15 @@ async def test_lists_cost_the_same_for_many(
       messages(first: 2) { totalCount nodes { subject thread { subject } } } } } } } }"""
     await bob(document)
     del statements[:]
-    found = (await bob(document))["viewer"]["user"]["sharedMailboxes"]
-    assert len(found["nodes"]) == many
-    sent = [one for one in statements if "api_keys" not in one]
-    assert len(sent) == COST
+    connection = (await bob(document))["viewer"]["user"]["sharedMailboxes"]
+    assert len(connection["nodes"]) == mailbox_count
+    counted = [statement for statement in statements if "api_keys" not in statement]
+    assert len(counted) == LIST_STATEMENT_COUNT
 
 
-async def test_limits_of_sharing(ada: Client, bob: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_share_over_limit_of_grantees_or_owners_is_refused(
+    ada: Client, bob: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("resolvers.mailboxes.shares.MAX_GRANTEES", 1)
     eve = await make_client(ada.world, ada.http, "eve")
     await team(ada)
@@ -352,20 +365,20 @@ async def test_limits_of_sharing(ada: Client, bob: Client, monkeypatch: pytest.M
     assert await share(ada, bob, *READ, path="INBOX") == []
 
 
-def test_rights_are_written_and_read() -> None:
-    every = frozenset(ShareRight)
-    assert decode_rights(encode_rights(every)) == every
+def test_rights_are_encoded_and_decoded() -> None:
+    all_rights = frozenset(ShareRight)
+    assert decode_rights(encode_rights(all_rights)) == all_rights
     assert decode_rights(encode_rights([])) == frozenset()
     assert decode_rights(encode_rights([ShareRight.POST, ShareRight.POST])) == {ShareRight.POST}
 
 
-async def test_private_annotations_stay_with_their_owner(ada: Client, bob: Client) -> None:
-    box = await team(ada)
+async def test_private_annotations_are_hidden_from_grantee(ada: Client, bob: Client) -> None:
+    mailbox_id = await team(ada)
     for key in ("/private/comment", "/shared/comment"):
-        given = {"mailbox": {"path": "Team"}, "key": key, "value": key}
-        await mutate(ada, "mailboxMetadataSet", "keys: entries { key }", **given)
+        arguments = {"mailbox": {"path": "Team"}, "key": key, "value": key}
+        await mutate(ada, "mailboxMetadataSet", "keys: entries { key }", **arguments)
     await share(ada, bob, *ShareRight)
-    asked = """query ($b: ID!) { mailbox(by: {id: $b}) { metadata(prependPrefix: true) { key }
+    document = """query ($b: ID!) { mailbox(by: {id: $b}) { metadata(prependPrefix: true) { key }
       metadataEntry(key: "/private/comment") { value } } }"""
-    found = {"metadata": [{"key": "/shared/comment"}], "metadataEntry": None}
-    assert (await bob(asked, b=box))["mailbox"] == found
+    expected = {"metadata": [{"key": "/shared/comment"}], "metadataEntry": None}
+    assert (await bob(document, b=mailbox_id))["mailbox"] == expected

@@ -19,92 +19,94 @@ from tests.support.operations.send_operations import send_with_undo_window
 
 pytestmark = pytest.mark.usefixtures("counted")
 LATER = "2031-01-01T00:00:00Z"
-ALL = """{ viewer { user { messages(first: 50) { nodes { id draft seen
+MESSAGES_QUERY = """{ viewer { user { messages(first: 50) { nodes { id draft seen
   mailbox { specialUse path } } } } } }"""
 FILTERED = """query ($states: [SubmissionState!]) { messages(filter: {submissionStates: $states}) {
   nodes { id } } }"""
 
 
-async def where(client: Client) -> dict[str, tuple[str, bool]]:
-    """The special use of the mailbox of each message, and whether it is a draft."""
-    found = await client(ALL)
-    nodes = found["viewer"]["user"]["messages"]["nodes"]
-    return {one["id"]: (one["mailbox"]["specialUse"], one["draft"]) for one in nodes}
+async def load_placements(client: Client) -> dict[str, tuple[str, bool]]:
+    """Load the special use of the mailbox and the draft flag of each message."""
+    answer = await client(MESSAGES_QUERY)
+    nodes = answer["viewer"]["user"]["messages"]["nodes"]
+    return {
+        message["id"]: (message["mailbox"]["specialUse"], message["draft"]) for message in nodes
+    }
 
 
-async def states(world: Environment) -> list[SubmissionState]:
-    asked = select(col(Submission.state)).order_by(col(Submission.id))
-    return [row.state for row in await world.database.read(asked)]
+async def load_submission_states(world: Environment) -> list[SubmissionState]:
+    query = select(col(Submission.state)).order_by(col(Submission.id))
+    return [row.state for row in await world.database.read(query)]
 
 
-@pytest.mark.parametrize("how", [{"window": "PT30S"}, {"later": LATER}])
-async def test_a_held_message_moves_to_sent_when_it_enters_the_queue(
-    ada: Client, world: Environment, clock: Clock, how: dict[str, str]
+@pytest.mark.parametrize("send_options", [{"window": "PT30S"}, {"later": LATER}])
+async def test_held_message_moves_to_sent_when_queued(
+    ada: Client, world: Environment, clock: Clock, send_options: dict[str, str]
 ) -> None:
-    sent = await send_with_undo_window(ada, **how)
-    key = sent["message"]["id"]
-    assert await where(ada) == {key: ("SCHEDULED", False)}
-    before = await recipient_leases.claim_due_jobs(world, QueueLimits())
-    assert before.recipient_count == 0
-    assert await where(ada) == {key: ("SCHEDULED", False)}
+    sent = await send_with_undo_window(ada, **send_options)
+    message_id = sent["message"]["id"]
+    assert await load_placements(ada) == {message_id: ("SCHEDULED", False)}
+    claimed_before = await recipient_leases.claim_due_jobs(world, QueueLimits())
+    assert claimed_before.recipient_count == 0
+    assert await load_placements(ada) == {message_id: ("SCHEDULED", False)}
     clock.tick(days=400)
     claimed = await recipient_leases.claim_due_jobs(world, QueueLimits())
     assert claimed.recipient_count == 1
-    assert await where(ada) == {key: ("SENT", False)}
-    again = await recipient_leases.claim_due_jobs(world, QueueLimits())
-    assert again.recipient_count == 0
+    assert await load_placements(ada) == {message_id: ("SENT", False)}
+    claimed_again = await recipient_leases.claim_due_jobs(world, QueueLimits())
+    assert claimed_again.recipient_count == 0
 
 
-async def test_the_change_events_tell_of_the_move(
+async def test_move_to_sent_writes_change_event(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
     await send_with_undo_window(ada, window="PT5S")
     clock.tick(seconds=6)
     await recipient_leases.claim_due_jobs(world, QueueLimits())
-    asked = select(col(Change.kind)).where(col(Change.stream_id) == ada.user.id)
-    rows = await world.database.read(asked.order_by(col(Change.last)))
+    query = select(col(Change.kind)).where(col(Change.stream_id) == ada.user.id)
+    rows = await world.database.read(query.order_by(col(Change.last)))
     kinds = [row.kind.value for row in rows]
     assert kinds[-2:] == ["SUBMISSION_CHANGED", "MESSAGE_MOVED"]
 
 
-async def test_a_message_that_goes_at_once_is_in_sent(ada: Client) -> None:
+async def test_message_sent_at_once_is_in_sent(ada: Client) -> None:
     sent = await send_with_undo_window(ada)
-    assert await where(ada) == {sent["message"]["id"]: ("SENT", False)}
+    assert await load_placements(ada) == {sent["message"]["id"]: ("SENT", False)}
 
 
-async def test_cancel_and_undo_give_a_draft_back(ada: Client, world: Environment) -> None:
+async def test_cancelled_and_undone_messages_become_drafts(ada: Client, world: Environment) -> None:
     cancelled, undone = (
         await send_with_undo_window(ada, later=LATER),
         await send_with_undo_window(ada, window="PT30S"),
     )
-    await _cancel(ada, cancelled)
+    await cancel_submission(ada, cancelled)
     assert (await take_back(ada, undone))["errors"] == []
-    assert set((await where(ada)).values()) == {("DRAFTS", True)}
-    assert await states(world) == [SubmissionState.CANCELLED] * 2
-    again = await ada(
+    assert set((await load_placements(ada)).values()) == {("DRAFTS", True)}
+    assert await load_submission_states(world) == [SubmissionState.CANCELLED] * 2
+    resubmitted = await ada(
         """mutation ($key: ID!) { messageSubmit(input: {message: {id: $key}}) {
           submission { state } errors { code message } } }""",
         key=cancelled["message"]["id"],
     )
-    assert again["messageSubmit"]["errors"] == []
-    assert (await where(ada))[cancelled["message"]["id"]] == ("SENT", False)
+    assert resubmitted["messageSubmit"]["errors"] == []
+    assert (await load_placements(ada))[cancelled["message"]["id"]] == ("SENT", False)
 
 
-async def test_cancel_in_the_queue_gives_a_draft_back(ada: Client) -> None:
+async def test_cancelled_queued_message_becomes_draft(ada: Client) -> None:
     sent = await send_with_undo_window(ada)
-    await _cancel(ada, sent)
-    assert await where(ada) == {sent["message"]["id"]: ("DRAFTS", True)}
+    await cancel_submission(ada, sent)
+    assert await load_placements(ada) == {sent["message"]["id"]: ("DRAFTS", True)}
 
 
-async def _cancel(client: Client, sent: Any) -> None:
+async def cancel_submission(client: Client, sent: Any) -> None:
     document = """mutation ($ids: [ID!]!) { submissionCancel(input: {ids: $ids}) {
       errors { code } } }"""
-    done = await client(document, ids=[sent["submission"]["id"]])
-    assert done["submissionCancel"]["errors"] == []
+    answer = await client(document, ids=[sent["submission"]["id"]])
+    assert answer["submissionCancel"]["errors"] == []
 
 
 @pytest.mark.parametrize("permanent", [True, False])
-async def test_a_scheduled_message_that_is_deleted_is_not_sent(
+async def test_deleted_scheduled_message_is_not_sent(
     ada: Client, world: Environment, clock: Clock, permanent: bool
 ) -> None:
     sent = await send_with_undo_window(ada, later=LATER)
@@ -117,72 +119,72 @@ async def test_a_scheduled_message_that_is_deleted_is_not_sent(
     )
     clock.tick(days=400)
     assert (await recipient_leases.claim_due_jobs(world, QueueLimits())).recipient_count == 0
-    assert await states(world) == [SubmissionState.CANCELLED]
-    ended = await world.database.read(select(col(QueueEntry.state)))
-    assert [row.state for row in ended] == [DeliveryState.CANCELLED]
+    assert await load_submission_states(world) == [SubmissionState.CANCELLED]
+    queue_entries = await world.database.read(select(col(QueueEntry.state)))
+    assert [row.state for row in queue_entries] == [DeliveryState.CANCELLED]
 
 
-async def test_a_reschedule_moves_the_copy_both_ways(
+async def test_reschedule_moves_copy_to_scheduled_and_back(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
     sent = await send_with_undo_window(ada)
-    key = sent["message"]["id"]
-    await _reschedule(ada, sent, LATER)
-    assert await where(ada) == {key: ("SCHEDULED", False)}
+    message_id = sent["message"]["id"]
+    await reschedule_submission(ada, sent, LATER)
+    assert await load_placements(ada) == {message_id: ("SCHEDULED", False)}
     assert (await recipient_leases.claim_due_jobs(world, QueueLimits())).recipient_count == 0
-    await _reschedule(ada, sent, (clock() + timedelta(0)).isoformat())
-    assert await where(ada) == {key: ("SENT", False)}
+    await reschedule_submission(ada, sent, (clock() + timedelta(0)).isoformat())
+    assert await load_placements(ada) == {message_id: ("SENT", False)}
     assert (await recipient_leases.claim_due_jobs(world, QueueLimits())).recipient_count == 1
 
 
-async def _reschedule(client: Client, sent: Any, at: str) -> None:
+async def reschedule_submission(client: Client, sent: Any, send_time: str) -> None:
     document = """mutation ($ids: [ID!]!, $at: DateTime!) {
       submissionReschedule(input: {ids: $ids, sendTime: $at}) { errors { code message } } }"""
-    done = await client(document, ids=[sent["submission"]["id"]], at=at)
-    assert done["submissionReschedule"]["errors"] == []
+    answer = await client(document, ids=[sent["submission"]["id"]], at=send_time)
+    assert answer["submissionReschedule"]["errors"] == []
 
 
-async def test_a_filter_asks_for_the_state_of_the_submission(ada: Client) -> None:
-    later, window, now = (
+async def test_messages_are_filtered_by_submission_state(ada: Client) -> None:
+    scheduled, held_sent, queued = (
         await send_with_undo_window(ada, later=LATER),
         await send_with_undo_window(ada, window="PT30S"),
         None,
     )
-    now = await send_with_undo_window(ada)
+    queued = await send_with_undo_window(ada)
 
-    async def found(*names: str) -> set[str]:
-        listed = await ada(FILTERED, states=list(names))
-        return {one["id"] for one in listed["messages"]["nodes"]}
+    async def find_message_ids(*state_names: str) -> set[str]:
+        answer = await ada(FILTERED, states=list(state_names))
+        return {message["id"] for message in answer["messages"]["nodes"]}
 
-    assert await found("SCHEDULED") == {later["message"]["id"]}
-    held = {later["message"]["id"], window["message"]["id"]}
-    assert await found("SCHEDULED", "HELD_FOR_UNDO") == held
-    assert await found("QUEUED") == {now["message"]["id"]}
-    assert await found() == set()
+    assert await find_message_ids("SCHEDULED") == {scheduled["message"]["id"]}
+    expected_ids = {scheduled["message"]["id"], held_sent["message"]["id"]}
+    assert await find_message_ids("SCHEDULED", "HELD_FOR_UNDO") == expected_ids
+    assert await find_message_ids("QUEUED") == {queued["message"]["id"]}
+    assert await find_message_ids() == set()
 
 
-SAVE = """mutation ($input: SavedSearchSetInput!) { savedSearchSet(input: $input) {
+SAVED_SEARCH_SET = """mutation ($input: SavedSearchSetInput!) { savedSearchSet(input: $input) {
   savedSearches { query messages { nodes { id } } } errors { code path } } }"""
 
 
-async def saved(client: Client, **given: Any) -> tuple[str, set[str]]:
-    """The text of a search that is saved, and the messages that it finds."""
-    done = (await client(SAVE, input={"name": "Mine", **given}))["savedSearchSet"]
-    assert done["errors"] == []
-    (found,) = done["savedSearches"]
-    return found["query"], {one["id"] for one in found["messages"]["nodes"]}
+async def save_search(client: Client, **fields: Any) -> tuple[str, set[str]]:
+    """Save a search. Return its query text and the IDs of the messages that it finds."""
+    answer = (await client(SAVED_SEARCH_SET, input={"name": "Mine", **fields}))["savedSearchSet"]
+    assert answer["errors"] == []
+    (saved_search,) = answer["savedSearches"]
+    return saved_search["query"], {message["id"] for message in saved_search["messages"]["nodes"]}
 
 
-async def test_a_saved_search_asks_for_the_state_of_the_submission(ada: Client) -> None:
-    later = (await send_with_undo_window(ada, later=LATER))["message"]["id"]
-    now = (await send_with_undo_window(ada))["message"]["id"]
-    for text, found in (
-        ("submission:scheduled", {later}),
-        ("submission:Queued", {now}),
-        ("submission:scheduled submission:queued", {later, now}),
-        ("-submission:scheduled", {now}),
+async def test_saved_search_filters_by_submission_state(ada: Client) -> None:
+    scheduled_id = (await send_with_undo_window(ada, later=LATER))["message"]["id"]
+    queued_id = (await send_with_undo_window(ada))["message"]["id"]
+    for text, expected in (
+        ("submission:scheduled", {scheduled_id}),
+        ("submission:Queued", {queued_id}),
+        ("submission:scheduled submission:queued", {scheduled_id, queued_id}),
+        ("-submission:scheduled", {queued_id}),
     ):
-        assert (await saved(ada, query=text))[1] == found, text
-    text, none = await saved(ada, filter={"submissionStates": []})
-    assert none == set()
-    assert (await saved(ada, query=text))[1] == set()
+        assert (await save_search(ada, query=text))[1] == expected, text
+    text, no_ids = await save_search(ada, filter={"submissionStates": []})
+    assert no_ids == set()
+    assert (await save_search(ada, query=text))[1] == set()

@@ -1,4 +1,4 @@
-"""What a grantee hears of shared folders, and what nobody hears."""
+"""Test the events of shared mailboxes that grantees get, and those that they do not get."""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,64 +17,66 @@ from tests.support.accounts.shared_mailboxes import READ, keys, mutate, share, t
 from tests.support.operations.mailbox_operations import append_unread_messages, create_mailboxes
 from tests.support.servers.live_server import NESTED, house, until
 
-FAST = timedelta(0)
-PLACES = ("mailbox", "uid", "fromMailbox", "fromUid")
+NO_INTERVAL = timedelta(0)
+LOCATION_FACTS = ("mailbox", "uid", "fromMailbox", "fromUid")
 
 
-class Follower:
-    """One who follows by the resolver, batch by batch."""
+class ChangeFollower:
+    """Follows the changes that a client sees through the resolver, batch by batch."""
 
-    def __init__(self, client: Client, since: StreamPositions | None = None, **asked: Any) -> None:
+    def __init__(
+        self, client: Client, since: StreamPositions | None = None, **options: Any
+    ) -> None:
         self.ctx = context(client)
         self.stream = stream_reader.follow_changes(
-            self.ctx, FollowRequest(since, min_interval=FAST, **asked)
+            self.ctx, FollowRequest(since, min_interval=NO_INTERVAL, **options)
         )
-        self.coming: asyncio.Future[EventBatch] | None = None
+        self.pending: asyncio.Future[EventBatch] | None = None
 
-    async def begin(self) -> "Follower":
-        """Listen before anything is done."""
-        self.coming = asyncio.ensure_future(anext(self.stream))
+    async def start(self) -> "ChangeFollower":
+        """Start to follow, before a test makes changes."""
+        self.pending = asyncio.ensure_future(anext(self.stream))
         await asyncio.sleep(0.05)
         return self
 
-    async def batch(self) -> EventBatch:
+    async def next_batch(self) -> EventBatch:
         async with asyncio.timeout(5):
-            coming, self.coming = self.coming, None
-            return await (coming or anext(self.stream))
+            pending, self.pending = self.pending, None
+            return await (pending or anext(self.stream))
 
-    async def events(self, many: int) -> list[JournalEvent]:
-        found: list[JournalEvent] = []
-        while len(found) < many:
-            found += (await self.batch()).events
-        return found
+    async def events(self, count: int) -> list[JournalEvent]:
+        received: list[JournalEvent] = []
+        while len(received) < count:
+            received += (await self.next_batch()).events
+        return received
 
-    async def silent(self) -> bool:
-        """Whether nothing comes."""
-        coming = self.coming = self.coming or asyncio.ensure_future(anext(self.stream))
-        await asyncio.wait([coming], timeout=0.2)
-        return not coming.done()
-
-
-def told(events: Sequence[JournalEvent]) -> list[tuple[ChangeKind, set[str]]]:
-    return [(event.kind, set(PLACES) & event.facts.keys()) for event in events]
+    async def is_silent(self) -> bool:
+        """Return true if no event arrives within 0.2 seconds."""
+        pending = self.pending = self.pending or asyncio.ensure_future(anext(self.stream))
+        await asyncio.wait([pending], timeout=0.2)
+        return not pending.done()
 
 
-async def here(client: Client) -> StreamPositions:
-    return await stream_reader.load_current_positions(context(client))
+def kinds_and_locations(events: Sequence[JournalEvent]) -> list[tuple[ChangeKind, set[str]]]:
+    return [(event.kind, set(LOCATION_FACTS) & event.facts.keys()) for event in events]
 
 
-async def act(client: Client, name: str, **given: Any) -> None:
-    assert (await mutate(client, name, "journalCursor", **given))["errors"] == []
+async def current_positions(client: Client) -> StreamPositions:
+    return await stream_reader.load_last_stream_positions(context(client))
 
 
-async def test_a_grantee_hears_the_folder_and_nothing_else(ada: Client, bob: Client) -> None:
+async def run_mutation(client: Client, name: str, **arguments: Any) -> None:
+    assert (await mutate(client, name, "journalCursor", **arguments))["errors"] == []
+
+
+async def test_grantee_gets_events_of_shared_mailbox_only(ada: Client, bob: Client) -> None:
     await team(ada, "Old")
     await share(ada, bob, *READ)
-    follower = await Follower(bob).begin()
+    follower = await ChangeFollower(bob).start()
     await receive(ada, "Private")
     await create_mailboxes(ada, "Private")
     await append_unread_messages(ada, "Private", "Private too")
-    assert await follower.silent()
+    assert await follower.is_silent()
     await append_unread_messages(ada, "Team", "New")
     (event,) = await follower.events(1)
     assert event.kind is ChangeKind.MESSAGE_ADDED
@@ -85,169 +87,189 @@ async def test_a_grantee_hears_the_folder_and_nothing_else(ada: Client, bob: Cli
     assert event.stream_id == bob.user.id
 
 
-async def test_a_share_is_heard_at_once_and_so_is_its_end(ada: Client, bob: Client) -> None:
+async def test_share_and_its_end_send_events(ada: Client, bob: Client) -> None:
     await team(ada, "Old")
-    follower = await Follower(bob).begin()
+    follower = await ChangeFollower(bob).start()
     await share(ada, bob, *READ)
     (event,) = await follower.events(1)
     assert (event.kind, event.stream_id) == (ChangeKind.MAILBOX_CREATED, bob.user.id)
     await append_unread_messages(ada, "Team", "New")
-    assert told(await follower.events(1)) == [(ChangeKind.MESSAGE_ADDED, {"mailbox", "uid"})]
+    assert kinds_and_locations(await follower.events(1)) == [
+        (ChangeKind.MESSAGE_ADDED, {"mailbox", "uid"})
+    ]
     await share(ada, bob)
-    assert told(await follower.events(1)) == [(ChangeKind.MAILBOX_DELETED, set())]
+    assert kinds_and_locations(await follower.events(1)) == [(ChangeKind.MAILBOX_DELETED, set())]
     await append_unread_messages(ada, "Team", "Unheard")
-    assert await follower.silent()
+    assert await follower.is_silent()
     await share(ada, bob, *READ)
-    assert told(await follower.events(1)) == [(ChangeKind.MAILBOX_CREATED, set())]
+    assert kinds_and_locations(await follower.events(1)) == [(ChangeKind.MAILBOX_CREATED, set())]
     await append_unread_messages(ada, "Team", "Heard")
     (event,) = await follower.events(1)
     assert event.kind is ChangeKind.MESSAGE_ADDED
     assert event.facts["uid"] == 4
 
 
-async def test_rights_are_judged_when_a_batch_is_made(ada: Client, bob: Client) -> None:
+async def test_rights_are_checked_when_batch_is_built(ada: Client, bob: Client) -> None:
     await team(ada, "Old")
     await share(ada, bob, *READ)
-    since = await here(bob)
+    since = await current_positions(bob)
     await append_unread_messages(ada, "Team", "New")
     await share(ada, bob, "LOOKUP")
-    events = await Follower(bob, since).events(1)
+    events = await ChangeFollower(bob, since).events(1)
     assert {event.kind for event in events} == {ChangeKind.MAILBOX_UPDATED}
-    since = await here(bob)
+    since = await current_positions(bob)
     await append_unread_messages(ada, "Team", "Newer")
     await share(ada, bob, *READ)
     await append_unread_messages(ada, "Team", "Newest")
-    events = await Follower(bob, since).events(2)
+    events = await ChangeFollower(bob, since).events(2)
     (event,) = (event for event in events if event.kind is ChangeKind.MESSAGE_ADDED)
-    assert event.facts["uid"] == 4  # not what came before it was theirs to read
+    assert event.facts["uid"] == 4  # not the message that arrived while bob could not read
 
 
-async def test_nothing_is_lost_between_a_share_and_the_next_visit(ada: Client, bob: Client) -> None:
-    since = await here(bob)
+async def test_cursor_before_share_gets_all_later_events(ada: Client, bob: Client) -> None:
+    since = await current_positions(bob)
     await team(ada, "Before")
     await share(ada, bob, *READ)
     await append_unread_messages(ada, "Team", "After")
-    follower = Follower(bob, since)
+    follower = ChangeFollower(bob, since)
     kinds = {event.kind for event in await follower.events(2)}
     assert kinds == {ChangeKind.MAILBOX_CREATED, ChangeKind.MESSAGE_ADDED}
-    assert await follower.silent()
+    assert await follower.is_silent()
 
 
-async def test_what_leaves_is_gone_and_what_comes_is_new(ada: Client, bob: Client) -> None:
+async def test_moves_out_of_and_into_share_are_delete_and_add_events(
+    ada: Client, bob: Client
+) -> None:
     await team(ada, "One", "Two")
     await create_mailboxes(ada, "Other")
     await share(ada, bob, *READ)
-    follower = await Follower(bob).begin()
-    key = (await keys(ada, "Team"))[0]
-    select = {"ids": [key]}
-    await act(ada, "messageMove", select=select, to={"path": "Other"})
-    gone = await follower.events(1)
-    assert told(gone) == [(ChangeKind.MESSAGE_DELETED, {"mailbox", "uid"})]
-    assert gone[0].facts["mailbox"] == (await ada.box("Team")).id
-    await act(ada, "messageUpdate", select=select, set={"flagged": True})
-    await act(ada, "messageMove", select=select, to={"path": "Team"})
-    come = await follower.events(1)
-    assert told(come) == [(ChangeKind.MESSAGE_ADDED, {"mailbox", "uid"})]
-    assert come[0].facts["uid"] == 3
+    follower = await ChangeFollower(bob).start()
+    message_id = (await keys(ada, "Team"))[0]
+    select = {"ids": [message_id]}
+    await run_mutation(ada, "messageMove", select=select, to={"path": "Other"})
+    deleted = await follower.events(1)
+    assert kinds_and_locations(deleted) == [(ChangeKind.MESSAGE_DELETED, {"mailbox", "uid"})]
+    assert deleted[0].facts["mailbox"] == (await ada.box("Team")).id
+    await run_mutation(ada, "messageUpdate", select=select, set={"flagged": True})
+    await run_mutation(ada, "messageMove", select=select, to={"path": "Team"})
+    added = await follower.events(1)
+    assert kinds_and_locations(added) == [(ChangeKind.MESSAGE_ADDED, {"mailbox", "uid"})]
+    assert added[0].facts["uid"] == 3
     await share(ada, bob, *READ, path="Other")
-    assert told(await follower.events(1)) == [(ChangeKind.MAILBOX_CREATED, set())]
-    await act(ada, "messageMove", select=select, to={"path": "Other"})
-    assert told(await follower.events(1)) == [(ChangeKind.MESSAGE_MOVED, set(PLACES))]
-    await act(ada, "messageDelete", select=select)
-    assert told(await follower.events(1)) == [(ChangeKind.MESSAGE_ARCHIVED, {"mailbox", "uid"})]
-    await act(ada, "mailboxDelete", mailboxes=[{"path": "Other"}])
+    assert kinds_and_locations(await follower.events(1)) == [(ChangeKind.MAILBOX_CREATED, set())]
+    await run_mutation(ada, "messageMove", select=select, to={"path": "Other"})
+    assert kinds_and_locations(await follower.events(1)) == [
+        (ChangeKind.MESSAGE_MOVED, set(LOCATION_FACTS))
+    ]
+    await run_mutation(ada, "messageDelete", select=select)
+    assert kinds_and_locations(await follower.events(1)) == [
+        (ChangeKind.MESSAGE_ARCHIVED, {"mailbox", "uid"})
+    ]
+    await run_mutation(ada, "mailboxDelete", mailboxes=[{"path": "Other"}])
     (event,) = await follower.events(1)
     assert (event.kind, event.stream_id) == (ChangeKind.MAILBOX_DELETED, bob.user.id)
 
 
-async def test_one_who_looks_up_hears_of_folders_alone(ada: Client, bob: Client) -> None:
+async def test_lookup_right_gets_mailbox_events_only(ada: Client, bob: Client) -> None:
     await team(ada)
     await share(ada, bob, "LOOKUP")
-    follower = await Follower(bob).begin()
+    follower = await ChangeFollower(bob).start()
     await append_unread_messages(ada, "Team", "New")
-    assert await follower.silent()
-    await act(ada, "mailboxRename", mailbox={"path": "Team"}, newPath="Crew")
+    assert await follower.is_silent()
+    await run_mutation(ada, "mailboxRename", mailbox={"path": "Team"}, newPath="Crew")
     (event,) = await follower.events(1)
     assert (event.kind, event.facts["path"]) == (ChangeKind.MAILBOX_RENAMED, "Crew")
 
 
-async def test_kinds_and_folders_are_those_that_are_told(ada: Client, bob: Client) -> None:
+async def test_kind_and_mailbox_filters_apply_to_events_of_share(ada: Client, bob: Client) -> None:
     await team(ada, "One")
     await create_mailboxes(ada, "Other")
     await share(ada, bob, *READ)
-    box = (await ada.box("Team")).id
-    since = await here(bob)
-    await act(ada, "messageMove", select={"mailbox": {"path": "Team"}}, to={"path": "Other"})
-    only = {"kinds": {ChangeKind.MESSAGE_DELETED}, "mailbox_ids": {box}}
-    assert told(await Follower(bob, since, **only).events(1)) == [
+    mailbox_id = (await ada.box("Team")).id
+    since = await current_positions(bob)
+    await run_mutation(
+        ada, "messageMove", select={"mailbox": {"path": "Team"}}, to={"path": "Other"}
+    )
+    filters = {"kinds": {ChangeKind.MESSAGE_DELETED}, "mailbox_ids": {mailbox_id}}
+    assert kinds_and_locations(await ChangeFollower(bob, since, **filters).events(1)) == [
         (ChangeKind.MESSAGE_DELETED, {"mailbox", "uid"})
     ]
-    other = {(await ada.box("Other")).id}
-    assert await Follower(bob, since, mailbox_ids=other).silent()
+    other_mailbox_ids = {(await ada.box("Other")).id}
+    assert await ChangeFollower(bob, since, mailbox_ids=other_mailbox_ids).is_silent()
 
 
-async def test_a_cursor_of_revoked_streams_goes_on(ada: Client, bob: Client) -> None:
+async def test_cursor_with_revoked_stream_stays_valid(ada: Client, bob: Client) -> None:
     await team(ada)
     await share(ada, bob, *READ)
-    since = await here(bob)
+    since = await current_positions(bob)
     assert since.keys() == {ada.user.id, bob.user.id}
     await share(ada, bob)
-    batch = await Follower(bob, since).batch()
+    batch = await ChangeFollower(bob, since).next_batch()
     assert batch.position.keys() == {bob.user.id}
     assert batch.resync_reason is None
-    far = {**since, ada.user.id: since[ada.user.id] + 99}
+    future_cursor = {**since, ada.user.id: since[ada.user.id] + 99}
     await share(ada, bob, *READ)
-    assert (await Follower(bob, far).batch()).resync_reason is ResyncReason.CURSOR_UNKNOWN
+    assert (
+        await ChangeFollower(bob, future_cursor).next_batch()
+    ).resync_reason is ResyncReason.CURSOR_UNKNOWN
 
 
-async def test_cursors_name_all_that_is_heard(ada: Client, bob: Client) -> None:
-    box = await team(ada, "One")
+async def test_cursor_includes_streams_of_shared_owners(ada: Client, bob: Client) -> None:
+    mailbox_id = await team(ada, "One")
     await share(ada, bob, "READ", "SEEN")
-    read: Any = SCALARS[Cursor].parse_value
+    parse_cursor: Any = SCALARS[Cursor].parse_value
     cursor = (await bob("{ viewer { user { cursor } } }"))["viewer"]["user"]["cursor"]
-    assert read(cursor) == await here(bob)
-    since = await here(bob)
-    done = await mutate(
-        bob, "messageUpdate", "journalCursor", select={"mailbox": {"id": box}}, set={"seen": True}
+    assert parse_cursor(cursor) == await current_positions(bob)
+    since = await current_positions(bob)
+    answer = await mutate(
+        bob,
+        "messageUpdate",
+        "journalCursor",
+        select={"mailbox": {"id": mailbox_id}},
+        set={"seen": True},
     )
-    reached = read(done["journalCursor"])
-    assert reached == {**since, ada.user.id: since[ada.user.id] + 1}
-    assert await Follower(bob, reached).silent()
-    strangers = (await make_client(ada.world, ada.http, "eve"))("{ viewer { user { cursor } } }")
-    assert len(read((await strangers)["viewer"]["user"]["cursor"])) == 1
+    position = parse_cursor(answer["journalCursor"])
+    assert position == {**since, ada.user.id: since[ada.user.id] + 1}
+    assert await ChangeFollower(bob, position).is_silent()
+    stranger_query = (await make_client(ada.world, ada.http, "eve"))(
+        "{ viewer { user { cursor } } }"
+    )
+    assert len(parse_cursor((await stranger_query)["viewer"]["user"]["cursor"])) == 1
 
 
-@pytest.mark.parametrize("by", ["follow", "stream"])
-async def test_live_roads_hear_what_is_shared(
-    ada: Client, bob: Client, tmp_path: Path, by: str
+@pytest.mark.parametrize("transport", ["follow", "stream"])
+async def test_live_subscriptions_get_events_of_shared_mailbox(
+    ada: Client, bob: Client, tmp_path: Path, transport: str
 ) -> None:
     await team(ada, "Old")
     eve = await make_client(ada.world, ada.http, "eve")
-    async with house(ada.world, tmp_path) as there:
-        hearing = [await getattr(there, by)(client, NESTED) for client in (bob, bob, eve)]
+    async with house(ada.world, tmp_path) as server:
+        subscriptions = [
+            await getattr(server, transport)(client, NESTED) for client in (bob, bob, eve)
+        ]
         await asyncio.sleep(0.1)
         await share(ada, bob, *READ)
-        for one in hearing[:2]:
-            await until(lambda one=one: len(one.events) == 1)
-            (event,) = one.events
+        for subscription in subscriptions[:2]:
+            await until(lambda subscription=subscription: len(subscription.events) == 1)
+            (event,) = subscription.events
             assert (event["kind"], event["mailbox"]["path"]) == ("MAILBOX_CREATED", "Team")
         await receive(ada, "Private")
         await append_unread_messages(ada, "Team", "New")
-        for one in hearing[:2]:
-            await until(lambda one=one: len(one.events) == 2)
-            event = one.events[1]
+        for subscription in subscriptions[:2]:
+            await until(lambda subscription=subscription: len(subscription.events) == 2)
+            event = subscription.events[1]
             assert (event["kind"], event["user"]) == ("MESSAGE_ADDED", None)
             assert event["message"]["subject"] == "New"
             assert event["message"]["mailbox"] == {"path": "Team"}
         await share(ada, bob)
         await append_unread_messages(ada, "Team", "Unheard")
         await receive(bob, "Own")
-        for one in hearing[:2]:
-            await until(lambda one=one: len(one.events) == 4)
-            assert [event["kind"] for event in one.events[2:]] == [
+        for subscription in subscriptions[:2]:
+            await until(lambda subscription=subscription: len(subscription.events) == 4)
+            assert [event["kind"] for event in subscription.events[2:]] == [
                 "MAILBOX_DELETED",
                 "MESSAGE_ADDED",
             ]
-        assert hearing[2].events == []
-        for one in hearing:
-            await one.leave()
+        assert subscriptions[2].events == []
+        for subscription in subscriptions:
+            await subscription.leave()

@@ -1,4 +1,4 @@
-"""What grantees may do in shared folders, by each of the rights."""
+"""Test what each right on a shared mailbox allows to its grantee."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,42 +13,55 @@ from tests.support.accounts.shared_mailboxes import READ, box_id, keys, mutate, 
 from tests.support.operations.mailbox_operations import append_unread_messages, create_mailboxes
 from tests.support.stores.counter_check import examine, rows
 
-OTHERS = {"flagged": True}
+FLAGGED = {"flagged": True}
 
 
-async def refused(client: Client, name: str, **given: Any) -> list[tuple[str, Any]]:
-    """The codes of what was refused, with the right that is missing."""
+async def collect_refusals(client: Client, name: str, **arguments: Any) -> list[tuple[str, Any]]:
+    """Run a mutation. Return the codes of its errors with the missing right."""
     return [
         (error["code"], error.get("requires"))
-        for error in (await mutate(client, name, "journalCursor", **given))["errors"]
+        for error in (await mutate(client, name, "journalCursor", **arguments))["errors"]
     ]
 
 
-async def acts(ada: Client) -> dict[str, tuple[dict[str, Any], str]]:
-    """What can be done with the messages of a folder of Ada's, and the right that it takes."""
-    box = box_id((await ada.box("Team")).id)
-    other = box_id((await ada.box("Other")).id)
-    one = {"ids": (await keys(ada, "Team"))[:1]}
+async def message_actions(ada: Client) -> dict[str, tuple[dict[str, Any], str]]:
+    """Return mutations on a message of Ada's shared mailbox, by name, with the right they need."""
+    mailbox_id = box_id((await ada.box("Team")).id)
+    other_mailbox_id = box_id((await ada.box("Other")).id)
+    select = {"ids": (await keys(ada, "Team"))[:1]}
     return {
-        "seen": ({"name": "messageUpdate", "select": one, "set": {"seen": True}}, "SEEN"),
-        "flagged": ({"name": "messageUpdate", "select": one, "set": OTHERS}, "WRITE"),
+        "seen": ({"name": "messageUpdate", "select": select, "set": {"seen": True}}, "SEEN"),
+        "flagged": ({"name": "messageUpdate", "select": select, "set": FLAGGED}, "WRITE"),
         "keyword": (
-            {"name": "messageUpdate", "select": one, "set": {"addFlags": ["work"]}},
+            {"name": "messageUpdate", "select": select, "set": {"addFlags": ["work"]}},
             "WRITE",
         ),
-        "data": ({"name": "messageUpdate", "select": one, "set": {"metaData": {"a": 1}}}, "WRITE"),
-        "deleted": ({"name": "messageUpdate", "select": one, "set": {"deleted": True}}, "DELETE"),
-        "delete": ({"name": "messageDelete", "select": one}, "DELETE"),
-        "purge": ({"name": "messageDelete", "select": one, "permanent": True}, "EXPUNGE"),
-        "move": ({"name": "messageMove", "select": one, "to": {"id": other}}, "DELETE"),
+        "data": (
+            {"name": "messageUpdate", "select": select, "set": {"metaData": {"a": 1}}},
+            "WRITE",
+        ),
+        "deleted": (
+            {"name": "messageUpdate", "select": select, "set": {"deleted": True}},
+            "DELETE",
+        ),
+        "delete": ({"name": "messageDelete", "select": select}, "DELETE"),
+        "purge": ({"name": "messageDelete", "select": select, "permanent": True}, "EXPUNGE"),
+        "move": (
+            {"name": "messageMove", "select": select, "to": {"id": other_mailbox_id}},
+            "DELETE",
+        ),
         "by folder": (
-            {"name": "messageUpdate", "select": {"mailbox": {"id": box}}, "set": {"seen": True}},
+            {
+                "name": "messageUpdate",
+                "select": {"mailbox": {"id": mailbox_id}},
+                "set": {"seen": True},
+            },
             "SEEN",
         ),
         "by filter": (
             {
                 "name": "messageUpdate",
-                "select": {"filter": {"mailbox": {"id": box}, "seen": False}},
+                "select": {"filter": {"mailbox": {"id": mailbox_id}, "seen": False}},
                 "set": {"seen": True},
             },
             "SEEN",
@@ -56,266 +69,282 @@ async def acts(ada: Client) -> dict[str, tuple[dict[str, Any], str]]:
     }
 
 
-SENT = "message { from { address } subject }"
-ACTS = (
+SEND_FIELDS = "message { from { address } subject }"
+ACTION_NAMES = (
     *("seen", "flagged", "keyword", "data", "deleted", "delete", "purge", "move"),
     *("by folder", "by filter"),
 )
 
 
-@pytest.mark.parametrize("act", ACTS)
-async def test_each_act_takes_its_right(ada: Client, bob: Client, act: str) -> None:
+@pytest.mark.parametrize("action", ACTION_NAMES)
+async def test_each_action_needs_its_right(ada: Client, bob: Client, action: str) -> None:
     await create_mailboxes(ada, "Other")
     await team(ada, "One", "Two")
-    given, right = (await acts(ada))[act]
-    name = given.pop("name")
-    before = await state(ada)
-    by_ids = "ids" in given["select"]
-    unseen = ("NOT_FOUND", None)
-    if by_ids or "mailbox" in given["select"]:
-        assert await refused(bob, name, **given) == [unseen]
-    await share(ada, bob, *(r for r in RIGHTS if r != "READ"))
+    arguments, right = (await message_actions(ada))[action]
+    name = arguments.pop("name")
+    before = await load_message_state(ada)
+    by_ids = "ids" in arguments["select"]
+    not_found = ("NOT_FOUND", None)
+    if by_ids or "mailbox" in arguments["select"]:
+        assert await collect_refusals(bob, name, **arguments) == [not_found]
+    await share(ada, bob, *(r for r in ALL_RIGHTS if r != "READ"))
     if by_ids:
-        assert await refused(bob, name, **given) == [unseen]
+        assert await collect_refusals(bob, name, **arguments) == [not_found]
     await share(ada, bob, "INSERT", path="Other")
-    await share(ada, bob, *(r for r in RIGHTS if r != right))
-    assert await refused(bob, name, **given) == [("FORBIDDEN", right)]
-    assert await state(ada) == before
+    await share(ada, bob, *(r for r in ALL_RIGHTS if r != right))
+    assert await collect_refusals(bob, name, **arguments) == [("FORBIDDEN", right)]
+    assert await load_message_state(ada) == before
     await share(ada, bob, *READ, right)
-    assert await refused(bob, name, **given) == []
-    assert await state(ada) != before
+    assert await collect_refusals(bob, name, **arguments) == []
+    assert await load_message_state(ada) != before
     await examine(ada.world)
     await share(ada, bob)
     if by_ids:
-        assert await refused(bob, name, **given) == [unseen]
+        assert await collect_refusals(bob, name, **arguments) == [not_found]
 
 
-RIGHTS = ["READ", "SEEN", "WRITE", "INSERT", "DELETE", "EXPUNGE", "CREATE", "ADMIN", "POST"]
+ALL_RIGHTS = ["READ", "SEEN", "WRITE", "INSERT", "DELETE", "EXPUNGE", "CREATE", "ADMIN", "POST"]
 
 
-async def state(client: Client) -> Any:
-    asked = "SELECT id, mailbox_id, seen, flagged, deleted, keywords, meta_data FROM messages"
-    return await rows(client.world, f"{asked} WHERE user_id = :u ORDER BY id", u=client.user.id)
+async def load_message_state(client: Client) -> Any:
+    query = "SELECT id, mailbox_id, seen, flagged, deleted, keywords, meta_data FROM messages"
+    return await rows(client.world, f"{query} WHERE user_id = :u ORDER BY id", u=client.user.id)
 
 
-async def test_an_undo_is_for_what_is_the_own(ada: Client, bob: Client) -> None:
-    box = await team(ada, "One")
+async def test_change_of_shared_messages_has_no_undo_token(ada: Client, bob: Client) -> None:
+    mailbox_id = await team(ada, "One")
     await share(ada, bob, "READ", "SEEN")
-    given = {"select": {"mailbox": {"id": box}}, "set": {"seen": True}}
-    done = await mutate(bob, "messageUpdate", "updatedCount undo { token }", **given)
-    assert done == {"updatedCount": 1, "undo": None, "errors": []}
-    asked = "query ($b: ID!) { mailbox(by: {id: $b}) { unseen } }"
-    assert (await ada(asked, b=box))["mailbox"]["unseen"] == 0
+    arguments = {"select": {"mailbox": {"id": mailbox_id}}, "set": {"seen": True}}
+    answer = await mutate(bob, "messageUpdate", "updatedCount undo { token }", **arguments)
+    assert answer == {"updatedCount": 1, "undo": None, "errors": []}
+    document = "query ($b: ID!) { mailbox(by: {id: $b}) { unseen } }"
+    assert (await ada(document, b=mailbox_id))["mailbox"]["unseen"] == 0
 
 
-async def test_reading_marks_with_the_right_alone(ada: Client, bob: Client) -> None:
+async def test_mark_as_seen_needs_seen_right(ada: Client, bob: Client) -> None:
     await team(ada, "One")
     (message,) = await keys(ada, "Team")
-    asked = "query ($m: ID!) { message(by: {id: $m}, markAsSeen: true) { seen } }"
+    document = "query ($m: ID!) { message(by: {id: $m}, markAsSeen: true) { seen } }"
     await share(ada, bob, *READ)
-    code = (await bob.raw(asked, m=message))["errors"][0]["extensions"]["code"]
+    code = (await bob.raw(document, m=message))["errors"][0]["extensions"]["code"]
     assert code == "FORBIDDEN"
     await share(ada, bob, "READ", "SEEN")
-    assert (await bob(asked, m=message))["message"] == {"seen": True}
+    assert (await bob(document, m=message))["message"] == {"seen": True}
 
 
-async def test_into_a_shared_folder_it_takes_insert_and_the_owners_room(
-    ada: Client, bob: Client
-) -> None:
-    box = await team(ada)
-    given = {"mailbox": {"id": box}, "raw": raw_message("New").decode(), "flagged": True}
-    upload = "message { id subject seen flagged }"
-    assert await refused(bob, "messageUpload", **given) == [("NOT_FOUND", None)]
-    await share(ada, bob, *(r for r in RIGHTS if r != "INSERT"))
-    assert await refused(bob, "messageUpload", **given) == [("FORBIDDEN", "INSERT")]
+async def test_upload_to_share_needs_insert_and_uses_owners_quota(ada: Client, bob: Client) -> None:
+    mailbox_id = await team(ada)
+    arguments = {"mailbox": {"id": mailbox_id}, "raw": raw_message("New").decode(), "flagged": True}
+    fields = "message { id subject seen flagged }"
+    assert await collect_refusals(bob, "messageUpload", **arguments) == [("NOT_FOUND", None)]
+    await share(ada, bob, *(r for r in ALL_RIGHTS if r != "INSERT"))
+    assert await collect_refusals(bob, "messageUpload", **arguments) == [("FORBIDDEN", "INSERT")]
     await share(ada, bob, "READ", "INSERT")
-    done = await mutate(bob, "messageUpload", upload, **given)
-    assert (done["message"]["seen"], done["message"]["flagged"]) == (False, False)
+    answer = await mutate(bob, "messageUpload", fields, **arguments)
+    assert (answer["message"]["seen"], answer["message"]["flagged"]) == (False, False)
     await share(ada, bob, "READ", "INSERT", "SEEN", "WRITE")
-    done = await mutate(bob, "messageUpload", upload, **given)
-    assert (done["message"]["seen"], done["message"]["flagged"]) == (True, True)
+    answer = await mutate(bob, "messageUpload", fields, **arguments)
+    assert (answer["message"]["seen"], answer["message"]["flagged"]) == (True, True)
     await share(ada, bob, "INSERT")
-    done = await mutate(bob, "messageUpload", upload, **given)
-    assert done == {"message": None, "errors": []}
-    used = "SELECT message_count FROM users WHERE id = :u"
-    assert await rows(ada.world, used, u=ada.user.id) == [(3,)]
-    assert await rows(ada.world, used, u=bob.user.id) == [(0,)]
+    answer = await mutate(bob, "messageUpload", fields, **arguments)
+    assert answer == {"message": None, "errors": []}
+    query = "SELECT message_count FROM users WHERE id = :u"
+    assert await rows(ada.world, query, u=ada.user.id) == [(3,)]
+    assert await rows(ada.world, query, u=bob.user.id) == [(0,)]
     await examine(ada.world)
 
 
-async def test_how_full_an_account_is_stays_with_its_owner(
+async def test_quota_of_owner_is_hidden_from_grantee(
     ada: Client, bob: Client, root: Client
 ) -> None:
-    box = await team(ada, "One")
+    mailbox_id = await team(ada, "One")
     await append_unread_messages(bob, "INBOX", "Mine")
     users = {"usernames": ["ada"]}
     await mutate(root, "userUpdate", "users { id }", users=users, set={"quota": 500})
     await share(ada, bob, "READ", "INSERT")
-    big = raw_message("Big", body="x" * 999).decode()
-    asked = "errors { code ... on QuotaExceededError { used allowed } }"
-    for name, given in (
-        ("messageUpload", {"mailbox": {"id": box}, "raw": big}),
-        ("messageCopy", {"select": {"mailbox": {"path": "INBOX"}}, "to": {"id": box}}),
+    large_raw = raw_message("Big", body="x" * 999).decode()
+    error_fields = "errors { code ... on QuotaExceededError { used allowed } }"
+    for name, arguments in (
+        ("messageUpload", {"mailbox": {"id": mailbox_id}, "raw": large_raw}),
+        ("messageCopy", {"select": {"mailbox": {"path": "INBOX"}}, "to": {"id": mailbox_id}}),
     ):
         kind = name[0].upper() + name[1:]
-        document = f"mutation ($i: {kind}Input!) {{ {name}(input: $i) {{ {asked} }} }}"
+        document = f"mutation ($i: {kind}Input!) {{ {name}(input: $i) {{ {error_fields} }} }}"
         if name == "messageCopy":
             await append_unread_messages(bob, "INBOX", *(f"Mine {n}" for n in range(3)))
-        (error,) = (await bob(document, i=given))[name]["errors"]
+        (error,) = (await bob(document, i=arguments))[name]["errors"]
         assert error == {"code": "QUOTA_EXCEEDED", "used": 0, "allowed": 0}
 
 
-async def test_between_accounts_messages_are_given(ada: Client, bob: Client) -> None:
-    box = await team(ada, "One", "Two")
+async def test_copy_and_move_between_accounts_need_rights(ada: Client, bob: Client) -> None:
+    mailbox_id = await team(ada, "One", "Two")
     select = {"ids": (await keys(ada, "Team"))[:1]}
     inbox = {"path": "INBOX"}
     await share(ada, bob, *READ)
-    done = await mutate(bob, "messageCopy", "copiedCount", select=select, to=inbox)
-    assert done == {"copiedCount": 1, "errors": []}
-    given = {"select": select, "to": inbox}
-    assert await refused(bob, "messageMove", **given) == [("FORBIDDEN", "DELETE")]
+    answer = await mutate(bob, "messageCopy", "copiedCount", select=select, to=inbox)
+    assert answer == {"copiedCount": 1, "errors": []}
+    arguments = {"select": select, "to": inbox}
+    assert await collect_refusals(bob, "messageMove", **arguments) == [("FORBIDDEN", "DELETE")]
     await share(ada, bob, "READ", "DELETE")
-    assert await refused(bob, "messageMove", **given) == [("FORBIDDEN", "EXPUNGE")]
+    assert await collect_refusals(bob, "messageMove", **arguments) == [("FORBIDDEN", "EXPUNGE")]
     await share(ada, bob, "READ", "DELETE", "EXPUNGE")
-    done = await mutate(bob, "messageMove", "movedCount undo { token }", **given)
-    assert done == {"movedCount": 1, "undo": None, "errors": []}
-    back = {"select": {"mailbox": inbox}, "to": {"id": box}}
-    assert await refused(bob, "messageCopy", **back) == [("FORBIDDEN", "INSERT")]
+    answer = await mutate(bob, "messageMove", "movedCount undo { token }", **arguments)
+    assert answer == {"movedCount": 1, "undo": None, "errors": []}
+    copy_back = {"select": {"mailbox": inbox}, "to": {"id": mailbox_id}}
+    assert await collect_refusals(bob, "messageCopy", **copy_back) == [("FORBIDDEN", "INSERT")]
     await share(ada, bob, "INSERT")
-    assert await refused(bob, "messageMove", **back) == []
+    assert await collect_refusals(bob, "messageMove", **copy_back) == []
     assert len(await keys(ada, "Team")) == 3
     await examine(ada.world)
 
 
-async def test_messages_of_several_accounts_go_one_at_a_time(ada: Client, bob: Client) -> None:
+async def test_update_of_messages_of_several_accounts_is_refused(ada: Client, bob: Client) -> None:
     await team(ada, "One")
     await append_unread_messages(bob, "INBOX", "Mine")
     await share(ada, bob, "READ", "SEEN")
-    both = [*(await keys(ada, "Team")), *(await keys(bob, "INBOX"))]
-    given = {"select": {"ids": both}, "set": {"seen": True}}
-    assert await refused(bob, "messageUpdate", **given) == [("VALIDATION", None)]
+    message_ids = [*(await keys(ada, "Team")), *(await keys(bob, "INBOX"))]
+    arguments = {"select": {"ids": message_ids}, "set": {"seen": True}}
+    assert await collect_refusals(bob, "messageUpdate", **arguments) == [("VALIDATION", None)]
 
 
-async def test_a_task_does_what_the_grantee_may_then(ada: Client, bob: Client) -> None:
-    box = await team(ada, "One", "Two", "Three")
+async def test_task_checks_rights_when_it_runs(ada: Client, bob: Client) -> None:
+    mailbox_id = await team(ada, "One", "Two", "Three")
     world = ada.world
-    world.apply_options(CommittedOptions(replace(world.options, bulk=2), world.options_position))
+    world.use_options_unless_outdated(
+        CommittedOptions(replace(world.options, bulk=2), world.options_position)
+    )
     await share(ada, bob, "READ", "SEEN", "WRITE")
-    select = {"mailbox": {"id": box}}
-    asked = "task { id state user { username } }"
+    select = {"mailbox": {"id": mailbox_id}}
+    query = "task { id state user { username } }"
     for changes in ({"seen": True}, {"flagged": True}):
-        done = await mutate(bob, "messageUpdate", asked, select=select, set=changes)
-        assert done["task"]["user"] == {"username": "bob"}
+        answer = await mutate(bob, "messageUpdate", query, select=select, set=changes)
+        assert answer["task"]["user"] == {"username": "bob"}
         if "flagged" in changes:
             await share(ada, bob, "READ", "SEEN")
         while await tasks.run_next_task(world):
             pass
-    asked = "SELECT count(*) FROM messages WHERE seen"
-    assert await rows(world, asked) == [(3,)]
+    query = "SELECT count(*) FROM messages WHERE seen"
+    assert await rows(world, query) == [(3,)]
     assert await rows(world, "SELECT count(*) FROM messages WHERE flagged") == [(0,)]
-    kind = f"SELECT kind, state FROM {Task.__tablename__} ORDER BY id"  # noqa: S608 - our own
-    assert {state for _, state in await rows(world, kind)} == {"SUCCEEDED"}
+    query = f"SELECT kind, state FROM {Task.__tablename__} ORDER BY id"  # noqa: S608 - own table
+    assert {state for _, state in await rows(world, query)} == {"SUCCEEDED"}
     await examine(world)
 
 
-async def test_folders_below_take_create_and_are_shared_alike(ada: Client, bob: Client) -> None:
-    box, eve = await team(ada), await make_client(ada.world, ada.http, "eve")
+async def test_submailbox_needs_create_and_inherits_shares(ada: Client, bob: Client) -> None:
+    mailbox_id, eve = await team(ada), await make_client(ada.world, ada.http, "eve")
     await share(ada, eve, *READ)
-    given = {"parent": {"id": box}, "paths": ["New/Deep"]}
-    assert await refused(bob, "mailboxCreate", **given) == [("NOT_FOUND", None)]
-    await share(ada, bob, *(r for r in RIGHTS if r != "CREATE"))
-    assert await refused(bob, "mailboxCreate", **given) == [("FORBIDDEN", "CREATE")]
+    arguments = {"parent": {"id": mailbox_id}, "paths": ["New/Deep"]}
+    assert await collect_refusals(bob, "mailboxCreate", **arguments) == [("NOT_FOUND", None)]
+    await share(ada, bob, *(r for r in ALL_RIGHTS if r != "CREATE"))
+    assert await collect_refusals(bob, "mailboxCreate", **arguments) == [("FORBIDDEN", "CREATE")]
     await share(ada, bob, "READ", "CREATE")
-    asked = "mailboxes { path myRights owner { username } }"
-    done = await mutate(bob, "mailboxCreate", asked, **given)
-    made = {
+    fields = "mailboxes { path myRights owner { username } }"
+    answer = await mutate(bob, "mailboxCreate", fields, **arguments)
+    created = {
         "path": "Team/New/Deep",
         "myRights": ["LOOKUP", "READ", "CREATE"],
         "owner": {"username": "ada"},
     }
-    assert done == {"mailboxes": [made], "errors": []}
-    listed = "{ viewer { user { sharedMailboxes { nodes { path } } } } }"
+    assert answer == {"mailboxes": [created], "errors": []}
+    document = "{ viewer { user { sharedMailboxes { nodes { path } } } } }"
     for client in (bob, eve):
-        nodes = (await client(listed))["viewer"]["user"]["sharedMailboxes"]["nodes"]
-        assert {one["path"] for one in nodes} == {"Team", "Team/New", "Team/New/Deep"}
-    for more, code in (
+        nodes = (await client(document))["viewer"]["user"]["sharedMailboxes"]["nodes"]
+        assert {item["path"] for item in nodes} == {"Team", "Team/New", "Team/New/Deep"}
+    for extra, code in (
         ({"specialUse": "ARCHIVE"}, "FORBIDDEN_OPERATION"),
         ({"users": {"usernames": ["ada"]}}, "VALIDATION"),
         ({"paths": ["New"]}, "CONFLICT"),
         ({"paths": ["x//y"]}, "VALIDATION"),
     ):
-        assert [one for one, _ in await refused(bob, "mailboxCreate", **given | more)] == [code]
-    mine = {"parent": {"path": "INBOX"}, "paths": ["Sub"]}
-    assert (await mutate(bob, "mailboxCreate", "mailboxes { path }", **mine))["mailboxes"] == [
-        {"path": "INBOX/Sub"}
-    ]
+        assert [
+            item for item, _ in await collect_refusals(bob, "mailboxCreate", **arguments | extra)
+        ] == [code]
+    own_submailbox = {"parent": {"path": "INBOX"}, "paths": ["Sub"]}
+    assert (await mutate(bob, "mailboxCreate", "mailboxes { path }", **own_submailbox))[
+        "mailboxes"
+    ] == [{"path": "INBOX/Sub"}]
     await examine(ada.world)
 
 
-async def test_the_folder_itself_is_its_owners_to_change(ada: Client, bob: Client) -> None:
-    box = {"id": await team(ada, "One")}
-    await share(ada, bob, *RIGHTS)
-    for name, what in (
-        ("mailboxRename", {"mailbox": box, "newPath": "Mine"}),
-        ("mailboxDelete", {"mailboxes": [box]}),
-        ("mailboxUpdate", {"mailboxes": [box], "set": {"hidden": True}}),
-        ("mailboxMetadataSet", {"mailbox": box, "key": "/shared/comment", "value": "x"}),
+async def test_grantee_cannot_change_the_mailbox_itself(ada: Client, bob: Client) -> None:
+    mailbox = {"id": await team(ada, "One")}
+    await share(ada, bob, *ALL_RIGHTS)
+    for name, fields in (
+        ("mailboxRename", {"mailbox": mailbox, "newPath": "Mine"}),
+        ("mailboxDelete", {"mailboxes": [mailbox]}),
+        ("mailboxUpdate", {"mailboxes": [mailbox], "set": {"hidden": True}}),
+        ("mailboxMetadataSet", {"mailbox": mailbox, "key": "/shared/comment", "value": "x"}),
     ):
-        (code, _), *_ = await refused(bob, name, **what)
+        (code, _), *_ = await collect_refusals(bob, name, **fields)
         assert code == "NOT_FOUND", name
-    given: dict[str, Any] = {"mailbox": box, "raw": raw_message("D").decode(), "draft": True}
-    message = await mutate(bob, "messageUpload", "message { id }", **given)
-    replaced = {**given, "replacePrevious": {"id": message["message"]["id"]}}
-    assert await refused(bob, "messageUpload", **replaced) == [("FORBIDDEN_OPERATION", None)]
-    inbox = {**replaced, "mailbox": {"path": "INBOX"}}
-    assert await refused(bob, "messageUpload", **inbox) == [("NOT_FOUND", None)]
+    arguments: dict[str, Any] = {
+        "mailbox": mailbox,
+        "raw": raw_message("D").decode(),
+        "draft": True,
+    }
+    message = await mutate(bob, "messageUpload", "message { id }", **arguments)
+    replaced = {**arguments, "replacePrevious": {"id": message["message"]["id"]}}
+    assert await collect_refusals(bob, "messageUpload", **replaced) == [
+        ("FORBIDDEN_OPERATION", None)
+    ]
+    to_inbox = {**replaced, "mailbox": {"path": "INBOX"}}
+    assert await collect_refusals(bob, "messageUpload", **to_inbox) == [("NOT_FOUND", None)]
 
 
-async def test_what_is_forwarded_of_anothers_stays_as_it_is(ada: Client, bob: Client) -> None:
+async def test_forward_of_shared_message_does_not_change_it(ada: Client, bob: Client) -> None:
     await team(ada, "Plan")
     (message,) = await keys(ada, "Team")
-    before = await state(ada)
-    given = {"message": {"id": message}, "addresses": ["eve@example.com"]}
-    assert await refused(bob, "messageForward", **given) == [("NOT_FOUND", None)]
+    before = await load_message_state(ada)
+    arguments = {"message": {"id": message}, "addresses": ["eve@example.com"]}
+    assert await collect_refusals(bob, "messageForward", **arguments) == [("NOT_FOUND", None)]
     await share(ada, bob, *READ)
-    assert await refused(bob, "messageForward", **given) == []
-    assert await state(ada) == before
+    assert await collect_refusals(bob, "messageForward", **arguments) == []
+    assert await load_message_state(ada) == before
 
 
-async def test_conversations_and_snoozing_are_for_their_owner(ada: Client, bob: Client) -> None:
+async def test_grantee_cannot_change_threads_or_snooze(ada: Client, bob: Client) -> None:
     await team(ada, "Plan")
     (message,) = await keys(ada, "Team")
-    asked = "query ($m: ID!) { message(by: {id: $m}) { thread { id } } }"
-    thread = (await ada(asked, m=message))["message"]["thread"]["id"]
-    before = await state(ada)
-    await share(ada, bob, *RIGHTS)
-    for more in ({"muted": True}, {"set": {"seen": True}}):
-        assert await refused(bob, "threadUpdate", ids=[thread], **more) == [("NOT_FOUND", None)]
-    later = {"select": {"ids": [message]}, "set": {"snoozedUntil": "2031-01-01T00:00:00Z"}}
-    ((code, _),) = await refused(bob, "messageUpdate", **later)
+    document = "query ($m: ID!) { message(by: {id: $m}) { thread { id } } }"
+    thread_id = (await ada(document, m=message))["message"]["thread"]["id"]
+    before = await load_message_state(ada)
+    await share(ada, bob, *ALL_RIGHTS)
+    for extra in ({"muted": True}, {"set": {"seen": True}}):
+        assert await collect_refusals(bob, "threadUpdate", ids=[thread_id], **extra) == [
+            ("NOT_FOUND", None)
+        ]
+    snooze = {"select": {"ids": [message]}, "set": {"snoozedUntil": "2031-01-01T00:00:00Z"}}
+    ((code, _),) = await collect_refusals(bob, "messageUpdate", **snooze)
     assert code == "FORBIDDEN_OPERATION"
-    assert await state(ada) == before
+    assert await load_message_state(ada) == before
 
 
-async def test_one_who_posts_sends_as_the_owner(ada: Client, bob: Client) -> None:
+async def test_post_right_allows_sending_as_owner(ada: Client, bob: Client) -> None:
     await team(ada, "Plan")
     (message,) = await keys(ada, "Team")
-    to = [{"address": "eve@example.com"}]
-    given: dict[str, Any] = {"from": {"address": ada.address}, "to": to, "text": "x"}
-    assert await refused(bob, "messageSend", **given) == [("FORBIDDEN_OPERATION", None)]
-    await share(ada, bob, *(r for r in RIGHTS if r != "POST"))
-    assert await refused(bob, "messageSend", **given) == [("FORBIDDEN_OPERATION", None)]
+    recipients = [{"address": "eve@example.com"}]
+    arguments: dict[str, Any] = {"from": {"address": ada.address}, "to": recipients, "text": "x"}
+    assert await collect_refusals(bob, "messageSend", **arguments) == [
+        ("FORBIDDEN_OPERATION", None)
+    ]
+    await share(ada, bob, *(r for r in ALL_RIGHTS if r != "POST"))
+    assert await collect_refusals(bob, "messageSend", **arguments) == [
+        ("FORBIDDEN_OPERATION", None)
+    ]
     await share(ada, bob, "READ", "POST")
     reply = {
-        "from": given["from"],
+        "from": arguments["from"],
         "text": "x",
         "reference": {"message": {"id": message}, "action": "REPLY"},
     }
-    done = await mutate(bob, "messageSend", SENT, **reply)
-    assert done["errors"] == []
-    assert done["message"] == {"from": {"address": ada.address}, "subject": "Re: Plan"}
+    answer = await mutate(bob, "messageSend", SEND_FIELDS, **reply)
+    assert answer["errors"] == []
+    assert answer["message"] == {"from": {"address": ada.address}, "subject": "Re: Plan"}
     assert (await ada("query ($m: ID!) { message(by: {id: $m}) { answered } }", m=message))[
         "message"
     ] == {"answered": False}
     await share(ada, bob, *READ)
-    assert await refused(bob, "messageSend", **given) == [("FORBIDDEN_OPERATION", None)]
+    assert await collect_refusals(bob, "messageSend", **arguments) == [
+        ("FORBIDDEN_OPERATION", None)
+    ]

@@ -1,4 +1,4 @@
-"""File names of attachments: no path, no control characters, none that turn text around."""
+"""Test that attachment filenames have no path, control or bidirectional characters."""
 
 import io
 import unicodedata
@@ -14,10 +14,10 @@ from models.messages.tables import Message
 from models.store.columns import core_table
 from tests.conftest import Client, receive
 
-ASKED = """{ viewer { user { messages { nodes { attachmentsUrl attachments { filename url }
+FILES_QUERY = """{ viewer { user { messages { nodes { attachmentsUrl attachments { filename url }
   structure { parts { filename } } } } } } }"""
-BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-NAMES = {
+BIDI_CONTROLS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+EXPECTED_FILENAMES = {
     "/etc/passwd": "passwd",
     "../../x.txt": "x.txt",
     "..\\..\\x.txt": "x.txt",
@@ -25,82 +25,84 @@ NAMES = {
     "\\\\host\\share\\x.txt": "x.txt",
     "a/b\\c/": "c",
     "invoice\u202efdp.exe": "invoicefdp.exe",
-    f"a{BIDI}b.txt": "ab.txt",
+    f"a{BIDI_CONTROLS}b.txt": "ab.txt",
     "a\x01\x07\x1b[31m\x7f\x85\x9fb.txt": "a[31mb.txt",
     "a\r\nContent-Type: x.txt": "aContent-Type: x.txt",
     "a\u2028b\u2029.txt": "ab.txt",
     "a/\u202e../b.txt": "b.txt",
     "..": None,
     "/": None,
-    BIDI: None,
+    BIDI_CONTROLS: None,
     "Grüße 日本語.txt": "Grüße 日本語.txt",
 }
 
 
-def letter(name: str, way: str) -> bytes:
-    coded = quote(name, safe="")
+def message_with_attachment(name: str, encoding: str) -> bytes:
+    quoted_name = quote(name, safe="")
     field = {
-        "extended": f"Content-Disposition: attachment; filename*=utf-8''{coded}",
+        "extended": f"Content-Disposition: attachment; filename*=utf-8''{quoted_name}",
         "word": "Content-Disposition: attachment; "
         f'filename="=?utf-8?q?{quote(name, safe="").replace("%", "=")}?="',
-        "type": f"Content-Disposition: attachment\r\nContent-Type: x/y; name*=utf-8''{coded}",
-    }[way]
+        "type": f"Content-Disposition: attachment\r\nContent-Type: x/y; name*=utf-8''{quoted_name}",
+    }[encoding]
     return (
         "Subject: x\r\nContent-Type: multipart/mixed; boundary=x\r\n\r\n--x\r\n\r\nHi\r\n"
         f"--x\r\n{field}\r\n\r\nbytes\r\n--x--\r\n"
     ).encode()
 
 
-def harmless(name: str) -> bool:
-    odd = {"Cc", "Cf", "Zl", "Zp"}
-    return not set("/\\") & set(name) and not odd & {unicodedata.category(c) for c in name}
+def is_safe_filename(name: str) -> bool:
+    unsafe_categories = {"Cc", "Cf", "Zl", "Zp"}
+    return not set("/\\") & set(name) and not unsafe_categories & {
+        unicodedata.category(character) for character in name
+    }
 
 
-async def check(client: Client, expected: str | None) -> None:
-    """The name in answers, in the head of the download, and in the zip."""
-    (node,) = (await client(ASKED))["viewer"]["user"]["messages"]["nodes"]
+async def assert_filename_is_shown(client: Client, expected: str | None) -> None:
+    """Check the filename in responses, in the download header and in the zip."""
+    (node,) = (await client(FILES_QUERY))["viewer"]["user"]["messages"]["nodes"]
     (file,) = node["attachments"]
     assert file["filename"] == expected
     assert node["structure"]["parts"][1]["filename"] == expected
-    head = (await client.http.get(file["url"])).headers["content-disposition"]
-    plain, _, coded = head.partition("filename*=UTF-8''")
-    assert harmless(plain.encode("latin-1").decode())
-    assert harmless(unquote(coded))
-    packed = (await client.http.get(node["attachmentsUrl"])).content
-    (name,) = zipfile.ZipFile(io.BytesIO(packed)).namelist()
-    assert harmless(name)
+    content_disposition = (await client.http.get(file["url"])).headers["content-disposition"]
+    ascii_part, _, encoded_part = content_disposition.partition("filename*=UTF-8''")
+    assert is_safe_filename(ascii_part.encode("latin-1").decode())
+    assert is_safe_filename(unquote(encoded_part))
+    archive = (await client.http.get(node["attachmentsUrl"])).content
+    (name,) = zipfile.ZipFile(io.BytesIO(archive)).namelist()
+    assert is_safe_filename(name)
     assert name
     if expected and expected.isascii():
         assert expected.rpartition(".")[2] in name
 
 
-@pytest.mark.parametrize("way", ["extended", "word", "type"])
-@pytest.mark.parametrize("name", NAMES)
-async def test_a_file_name_is_one_plain_name(ada: Client, name: str, way: str) -> None:
-    await receive(ada, letter(name, way))
-    await check(ada, NAMES[name])
+@pytest.mark.parametrize("encoding", ["extended", "word", "type"])
+@pytest.mark.parametrize("name", EXPECTED_FILENAMES)
+async def test_attachment_filename_is_sanitized(ada: Client, name: str, encoding: str) -> None:
+    await receive(ada, message_with_attachment(name, encoding))
+    await assert_filename_is_shown(ada, EXPECTED_FILENAMES[name])
 
 
-async def test_names_that_were_stored_before_are_plain_too(ada: Client) -> None:
-    await receive(ada, letter("x.txt", "extended"))
-    evil = "/etc/\u202egpj.exe"
+async def test_stored_filename_is_sanitized_when_read(ada: Client) -> None:
+    await receive(ada, message_with_attachment("x.txt", "extended"))
+    unsafe_name = "/etc/\u202egpj.exe"
     world = ada.world
     (row,) = await world.database.read(select(col(Message.attachments), col(Message.structure)))
-    files = [{**row.attachments[0], "filename": evil}]
-    tree = row.structure.replace(b'"x.txt"', orjson.dumps(evil))
-    assert tree != row.structure
+    files = [{**row.attachments[0], "filename": unsafe_name}]
+    structure = row.structure.replace(b'"x.txt"', orjson.dumps(unsafe_name))
+    assert structure != row.structure
     async with world.write_session() as session:
-        this = update(core_table(Message)).values(attachments=files, structure=tree)
-        await (await session.connection()).execute(this)
-    await check(ada, "gpj.exe")
+        message_update = update(core_table(Message)).values(attachments=files, structure=structure)
+        await (await session.connection()).execute(message_update)
+    await assert_filename_is_shown(ada, "gpj.exe")
 
 
-async def test_an_attached_message_is_named_by_its_subject(ada: Client) -> None:
+async def test_attached_message_is_named_by_its_subject(ada: Client) -> None:
     inner = "Subject: =?utf-8?q?1/2_=E2=80=AEfdp?=\r\n\r\nHi\r\n"
     await receive(
         ada,
         "Subject: x\r\nContent-Type: multipart/mixed; boundary=x\r\n\r\n--x\r\n\r\nHi\r\n"
         f"--x\r\nContent-Type: message/rfc822\r\n\r\n{inner}\r\n--x--\r\n".encode(),
     )
-    (node,) = (await ada(ASKED))["viewer"]["user"]["messages"]["nodes"]
+    (node,) = (await ada(FILES_QUERY))["viewer"]["user"]["messages"]["nodes"]
     assert [file["filename"] for file in node["attachments"]] == ["1_2 fdp.eml"]

@@ -1,4 +1,4 @@
-"""Messages of one account that are stored together lie as those stored one after the other."""
+"""Test that messages stored as a batch have the same rows as messages stored one by one."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,136 +22,182 @@ from tests.conftest import Client, raw_message, receive
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-def mail(name: str, *parents: str, body: str = "Hi.") -> bytes:
-    told = {"References": " ".join(f"<{one}@example.com>" for one in parents)} if parents else {}
-    return raw_message("Pond", body=body, **{"Message-ID": f"<{name}@example.com>", **told})
+def message_with_references(name: str, *parents: str, body: str = "Hi.") -> bytes:
+    headers = (
+        {"References": " ".join(f"<{parent}@example.com>" for parent in parents)} if parents else {}
+    )
+    return raw_message("Pond", body=body, **{"Message-ID": f"<{name}@example.com>", **headers})
 
 
-async def put(
-    ada: Client, raws: Sequence[bytes], way: InsertKind = InsertKind.ADDED_BY_USER, **more: Any
+async def insert_batch(
+    ada: Client, raws: Sequence[bytes], kind: InsertKind = InsertKind.ADDED_BY_USER, **extra: Any
 ) -> list[InsertedMessage]:
-    """Store these together in INBOX, or in the folder that is named."""
-    to = await address_resolution.load_recipient(ada.world, ada.address)
-    letters = [await received_messages.read_message(raw) for raw in raws]
-    spot = message_insert.MessagePlacement(
-        ada.user.id, more.pop("mailbox_id", to.mailbox_id), ada.world.now(), **more
+    """Store the messages together in INBOX, or in the mailbox given by `mailbox_id`."""
+    recipient = await address_resolution.load_recipient_below_limits(ada.world, ada.address)
+    messages = [await received_messages.parse_storable_message(raw) for raw in raws]
+    placement = message_insert.MessagePlacement(
+        ada.user.id, extra.pop("mailbox_id", recipient.mailbox_id), ada.world.now(), **extra
     )
 
-    def unit(turn: Any, kept: Sequence[Any]) -> list[InsertedMessage]:
+    def insert_all(transaction: Any, stored_blobs: Sequence[Any]) -> list[InsertedMessage]:
         items = [
-            message_insert.InsertItem(letter, safe, spot)
-            for letter, safe in zip(letters, kept, strict=True)
+            message_insert.InsertItem(message, blobs, placement)
+            for message, blobs in zip(messages, stored_blobs, strict=True)
         ]
         try:
-            return message_insert.insert_messages(turn, items, kind=way)
-        except OverQuota:  # the unit goes on: what is written by now stays
+            return message_insert.insert_messages(transaction, items, kind=kind)
+        except OverQuota:  # The transaction continues and keeps earlier writes.
             return []
 
-    return await received_messages.apply_with_all_blobs(
-        ada.world, to.tenant_id, letters, unit, ada.user.id
+    return await received_messages.store_all_blobs_and_run_transaction(
+        ada.world, recipient.tenant_id, messages, insert_all, ada.user.id
     )
 
 
-async def rows(world: Environment) -> list[Any]:
+async def load_message_rows(world: Environment) -> list[Any]:
     return list(await world.database.read(select(Message.__table__).order_by(col(Message.uid))))  # type: ignore[attr-defined]
 
 
-async def test_uids_counters_and_one_entry_of_the_journal(ada: Client, world: Environment) -> None:
-    many = 2 * MAX_ROWS_PER_INSERT + 5  # more than one statement takes
-    raws = [mail(str(nth), body=f"Number {nth}") for nth in range(many)]
-    placed = await put(ada, raws, keywords=["$Told"])
-    found = await rows(world)
-    assert [row.id for row in found] == [one.message_id for one in placed]
-    assert [row.uid for row in found] == [one.uid for one in placed] == list(range(1, many + 1))
-    assert [row.message_id for row in found] == [f"<{nth}@example.com>" for nth in range(many)]
-    assert {row.modseq for row in found} == {placed[0].modseq}
-    said = await world.database.read(
+async def test_batch_gets_consecutive_uids_and_one_journal_entry(
+    ada: Client, world: Environment
+) -> None:
+    message_count = 2 * MAX_ROWS_PER_INSERT + 5  # more than one statement inserts
+    raws = [message_with_references(str(nth), body=f"Number {nth}") for nth in range(message_count)]
+    inserted = await insert_batch(ada, raws, keywords=["$Told"])
+    message_rows = await load_message_rows(world)
+    assert [row.id for row in message_rows] == [item.message_id for item in inserted]
+    assert (
+        [row.uid for row in message_rows]
+        == [item.uid for item in inserted]
+        == list(range(1, message_count + 1))
+    )
+    assert [row.message_id for row in message_rows] == [
+        f"<{nth}@example.com>" for nth in range(message_count)
+    ]
+    assert {row.modseq for row in message_rows} == {inserted[0].modseq}
+    changes = await world.database.read(
         select(Change.__table__).where(  # type: ignore[attr-defined]
             col(Change.stream_id) == ada.user.id, col(Change.kind) == ChangeKind.MESSAGE_ADDED
         )
     )
-    assert [(one.ids, one.facts["uid"], one.last) for one in said] == [
-        ([row.id for row in found], list(range(1, many + 1)), placed[0].modseq)
+    assert [(item.ids, item.facts["uid"], item.last) for item in changes] == [
+        ([row.id for row in message_rows], list(range(1, message_count + 1)), inserted[0].modseq)
     ]
-    assert said[0].facts["flags"] == [["$Told"]] * many
+    assert changes[0].facts["flags"] == [["$Told"]] * message_count
 
 
-async def test_twins_share_their_bytes(ada: Client) -> None:
-    one, other, third = await put(ada, [mail("a"), mail("b"), mail("a")])
-    assert one.layout_blob_id == third.layout_blob_id != other.layout_blob_id
+async def test_identical_messages_share_their_blobs(ada: Client) -> None:
+    first, different, duplicate = await insert_batch(
+        ada,
+        [message_with_references("a"), message_with_references("b"), message_with_references("a")],
+    )
+    assert first.layout_blob_id == duplicate.layout_blob_id != different.layout_blob_id
 
 
-async def test_a_conversation_of_some_is_found_by_the_others(
+async def test_batch_message_joins_thread_of_batch_or_stored_message(
     ada: Client, world: Environment
 ) -> None:
-    await receive(ada, mail("root"))
-    await put(ada, [mail("b", "a"), mail("c", "b"), mail("d", "root"), mail("e")])
-    first, b, c, d, e = [row.thread_id for row in await rows(world)]
+    await receive(ada, message_with_references("root"))
+    await insert_batch(
+        ada,
+        [
+            message_with_references("b", "a"),
+            message_with_references("c", "b"),
+            message_with_references("d", "root"),
+            message_with_references("e"),
+        ],
+    )
+    first, b, c, d, e = [row.thread_id for row in await load_message_rows(world)]
     assert b == c
     assert d == first
     assert len({first, b, e}) == 3
-    await put(ada, [mail("f", "e"), mail("g", "c")])
-    assert [row.thread_id for row in await rows(world)][5:] == [e, b]
+    await insert_batch(ada, [message_with_references("f", "e"), message_with_references("g", "c")])
+    assert [row.thread_id for row in await load_message_rows(world)][5:] == [e, b]
 
 
-async def test_what_joins_conversations_is_found_by_those_behind_it(
+async def test_message_that_merges_threads_is_found_by_later_ones(
     ada: Client, world: Environment
 ) -> None:
-    """Of two that are there already, and of two that begin among these."""
-    for raw in (mail("one"), mail("two")):
+    """The merged threads are stored, or begin in the same batch."""
+    for raw in (message_with_references("one"), message_with_references("two")):
         await receive(ada, raw)
-    together = [mail("three"), mail("x", "one", "two"), mail("y", "two"), mail("z", "y", "three")]
-    await put(ada, together)
-    assert len({row.thread_id for row in await rows(world)}) == 1
-    left = await world.database.read(select(col(Thread.id)))
-    assert len(left) == 1
-    led = await world.database.read(select(col(ThreadKey.thread_id)))
-    assert {row.thread_id for row in led} == {left[0].id}
+    batch = [
+        message_with_references("three"),
+        message_with_references("x", "one", "two"),
+        message_with_references("y", "two"),
+        message_with_references("z", "y", "three"),
+    ]
+    await insert_batch(ada, batch)
+    assert len({row.thread_id for row in await load_message_rows(world)}) == 1
+    threads = await world.database.read(select(col(Thread.id)))
+    assert len(threads) == 1
+    thread_keys = await world.database.read(select(col(ThreadKey.thread_id)))
+    assert {row.thread_id for row in thread_keys} == {threads[0].id}
 
 
 @pytest.mark.parametrize("parents", [(), ("one", "two")])
-async def test_where_all_have_no_room_none_goes_in(
+async def test_batch_over_quota_stores_nothing(
     ada: Client, world: Environment, parents: Sequence[str]
 ) -> None:
-    """Whether or not they are stored one after the other."""
+    """The batch is written with one statement, or message by message if it merges threads."""
     for parent in ("one", "two"):
-        await receive(ada, mail(parent))
-    there = await rows(world)
-    raws = [mail("a"), mail("b", *parents), mail("c")]
-    room = sum(row.size for row in there) + sum(map(len, raws)) - 1
-    world.apply_options(CommittedOptions(replace(world.options, default_quota=room), 1))
-    assert await put(ada, raws) == []
-    assert await rows(world) == there
-    assert len(await put(ada, raws[:2])) == 2
-    world.apply_options(CommittedOptions(world.initial_options, 2))  # as its domain has it counted
+        await receive(ada, message_with_references(parent))
+    rows_before = await load_message_rows(world)
+    raws = [
+        message_with_references("a"),
+        message_with_references("b", *parents),
+        message_with_references("c"),
+    ]
+    quota = sum(row.size for row in rows_before) + sum(map(len, raws)) - 1
+    world.use_options_unless_outdated(
+        CommittedOptions(replace(world.options, default_quota=quota), 1)
+    )
+    assert await insert_batch(ada, raws) == []
+    assert await load_message_rows(world) == rows_before
+    assert len(await insert_batch(ada, raws[:2])) == 2
+    # Restore the quota that the domain's counters assume.
+    world.use_options_unless_outdated(CommittedOptions(world.initial_options, 2))
 
 
-async def test_a_folder_that_is_gone_takes_none(ada: Client, world: Environment) -> None:
+async def test_batch_into_missing_mailbox_is_refused(ada: Client, world: Environment) -> None:
     with pytest.raises(NotFound):
-        await put(ada, [mail("a"), mail("b")], mailbox_id=1)
-    assert await rows(world) == []
+        await insert_batch(
+            ada, [message_with_references("a"), message_with_references("b")], mailbox_id=1
+        )
+    assert await load_message_rows(world) == []
 
 
-async def test_what_comes_together_is_counted_in_the_hour(ada: Client, world: Environment) -> None:
-    """The mark is told of where it is among those that come."""
+async def test_batch_counts_towards_hourly_receive_limit(ada: Client, world: Environment) -> None:
+    """The limit event is written although the limit is crossed within the batch."""
     async with world.database.write_session() as session:
-        most = update(User).where(col(User.id) == ada.user.id).values(received_max=4)
-        await (await session.connection()).execute(most)
-    asked = select(Change.__table__).where(col(Change.kind) == ChangeKind.LIMIT_REACHED)  # type: ignore[attr-defined]
-    await put(ada, [mail("a"), mail("b")], InsertKind.RECEIVED)
-    assert await world.database.read(asked) == []
-    await put(ada, [mail("c"), mail("d"), mail("e")], InsertKind.RECEIVED)
-    (told,) = await world.database.read(asked)
-    assert (told.facts["limit"], told.facts["used"], told.facts["allowed"]) == ("RECEIVED", 5, 4)
+        limit_update = update(User).where(col(User.id) == ada.user.id).values(received_max=4)
+        await (await session.connection()).execute(limit_update)
+    limit_events = select(Change.__table__).where(col(Change.kind) == ChangeKind.LIMIT_REACHED)  # type: ignore[attr-defined]
+    await insert_batch(
+        ada, [message_with_references("a"), message_with_references("b")], InsertKind.RECEIVED
+    )
+    assert await world.database.read(limit_events) == []
+    await insert_batch(
+        ada,
+        [message_with_references("c"), message_with_references("d"), message_with_references("e")],
+        InsertKind.RECEIVED,
+    )
+    (event,) = await world.database.read(limit_events)
+    assert (event.facts["limit"], event.facts["used"], event.facts["allowed"]) == ("RECEIVED", 5, 4)
     (user,) = await world.database.read(select(col(User.received)))
     assert user.received == 5
 
 
-async def test_many_take_as_many_statements_as_one(ada: Client, statements: list[Any]) -> None:
-    await put(ada, [mail("warm")])
+async def test_batch_statement_count_is_independent_of_size(
+    ada: Client, statements: list[Any]
+) -> None:
+    await insert_batch(ada, [message_with_references("warm")])
     del statements[:]
-    await put(ada, [mail("one")])
-    alone = len(statements)
+    await insert_batch(ada, [message_with_references("one")])
+    expected = len(statements)
     del statements[:]
-    await put(ada, [mail(str(nth), body=str(nth)) for nth in range(MAX_ROWS_PER_INSERT)])
-    assert len(statements) == alone
+    await insert_batch(
+        ada,
+        [message_with_references(str(nth), body=str(nth)) for nth in range(MAX_ROWS_PER_INSERT)],
+    )
+    assert len(statements) == expected

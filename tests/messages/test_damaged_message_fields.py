@@ -1,4 +1,4 @@
-"""Fields and mutations that need damaged stored bytes: DAMAGED, and one line of the log."""
+"""Test that fields and mutations reading damaged bytes return DAMAGED and log one warning."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ from tests.support.sample_mutations import CALLS, Call
 from tests.support.schema.printed_schema import SDL
 from tests.support.stores.blob_damage import damage_blob
 
-DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
+DAMAGE_FUNCTIONS: dict[str, Callable[[bytes], bytes | None]] = {
     "flipped": lambda data: data[:-1] + bytes([data[-1] ^ 1]),
     "truncated": lambda data: data[:-1],
     "deleted": lambda _: None,
@@ -53,29 +53,29 @@ FILES = [
     multipart_message.File("Content-Type: text/calendar; method=REQUEST", INVITATION, INVITATION),
 ]
 
-TO = {"to": [{"address": "carol@example.net"}], "subject": "x", "text": "Look."}
-ARGUMENTS = {
+SEND_INPUT = {"to": [{"address": "carol@example.net"}], "subject": "x", "text": "Look."}
+REQUIRED_ARGUMENTS = {
     "header": 'name: "Subject"',
     "bodyPart": 'section: "2"',
     "binaryPart": 'section: "2"',
 }
-MESSAGE = {
+MESSAGE_CONTENT_FIELDS = {
     "html", "remoteImageCount", "hasComplexHtml", "text", "headers", "headersText",
     "header", "body", "bodyPart", "binaryPart", "source", "events", "virtualSize", "envelopeImap",
     "bodyImap", "bodyStructureImap",
 }  # fmt: skip
-READING = {  # by type: the fields that read stored bytes; `snippet` does in a search
-    "Message": MESSAGE,
+CONTENT_FIELDS = {  # By type: fields that read stored bytes. `snippet` only does in a search.
+    "Message": MESSAGE_CONTENT_FIELDS,
     "Attachment": {"text", "message"},
     "MimePart": {"message"},
     "ArchivedMessage": set[str](),
     "File": set[str](),
     "QuarantineItem": {"text"},
 }
-NEEDING = {  # mutations whose calls read stored bytes
+CONTENT_MUTATIONS = {  # mutations whose sample calls read stored bytes
     "messageForward", "messageSubmit", "messageUpload", "quarantineRelease",
 }  # fmt: skip
-ABOVE = {  # by type: where an object of it is found
+OBJECT_QUERIES = {  # by type: the query for an object
     "Message": "query ($id: ID!) {{ message(by: {{id: $id}}) {{ {} }} }}",
     "Attachment": "query ($id: ID!) {{ message(by: {{id: $id}}) {{ attachments {{ {} }} }} }}",
     "MimePart": "query ($id: ID!) {{ "
@@ -87,29 +87,31 @@ ABOVE = {  # by type: where an object of it is found
 
 
 async def damage_all(world: Environment, damage: Callable[[bytes], bytes | None]) -> set[str]:
-    """Damage every stored piece, objects and rows; return the digests."""
-    for name in [found.name async for found in world.object_store.list()]:
+    """Damage every stored blob, in objects and in rows. Return the digests of the rows."""
+    for name in [stored_object.name async for stored_object in world.object_store.list()]:
         await damage_blob(world.object_store, name, damage)
     rows = await world.database.read(select(*select_columns(Blob)))
     for row in rows:
         if row.name is not None:
             continue
         async with world.write_session() as session:
-            change = update(Blob).where(col(Blob.id) == row.id).values(data=damage(row.data) or b"")
-            await (await session.connection()).execute(change)
+            blob_update = (
+                update(Blob).where(col(Blob.id) == row.id).values(data=damage(row.data) or b"")
+            )
+            await (await session.connection()).execute(blob_update)
     return {row.digest for row in rows}
 
 
 @pytest.fixture(params=[True, False], ids=["compiled", "plain"])
-async def either(request: pytest.FixtureRequest, ada: Client) -> AsyncIterator[Client]:
-    """Ada, by each of the executors."""
+async def ada_by_executor(request: pytest.FixtureRequest, ada: Client) -> AsyncIterator[Client]:
+    """Ada, by compiled and by plain execution."""
     schema.choose_executor(is_compiled=request.param)
     yield ada
     schema.choose_executor(is_compiled=True)
 
 
-class Log:
-    """The warnings of the log since the last call. There is no error, and no traceback."""
+class LogWarnings:
+    """Returns the warnings logged since the last call. Fails on a logged error or traceback."""
 
     def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.WARNING)
@@ -125,13 +127,13 @@ class Log:
 
 
 @pytest.fixture
-def log(caplog: pytest.LogCaptureFixture) -> Log:
-    return Log(caplog)
+def take_warnings(caplog: pytest.LogCaptureFixture) -> LogWarnings:
+    return LogWarnings(caplog)
 
 
-async def stored(ada: Client) -> str:
-    """An object of each type with the same bytes; returns the id of the message."""
-    key = (await receive(ada, multipart_message.raw(FILES, subject="Kept"))).message_id
+async def store_objects(ada: Client) -> str:
+    """Store an object of each type with the same bytes. Return the ID of the message."""
+    message_id = (await receive(ada, multipart_message.raw(FILES, subject="Kept"))).message_id
     await receive(ada, multipart_message.raw(FILES, subject="Gone"))
     await hold(ada, multipart_message.raw(FILES, subject="Held"))
     await call(ada, "messageDelete", select=inbox("2"))
@@ -140,176 +142,202 @@ async def stored(ada: Client) -> str:
         content=CONTENT,
         headers={**ada.headers, "content-type": "text/plain"},
     )
-    return str(global_ids.encode("Message", key))
+    return str(global_ids.encode("Message", message_id))
 
 
-def fields(kind: str) -> Iterator[tuple[str, str]]:
-    """The fields of a type with arguments and a selection, by name."""
-    of = SDL.type_map[kind]
-    assert isinstance(of, GraphQLObjectType)
-    for name, found in of.fields.items():
-        inside = get_named_type(found.type)
-        required = any(is_required_argument(argument) for argument in found.args.values())
-        given = f"({ARGUMENTS[name]})" if required else ""
-        yield name, f"{name}{given}" + ("" if is_leaf_type(inside) else " { __typename }")
+def field_selections(kind: str) -> Iterator[tuple[str, str]]:
+    """Yield name and selection of each field of a type.
+
+    A selection has the required arguments and a selection set.
+    """
+    object_type = SDL.type_map[kind]
+    assert isinstance(object_type, GraphQLObjectType)
+    for name, field in object_type.fields.items():
+        named_type = get_named_type(field.type)
+        required = any(is_required_argument(argument) for argument in field.args.values())
+        arguments = f"({REQUIRED_ARGUMENTS[name]})" if required else ""
+        yield name, f"{name}{arguments}" + ("" if is_leaf_type(named_type) else " { __typename }")
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-async def test_each_field_that_reads_damaged_bytes_is_an_error(
-    either: Client, damage: str, log: Log
+@pytest.mark.parametrize("damage", DAMAGE_FUNCTIONS)
+async def test_field_that_reads_damaged_bytes_returns_error(
+    ada_by_executor: Client, damage: str, take_warnings: LogWarnings
 ) -> None:
-    key = await stored(either)
-    digests = await damage_all(either.world, DAMAGES[damage])
-    for kind, reading in READING.items():
-        found = set[str]()
-        for name, field in fields(kind):
-            document = ABOVE[kind].format(field)
-            given = {"id": key} if "$id" in document else {}
-            for _ in range(2):  # a document is compiled when it comes again
-                log()
-                answer = await either.raw(document, **given)
+    message_id = await store_objects(ada_by_executor)
+    digests = await damage_all(ada_by_executor.world, DAMAGE_FUNCTIONS[damage])
+    for kind, expected_fields in CONTENT_FIELDS.items():
+        damaged_fields = set[str]()
+        for name, field in field_selections(kind):
+            document = OBJECT_QUERIES[kind].format(field)
+            variables = {"id": message_id} if "$id" in document else {}
+            for _ in range(2):  # a repeated document is compiled
+                take_warnings()
+                answer = await ada_by_executor.raw(document, **variables)
                 codes = {error["extensions"]["code"] for error in answer.get("errors", ())}
                 assert codes <= {"DAMAGED", "FORBIDDEN"}, (kind, name, answer)
-                lines = log()
+                warnings = take_warnings()
                 if "DAMAGED" not in codes:
-                    assert not lines, name
+                    assert not warnings, name
                     continue
-                found.add(name)
+                damaged_fields.add(name)
                 assert all(error["path"][-1] == name for error in answer["errors"]), name
-                assert len(lines) == 1, lines
-                assert lines[0]["request_id"] == answer["errors"][0]["extensions"]["requestId"]
-                assert any(one in lines[0]["damage"] for one in digests), lines
-        assert found == reading, kind
+                assert len(warnings) == 1, warnings
+                assert warnings[0]["request_id"] == answer["errors"][0]["extensions"]["requestId"]
+                assert any(digest in warnings[0]["damage"] for digest in digests), warnings
+        assert damaged_fields == expected_fields, kind
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_each_mutation_that_needs_damaged_bytes_answers_so(
-    name: str, ada: Client, root: Client, log: Log
+async def test_mutation_that_reads_damaged_bytes_returns_error(
+    name: str, ada: Client, root: Client, take_warnings: LogWarnings
 ) -> None:
-    made = await CALLS[name](ada, root)
-    digests = await damage_all(ada.world, DAMAGES["flipped"])
-    log()
-    client = made.by or (root if made.by_root else ada)
-    answer = await client.raw(made.document(), input=made.input)
-    lines = log()
+    mutation = await CALLS[name](ada, root)
+    digests = await damage_all(ada.world, DAMAGE_FUNCTIONS["flipped"])
+    take_warnings()
+    client = mutation.by or (root if mutation.by_root else ada)
+    answer = await client.raw(mutation.document(), input=mutation.input)
+    warnings = take_warnings()
     errors = answer["data"][name]["errors"]
     codes = [(error["__typename"], error["code"]) for error in errors]
-    tops = [error["extensions"]["code"] for error in answer.get("errors", ())]
+    top_level_codes = [error["extensions"]["code"] for error in answer.get("errors", ())]
     assert set(codes) <= {("DamagedError", "DAMAGED")}, errors
-    assert set(tops) <= {"DAMAGED"}, answer["errors"]
-    assert bool(codes or tops) is (name in NEEDING), answer
+    assert set(top_level_codes) <= {"DAMAGED"}, answer["errors"]
+    assert bool(codes or top_level_codes) is (name in CONTENT_MUTATIONS), answer
     if codes:
-        assert any(one in lines[0]["damage"] for one in digests), lines
+        assert any(digest in warnings[0]["damage"] for digest in digests), warnings
 
 
-async def uploaded(client: Client, content: bytes) -> str:
+async def upload_content(client: Client, content: bytes) -> str:
     answer = await client.http.post("/rest/uploads", content=content, headers=client.headers)
     return str(answer.json()["id"])
 
 
-async def with_file(ada: Client, _root: Client) -> Call:
-    await stored(ada)
+async def prepare_stored_file(ada: Client, _root: Client) -> Call:
+    await store_objects(ada)
     (file,) = (await ada("{ viewer { user { files { nodes { id } } } } }"))["viewer"]["user"][
         "files"
     ]["nodes"]
-    return Call("messageSend", {**TO, "fileAttachments": [{"file": file["id"]}]})
+    return Call("messageSend", {**SEND_INPUT, "fileAttachments": [{"file": file["id"]}]})
 
 
-async def with_upload(ada: Client, _root: Client) -> Call:
-    return Call("messageSend", {**TO, "attachments": [{"upload": await uploaded(ada, CONTENT)}]})
+async def prepare_upload(ada: Client, _root: Client) -> Call:
+    return Call(
+        "messageSend",
+        {**SEND_INPUT, "attachments": [{"upload": await upload_content(ada, CONTENT)}]},
+    )
 
 
-async def with_raw_upload(ada: Client, _root: Client) -> Call:
-    return Call("messageSend", {"rawUpload": await uploaded(ada, multipart_message.raw(FILES))})
+async def prepare_raw_upload(ada: Client, _root: Client) -> Call:
+    return Call(
+        "messageSend", {"rawUpload": await upload_content(ada, multipart_message.raw(FILES))}
+    )
 
 
-async def with_reference(ada: Client, _root: Client) -> Call:
-    reference = {"message": {"id": await stored(ada)}, "action": "FORWARD", "quote": "ABOVE"}
-    return Call("messageSend", {**TO, "reference": reference})
+async def prepare_reference(ada: Client, _root: Client) -> Call:
+    reference = {"message": {"id": await store_objects(ada)}, "action": "FORWARD", "quote": "ABOVE"}
+    return Call("messageSend", {**SEND_INPUT, "reference": reference})
 
 
-async def with_archive(ada: Client, _root: Client) -> Call:
+async def prepare_archive_import(ada: Client, _root: Client) -> Call:
     mbox = b"From a@b.example Tue Jan  6 10:00:00 2026\n" + multipart_message.raw(FILES)
-    return Call("accountImport", {"archive": {"upload": await uploaded(ada, mbox)}})
+    return Call("accountImport", {"archive": {"upload": await upload_content(ada, mbox)}})
 
 
-async def with_accounts(_ada: Client, over: Client) -> Call:
+async def prepare_user_file(_ada: Client, over: Client) -> Call:
     records = b'{"address": "eve@example.org"}\n' * 100
-    return Call("usersCreateFromFile", {"file": await uploaded(over, records)}, by=over)
+    return Call("usersCreateFromFile", {"file": await upload_content(over, records)}, by=over)
 
 
 @pytest.mark.parametrize(
     "prepare",
-    [with_file, with_upload, with_raw_upload, with_reference, with_archive, with_accounts],
+    [
+        prepare_stored_file,
+        prepare_upload,
+        prepare_raw_upload,
+        prepare_reference,
+        prepare_archive_import,
+        prepare_user_file,
+    ],
 )
-async def test_a_mutation_that_is_given_lost_bytes_answers_so(
-    prepare: Callable[[Client, Client], Awaitable[Call]], ada: Client, over: Client, log: Log
+async def test_mutation_with_deleted_input_bytes_returns_error(
+    prepare: Callable[[Client, Client], Awaitable[Call]],
+    ada: Client,
+    over: Client,
+    take_warnings: LogWarnings,
 ) -> None:
-    made = await prepare(ada, over)
-    await damage_all(ada.world, DAMAGES["deleted"])
-    log()
-    answer = await made(made.by or ada)
-    assert [(one["__typename"], one["code"]) for one in answer["errors"]] == [
+    mutation = await prepare(ada, over)
+    await damage_all(ada.world, DAMAGE_FUNCTIONS["deleted"])
+    take_warnings()
+    answer = await mutation(mutation.by or ada)
+    assert [(error["__typename"], error["code"]) for error in answer["errors"]] == [
         ("DamagedError", "DAMAGED")
     ]
-    (line,) = log()
-    assert line["path"] == made.name
+    (warning,) = take_warnings()
+    assert warning["path"] == mutation.name
 
 
-async def test_the_fields_of_one_request_share_a_line(ada: Client, log: Log) -> None:
-    key = await stored(ada)
-    await damage_all(ada.world, DAMAGES["flipped"])
-    log()
+async def test_damaged_fields_of_one_request_log_one_warning(
+    ada: Client, take_warnings: LogWarnings
+) -> None:
+    message_id = await store_objects(ada)
+    await damage_all(ada.world, DAMAGE_FUNCTIONS["flipped"])
+    take_warnings()
     document = 'query ($id: ID!) { message(by: {id: $id}) { text header(name: "x") subject } }'
-    answer = await ada.raw(document, id=key)
-    assert {one["extensions"]["code"] for one in answer["errors"]} == {"DAMAGED"}
-    (line,) = log()
-    assert line["path"] == "message.text"
+    answer = await ada.raw(document, id=message_id)
+    assert {error["extensions"]["code"] for error in answer["errors"]} == {"DAMAGED"}
+    (warning,) = take_warnings()
+    assert warning["path"] == "message.text"
 
 
-async def test_a_snippet_of_a_search_is_an_error(ada: Client, log: Log) -> None:
-    await stored(ada)
+async def test_search_snippet_of_damaged_message_returns_error(
+    ada: Client, take_warnings: LogWarnings
+) -> None:
+    await store_objects(ada)
     while await index_worker.index_next_batch(ada.world):
         pass
-    await damage_all(ada.world, DAMAGES["flipped"])
-    log()
+    await damage_all(ada.world, DAMAGE_FUNCTIONS["flipped"])
+    take_warnings()
     answer = await ada.raw(
         '{ viewer { user { messages(filter: {query: "Gott"}) { nodes { snippet } } } } }'
     )
-    assert {one["extensions"]["code"] for one in answer["errors"]} == {"DAMAGED"}, answer
-    assert len(log()) == 1
+    assert {error["extensions"]["code"] for error in answer["errors"]} == {"DAMAGED"}, answer
+    assert len(take_warnings()) == 1
 
 
-async def test_an_event_of_a_subscription_says_so(either: Client, log: Log) -> None:
-    await stored(either)
-    await damage_all(either.world, DAMAGES["flipped"])
-    log()
-    document = f"""subscription {{ changes(after: "1.{either.user.id}.0") {{ events {{
+async def test_subscription_event_with_damaged_message_returns_error(
+    ada_by_executor: Client, take_warnings: LogWarnings
+) -> None:
+    await store_objects(ada_by_executor)
+    await damage_all(ada_by_executor.world, DAMAGE_FUNCTIONS["flipped"])
+    take_warnings()
+    document = f"""subscription {{ changes(after: "1.{ada_by_executor.user.id}.0") {{ events {{
       ... on MessageChange {{ message {{ subject text }} }} }} }} }}"""
-    results = subscribed(either, document)
+    results = subscribed(ada_by_executor, document)
     async with asyncio.timeout(10):
         result = await anext(results)
     await results.aclose()
-    assert {one.extensions["code"] for one in result.errors} == {"DAMAGED"}
+    assert {error.extensions["code"] for error in result.errors} == {"DAMAGED"}
     assert {"message": {"subject": "Kept", "text": None}} in result.data["changes"]["events"]
-    assert len(log()) == 1
+    assert len(take_warnings()) == 1
 
 
-async def test_a_task_ends_at_the_first_damaged_bytes(ada: Client, log: Log) -> None:
+async def test_import_task_fails_at_damaged_bytes(ada: Client, take_warnings: LogWarnings) -> None:
     mbox = b"From a@b.example Tue Jan  6 10:00:00 2026\n" + multipart_message.raw(FILES)
-    call = Call("accountImport", {"archive": {"upload": await uploaded(ada, mbox)}}, "task { id }")
+    call = Call(
+        "accountImport", {"archive": {"upload": await upload_content(ada, mbox)}}, "task { id }"
+    )
     task = (await call(ada))["task"]
-    await damage_all(ada.world, DAMAGES["flipped"])
+    await damage_all(ada.world, DAMAGE_FUNCTIONS["flipped"])
     assert (await run_task(ada, task))["state"] == "FAILED"
-    assert [line["kind"] for line in log()] == ["ACCOUNT_IMPORT"]
+    assert [warning["kind"] for warning in take_warnings()] == ["ACCOUNT_IMPORT"]
 
 
-async def test_filters_pass_over_a_damaged_message(ada: Client, log: Log) -> None:
-    key = (await made(ada, {"text": "Inner"}, {"seen": True}))["id"]
+async def test_filter_task_skips_damaged_message(ada: Client, take_warnings: LogWarnings) -> None:
+    filter_id = (await made(ada, {"text": "Inner"}, {"seen": True}))["id"]
     await receive(ada, multipart_message.raw(FILES))
-    task, _ = await apply(ada, key, mailbox={"path": "INBOX"})
-    await damage_all(ada.world, DAMAGES["flipped"])
-    done = await run_task(ada, task)
-    assert (done["state"], done["result"]) == ("SUCCEEDED", {"changed": 0, "left": 0})
-    (line,) = log()
-    assert line["message"] == "filters were not applied to a damaged message"
+    task, _ = await apply(ada, filter_id, mailbox={"path": "INBOX"})
+    await damage_all(ada.world, DAMAGE_FUNCTIONS["flipped"])
+    finished = await run_task(ada, task)
+    assert (finished["state"], finished["result"]) == ("SUCCEEDED", {"changed": 0, "left": 0})
+    (warning,) = take_warnings()
+    assert warning["message"] == "filters were not applied to a damaged message"

@@ -1,4 +1,7 @@
-"""Other people's mail: records for administrators, contents for nobody but ROOT, who is noted."""
+"""Test access to other users' mail:
+
+metadata for administrators, content only for ROOT, with a log entry.
+"""
 
 from typing import Any
 
@@ -14,14 +17,14 @@ from models.users.roles import AdminPermission, Role
 from tests.conftest import Client, make_client, receive
 from tests.support.accounts.domain_admins import make_domain_admin
 
-RECORDS = """
+METADATA_QUERY = """
 query ($name: String!) {
   user(by: {username: $name}) {
     mailboxes { path total }
     messages { totalCount nodes { id size flags receivedAt from { address } mailbox { path } } }
   }
 }"""
-CONTENTS = (
+CONTENT_FIELDS = (
     "subject", "intro", "text", "html", "source", "sourceUrl", "structure { section }",
     "headersText", "attachments { filename }", 'bodyPart(section: "1")', 'header(name: "To")',
     "thread { subject }",
@@ -29,26 +32,27 @@ CONTENTS = (
 
 
 @pytest.fixture
-async def letter(ada: Client) -> str:
+async def message_id(ada: Client) -> str:
     return encode("Message", (await receive(ada, "Between us")).message_id)
 
 
-async def read_by(client: Client, letter: str, field: str) -> Any:
-    """The answer to each of the roads to a field of a message."""
-    roads = (
+async def read_field(client: Client, message_id: str, field: str) -> Any:
+    """Return the responses of each query that leads to a field of a message."""
+    templates = (
         "query ($id: ID!) { message(by: {id: $id}) { FIELD } }",
         "query ($id: ID!) { node(id: $id) { ... on Message { FIELD } } }",
         '{ user(by: {username: "ada"}) { messages { nodes { FIELD } } } }',
         """{ user(by: {username: "ada"}) { mailbox(by: {path: "INBOX"}) {
             messages(filter: {seen: false}) { nodes { FIELD } } } } }""",
     )
-    documents = [road.replace("FIELD", field) for road in roads]
-    asked = [document for document in documents for _ in range(2)]  # compiled the second time
-    return [await client.raw(document, id=letter) for document in asked]
+    documents = [template.replace("FIELD", field) for template in templates]
+    # A repeated document is compiled.
+    repeated_documents = [document for document in documents for _ in range(2)]
+    return [await client.raw(document, id=message_id) for document in repeated_documents]
 
 
-async def administrators(world: Environment, http: httpx.AsyncClient) -> list[Client]:
-    """Those who see Ada's mail as records."""
+async def make_administrators(world: Environment, http: httpx.AsyncClient) -> list[Client]:
+    """Create the administrators that see Ada's mail as metadata."""
     permissions = [AdminPermission.LOGIN_AS]
     return [
         await make_client(world, http, "over", role=Role.ADMIN),
@@ -56,13 +60,13 @@ async def administrators(world: Environment, http: httpx.AsyncClient) -> list[Cl
     ]
 
 
-async def strangers(world: Environment, http: httpx.AsyncClient) -> list[Client]:
-    """Those who see nothing of it."""
+async def make_strangers(world: Environment, http: httpx.AsyncClient) -> list[Client]:
+    """Create users that see nothing of Ada's mail."""
     await make_client(world, http, "eve")
-    elsewhere = await make_client(world, http, "dan", role=Role.ADMIN)
+    other_admin = await make_client(world, http, "dan", role=Role.ADMIN)
     document = """mutation { userCreate(input: {
         username: "x@example.net", passwordDisabled: true}) { errors { message } } }"""
-    assert not (await elsewhere(document))["userCreate"]["errors"]
+    assert not (await other_admin(document))["userCreate"]["errors"]
     permissions = [AdminPermission.LOGIN_AS]
     return [
         await make_client(world, http, "mallory"),
@@ -71,88 +75,88 @@ async def strangers(world: Environment, http: httpx.AsyncClient) -> list[Client]
     ]
 
 
-async def test_administrators_see_folders_and_messages_as_records(
-    world: Environment, http: httpx.AsyncClient, letter: str
+async def test_admin_sees_mailboxes_and_message_metadata(
+    world: Environment, http: httpx.AsyncClient, message_id: str
 ) -> None:
-    for client in await administrators(world, http):
+    for client in await make_administrators(world, http):
         for _ in range(2):
-            seen = (await client(RECORDS, name="ada"))["user"]
-            inbox = next(box for box in seen["mailboxes"] if box["path"] == "INBOX")
+            user = (await client(METADATA_QUERY, name="ada"))["user"]
+            inbox = next(mailbox for mailbox in user["mailboxes"] if mailbox["path"] == "INBOX")
             assert inbox["total"] == 1
-            (node,) = seen["messages"]["nodes"]
-            assert node["id"] == letter
+            (node,) = user["messages"]["nodes"]
+            assert node["id"] == message_id
             assert node["from"]["address"] == "carol@example.com"
-            assert seen["messages"]["totalCount"] == 1
-    assert not await events(world)
+            assert user["messages"]["totalCount"] == 1
+    assert not await read_mail_events(world)
 
 
-@pytest.mark.parametrize("field", CONTENTS)
-async def test_nobody_but_root_reads_what_is_in_them(
-    world: Environment, http: httpx.AsyncClient, letter: str, field: str
+@pytest.mark.parametrize("field", CONTENT_FIELDS)
+async def test_admin_cannot_read_message_content(
+    world: Environment, http: httpx.AsyncClient, message_id: str, field: str
 ) -> None:
-    for client in await administrators(world, http):
-        for answer in await read_by(client, letter, field):
+    for client in await make_administrators(world, http):
+        for answer in await read_field(client, message_id, field):
             assert {error["extensions"]["code"] for error in answer["errors"]} == {"FORBIDDEN"}
             assert "Between us" not in str(answer)
-    bytes_ = await http.get(f"/rest/messages/{letter}/message.eml", headers=client.headers)
-    assert bytes_.status_code == 403
+    response = await http.get(f"/rest/messages/{message_id}/message.eml", headers=client.headers)
+    assert response.status_code == 403
 
 
-async def test_ones_own_are_read_beside_others(
-    world: Environment, http: httpx.AsyncClient, letter: str
+async def test_admin_reads_own_message_next_to_foreign_one(
+    world: Environment, http: httpx.AsyncClient, message_id: str
 ) -> None:
-    over, _ = await administrators(world, http)
-    own = encode("Message", (await receive(over, "To myself")).message_id)
+    admin, _ = await make_administrators(world, http)
+    own_id = encode("Message", (await receive(admin, "To myself")).message_id)
     document = "query ($ids: [ID!]!) { nodes(ids: $ids) { ... on Message { text } } }"
-    answer = await over.raw(document, ids=[own, letter])
+    answer = await admin.raw(document, ids=[own_id, message_id])
     assert answer["data"]["nodes"][0]["text"].strip() == "Hi there."
     assert answer["data"]["nodes"][1]["text"] is None
     assert [error["path"] for error in answer["errors"]] == [["nodes", 1, "text"]]
 
 
-async def test_strangers_see_nothing(
-    world: Environment, http: httpx.AsyncClient, letter: str
+async def test_stranger_sees_no_mail(
+    world: Environment, http: httpx.AsyncClient, message_id: str
 ) -> None:
-    for client in await strangers(world, http):
+    for client in await make_strangers(world, http):
         for field in ("id", "subject", "text"):
-            answers = await read_by(client, letter, field)
-            assert letter not in str(answers)
+            answers = await read_field(client, message_id, field)
+            assert message_id not in str(answers)
             assert "Between us" not in str(answers)
-        seen = (await client.raw(RECORDS, name="ada"))["data"]["user"]
-        if seen is not None:  # a domain's administrator without LOGIN_AS sees the account
-            assert seen["mailboxes"] == []
-            assert seen["messages"]["totalCount"] == 0
-        path = f"/rest/messages/{letter}/message.eml"
+        user = (await client.raw(METADATA_QUERY, name="ada"))["data"]["user"]
+        if user is not None:  # a domain administrator without LOGIN_AS sees the account
+            assert user["mailboxes"] == []
+            assert user["messages"]["totalCount"] == 0
+        path = f"/rest/messages/{message_id}/message.eml"
         assert (await http.get(path, headers=client.headers)).status_code == 404
 
 
-async def events(world: Environment) -> list[Any]:
-    """What the security log has of mail that was read."""
-    asked = select(col(SecurityEvent.user_id), col(SecurityEvent.by), col(SecurityEvent.count))
-    return list(await world.database.read(asked.where(col(SecurityEvent.action) == "read mail")))
+async def read_mail_events(world: Environment) -> list[Any]:
+    """Load the entries of the security log for mail that was read."""
+    query = select(col(SecurityEvent.user_id), col(SecurityEvent.by), col(SecurityEvent.count))
+    return list(await world.database.read(query.where(col(SecurityEvent.action) == "read mail")))
 
 
-@pytest.mark.parametrize("field", CONTENTS)
-async def test_root_reads_and_its_owner_is_told(
-    root: Client, ada: Client, letter: str, field: str
+@pytest.mark.parametrize("field", CONTENT_FIELDS)
+async def test_read_by_root_is_logged_for_owner(
+    root: Client, ada: Client, message_id: str, field: str
 ) -> None:
-    answers = await read_by(root, letter, field)
+    answers = await read_field(root, message_id, field)
     assert not any("errors" in answer for answer in answers), answers
-    (told,) = await events(root.world)
-    assert told.user_id == ada.user.id
-    assert told.by
-    assert told.count >= len(answers)
+    (event,) = await read_mail_events(root.world)
+    assert event.user_id == ada.user.id
+    assert event.by
+    assert event.count >= len(answers)
 
 
-async def test_root_reads_bytes_and_its_owner_is_told(
-    root: Client, http: httpx.AsyncClient, letter: str
+async def test_download_by_root_is_logged_for_owner(
+    root: Client, http: httpx.AsyncClient, message_id: str
 ) -> None:
-    path = f"/rest/messages/{letter}/message.eml"
-    read = await http.get(path, headers=root.headers)
-    assert b"Between us" in read.content
-    assert len(await events(root.world)) == 1
+    path = f"/rest/messages/{message_id}/message.eml"
+    response = await http.get(path, headers=root.headers)
+    assert b"Between us" in response.content
+    assert len(await read_mail_events(root.world)) == 1
 
 
-async def test_ones_own_reading_is_not_noted(ada: Client, letter: str) -> None:
-    await read_by(ada, letter, "subject text")
-    assert not await events(ada.world)
+async def test_own_read_is_not_logged(ada: Client, message_id: str) -> None:
+    await read_field(ada, message_id, "subject text")
+    assert not await read_mail_events(ada.world)

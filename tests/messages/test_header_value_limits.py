@@ -1,4 +1,4 @@
-"""Header values at the edges of what a column holds: stored, listed, filtered and sorted."""
+"""Test header values at the limits of the columns: stored, listed, filtered and sorted."""
 
 import base64
 import re
@@ -13,7 +13,7 @@ from models.admin.tasks import TaskState
 from models.runtime.environment import Environment
 from tests.conftest import Client, raw_message
 from tests.support.accounts.account_exports import exported, place
-from tests.support.accounts.account_exports import imported as brought
+from tests.support.accounts.account_exports import imported as import_export
 from tests.support.accounts.import_runs import eml_zip, imported
 from tests.support.mail_servers.lmtp_client import Neighbour
 from tests.support.operations.bulk_operations import call
@@ -23,26 +23,26 @@ from tests.support.servers.dovecot_server import DovecotAccount
 
 __all__ = ["far", "server"]
 
-FIRST = "0001-01-01T00:00:00Z"
-LAST = "9999-12-31T23:59:59Z"
-DATES = {  # the instant that RFC 5322 gives it; None: it has none within the calendar
-    "Mon, 1 Jan 0001 00:00:00 +0000": FIRST,
-    "Mon, 1 Jan 0001 00:00:00 -0000": FIRST,
+MIN_DATE = "0001-01-01T00:00:00Z"
+MAX_DATE = "9999-12-31T23:59:59Z"
+DATE_FIELDS = {  # Value: instant by RFC 5322, None if outside the calendar, ... if either is valid.
+    "Mon, 1 Jan 0001 00:00:00 +0000": MIN_DATE,
+    "Mon, 1 Jan 0001 00:00:00 -0000": MIN_DATE,
     "1 Jan 0001 00:00:01 +0000": "0001-01-01T00:00:01Z",
     "1 Jan 0001 00:00:00 +2359": None,
-    "1 Jan 0001 23:59:00 +2359": FIRST,
+    "1 Jan 0001 23:59:00 +2359": MIN_DATE,
     "1 Jan 0001 00:00:00 -2359": "0001-01-01T23:59:00Z",
     "31 Dec 0000 00:01:00 -2359": None,
     "1 Jan 0000 00:00:00 +0000": None,
-    "31 Dec 9999 23:59:59 +0000": LAST,
-    "31 Dec 9999 23:59:60 +0000": LAST,
-    "31 Dec 9999 23:59:59.999999 +0000": LAST,
+    "31 Dec 9999 23:59:59 +0000": MAX_DATE,
+    "31 Dec 9999 23:59:60 +0000": MAX_DATE,
+    "31 Dec 9999 23:59:59.999999 +0000": MAX_DATE,
     "31 Dec 9999 23:59:59 -0001": None,
     "31 Dec 9999 00:00:00 -2359": "9999-12-31T23:59:00Z",
     "31 Dec 9999 23:59:59 +2359": "9999-12-31T00:00:59Z",
     "1 Jan 10000 00:00:00 +0000": None,
     "9999-12-31T23:59:59.999999+00:00": "9999-12-31T23:59:59.999999Z",
-    "0001-01-01T00:00:00+00:00": FIRST,
+    "0001-01-01T00:00:00+00:00": MIN_DATE,
     "30 Feb 2024 00:00:00 +0000": None,
     "1 Jan 2024 24:00:00 +0000": None,
     f"1 Jan {'9' * 40} 00:00:00 +0000": None,
@@ -55,8 +55,8 @@ DATES = {  # the instant that RFC 5322 gives it; None: it has none within the ca
     "-1 Jan -1 00:00:00 -0000": ...,
     "\0": None,
     "": None,
-}  # ...: some instant or none
-TEXTS = {
+}
+ODD_VALUES = {
     "NUL": b"a\0b",
     "NUL in an encoded word": b"=?utf-8?Q?a=00b?=",
     "half surrogates": b"\xed\xa0\x80 \xed\xbf\xbf",
@@ -75,7 +75,7 @@ TEXTS = {
     "quotes": b"\"'\\\"'\\\\",
     "JSON": b'{"a": "\\u0000\\ud800"}',
 }
-FIELDS = {
+FIELD_TEMPLATES = {
     "subject": b"Subject: %s",
     "from": b"From: %s <%s@example.com>, %s",
     "sender": b'Sender: "%s" <a@example.com>',
@@ -98,7 +98,7 @@ FIELDS = {
     "others": b"X-Priority: %s\r\nAuto-Submitted: %s\r\nReturn-Path: <%s>\r\nReceived: from %s",
 }
 
-SHOWN = """id subject date receivedAt savedAt intro messageId inReplyTo references
+ALL_FIELDS = """id subject date receivedAt savedAt intro messageId inReplyTo references
 contentType { value }
 from { name address } sender { name address } replyTo { name address } to { name address }
 cc { name address } bcc { name address } envelope { from rcpt { formatted } }
@@ -108,173 +108,208 @@ spam { score requiredScore action } verification { spf dkim dmarc arc authentica
 headers { key value raw } headersText envelopeImap bodyStructureImap text html
 thread { subject lastReceivedAt participants { name address } messages(first: 5) { totalCount } }
 structure { contentType { value } filename cid parts { filename } }"""
-PLAIN = "id subject date receivedAt savedAt from { name address }"  # by columns alone
-ASKED = """query ($filter: MessageFilter, $order: MessageOrder, $after: String) {
+COLUMN_FIELDS = "id subject date receivedAt savedAt from { name address }"  # read from columns only
+MESSAGES_QUERY = """query ($filter: MessageFilter, $order: MessageOrder, $after: String) {
   viewer { user { messages(first: 100, filter: $filter, orderBy: $order, after: $after) {
     nodes { SHOWN } totalCount pageInfo { endCursor hasNextPage } } } } }"""
 
 
-def letters() -> dict[str, bytes]:
-    """All messages, by a number that is found in their body."""
-    made = [
+def build_messages() -> dict[str, bytes]:
+    """Build all messages by key. The body of a message has its key."""
+    raw_messages = [
         raw_message(f"Dated {nth}", Date=date).replace(b"\r\n\r\n", b"\r\n\r\n", 1)
-        for nth, date in enumerate(DATES)
+        for nth, date in enumerate(DATE_FIELDS)
     ]
-    for template in FIELDS.values():
-        for value in TEXTS.values():
+    for template in FIELD_TEMPLATES.values():
+        for value in ODD_VALUES.values():
             field = template.replace(b"%s", b"\xff\xfe").replace(b"%%", b"%")
             field = field.replace(b"\xff\xfe", value)
             names = [name.lower() for name in re.findall(rb"^([\w-]+):", field, re.MULTILINE)]
-            kept = [
+            other_fields = [
                 line
                 for line in raw_message("Odd").split(b"\r\n\r\n")[0].split(b"\r\n")
                 if line.partition(b":")[0].lower() not in names
             ]
-            made.append(b"\r\n".join([*kept, field, b"", b"Hi there.", b""]))
-    return {f"n{nth}": raw + f"n{nth}\r\n".encode() for nth, raw in enumerate(made)}
+            raw_messages.append(b"\r\n".join([*other_fields, field, b"", b"Hi there.", b""]))
+    return {f"n{nth}": raw + f"n{nth}\r\n".encode() for nth, raw in enumerate(raw_messages)}
 
 
-LETTERS = letters()
+MESSAGES = build_messages()
 
 
-def some(way: str) -> dict[str, bytes]:
-    """All dates, and of the other messages a third for each way but LMTP; `ALL_TESTS` takes all.
+def messages_for_route(route: str) -> dict[str, bytes]:
+    """Return the messages that a route stores.
 
+    All routes store all dates. LMTP stores all other messages, each other route a third of them,
+    with `ALL_TESTS` all.
     There are 17 values for each field, so each third has all fields and all values.
     """
-    if ALL or way == "LMTP":
-        return LETTERS
-    third = list(WAYS).index(way) % 3
-    numbered = enumerate(LETTERS.items())
-    return {name: raw for nth, (name, raw) in numbered if nth < len(DATES) or nth % 3 == third}
+    if ALL or route == "LMTP":
+        return MESSAGES
+    third = list(ROUTES).index(route) % 3
+    numbered = enumerate(MESSAGES.items())
+    return {
+        name: raw for nth, (name, raw) in numbered if nth < len(DATE_FIELDS) or nth % 3 == third
+    }
 
 
-async def by_lmtp(ada: Client, neighbour: Neighbour, _far: DovecotAccount) -> None:
-    for raw in some("LMTP").values():
+async def store_by_lmtp(ada: Client, neighbour: Neighbour, _far: DovecotAccount) -> None:
+    for raw in messages_for_route("LMTP").values():
         await neighbour.begin(ada.address)
         neighbour.send(raw + b".\r\n")
         assert (await neighbour.hear()).startswith("250")
 
 
-async def by_upload(ada: Client, _neighbour: Neighbour, _far: DovecotAccount) -> None:
-    for raw in some("upload").values():
-        given = {"mailbox": {"path": "INBOX"}, "raw": base64.b64encode(raw).decode()}
-        assert (await call(ada, "messageUpload", **given))["errors"] == []
+async def store_by_upload(ada: Client, _neighbour: Neighbour, _far: DovecotAccount) -> None:
+    for raw in messages_for_route("upload").values():
+        arguments = {"mailbox": {"path": "INBOX"}, "raw": base64.b64encode(raw).decode()}
+        assert (await call(ada, "messageUpload", **arguments))["errors"] == []
 
 
-async def by_import(ada: Client, _neighbour: Neighbour, _far: DovecotAccount) -> None:
-    letters = some("import")
-    one = await imported(ada, eml_zip({f"{name}.eml": raw for name, raw in letters.items()}))
-    assert (one["state"], int(one["imported"])) == ("SUCCEEDED", len(letters)), one["log"]
+async def store_by_import(ada: Client, _neighbour: Neighbour, _far: DovecotAccount) -> None:
+    messages = messages_for_route("import")
+    task = await imported(ada, eml_zip({f"{name}.eml": raw for name, raw in messages.items()}))
+    assert (task["state"], int(task["imported"])) == ("SUCCEEDED", len(messages)), task["log"]
 
 
-async def by_connector(ada: Client, _neighbour: Neighbour, far: DovecotAccount) -> None:
-    letters = list(some("connector").values())
-    far.save_messages(letters)
+async def store_by_connector(ada: Client, _neighbour: Neighbour, far: DovecotAccount) -> None:
+    messages = list(messages_for_route("connector").values())
+    far.save_messages(messages)
     run = await ran(ada.world, await connector(ada, far))
-    assert (run.state, run.imported) == (TaskState.SUCCEEDED, len(letters)), run.log
+    assert (run.state, run.imported) == (TaskState.SUCCEEDED, len(messages)), run.log
 
 
-WAYS = {"LMTP": by_lmtp, "upload": by_upload, "import": by_import, "connector": by_connector}
+ROUTES = {
+    "LMTP": store_by_lmtp,
+    "upload": store_by_upload,
+    "import": store_by_import,
+    "connector": store_by_connector,
+}
 
 
-async def listed(client: Client, shown: str = PLAIN, **variables: Any) -> list[Mapping[str, Any]]:
-    """All messages of a user, page by page."""
-    found: list[Mapping[str, Any]] = []
+async def load_messages(
+    client: Client, fields: str = COLUMN_FIELDS, **variables: Any
+) -> list[Mapping[str, Any]]:
+    """Load all messages of a user, page by page."""
+    messages: list[Mapping[str, Any]] = []
     after = None
     while True:
-        answer = await client(ASKED.replace("SHOWN", shown), after=after, **variables)
+        answer = await client(MESSAGES_QUERY.replace("SHOWN", fields), after=after, **variables)
         page = answer["viewer"]["user"]["messages"]
         assert page["totalCount"] is not None
-        found += page["nodes"]
+        messages += page["nodes"]
         if not page["pageInfo"]["hasNextPage"]:
-            return found
+            return messages
         after = page["pageInfo"]["endCursor"]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("route", ROUTES)
 async def test_messages_with_any_header_value_are_stored_and_listed(
-    way: str, ada: Client, neighbour: Neighbour, far: DovecotAccount
+    route: str, ada: Client, neighbour: Neighbour, far: DovecotAccount
 ) -> None:
-    await WAYS[way](ada, neighbour, far)
-    for shown in (PLAIN, SHOWN):
-        for order in ("RECEIVED_ASC", "RECEIVED_DESC"):  # the first page runs without a plan
-            assert len(await listed(ada, shown, order=order)) == len(some(way))
-    found = await listed(ada)
-    dates = {one["subject"]: one["date"] for one in found}
-    expected = {f"Dated {nth}": at for nth, at in enumerate(DATES.values()) if at is not ...}
+    await ROUTES[route](ada, neighbour, far)
+    for fields in (COLUMN_FIELDS, ALL_FIELDS):
+        for order in ("RECEIVED_ASC", "RECEIVED_DESC"):  # The first page runs without a plan.
+            assert len(await load_messages(ada, fields, order=order)) == len(
+                messages_for_route(route)
+            )
+    messages = await load_messages(ada)
+    dates = {message["subject"]: message["date"] for message in messages}
+    expected = {f"Dated {nth}": at for nth, at in enumerate(DATE_FIELDS.values()) if at is not ...}
     assert {subject: dates[subject] for subject in expected} == expected
 
 
-def instant(text: str) -> datetime:
+def parse_instant(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
 @pytest.mark.parametrize(
     "bound",
-    [FIRST, "0001-01-01T00:00:01Z", "2024-06-01T00:00:00Z", LAST, "9999-12-31T23:59:59.999999Z"],
+    [
+        MIN_DATE,
+        "0001-01-01T00:00:01Z",
+        "2024-06-01T00:00:00Z",
+        MAX_DATE,
+        "9999-12-31T23:59:59.999999Z",
+    ],
 )
-async def test_filters_by_date_agree_with_the_dates_shown(ada: Client, bound: str) -> None:
-    for nth, raw in enumerate(LETTERS.values()):
-        if nth < len(DATES):
-            given = {"mailbox": {"path": "INBOX"}, "raw": base64.b64encode(raw).decode()}
-            assert (await call(ada, "messageUpload", **given))["errors"] == []
-    dates = {one["id"]: one["date"] and instant(one["date"]) for one in await listed(ada)}
+async def test_date_filters_match_shown_dates(ada: Client, bound: str) -> None:
+    for nth, raw in enumerate(MESSAGES.values()):
+        if nth < len(DATE_FIELDS):
+            arguments = {"mailbox": {"path": "INBOX"}, "raw": base64.b64encode(raw).decode()}
+            assert (await call(ada, "messageUpload", **arguments))["errors"] == []
+    dates = {
+        message["id"]: message["date"] and parse_instant(message["date"])
+        for message in await load_messages(ada)
+    }
     for name, is_before in (("sentBefore", True), ("sentSince", False)):
-        found = {one["id"] for one in await listed(ada, filter={name: {"at": bound}})}
-        expected = {k for k, at in dates.items() if at and (at < instant(bound)) is is_before}
-        assert found == expected, name
+        matching_ids = {
+            message["id"] for message in await load_messages(ada, filter={name: {"at": bound}})
+        }
+        expected = {
+            message_id
+            for message_id, at in dates.items()
+            if at and (at < parse_instant(bound)) is is_before
+        }
+        assert matching_ids == expected, name
 
 
-@pytest.mark.parametrize("at", [FIRST, LAST, "9999-12-31T23:59:59.999999Z"])
-async def test_arrivals_at_the_ends_of_the_calendar_are_listed_in_order(
-    ada: Client, at: str
-) -> None:
-    boxes = await call(ada, "messageUpload", mailbox={"path": "INBOX"}, raw="Subject: now\n\nx\n")
-    assert boxes["errors"] == []
-    given = {"mailbox": {"path": "INBOX"}, "raw": "Subject: then\n\nx\n", "receivedAt": at}
-    answer = await call(ada, "messageUpload", **given)
+@pytest.mark.parametrize("at", [MIN_DATE, MAX_DATE, "9999-12-31T23:59:59.999999Z"])
+async def test_received_dates_at_calendar_limits_are_listed_in_order(ada: Client, at: str) -> None:
+    uploaded = await call(
+        ada, "messageUpload", mailbox={"path": "INBOX"}, raw="Subject: now\n\nx\n"
+    )
+    assert uploaded["errors"] == []
+    arguments = {"mailbox": {"path": "INBOX"}, "raw": "Subject: then\n\nx\n", "receivedAt": at}
+    answer = await call(ada, "messageUpload", **arguments)
     assert (answer["errors"], answer["message"]["receivedAt"]) == ([], at)
-    for order, first in (("RECEIVED_ASC", at == FIRST), ("RECEIVED_DESC", at != FIRST)):
+    for order, is_then_first in (
+        ("RECEIVED_ASC", at == MIN_DATE),
+        ("RECEIVED_DESC", at != MIN_DATE),
+    ):
         for first_page in (1, 2):
-            asked = ASKED.replace("first: 100", f"first: {first_page}").replace("SHOWN", PLAIN)
-            found, after = [], None
+            query = MESSAGES_QUERY.replace("first: 100", f"first: {first_page}").replace(
+                "SHOWN", COLUMN_FIELDS
+            )
+            subjects, after = [], None
             for _ in range(3 - first_page):
-                answer = await ada(asked, order=order, after=after)
+                answer = await ada(query, order=order, after=after)
                 page = answer["viewer"]["user"]["messages"]
-                found += [one["subject"] for one in page["nodes"]]
+                subjects += [message["subject"] for message in page["nodes"]]
                 after = page["pageInfo"]["endCursor"]
-            assert found == (["then", "now"] if first else ["now", "then"])
+            assert subjects == (["then", "now"] if is_then_first else ["now", "then"])
 
 
-async def test_a_store_that_holds_infinite_dates_is_readable(
-    ada: Client, world: Environment
-) -> None:
+async def test_infinite_dates_in_database_are_readable(ada: Client, world: Environment) -> None:
     if world.database.dialect != "postgresql":
         pytest.skip("SQLite has no infinite dates")
     for subject in ("past", "future"):
-        given = {"mailbox": {"path": "INBOX"}, "raw": f"Subject: {subject}\n\nx\n"}
-        assert (await call(ada, "messageUpload", **given))["errors"] == []
+        arguments = {"mailbox": {"path": "INBOX"}, "raw": f"Subject: {subject}\n\nx\n"}
+        assert (await call(ada, "messageUpload", **arguments))["errors"] == []
     async with world.write_session() as session:
         for subject, value in (("past", "-infinity"), ("future", "infinity")):
-            this = f"UPDATE messages SET date = '{value}' WHERE subject = '{subject}'"  # noqa: S608
-            await (await session.connection()).execute(text(this))
-    for shown in (PLAIN, SHOWN):
-        found = {one["subject"]: one["date"] for one in await listed(ada, shown)}
-        assert found == {"past": FIRST, "future": "9999-12-31T23:59:59.999999Z"}
+            statement = f"UPDATE messages SET date = '{value}' WHERE subject = '{subject}'"  # noqa: S608
+            await (await session.connection()).execute(text(statement))
+    for fields in (COLUMN_FIELDS, ALL_FIELDS):
+        dates = {
+            message["subject"]: message["date"] for message in await load_messages(ada, fields)
+        }
+        assert dates == {"past": MIN_DATE, "future": "9999-12-31T23:59:59.999999Z"}
 
 
-@pytest.mark.parametrize("form", ["MBOX", "EML_ZIP", "MAILDIR_TAR", "JSON"])
-async def test_arrivals_at_the_ends_of_the_calendar_are_exported(
-    ada: Client, bob: Client, form: str
+@pytest.mark.parametrize("export_format", ["MBOX", "EML_ZIP", "MAILDIR_TAR", "JSON"])
+async def test_received_dates_at_calendar_limits_are_exported(
+    ada: Client, bob: Client, export_format: str
 ) -> None:
-    ends = {"first": FIRST, "last": LAST}
-    for subject, at in ends.items():
-        await place(ada, raw_message(subject), at=instant(at))
-    done = await exported(ada, format=form)
-    if form == "MBOX":
-        assert done["content"].count(b"\nSubject: ") == len(ends)
+    dates = {"first": MIN_DATE, "last": MAX_DATE}
+    for subject, at in dates.items():
+        await place(ada, raw_message(subject), at=parse_instant(at))
+    export = await exported(ada, format=export_format)
+    if export_format == "MBOX":
+        assert export["content"].count(b"\nSubject: ") == len(dates)
         return
-    task = await brought(bob, done["content"])
+    task = await import_export(bob, export["content"])
     assert (task["state"], task["error"]) == ("SUCCEEDED", None)
-    assert {one["subject"]: one["receivedAt"] for one in await listed(bob)} == ends
+    assert {
+        message["subject"]: message["receivedAt"] for message in await load_messages(bob)
+    } == dates

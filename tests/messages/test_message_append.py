@@ -1,4 +1,4 @@
-"""Messages that are put into a folder."""
+"""Test messageUpload: storing a message in a mailbox."""
 
 import base64
 from dataclasses import replace
@@ -20,15 +20,16 @@ from tests.support.stores.counter_check import rows
 pytestmark = pytest.mark.usefixtures("counted")
 
 
-# putting in
-
-
-async def test_a_message_is_put_in_byte_for_byte(post: Client, clock: Clock) -> None:
+async def test_uploaded_message_is_stored_byte_for_byte(post: Client, clock: Clock) -> None:
     raw = raw_message("Up", body="Grüße")
     clock.tick(days=1)
-    for given in (raw.decode(), raw.decode().replace("\r\n", "\n"), base64.b64encode(raw).decode()):
+    for encoded in (
+        raw.decode(),
+        raw.decode().replace("\r\n", "\n"),
+        base64.b64encode(raw).decode(),
+    ):
         answer = await call(
-            post, "messageUpload", mailbox={"path": "Brief"}, raw=given, flagged=True,
+            post, "messageUpload", mailbox={"path": "Brief"}, raw=encoded, flagged=True,
             receivedAt="2001-01-01T00:00:00Z", metaData={"a": 1},
         )  # fmt: skip
         message = answer["message"]
@@ -39,21 +40,23 @@ async def test_a_message_is_put_in_byte_for_byte(post: Client, clock: Clock) -> 
         assert message["savedAt"] == "2030-01-02T00:00:03Z"
         assert message["expires"] == "2030-01-03T00:00:03Z"
         assert message["metaData"] == {"a": 1}
-    ((at,),) = await rows(post.world, "SELECT max(at) FROM changes WHERE kind = 'MESSAGE_ADDED'")
-    assert str(at).startswith("2030-01-02")
+    ((changed_at,),) = await rows(
+        post.world, "SELECT max(at) FROM changes WHERE kind = 'MESSAGE_ADDED'"
+    )
+    assert str(changed_at).startswith("2030-01-02")
 
 
-async def test_a_message_sent_before_is_put_in(post: Client) -> None:
+async def test_raw_upload_is_stored_as_message(post: Client) -> None:
     raw = raw_message("Up", body="x" * 300_000)
-    sent = await post.http.post("/rest/uploads", content=raw, headers=post.headers)
-    given = {"mailbox": {"path": "INBOX"}, "rawUpload": sent.json()["id"], "unseen": True}
-    answer = await call(post, "messageUpload", **given)
+    response = await post.http.post("/rest/uploads", content=raw, headers=post.headers)
+    arguments = {"mailbox": {"path": "INBOX"}, "rawUpload": response.json()["id"], "unseen": True}
+    answer = await call(post, "messageUpload", **arguments)
     assert (answer["errors"], answer["message"]["size"]) == ([], len(raw))
     assert (await post.box()).unseen == 4
 
 
 @pytest.mark.parametrize(
-    ("given", "code", "path"),
+    ("arguments", "code", "path"),
     [
         ({}, "VALIDATION", ["raw"]),
         ({"raw": "a: b", "rawUpload": "x"}, "VALIDATION", ["rawUpload"]),
@@ -64,25 +67,25 @@ async def test_a_message_sent_before_is_put_in(post: Client) -> None:
         ({"raw": "a: b", "metaData": []}, "VALIDATION", ["metaData"]),
     ],
 )
-async def test_what_is_no_message_is_refused(
-    post: Client, given: dict[str, Any], code: str, path: list[str] | None
+async def test_invalid_message_upload_is_refused(
+    post: Client, arguments: dict[str, Any], code: str, path: list[str] | None
 ) -> None:
-    answer = await call(post, "messageUpload", **{"mailbox": {"path": "INBOX"}, **given})
+    answer = await call(post, "messageUpload", **{"mailbox": {"path": "INBOX"}, **arguments})
     (error,) = answer["errors"]
     assert error["code"] == code
     assert path is None or error["path"] == path
     assert len(await keys(post)) == 3
 
 
-async def test_too_large_a_message_is_refused_and_one_that_does_not_fit(
+async def test_message_over_size_limit_or_quota_is_refused(
     post: Client, world: Environment
 ) -> None:
     raw = raw_message("Up").decode()
-    small = replace(world, options=replace(world.options, message_max=len(raw) - 1))
-    ctx = context(replace(post, world=small))
-    with pytest.raises(LimitReached) as refused:
+    limited_environment = replace(world, options=replace(world.options, message_max=len(raw) - 1))
+    ctx = context(replace(post, world=limited_environment))
+    with pytest.raises(LimitReached) as raised:
         await upload.store_message(ctx, upload.NewMessage(MailboxSelector(path="INBOX"), raw))
-    assert (refused.value.limit, refused.value.used) == (len(raw) - 1, len(raw))
+    assert (raised.value.limit, raised.value.used) == (len(raw) - 1, len(raw))
     ((used,),) = await rows(world, "SELECT used FROM users")
     async with world.write_session() as session:
         await session.exec(update(User).values(quota=used + len(raw) - 1))

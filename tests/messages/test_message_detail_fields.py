@@ -1,4 +1,4 @@
-"""What GraphQL shows of a stored message beyond what its lists are made of."""
+"""Test fields of a stored message that lists don't select."""
 
 import base64
 import re
@@ -21,7 +21,7 @@ from tests.support.mail import multipart_message
 from tests.support.mail.multipart_message import RICH
 from tests.support.operations.message_sources import upload
 
-FORMS = """query ($id: ID!) { message(by: {id: $id}) {
+IMAP_POP3_QUERY = """query ($id: ID!) { message(by: {id: $id}) {
   guid uid seq size virtualSize body envelopeImap bodyImap bodyStructureImap pop3Uidl
 } }"""
 CALENDAR = b"""BEGIN:VCALENDAR\r
@@ -39,24 +39,28 @@ END:VCALENDAR\r
 """
 
 
-async def one(client: Client, key: int, fields: str) -> Any:
-    """These fields of a message."""
+async def load_fields(client: Client, message_id: int, fields: str) -> Any:
+    """Load fields of a message."""
     document = f"query ($id: ID!) {{ message(by: {{id: $id}}) {{ {fields} }} }}"
-    return (await client(document, id=global_ids.encode("Message", key)))["message"]
+    return (await client(document, id=global_ids.encode("Message", message_id)))["message"]
 
 
-async def test_a_message_is_told_in_the_forms_of_imap_and_pop3(ada: Client) -> None:
+async def test_message_has_imap_and_pop3_fields(ada: Client) -> None:
     raw = raw_message("Forms", Message_ID="<1@example.com>")
-    placed = await receive(ada, raw)
-    found = (await ada(FORMS, id=global_ids.encode("Message", placed.message_id)))["message"]
-    assert found["uid"] == placed.uid
-    assert found["pop3Uidl"] == found["guid"]
-    assert found["body"] == "Hi there.\r\n"
-    assert found["virtualSize"] == found["size"] == len(raw)
-    assert found["bodyImap"] == '("text" "plain" NIL NIL NIL "7bit" 11 1)'
-    assert found["bodyStructureImap"] == '("text" "plain" NIL NIL NIL "7bit" 11 1 NIL NIL NIL NIL)'
+    inserted = await receive(ada, raw)
+    message = (await ada(IMAP_POP3_QUERY, id=global_ids.encode("Message", inserted.message_id)))[
+        "message"
+    ]
+    assert message["uid"] == inserted.uid
+    assert message["pop3Uidl"] == message["guid"]
+    assert message["body"] == "Hi there.\r\n"
+    assert message["virtualSize"] == message["size"] == len(raw)
+    assert message["bodyImap"] == '("text" "plain" NIL NIL NIL "7bit" 11 1)'
+    assert (
+        message["bodyStructureImap"] == '("text" "plain" NIL NIL NIL "7bit" 11 1 NIL NIL NIL NIL)'
+    )
     carol = '(("Carol" NIL "carol" "example.com"))'
-    assert found["envelopeImap"] == (
+    assert message["envelopeImap"] == (
         f'("Tue, 01 Jan 2030 10:00:00 +0000" "Forms" {carol} {carol} {carol} '
         '((NIL NIL "ada" "example.org")) NIL NIL NIL "<1@example.com>")'
     )
@@ -73,108 +77,110 @@ async def test_a_message_is_told_in_the_forms_of_imap_and_pop3(ada: Client) -> N
         b"Subject: x\r\n\r\n" + b"\n" * 70_000,
     ],
 )
-async def test_the_virtual_size_has_crlf_at_every_line(ada: Client, raw: bytes) -> None:
-    found = await one(ada, (await receive(ada, raw)).message_id, "virtualSize")
-    assert found["virtualSize"] == len(re.sub(rb"(?<!\r)\n", b"\r\n", raw))
+async def test_virtual_size_counts_crlf_for_every_line(ada: Client, raw: bytes) -> None:
+    message = await load_fields(ada, (await receive(ada, raw)).message_id, "virtualSize")
+    assert message["virtualSize"] == len(re.sub(rb"(?<!\r)\n", b"\r\n", raw))
 
 
-async def test_the_number_in_the_folder_counts_what_is_there(ada: Client) -> None:
-    keys = [(await receive(ada, f"Number {n}")).message_id for n in range(5)]
-    gone = global_ids.encode("Message", keys[1])
+async def test_sequence_number_skips_deleted_messages(ada: Client) -> None:
+    message_ids = [(await receive(ada, f"Number {n}")).message_id for n in range(5)]
+    deleted_id = global_ids.encode("Message", message_ids[1])
     await ada(
         "mutation ($id: ID!) { messageDelete(input: {select: {ids: [$id]}}) { errors { code } } }",
-        id=gone,
+        id=deleted_id,
     )
-    for key, number in ((keys[0], 1), (keys[2], 2), (keys[4], 4)):
-        assert (await one(ada, key, "seq"))["seq"] == number
+    for message_id, number in ((message_ids[0], 1), (message_ids[2], 2), (message_ids[4], 4)):
+        assert (await load_fields(ada, message_id, "seq"))["seq"] == number
 
 
-LISTED = "{ messages(first: 50) { nodes { seq reference { uid message { subject } } } } }"
-HELD = '{ messages(users: {usernames: ["ada"]}, first: 50) { nodes { refCount storageId } } }'
+USER_LIST = "{ messages(first: 50) { nodes { seq reference { uid message { subject } } } } }"
+ROOT_LIST = '{ messages(users: {usernames: ["ada"]}, first: 50) { nodes { refCount storageId } } }'
 
 
-@pytest.mark.parametrize("document", [LISTED, HELD])
-async def test_a_list_of_many_costs_no_more_statements_than_of_one(
+@pytest.mark.parametrize("document", [USER_LIST, ROOT_LIST])
+async def test_detail_statement_count_is_independent_of_list_length(
     ada: Client, root: Client, statements: list[str], document: str
 ) -> None:
-    client = root if document is HELD else ada
+    client = root if document is ROOT_LIST else ada
 
-    async def cost() -> int:
+    async def count_statements() -> int:
         del statements[:]
         answer = await client(document)
         assert answer["messages"]["nodes"]
-        return len([sent for sent in statements if "api_keys" not in sent])
+        return len([statement for statement in statements if "api_keys" not in statement])
 
-    async def draft(subject: str) -> None:
-        key = (await receive(ada, subject)).message_id
-        ref = {"message": {"id": global_ids.encode("Message", key)}, "action": "REPLY"}
+    async def save_reply_draft(subject: str) -> None:
+        message_id = (await receive(ada, subject)).message_id
+        ref = {"message": {"id": global_ids.encode("Message", message_id)}, "action": "REPLY"}
         assert not (await upload(ada, reference=ref, text="x"))["errors"]
 
-    await draft("First")
-    await cost()
-    few = await cost()
+    await save_reply_draft("First")
+    await count_statements()
+    expected = await count_statements()
     for n in range(20):
-        await draft(f"More {n}")
-    assert [await cost(), await cost()] == [few, few]
+        await save_reply_draft(f"More {n}")
+    assert [await count_statements(), await count_statements()] == [expected, expected]
 
 
-async def test_who_shares_a_body_is_for_administrators(
+async def test_blob_sharing_fields_are_forbidden_for_users(
     ada: Client, bob: Client, root: Client
 ) -> None:
     raw = raw_message("Shared", body="x" * 100)
-    key = (await receive(ada, raw)).message_id
+    message_id = (await receive(ada, raw)).message_id
     await receive(bob, raw)
     fields = "refCount storageId"
-    found = await one(root, key, fields)
-    assert found["refCount"] == 2
-    assert re.fullmatch("[0-9a-f]{64}", found["storageId"])
+    message = await load_fields(root, message_id, fields)
+    assert message["refCount"] == 2
+    assert re.fullmatch("[0-9a-f]{64}", message["storageId"])
     document = "query ($id: ID!) { message(by: {id: $id}) { FIELD } }"
     for field in fields.split():
         answer = await ada.raw(
-            document.replace("FIELD", field), id=global_ids.encode("Message", key)
+            document.replace("FIELD", field), id=global_ids.encode("Message", message_id)
         )
-        assert [each["extensions"]["code"] for each in answer["errors"]] == ["FORBIDDEN"]
+        assert [error["extensions"]["code"] for error in answer["errors"]] == ["FORBIDDEN"]
 
 
-async def test_a_draft_knows_what_it_answers_also_when_saved_again(
-    ada: Client, bob: Client
-) -> None:
-    placed = await receive(ada, "Question")
+async def test_draft_keeps_reference_when_saved_again(ada: Client, bob: Client) -> None:
+    question = await receive(ada, "Question")
     ref = {
-        "message": {"id": global_ids.encode("Message", placed.message_id)},
+        "message": {"id": global_ids.encode("Message", question.message_id)},
         "action": "REPLY_ALL",
     }
     answer = await upload(ada, reference=ref, text="Well")
-    key = answer["message"]["id"]
+    draft_id = answer["message"]["id"]
     fields = "reference { action uid message { subject } mailbox { path } }"
     document = f"query ($id: ID!) {{ message(by: {{id: $id}}) {{ {fields} }} }}"
     expected = {
         "action": "REPLY_ALL",
-        "uid": placed.uid,
+        "uid": question.uid,
         "message": {"subject": "Question"},
         "mailbox": {"path": "INBOX"},
     }
-    assert (await ada(document, id=key))["message"]["reference"] == expected
-    again = await upload(ada, replacePrevious={"id": key}, subject="Re: Question", text="Better")
-    assert again["message"]["id"] == key
-    assert (await ada(document, id=key))["message"]["reference"] == expected
-    assert (await bob(document, id=key))["message"] is None
+    assert (await ada(document, id=draft_id))["message"]["reference"] == expected
+    repeated = await upload(
+        ada, replacePrevious={"id": draft_id}, subject="Re: Question", text="Better"
+    )
+    assert repeated["message"]["id"] == draft_id
+    assert (await ada(document, id=draft_id))["message"]["reference"] == expected
+    assert (await bob(document, id=draft_id))["message"] is None
     await ada(
         "mutation ($id: ID!) { messageDelete(input: {select: {ids: [$id]}, permanent: true}) "
         "{ errors { code } } }",
-        id=global_ids.encode("Message", placed.message_id),
+        id=global_ids.encode("Message", question.message_id),
     )
-    gone = (await ada(document, id=key))["message"]["reference"]
-    assert gone == {"action": "REPLY_ALL", "uid": None, "message": None, "mailbox": None}
-    plain = await one(ada, (await receive(ada, "Plain")).message_id, "reference { uid }")
-    assert plain["reference"] is None
+    after_delete = (await ada(document, id=draft_id))["message"]["reference"]
+    assert after_delete == {"action": "REPLY_ALL", "uid": None, "message": None, "mailbox": None}
+    without_reference = await load_fields(
+        ada, (await receive(ada, "Plain")).message_id, "reference { uid }"
+    )
+    assert without_reference["reference"] is None
 
 
-EVENTS = """events { method uid summary startsAt endsAt allDay location
+EVENT_FIELDS = """events { method uid summary startsAt endsAt allDay location
   organizer { name address } attendees { name address } }"""
 
 
-async def test_an_invitation_is_read_from_every_form_it_comes_in_and_told_once(
+async def test_invitation_in_several_parts_is_listed_once(
     ada: Client,
 ) -> None:
     part = "Content-Type: text/calendar; charset=utf-8; method=REQUEST\r\n"
@@ -188,8 +194,10 @@ async def test_an_invitation_is_read_from_every_form_it_comes_in_and_told_once(
         ),
         multipart_message.File("Content-Type: text/calendar", b"BEGIN:NONSENSE\0\xff", b""),
     ]
-    found = await one(ada, (await receive(ada, multipart_message.raw(files))).message_id, EVENTS)
-    assert found["events"] == [
+    message = await load_fields(
+        ada, (await receive(ada, multipart_message.raw(files))).message_id, EVENT_FIELDS
+    )
+    assert message["events"] == [
         {
             "method": "REQUEST",
             "uid": "lamp-1",
@@ -202,30 +210,35 @@ async def test_an_invitation_is_read_from_every_form_it_comes_in_and_told_once(
             "attendees": [{"name": None, "address": "ada@example.org"}],
         }
     ]
-    assert (await one(ada, (await receive(ada, "None")).message_id, EVENTS))["events"] == []
+    assert (await load_fields(ada, (await receive(ada, "None")).message_id, EVENT_FIELDS))[
+        "events"
+    ] == []
 
 
-async def test_a_calendar_beyond_all_bounds_is_read_as_far_as_they_go(ada: Client) -> None:
-    many = b"BEGIN:VEVENT\r\nUID:%d\r\nEND:VEVENT\r\n"
-    body = b"BEGIN:VCALENDAR\r\n" + b"".join(many % n for n in range(60_000))
+async def test_huge_calendar_is_parsed_up_to_limit(ada: Client) -> None:
+    event = b"BEGIN:VEVENT\r\nUID:%d\r\nEND:VEVENT\r\n"
+    body = b"BEGIN:VCALENDAR\r\n" + b"".join(event % n for n in range(60_000))
     part = "Content-Type: text/calendar"
     files = [
         multipart_message.File(part, CALENDAR, CALENDAR),
         *[multipart_message.File(part, body, body)] * 3,
     ]
-    key = (await receive(ada, multipart_message.raw(files))).message_id
+    message_id = (await receive(ada, multipart_message.raw(files))).message_id
     before = time.process_time()
-    found = await one(ada, key, "events { uid }")
+    message = await load_fields(ada, message_id, "events { uid }")
     assert time.process_time() - before < 3
-    assert [each["uid"] for each in found["events"]] == ["lamp-1", *map(str, range(99))]
+    assert [event_fields["uid"] for event_fields in message["events"]] == [
+        "lamp-1",
+        *map(str, range(99)),
+    ]
 
 
-ATTACHED = """attachments { filename text(maxBytes: 10) message { subject from { address } date
+FILE_FIELDS = """attachments { filename text(maxBytes: 10) message { subject from { address } date
   to { address } cc { address } messageId text
   attachments { section url message { subject attachments { filename url } } } } }"""
 
 
-async def test_the_files_of_an_attached_message_are_reached(ada: Client) -> None:
+async def test_attachments_of_attached_message_are_reachable(ada: Client) -> None:
     inner = (
         b"From: eve@example.com\r\nSubject: Innermost\r\n"
         b"Content-Type: text/plain; name=deep.txt\r\n"
@@ -249,8 +262,10 @@ async def test_the_files_of_an_attached_message_are_reached(ada: Client) -> None
             "Content-Type: text/x-log\r\nContent-Disposition: attachment", b"0123456789abc", b""
         ),
     ]
-    found = await one(ada, (await receive(ada, multipart_message.raw(files))).message_id, ATTACHED)
-    first, *others = found["attachments"]
+    outer = await load_fields(
+        ada, (await receive(ada, multipart_message.raw(files))).message_id, FILE_FIELDS
+    )
+    first, *others = outer["attachments"]
     message = first["message"]
     assert first["filename"] == "Mü.eml"
     assert message["subject"] == "Mü"
@@ -259,139 +274,157 @@ async def test_the_files_of_an_attached_message_are_reached(ada: Client) -> None
     assert (message["cc"], message["date"]) == ([], "2030-01-01T10:00:00Z")
     assert message["messageId"] == "<m@x>"
     assert message["text"].strip() == "Inner text"
-    archive, letter = message["attachments"]
+    archive, attached_message = message["attachments"]
     assert (archive["section"], archive["message"]) == ("2.2", None)
     assert (await ada.http.get(archive["url"])).content == multipart_message.INNER
-    (deep,) = letter["message"]["attachments"]
-    assert (letter["message"]["subject"], deep["filename"]) == ("Innermost", "deep.txt")
-    assert (await ada.http.get(deep["url"])).content == b"deep down\r\n"
-    assert [each["message"] for each in others] == [None, None, None]
-    assert [each["text"] for each in others] == [None, None, "0123456789"]
+    (nested_file,) = attached_message["message"]["attachments"]
+    assert (attached_message["message"]["subject"], nested_file["filename"]) == (
+        "Innermost",
+        "deep.txt",
+    )
+    assert (await ada.http.get(nested_file["url"])).content == b"deep down\r\n"
+    assert [attachment["message"] for attachment in others] == [None, None, None]
+    assert [attachment["text"] for attachment in others] == [None, None, "0123456789"]
 
 
-async def test_parts_of_the_source_are_fetched_and_make_the_whole(ada: Client) -> None:
+async def test_source_ranges_join_to_whole_source(ada: Client) -> None:
     raw = b"Subject: All\r\n\r\n" + "aü€😀ß𝄞\r\n".encode() * 10
-    key = (await receive(ada, raw)).message_id
+    message_id = (await receive(ada, raw)).message_id
 
-    async def pieces(fields: str, size: int) -> bytes:
-        gathered, offset = b"", 0
-        while piece := (await one(ada, key, fields % (offset, size)))["x"]:
-            gathered += piece.encode()
-            offset = len(gathered)
-        return gathered
+    async def fetch_in_ranges(fields: str, size: int) -> bytes:
+        content, offset = b"", 0
+        while chunk := (await load_fields(ada, message_id, fields % (offset, size)))["x"]:
+            content += chunk.encode()
+            offset = len(content)
+        return content
 
     for size in (5, 7, 1000):
-        assert await pieces("x: source(offset: %d, maxBytes: %d)", size) == raw
-        body = await pieces('x: bodyPart(section: "TEXT", offset: %d, maxBytes: %d)', size)
+        assert await fetch_in_ranges("x: source(offset: %d, maxBytes: %d)", size) == raw
+        body = await fetch_in_ranges('x: bodyPart(section: "TEXT", offset: %d, maxBytes: %d)', size)
         assert body == raw[len("Subject: All\r\n\r\n") :]
-    split = await one(ada, key, "source(offset: 18)")
+    split = await load_fields(ada, message_id, "source(offset: 18)")
     assert base64.b64decode(split["source"]) == raw[18:]
-    for wrong in ("source(offset: -1)", 'bodyPart(section: "1", offset: -1)',
+    for field in ("source(offset: -1)", 'bodyPart(section: "1", offset: -1)',
                   'bodyPart(section: "1", maxBytes: -3)'):  # fmt: skip
-        document = f"query ($id: ID!) {{ message(by: {{id: $id}}) {{ {wrong} }} }}"
-        answer = await ada.raw(document, id=global_ids.encode("Message", key))
-        assert [each["extensions"]["code"] for each in answer["errors"]] == ["BAD_USER_INPUT"]
+        document = f"query ($id: ID!) {{ message(by: {{id: $id}}) {{ {field} }} }}"
+        answer = await ada.raw(document, id=global_ids.encode("Message", message_id))
+        assert [error["extensions"]["code"] for error in answer["errors"]] == ["BAD_USER_INPUT"]
 
 
-async def test_what_html_would_have_loaded_is_counted(ada: Client) -> None:
+async def test_remote_images_of_html_are_counted(ada: Client) -> None:
     page = (
         b'<img src="https://far.example/pixel.gif" width=1 height=1><img src="cid:photo@here">'
         b'<table background="//far.example/b.png"><tr><td style="background:url(http://far/x)">x'
     )
     raw = RICH.replace(multipart_message.HTML, page)
-    key = (await receive(ada, raw)).message_id
+    message_id = (await receive(ada, raw)).message_id
     fields = "html remote: html(remoteImages: true) remoteImageCount hasComplexHtml"
-    found = await one(ada, key, fields)
-    assert found["remoteImageCount"] == 3
-    assert not found["hasComplexHtml"]
-    assert "far" not in found["html"][0]
-    assert "https://far.example/pixel.gif" in found["remote"][0]
-    (own,) = re.findall(r'src="([^"]+)"', found["html"][0])
-    assert (await ada.http.get(own.replace("&amp;", "&"))).content == multipart_message.PHOTO
+    message = await load_fields(ada, message_id, fields)
+    assert message["remoteImageCount"] == 3
+    assert not message["hasComplexHtml"]
+    assert "far" not in message["html"][0]
+    assert "https://far.example/pixel.gif" in message["remote"][0]
+    (photo_url,) = re.findall(r'src="([^"]+)"', message["html"][0])
+    assert (await ada.http.get(photo_url.replace("&amp;", "&"))).content == multipart_message.PHOTO
 
 
-async def test_a_hundred_thousand_nested_tags_are_shown_as_text_at_once(ada: Client) -> None:
+async def test_deeply_nested_html_is_shown_as_text(ada: Client) -> None:
     raw = b"Subject: Deep\r\nContent-Type: text/html\r\n\r\n" + b"<div>" * 100_000 + b"<b>deep"
     before = time.process_time()
-    key = (await receive(ada, raw)).message_id
-    found = await one(ada, key, "html hasComplexHtml text intro")
+    message_id = (await receive(ada, raw)).message_id
+    message = await load_fields(ada, message_id, "html hasComplexHtml text intro")
     assert time.process_time() - before < 3
-    assert found["hasComplexHtml"]
-    assert found["html"][0].count("<") == 2
-    assert found["text"].strip() == found["intro"].strip() == "deep"
+    assert message["hasComplexHtml"]
+    assert message["html"][0].count("<") == 2
+    assert message["text"].strip() == message["intro"].strip() == "deep"
 
 
-async def arrive(client: Client, raw: bytes) -> str:
-    """Deliver as a neighbour does, and give the id."""
-    house = LocalBackend(client.world)
-    to = await house.accept_recipient(client.address, "carol@example.com")
-    (placed,) = await house.deliver(raw, [to], "carol@example.com")
-    assert isinstance(placed, InsertedMessage)
-    return global_ids.encode("Message", placed.message_id)
+async def deliver_message(client: Client, raw: bytes) -> str:
+    """Deliver through the local backend and return the global ID of the message."""
+    backend = LocalBackend(client.world)
+    recipient = await backend.accept_recipient(client.address, "carol@example.com")
+    (inserted,) = await backend.deliver(raw, [recipient], "carol@example.com")
+    assert isinstance(inserted, InsertedMessage)
+    return global_ids.encode("Message", inserted.message_id)
 
 
-VERIFIED = """query ($id: ID!) { message(by: {id: $id}) {
+VERIFICATION_QUERY = """query ($id: ID!) { message(by: {id: $id}) {
   verification { spf dkim dmarc arc authenticationResults } } }"""
-STAMPED = (
+TRUSTED_HEADER = (
     b"Authentication-Results: mx.example.org; spf=pass smtp.mailfrom=carol@example.com;\r\n"
     b"\tdkim=pass header.d=example.com; dmarc=pass\r\n"
     b"Received: from far.example by mx.example.org; Tue, 01 Jan 2030 10:00:00 +0000\r\n"
 )
 
 
-async def test_what_our_server_found_out_is_shown_where_it_is_named(ada: Client) -> None:
-    silent = await arrive(ada, STAMPED + raw_message("Nobody is named"))
+async def test_verification_is_read_from_configured_authserv_id(ada: Client) -> None:
+    without_authserv_id = await deliver_message(
+        ada, TRUSTED_HEADER + raw_message("Nobody is named")
+    )
     limit(ada.world, authserv_ids=("mx.example.org",))
-    told = await arrive(ada, STAMPED + raw_message("Stamped"))
-    border = STAMPED[STAMPED.index(b"Received") :]
-    forged = await arrive(ada, border + STAMPED + raw_message("Forged"))
-    for key in (silent, forged):
-        assert (await ada(VERIFIED, id=key))["message"]["verification"] is None
-    found = (await ada(VERIFIED, id=told))["message"]["verification"]
-    assert found.pop("authenticationResults").startswith("mx.example.org; spf=pass")
-    assert found == {"spf": "example.com", "dkim": "example.com", "dmarc": "pass", "arc": None}
+    trusted = await deliver_message(ada, TRUSTED_HEADER + raw_message("Stamped"))
+    received_field = TRUSTED_HEADER[TRUSTED_HEADER.index(b"Received") :]
+    forged = await deliver_message(ada, received_field + TRUSTED_HEADER + raw_message("Forged"))
+    for message_id in (without_authserv_id, forged):
+        assert (await ada(VERIFICATION_QUERY, id=message_id))["message"]["verification"] is None
+    verification = (await ada(VERIFICATION_QUERY, id=trusted))["message"]["verification"]
+    assert verification.pop("authenticationResults").startswith("mx.example.org; spf=pass")
+    assert verification == {
+        "spf": "example.com",
+        "dkim": "example.com",
+        "dmarc": "pass",
+        "arc": None,
+    }
 
 
-async def test_what_a_user_writes_on_top_is_no_statement(ada: Client, bob: Client) -> None:
+async def test_verification_ignores_header_written_by_user(ada: Client, bob: Client) -> None:
     world = ada.world
     limit(world, authserv_ids=("mx.example.org",))
-    saved = await upload(ada, raw=(STAMPED + raw_message("Saved")).decode())
+    saved = await upload(ada, raw=(TRUSTED_HEADER + raw_message("Saved")).decode())
     assert not saved["errors"]
-    to = JobRecipient(1, ada.address, 1, world.now() + timedelta(days=1))
-    job = DeliveryJob(1, 2, "q", bob.user.id, 4, 5, bob.address, "example.org", world.now(), [to])
+    recipient = JobRecipient(1, ada.address, 1, world.now() + timedelta(days=1))
+    job = DeliveryJob(
+        1, 2, "q", bob.user.id, 4, 5, bob.address, "example.org", world.now(), [recipient]
+    )
     (result,) = (
         await local_delivery.deliver_to_local_recipients(
-            world, job, STAMPED + raw_message("Sent here")
+            world, job, TRUSTED_HEADER + raw_message("Sent here")
         )
     ).values()
     assert result.state is DeliveryState.DELIVERED
-    listed = await ada("{ messages { nodes { subject verification { dmarc } } } }")
-    assert {each["subject"]: each["verification"] for each in listed["messages"]["nodes"]} == {
+    answer = await ada("{ messages { nodes { subject verification { dmarc } } } }")
+    assert {
+        message["subject"]: message["verification"] for message in answer["messages"]["nodes"]
+    } == {
         "Saved": None,
         "Sent here": None,
     }
 
 
-INSIDE = (
+CONTENT_FIELDS = (
     "body", "envelopeImap", "bodyImap", "bodyStructureImap", "virtualSize", "events { uid }",
     "attachmentsUrl", "remoteImageCount", "attachments { text message { subject } }",
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("field", INSIDE)
-async def test_nobody_else_reads_any_of_it(ada: Client, bob: Client, field: str) -> None:
-    key = global_ids.encode("Message", (await receive(ada, RICH)).message_id)
+@pytest.mark.parametrize("field", CONTENT_FIELDS)
+async def test_content_field_of_foreign_message_is_refused(
+    ada: Client, bob: Client, field: str
+) -> None:
+    message_id = global_ids.encode("Message", (await receive(ada, RICH)).message_id)
     document = f"query ($id: ID!) {{ message(by: {{id: $id}}) {{ {field} }} }}"
-    assert (await bob(document, id=key))["message"] is None
-    over = await make_client(ada.world, ada.http, "over", role=Role.ADMIN)
-    answer = await over.raw(document, id=key)
-    assert {each["extensions"]["code"] for each in answer["errors"]} == {"FORBIDDEN"}
+    assert (await bob(document, id=message_id))["message"] is None
+    admin = await make_client(ada.world, ada.http, "over", role=Role.ADMIN)
+    answer = await admin.raw(document, id=message_id)
+    assert {error["extensions"]["code"] for error in answer["errors"]} == {"FORBIDDEN"}
 
 
-async def test_addresses_of_files_end(ada: Client, clock: Any) -> None:
-    found = await one(ada, (await receive(ada, RICH)).message_id, "attachmentsUrl")
-    assert (await ada.http.get(found["attachmentsUrl"])).status_code == 200
+async def test_attachments_url_expires(ada: Client, clock: Any) -> None:
+    message = await load_fields(ada, (await receive(ada, RICH)).message_id, "attachmentsUrl")
+    assert (await ada.http.get(message["attachmentsUrl"])).status_code == 200
     clock.tick(seconds=timedelta(minutes=21).total_seconds())
-    assert (await ada.http.get(found["attachmentsUrl"])).status_code == 401
-    none = await one(ada, (await receive(ada, "None")).message_id, "attachmentsUrl")
-    assert none["attachmentsUrl"] is None
+    assert (await ada.http.get(message["attachmentsUrl"])).status_code == 401
+    without_attachments = await load_fields(
+        ada, (await receive(ada, "None")).message_id, "attachmentsUrl"
+    )
+    assert without_attachments["attachmentsUrl"] is None

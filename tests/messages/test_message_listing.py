@@ -1,4 +1,4 @@
-"""Lists of messages, what narrows them, and what is in one."""
+"""Test message lists, their pages and filters, and single messages."""
 
 import base64
 from typing import Any
@@ -21,34 +21,37 @@ from tests.support.stores.counter_check import rows
 pytestmark = pytest.mark.usefixtures("counted")
 
 
-# pages
-
-
-async def test_pages_meet_both_ways_while_mail_arrives(ada: Client, clock: Clock) -> None:
+async def test_pages_are_complete_in_both_directions_while_mail_arrives(
+    ada: Client, clock: Clock
+) -> None:
     for n in range(7):
         await receive(ada, str(n))
-        clock.tick(seconds=n % 2)  # two each arrive at the same instant
-    seen, at = "", {"hasNextPage": True, "endCursor": None}
-    while at["hasNextPage"]:
-        answer = await page(ada, first=2, after=at["endCursor"])
-        seen, at = seen + subjects(answer), answer["pageInfo"]
+        clock.tick(seconds=n % 2)  # two messages have the same time
+    listed_subjects, page_info = "", {"hasNextPage": True, "endCursor": None}
+    while page_info["hasNextPage"]:
+        answer = await page(ada, first=2, after=page_info["endCursor"])
+        listed_subjects, page_info = listed_subjects + subjects(answer), answer["pageInfo"]
         clock.tick(seconds=1)
-        await receive(ada, "new" + seen)
-    assert seen == "6543210"
-    last = await page(ada, last=3)
-    info = last["pageInfo"]
-    assert (subjects(last), info["hasPreviousPage"], info["hasNextPage"]) == ("210", True, False)
+        await receive(ada, "new" + listed_subjects)
+    assert listed_subjects == "6543210"
+    last_page = await page(ada, last=3)
+    info = last_page["pageInfo"]
+    assert (subjects(last_page), info["hasPreviousPage"], info["hasNextPage"]) == (
+        "210",
+        True,
+        False,
+    )
     assert subjects(await page(ada, last=3, before=info["startCursor"])) == "543"
-    rising = await page(ada, first=3, orderBy="RECEIVED_ASC")
-    assert subjects(rising) == "012"
-    after = rising["pageInfo"]["endCursor"]
+    ascending = await page(ada, first=3, orderBy="RECEIVED_ASC")
+    assert subjects(ascending) == "012"
+    after = ascending["pageInfo"]["endCursor"]
     assert subjects(await page(ada, first=2, after=after, orderBy="RECEIVED_ASC")) == "34"
     assert subjects(await page(ada, last=2, before=after, orderBy="RECEIVED_ASC")) == "01"
     assert (await page(ada, first=0))["nodes"] == []
 
 
 @pytest.mark.parametrize(
-    ("ask", "code"),
+    ("arguments", "code"),
     [
         ({"first": 251}, "BAD_PAGINATION"),
         ({"first": 1, "last": 1}, "BAD_PAGINATION"),
@@ -58,16 +61,19 @@ async def test_pages_meet_both_ways_while_mail_arrives(ada: Client, clock: Clock
         ({"first": 1, "after": "mine", "orderBy": "RECEIVED_ASC"}, "BAD_CURSOR"),
     ],
 )
-async def test_a_page_that_is_none_says_so_in_a_code(
-    ada: Client, ask: dict[str, Any], code: str
+async def test_invalid_page_arguments_return_error_code(
+    ada: Client, arguments: dict[str, Any], code: str
 ) -> None:
     await receive(ada)
-    mine = (await page(ada))["pageInfo"]["endCursor"]
-    answer = await ada.raw(PAGE, **{k: mine if v == "mine" else v for k, v in ask.items()})
+    own_cursor = (await page(ada))["pageInfo"]["endCursor"]
+    answer = await ada.raw(
+        PAGE,
+        **{name: own_cursor if value == "mine" else value for name, value in arguments.items()},
+    )
     assert answer["errors"][0]["extensions"] == {"code": code}
 
 
-async def test_a_moving_bound_keeps_its_cursors(ada: Client, clock: Clock) -> None:
+async def test_cursor_stays_valid_with_relative_date_filter(ada: Client, clock: Clock) -> None:
     for n in range(3):
         await receive(ada, str(n))
         clock.tick(seconds=1)
@@ -78,45 +84,44 @@ async def test_a_moving_bound_keeps_its_cursors(ada: Client, clock: Clock) -> No
     assert subjects(first) + subjects(rest) == "210"
 
 
-async def test_the_count_of_a_folder_is_its_counter(ada: Client, statements: list[str]) -> None:
+async def test_total_count_of_mailbox_is_read_from_counter(
+    ada: Client, statements: list[str]
+) -> None:
     for n in range(3):
         await receive(ada, str(n))
     del statements[:]
     document = "{ viewer { user { mailboxes { messages(first: 0) { totalCount } } } } }"
-    boxes = (await ada(document))["viewer"]["user"]["mailboxes"]
-    assert [box["messages"]["totalCount"] for box in boxes] == [3, 0, 0, 0, 0]
+    mailboxes = (await ada(document))["viewer"]["user"]["mailboxes"]
+    assert [mailbox["messages"]["totalCount"] for mailbox in mailboxes] == [3, 0, 0, 0, 0]
     assert not any("count(" in statement for statement in statements)
 
 
-async def test_a_list_reads_the_columns_asked_for(ada: Client, statements: list[str]) -> None:
+async def test_list_reads_only_requested_columns(ada: Client, statements: list[str]) -> None:
     await receive(ada)
     del statements[:]
     await ada("{ viewer { user { messages { nodes { subject } } } } }")
-    (read,) = [sent for sent in statements if "FROM messages" in sent]
-    assert "messages.subject" in read
-    assert "from_address" not in read
-    assert "structure" not in read
+    (message_select,) = [statement for statement in statements if "FROM messages" in statement]
+    assert "messages.subject" in message_select
+    assert "from_address" not in message_select
+    assert "structure" not in message_select
 
 
-async def test_two_pages_of_one_folder_in_one_query(ada: Client, clock: Clock) -> None:
+async def test_one_query_reads_several_pages_of_a_mailbox(ada: Client, clock: Clock) -> None:
     for n in range(5):
         clock.tick(seconds=1)
         await receive(ada, str(n))
-    both = await ada(
+    answer = await ada(
         """{ viewer { user { mailbox(by: {specialUse: INBOX}) {
             a: messages(first: 1) { edges { node { subject } } }
             b: messages(last: 2) { nodes { subject seen } }
             c: messages(first: 2, orderBy: RECEIVED_ASC) { nodes { subject } } } } } }"""
     )
-    box = both["viewer"]["user"]["mailbox"]
-    assert [edge["node"]["subject"] for edge in box["a"]["edges"]] == ["4"]
-    assert (subjects(box["b"]), subjects(box["c"])) == ("10", "01")
+    mailbox = answer["viewer"]["user"]["mailbox"]
+    assert [edge["node"]["subject"] for edge in mailbox["a"]["edges"]] == ["4"]
+    assert (subjects(mailbox["b"]), subjects(mailbox["c"])) == ("10", "01")
 
 
-# links
-
-
-MANY = """{ viewer { user { mailboxes { path user { username } parent { path }
+NESTED_QUERY = """{ viewer { user { mailboxes { path user { username } parent { path }
   messages(first: 5) { totalCount nodes { subject flags attachments { filename }
     mailbox { path } user { username }
     thread { subject messageCount unseenCount lastReceivedAt participants { address }
@@ -125,48 +130,53 @@ MANY = """{ viewer { user { mailboxes { path user { username } parent { path }
     totalCount nodes { subject text } } } } } }"""
 
 
-async def test_a_list_costs_the_same_however_long(ada: Client, statements: list[str]) -> None:
-    async def cost() -> int:
+async def test_list_statement_count_is_independent_of_length(
+    ada: Client, statements: list[str]
+) -> None:
+    async def count_statements() -> int:
         del statements[:]
-        await ada(MANY)
-        return len([sent for sent in statements if "api_keys" not in sent])
+        await ada(NESTED_QUERY)
+        return len([statement for statement in statements if "api_keys" not in statement])
 
-    async def put(path: str, many: int) -> None:
-        for n in range(many):
+    async def store_messages(path: str, count: int) -> None:
+        for n in range(count):
             raw = raw_message(f"{path} {n} e", body=str(n)).decode()
             await upload.store_message(
                 context(ada), NewMessage(MailboxSelector(path=path), raw, is_seen=False)
             )
 
     await create_mailboxes(context(ada), NewMailboxes(["Box/in it"]))
-    await put("Box", 1)
-    one = await cost()
+    await store_messages("Box", 1)
+    expected = await count_statements()
     await create_mailboxes(context(ada), NewMailboxes([f"Box/{n}" for n in range(20)]))
     for n in range(20):
-        await put(f"Box/{n}", 1)
-    await put("Box", 19)
-    assert await cost() == one
+        await store_messages(f"Box/{n}", 1)
+    await store_messages("Box", 19)
+    assert await count_statements() == expected
 
 
-async def test_another_users_mail_looks_like_none(ada: Client, bob: Client) -> None:
-    key = (await receive(ada)).message_id
-    ((thread, uid, box),) = await rows(
-        ada.world, "SELECT thread_id, uid, mailbox_id FROM messages WHERE id = :key", key=key
+async def test_message_of_another_user_is_null(ada: Client, bob: Client) -> None:
+    message_id = (await receive(ada)).message_id
+    ((thread_id, uid, mailbox_id),) = await rows(
+        ada.world, "SELECT thread_id, uid, mailbox_id FROM messages WHERE id = :key", key=message_id
     )
     document = """query ($ref: MessageRef!, $id: ID!, $thread: ID!) {
         message(by: $ref) { subject } node(id: $id) { id } thread(id: $thread) { subject } }"""
-    message, its = global_ids.encode("Message", key), global_ids.encode("Thread", thread)
+    message_global_id, thread_global_id = (
+        global_ids.encode("Message", message_id),
+        global_ids.encode("Thread", thread_id),
+    )
     refs: list[dict[str, Any]] = [
-        {"id": message},
-        {"guid": f"{key:032X}"},
-        {"uid": {"mailbox": {"id": global_ids.encode("Mailbox", box)}, "uid": uid}},
+        {"id": message_global_id},
+        {"guid": f"{message_id:032X}"},
+        {"uid": {"mailbox": {"id": global_ids.encode("Mailbox", mailbox_id)}, "uid": uid}},
     ]
     for ref in refs:
-        given_ = {"ref": ref, "id": message, "thread": its}
-        mine = await ada(document, **given_)
-        assert (mine["message"], mine["thread"]) == ({"subject": "Hello"}, {"subject": "Hello"})
-        seen = await bob(document, **given_)
-        assert seen == {"message": None, "node": None, "thread": None}
+        arguments = {"ref": ref, "id": message_global_id, "thread": thread_global_id}
+        own = await ada(document, **arguments)
+        assert (own["message"], own["thread"]) == ({"subject": "Hello"}, {"subject": "Hello"})
+        foreign = await bob(document, **arguments)
+        assert foreign == {"message": None, "node": None, "thread": None}
 
 
 @pytest.mark.parametrize(
@@ -179,66 +189,68 @@ async def test_another_users_mail_looks_like_none(ada: Client, bob: Client) -> N
         {"uid": {"mailbox": {"path": "Nowhere"}, "uid": 1}},
     ],
 )
-async def test_a_message_that_is_not_there_is_null(ada: Client, ref: dict[str, Any]) -> None:
+async def test_missing_message_is_null(ada: Client, ref: dict[str, Any]) -> None:
     document = "query ($ref: MessageRef!) { message(by: $ref) { subject } }"
     assert await ada(document, ref=ref) == {"message": None}
 
 
-@pytest.mark.parametrize("wrong", [{"guid": "x"}, {"guid": "g" * 32}, {"id": "msg_nonsense"}])
-async def test_a_made_up_reference_is_refused(ada: Client, wrong: dict[str, Any]) -> None:
-    answer = await ada.raw("query ($ref: MessageRef!) { message(by: $ref) { id } }", ref=wrong)
+@pytest.mark.parametrize("reference", [{"guid": "x"}, {"guid": "g" * 32}, {"id": "msg_nonsense"}])
+async def test_malformed_message_reference_is_refused(
+    ada: Client, reference: dict[str, Any]
+) -> None:
+    answer = await ada.raw("query ($ref: MessageRef!) { message(by: $ref) { id } }", ref=reference)
     assert answer["errors"][0]["extensions"] == {"code": "BAD_ID"}
 
 
-async def test_several_objects_come_in_the_order_asked_for(
-    ada: Client, statements: list[str]
-) -> None:
-    keys = [(await receive(ada, str(n))).message_id for n in range(3)]
-    asked = [global_ids.encode("Message", key) for key in (keys[2], 7, keys[0], keys[2])]
-    asked.insert(1, global_ids.encode("Mailbox", (await ada.box()).id))
+async def test_nodes_are_returned_in_requested_order(ada: Client, statements: list[str]) -> None:
+    message_ids = [(await receive(ada, str(n))).message_id for n in range(3)]
+    node_ids = [
+        global_ids.encode("Message", message_id)
+        for message_id in (message_ids[2], 7, message_ids[0], message_ids[2])
+    ]
+    node_ids.insert(1, global_ids.encode("Mailbox", (await ada.box()).id))
     document = """query ($ids: [ID!]!) { nodes(ids: $ids) { __typename
         ... on Message { subject } ... on Mailbox { path } } }"""
     del statements[:]
-    assert (await ada(document, ids=asked))["nodes"] == [
+    assert (await ada(document, ids=node_ids))["nodes"] == [
         {"__typename": "Message", "subject": "2"},
         {"__typename": "Mailbox", "path": "INBOX"},
         None,
         {"__typename": "Message", "subject": "0"},
         {"__typename": "Message", "subject": "2"},
     ]
-    assert len([sent for sent in statements if "api_keys" not in sent]) == 2
+    assert len([statement for statement in statements if "api_keys" not in statement]) == 2
 
 
-# one message
+MARK_SEEN_QUERY = (
+    "query ($id: ID!) { message(by: {id: $id}, markAsSeen: true) { seen flags modseq } }"
+)
 
 
-SEEN = "query ($id: ID!) { message(by: {id: $id}, markAsSeen: true) { seen flags modseq } }"
-
-
-async def test_reading_marks_as_seen_only_when_asked(ada: Client) -> None:
-    placed = await receive(ada)
-    key = global_ids.encode("Message", placed.message_id)
-    plain = await ada("query ($id: ID!) { message(by: {id: $id}) { seen text } }", id=key)
-    assert plain["message"]["seen"] is False
+async def test_message_is_marked_seen_only_on_request(ada: Client) -> None:
+    inserted = await receive(ada)
+    message_id = global_ids.encode("Message", inserted.message_id)
+    unmarked = await ada("query ($id: ID!) { message(by: {id: $id}) { seen text } }", id=message_id)
+    assert unmarked["message"]["seen"] is False
     for _ in range(2):
-        read = (await ada(SEEN, id=key))["message"]
-        assert read == {"seen": True, "flags": ["\\Seen"], "modseq": placed.modseq + 1}
+        marked = (await ada(MARK_SEEN_QUERY, id=message_id))["message"]
+        assert marked == {"seen": True, "flags": ["\\Seen"], "modseq": inserted.modseq + 1}
     assert (await ada.box()).unseen == 0
 
 
-async def test_a_credential_for_reading_marks_nothing(ada: Client, world: Environment) -> None:
-    key = global_ids.encode("Message", (await receive(ada)).message_id)
-    for name, more in (
+async def test_read_only_key_cannot_mark_seen(ada: Client, world: Environment) -> None:
+    message_id = global_ids.encode("Message", (await receive(ada)).message_id)
+    for name, extra in (
         ("only", {"read_only": True, "scopes": [Scope.MASTER]}),
         ("scope", {"scopes": [Scope.MAIL_READ]}),
     ):
-        secret = await make_key(world, name, user_id=ada.user.id, role=Role.USER, **more)
-        answer = await Client(ada.http, world, ada.user, secret).raw(SEEN, id=key)
+        secret = await make_key(world, name, user_id=ada.user.id, role=Role.USER, **extra)
+        answer = await Client(ada.http, world, ada.user, secret).raw(MARK_SEEN_QUERY, id=message_id)
         assert answer["errors"][0]["extensions"] == {"code": "FORBIDDEN"}
     assert (await ada.box()).unseen == 1
 
 
-WHOLE = """query ($id: ID!) { message(by: {id: $id}) {
+ALL_FIELDS_QUERY = """query ($id: ID!) { message(by: {id: $id}) {
   text html headersText header(name: "x-twice") headers { key value }
   source(maxBytes: 16777216) bodyPart(section: "HEADER") contentType { value params }
   structure { section contentType { value } parts { section contentType { value } filename
@@ -249,9 +261,11 @@ WHOLE = """query ($id: ID!) { message(by: {id: $id}) {
   sourceUrl encrypted metaData guid } }"""
 
 
-async def test_all_there_is_in_a_message(ada: Client) -> None:
-    placed = await receive(ada, multipart_message.RICH)
-    message = (await ada(WHOLE, id=global_ids.encode("Message", placed.message_id)))["message"]
+async def test_rich_message_has_all_fields(ada: Client) -> None:
+    inserted = await receive(ada, multipart_message.RICH)
+    message = (await ada(ALL_FIELDS_QUERY, id=global_ids.encode("Message", inserted.message_id)))[
+        "message"
+    ]
     assert message["text"] == multipart_message.TEXT
     (html,) = message["html"]
     assert "evil" not in html
@@ -274,10 +288,10 @@ async def test_all_there_is_in_a_message(ada: Client) -> None:
     assert (message["size"], message["list"]) == (len(multipart_message.RICH), None)
     rcpt = [{"value": "ada@example.org"}]
     assert message["envelope"] == {"from": "carol@example.com", "rcpt": rcpt}
-    assert message["guid"] == f"{placed.message_id:032x}"
+    assert message["guid"] == f"{inserted.message_id:032x}"
 
 
-async def test_mail_of_two_accounts_is_never_mixed(
+async def test_message_lists_of_two_users_are_separate(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
     dora = await make_client(world, ada.http, "dora")
@@ -293,14 +307,18 @@ async def test_mail_of_two_accounts_is_never_mixed(
     assert await found(ada, mailbox=mailbox, uids="1:*") == []
 
 
-async def test_the_envelope_has_recipients_as_given_and_as_compared(ada: Client) -> None:
-    letter = await received_messages.read_message(raw_message("Pond news"))
-    to = await address_resolution.load_recipient(ada.world, "A.da+news@Example.org")
-    placed = await received_messages.store_for_recipient(ada.world, letter, to, "carol@example.com")
-    key = global_ids.encode("Message", placed.message_id)
+async def test_envelope_has_recipient_as_given_and_normalized(ada: Client) -> None:
+    message = await received_messages.parse_storable_message(raw_message("Pond news"))
+    recipient = await address_resolution.load_recipient_below_limits(
+        ada.world, "A.da+news@Example.org"
+    )
+    inserted = await received_messages.store_once_for_recipient(
+        ada.world, message, recipient, "carol@example.com"
+    )
+    message_id = global_ids.encode("Message", inserted.message_id)
     document = """query ($id: ID!) { message(by: {id: $id}) {
         envelope { from rcpt { value formatted } } } }"""
-    assert (await ada(document, id=key))["message"]["envelope"] == {
+    assert (await ada(document, id=message_id))["message"]["envelope"] == {
         "from": "carol@example.com",
         "rcpt": [{"value": "A.da+news@Example.org", "formatted": "ada@example.org"}],
     }

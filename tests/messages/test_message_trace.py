@@ -1,4 +1,4 @@
-"""The way of a message: by queue id, Message-ID and recipient, and who may know of it."""
+"""Test the delivery trace: search by queue ID, Message-ID and recipient, and who can read it."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -30,238 +30,252 @@ from tests.support.operations.trace_operations import (
 from tests.support.stores.counter_check import rows
 
 CAROL = "carol@example.com"
-LOOK = "give queueId or messageId; messageTraceEvents finds messages by address and time"
+ARGUMENTS_HINT = "give queueId or messageId; messageTraceEvents finds messages by address and time"
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-async def come(neighbour: Neighbour, raw: bytes, *to: str) -> list[str]:
-    """The queue ids that the neighbour was told; where it was refused the reply."""
-    await neighbour.begin(*to, sender=CAROL)
+async def deliver_by_lmtp(neighbour: Neighbour, raw: bytes, *recipients: str) -> list[str]:
+    """Deliver by LMTP. Return the queue IDs of the replies, or the replies that refused."""
+    await neighbour.begin(*recipients, sender=CAROL)
     neighbour.send(raw + b".\r\n")
-    replies = [await neighbour.hear() for _ in to]
+    replies = [await neighbour.hear() for _ in recipients]
     return [reply.removeprefix("250 2.0.0 Delivered as ") for reply in replies]
 
 
-async def test_the_id_of_the_250_leads_to_each_step(
+async def test_queue_id_of_reply_finds_all_trace_steps(
     ada: Client, bob: Client, root: Client, neighbour: Neighbour
 ) -> None:
     raw = raw_message("Steps")
     assert bob.address == "bob@example.org"
-    queue_id, same = await come(neighbour, raw, ada.address, "B.ob+x@example.org")
-    assert queue_id == same
-    found = await trace_steps(root, queueId=queue_id, address="bob@example.org")
-    (_, _, _, where) = found.pop(2)
-    assert where == "uid 1"
-    assert found == [
+    queue_id, second_queue_id = await deliver_by_lmtp(
+        neighbour, raw, ada.address, "B.ob+x@example.org"
+    )
+    assert queue_id == second_queue_id
+    steps = await trace_steps(root, queueId=queue_id, address="bob@example.org")
+    (_, _, _, stored_detail) = steps.pop(2)
+    assert stored_detail == "uid 1"
+    assert steps == [
         ("MTA", "accepted", "B.ob+x@example.org", "from <carol@example.com>"),
         ("SPAM", "judged", "B.ob+x@example.org", "no spam, score 0, by SCORE"),
     ]
-    both = await trace_events(root, queueId=queue_id)
-    assert sorted(both) == ["accepted", "accepted", "judged", "judged", "stored", "stored"]
-    whole = message_id_header(raw)
-    assert await trace_steps(root, messageId=whole) == await trace_steps(
-        root, messageId=whole.strip("<>")
+    events = await trace_events(root, queueId=queue_id)
+    assert sorted(events) == ["accepted", "accepted", "judged", "judged", "stored", "stored"]
+    message_id = message_id_header(raw)
+    assert await trace_steps(root, messageId=message_id) == await trace_steps(
+        root, messageId=message_id.strip("<>")
     )
-    assert len(await trace_steps(root, messageId=whole)) == 6
+    assert len(await trace_steps(root, messageId=message_id)) == 6
     assert await trace_steps(root, messageId="<other@example.com>") == []
 
 
-async def test_what_is_refused_forwarded_and_dropped_is_told(
+async def test_trace_shows_refused_forwarded_and_dropped_recipients(
     ada: Client, root: Client, neighbour: Neighbour
 ) -> None:
     world = ada.world
     await add_forwarding_address(world, "list", "dave@far.example")
     await add_forwarding_address(world, "drop")
     assert (await change(ada, targets=["eve@far.example"]))[1] == []
-    to = (ada.address, "list@example.org", "drop@example.org")
-    async with listening(Server()) as there, working(world, relay(there)):
-        queue_id, *_ = await come(neighbour, raw_message("On"), *to)
-        await wait_for_messages(there, 2)
+    recipients = (ada.address, "list@example.org", "drop@example.org")
+    async with listening(Server()) as server, working(world, relay(server)):
+        queue_id, *_ = await deliver_by_lmtp(neighbour, raw_message("On"), *recipients)
+        await wait_for_messages(server, 2)
         keys = await rows(world, "SELECT id FROM submissions")
         for (key,) in keys:
             await settled(world, key)
-    by: dict[str, list[str]] = {address: [] for address in to}
+    events_by_address: dict[str, list[str]] = {address: [] for address in recipients}
     others: list[str] = []
     for _, event, address, detail in await trace_steps(root, queueId=queue_id):
-        by.get(address, others).append(event if detail is None else f"{event}: {detail}")
-    assert [one.partition(":")[0] for one in by[ada.address]] == [
+        events_by_address.get(address, others).append(
+            event if detail is None else f"{event}: {detail}"
+        )
+    assert [event_text.partition(":")[0] for event_text in events_by_address[ada.address]] == [
         "accepted", "judged", "stored", "sent on",
     ]  # fmt: skip
-    assert by["list@example.org"][1:] == ["sent on: to dave@far.example"]
-    assert by["drop@example.org"][1:] == ["dropped"]
-    found = sorted(one.partition(":")[0] for one in others)
-    assert found == ["queued", "queued", "relayed", "relayed"]
-    assert any("attempts 1" in one and "answer 250" in one for one in others)
+    assert events_by_address["list@example.org"][1:] == ["sent on: to dave@far.example"]
+    assert events_by_address["drop@example.org"][1:] == ["dropped"]
+    other_events = sorted(event_text.partition(":")[0] for event_text in others)
+    assert other_events == ["queued", "queued", "relayed", "relayed"]
+    assert any("attempts 1" in event_text and "answer 250" in event_text for event_text in others)
     spam = b"X-Spam-Flag: YES\r\n" + raw_message("Spam")
-    refused, *_ = await come(neighbour, spam, "list@example.org")
+    refused, *_ = await deliver_by_lmtp(neighbour, spam, "list@example.org")
     assert refused.startswith("554 5.7.1")
-    said = await trace_steps(root, messageId=message_id_header(spam))
-    assert [event for _, event, _, _ in said] == ["accepted", "refused"]
-    assert said[1][3] == "Held: spam is not sent on"
+    steps = await trace_steps(root, messageId=message_id_header(spam))
+    assert [event for _, event, _, _ in steps] == ["accepted", "refused"]
+    assert steps[1][3] == "Held: spam is not sent on"
 
 
-async def test_who_was_turned_away_is_told_with_those_who_were_not(
+async def test_trace_shows_recipients_rejected_at_rcpt(
     ada: Client, bob: Client, root: Client, neighbour: Neighbour
 ) -> None:
     raw = raw_message("Some")
-    boss = await chief(root, domain="example.org")
-    await come(neighbour, raw_message("Filling"), bob.address)
+    domain_admin = await chief(root, domain="example.org")
+    await deliver_by_lmtp(neighbour, raw_message("Filling"), bob.address)
     assert (await change(root, bob, quota=1))[1] == []
     neighbour.send(f"MAIL FROM:<{CAROL}>\r\n".encode())
-    for one in ("nobody@example.org", ada.address, bob.address, "x@far.example"):
-        neighbour.send(f"RCPT TO:<{one}>\r\n".encode())
+    for recipient in ("nobody@example.org", ada.address, bob.address, "x@far.example"):
+        neighbour.send(f"RCPT TO:<{recipient}>\r\n".encode())
     neighbour.send(b"DATA\r\n")
-    heard = [await neighbour.hear() for _ in range(6)]
-    assert [reply[:3] for reply in heard] == ["250", "550", "250", "452", "550", "354"]
+    replies = [await neighbour.hear() for _ in range(6)]
+    assert [reply[:3] for reply in replies] == ["250", "550", "250", "452", "550", "354"]
     neighbour.send(raw + b".\r\n")
     queue_id = (await neighbour.hear()).removeprefix("250 2.0.0 Delivered as ")
-    away = [
+    rejected = [
         ("nobody@example.org", "550 5.1.1 No such user here"),
         ("bob@example.org", "452 4.2.2 Mailbox full"),
         ("x@far.example", "550 5.1.1 No such user here"),
     ]
-    for given in ({"queueId": queue_id}, {"messageId": message_id_header(raw)}):
-        found = await trace_steps(root, **given)
-        assert [step[2:] for step in found if step[1] == "turned away"] == away
-        seen = await trace_steps(boss, **given)
-        assert [step[2:] for step in seen if step[1] == "turned away"] == away[:2]
-        assert [event for _, event, address, _ in found if address == ada.address] == [
+    for arguments in ({"queueId": queue_id}, {"messageId": message_id_header(raw)}):
+        root_steps = await trace_steps(root, **arguments)
+        assert [step[2:] for step in root_steps if step[1] == "turned away"] == rejected
+        admin_steps = await trace_steps(domain_admin, **arguments)
+        assert [step[2:] for step in admin_steps if step[1] == "turned away"] == rejected[:2]
+        assert [event for _, event, address, _ in root_steps if address == ada.address] == [
             "accepted", "judged", "stored",
         ]  # fmt: skip
 
 
-async def test_what_is_refused_by_a_script_or_as_spam_was_judged_before(
+async def test_trace_shows_spam_verdict_before_script_refusal(
     ada: Client, bob: Client, root: Client, neighbour: Neighbour
 ) -> None:
     await put(ada, 'require "reject"; reject "Not this.";')
     raw = raw_message("No")
-    refused, _ = await come(neighbour, raw, ada.address, bob.address)
+    refused, _ = await deliver_by_lmtp(neighbour, raw, ada.address, bob.address)
     assert refused == "550 5.7.1 Not this."
-    (judged, said) = (
+    (verdict, refusal) = (
         await trace_steps(root, messageId=message_id_header(raw), address=ada.address)
     )[1:]
-    assert judged[1:] == ("judged", ada.address, "no spam, score 0, by SCORE")
-    assert said[1:] == ("refused", ada.address, "Rejected: Not this.")
+    assert verdict[1:] == ("judged", ada.address, "no spam, score 0, by SCORE")
+    assert refusal[1:] == ("refused", ada.address, "Rejected: Not this.")
 
 
-async def test_what_our_users_send_is_found_by_both_ids(
+async def test_trace_of_sent_message_is_found_by_queue_id_and_message_id(
     ada: Client, bob: Client, root: Client
 ) -> None:
     world = ada.world
-    async with listening(Server()) as there, working(world, relay(there)):
-        key = await send(ada, NamedAddress("bob@example.org"), NamedAddress("carol@example.net"))
-        await settled(world, key)
-    asked = select(col(Submission.queue_id)).where(col(Submission.id) == key)
-    ((queue_id,),) = await world.database.read(asked)
-    ((header,),) = await rows(
+    async with listening(Server()) as server, working(world, relay(server)):
+        submission_id = await send(
+            ada, NamedAddress("bob@example.org"), NamedAddress("carol@example.net")
+        )
+        await settled(world, submission_id)
+    query = select(col(Submission.queue_id)).where(col(Submission.id) == submission_id)
+    ((queue_id,),) = await world.database.read(query)
+    ((message_id,),) = await rows(
         world, "SELECT message_id FROM messages WHERE user_id = :u", u=bob.user.id
     )
-    for given in ({"queueId": queue_id}, {"messageId": header}):
-        found = await trace_events(root, **given)
-        assert sorted(found) == [
+    for arguments in ({"queueId": queue_id}, {"messageId": message_id}):
+        events = await trace_events(root, **arguments)
+        assert sorted(events) == [
             "accepted", "delivered", "judged", "queued", "relayed", "stored",
         ]  # fmt: skip
 
 
-async def test_administrators_see_their_domains_and_users_nothing(
+async def test_trace_is_limited_to_domains_of_admin(
     ada: Client, root: Client, world: Environment
 ) -> None:
     await add_forwarding_address(world, "list", "dave@far.example")
     _, errors = await create(root, username="eve", address="eve@other.example")
     assert errors == []
-    boss = await chief(root, domain="other.example")
-    house = LocalBackend(world)
-    to = ("eve@other.example", ada.address, "list@example.org")
+    domain_admin = await chief(root, domain="other.example")
+    backend = LocalBackend(world)
+    recipients = ("eve@other.example", ada.address, "list@example.org")
     raw = raw_message("Both")
-    await house.deliver(raw, [await house.accept_recipient(one, CAROL) for one in to], CAROL)
-    seen = await trace_steps(boss, messageId=message_id_header(raw))
-    assert {address for _, _, address, _ in seen} == {"eve@other.example"}
-    assert len(seen) == 3
-    everything = await trace_steps(root, messageId=message_id_header(raw))
-    assert {"queued", "pending"} <= {event for _, event, _, _ in everything}
+    await backend.deliver(
+        raw, [await backend.accept_recipient(recipient, CAROL) for recipient in recipients], CAROL
+    )
+    admin_steps = await trace_steps(domain_admin, messageId=message_id_header(raw))
+    assert {address for _, _, address, _ in admin_steps} == {"eve@other.example"}
+    assert len(admin_steps) == 3
+    root_steps = await trace_steps(root, messageId=message_id_header(raw))
+    assert {"queued", "pending"} <= {event for _, event, _, _ in root_steps}
     answer = await ada.raw(MESSAGE_TRACE_QUERY, messageId=message_id_header(raw))
     assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
-    key = await send(ada, NamedAddress("carol@example.net"))
-    ((queue_id,),) = await rows(world, "SELECT queue_id FROM submissions WHERE id = :k", k=key)
-    assert await trace_steps(boss, queueId=queue_id) == []
+    submission_id = await send(ada, NamedAddress("carol@example.net"))
+    ((queue_id,),) = await rows(
+        world, "SELECT queue_id FROM submissions WHERE id = :k", k=submission_id
+    )
+    assert await trace_steps(domain_admin, queueId=queue_id) == []
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("arguments", "expected"),
     [
-        ({}, LOOK),
-        ({"queueId": "a", "messageId": "b"}, LOOK),
+        ({}, ARGUMENTS_HINT),
+        ({"queueId": "a", "messageId": "b"}, ARGUMENTS_HINT),
         ({"queueId": " "}, "from 1 to 1000 characters"),
         ({"messageId": "x" * 1001}, "from 1 to 1000 characters"),
         ({"queueId": "a", "address": "x" * 1001}, "at most 1000 characters"),
     ],
 )
-async def test_what_cannot_be_looked_for_is_refused(
-    root: Client, given: dict[str, Any], words: str
+async def test_invalid_trace_arguments_are_refused(
+    root: Client, arguments: dict[str, Any], expected: str
 ) -> None:
-    (error,) = (await root.raw(MESSAGE_TRACE_QUERY, **given))["errors"]
-    assert (error["message"], error["extensions"]["code"]) == (words, "BAD_USER_INPUT")
+    (error,) = (await root.raw(MESSAGE_TRACE_QUERY, **arguments))["errors"]
+    assert (error["message"], error["extensions"]["code"]) == (expected, "BAD_USER_INPUT")
 
 
-@pytest.mark.parametrize("odd", ["*", "<>", "%", "\U0001f4a9"])
-async def test_odd_texts_find_nothing(root: Client, odd: str) -> None:
+@pytest.mark.parametrize("odd_text", ["*", "<>", "%", "\U0001f4a9"])
+async def test_odd_trace_arguments_find_nothing(root: Client, odd_text: str) -> None:
     for name in ("queueId", "messageId"):
-        assert await trace_steps(root, **{name: f"x{odd}"}) == []
-    assert await trace_steps(root, queueId="x", address=odd) == []
+        assert await trace_steps(root, **{name: f"x{odd_text}"}) == []
+    assert await trace_steps(root, queueId="x", address=odd_text) == []
 
 
-async def test_no_header_of_a_stranger_stops_anything(
+async def test_odd_message_id_header_does_not_prevent_delivery(
     ada: Client, root: Client, world: Environment
 ) -> None:
-    house = LocalBackend(world)
-    for text in ("<" + "y" * 900 + "@x>", "<a\0b@x>", "no brackets"):
-        raw = f"Message-ID: {text}\r\n\r\nbody {len(text)}".encode()
-        (outcome,) = await house.deliver(raw, [await house.accept_recipient(ada.address, "")], "")
-        assert not isinstance(outcome, BaseException)
+    backend = LocalBackend(world)
+    for message_id in ("<" + "y" * 900 + "@x>", "<a\0b@x>", "no brackets"):
+        raw = f"Message-ID: {message_id}\r\n\r\nbody {len(message_id)}".encode()
+        (delivered,) = await backend.deliver(
+            raw, [await backend.accept_recipient(ada.address, "")], ""
+        )
+        assert not isinstance(delivered, BaseException)
     assert len(await trace_events(root, messageId="<" + "y" * 900 + "@x>")) == 3
-    many = await rows(world, "SELECT id FROM message_steps")
-    assert len(many) == 9
+    steps = await rows(world, "SELECT id FROM message_steps")
+    assert len(steps) == 9
 
 
-async def test_nothing_is_written_where_it_is_off_and_old_steps_go(
+async def test_trace_can_be_disabled_and_old_steps_are_deleted(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
-    house = LocalBackend(world)
+    backend = LocalBackend(world)
 
-    async def letter(subject: str) -> int:
+    async def deliver_and_count_steps(subject: str) -> int:
         raw = raw_message(subject)
-        await house.deliver(raw, [await house.accept_recipient(ada.address, CAROL)], CAROL)
+        await backend.deliver(raw, [await backend.accept_recipient(ada.address, CAROL)], CAROL)
         await send(ada)
         await message_trace.flush(world)
         return len(await rows(world, "SELECT id FROM message_steps"))
 
-    assert await letter("a") == 5
+    assert await deliver_and_count_steps("a") == 5
     clock.tick(days=8)
     assert (await housekeeping.run_round(world, sweep=False)).steps == 5
-    world.apply_options(CommittedOptions(replace(world.options, trace_for=timedelta(0)), 1))
-    assert await letter("b") == 0
+    world.use_options_unless_outdated(
+        CommittedOptions(replace(world.options, trace_for=timedelta(0)), 1)
+    )
+    assert await deliver_and_count_steps("b") == 0
 
 
-async def test_what_waits_is_bounded_and_what_is_lost_is_counted(
+async def test_trace_buffer_is_bounded_and_lost_steps_are_counted(
     ada: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(message_trace, "MAX_WAITING", 2)
-    house = LocalBackend(world)
-    before = message_trace.LOST_STEPS.value()
+    backend = LocalBackend(world)
+    lost_before = message_trace.LOST_STEPS.value()
     for subject in ("a", "b"):
-        await house.deliver(
-            raw_message(subject), [await house.accept_recipient(ada.address, CAROL)], CAROL
+        await backend.deliver(
+            raw_message(subject), [await backend.accept_recipient(ada.address, CAROL)], CAROL
         )
     await message_trace.flush(world)
     assert len(await rows(world, "SELECT id FROM message_steps")) == 2
-    assert message_trace.LOST_STEPS.value() - before == 4
+    assert message_trace.LOST_STEPS.value() - lost_before == 4
 
 
-async def test_a_delivery_waits_for_none_of_it(ada: Client, world: Environment) -> None:
-    house, statements = LocalBackend(world), heard(world.database)
-    there = [await house.accept_recipient(ada.address, CAROL)]
-    await house.deliver(raw_message("a"), there, CAROL)
-    assert not [one for one in statements if "message_steps" in one]
+async def test_trace_is_written_after_delivery(ada: Client, world: Environment) -> None:
+    backend, statements = LocalBackend(world), heard(world.database)
+    recipients = [await backend.accept_recipient(ada.address, CAROL)]
+    await backend.deliver(raw_message("a"), recipients, CAROL)
+    assert not [statement for statement in statements if "message_steps" in statement]
     await message_trace.flush(world)
-    (one,) = [one for one in statements if "message_steps" in one]
-    assert one.startswith("INSERT")
+    (statement,) = [statement for statement in statements if "message_steps" in statement]
+    assert statement.startswith("INSERT")

@@ -1,4 +1,4 @@
-"""What arrives is encrypted to the key of its account, or not stored."""
+"""Test that received messages are encrypted to the key of the account, or not stored."""
 
 import asyncio
 import logging
@@ -43,10 +43,10 @@ from tests.support.stores.counter_check import reached, rows
 
 pytestmark = pytest.mark.usefixtures("examined")
 
-WORDS = "herons at dawn"
-PLAIN = raw_message("Plain", body=WORDS)
-LARGE = letter("Large", attached=150_000)
-KEPT = {
+BODY_TEXT = "herons at dawn"
+PLAIN_MESSAGE = raw_message("Plain", body=BODY_TEXT)
+LARGE_MESSAGE = letter("Large", attached=150_000)
+ENCRYPTED_MESSAGES = {
     "pgp": raw_message(
         "PGP", body="--b\r\n\r\nx\r\n--b--", MIME_Version="1.0", Content_Type=
         'multipart/encrypted; protocol="application/pgp-encrypted"; boundary=b',
@@ -59,332 +59,373 @@ KEPT = {
 
 
 @dataclass
-class Owner:
-    """An account with a key of its own."""
+class OpenPgpAccount:
+    """An account with its own OpenPGP key."""
 
     client: Client
-    pair: pysequoia.Tsk
+    key_pair: pysequoia.Tsk
 
-    async def opened(self, message: int) -> bytes:
-        return opened(await source(self.client, message), self.pair)
+    async def decrypt(self, message_id: int) -> bytes:
+        return opened(await load_source(self.client, message_id), self.key_pair)
 
 
 @pytest.fixture
-async def eve(ada: Client, clock: Clock) -> Owner:
-    """Ada, whose key is good for a month, and who has all encrypted to it."""
-    seconds = int((clock() - datetime.now(UTC)).total_seconds()) + 30 * 86_400
-    pair = pair_of("Ada <ada@example.org>", seconds=seconds)
-    assert (await change(ada, pubKey=public_of(pair), encryptMessages=True))[1] == []
-    return Owner(ada, pair)
+async def pgp_account(ada: Client, clock: Clock) -> OpenPgpAccount:
+    """Ada with a key that is valid for a month and encrypts all mail."""
+    validity = int((clock() - datetime.now(UTC)).total_seconds()) + 30 * 86_400
+    key_pair = pair_of("Ada <ada@example.org>", seconds=validity)
+    assert (await change(ada, pubKey=public_of(key_pair), encryptMessages=True))[1] == []
+    return OpenPgpAccount(ada, key_pair)
 
 
-async def source(client: Client, message: int) -> bytes:
-    stored = await content.load_stored_message(context(client), message)
-    assert stored is not None
-    return await read_all(stored.stream_raw())
+async def load_source(client: Client, message_id: int) -> bytes:
+    message = await content.load_stored_message(context(client), message_id)
+    assert message is not None
+    return await read_all(message.stream_raw())
 
 
-async def deliver(world: Environment, raw: bytes | Path, *to: Client) -> list[Any]:
-    house = LocalBackend(world)
-    there = [await house.accept_recipient(client.address, "carol@example.com") for client in to]
-    return list(await house.deliver(raw, there, "carol@example.com"))
+async def deliver_locally(world: Environment, raw: bytes | Path, *clients: Client) -> list[Any]:
+    backend = LocalBackend(world)
+    recipients = [
+        await backend.accept_recipient(client.address, "carol@example.com") for client in clients
+    ]
+    return list(await backend.deliver(raw, recipients, "carol@example.com"))
 
 
-async def count(client: Client) -> int:
+async def count_messages(client: Client) -> int:
     sql = "SELECT id FROM messages WHERE user_id = :u"
     return len(await rows(client.world, sql, u=client.user.id))
 
 
-def inner(raw: bytes) -> bytes:
-    """The part that is to be encrypted: fields of the content, an empty line, the body."""
+def encryptable_part(raw: bytes) -> bytes:
+    """Return the part that is encrypted: content header fields, an empty line, the body."""
     if raw.startswith(b"\r\n"):
         return raw
-    head, _, body = raw.partition(b"\r\n\r\n")
-    fields = [line for line in head.split(b"\r\n") if line.lower().startswith(b"content-")]
+    header, _, body = raw.partition(b"\r\n\r\n")
+    fields = [line for line in header.split(b"\r\n") if line.lower().startswith(b"content-")]
     return b"".join(line + b"\r\n" for line in fields) + b"\r\n" + body
-
-
-# what arrives
 
 
 @pytest.mark.parametrize(
     "raw",
     [
-        PLAIN,
-        LARGE,
+        PLAIN_MESSAGE,
+        LARGE_MESSAGE,
         raw_message("ISO", body="x", Content_Type="text/html", content_language="de"),
-        b"\r\n" + WORDS.encode() + b"\r\n",
+        b"\r\n" + BODY_TEXT.encode() + b"\r\n",
         raw_message("Bare", body="\xff\0 odd \n.\r ends"),
     ],
 )
-async def test_a_message_is_encrypted_and_the_same_when_opened(eve: Owner, raw: bytes) -> None:
-    (placed,) = await deliver(eve.client.world, raw, eve.client)
-    stored = below(await source(eve.client, placed.message_id))
-    assert await eve.opened(placed.message_id) == inner(raw)
+async def test_received_message_is_encrypted_and_decrypts_to_same_content(
+    pgp_account: OpenPgpAccount, raw: bytes
+) -> None:
+    (inserted,) = await deliver_locally(pgp_account.client.world, raw, pgp_account.client)
+    stored = below(await load_source(pgp_account.client, inserted.message_id))
+    assert await pgp_account.decrypt(inserted.message_id) == encryptable_part(raw)
     if raw.startswith(b"From"):
-        outer = stored.partition(b"\r\nMIME-Version")[0]
-        assert outer.split(b"\r\n") == [
+        outer_header = stored.partition(b"\r\nMIME-Version")[0]
+        assert outer_header.split(b"\r\n") == [
             line
             for line in raw.partition(b"\r\n\r\n")[0].split(b"\r\n")
             if not line.lower().startswith((b"content-", b"mime-version"))
         ]
 
 
-async def test_folded_fields_and_short_line_ends_are_understood(eve: Owner) -> None:
+async def test_folded_header_fields_and_lf_line_ends_are_encrypted(
+    pgp_account: OpenPgpAccount,
+) -> None:
     raw = (
         b"Subject: one\n two\nContent-Type: text/plain;\n charset=utf-8\nMIME-Version: 1.0\n"
         b"X-Last: x\n\nbody\n"
     )
-    (placed,) = await deliver(eve.client.world, raw, eve.client)
-    inside = b"Content-Type: text/plain;\r\n charset=utf-8\r\n\r\nbody\n"
-    assert await eve.opened(placed.message_id) == inside
-    stored = below(await source(eve.client, placed.message_id))
+    (inserted,) = await deliver_locally(pgp_account.client.world, raw, pgp_account.client)
+    expected = b"Content-Type: text/plain;\r\n charset=utf-8\r\n\r\nbody\n"
+    assert await pgp_account.decrypt(inserted.message_id) == expected
+    stored = below(await load_source(pgp_account.client, inserted.message_id))
     assert stored.startswith(b"Subject: one\r\n two\r\nX-Last: x\r\nMIME-Version: 1.0\r\n")
 
 
-async def test_a_large_one_comes_as_a_file(eve: Owner, tmp_path: Path) -> None:
+async def test_large_message_from_file_is_encrypted(
+    pgp_account: OpenPgpAccount, tmp_path: Path
+) -> None:
     path = tmp_path / "letter"
-    await asyncio.to_thread(path.write_bytes, LARGE)
-    (placed,) = await deliver(eve.client.world, path, eve.client)
-    assert await eve.opened(placed.message_id) == inner(LARGE)
+    await asyncio.to_thread(path.write_bytes, LARGE_MESSAGE)
+    (inserted,) = await deliver_locally(pgp_account.client.world, path, pgp_account.client)
+    assert await pgp_account.decrypt(inserted.message_id) == encryptable_part(LARGE_MESSAGE)
 
 
-@pytest.mark.parametrize("kind", KEPT)
-async def test_what_is_encrypted_already_stays_as_it_is(eve: Owner, kind: str) -> None:
-    (placed,) = await deliver(eve.client.world, KEPT[kind], eve.client)
-    assert below(await source(eve.client, placed.message_id)) == KEPT[kind]
-
-
-async def test_of_several_each_has_it_as_he_asks_for_it(
-    eve: Owner, bob: Client, world: Environment
+@pytest.mark.parametrize("kind", ENCRYPTED_MESSAGES)
+async def test_encrypted_message_is_stored_unchanged(
+    pgp_account: OpenPgpAccount, kind: str
 ) -> None:
-    pair = pair_of("Bob")
-    assert (await change(bob, pubKey=public_of(pair)))[1] == []
-    first, clear = await deliver(world, PLAIN, eve.client, bob)
-    assert await eve.opened(first.message_id) == inner(PLAIN)
-    assert below(await source(bob, clear.message_id)) == PLAIN
-    given = {"mailboxes": [{"path": "INBOX"}], "set": {"encryptMessages": True}}
-    assert (await run(bob, "mailboxUpdate", "task { id }", **given))["errors"] == []
-    ours, his = await deliver(world, LARGE, eve.client, bob)
-    assert opened(await source(bob, his.message_id), pair) == inner(LARGE)
-    assert await eve.opened(ours.message_id) == inner(LARGE)
+    (inserted,) = await deliver_locally(
+        pgp_account.client.world, ENCRYPTED_MESSAGES[kind], pgp_account.client
+    )
+    assert (
+        below(await load_source(pgp_account.client, inserted.message_id))
+        == ENCRYPTED_MESSAGES[kind]
+    )
 
 
-async def test_a_repeat_is_known_though_its_bytes_differ(eve: Owner, world: Environment) -> None:
-    (first,) = await deliver(world, PLAIN, eve.client)
-    (second,) = await deliver(world, PLAIN, eve.client)
-    assert (first.message_id, await count(eve.client)) == (second.message_id, 1)
-
-
-async def test_it_takes_no_further_statement(
-    eve: Owner, bob: Client, world: Environment, statements: list[str]
+async def test_message_is_encrypted_only_for_recipients_who_want_it(
+    pgp_account: OpenPgpAccount, bob: Client, world: Environment
 ) -> None:
-    async def cost(client: Client) -> int:
-        await address_resolution.load_recipient(world, client.address)
+    key_pair = pair_of("Bob")
+    assert (await change(bob, pubKey=public_of(key_pair)))[1] == []
+    ada_message, bob_message = await deliver_locally(world, PLAIN_MESSAGE, pgp_account.client, bob)
+    assert await pgp_account.decrypt(ada_message.message_id) == encryptable_part(PLAIN_MESSAGE)
+    assert below(await load_source(bob, bob_message.message_id)) == PLAIN_MESSAGE
+    arguments = {"mailboxes": [{"path": "INBOX"}], "set": {"encryptMessages": True}}
+    assert (await run(bob, "mailboxUpdate", "task { id }", **arguments))["errors"] == []
+    ada_large, bob_large = await deliver_locally(world, LARGE_MESSAGE, pgp_account.client, bob)
+    assert opened(await load_source(bob, bob_large.message_id), key_pair) == encryptable_part(
+        LARGE_MESSAGE
+    )
+    assert await pgp_account.decrypt(ada_large.message_id) == encryptable_part(LARGE_MESSAGE)
+
+
+async def test_repeated_delivery_is_recognized_despite_encryption(
+    pgp_account: OpenPgpAccount, world: Environment
+) -> None:
+    (first,) = await deliver_locally(world, PLAIN_MESSAGE, pgp_account.client)
+    (second,) = await deliver_locally(world, PLAIN_MESSAGE, pgp_account.client)
+    assert (first.message_id, await count_messages(pgp_account.client)) == (second.message_id, 1)
+
+
+async def test_encryption_needs_no_extra_statement(
+    pgp_account: OpenPgpAccount, bob: Client, world: Environment, statements: list[str]
+) -> None:
+    async def count_statements(client: Client) -> int:
+        await address_resolution.load_recipient_below_limits(world, client.address)
         del statements[:]
-        await address_resolution.load_recipient(world, client.address)
+        await address_resolution.load_recipient_below_limits(world, client.address)
         return len(statements)
 
-    assert await cost(eve.client) == await cost(bob) > 0
+    assert await count_statements(pgp_account.client) == await count_statements(bob) > 0
 
 
-# failing closed
-
-
-async def test_nothing_is_stored_once_the_key_is_over(
-    eve: Owner, bob: Client, neighbour: Neighbour, clock: Clock, caplog: pytest.LogCaptureFixture
+async def test_expired_key_refuses_delivery(
+    pgp_account: OpenPgpAccount,
+    bob: Client,
+    neighbour: Neighbour,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    await deliver(eve.client.world, PLAIN, eve.client)
+    await deliver_locally(pgp_account.client.world, PLAIN_MESSAGE, pgp_account.client)
     clock.tick(days=31)
     caplog.set_level(logging.DEBUG)
-    await neighbour.begin(eve.client.address, bob.address)
-    neighbour.send(raw_message("Late", body=WORDS) + b".\r\n")
-    answers = [(await neighbour.hear())[:9] for _ in range(2)]
-    assert answers == ["451 4.3.0", "250 2.0.0"]
-    assert (await count(eve.client), await count(bob)) == (1, 1)
+    await neighbour.begin(pgp_account.client.address, bob.address)
+    neighbour.send(raw_message("Late", body=BODY_TEXT) + b".\r\n")
+    replies = [(await neighbour.hear())[:9] for _ in range(2)]
+    assert replies == ["451 4.3.0", "250 2.0.0"]
+    assert (await count_messages(pgp_account.client), await count_messages(bob)) == (1, 1)
     assert any("cannot be encrypted" in record.getMessage() for record in caplog.records)
-    assert WORDS not in caplog.text
+    assert BODY_TEXT not in caplog.text
 
 
 @pytest.mark.parametrize("key", [None, "-----BEGIN PGP PUBLIC KEY BLOCK-----", ""])
-async def test_nothing_is_stored_without_a_sound_key(eve: Owner, key: str | None) -> None:
-    world = eve.client.world
+async def test_unusable_key_refuses_every_message(
+    pgp_account: OpenPgpAccount, key: str | None
+) -> None:
+    world = pgp_account.client.world
     async with world.write_session() as session:
         await session.exec(update(User).values(pub_key=key))
-    (outcome,) = await deliver(world, PLAIN, eve.client)
-    assert isinstance(outcome, ServiceUnavailable)
-    to = JobRecipient(1, eve.client.address, 1, world.now() + timedelta(days=5))
-    job = DeliveryJob(1, 2, "q", 3, 4, 5, "bob@example.org", "example.org", world.now(), [to])
-    assert (await local_delivery.deliver_to_local_recipients(world, job, PLAIN))[
+    (delivered,) = await deliver_locally(world, PLAIN_MESSAGE, pgp_account.client)
+    assert isinstance(delivered, ServiceUnavailable)
+    recipient = JobRecipient(1, pgp_account.client.address, 1, world.now() + timedelta(days=5))
+    job = DeliveryJob(
+        1, 2, "q", 3, 4, 5, "bob@example.org", "example.org", world.now(), [recipient]
+    )
+    assert (await local_delivery.deliver_to_local_recipients(world, job, PLAIN_MESSAGE))[
         1
     ].reply_code == 451
-    answer = await call(eve.client, "messageUpload", mailbox={"path": "INBOX"}, raw=PLAIN.decode())
+    answer = await call(
+        pgp_account.client, "messageUpload", mailbox={"path": "INBOX"}, raw=PLAIN_MESSAGE.decode()
+    )
     assert [error["code"] for error in answer["errors"]] == ["UNAVAILABLE"]
     with pytest.raises(ServiceUnavailable):
         await submission_create.send_message(
-            context(eve.client), SendRequest(to=[], subject="x", upload_only=True)
+            context(pgp_account.client), SendRequest(to=[], subject="x", upload_only=True)
         )
-    assert await count(eve.client) == 0
+    assert await count_messages(pgp_account.client) == 0
 
 
-async def test_mail_among_ourselves_is_encrypted(eve: Owner, world: Environment) -> None:
-    to = JobRecipient(1, eve.client.address, 1, world.now() + timedelta(days=5))
-    job = DeliveryJob(1, 2, "q", 3, 4, 5, "bob@example.org", "example.org", world.now(), [to])
-    assert (await local_delivery.deliver_to_local_recipients(world, job, PLAIN))[
+async def test_local_delivery_is_encrypted(pgp_account: OpenPgpAccount, world: Environment) -> None:
+    recipient = JobRecipient(1, pgp_account.client.address, 1, world.now() + timedelta(days=5))
+    job = DeliveryJob(
+        1, 2, "q", 3, 4, 5, "bob@example.org", "example.org", world.now(), [recipient]
+    )
+    assert (await local_delivery.deliver_to_local_recipients(world, job, PLAIN_MESSAGE))[
         1
     ].reply_code == 250
-    ((key,),) = await rows(world, "SELECT id FROM messages")
-    assert await eve.opened(key) == inner(PLAIN)
+    ((message_id,),) = await rows(world, "SELECT id FROM messages")
+    assert await pgp_account.decrypt(message_id) == encryptable_part(PLAIN_MESSAGE)
 
 
-# what is put in, and what is sent
-
-
-async def test_what_is_put_in_is_encrypted_but_for_drafts(eve: Owner, bob: Client) -> None:
-    given = {"mailbox": {"path": "INBOX"}, "raw": PLAIN.decode()}
-    answer = await call(eve.client, "messageUpload", **given)
-    assert answer["errors"] == []
-    assert await eve.opened(global_ids.decode("Message", answer["message"]["id"])) == inner(PLAIN)
-    answer = await call(eve.client, "messageUpload", **given, draft=True)
-    assert answer["message"]["source"].encode() == PLAIN
-    box = box_id((await eve.client.box()).id)
-    sent = await eve.client.http.post(
-        f"/rest/mailboxes/{box}/messages",
-        content=LARGE,
-        headers={**eve.client.headers, "content-type": "message/rfc822"},
-    )
-    assert await eve.opened(global_ids.decode("Message", sent.json()["id"])) == inner(LARGE)
-    answer = await call(bob, "messageUpload", **given)
-    assert answer["message"]["source"].encode() == PLAIN
-
-
-async def test_what_is_put_into_many_is_encrypted_for_each(
-    eve: Owner, bob: Client, root: Client
+async def test_uploaded_message_is_encrypted_except_draft(
+    pgp_account: OpenPgpAccount, bob: Client
 ) -> None:
-    given = {"mailbox": {"path": "INBOX"}, "raw": LARGE.decode()}
-    users = {"ids": [global_ids.encode("User", one.user.id) for one in (eve.client, bob)]}
-    answer = await call(root, "messageUpload", **given, users=users)
+    arguments = {"mailbox": {"path": "INBOX"}, "raw": PLAIN_MESSAGE.decode()}
+    answer = await call(pgp_account.client, "messageUpload", **arguments)
+    assert answer["errors"] == []
+    assert await pgp_account.decrypt(
+        global_ids.decode("Message", answer["message"]["id"])
+    ) == encryptable_part(PLAIN_MESSAGE)
+    answer = await call(pgp_account.client, "messageUpload", **arguments, draft=True)
+    assert answer["message"]["source"].encode() == PLAIN_MESSAGE
+    mailbox_id = box_id((await pgp_account.client.box()).id)
+    response = await pgp_account.client.http.post(
+        f"/rest/mailboxes/{mailbox_id}/messages",
+        content=LARGE_MESSAGE,
+        headers={**pgp_account.client.headers, "content-type": "message/rfc822"},
+    )
+    assert await pgp_account.decrypt(
+        global_ids.decode("Message", response.json()["id"])
+    ) == encryptable_part(LARGE_MESSAGE)
+    answer = await call(bob, "messageUpload", **arguments)
+    assert answer["message"]["source"].encode() == PLAIN_MESSAGE
+
+
+async def test_upload_to_several_users_is_encrypted_per_user(
+    pgp_account: OpenPgpAccount, bob: Client, root: Client
+) -> None:
+    arguments = {"mailbox": {"path": "INBOX"}, "raw": LARGE_MESSAGE.decode()}
+    users = {
+        "ids": [global_ids.encode("User", client.user.id) for client in (pgp_account.client, bob)]
+    }
+    answer = await call(root, "messageUpload", **arguments, users=users)
     assert answer["errors"] == []
     sql = "SELECT id FROM messages WHERE user_id = :u"
-    ((mine,),) = await rows(root.world, sql, u=eve.client.user.id)
-    ((his,),) = await rows(root.world, sql, u=bob.user.id)
-    assert await eve.opened(mine) == inner(LARGE)
-    assert await source(bob, his) == LARGE
+    ((ada_message_id,),) = await rows(root.world, sql, u=pgp_account.client.user.id)
+    ((bob_message_id,),) = await rows(root.world, sql, u=bob.user.id)
+    assert await pgp_account.decrypt(ada_message_id) == encryptable_part(LARGE_MESSAGE)
+    assert await load_source(bob, bob_message_id) == LARGE_MESSAGE
 
 
-async def test_the_copy_in_sent_is_encrypted_and_what_goes_out_is_not(eve: Owner) -> None:
-    assert (await change(eve.client, encryptMessages=False))[1] == []
-    given = {"mailboxes": [{"specialUse": "SENT"}], "set": {"encryptMessages": True}}
-    assert (await run(eve.client, "mailboxUpdate", "task { id }", **given))["errors"] == []
-    to = [NamedAddress("carol@example.net")]
-    outgoing = SendRequest(to=to, subject="Hi", text=WORDS)
-    sent = await submission_create.send_message(context(eve.client), outgoing)
+async def test_sent_copy_is_encrypted_but_outgoing_message_is_not(
+    pgp_account: OpenPgpAccount,
+) -> None:
+    assert (await change(pgp_account.client, encryptMessages=False))[1] == []
+    arguments = {"mailboxes": [{"specialUse": "SENT"}], "set": {"encryptMessages": True}}
+    assert (await run(pgp_account.client, "mailboxUpdate", "task { id }", **arguments))[
+        "errors"
+    ] == []
+    recipients = [NamedAddress("carol@example.net")]
+    request = SendRequest(to=recipients, subject="Hi", text=BODY_TEXT)
+    sent = await submission_create.send_message(context(pgp_account.client), request)
     assert sent.submission is not None
     assert sent.message is not None
-    assert WORDS.encode() in await eve.opened(sent.message.id)
-    assert await blob_of(eve.client.world, sent.submission.id) != sent.message.blob_id
-    draft = SendRequest(to=to, subject="Hi", text=WORDS, is_draft=True)
-    kept = await submission_create.send_message(context(eve.client), draft)
-    assert kept.message is not None
-    assert WORDS.encode() in await source(eve.client, kept.message.id)
+    assert BODY_TEXT.encode() in await pgp_account.decrypt(sent.message.id)
+    assert await blob_of(pgp_account.client.world, sent.submission.id) != sent.message.blob_id
+    draft = SendRequest(to=recipients, subject="Hi", text=BODY_TEXT, is_draft=True)
+    saved_draft = await submission_create.send_message(context(pgp_account.client), draft)
+    assert saved_draft.message is not None
+    assert BODY_TEXT.encode() in await load_source(pgp_account.client, saved_draft.message.id)
 
 
-async def test_what_another_puts_into_a_folder_is_encrypted_to_its_owner(
-    eve: Owner, bob: Client
+async def test_upload_to_shared_mailbox_is_encrypted_to_its_owner(
+    pgp_account: OpenPgpAccount, bob: Client
 ) -> None:
-    assert (await change(eve.client, encryptMessages=False))[1] == []
-    await make(context(eve.client), NewMailboxes(["Team"], encrypt_messages=True))
-    assert await share(eve.client, bob, "LOOKUP", "READ", "INSERT", "CREATE") == []
-    box = {"id": box_id((await eve.client.box("Team")).id)}
-    answer = await call(bob, "messageUpload", mailbox=box, raw=PLAIN.decode())
+    assert (await change(pgp_account.client, encryptMessages=False))[1] == []
+    await make(context(pgp_account.client), NewMailboxes(["Team"], encrypt_messages=True))
+    assert await share(pgp_account.client, bob, "LOOKUP", "READ", "INSERT", "CREATE") == []
+    mailbox = {"id": box_id((await pgp_account.client.box("Team")).id)}
+    answer = await call(bob, "messageUpload", mailbox=mailbox, raw=PLAIN_MESSAGE.decode())
     assert answer["errors"] == []
-    assert await eve.opened(global_ids.decode("Message", answer["message"]["id"])) == inner(PLAIN)
-    given = {"paths": ["Sub"], "parent": box, "encryptMessages": True}
-    (error,) = (await run(bob, "mailboxCreate", "task { id }", **given))["errors"]
+    assert await pgp_account.decrypt(
+        global_ids.decode("Message", answer["message"]["id"])
+    ) == encryptable_part(PLAIN_MESSAGE)
+    arguments = {"paths": ["Sub"], "parent": mailbox, "encryptMessages": True}
+    (error,) = (await run(bob, "mailboxCreate", "task { id }", **arguments))["errors"]
     assert (error["code"], error["path"]) == ("FORBIDDEN_OPERATION", ["encryptMessages"])
 
 
-# reading
-
-
-async def test_a_search_finds_words_of_the_header_alone(eve: Owner, bob: Client) -> None:
-    raw = raw_message("Pond", body=WORDS)
-    await deliver(eve.client.world, raw, eve.client, bob)
-    await index_worker.index_next_batch(eve.client.world)
-    assert await found(eve.client, query="pond") == ["Pond"]
-    assert await found(eve.client, query="herons") == []
+async def test_search_of_encrypted_message_finds_header_words_only(
+    pgp_account: OpenPgpAccount, bob: Client
+) -> None:
+    raw = raw_message("Pond", body=BODY_TEXT)
+    await deliver_locally(pgp_account.client.world, raw, pgp_account.client, bob)
+    await index_worker.index_next_batch(pgp_account.client.world)
+    assert await found(pgp_account.client, query="pond") == ["Pond"]
+    assert await found(pgp_account.client, query="herons") == []
     assert await found(bob, query="herons") == ["Pond"]
-    shown = await rows(
-        eve.client.world,
+    message_rows = await rows(
+        pgp_account.client.world,
         "SELECT preview, encrypted, digest FROM messages WHERE user_id = :u",
-        u=eve.client.user.id,
+        u=pgp_account.client.user.id,
     )
-    ((preview, encrypted, digest),) = shown
+    ((preview, encrypted, digest),) = message_rows
     assert (preview, bool(encrypted), digest == content_digest(raw)) == ("", True, False)
 
 
-# settings
-
-
-async def folder(client: Client, *, on: bool, path: str = "INBOX") -> list[Any]:
-    given = {"mailboxes": [{"path": path}], "set": {"encryptMessages": on}}
+async def set_mailbox_encryption(client: Client, *, on: bool, path: str = "INBOX") -> list[Any]:
+    arguments = {"mailboxes": [{"path": path}], "set": {"encryptMessages": on}}
     fields = "mailboxes { encryptMessages }"
-    answer = await run(client, "mailboxUpdate", fields, **given)
+    answer = await run(client, "mailboxUpdate", fields, **arguments)
     assert answer["errors"] or answer["mailboxes"] == [{"encryptMessages": on}]
     return list(answer["errors"])
 
 
-async def test_it_takes_a_key_and_holds_it(ada: Client, root: Client) -> None:
+async def test_encryption_requires_key_and_blocks_its_removal(ada: Client, root: Client) -> None:
     _, (error,) = await change(ada, encryptMessages=True)
-    want = ("VALIDATION", ["set", "encryptMessages"], "required")
-    assert (error["code"], error["path"], error["constraint"]) == want
-    (error,) = await folder(ada, on=True)
-    assert (error["code"], error["path"], error["constraint"]) == want
-    given = {"paths": ["A"], "encryptMessages": True}
-    (error,) = (await run(ada, "mailboxCreate", "task { id }", **given))["errors"]
+    expected = ("VALIDATION", ["set", "encryptMessages"], "required")
+    assert (error["code"], error["path"], error["constraint"]) == expected
+    (error,) = await set_mailbox_encryption(ada, on=True)
+    assert (error["code"], error["path"], error["constraint"]) == expected
+    arguments = {"paths": ["A"], "encryptMessages": True}
+    (error,) = (await run(ada, "mailboxCreate", "task { id }", **arguments))["errors"]
     assert (error["code"], error["path"]) == ("VALIDATION", ["encryptMessages"])
     _, (error,) = await create(root, encryptMessages=True)
     assert (error["code"], error["path"]) == ("VALIDATION", ["encryptMessages"])
 
     key = public_of(pair_of("Ada"))
     assert (await change(ada, pubKey=key, encryptMessages=True))[1] == []
-    assert await folder(ada, on=True) == []
-    held = ("CONFLICT", ["set", "pubKey"])
+    assert await set_mailbox_encryption(ada, on=True) == []
+    key_in_use = ("CONFLICT", ["set", "pubKey"])
     _, (error,) = await change(ada, pubKey=None)
-    assert (error["code"], error["path"]) == held
-    _, (error,) = await change(ada, pubKey=None, encryptMessages=False)  # the folder holds it
-    assert (error["code"], error["path"]) == held
+    assert (error["code"], error["path"]) == key_in_use
+    # the mailbox still uses the key
+    _, (error,) = await change(ada, pubKey=None, encryptMessages=False)
+    assert (error["code"], error["path"]) == key_in_use
     assert (await change(ada, encryptMessages=False))[1] == []
-    assert await folder(ada, on=False) == []
+    assert await set_mailbox_encryption(ada, on=False) == []
     assert (await change(ada, pubKey=None))[1] == []
 
 
-async def test_it_is_shown_and_told(ada: Client, root: Client) -> None:
+async def test_encryption_setting_is_shown_and_writes_events(ada: Client, root: Client) -> None:
     key = public_of(pair_of("Ada"))
     before = await reached(ada.world, ada.user.id)
     assert (await change(ada, pubKey=key, encryptMessages=True))[1] == []
-    assert await folder(ada, on=True) == []
-    told = await events(ada.world, ada.user.id, before)
-    assert told[0] == (ChangeKind.USER_CHANGED, [ada.user.id], [["encryptMessages", "pubKey"]])
-    assert [kind for kind, *_ in told[1:]] == [ChangeKind.MAILBOX_UPDATED]
-    shown = await ada("{ viewer { user { encryptMessages } } }")
-    assert shown["viewer"]["user"]["encryptMessages"] is True
-    eve, errors = await create(root, pubKey=key, encryptMessages=True)
+    assert await set_mailbox_encryption(ada, on=True) == []
+    written_events = await events(ada.world, ada.user.id, before)
+    assert written_events[0] == (
+        ChangeKind.USER_CHANGED,
+        [ada.user.id],
+        [["encryptMessages", "pubKey"]],
+    )
+    assert [kind for kind, *_ in written_events[1:]] == [ChangeKind.MAILBOX_UPDATED]
+    answer = await ada("{ viewer { user { encryptMessages } } }")
+    assert answer["viewer"]["user"]["encryptMessages"] is True
+    created_user, errors = await create(root, pubKey=key, encryptMessages=True)
     assert errors == []
-    shown = await root("query ($id: ID!) { user(by: {id: $id}) { encryptMessages } }", id=eve["id"])
-    assert shown["user"]["encryptMessages"] is True
+    answer = await root(
+        "query ($id: ID!) { user(by: {id: $id}) { encryptMessages } }", id=created_user["id"]
+    )
+    assert answer["user"]["encryptMessages"] is True
 
 
-async def test_nobody_else_changes_it(eve: Owner, bob: Client) -> None:
+async def test_encryption_setting_of_another_user_cannot_be_changed(
+    pgp_account: OpenPgpAccount, bob: Client
+) -> None:
     assert (await change(bob, pubKey=public_of(pair_of("Bob"))))[1] == []
-    box = box_id((await eve.client.box()).id)
-    for user in (None, {"id": global_ids.encode("User", eve.client.user.id)}):
+    mailbox_id = box_id((await pgp_account.client.box()).id)
+    for user in (None, {"id": global_ids.encode("User", pgp_account.client.user.id)}):
         patch = {"encryptMessages": False}
-        given: dict[str, Any] = {"user": user, "mailboxes": [{"id": box}], "set": patch}
-        (error,) = (await run(bob, "mailboxUpdate", "task { id }", **given))["errors"]
+        arguments: dict[str, Any] = {"user": user, "mailboxes": [{"id": mailbox_id}], "set": patch}
+        (error,) = (await run(bob, "mailboxUpdate", "task { id }", **arguments))["errors"]
         assert error["code"] in ("NOT_FOUND", "FORBIDDEN")
     for name, value in (("encryptMessages", False), ("pubKey", None)):
-        _, (error,) = await change(bob, eve.client, **{name: value})
+        _, (error,) = await change(bob, pgp_account.client, **{name: value})
         assert error["code"] in ("NOT_FOUND", "FORBIDDEN")
-    (placed,) = await deliver(bob.world, PLAIN, eve.client)
-    assert await eve.opened(placed.message_id) == inner(PLAIN)
+    (inserted,) = await deliver_locally(bob.world, PLAIN_MESSAGE, pgp_account.client)
+    assert await pgp_account.decrypt(inserted.message_id) == encryptable_part(PLAIN_MESSAGE)

@@ -1,10 +1,10 @@
-"""Texts come back as they were given, with as many line breaks at the end."""
+"""Test that texts are stored unchanged, with all line breaks at the end."""
 
 from typing import Any
 
 import pytest
 
-from mail.mime import body_html, body_text, parse_structure
+from mail.mime import body_html_parts, body_text, parse_structure
 from models.runtime.environment import Environment
 from tests.conftest import Client, receive
 from tests.support.accounts.user_operations import run
@@ -12,7 +12,7 @@ from tests.support.mail_servers.queue_worker import relay, until, working
 from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
 from tests.support.operations.message_sources import upload
 
-WORDS = [
+TEXT_STARTS = [
     "Hello",
     "Grüße 日本語",
     "x" * 500,
@@ -22,82 +22,94 @@ WORDS = [
     "From me\n.",
     "",
 ]
-ENDS = ["", "\n", "\n\n", "\n\n\n", "\r\n", "\r\n\r\n", " ", " \n", "\t"]
-TEXTS = [word + end for word in WORDS for end in ENDS]
-BODY = "query ($id: ID!) { message(by: {id: $id}) { text html } }"
-SEND = """mutation ($input: MessageSendInput!) { messageSend(input: $input) {
+TEXT_ENDS = ["", "\n", "\n\n", "\n\n\n", "\r\n", "\r\n\r\n", " ", " \n", "\t"]
+TEXTS = [word + end for word in TEXT_STARTS for end in TEXT_ENDS]
+BODY_QUERY = "query ($id: ID!) { message(by: {id: $id}) { text html } }"
+MESSAGE_SEND = """mutation ($input: MessageSendInput!) { messageSend(input: $input) {
   message { id } errors { code path } } }"""
-FILE = {"content": "eA==", "filename": "x.bin"}
+ATTACHMENT = {"content": "eA==", "filename": "x.bin"}
 
 
-def plain(text: str) -> str:
-    """The text with the line breaks that answers have."""
+def with_lf_line_ends(text: str) -> str:
+    """Return the text with the line ends of GraphQL responses."""
     return text.replace("\r\n", "\n")
 
 
-def page(text: str) -> str:
+def html_page(text: str) -> str:
     return f"<p>{text}</p>{text[len(text.rstrip()) :]}"
 
 
-async def bodies(client: Client, key: str) -> tuple[str, str]:
-    found = (await client(BODY, id=key))["message"]
-    return found["text"], "".join(found["html"])
+async def load_bodies(client: Client, message_id: str) -> tuple[str, str]:
+    message = (await client(BODY_QUERY, id=message_id))["message"]
+    return message["text"], "".join(message["html"])
 
 
-@pytest.mark.parametrize("files", [[], [FILE]])
-async def test_the_body_of_a_draft_is_what_was_given(ada: Client, files: list[Any]) -> None:
+@pytest.mark.parametrize("files", [[], [ATTACHMENT]])
+async def test_draft_body_is_unchanged(ada: Client, files: list[Any]) -> None:
     for text in TEXTS:
-        done = await upload(ada, text=text, attachments=files)
-        assert done["errors"] == []
-        assert (await bodies(ada, done["message"]["id"]))[0] == plain(text), repr(text)
-        done = await upload(ada, text=text, html=page(text), attachments=files)
-        found = await bodies(ada, done["message"]["id"])
-        assert found == (plain(text), plain(page(text))), repr(text)
-        done = await upload(ada, html=page(text), attachments=files)
-        assert (await bodies(ada, done["message"]["id"]))[1] == plain(page(text)), repr(text)
+        answer = await upload(ada, text=text, attachments=files)
+        assert answer["errors"] == []
+        assert (await load_bodies(ada, answer["message"]["id"]))[0] == with_lf_line_ends(text), (
+            repr(text)
+        )
+        answer = await upload(ada, text=text, html=html_page(text), attachments=files)
+        stored = await load_bodies(ada, answer["message"]["id"])
+        assert stored == (with_lf_line_ends(text), with_lf_line_ends(html_page(text))), repr(text)
+        answer = await upload(ada, html=html_page(text), attachments=files)
+        assert (await load_bodies(ada, answer["message"]["id"]))[1] == with_lf_line_ends(
+            html_page(text)
+        ), repr(text)
 
 
-@pytest.mark.parametrize("given", [{}, {"html": True}, {"attachments": [FILE]}])
-async def test_recipients_and_the_copy_in_sent_have_the_same_text(
-    ada: Client, world: Environment, given: dict[str, Any]
+@pytest.mark.parametrize("arguments", [{}, {"html": True}, {"attachments": [ATTACHMENT]}])
+async def test_sent_text_is_the_same_for_recipients_and_sent_copy(
+    ada: Client, world: Environment, arguments: dict[str, Any]
 ) -> None:
     copies = []
-    async with listening(Server()) as there, working(world, relay(there)):
+    async with listening(Server()) as server, working(world, relay(server)):
         for nth, text in enumerate(TEXTS):
-            more = {**given, "html": page(text)} if "html" in given else given
+            body_fields = (
+                {**arguments, "html": html_page(text)} if "html" in arguments else arguments
+            )
             to = [{"address": f"n{nth}@example.net"}]
-            done = (await ada(SEND, input={"to": to, "text": text, **more}))["messageSend"]
-            assert done["errors"] == []
-            copies.append((await bodies(ada, done["message"]["id"]))[0])
+            answer = (await ada(MESSAGE_SEND, input={"to": to, "text": text, **body_fields}))[
+                "messageSend"
+            ]
+            assert answer["errors"] == []
+            copies.append((await load_bodies(ada, answer["message"]["id"]))[0])
 
-        async def come() -> bool:
-            return len(there.mails) == len(TEXTS)
+        async def has_received_all() -> bool:
+            return len(server.mails) == len(TEXTS)
 
-        await until(come)
-    raws = {mail.to[0].partition("@")[0]: mail.raw for mail in there.mails}
-    assert copies == list(map(plain, TEXTS))
+        await until(has_received_all)
+    raws = {
+        received_mail.to[0].partition("@")[0]: received_mail.raw for received_mail in server.mails
+    }
+    assert copies == list(map(with_lf_line_ends, TEXTS))
     for nth, text in enumerate(TEXTS):
         raw = raws[f"n{nth}"]
-        assert body_text(raw, parse_structure(raw)) == plain(text), repr(text)
-        if "html" in given:
-            assert body_html(raw, parse_structure(raw)) == [plain(page(text))], repr(text)
+        assert body_text(raw, parse_structure(raw)) == with_lf_line_ends(text), repr(text)
+        if "html" in arguments:
+            assert body_html_parts(raw, parse_structure(raw)) == [
+                with_lf_line_ends(html_page(text))
+            ], repr(text)
 
 
-async def test_other_texts_of_an_account_come_back_unchanged(ada: Client) -> None:
+async def test_autoreply_and_script_texts_are_unchanged(ada: Client) -> None:
     for text in ("Away", "Away\n", "Away\n\n", "Away\r\n", "Grüße "):
-        away = {"enabled": True, "text": text, "html": page(text)}
-        done = await run(ada, "autoreplySet", "autoreplies { text html }", set=away)
-        assert done["autoreplies"] == [{"text": text, "html": page(text)}]
+        autoreply = {"enabled": True, "text": text, "html": html_page(text)}
+        answer = await run(ada, "autoreplySet", "autoreplies { text html }", set=autoreply)
+        assert answer["autoreplies"] == [{"text": text, "html": html_page(text)}]
         script = {"name": "main", "content": f"keep; # {text}"}
-        done = await run(ada, "sieveScriptPut", "scripts { content }", **script)
-        assert done["scripts"] == [{"content": script["content"]}]
+        answer = await run(ada, "sieveScriptPut", "scripts { content }", **script)
+        assert answer["scripts"] == [{"content": script["content"]}]
 
 
 @pytest.mark.parametrize("text", ["Hi", "Hi\n", "Hi\r\n\r\n"])
-async def test_a_received_text_has_its_own_line_breaks(ada: Client, text: str) -> None:
-    wire = text.replace("\r\n", "\n").replace("\n", "\r\n").encode()
-    part = b"--x\r\nContent-Type: text/plain\r\n\r\n" + wire + b"\r\n--x--\r\n"
+async def test_received_text_keeps_its_line_breaks(ada: Client, text: str) -> None:
+    crlf_text = text.replace("\r\n", "\n").replace("\n", "\r\n").encode()
+    part = b"--x\r\nContent-Type: text/plain\r\n\r\n" + crlf_text + b"\r\n--x--\r\n"
     raw = b"Content-Type: multipart/mixed; boundary=x\r\n\r\n" + part
-    placed = await receive(ada, raw)
-    assert body_text(raw, parse_structure(raw)) == plain(text)
-    assert placed.message_id
+    inserted = await receive(ada, raw)
+    assert body_text(raw, parse_structure(raw)) == with_lf_line_ends(text)
+    assert inserted.message_id

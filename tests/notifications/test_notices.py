@@ -1,4 +1,4 @@
-"""What is worth showing to whoever looks on."""
+"""The notifications subscription: new mail, limits, sign-ins and bounces of the viewer."""
 
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from tests.support.clients.change_followers import open_subscription
 from tests.support.operations.push_receivers import come
 from tests.support.servers.live_server import Follower, House, cursor, house, note, until
 
-FOLLOW = """subscription ($after: Cursor) { notifications(after: $after) { kind title text at cursor
-  hasMore message { id subject } } }"""
-AT = "{ viewer { user { cursor } } }"
+NOTIFICATIONS_SUBSCRIPTION = """subscription ($after: Cursor) {
+  notifications(after: $after) { kind title text at cursor hasMore message { id subject } } }"""
+CURSOR_QUERY = "{ viewer { user { cursor } } }"
 
 
 @pytest.fixture
@@ -26,73 +26,95 @@ async def live(world: Environment, tmp_path: Path) -> Any:
         yield live
 
 
-def told(follower: Follower) -> list[Any]:
+def received_notifications(follower: Follower) -> list[Any]:
     for payload in follower.got:
         assert not payload.get("errors"), payload
     return [payload["data"]["notifications"] for payload in follower.got]
 
 
-async def position(client: Client) -> str:
-    return str((await client(AT))["viewer"]["user"]["cursor"])
+async def current_cursor(client: Client) -> str:
+    return str((await client(CURSOR_QUERY))["viewer"]["user"]["cursor"])
 
 
-@pytest.mark.parametrize("by", ["follow", "stream"])
-async def test_new_mail_is_shown_to_its_owner_alone(
-    live: House, ada: Client, bob: Client, by: str
+@pytest.mark.parametrize("transport", ["follow", "stream"])
+async def test_new_mail_notifies_only_its_owner(
+    live: House, ada: Client, bob: Client, transport: str
 ) -> None:
-    mine = await open_subscription(live, by, ada, FOLLOW)
-    his = await open_subscription(live, by, bob, FOLLOW)
+    ada_follower = await open_subscription(live, transport, ada, NOTIFICATIONS_SUBSCRIPTION)
+    bob_follower = await open_subscription(live, transport, bob, NOTIFICATIONS_SUBSCRIPTION)
     await come(ada, "Spam", into="Junk")
-    placed = await come(ada, "Hello")
-    await until(lambda: mine.got)
-    (one,) = told(mine)
-    key = global_ids.encode("Message", placed.message_id)
-    assert (one["kind"], one["title"], one["text"]) == ("message.received", "Carol", "Hello")
-    assert (one["message"], one["hasMore"]) == ({"id": key, "subject": "Hello"}, False)
+    message = await come(ada, "Hello")
+    await until(lambda: ada_follower.got)
+    (notification,) = received_notifications(ada_follower)
+    message_id = global_ids.encode("Message", message.message_id)
+    assert (notification["kind"], notification["title"], notification["text"]) == (
+        "message.received",
+        "Carol",
+        "Hello",
+    )
+    assert (notification["message"], notification["hasMore"]) == (
+        {"id": message_id, "subject": "Hello"},
+        False,
+    )
     await come(bob, "His")
-    await until(lambda: his.got)
-    assert [one["text"] for one in told(his)] == ["His"]
-    assert len(mine.got) == 1
-    for follower in (mine, his):
+    await until(lambda: bob_follower.got)
+    assert [notification["text"] for notification in received_notifications(bob_follower)] == [
+        "His"
+    ]
+    assert len(ada_follower.got) == 1
+    for follower in (ada_follower, bob_follower):
         await follower.leave()
 
 
-async def test_it_goes_on_after_a_cursor_and_misses_nothing(live: House, ada: Client) -> None:
-    at = await position(ada)
+async def test_subscription_continues_after_cursor_without_gaps(live: House, ada: Client) -> None:
+    start = await current_cursor(ada)
     for n in range(3):
         await come(ada, f"No. {n}")
-    follower = await live.follow(ada, FOLLOW, after=at)
+    follower = await live.follow(ada, NOTIFICATIONS_SUBSCRIPTION, after=start)
     await until(lambda: len(follower.got) == 3)
-    assert [(one["text"], one["hasMore"]) for one in told(follower)] == [
+    notifications = received_notifications(follower)
+    assert [(notification["text"], notification["hasMore"]) for notification in notifications] == [
         ("No. 0", True), ("No. 1", True), ("No. 2", False),
     ]  # fmt: skip
     await follower.leave()
-    again = await live.follow(ada, FOLLOW, after=told(follower)[0]["cursor"])
-    await until(lambda: len(again.got) == 2)
-    assert [one["text"] for one in told(again)] == ["No. 1", "No. 2"]
-    await again.leave()
-    unknown = await live.follow(ada, FOLLOW, after=cursor(ada, 10_000))
-    await until(lambda: unknown.got)
-    assert [one["kind"] for one in told(unknown)] == ["resync"]
-    await unknown.leave()
+    second_follower = await live.follow(
+        ada, NOTIFICATIONS_SUBSCRIPTION, after=received_notifications(follower)[0]["cursor"]
+    )
+    await until(lambda: len(second_follower.got) == 2)
+    assert [notification["text"] for notification in received_notifications(second_follower)] == [
+        "No. 1",
+        "No. 2",
+    ]
+    await second_follower.leave()
+    resync_follower = await live.follow(ada, NOTIFICATIONS_SUBSCRIPTION, after=cursor(ada, 10_000))
+    await until(lambda: resync_follower.got)
+    assert [notification["kind"] for notification in received_notifications(resync_follower)] == [
+        "resync"
+    ]
+    await resync_follower.leave()
 
 
-async def test_somebody_elses_cursor_is_refused(live: House, ada: Client, bob: Client) -> None:
-    follower = await live.follow(ada, FOLLOW, after=cursor(bob, 1))
+async def test_cursor_of_another_user_is_refused(live: House, ada: Client, bob: Client) -> None:
+    follower = await live.follow(ada, NOTIFICATIONS_SUBSCRIPTION, after=cursor(bob, 1))
     await until(lambda: follower.got or follower.over)
     assert "BAD_CURSOR" in str(follower.got or follower.over)
     await follower.leave()
 
 
-async def test_limits_sign_ins_and_mail_that_could_not_be_sent(live: House, ada: Client) -> None:
-    at = await position(ada)
-    full = {
+async def test_limits_sign_ins_and_bounces_are_notified(live: House, ada: Client) -> None:
+    start = await current_cursor(ada)
+    limit_facts = {
         "limit": "STORAGE", "level": "WARNING", "used": 81, "allowed": 100, "refused": False,
         "resetsAt": None,
     }  # fmt: skip
-    user = ada.user.id
-    await note(ada, ChangeKind.LIMIT_REACHED, [user], **full)
-    await note(ada, ChangeKind.LIMIT_REACHED, [user], **{**full, "level": "FULL", "refused": True})
+    user_id = ada.user.id
+    await note(ada, ChangeKind.LIMIT_REACHED, [user_id], **limit_facts)
+    await note(
+        ada,
+        ChangeKind.LIMIT_REACHED,
+        [user_id],
+        **{**limit_facts, "level": "FULL", "refused": True},
+    )
     for action, result in (
         ("authenticate", "success"),
         ("authenticate", "fail"),
@@ -100,13 +122,16 @@ async def test_limits_sign_ins_and_mail_that_could_not_be_sent(live: House, ada:
         ("password change", "success"),
     ):
         await security_log.log_event_separately(
-            context(ada), NewSecurityEvent(action, user, result, protocol="IMAP")
+            context(ada), NewSecurityEvent(action, user_id, result, protocol="IMAP")
         )
     await note(ada, ChangeKind.SUBMISSION_CHANGED, [7], state="SENT")
     await note(ada, ChangeKind.SUBMISSION_CHANGED, [7], state="FAILED")
-    follower = await live.follow(ada, FOLLOW, after=at)
+    follower = await live.follow(ada, NOTIFICATIONS_SUBSCRIPTION, after=start)
     await until(lambda: len(follower.got) == 6)
-    assert [(one["kind"], one["title"]) for one in told(follower)] == [
+    assert [
+        (notification["kind"], notification["title"])
+        for notification in received_notifications(follower)
+    ] == [
         ("limit.reached", "Storage: used up to 81 %"),
         ("limit.reached", "Storage: used up"),
         ("login.succeeded", "New sign-in"),
@@ -114,23 +139,23 @@ async def test_limits_sign_ins_and_mail_that_could_not_be_sent(live: House, ada:
         ("password.changed", "The password was changed"),
         ("message.bounced", "A message could not be sent"),
     ]
-    assert told(follower)[2]["text"] == "IMAP"
+    assert received_notifications(follower)[2]["text"] == "IMAP"
     await follower.leave()
 
 
-async def test_many_are_told_by_as_few_statements_as_one(
+async def test_notifications_are_loaded_with_constant_statements(
     live: House, ada: Client, statements: list[str]
 ) -> None:
-    text = FOLLOW.replace("message { id subject }", "")
+    text = NOTIFICATIONS_SUBSCRIPTION.replace("message { id subject }", "")
 
-    async def cost(many: int) -> int:
-        at = await position(ada)
-        for n in range(many):
-            await come(ada, f"{many} {n}")
+    async def count_statements(message_count: int) -> int:
+        start = await current_cursor(ada)
+        for n in range(message_count):
+            await come(ada, f"{message_count} {n}")
         del statements[:]
-        follower = await live.follow(ada, text, after=at)
-        await until(lambda: len(follower.got) == many)
+        follower = await live.follow(ada, text, after=start)
+        await until(lambda: len(follower.got) == message_count)
         await follower.leave()
-        return len([one for one in statements if "FROM messages" in one])
+        return len([statement for statement in statements if "FROM messages" in statement])
 
-    assert await cost(1) == await cost(20) == 1
+    assert await count_statements(1) == await count_statements(20) == 1

@@ -1,4 +1,4 @@
-"""Push channels: who may have which, what they are told, and in which words."""
+"""Push channels: contents and selection of pushes, validation, secrets and permissions."""
 
 import json
 from collections.abc import AsyncIterator
@@ -37,92 +37,99 @@ from tests.support.operations.push_receivers import (
 from tests.support.servers.webhook_receiver import Receiver, receiving
 from tests.support.stores.store_snapshot import everything
 
-DELETE = """mutation ($ids: [ID!]!) { pushChannelDelete(input: {ids: $ids}) {
+DELETE_MUTATION = """mutation ($ids: [ID!]!) { pushChannelDelete(input: {ids: $ids}) {
   deletedIds errors { code } } }"""
-TEST = """mutation ($ids: [ID!]!) { pushChannelTest(input: {ids: $ids}) {
+TEST_MUTATION = """mutation ($ids: [ID!]!) { pushChannelTest(input: {ids: $ids}) {
   channels { id } errors { code } } }"""
-PUBLIC = "{ pushPublicKey }"
+PUBLIC_KEY_QUERY = "{ pushPublicKey }"
 
 
 @pytest.fixture
 async def receiver(world: Environment) -> AsyncIterator[Receiver]:
-    async with receiving() as one:
-        loose(world, pushover_url=f"http://127.0.0.1:{one.port}/1/messages.json")
-        yield one
+    async with receiving() as http_receiver:
+        loose(world, pushover_url=f"http://127.0.0.1:{http_receiver.port}/1/messages.json")
+        yield http_receiver
 
 
-def codes(payload: Any) -> list[Any]:
+def paths_and_constraints(payload: Any) -> list[Any]:
     return [(e["path"], e.get("constraint") or e["code"]) for e in payload["errors"]]
 
 
-async def test_mail_that_comes_is_told_by_pushover(
+async def test_received_message_is_pushed_by_pushover(
     ada: Client, receiver: Receiver, clock: Clock
 ) -> None:
     await made(ada, key="user-key", token="app-token")  # noqa: S106
     await come(ada, "Hello", From="Bob <bob@example.net>")
     await pump(worker_of(ada.world))
-    (got,) = receiver.got
-    assert got.path == "/1/messages.json"
-    assert form(got) == {
+    (request,) = receiver.got
+    assert request.path == "/1/messages.json"
+    assert form(request) == {
         "token": "app-token", "user": "user-key", "title": "Bob", "message": "Hello",
         "priority": "0",
     }  # fmt: skip
-    one = await channel(ada)
-    assert (one["lastError"], one["lastPushAt"]) == (None, "2030-01-01T00:00:00Z")
+    shown_channel = await channel(ada)
+    assert (shown_channel["lastError"], shown_channel["lastPushAt"]) == (
+        None,
+        "2030-01-01T00:00:00Z",
+    )
     clock.tick(hours=1)
     await pump(worker_of(ada.world))
     assert len(receiver.got) == 1
 
 
 @pytest.mark.parametrize(
-    ("contact", "told"),
+    ("contact", "expected_subject"),
     [("mailto:ops@example.org", "mailto:ops@example.org"), ("", "mailto:postmaster@mx")],
 )
-async def test_a_browser_can_read_what_it_is_sent_and_knows_who_sends(
-    ada: Client, world: Environment, clock: Clock, contact: str, told: str
+async def test_web_push_is_encrypted_and_signed_for_the_browser(
+    ada: Client, world: Environment, clock: Clock, contact: str, expected_subject: str
 ) -> None:
     loose(world, push_contact=contact, hostname="mx")
     async with receiving(server_tls()) as service:
         browser = Browser(service.port)
         await made(ada, kind="WEB_PUSH", endpoint=browser.subscription)
-        placed = await come(ada, "Grüße", From="Bob <bob@example.net>")
+        message = await come(ada, "Grüße", From="Bob <bob@example.net>")
         await pump(worker_of(world, trusted_context=trust()))
-    (got,) = service.got
-    assert browser.read(got) == {
+    (request,) = service.got
+    assert browser.read(request) == {
         "title": "Bob", "body": "Grüße", "count": 1,
-        "message": global_ids.encode("Message", placed.message_id),
+        "message": global_ids.encode("Message", message.message_id),
     }  # fmt: skip
-    assert (got.headers["ttl"], got.headers["urgency"]) == ("86400", "normal")
-    scheme, _, parts = got.headers["authorization"].partition(" ")
-    said = dict(part.split("=", 1) for part in parts.split(","))
+    assert (request.headers["ttl"], request.headers["urgency"]) == ("86400", "normal")
+    scheme, _, parts = request.headers["authorization"].partition(" ")
+    vapid_fields = dict(part.split("=", 1) for part in parts.split(","))
     assert scheme == "vapid"
-    assert said["k"] == (await ada(PUBLIC))["pushPublicKey"]
-    head, claims, signature = said["t"].split(".")
-    meant = json.loads(raw_of(claims))
-    assert meant["aud"] == f"https://127.0.0.1:{service.port}"
-    assert meant["sub"] == told
-    assert 0 < meant["exp"] - clock().timestamp() <= 24 * 3600
-    raw = raw_of(signature)
-    halves = int.from_bytes(raw[:32]), int.from_bytes(raw[32:])
-    key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), raw_of(said["k"]))
-    key.verify(
-        encode_dss_signature(*halves), f"{head}.{claims}".encode(), ec.ECDSA(hashes.SHA256())
+    assert vapid_fields["k"] == (await ada(PUBLIC_KEY_QUERY))["pushPublicKey"]
+    jwt_header, claims, signature = vapid_fields["t"].split(".")
+    jwt_claims = json.loads(raw_of(claims))
+    assert jwt_claims["aud"] == f"https://127.0.0.1:{service.port}"
+    assert jwt_claims["sub"] == expected_subject
+    assert 0 < jwt_claims["exp"] - clock().timestamp() <= 24 * 3600
+    raw_signature = raw_of(signature)
+    signature_integers = int.from_bytes(raw_signature[:32]), int.from_bytes(raw_signature[32:])
+    public_key = ec.EllipticCurvePublicKey.from_encoded_point(
+        ec.SECP256R1(), raw_of(vapid_fields["k"])
+    )
+    public_key.verify(
+        encode_dss_signature(*signature_integers),
+        f"{jwt_header}.{claims}".encode(),
+        ec.ECDSA(hashes.SHA256()),
     )
 
 
-async def test_ntfy_is_told_in_its_own_way(ada: Client, receiver: Receiver) -> None:
+async def test_http_push_has_ntfy_headers(ada: Client, receiver: Receiver) -> None:
     await made(ada, **http(receiver, token="tk_1", title="{SENDER_NAME}: Grüße"))  # noqa: S106
     await come(ada, "Hello", From="Zoë <zoe@example.net>")
     await pump(worker_of(ada.world))
-    (got,) = receiver.got
-    assert (got.path, got.raw) == ("/topic", b"Hello")
-    assert got.headers["authorization"] == "Bearer tk_1"
-    assert got.headers["priority"] == "default"
-    assert got.headers["title"].startswith("=?utf-8?b?")
-    assert str(make_header(decode_header(got.headers["title"]))) == "Zoë: Grüße"
+    (request,) = receiver.got
+    assert (request.path, request.raw) == ("/topic", b"Hello")
+    assert request.headers["authorization"] == "Bearer tk_1"
+    assert request.headers["priority"] == "default"
+    assert request.headers["title"].startswith("=?utf-8?b?")
+    assert str(make_header(decode_header(request.headers["title"]))) == "Zoë: Grüße"
 
 
-async def test_places_are_filled_in_once_and_nothing_gets_out_of_a_field(
+async def test_placeholders_are_replaced_once_without_header_injection(
     ada: Client, receiver: Receiver
 ) -> None:
     title = "{SENDER} {SENDER_ADDRESS} {NOTHING}"
@@ -136,15 +143,15 @@ async def test_places_are_filled_in_once_and_nothing_gets_out_of_a_field(
         Message_ID="<1@example.net>",
     )
     await pump(worker_of(ada.world))
-    (got,) = receiver.got
-    assert "x-evil" not in got.headers
-    assert got.headers["title"].endswith("bob@example.net {NOTHING}")
-    subject, *others = got.raw.decode().split("|")
+    (request,) = receiver.got
+    assert "x-evil" not in request.headers
+    assert request.headers["title"].endswith("bob@example.net {NOTHING}")
+    subject, *others = request.raw.decode().split("|")
     assert subject.startswith("{SENDER} a")
     assert others == ["Ada", "ada@example.org", "<1@example.net>"]
 
 
-async def test_only_what_is_wanted_is_told(ada: Client, receiver: Receiver) -> None:
+async def test_sender_filters_select_messages(ada: Client, receiver: Receiver) -> None:
     await made(
         ada,
         **http(receiver, senders=["bob@example.net", "@work.example"], sendersRegex="/^b.b@x/i"),
@@ -158,22 +165,27 @@ async def test_only_what_is_wanted_is_told(ada: Client, receiver: Receiver) -> N
 
 
 @pytest.mark.parametrize(
-    "urgent", [{"X-Priority": "1 (Highest)"}, {"Importance": "High"}, {"Priority": "urgent"}]
+    "priority_header",
+    [{"X-Priority": "1 (Highest)"}, {"Importance": "High"}, {"Priority": "urgent"}],
 )
-async def test_what_is_urgent_may_be_told_alone_and_with_priority(
-    ada: Client, receiver: Receiver, urgent: dict[str, str]
+async def test_priority_filter_pushes_only_urgent_messages(
+    ada: Client, receiver: Receiver, priority_header: dict[str, str]
 ) -> None:
     await made(ada, key="k", token="t", onlyPriority=True, evaluatePriority=True)  # noqa: S106
     await come(ada, "Later", **{"X-Priority": "3"})
-    await come(ada, "Now", **urgent)
+    await come(ada, "Now", **priority_header)
     await pump(worker_of(ada.world))
-    assert [(form(got)["message"], form(got)["priority"]) for got in receiver.got] == [("Now", "1")]
+    assert [(form(request)["message"], form(request)["priority"]) for request in receiver.got] == [
+        ("Now", "1")
+    ]
 
 
-async def test_folders_junk_and_what_is_read_or_put_in(ada: Client, receiver: Receiver) -> None:
+async def test_only_unread_messages_in_selected_mailboxes_are_pushed(
+    ada: Client, receiver: Receiver
+) -> None:
     create = """mutation ($p: [String!]!) { mailboxCreate(input: {paths: $p}) {
       mailboxes { id } errors { code } } }"""
-    (lists,) = (await ada(create, p=["Lists"]))["mailboxCreate"]["mailboxes"]
+    (lists_mailbox,) = (await ada(create, p=["Lists"]))["mailboxCreate"]["mailboxes"]
     await made(ada, **http(receiver))
     worker = worker_of(ada.world)
     for path in ("Lists", "Junk", "INBOX"):
@@ -186,16 +198,16 @@ async def test_folders_junk_and_what_is_read_or_put_in(ada: Client, receiver: Re
         await come(ada, f"Again to {path}", into=path)
         await pump(worker)
     assert texts(receiver) == ["To INBOX", "Again to Lists"]
-    gone = (
+    delete_mutation = (
         "mutation ($id: ID!) { mailboxDelete(input: {mailboxes: [{id: $id}]}) { errors { code } } }"
     )
-    assert (await ada(gone, id=lists["id"]))["mailboxDelete"]["errors"] == []
+    assert (await ada(delete_mutation, id=lists_mailbox["id"]))["mailboxDelete"]["errors"] == []
     assert (await channel(ada))["mailboxes"] == []
-    read = await come(ada, "Read at once")
+    read_message = await come(ada, "Read at once")
     await call(
         ada,
         "messageUpdate",
-        select={"ids": [global_ids.encode("Message", read.message_id)]},
+        select={"ids": [global_ids.encode("Message", read_message.message_id)]},
         set={"seen": True},
     )
     await come(ada, "Last")
@@ -203,7 +215,7 @@ async def test_folders_junk_and_what_is_read_or_put_in(ada: Client, receiver: Re
     assert texts(receiver)[2:] == ["Last"]
 
 
-async def test_muted_conversations_and_what_is_put_in_are_not_told(
+async def test_muted_threads_and_uploaded_messages_are_not_pushed(
     ada: Client, receiver: Receiver
 ) -> None:
     await made(ada, **http(receiver))
@@ -223,7 +235,7 @@ async def test_muted_conversations_and_what_is_put_in_are_not_told(
     assert texts(receiver) == ["Talk"]
 
 
-async def test_a_burst_is_one_notice_that_names_nobody(
+async def test_several_messages_are_one_push_without_sender(
     ada: Client, receiver: Receiver, clock: Clock
 ) -> None:
     await made(ada, **http(receiver, title="Mail from {SENDER}"))
@@ -236,15 +248,13 @@ async def test_a_burst_is_one_notice_that_names_nobody(
     for n in range(10):
         await come(ada, f"Then {n}")
         await pump(worker)
-    assert len(receiver.got) == 5  # of a minute
+    assert len(receiver.got) == 5  # the maximum per minute
     clock.tick(seconds=61)
     await pump(worker)
     assert texts(receiver)[5:] == ["6 new messages"]
 
 
-async def test_what_was_before_or_while_it_was_off_is_not_told(
-    ada: Client, receiver: Receiver
-) -> None:
+async def test_messages_before_activation_are_not_pushed(ada: Client, receiver: Receiver) -> None:
     await come(ada, "Before")
     await made(ada, **http(receiver))
     worker = worker_of(ada.world)
@@ -255,24 +265,26 @@ async def test_what_was_before_or_while_it_was_off_is_not_told(
     assert texts(receiver) == ["While True"]
 
 
-async def test_a_sample_is_sent_even_where_it_is_off(
+async def test_test_push_is_sent_by_inactive_channel(
     ada: Client, bob: Client, receiver: Receiver
 ) -> None:
-    key = await made(ada, **http(receiver, active=False, title="Ping"))
-    assert (await bob(TEST, ids=[key]))["pushChannelTest"]["errors"] == [{"code": "NOT_FOUND"}]
-    assert (await ada(TEST, ids=[key]))["pushChannelTest"]["errors"] == []
+    channel_id = await made(ada, **http(receiver, active=False, title="Ping"))
+    assert (await bob(TEST_MUTATION, ids=[channel_id]))["pushChannelTest"]["errors"] == [
+        {"code": "NOT_FOUND"}
+    ]
+    assert (await ada(TEST_MUTATION, ids=[channel_id]))["pushChannelTest"]["errors"] == []
     await pump(worker_of(ada.world))
     await pump(worker_of(ada.world))
-    (got,) = receiver.got
-    assert (got.headers["title"], got.raw) == ("Ping", b"This is a test")
+    (request,) = receiver.got
+    assert (request.headers["title"], request.raw) == ("Ping", b"This is a test")
     assert (await channel(ada))["lastPushAt"] is not None
 
 
-POINT = bare(b"\4" + b"\1" * 64)  # on no curve
+INVALID_P256_KEY = bare(b"\4" + b"\1" * 64)  # no point of the curve
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("fields", "expected"),
     [
         ({"kind": "PUSHOVER", "key": "k"}, [(["token"], "required")]),
         ({"kind": "HTTP"}, [(["endpoint"], "required")]),
@@ -291,7 +303,7 @@ POINT = bare(b"\4" + b"\1" * 64)  # on no curve
                 "kind": "WEB_PUSH",
                 "endpoint": {
                     "endpoint": "https://x.example",
-                    "keys": {"p256dh": POINT, "auth": bare(b"a" * 16)},
+                    "keys": {"p256dh": INVALID_P256_KEY, "auth": bare(b"a" * 16)},
                 },
             },
             [(["endpoint"], "format")],
@@ -317,126 +329,144 @@ POINT = bare(b"\4" + b"\1" * 64)  # on no curve
         ),
     ],
 )
-async def test_what_is_wrong_is_said_and_nothing_kept(
-    ada: Client, given: dict[str, Any], told: Any
+async def test_invalid_channel_is_refused_and_not_stored(
+    ada: Client, fields: dict[str, Any], expected: Any
 ) -> None:
-    assert codes(await set_(ada, **given)) == told
+    assert paths_and_constraints(await set_(ada, **fields)) == expected
     assert (await ada("{ viewer { user { pushChannels { id } } } }"))["viewer"]["user"] == {
         "pushChannels": []
     }
 
 
-async def test_one_of_each_kind_and_it_is_changed_in_parts(ada: Client, receiver: Receiver) -> None:
-    first = await made(ada, key="k1", token="t1", text="A", senders=["x.example"])  # noqa: S106
+async def test_channel_of_a_kind_is_unique_and_partially_updated(
+    ada: Client, receiver: Receiver
+) -> None:
+    channel_id = await made(ada, key="k1", token="t1", text="A", senders=["x.example"])  # noqa: S106
     payload = await set_(ada, key="k2", text=None, onlyPriority=True, senders=None)
-    (shown,) = payload["channels"]
-    assert shown["id"] == first
-    assert (shown["text"], shown["onlyPriority"], shown["senders"]) == (None, True, [])
+    (updated_channel,) = payload["channels"]
+    assert updated_channel["id"] == channel_id
+    assert (
+        updated_channel["text"],
+        updated_channel["onlyPriority"],
+        updated_channel["senders"],
+    ) == (None, True, [])
     await made(ada, key="k2", onlyPriority=False)
     await come(ada, "Hello")
     await pump(worker_of(ada.world))
     assert [form(receiver.got[0])[name] for name in ("user", "token")] == ["k2", "t1"]
 
 
-async def test_secrets_lie_sealed_are_never_shown_and_are_sealed_anew(
+async def test_secrets_are_encrypted_hidden_and_can_be_reencrypted(
     ada: Client, world: Environment, receiver: Receiver, root: Client
 ) -> None:
-    given = http(receiver, token="tk_SECRET", users={"usernames": ["ada"]})  # noqa: S106
-    payload = await set_(root, **given)
+    fields = http(receiver, token="tk_SECRET", users={"usernames": ["ada"]})  # noqa: S106
+    payload = await set_(root, **fields)
     await set_(ada, key="KEY-SECRET", token="t")  # noqa: S106
-    public = (await ada(PUBLIC))["pushPublicKey"]
-    assert len(raw_of(public)) == 65
+    public_key = (await ada(PUBLIC_KEY_QUERY))["pushPublicKey"]
+    assert len(raw_of(public_key)) == 65
     rows = str(await everything(world))
     for secret in ("SECRET", f"{receiver.port}/topic"):
         assert secret not in rows
         assert secret not in str(payload)
-    other = SecretBox({**world.secret_box.keys, "newer": b"n" * 32})
-    object.__setattr__(world, "secret_box", other)
-    came = await secret_rotation.reencrypt_all(world)
-    assert (came.reencrypted_count, came.failed_contexts) == (3, [])
+    two_key_box = SecretBox({**world.secret_box.keys, "newer": b"n" * 32})
+    object.__setattr__(world, "secret_box", two_key_box)
+    rotation = await secret_rotation.reencrypt_all(world)
+    assert (rotation.reencrypted_count, rotation.failed_contexts) == (3, [])
     object.__setattr__(world, "secret_box", SecretBox({"newer": b"n" * 32}))
     await come(ada, "Hello")
     await pump(worker_of(world))
     assert len(receiver.got) == 2
-    assert (await ada(PUBLIC))["pushPublicKey"] == public
+    assert (await ada(PUBLIC_KEY_QUERY))["pushPublicKey"] == public_key
 
 
-async def test_another_user_sees_and_changes_nothing(
+async def test_channel_is_hidden_from_other_users(
     ada: Client, bob: Client, receiver: Receiver
 ) -> None:
-    key = await made(ada, **http(receiver))
-    node = "query ($id: ID!) { node(id: $id) { ... on PushChannel { kind } } }"
-    assert (await ada(node, id=key))["node"] == {"kind": "HTTP"}
-    assert (await bob(node, id=key))["node"] is None
-    assert (await bob(DELETE, ids=[key]))["pushChannelDelete"]["errors"] == [{"code": "NOT_FOUND"}]
-    theirs = await set_(bob, **http(receiver, users={"usernames": ["ada"]}))
-    assert codes(theirs)[0][1] == "NOT_FOUND"
-    box = global_ids.encode("Mailbox", (await ada.box()).id)
-    assert codes(await set_(bob, **http(receiver, mailboxes=[{"id": box}])))[0][1] == "NOT_FOUND"
+    channel_id = await made(ada, **http(receiver))
+    node_query = "query ($id: ID!) { node(id: $id) { ... on PushChannel { kind } } }"
+    assert (await ada(node_query, id=channel_id))["node"] == {"kind": "HTTP"}
+    assert (await bob(node_query, id=channel_id))["node"] is None
+    assert (await bob(DELETE_MUTATION, ids=[channel_id]))["pushChannelDelete"]["errors"] == [
+        {"code": "NOT_FOUND"}
+    ]
+    payload = await set_(bob, **http(receiver, users={"usernames": ["ada"]}))
+    assert paths_and_constraints(payload)[0][1] == "NOT_FOUND"
+    mailbox_id = global_ids.encode("Mailbox", (await ada.box()).id)
+    assert (
+        paths_and_constraints(await set_(bob, **http(receiver, mailboxes=[{"id": mailbox_id}])))[0][
+            1
+        ]
+        == "NOT_FOUND"
+    )
     await made(bob, **http(receiver, title="Bob's"))
     await come(bob, "His")
     await pump(worker_of(ada.world))
-    assert [got.headers["title"] for got in receiver.got] == ["Bob's"]
-    assert (await ada(DELETE, ids=[key]))["pushChannelDelete"]["deletedIds"] == [key]
-    assert (await ada(node, id=key))["node"] is None
+    assert [request.headers["title"] for request in receiver.got] == ["Bob's"]
+    assert (await ada(DELETE_MUTATION, ids=[channel_id]))["pushChannelDelete"]["deletedIds"] == [
+        channel_id
+    ]
+    assert (await ada(node_query, id=channel_id))["node"] is None
 
 
-async def test_administrators_set_many_and_their_users_hear_of_it(
+async def test_admin_sets_channels_of_users_and_security_log_has_it(
     ada: Client, bob: Client, root: Client, receiver: Receiver
 ) -> None:
     payload = await set_(
         root, **http(receiver, users={"domains": ["example.org"]}, title="{TO_ADDRESS}")
     )
-    assert [one["user"]["username"] for one in payload["channels"]] == ["ada", "bob"]
-    log = "{ viewer { user { authLog { nodes { action by } } } } }"
-    (entry,) = (await ada(log))["viewer"]["user"]["authLog"]["nodes"]
+    assert [shown_channel["user"]["username"] for shown_channel in payload["channels"]] == [
+        "ada",
+        "bob",
+    ]
+    security_log_query = "{ viewer { user { authLog { nodes { action by } } } } }"
+    (entry,) = (await ada(security_log_query))["viewer"]["user"]["authLog"]["nodes"]
     assert entry["action"] == "push channel set"
     assert entry["by"]
     for client in (ada, bob):
         await come(client, "Hello", To=client.address)
     await pump(worker_of(ada.world))
-    told = sorted(got.headers["title"] for got in receiver.got)
-    assert told == ["ada@example.org", "bob@example.org"]
+    titles = sorted(request.headers["title"] for request in receiver.got)
+    assert titles == ["ada@example.org", "bob@example.org"]
 
 
-async def test_permissions_of_users_and_of_those_in_charge(
+async def test_push_permission_is_required_of_users_and_admins(
     ada: Client, world: Environment, receiver: Receiver
 ) -> None:
-    bare_ = await make_client(world, ada.http, "bare", permissions=[])
-    asked = """mutation { pushChannelSet(input: {}) { errors { ... on ForbiddenError {
+    client_without_permission = await make_client(world, ada.http, "bare", permissions=[])
+    mutation = """mutation { pushChannelSet(input: {}) { errors { ... on ForbiddenError {
       requires } } } }"""
-    refused = (await bare_(asked))["pushChannelSet"]["errors"]
-    assert refused == [{"requires": UserPermission.PUSHOVER}]
-    given = http(receiver, users={"usernames": ["ada"]})
-    without = await make_domain_admin(world, ada.http, "over", [AdminPermission.LOGIN_AS])
-    assert codes(await set_(without, **given)) == [([], "FORBIDDEN")]
-    half = await make_domain_admin(world, ada.http, "half", [AdminPermission.PUSHOVER])
-    assert codes(await set_(half, **given)) == [([], "FORBIDDEN")]
-    both = [AdminPermission.PUSHOVER, AdminPermission.LOGIN_AS]
-    with_ = await make_domain_admin(world, ada.http, "under", both)
-    assert codes(await set_(with_, **given)) == []
-    shown = 'query { user(by: {username: "ada"}) { pushChannels { kind } } }'
-    assert (await without(shown))["user"]["pushChannels"] == []
-    assert (await with_(shown))["user"]["pushChannels"] == [{"kind": "HTTP"}]
+    errors = (await client_without_permission(mutation))["pushChannelSet"]["errors"]
+    assert errors == [{"requires": UserPermission.PUSHOVER}]
+    fields = http(receiver, users={"usernames": ["ada"]})
+    login_as_admin = await make_domain_admin(world, ada.http, "over", [AdminPermission.LOGIN_AS])
+    assert paths_and_constraints(await set_(login_as_admin, **fields)) == [([], "FORBIDDEN")]
+    push_admin = await make_domain_admin(world, ada.http, "half", [AdminPermission.PUSHOVER])
+    assert paths_and_constraints(await set_(push_admin, **fields)) == [([], "FORBIDDEN")]
+    permissions = [AdminPermission.PUSHOVER, AdminPermission.LOGIN_AS]
+    full_admin = await make_domain_admin(world, ada.http, "under", permissions)
+    assert paths_and_constraints(await set_(full_admin, **fields)) == []
+    channels_query = 'query { user(by: {username: "ada"}) { pushChannels { kind } } }'
+    assert (await login_as_admin(channels_query))["user"]["pushChannels"] == []
+    assert (await full_admin(channels_query))["user"]["pushChannels"] == [{"kind": "HTTP"}]
 
 
-async def test_listing_costs_the_same_however_many(
+async def test_channels_are_listed_with_constant_statements(
     ada: Client, root: Client, world: Environment, receiver: Receiver, statements: list[str]
 ) -> None:
     text = """{ users(first: 50) { nodes { username pushChannels { kind user { username }
       mailboxes { path } } } } }"""
-    everybody = http(receiver, users={"domains": ["example.org"]}, mailboxes=[{"path": "INBOX"}])
-    await set_(root, **everybody)
+    fields = http(receiver, users={"domains": ["example.org"]}, mailboxes=[{"path": "INBOX"}])
+    await set_(root, **fields)
 
-    async def cost() -> int:
+    async def count_statements() -> int:
         await root(text)
         del statements[:]
-        found = (await root(text))["users"]["nodes"]
-        assert all(one["pushChannels"][0]["mailboxes"] for one in found)
+        users = (await root(text))["users"]["nodes"]
+        assert all(user["pushChannels"][0]["mailboxes"] for user in users)
         return len(statements)
 
-    one = await cost()
+    expected_count = await count_statements()
     for n in range(19):
         await make_client(world, ada.http, f"user{n}")
-    await set_(root, **everybody)
-    assert await cost() == one
+    await set_(root, **fields)
+    assert await count_statements() == expected_count

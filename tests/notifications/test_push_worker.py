@@ -1,4 +1,4 @@
-"""Pushes whose services are slow, wrong or gone, and workers that die."""
+"""The push worker: retries, slow and failing services, crashes and leases."""
 
 import asyncio
 import contextlib
@@ -31,33 +31,37 @@ from tests.support.servers.live_server import until
 from tests.support.servers.webhook_receiver import OK, Got, Receiver, receiving
 from tests.support.stores.other_processes import taken_for_dead
 
-LATER = b"HTTP/1.1 503 Later\r\nContent-Length: 11\r\n\r\nhunter2 key"
-GONE = b"HTTP/1.1 %d Gone\r\nContent-Length: 0\r\n\r\n"
+UNAVAILABLE_RESPONSE = b"HTTP/1.1 503 Later\r\nContent-Length: 11\r\n\r\nhunter2 key"
+ERROR_RESPONSE = b"HTTP/1.1 %d Gone\r\nContent-Length: 0\r\n\r\n"
 
 
 @pytest.fixture
 async def receiver(world: Environment) -> AsyncIterator[Receiver]:
-    async with receiving() as one:
-        loose(world, pushover_url=f"http://127.0.0.1:{one.port}/1/messages.json")
-        yield one
+    async with receiving() as http_receiver:
+        loose(world, pushover_url=f"http://127.0.0.1:{http_receiver.port}/1/messages.json")
+        yield http_receiver
 
 
-async def test_what_fails_is_tried_again_with_all_that_came_meanwhile(
+async def test_retry_includes_messages_received_meanwhile(
     ada: Client, receiver: Receiver, clock: Clock
 ) -> None:
-    receiver.answer = LATER
+    receiver.answer = UNAVAILABLE_RESPONSE
     await made(ada, **http(receiver, token="tk_SECRET"))  # noqa: S106
     worker = worker_of(ada.world)
     await come(ada, "One")
     await pump(worker)
     await pump(worker)
-    assert texts(receiver) == ["One"]  # not before it is time
-    one = await channel(ada)
-    assert (one["active"], one["lastError"], one["lastPushAt"]) == (True, "status 503", None)
+    assert texts(receiver) == ["One"]  # the retry is not due
+    shown_channel = await channel(ada)
+    assert (shown_channel["active"], shown_channel["lastError"], shown_channel["lastPushAt"]) == (
+        True,
+        "status 503",
+        None,
+    )
     for n in range(3):
         await come(ada, f"More {n}")
     await pump(worker)
-    assert len(receiver.got) == 1  # what comes does not make it sooner
+    assert len(receiver.got) == 1  # a new message does not make the retry earlier
     receiver.answer = OK
     clock.tick(seconds=7)
     await pump(worker)
@@ -65,10 +69,10 @@ async def test_what_fails_is_tried_again_with_all_that_came_meanwhile(
     assert (await channel(ada))["lastError"] is None
 
 
-async def test_what_is_a_day_old_is_told_no_more(
+async def test_message_older_than_a_day_is_not_pushed(
     ada: Client, receiver: Receiver, clock: Clock
 ) -> None:
-    receiver.answer = LATER
+    receiver.answer = UNAVAILABLE_RESPONSE
     await made(ada, **http(receiver))
     worker = worker_of(ada.world)
     await come(ada, "Old")
@@ -88,90 +92,90 @@ async def test_what_is_a_day_old_is_told_no_more(
         ("PUSHOVER", 429, True),
     ],
 )  # fmt: skip
-async def test_a_service_that_says_it_is_gone_switches_off(
+async def test_status_decides_whether_channel_is_deactivated(
     ada: Client, receiver: Receiver, kind: str, status: int, active: bool
 ) -> None:
-    async with receiving(server_tls()) as browsers:
-        receiver.answer = browsers.answer = GONE % status
-        given = {
-            "WEB_PUSH": {"endpoint": Browser(browsers.port).subscription},
+    async with receiving(server_tls()) as web_push_receiver:
+        receiver.answer = web_push_receiver.answer = ERROR_RESPONSE % status
+        fields = {
+            "WEB_PUSH": {"endpoint": Browser(web_push_receiver.port).subscription},
             "HTTP": http(receiver),
             "PUSHOVER": {"key": "k", "token": "t"},
         }[kind]
-        await made(ada, **{"kind": kind, **given})
-        before = (await ada("{ viewer { user { cursor } } }"))["viewer"]["user"]["cursor"]
+        await made(ada, **{"kind": kind, **fields})
+        start = (await ada("{ viewer { user { cursor } } }"))["viewer"]["user"]["cursor"]
         await come(ada)
         await pump(worker_of(ada.world, trusted_context=trust()))
-        assert len(receiver.got) + len(browsers.got) == 1
-    one = await channel(ada)
-    assert (one["active"], one["lastError"]) == (active, f"status {status}")
-    asked = "query ($c: Cursor!) { changes(after: $c, kinds: [USER_CHANGED]) { events { kind } } }"
-    events = (await ada(asked, c=before))["changes"]["events"]
+        assert len(receiver.got) + len(web_push_receiver.got) == 1
+    shown_channel = await channel(ada)
+    assert (shown_channel["active"], shown_channel["lastError"]) == (active, f"status {status}")
+    changes_query = (
+        "query ($c: Cursor!) { changes(after: $c, kinds: [USER_CHANGED]) { events { kind } } }"
+    )
+    events = (await ada(changes_query, c=start))["changes"]["events"]
     assert len(events) == (not active)
 
 
-async def test_a_slow_one_holds_nobody_up(
+async def test_slow_service_does_not_delay_other_users(
     ada: Client, bob: Client, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    async with receiving() as slow:
+    async with receiving() as slow_receiver:
 
-        async def never(_got: Got, _writer: asyncio.StreamWriter) -> None:
+        async def never_answer(_got: Got, _writer: asyncio.StreamWriter) -> None:
             await asyncio.Event().wait()
 
-        slow.answer = never
-        await made(ada, **http(slow, token="tk_SECRET"))  # noqa: S106
+        slow_receiver.answer = never_answer
+        await made(ada, **http(slow_receiver, token="tk_SECRET"))  # noqa: S106
         await made(bob, **http(receiver))
         for client in (ada, bob):
             await come(client, "Hello")
         task = asyncio.create_task(pump(worker_of(ada.world, timeout_seconds=1.0)))
         async with asyncio.timeout(10):
-            await slow.wait(1)
+            await slow_receiver.wait(1)
             await receiver.wait(1)
             await come(ada, "A delivery is not held up")
         assert not task.done()
         await task
-        for server in (slow,):
+        for server in (slow_receiver,):
             assert len(server.got) == 1
     assert (await channel(ada))["lastError"] == "no answer within 1 seconds"
-    told = caplog.text + str([vars(record) for record in caplog.records])
-    assert "push failed" in told
-    assert "SECRET" not in told
-    assert "/topic" not in told
-    assert "Hello" not in told
+    logged = caplog.text + str([vars(record) for record in caplog.records])
+    assert "push failed" in logged
+    assert "SECRET" not in logged
+    assert "/topic" not in logged
+    assert "Hello" not in logged
 
 
-class Crash(BaseException):
-    """The process ends here."""
+class PushWorkerCrash(BaseException):
+    """A simulated end of the process."""
 
 
-async def test_a_crash_between_the_push_and_its_note_loses_nothing(
-    ada: Client, receiver: Receiver
-) -> None:
+async def test_crash_after_push_repeats_the_push(ada: Client, receiver: Receiver) -> None:
     world = ada.world
     await made(ada, **http(receiver))
     await come(ada, "Once")
 
-    def fault(place: str) -> None:
-        if place == "pushed":
-            raise Crash
+    def crash_after_push(fault_point: str) -> None:
+        if fault_point == "pushed":
+            raise PushWorkerCrash
 
-    dying = worker_of(replace(world, reach_fault_point=fault))
-    object.__setattr__(dying.environment, "options", world.options)
-    await push_worker.start_pushes(dying)
-    (serving,) = dying.served.values()
-    with contextlib.suppress(Crash):
+    crashing_worker = worker_of(replace(world, reach_fault_point=crash_after_push))
+    object.__setattr__(crashing_worker.environment, "options", world.options)
+    await push_worker.start_pushes(crashing_worker)
+    (serving,) = crashing_worker.served.values()
+    with contextlib.suppress(PushWorkerCrash):
         await serving.task
     assert texts(receiver) == ["Once"]
     await pump(worker_of(world))
-    assert len(receiver.got) == 1  # it is held still
+    assert len(receiver.got) == 1  # the crashed worker still has the lease
     await taken_for_dead(world)
     await pump(worker_of(world))
     await pump(worker_of(world))
     assert texts(receiver) == ["Once", "Once"]
 
 
-async def test_two_workers_tell_each_thing_once(
+async def test_two_workers_push_each_message_once(
     ada: Client, bob: Client, receiver: Receiver
 ) -> None:
     for client in (ada, bob):
@@ -180,36 +184,36 @@ async def test_two_workers_tell_each_thing_once(
             await come(client, f"No. {n}")
     await asyncio.gather(*(pump(worker_of(ada.world)) for _ in range(2)))
     for client in (ada, bob):
-        mine = [g for g in receiver.got if g.headers["title"] == client.user.username]
-        assert [got.raw for got in mine] == [b"No. 0", b"No. 1", b"No. 2"]
+        requests = [
+            request for request in receiver.got if request.headers["title"] == client.user.username
+        ]
+        assert [request.raw for request in requests] == [b"No. 0", b"No. 1", b"No. 2"]
 
 
-async def test_what_is_changed_while_it_is_posted_is_not_switched_off(
+async def test_channel_changed_during_push_is_not_deactivated(
     ada: Client, receiver: Receiver
 ) -> None:
     changed = asyncio.Event()
 
-    async def gone(_got: Got, writer: asyncio.StreamWriter) -> None:
+    async def answer_gone_after_change(_got: Got, writer: asyncio.StreamWriter) -> None:
         await changed.wait()
-        writer.write(GONE % 410)
+        writer.write(ERROR_RESPONSE % 410)
 
-    receiver.answer = gone
+    receiver.answer = answer_gone_after_change
     await made(ada, **http(receiver))
     await come(ada, "Hello")
     task = asyncio.create_task(pump(worker_of(ada.world)))
     await receiver.wait(1)
-    async with receiving() as other:
-        await made(ada, **http(other))
+    async with receiving() as other_receiver:
+        await made(ada, **http(other_receiver))
         changed.set()
         await task
         await pump(worker_of(ada.world))
         assert (await channel(ada))["active"] is True
-        assert texts(other) == ["Hello"]
+        assert texts(other_receiver) == ["Hello"]
 
 
-async def test_who_may_not_sign_in_is_not_told_either(
-    ada: Client, root: Client, receiver: Receiver
-) -> None:
+async def test_suspended_user_gets_no_push(ada: Client, root: Client, receiver: Receiver) -> None:
     await made(ada, **http(receiver))
     suspend = """mutation ($on: Boolean!) { userUpdate(input: {users: {usernames: ["ada"]},
       set: {suspended: $on}}) { errors { message } } }"""
@@ -222,7 +226,7 @@ async def test_who_may_not_sign_in_is_not_told_either(
     assert texts(receiver) == ["Hello"]
 
 
-async def test_addresses_inside_are_judged_where_they_are_called(
+async def test_private_addresses_are_checked_when_contacted(
     ada: Client, receiver: Receiver
 ) -> None:
     world = ada.world
@@ -234,22 +238,22 @@ async def test_addresses_inside_are_judged_where_they_are_called(
     assert (await channel(ada))["lastError"] == "that is inside: use a public address"
     await made(ada, kind="HTTP", endpoint="http://push.example.net/topic")
 
-    async def rebound(_host: str, _port: int) -> list[str]:
+    async def resolve_to_loopback(_host: str, _port: int) -> list[str]:
         return ["127.0.0.1"]
 
     await come(ada, "Again")
-    await pump(worker_of(world, resolve=rebound))
+    await pump(worker_of(world, resolve=resolve_to_loopback))
     assert receiver.got == []
     assert (await channel(ada))["lastError"] == "the host is inside"
 
 
 @pytest.mark.parametrize("private", [True, False])
-async def test_hosts_of_pushes_are_looked_up_at_the_name_server_of_the_settings(
+async def test_push_hosts_are_resolved_by_configured_name_server(
     ada: Client, receiver: Receiver, *, private: bool
 ) -> None:
     world = ada.world
-    async with asking(zone({}, A={"push.example.net": "127.0.0.1"})) as place:
-        loose(world, push_private=private, dns_resolver=place)
+    async with asking(zone({}, A={"push.example.net": "127.0.0.1"})) as resolver_address:
+        loose(world, push_private=private, dns_resolver=resolver_address)
         await made(ada, kind="HTTP", endpoint=f"http://push.example.net:{receiver.port}/topic")
         await come(ada, "Hello")
         worker = asyncio.create_task(push_worker.run_worker(world, global_ids.encode))
@@ -267,14 +271,14 @@ async def test_hosts_of_pushes_are_looked_up_at_the_name_server_of_the_settings(
     assert (await channel(ada))["lastError"] == (None if private else "the host is inside")
 
 
-async def test_the_worker_looks_when_a_bell_rings_and_asks_little(
+async def test_worker_pushes_after_wakeup(
     ada: Client, bob: Client, receiver: Receiver, statements: list[str]
 ) -> None:
     world = ada.world
     worker = asyncio.create_task(push_worker.run_worker(world, global_ids.encode, NetworkPolicy()))
     try:
         await made(ada, **http(receiver))
-        await until(lambda: any("FROM push_channels" in one for one in statements))
+        await until(lambda: any("FROM push_channels" in statement for statement in statements))
         await come(ada, "One")
         async with asyncio.timeout(10):
             await receiver.wait(1)
@@ -288,10 +292,10 @@ async def test_the_worker_looks_when_a_bell_rings_and_asks_little(
         await asyncio.gather(worker, return_exceptions=True)
 
 
-async def test_looking_costs_the_same_however_many(
+async def test_journal_is_read_with_constant_statements(
     ada: Client, bob: Client, receiver: Receiver, statements: list[str]
 ) -> None:
-    async def cost(*clients: Client) -> int:
+    async def count_statements(*clients: Client) -> int:
         for client in clients:
             await come(client, "Junk mail", into="Junk")
         del statements[:]
@@ -302,11 +306,11 @@ async def test_looking_costs_the_same_however_many(
         await made(client, **http(receiver))
         await made(client, key="k", token="t")  # noqa: S106
     await pump(worker_of(ada.world))
-    assert await cost(ada) == await cost(ada, bob)
+    assert await count_statements(ada) == await count_statements(ada, bob)
     assert receiver.got == []
 
 
-async def test_a_storm_is_a_few_pushes(ada: Client, receiver: Receiver, clock: Clock) -> None:
+async def test_many_messages_are_few_pushes(ada: Client, receiver: Receiver, clock: Clock) -> None:
     await made(ada, **http(receiver))
     worker = worker_of(ada.world)
     for n in range(60):
@@ -317,11 +321,11 @@ async def test_a_storm_is_a_few_pushes(ada: Client, receiver: Receiver, clock: C
     await pump(worker)
     assert len(receiver.got) <= 2 * MAX_PUSHES_PER_WINDOW
     singles = [text for text in texts(receiver) if text.startswith("No.")]
-    counted = [int(text.split()[0]) for text in texts(receiver) if text not in singles]
-    assert len(singles) + sum(counted) == 60
+    counts = [int(text.split()[0]) for text in texts(receiver) if text not in singles]
+    assert len(singles) + sum(counts) == 60
 
 
-async def test_what_is_too_much_at_once_is_told_in_turns(
+async def test_more_changes_than_batch_size_are_pushed_in_rounds(
     ada: Client, bob: Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(push_events, "MAX_CHANGES", 3)
@@ -335,5 +339,7 @@ async def test_what_is_too_much_at_once_is_told_in_turns(
     async with asyncio.timeout(30):
         await pump(worker)
     for client in (ada, bob):
-        mine = [g for g in receiver.got if g.headers["title"] == client.user.username]
-        assert [got.raw for got in mine] == [b"No. 0", b"No. 1", b"No. 2"]
+        requests = [
+            request for request in receiver.got if request.headers["title"] == client.user.username
+        ]
+        assert [request.raw for request in requests] == [b"No. 0", b"No. 1", b"No. 2"]

@@ -1,4 +1,4 @@
-"""The log of webhooks: how long it gets, and what forgetting costs."""
+"""The delivery log of webhooks: its maximum length and the cost of deleting old deliveries."""
 
 from collections.abc import AsyncIterator
 
@@ -24,86 +24,95 @@ from tests.support.stores.query_plans import explained
 
 
 @pytest.fixture
-async def hooked(world: Environment) -> AsyncIterator[Receiver]:
+async def receiver(world: Environment) -> AsyncIterator[Receiver]:
     let_inward(world)
-    async with receiving() as one:
-        yield one
+    async with receiving() as http_receiver:
+        yield http_receiver
 
 
-async def test_the_log_is_bounded(
-    ada: Client, root: Client, hooked: Receiver, monkeypatch: pytest.MonkeyPatch
+async def test_log_has_maximum_length(
+    ada: Client, root: Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resolvers.notifications.webhook_worker.MAX_STORED_DELIVERIES", 3)
-    key, _ = await made(root, hooked.url, "message.received")
+    webhook_id, _ = await made(root, receiver.url, "message.received")
     for n in range(6):
         await receive(ada, f"No. {n}")
     worker = worker_of(ada.world)
     await pump(worker)
-    await webhook_worker.delete_old_deliveries(worker)
-    nodes = (await log_of(root, key))["deliveries"]["nodes"]
+    await webhook_worker.delete_old_deliveries_each_minute(worker)
+    nodes = (await log_of(root, webhook_id))["deliveries"]["nodes"]
     assert [node["body"]["objects"][0]["uid"] for node in nodes] == [6, 5, 4]
 
 
-async def logged(world: Environment, key: int, state: PostState, many: int) -> None:
-    """Put deliveries that have ended into the log of a webhook."""
+async def add_deliveries(world: Environment, webhook_id: int, state: PostState, count: int) -> None:
+    """Add deliveries in this state to the log of a webhook."""
     rows = [
         {
-            "id": world.new_id(), "webhook_id": key, "stream_id": 0, "number": n, "event": f"e{n}",
-            "type": "message.added", "at": world.now(), "body": {}, "state": state, "attempt": 1,
-            "expires_at": world.now(),
+            "id": world.new_id(), "webhook_id": webhook_id, "stream_id": 0, "number": n,
+            "event": f"e{n}", "type": "message.added", "at": world.now(), "body": {},
+            "state": state, "attempt": 1, "expires_at": world.now(),
         }
-        for n in range(many)
+        for n in range(count)
     ]  # fmt: skip
     async with world.write_session() as session:
         await (await session.connection()).execute(insert(WebhookDelivery), rows)
 
 
-async def counted(world: Environment) -> dict[tuple[int, str], int]:
-    key, state = col(WebhookDelivery.webhook_id), col(WebhookDelivery.state)
-    asked = select(key, state, func.count().label("many")).group_by(key, state)
-    return {(row.webhook_id, row.state): row.many for row in await world.database.read(asked)}
+async def count_deliveries(world: Environment) -> dict[tuple[int, str], int]:
+    webhook_id, state = col(WebhookDelivery.webhook_id), col(WebhookDelivery.state)
+    query = select(webhook_id, state, func.count().label("many")).group_by(webhook_id, state)
+    return {(row.webhook_id, row.state): row.many for row in await world.database.read(query)}
 
 
-async def test_forgetting_costs_the_same_for_many_webhooks(
+async def test_old_deliveries_are_deleted_with_constant_statements(
     root: Client, world: Environment, monkeypatch: pytest.MonkeyPatch, statements: list[str]
 ) -> None:
     monkeypatch.setattr("resolvers.notifications.webhook_worker.MAX_STORED_DELIVERIES", 3)
     let_inward(world)
-    keys, costs = list[int](), list[int]()
-    for more in (1, 19):
-        for _ in range(more):
-            key, _ = await made(root, "http://127.0.0.1:1/", "message.*")
-            keys.append(global_ids.decode("Webhook", key))
-        for one in keys:
-            await logged(world, one, PostState.DONE, 5)
-            await logged(world, one, PostState.DEAD, 4)
-            await logged(world, one, PostState.WAITING, 6)
+    webhook_ids, statement_counts = list[int](), list[int]()
+    for new_count in (1, 19):
+        for _ in range(new_count):
+            global_id, _ = await made(root, "http://127.0.0.1:1/", "message.*")
+            webhook_ids.append(global_ids.decode("Webhook", global_id))
+        for webhook_id in webhook_ids:
+            await add_deliveries(world, webhook_id, PostState.DONE, 5)
+            await add_deliveries(world, webhook_id, PostState.DEAD, 4)
+            await add_deliveries(world, webhook_id, PostState.WAITING, 6)
         del statements[:]
-        await webhook_worker.delete_old_deliveries(worker_of(world))
-        costs.append(len([sent for sent in statements if "webhook" in sent]))
-    assert costs == [2, 2]
-    found = await counted(world)
-    assert all(found[one, PostState.DONE] == found[one, PostState.DEAD] == 3 for one in keys)
-    assert found[keys[0], PostState.WAITING] == 12
+        await webhook_worker.delete_old_deliveries_each_minute(worker_of(world))
+        statement_counts.append(
+            len([statement for statement in statements if "webhook" in statement])
+        )
+    assert statement_counts == [2, 2]
+    counts = await count_deliveries(world)
+    assert all(
+        counts[webhook_id, PostState.DONE] == counts[webhook_id, PostState.DEAD] == 3
+        for webhook_id in webhook_ids
+    )
+    assert counts[webhook_ids[0], PostState.WAITING] == 12
     del statements[:]
-    await webhook_worker.delete_old_deliveries(worker_of(world))
-    assert len([sent for sent in statements if "webhook" in sent]) == 1  # nothing to forget
+    await webhook_worker.delete_old_deliveries_each_minute(worker_of(world))
+    assert (
+        len([statement for statement in statements if "webhook" in statement]) == 1
+    )  # no delivery to delete
 
 
-async def test_the_log_is_walked_by_its_index(
+async def test_old_deliveries_are_found_by_index(
     root: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resolvers.notifications.webhook_worker.MAX_STORED_DELIVERIES", 50)
     let_inward(world)
     for _ in range(20):
-        key, _ = await made(root, "http://127.0.0.1:1/", "message.*")
-        await logged(world, global_ids.decode("Webhook", key), PostState.DONE, 100)
+        webhook_id, _ = await made(root, "http://127.0.0.1:1/", "message.*")
+        await add_deliveries(world, global_ids.decode("Webhook", webhook_id), PostState.DONE, 100)
     if world.database.dialect == "postgresql":
         async with world.database.engine.begin() as connection:
             await connection.execute(text("ANALYZE webhook_deliveries"))
     with explained(world) as plans:
         plan = await plans.of(
-            webhook_worker.delete_old_deliveries(worker_of(world)), "webhooks", asking="OFFSET"
+            webhook_worker.delete_old_deliveries_each_minute(worker_of(world)),
+            "webhooks",
+            asking="OFFSET",
         )
     assert "webhook_deliveries_ended" in plan, plan
     assert "SCAN webhook_deliveries" not in plan, plan

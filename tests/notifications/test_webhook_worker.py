@@ -1,4 +1,4 @@
-"""Webhooks whose receivers are slow, wrong, hostile or gone, and workers that die."""
+"""The webhook worker: retries, slow and hostile receivers, crashes and leases."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ from mail.network.outbound_http import (
 from models.notifications.webhooks import WebhookDelivery, WebhookLane
 from models.runtime.environment import Environment
 from resolvers.notifications import webhook_worker
-from resolvers.notifications.webhook_feed import create_deliveries
+from resolvers.notifications.webhook_feed import create_deliveries_if_webhooks_active
 from resolvers.notifications.webhook_worker import FAILURES_BEFORE_PAUSE, MAX_ATTEMPTS
 from tests.conftest import Client, Clock, receive
 from tests.support.mail_servers.smtp_and_dns_servers import server_tls, trust
@@ -39,58 +39,58 @@ from tests.support.servers.webhook_receiver import (
 from tests.support.servers.webhook_receiver import inward as let_inward
 from tests.support.stores.other_processes import taken_for_dead
 
-FAILED = b"HTTP/1.1 503 Later\r\nContent-Length: 0\r\n\r\n"
+UNAVAILABLE_RESPONSE = b"HTTP/1.1 503 Later\r\nContent-Length: 0\r\n\r\n"
 
 
 @pytest.fixture
 async def receiver(world: Environment) -> AsyncIterator[Receiver]:
     let_inward(world)
-    async with receiving() as one:
-        yield one
+    async with receiving() as http_receiver:
+        yield http_receiver
 
 
-async def states(client: Client, key: str) -> list[str]:
-    """From the first to the last."""
-    nodes = (await log_of(client, key))["deliveries"]["nodes"]
+async def delivery_states(client: Client, webhook_id: str) -> list[str]:
+    """Return the states of the deliveries, oldest first."""
+    nodes = (await log_of(client, webhook_id))["deliveries"]["nodes"]
     return [node["state"] for node in reversed(nodes)]
 
 
-async def test_what_fails_is_tried_again_and_keeps_its_place(
+async def test_failed_delivery_is_retried_in_order(
     ada: Client, bob: Client, root: Client, receiver: Receiver, clock: Clock
 ) -> None:
-    world, bad = ada.world, [True]
+    world, failing = ada.world, [True]
 
-    async def answer(got: Got, writer: asyncio.StreamWriter) -> None:
-        hers = got.body["user"]["username"] == "ada"
-        writer.write(FAILED if hers and bad else b"HTTP/1.1 204 No\r\n\r\n")
+    async def answer(request: Got, writer: asyncio.StreamWriter) -> None:
+        of_ada = request.body["user"]["username"] == "ada"
+        writer.write(UNAVAILABLE_RESPONSE if of_ada and failing else b"HTTP/1.1 204 No\r\n\r\n")
 
     receiver.answer = answer
-    key, _ = await made(root, receiver.url, "message.received")
+    webhook_id, _ = await made(root, receiver.url, "message.received")
     for subject in ("One", "Two"):
         await receive(ada, subject)
     await receive(bob, "His")
     worker = worker_of(world)
     await pump(worker)
-    assert sorted(got.body["user"]["username"] for got in receiver.got) == ["ada", "bob"]
-    assert await states(root, key) == ["WAITING", "WAITING", "DONE"]
+    assert sorted(request.body["user"]["username"] for request in receiver.got) == ["ada", "bob"]
+    assert await delivery_states(root, webhook_id) == ["WAITING", "WAITING", "DONE"]
     await pump(worker)
-    assert len(receiver.got) == 2  # not before it is time
-    bad.clear()
+    assert len(receiver.got) == 2  # the retry is not due
+    failing.clear()
     clock.tick(seconds=7)
     await pump(worker)
-    hers = [got for got in receiver.got if got.body["user"]["username"] == "ada"]
-    assert [got.body["objects"][0]["uid"] for got in hers] == [1, 1, 2]
-    assert hers[0].body == hers[1].body
-    log = await log_of(root, key)
+    of_ada = [request for request in receiver.got if request.body["user"]["username"] == "ada"]
+    assert [request.body["objects"][0]["uid"] for request in of_ada] == [1, 1, 2]
+    assert of_ada[0].body == of_ada[1].body
+    log = await log_of(root, webhook_id)
     assert log["failures"] == 0
     assert {(n["state"], n["error"]) for n in log["deliveries"]["nodes"]} == {("DONE", None)}
 
 
-async def test_what_never_goes_is_given_up_and_what_is_behind_it_goes_on(
+async def test_expired_delivery_is_dead_and_next_one_is_sent(
     ada: Client, root: Client, receiver: Receiver, clock: Clock
 ) -> None:
-    receiver.answer = FAILED
-    key, _ = await made(root, receiver.url, "message.received")
+    receiver.answer = UNAVAILABLE_RESPONSE
+    webhook_id, _ = await made(root, receiver.url, "message.received")
     await receive(ada, "Poison")
     worker = worker_of(ada.world)
     for _ in range(MAX_ATTEMPTS):
@@ -102,38 +102,38 @@ async def test_what_never_goes_is_given_up_and_what_is_behind_it_goes_on(
     receiver.answer = b"HTTP/1.1 200 OK\r\n\r\n"
     clock.tick(hours=5)
     await pump(worker)
-    assert await states(root, key) == ["DEAD", "DONE"]
+    assert await delivery_states(root, webhook_id) == ["DEAD", "DONE"]
     assert receiver.got[-1].body["objects"][0]["uid"] == 2
 
 
-async def test_one_that_fails_for_all_rests_and_is_tried_by_one(
+async def test_failing_receiver_is_paused_and_probed_once(
     ada: Client, bob: Client, root: Client, receiver: Receiver, clock: Clock
 ) -> None:
-    receiver.answer = FAILED
-    key, _ = await made(root, receiver.url, "message.received")
+    receiver.answer = UNAVAILABLE_RESPONSE
+    webhook_id, _ = await made(root, receiver.url, "message.received")
     worker = worker_of(ada.world)
     for _ in range(FAILURES_BEFORE_PAUSE):
         await receive(ada)
         await pump(worker)
         clock.tick(minutes=30)
-    tried = len(receiver.got)
-    assert (await log_of(root, key))["failures"] == tried == FAILURES_BEFORE_PAUSE
+    attempt_count = len(receiver.got)
+    assert (await log_of(root, webhook_id))["failures"] == attempt_count == FAILURES_BEFORE_PAUSE
     await receive(bob)
     await pump(worker)
-    assert len(receiver.got) == tried + 1  # of two lanes that were due
+    assert len(receiver.got) == attempt_count + 1  # although two lanes were due
     await pump(worker)
-    assert len(receiver.got) == tried + 1  # it rests
+    assert len(receiver.got) == attempt_count + 1  # paused
     receiver.answer = b"HTTP/1.1 200 OK\r\n\r\n"
     clock.tick(hours=2)
     await pump(worker)
-    assert set(await states(root, key)) == {"DONE"}
+    assert set(await delivery_states(root, webhook_id)) == {"DONE"}
 
 
-async def test_one_that_is_gone_is_switched_off(
+async def test_status_410_deactivates_webhook(
     ada: Client, root: Client, receiver: Receiver, clock: Clock
 ) -> None:
     receiver.answer = b"HTTP/1.1 410 Gone\r\n\r\n"
-    key, _ = await made(root, receiver.url, "message.received")
+    webhook_id, _ = await made(root, receiver.url, "message.received")
     await receive(ada)
     worker = worker_of(ada.world)
     await pump(worker)
@@ -141,7 +141,7 @@ async def test_one_that_is_gone_is_switched_off(
     await receive(ada, "Two")
     await pump(worker)
     assert len(receiver.got) == 1
-    assert (await log_of(root, key))["active"] is False
+    assert (await log_of(root, webhook_id))["active"] is False
 
 
 @pytest.mark.parametrize(
@@ -155,14 +155,14 @@ async def test_one_that_is_gone_is_switched_off(
         (b"HTTP/1.1 100 Continue\r\n\r\n", "the answer ends early"),
     ],
 )
-async def test_answers_that_are_none(
+async def test_invalid_response_is_recorded_as_error(
     ada: Client, root: Client, receiver: Receiver, answer: bytes, error: str
 ) -> None:
     receiver.answer = answer
-    key, secret = await made(root, receiver.url, "message.received")
+    webhook_id, secret = await made(root, receiver.url, "message.received")
     await receive(ada)
     await pump(worker_of(ada.world))
-    log = await log_of(root, key)
+    log = await log_of(root, webhook_id)
     (entry,) = log["deliveries"]["nodes"]
     assert (entry["state"], entry["attempt"]) == ("WAITING", 1)
     assert str(entry["error"]).startswith(error)
@@ -170,29 +170,29 @@ async def test_answers_that_are_none(
     assert secret not in str(log)
 
 
-async def test_an_answer_without_end_is_taken_by_its_head(
+async def test_endless_response_body_is_not_read(
     ada: Client, root: Client, receiver: Receiver
 ) -> None:
-    sent = [0]
+    sent_bytes = [0]
 
     async def answer(_got: Got, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000000\r\n\r\n")
         while True:
             writer.write(b"x" * 65536)
             await writer.drain()
-            sent[0] += 65536
+            sent_bytes[0] += 65536
 
     receiver.answer = answer
-    key, _ = await made(root, receiver.url, "message.received")
+    webhook_id, _ = await made(root, receiver.url, "message.received")
     await receive(ada)
     async with asyncio.timeout(5):
         await pump(worker_of(ada.world))
-    assert await states(root, key) == ["DONE"]
-    assert sent[0] < 64 << 20
+    assert await delivery_states(root, webhook_id) == ["DONE"]
+    assert sent_bytes[0] < 64 << 20
 
 
-async def drip(_got: Got, writer: asyncio.StreamWriter) -> None:
-    """Answer a byte at a time, for ever."""
+async def answer_slowly(_got: Got, writer: asyncio.StreamWriter) -> None:
+    """Send an endless response, one byte at a time."""
     writer.write(b"HTTP/1.1 200 OK\r\n")
     while True:
         writer.write(b"X")
@@ -200,26 +200,28 @@ async def drip(_got: Got, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.02)
 
 
-async def test_a_slow_one_holds_nobody_up(ada: Client, root: Client, receiver: Receiver) -> None:
-    async with receiving() as slow:
-        slow.answer = drip
-        key, _ = await made(root, slow.url, "message.received")
+async def test_slow_receiver_does_not_delay_other_receivers(
+    ada: Client, root: Client, receiver: Receiver
+) -> None:
+    async with receiving() as slow_receiver:
+        slow_receiver.answer = answer_slowly
+        webhook_id, _ = await made(root, slow_receiver.url, "message.received")
         await made(root, receiver.url, "message.received")
         worker = worker_of(ada.world, timeout_seconds=4.0)
         for n in range(5):
             await receive(ada, f"No. {n}")
-        begun = asyncio.get_running_loop().time()
-        run = asyncio.create_task(pump(worker))
+        started_at = asyncio.get_running_loop().time()
+        pump_task = asyncio.create_task(pump(worker))
         await receiver.wait(5)
-        assert asyncio.get_running_loop().time() - begun < 3.5
-        await run
-        assert [got.body["objects"][0]["uid"] for got in receiver.got] == [1, 2, 3, 4, 5]
-        assert len(slow.got) == 1
-        entry = (await log_of(root, key))["deliveries"]["nodes"][-1]
+        assert asyncio.get_running_loop().time() - started_at < 3.5
+        await pump_task
+        assert [request.body["objects"][0]["uid"] for request in receiver.got] == [1, 2, 3, 4, 5]
+        assert len(slow_receiver.got) == 1
+        entry = (await log_of(root, webhook_id))["deliveries"]["nodes"][-1]
         assert entry["error"] == "no answer within 4 seconds"
 
 
-async def test_posts_to_one_are_few_at_once(
+async def test_concurrent_requests_to_a_receiver_are_one_per_account(
     ada: Client, bob: Client, root: Client, receiver: Receiver
 ) -> None:
     async def answer(_got: Got, writer: asyncio.StreamWriter) -> None:
@@ -232,82 +234,82 @@ async def test_posts_to_one_are_few_at_once(
         await receive(ada, f"Hers {n}")
         await receive(bob, f"His {n}")
     await pump(worker_of(ada.world))
-    assert (receiver.most, len(receiver.got)) == (2, 4)  # as many as there are accounts
+    assert (receiver.most, len(receiver.got)) == (2, 4)  # the number of accounts
     for name in ("ada", "bob"):
-        theirs = [g for g in receiver.got if g.body["user"]["username"] == name]
-        assert [g.body["objects"][0]["uid"] for g in theirs] == [1, 2]
+        requests = [request for request in receiver.got if request.body["user"]["username"] == name]
+        assert [request.body["objects"][0]["uid"] for request in requests] == [1, 2]
 
 
-class Crash(BaseException):
-    """The process ends here."""
+class WebhookWorkerCrash(BaseException):
+    """A simulated end of the process."""
 
 
-async def test_a_crash_between_the_post_and_its_note_loses_nothing(
+async def test_crash_after_request_repeats_the_request(
     ada: Client, root: Client, receiver: Receiver
 ) -> None:
     world = ada.world
-    key, _ = await made(root, receiver.url, "message.received")
+    webhook_id, _ = await made(root, receiver.url, "message.received")
     await receive(ada, "One")
 
-    def fault(place: str) -> None:
-        if place == "posted":
-            raise Crash
+    def crash_after_request(fault_point: str) -> None:
+        if fault_point == "posted":
+            raise WebhookWorkerCrash
 
-    dying = worker_of(replace(world, reach_fault_point=fault))
-    let_inward(dying.environment)
-    with contextlib.suppress(Crash):
-        await pump(dying)
+    crashing_worker = worker_of(replace(world, reach_fault_point=crash_after_request))
+    let_inward(crashing_worker.environment)
+    with contextlib.suppress(WebhookWorkerCrash):
+        await pump(crashing_worker)
     assert len(receiver.got) == 1
-    assert await states(root, key) == ["WAITING"]
-    heir = worker_of(world)
-    await pump(heir)
-    assert len(receiver.got) == 1  # the lease is the dead one's
+    assert await delivery_states(root, webhook_id) == ["WAITING"]
+    next_worker = worker_of(world)
+    await pump(next_worker)
+    assert len(receiver.got) == 1  # the crashed worker still has the lease
     await taken_for_dead(world)
-    await pump(heir)
-    assert [got.body["id"] for got in receiver.got] == [receiver.got[0].body["id"]] * 2
-    assert await states(root, key) == ["DONE"]
+    await pump(next_worker)
+    assert [request.body["id"] for request in receiver.got] == [receiver.got[0].body["id"]] * 2
+    assert await delivery_states(root, webhook_id) == ["DONE"]
 
 
-async def test_a_crash_before_the_journal_is_read_loses_nothing(
+async def test_events_before_worker_start_are_posted(
     ada: Client, root: Client, receiver: Receiver
 ) -> None:
     await made(root, receiver.url, "message.received")
     for n in range(3):
-        await receive(ada, f"No. {n}")  # and nobody works
-    run = asyncio.create_task(webhook_worker.run_worker(ada.world, delivery_body))
+        await receive(ada, f"No. {n}")  # no worker runs
+    worker_task = asyncio.create_task(webhook_worker.run_worker(ada.world, delivery_body))
     async with asyncio.timeout(5):
         await receiver.wait(3)
         await receive(ada, "Live")
         await receiver.wait(4)
-    run.cancel()
+    worker_task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
-        await run
-    assert [got.body["objects"][0]["uid"] for got in receiver.got] == [1, 2, 3, 4]
+        await worker_task
+    assert [request.body["objects"][0]["uid"] for request in receiver.got] == [1, 2, 3, 4]
 
 
-async def test_a_worker_without_webhooks_asks_nothing_and_hears_of_the_first(
+async def test_worker_without_webhooks_executes_no_statement(
     ada: Client, root: Client, receiver: Receiver, statements: list[str]
 ) -> None:
-    run = asyncio.create_task(webhook_worker.run_worker(ada.world, delivery_body))
-    async with asyncio.timeout(30):  # until the first look is complete
-        seen = -1
-        while not statements or len(statements) > seen:
-            seen = len(statements)
+    worker_task = asyncio.create_task(webhook_worker.run_worker(ada.world, delivery_body))
+    async with asyncio.timeout(30):  # until the first round is complete
+        statement_count = -1
+        while not statements or len(statements) > statement_count:
+            statement_count = len(statements)
             await asyncio.sleep(0.3)
     del statements[:]
     await receive(ada, "Unheard")
     await asyncio.sleep(0.1)
-    assert not any("webhook" in sent for sent in statements)
+    assert not any("webhook" in statement for statement in statements)
     await made(root, receiver.url, "message.received", user={"username": "ada"})
     await receive(ada, "Heard")
     async with asyncio.timeout(5):
         await receiver.wait(1)
-    run.cancel()
+    worker_task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
-        await run
+        await worker_task
 
 
-async def test_several_workers_post_everything_once_and_in_order(
+async def test_several_workers_post_each_event_once_in_order(
     ada: Client, bob: Client, root: Client, receiver: Receiver
 ) -> None:
     await made(root, receiver.url, "message.received")
@@ -318,71 +320,73 @@ async def test_several_workers_post_everything_once_and_in_order(
         await asyncio.gather(*(pump(worker) for worker in workers))
     assert len(receiver.got) == 20
     for name in ("ada", "bob"):
-        theirs = [g for g in receiver.got if g.body["user"]["username"] == name]
-        assert [g.body["objects"][0]["uid"] for g in theirs] == list(range(1, 11))
+        requests = [request for request in receiver.got if request.body["user"]["username"] == name]
+        assert [request.body["objects"][0]["uid"] for request in requests] == list(range(1, 11))
 
 
-async def test_a_worker_that_lost_its_lease_writes_nothing(
+async def test_worker_that_lost_its_lease_writes_nothing(
     ada: Client, root: Client, receiver: Receiver
 ) -> None:
-    world, late = ada.world, asyncio.Event()
+    world, release = ada.world, asyncio.Event()
 
     async def answer(_got: Got, writer: asyncio.StreamWriter) -> None:
         if len(receiver.got) == 1:
-            await late.wait()
-        writer.write(b"HTTP/1.1 200 OK\r\n\r\n" if len(receiver.got) == 2 else FAILED)
+            await release.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n" if len(receiver.got) == 2 else UNAVAILABLE_RESPONSE)
 
     receiver.answer = answer
-    key, _ = await made(root, receiver.url, "message.received")
+    webhook_id, _ = await made(root, receiver.url, "message.received")
     await receive(ada)
-    slow = asyncio.create_task(pump(worker_of(world)))
+    slow_task = asyncio.create_task(pump(worker_of(world)))
     await receiver.wait(1)
     await taken_for_dead(world)
     await pump(worker_of(world))
-    late.set()
-    await slow
-    (entry,) = (await log_of(root, key))["deliveries"]["nodes"]
+    release.set()
+    await slow_task
+    (entry,) = (await log_of(root, webhook_id))["deliveries"]["nodes"]
     assert (entry["state"], entry["attempt"], entry["status"]) == ("DONE", 1, 200)
 
 
-async def test_what_is_deleted_waits_no_more(ada: Client, root: Client, receiver: Receiver) -> None:
-    key, _ = await made(root, receiver.url, "message.received")
+async def test_deleting_webhook_deletes_its_deliveries(
+    ada: Client, root: Client, receiver: Receiver
+) -> None:
+    webhook_id, _ = await made(root, receiver.url, "message.received")
     await receive(ada)
-    await create_deliveries(ada.world)
+    await create_deliveries_if_webhooks_active(ada.world)
     deletion = "mutation ($id: ID!) { webhookDelete(input: {ids: [$id]}) { deletedIds } }"
-    assert (await root(deletion, id=key))["webhookDelete"]["deletedIds"] == [key]
+    assert (await root(deletion, id=webhook_id))["webhookDelete"]["deletedIds"] == [webhook_id]
     for table in (WebhookDelivery, WebhookLane):
-        ((many,),) = await ada.world.database.read(select(func.count()).select_from(table))
-        assert many == 0
+        ((row_count,),) = await ada.world.database.read(select(func.count()).select_from(table))
+        assert row_count == 0
     await pump(worker_of(ada.world))
     assert receiver.got == []
 
 
-async def test_nothing_is_posted_inward(
+async def test_private_addresses_are_not_contacted(
     ada: Client, root: Client, world: Environment, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with receiving() as hidden:
-        found: list[tuple[str, int]] = []
+    async with receiving() as private_receiver:
+        resolved: list[tuple[str, int]] = []
 
         async def resolve(host: str, port: int) -> Sequence[str]:
-            found.append((host, port))
+            resolved.append((host, port))
             return ["127.0.0.1", "::ffff:127.0.0.1"]
 
-        url = f"http://hooks.example.com:{hidden.port}/?token=s3cret"
-        key, secret = await made(root, url, "message.received")
+        url = f"http://hooks.example.com:{private_receiver.port}/?token=s3cret"
+        webhook_id, secret = await made(root, url, "message.received")
         await receive(ada)
         with caplog.at_level(logging.DEBUG):
             await pump(worker_of(world, resolve=resolve))
-        assert found == [("hooks.example.com", hidden.port)]
-        assert hidden.got == []
-        (entry,) = (await log_of(root, key))["deliveries"]["nodes"]
+        assert resolved == [("hooks.example.com", private_receiver.port)]
+        assert private_receiver.got == []
+        (entry,) = (await log_of(root, webhook_id))["deliveries"]["nodes"]
         assert entry["error"] == "the host is inside"
-        told = " ".join(str(vars(record)) for record in caplog.records)
-        assert "s3cret" not in told
-        assert secret not in told
+        logged = " ".join(str(vars(record)) for record in caplog.records)
+        assert "s3cret" not in logged
+        assert secret not in logged
 
 
-async def test_the_address_that_was_judged_is_the_one_that_is_called(
+async def test_checked_address_is_the_one_contacted(
     ada: Client, root: Client, receiver: Receiver, world: Environment
 ) -> None:
     answers = [["127.0.0.1"], ["127.0.0.9"]]
@@ -394,33 +398,33 @@ async def test_the_address_that_was_judged_is_the_one_that_is_called(
     await made(root, url, "message.received")
     await receive(ada)
     await pump(worker_of(world, resolve=resolve))
-    (got,) = receiver.got
-    assert got.headers["host"] == f"hooks.example.com:{receiver.port}"
-    assert len(answers) == 1  # asked once
+    (request,) = receiver.got
+    assert request.headers["host"] == f"hooks.example.com:{receiver.port}"
+    assert len(answers) == 1  # resolved once
 
 
-async def test_a_certificate_is_checked_by_the_name() -> None:
+async def test_certificate_is_verified_for_host_name() -> None:
     async def resolve(_host: str, _port: int) -> Sequence[str]:
         return ["127.0.0.1"]
 
-    async with receiving(server_tls()) as one:
-        gate = NetworkPolicy(allows_private=True, trusted_context=trust(), resolve=resolve)
-        right = HttpTarget(True, "mx1.example.net", one.port, "/")
-        assert await post(right, {}, b"{}", gate) == 200
+    async with receiving(server_tls()) as receiver:
+        policy = NetworkPolicy(allows_private=True, trusted_context=trust(), resolve=resolve)
+        target = HttpTarget(True, "mx1.example.net", receiver.port, "/")
+        assert await post(target, {}, b"{}", policy) == 200
         with pytest.raises(HttpRequestFailed, match="TLS"):
-            await post(replace(right, host="other.example.com"), {}, b"{}", gate)
-        strict = replace(gate, trusted_context=ssl.create_default_context())
+            await post(replace(target, host="other.example.com"), {}, b"{}", policy)
+        strict_policy = replace(policy, trusted_context=ssl.create_default_context())
         with pytest.raises(HttpRequestFailed, match="TLS"):
-            await post(right, {}, b"{}", strict)
+            await post(target, {}, b"{}", strict_policy)
         with pytest.raises(HttpRequestFailed, match="inside"):
-            await post(right, {}, b"{}", replace(gate, allows_private=False))
+            await post(target, {}, b"{}", replace(policy, allows_private=False))
 
 
 @pytest.mark.parametrize(
-    ("address", "inside"),
+    ("address", "is_private"),
     [
         ("127.0.0.1", True), ("10.0.0.1", True), ("172.31.255.255", True),
-        ("0.0.0.0", True),  # noqa: S104 - it is no place to listen at
+        ("0.0.0.0", True),  # noqa: S104 - not an address to listen on
         ("192.168.1.1", True), ("169.254.169.254", True), ("100.64.0.1", True),
         ("224.0.0.1", True), ("255.255.255.255", True), ("240.0.0.1", True), ("192.0.0.1", True),
         ("::", True), ("::1", True), ("::ffff:127.0.0.1", True), ("::ffff:8.8.8.8", False),
@@ -430,11 +434,11 @@ async def test_a_certificate_is_checked_by_the_name() -> None:
         ("8.8.8.8", False), ("2606:4700::1111", False),
     ],
 )  # fmt: skip
-def test_what_is_inside(address: str, inside: bool) -> None:
-    assert is_private_address(address) is inside
+def test_private_addresses_are_detected(address: str, is_private: bool) -> None:
+    assert is_private_address(address) is is_private
 
 
-async def test_a_wait_grows_and_has_chance_in_it() -> None:
+async def test_retry_delay_grows_and_is_random() -> None:
     for attempts in range(1, MAX_ATTEMPTS + 3):
         least, most = (
             webhook_worker.retry_delay(attempts, 0.0),
@@ -444,19 +448,19 @@ async def test_a_wait_grows_and_has_chance_in_it() -> None:
     assert webhook_worker.retry_delay(5, 0.5) > 10 * webhook_worker.retry_delay(1, 0.5)
 
 
-async def test_reading_the_journal_costs_the_same_for_many(
+async def test_journal_is_read_with_constant_statements(
     ada: Client, bob: Client, root: Client, receiver: Receiver, statements: list[str]
 ) -> None:
     await made(root, receiver.url, "message.received")
-    await create_deliveries(ada.world)
-    costs = []
-    for many in (1, 20):
-        for n in range(many):
-            await receive(ada, f"{many} {n}")
-            await receive(bob, f"{many} {n}")
+    await create_deliveries_if_webhooks_active(ada.world)
+    statement_counts = []
+    for message_count in (1, 20):
+        for n in range(message_count):
+            await receive(ada, f"{message_count} {n}")
+            await receive(bob, f"{message_count} {n}")
         del statements[:]
-        await create_deliveries(ada.world)
-        costs.append(len(statements))
-    assert costs[0] == costs[1]
+        await create_deliveries_if_webhooks_active(ada.world)
+        statement_counts.append(len(statements))
+    assert statement_counts[0] == statement_counts[1]
     rows = await ada.world.database.read(select(col(WebhookDelivery.id)))
     assert len(rows) == 42

@@ -1,4 +1,4 @@
-"""Webhooks: what is posted, to whom, how it is signed, and who may say so."""
+"""Webhooks: events, scope, signatures, replay, validation and permissions."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -33,43 +33,43 @@ from tests.support.servers.webhook_receiver import (
 )
 from tests.support.stores.store_snapshot import everything
 
-REPLAY = """mutation ($input: WebhookReplayInput!) { webhookReplay(input: $input) {
+REPLAY_MUTATION = """mutation ($input: WebhookReplayInput!) { webhookReplay(input: $input) {
   task { id } errors { code message } } }"""
-PASSWORD = "correct horse battery"  # noqa: S105 - of an account of this test
+PASSWORD = "correct horse battery"  # noqa: S105 - the password of a test account
 
 
 @pytest.fixture
 async def receiver(world: Environment) -> AsyncIterator[Receiver]:
     inward(world)
-    async with receiving() as one:
-        yield one
+    async with receiving() as http_receiver:
+        yield http_receiver
 
 
-def user(client: Client) -> dict[str, str]:
+def user_ref(client: Client) -> dict[str, str]:
     return {"username": client.user.username}
 
 
-async def test_mail_that_comes_is_posted_signed(
+async def test_received_message_is_posted_with_signature(
     ada: Client, root: Client, receiver: Receiver, clock: Clock
 ) -> None:
-    key, secret = await made(root, receiver.url, "message.received", user=user(ada))
-    placed = await receive(ada, "Hello")
+    webhook_id, secret = await made(root, receiver.url, "message.received", user=user_ref(ada))
+    stored_message = await receive(ada, "Hello")
     await pump(worker_of(ada.world))
-    (got,) = receiver.got
-    assert got.path == "/hook?x=1"
-    assert got.signed_with(secret)
-    assert not got.signed_with("whsec_" + "A" * 44)
-    assert int(got.headers["webhook-timestamp"]) == int(clock().timestamp())
-    assert got.headers["content-type"] == "application/json"
-    body = got.body
-    assert body["id"] == got.headers["webhook-id"]
+    (request,) = receiver.got
+    assert request.path == "/hook?x=1"
+    assert request.signed_with(secret)
+    assert not request.signed_with("whsec_" + "A" * 44)
+    assert int(request.headers["webhook-timestamp"]) == int(clock().timestamp())
+    assert request.headers["content-type"] == "application/json"
+    body = request.body
+    assert body["id"] == request.headers["webhook-id"]
     assert body["type"] == "message.received"
     assert body["user"] == {"id": global_ids.encode("User", ada.user.id), "username": "ada"}
     (message,) = body["objects"]
-    assert message["id"] == global_ids.encode("Message", placed.message_id)
+    assert message["id"] == global_ids.encode("Message", stored_message.message_id)
     assert message["mailbox"] == global_ids.encode("Mailbox", (await ada.box()).id)
-    assert b"Hello" not in got.raw
-    (entry,) = (log := await log_of(root, key))["deliveries"]["nodes"]
+    assert b"Hello" not in request.raw
+    (entry,) = (log := await log_of(root, webhook_id))["deliveries"]["nodes"]
     assert (entry["state"], entry["attempt"], entry["status"]) == ("DONE", 1, 200)
     assert entry["body"] == body
     assert (log["failures"], log["lastDeliveryAt"]) == (0, "2030-01-01T00:00:00Z")
@@ -77,12 +77,12 @@ async def test_mail_that_comes_is_posted_signed(
     assert len(receiver.got) == 1
 
 
-async def test_what_was_before_is_not_posted(
+async def test_events_before_activation_are_not_posted(
     ada: Client, root: Client, receiver: Receiver, clock: Clock
 ) -> None:
     await receive(ada, "Before")
     clock.tick(seconds=1)
-    key, _ = await made(root, receiver.url, "message.*")
+    webhook_id, _ = await made(root, receiver.url, "message.*")
     await receive(ada, "Behind")
     await pump(worker_of(ada.world))
     assert receiver.types == ["message.received"]
@@ -93,14 +93,14 @@ async def test_what_was_before_is_not_posted(
             await receive(ada, "Meanwhile")
             await pump(worker_of(ada.world))
             clock.tick(seconds=1)
-        done = await root(update, input={"ids": [key], "active": active})
-        assert done["webhookUpdate"] == {"webhooks": [{"active": active}], "errors": []}
+        payload = await root(update, input={"ids": [webhook_id], "active": active})
+        assert payload["webhookUpdate"] == {"webhooks": [{"active": active}], "errors": []}
     await receive(ada, "Again")
     await pump(worker_of(ada.world))
     assert receiver.types == ["message.received"] * 2
 
 
-async def test_a_restore_of_the_database_is_told(
+async def test_database_restore_is_reported_as_missed_changes(
     ada: Client, root: Client, receiver: Receiver, clock: Clock
 ) -> None:
     await made(root, receiver.url, "message.received")
@@ -112,98 +112,111 @@ async def test_a_restore_of_the_database_is_told(
     await receive(ada, "After")
     await pump(worker)
     assert receiver.got[0].body["type"] == "message.received"
-    mine = [got.body for got in receiver.got[1:] if who(got) == "ada"]
-    assert [body["type"] for body in mine] == ["changes.missed", "message.received"]
-    assert (mine[0]["missed"], mine[0]["reason"]) == (None, "STORE_RESTORED")
-    assert len({got.body["id"] for got in receiver.got}) == len(receiver.got)
+    ada_bodies = [
+        request.body for request in receiver.got[1:] if username_of_request(request) == "ada"
+    ]
+    assert [body["type"] for body in ada_bodies] == ["changes.missed", "message.received"]
+    assert (ada_bodies[0]["missed"], ada_bodies[0]["reason"]) == (None, "STORE_RESTORED")
+    assert len({request.body["id"] for request in receiver.got}) == len(receiver.got)
 
 
-def who(got: Got) -> str | None:
-    return (got.body["user"] or {}).get("username")
+def username_of_request(request: Got) -> str | None:
+    return (request.body["user"] or {}).get("username")
 
 
-async def test_what_the_journal_let_go_of_unread_is_told(
+async def test_entries_deleted_unread_are_reported_as_missed(
     ada: Client, bob: Client, root: Client, receiver: Receiver, clock: Clock
 ) -> None:
-    async with receiving() as bobs, receiving() as late:
-        key, _ = await made(root, receiver.url, "message.received")
-        await made(root, bobs.url, "message.received", user=user(bob))
+    async with receiving() as bob_receiver, receiving() as later_receiver:
+        webhook_id, _ = await made(root, receiver.url, "message.received")
+        await made(root, bob_receiver.url, "message.received", user=user_ref(bob))
         for n in range(3):
             await receive(ada, f"Lost {n}")
         clock.tick(days=31, hours=1)
-        await made(root, late.url, "message.received")
+        await made(root, later_receiver.url, "message.received")
         await receive(ada, "Left")
-        assert await journal_retention.delete_old_entries(ada.world) > 0
+        assert await journal_retention.delete_excess_and_old_entries(ada.world) > 0
         worker = worker_of(ada.world)
         await pump(worker)
-        await pump(worker)  # told once
-        mine = [got for got in receiver.got if who(got) == "ada"]
-        assert [got.body["type"] for got in mine] == ["changes.missed", "message.received"]
-        told = mine[0].body
-        assert told["missed"] >= 3  # with what made the account
-        assert told["objects"] == []
-        assert told["id"].endswith("-missed")
-        assert [got.body["type"] for got in late.got] == ["message.received"]
-        assert {(who(got), got.body["type"]) for got in bobs.got} == {
-            (None, "changes.missed"),  # of the domain, and of the platform
+        await pump(worker)  # reported once
+        ada_requests = [
+            request for request in receiver.got if username_of_request(request) == "ada"
+        ]
+        assert [request.body["type"] for request in ada_requests] == [
+            "changes.missed",
+            "message.received",
+        ]
+        missed = ada_requests[0].body
+        assert missed["missed"] >= 3  # including the events of the account's creation
+        assert missed["objects"] == []
+        assert missed["id"].endswith("-missed")
+        assert [request.body["type"] for request in later_receiver.got] == ["message.received"]
+        assert {
+            (username_of_request(request), request.body["type"]) for request in bob_receiver.got
+        } == {
+            (None, "changes.missed"),  # of the domain and of the platform
             ("bob", "changes.missed"),
         }
-        log = (await log_of(root, key))["deliveries"]["nodes"]
-        assert told in [node["body"] for node in log if node["type"] == "changes.missed"]
-        answer = await root(REPLAY, input={"webhook": key, "after": told["cursor"]})
-        assert answer["webhookReplay"]["errors"] == []
+        log = (await log_of(root, webhook_id))["deliveries"]["nodes"]
+        assert missed in [node["body"] for node in log if node["type"] == "changes.missed"]
+        data = await root(REPLAY_MUTATION, input={"webhook": webhook_id, "after": missed["cursor"]})
+        assert data["webhookReplay"]["errors"] == []
 
 
-async def test_each_hears_only_what_it_is_for(
+async def test_webhook_gets_only_events_of_its_user_or_domain(
     ada: Client, bob: Client, root: Client, receiver: Receiver, clock: Clock
 ) -> None:
     world = ada.world
     clock.tick(seconds=1)
-    async with receiving() as adas, receiving() as ours:
+    async with receiving() as user_receiver, receiving() as domain_receiver:
         await made(root, receiver.url)
-        await made(root, adas.url, user=user(ada))
-        await made(root, ours.url, "message.*", domain={"name": "example.org"})
+        await made(root, user_receiver.url, user=user_ref(ada))
+        await made(root, domain_receiver.url, "message.*", domain={"name": "example.org"})
         await receive(ada, "One")
         await receive(bob, "Two")
         await pump(worker_of(world))
-        names = [got.body["user"]["username"] for got in receiver.got]
-        assert sorted(names) == ["ada", "bob"]
-        assert [got.body["user"]["username"] for got in adas.got] == ["ada"]
-        assert sorted(got.body["user"]["username"] for got in ours.got) == ["ada", "bob"]
-        domain = {got.body["domain"] for got in ours.got}
-        assert len(domain) == 1
-        assert str(*domain).startswith("dom_")
+        usernames = [request.body["user"]["username"] for request in receiver.got]
+        assert sorted(usernames) == ["ada", "bob"]
+        assert [request.body["user"]["username"] for request in user_receiver.got] == ["ada"]
+        assert sorted(request.body["user"]["username"] for request in domain_receiver.got) == [
+            "ada",
+            "bob",
+        ]
+        domain_ids = {request.body["domain"] for request in domain_receiver.got}
+        assert len(domain_ids) == 1
+        assert str(*domain_ids).startswith("dom_")
 
 
-async def test_users_and_addresses_that_come_and_go_are_told_of(
+async def test_user_and_address_changes_are_posted(
     root: Client, world: Environment, receiver: Receiver, clock: Clock
 ) -> None:
-    await make_user(world, "first")  # so that the domain is there
+    await make_user(world, "first")  # creates the domain
     clock.tick(seconds=1)
     await made(root, receiver.url, "user.*", "address.*", "domain.*")
     zoe = await make_user(world, "zoe")
     await pump(worker_of(world))
-    key = global_ids.encode("User", zoe.id)
-    told = [(got.body["type"], got.body["objects"][0]["id"]) for got in receiver.got]
-    assert ("user.created", key) in told
-    assert [name for name, _ in told if name.startswith("address.")] == ["address.created"]
+    user_id = global_ids.encode("User", zoe.id)
+    events = [(request.body["type"], request.body["objects"][0]["id"]) for request in receiver.got]
+    assert ("user.created", user_id) in events
+    assert [name for name, _ in events if name.startswith("address.")] == ["address.created"]
     del receiver.got[:]
     change = """mutation ($id: ID!) { userUpdate(input: {users: {ids: [$id]},
       set: {name: "Zoe"}}) { errors { message } } }"""
-    assert (await root(change, id=key))["userUpdate"]["errors"] == []
+    assert (await root(change, id=user_id))["userUpdate"]["errors"] == []
     await pump(worker_of(world))
-    (got,) = receiver.got  # one, though the journals of account and domain both tell it
-    assert (got.body["type"], got.body["objects"]) == (
-        "user.updated", [{"id": key, "changed": ["name"]}],
+    # one request, although the journals of the user and of the domain have the event
+    (request,) = receiver.got
+    assert (request.body["type"], request.body["objects"]) == (
+        "user.updated", [{"id": user_id, "changed": ["name"]}],
     )  # fmt: skip
     del receiver.got[:]
     delete = "mutation ($id: ID!) { userDelete(input: {users: {ids: [$id]}}) { errors { code } } }"
-    assert (await root(delete, id=key))["userDelete"]["errors"] == []
+    assert (await root(delete, id=user_id))["userDelete"]["errors"] == []
     await pump(worker_of(world))
     assert {"user.deleted", "address.deleted"} <= set(receiver.types)
 
 
-async def test_a_login_that_fails_is_told_of(
+async def test_failed_login_is_posted(
     world: Environment, root: Client, ada: Client, receiver: Receiver
 ) -> None:
     eve = await make_user(world, "eve", password=PASSWORD)
@@ -212,52 +225,60 @@ async def test_a_login_that_fails_is_told_of(
       scope: IMAP}) { errors { code } } }"""
     for password in ("wrong", PASSWORD):
         await ada(attempt, p=password)
-    await authentication.wait_for_background_tasks(world)  # it is noted behind the answer
+    await authentication.wait_for_background_tasks(world)  # the event is written after the response
     await pump(worker_of(world))
-    (got,) = receiver.got
-    (event,) = got.body["objects"]
+    (request,) = receiver.got
+    (event,) = request.body["objects"]
     assert (event["action"], event["result"]) == ("authenticate", "fail")
-    assert got.body["user"]["username"] == eve.username
-    assert b"wrong" not in got.raw
+    assert request.body["user"]["username"] == eve.username
+    assert b"wrong" not in request.raw
 
 
-async def test_a_bulk_change_is_one_post(ada: Client, root: Client, receiver: Receiver) -> None:
+async def test_bulk_change_is_one_request(ada: Client, root: Client, receiver: Receiver) -> None:
     for n in range(3):
         await receive(ada, f"No. {n}")
     await made(root, receiver.url, "message.updated")
     await call(ada, "messageUpdate", select=inbox("1:3"), set={"seen": True})
     await pump(worker_of(ada.world))
-    (got,) = receiver.got
-    assert [len(got.body["objects"]), got.body["objects"][0]["flags"]] == [3, ["\\Seen"]]
+    (request,) = receiver.got
+    assert [len(request.body["objects"]), request.body["objects"][0]["flags"]] == [3, ["\\Seen"]]
 
 
-async def test_two_secrets_are_good_while_they_change(
+async def test_old_secret_also_signs_during_overlap(
     ada: Client, root: Client, receiver: Receiver, clock: Clock, world: Environment
 ) -> None:
-    key, old = await made(root, receiver.url, "message.*")
+    webhook_id, old_secret = await made(root, receiver.url, "message.*")
     rotate = """mutation ($id: ID!, $overlap: Duration!) { webhookSecretRotate(
       input: {id: $id, overlap: $overlap}) { secret errors { code } } }"""
-    new = (await root(rotate, id=key, overlap="PT1H"))["webhookSecretRotate"]["secret"]
-    assert new != old
+    new_secret = (await root(rotate, id=webhook_id, overlap="PT1H"))["webhookSecretRotate"][
+        "secret"
+    ]
+    assert new_secret != old_secret
     await receive(ada, "Now")
     await pump(worker_of(world))
     clock.tick(hours=2)
     await receive(ada, "Later")
     await pump(worker_of(world))
-    both, one = receiver.got
-    assert [both.signed_with(old), both.signed_with(new)] == [True, True]
-    assert [one.signed_with(old), one.signed_with(new)] == [False, True]
+    during_overlap, after_overlap = receiver.got
+    assert [during_overlap.signed_with(old_secret), during_overlap.signed_with(new_secret)] == [
+        True,
+        True,
+    ]
+    assert [after_overlap.signed_with(old_secret), after_overlap.signed_with(new_secret)] == [
+        False,
+        True,
+    ]
 
 
-async def test_secrets_lie_sealed_and_are_sealed_anew(
+async def test_secrets_are_stored_encrypted_and_can_be_reencrypted(
     root: Client, world: Environment, receiver: Receiver, ada: Client
 ) -> None:
     _, secret = await made(root, receiver.url, "message.*")
     rows = await everything(world)
     assert secret not in str(rows)
     assert secret[6:] not in str(rows)
-    other = SecretBox({**world.secret_box.keys, "newer": b"n" * 32})
-    object.__setattr__(world, "secret_box", other)
+    two_key_box = SecretBox({**world.secret_box.keys, "newer": b"n" * 32})
+    object.__setattr__(world, "secret_box", two_key_box)
     resealed = await secret_rotation.reencrypt_all(world)
     assert (resealed.reencrypted_count, resealed.failed_contexts) == (1, [])
     object.__setattr__(world, "secret_box", SecretBox({"newer": b"n" * 32}))
@@ -266,50 +287,54 @@ async def test_secrets_lie_sealed_and_are_sealed_anew(
     assert receiver.got[0].signed_with(secret)
 
 
-async def test_a_test_call_is_posted_even_where_it_is_off(
+async def test_ping_is_posted_to_inactive_webhook(
     root: Client, world: Environment, receiver: Receiver, ada: Client
 ) -> None:
-    key, secret = await made(root, receiver.url, "user.*", active=False)
+    webhook_id, secret = await made(root, receiver.url, "user.*", active=False)
     await receive(ada, "Hello")
-    again = """mutation ($id: ID!) { webhookTest(input: {ids: [$id]}) {
+    test_mutation = """mutation ($id: ID!) { webhookTest(input: {ids: [$id]}) {
       webhooks { id } errors { code } } }"""
-    done = (await root(again, id=key))["webhookTest"]
-    assert done == {"webhooks": [{"id": key}], "errors": []}
+    payload = (await root(test_mutation, id=webhook_id))["webhookTest"]
+    assert payload == {"webhooks": [{"id": webhook_id}], "errors": []}
     await pump(worker_of(world))
     assert receiver.types == ["ping"]
     assert receiver.got[0].signed_with(secret)
     receiver.answer = b"HTTP/1.1 500 No\r\n\r\n"
-    await root(again, id=key)
+    await root(test_mutation, id=webhook_id)
     await pump(worker_of(world))
-    newest = (await log_of(root, key))["deliveries"]["nodes"][0]
+    newest = (await log_of(root, webhook_id))["deliveries"]["nodes"][0]
     assert (newest["state"], newest["error"]) == ("DEAD", "status 500")
 
 
-async def test_events_are_replayed_from_a_position(
+async def test_events_after_cursor_are_replayed(
     ada: Client, root: Client, world: Environment, receiver: Receiver
 ) -> None:
-    key, _ = await made(root, receiver.url, "message.*", user=user(ada))
+    webhook_id, _ = await made(root, receiver.url, "message.*", user=user_ref(ada))
     for subject in ("One", "Two", "Three"):
         await receive(ada, subject)
     await pump(worker_of(world))
-    first = receiver.got[0].body
-    again = """mutation ($id: ID!, $after: Cursor!) { webhookReplay(
+    first_body = receiver.got[0].body
+    replay_mutation = """mutation ($id: ID!, $after: Cursor!) { webhookReplay(
       input: {webhook: $id, after: $after}) { task { kind total }
       errors { message path ... on ValidationError { constraint } } } }"""
-    done = (await root(again, id=key, after=first["cursor"]))["webhookReplay"]
-    assert done == {"task": {"kind": "WEBHOOK_REPLAY", "total": 2}, "errors": []}
+    payload = (await root(replay_mutation, id=webhook_id, after=first_body["cursor"]))[
+        "webhookReplay"
+    ]
+    assert payload == {"task": {"kind": "WEBHOOK_REPLAY", "total": 2}, "errors": []}
     while await tasks.run_next_task(world):
         pass
     await pump(worker_of(world))
-    names = [got.body["id"] for got in receiver.got]
-    assert names[3:] == names[1:3]  # the same events, known by their ids
-    for wrong, constraint in (("1.77.1", "cursor"), (f"1.{ada.user.id}.999999", "cursor")):
-        refused = (await root(again, id=key, after=wrong))["webhookReplay"]
-        assert [e["constraint"] for e in refused["errors"]] == [constraint]
+    event_ids = [request.body["id"] for request in receiver.got]
+    assert event_ids[3:] == event_ids[1:3]  # repeated events keep their ids
+    for invalid_cursor, constraint in (("1.77.1", "cursor"), (f"1.{ada.user.id}.999999", "cursor")):
+        error_payload = (await root(replay_mutation, id=webhook_id, after=invalid_cursor))[
+            "webhookReplay"
+        ]
+        assert [e["constraint"] for e in error_payload["errors"]] == [constraint]
 
 
 @pytest.mark.parametrize(
-    ("given", "path", "constraint"),
+    ("fields", "path", "constraint"),
     [
         ({"types": []}, ["types"], "length"),
         ({"types": ["user.*", "nonsense.*"]}, ["types", "1"], "unknown"),
@@ -335,78 +360,83 @@ async def test_events_are_replayed_from_a_position(
         ({"url": "http://db.internal/"}, ["url"], "private"),
     ],
 )
-async def test_what_no_webhook_can_be_is_refused(
-    root: Client, given: dict[str, Any], path: list[str], constraint: str
+async def test_invalid_webhook_input_is_refused(
+    root: Client, fields: dict[str, Any], path: list[str], constraint: str
 ) -> None:
-    whole = {"url": "https://example.com/", "types": ["*"], **given}
-    payload = (await root(CREATE, input=whole))["webhookCreate"]
+    webhook_input = {"url": "https://example.com/", "types": ["*"], **fields}
+    payload = (await root(CREATE, input=webhook_input))["webhookCreate"]
     errors = [(e["path"], e["constraint"]) for e in payload["errors"]]
-    assert [(found[:1], rule) for found, rule in errors] == [(path[:1], constraint)]
-    listed = await root("{ webhooks { totalCount } }")
-    assert listed["webhooks"]["totalCount"] == 0
+    assert [(error_path[:1], rule) for error_path, rule in errors] == [(path[:1], constraint)]
+    listing = await root("{ webhooks { totalCount } }")
+    assert listing["webhooks"]["totalCount"] == 0
 
 
-async def test_webhooks_are_listed_by_type_and_user(
+async def test_webhooks_are_filtered_by_type_and_user(
     root: Client, ada: Client, world: Environment
 ) -> None:
     inward(world)
     await made(root, "https://a.example/", "user.created", "message.*")
-    await made(root, "https://b.example/", "user.*", user=user(ada))
+    await made(root, "https://b.example/", "user.*", user=user_ref(ada))
     await made(root, "https://c.example/", "*")
     listing = "query ($t: String, $u: UserRef) { webhooks(type: $t, user: $u) { nodes { url } } }"
 
-    async def urls(**asked: Any) -> list[str]:
+    async def list_hosts(**variables: Any) -> list[str]:
         text = listing
-        if "t" not in asked:
+        if "t" not in variables:
             text = text.replace("$t: String, ", "").replace("type: $t, ", "")
-        found = (await root(text, **asked))["webhooks"]["nodes"]
-        return [str(one["url"])[8:9] for one in found]
+        webhooks = (await root(text, **variables))["webhooks"]["nodes"]
+        return [str(webhook["url"])[8:9] for webhook in webhooks]
 
-    assert await urls() == ["a", "b", "c"]
-    assert await urls(t="user.*") == ["a", "b"]
-    assert await urls(t="user.created") == ["a"]
-    assert await urls(t="message.*") == ["a"]
-    assert await urls(t="*", u=user(ada)) == ["b"]
-    answer = await root.raw('{ webhooks(type: "x.y") { nodes { id } } }')
-    assert "no such type" in answer["errors"][0]["message"]
+    assert await list_hosts() == ["a", "b", "c"]
+    assert await list_hosts(t="user.*") == ["a", "b"]
+    assert await list_hosts(t="user.created") == ["a"]
+    assert await list_hosts(t="message.*") == ["a"]
+    assert await list_hosts(t="*", u=user_ref(ada)) == ["b"]
+    response = await root.raw('{ webhooks(type: "x.y") { nodes { id } } }')
+    assert "no such type" in response["errors"][0]["message"]
 
 
-async def test_a_domain_admin_has_webhooks_of_the_domain_alone(
+async def test_domain_admin_manages_only_webhooks_of_own_domain(
     world: Environment, root: Client, ada: Client
 ) -> None:
-    everything = [AdminPermission.LOGIN_AS]
-    dora = await make_domain_admin(world, ada.http, "dora", everything)
+    permissions = [AdminPermission.LOGIN_AS]
+    domain_admin = await make_domain_admin(world, ada.http, "dora", permissions)
     async with world.write_session(0) as session:
         session.add(Domain(id=world.new_id(), name="other.example", created_at=world.now(),
                            updated_at=world.now()))  # fmt: skip
     url = "https://hooks.example.com/"
-    platform, _ = await made(root, url)
-    ours = await create(dora, url, "message.*")
-    assert ours["webhook"]["domain"] == {"name": "example.org"}
-    theirs = await create(dora, url, user=user(ada))
-    shown = theirs["webhook"]
-    assert (shown["user"], shown["domain"]) == ({"username": "ada"}, {"name": "example.org"})
-    refused = await create(dora, url, domain={"name": "other.example"})
-    assert [e["code"] for e in refused["errors"]] == ["NOT_FOUND"]
-    boss = await make_client(world, ada.http, "boss", role=Role.ADMIN)
-    refused = await create(dora, url, user=user(boss))
-    assert [e["code"] for e in refused["errors"]] == ["NOT_FOUND"]
-    seen = (await dora("{ webhooks { nodes { id } } }"))["webhooks"]["nodes"]
-    assert [one["id"] for one in seen] == [ours["webhook"]["id"], theirs["webhook"]["id"]]
+    platform_webhook_id, _ = await made(root, url)
+    domain_webhook = await create(domain_admin, url, "message.*")
+    assert domain_webhook["webhook"]["domain"] == {"name": "example.org"}
+    user_webhook = await create(domain_admin, url, user=user_ref(ada))
+    webhook = user_webhook["webhook"]
+    assert (webhook["user"], webhook["domain"]) == ({"username": "ada"}, {"name": "example.org"})
+    payload = await create(domain_admin, url, domain={"name": "other.example"})
+    assert [e["code"] for e in payload["errors"]] == ["NOT_FOUND"]
+    admin = await make_client(world, ada.http, "boss", role=Role.ADMIN)
+    payload = await create(domain_admin, url, user=user_ref(admin))
+    assert [e["code"] for e in payload["errors"]] == ["NOT_FOUND"]
+    visible = (await domain_admin("{ webhooks { nodes { id } } }"))["webhooks"]["nodes"]
+    assert [webhook_node["id"] for webhook_node in visible] == [
+        domain_webhook["webhook"]["id"],
+        user_webhook["webhook"]["id"],
+    ]
     for name in ("Delete", "Test", "Update"):
-        more = "active: false" if name == "Update" else ""
+        extra_field = "active: false" if name == "Update" else ""
         text = "mutation ($id: ID!) { done: webhook%s(input: {ids: [$id] %s}) { errors { code } } }"
-        done = (await dora(text % (name, more), id=platform))["done"]
-        assert done["errors"] == [{"code": "NOT_FOUND"}]
-    assert (await log_of(dora, platform)) is None
-    assert (await log_of(ada, ours["webhook"]["id"])) is None  # a USER sees none at all
+        result = (await domain_admin(text % (name, extra_field), id=platform_webhook_id))["done"]
+        assert result["errors"] == [{"code": "NOT_FOUND"}]
+    assert (await log_of(domain_admin, platform_webhook_id)) is None
+    assert (
+        await log_of(ada, domain_webhook["webhook"]["id"])
+    ) is None  # a USER has no access to webhooks
 
 
-async def test_a_user_who_leaves_the_domain_leaves_its_webhooks(
+async def test_user_moved_out_of_domain_is_not_posted_to_its_webhooks(
     world: Environment, ada: Client, receiver: Receiver
 ) -> None:
-    dora = await make_domain_admin(world, ada.http, "dora")
-    await made(dora, receiver.url, "message.*", user=user(ada))
+    domain_admin = await make_domain_admin(world, ada.http, "dora")
+    await made(domain_admin, receiver.url, "message.*", user=user_ref(ada))
     await receive(ada, "Here")
     await pump(worker_of(world))
     async with world.write_session(ada.user.id) as session:
@@ -416,18 +446,18 @@ async def test_a_user_who_leaves_the_domain_leaves_its_webhooks(
     assert len(receiver.got) == 1
 
 
-async def test_nothing_of_a_webhook_is_set_to_null(root: Client) -> None:
-    key, _ = await made(root, "https://hooks.example.com/", "user.*")
+async def test_webhook_fields_cannot_be_set_to_null(root: Client) -> None:
+    webhook_id, _ = await made(root, "https://hooks.example.com/", "user.*")
     text = """mutation ($input: WebhookUpdateInput!) { webhookUpdate(input: $input) {
       errors { code } } }"""
     for name in ("types", "url", "active"):
-        answer = await root.raw(text, input={"ids": [key], name: None})
-        assert [e["extensions"]["code"] for e in answer["errors"]] == ["BAD_USER_INPUT"]
+        response = await root.raw(text, input={"ids": [webhook_id], name: None})
+        assert [e["extensions"]["code"] for e in response["errors"]] == ["BAD_USER_INPUT"]
 
 
-def test_every_kind_of_change_has_its_type() -> None:
-    rest = {ChangeKind.SECURITY_EVENT, ChangeKind.RESYNC}
-    assert set(TYPE_BY_CHANGE_KIND) == set(ChangeKind) - rest
+def test_every_change_kind_has_an_event_type() -> None:
+    kinds_without_type = {ChangeKind.SECURITY_EVENT, ChangeKind.RESYNC}
+    assert set(TYPE_BY_CHANGE_KIND) == set(ChangeKind) - kinds_without_type
     assert all(
         is_known_pattern(name) and is_known_pattern(name.split(".")[0] + ".*") for name in TYPES
     )

@@ -1,4 +1,4 @@
-"""The queue as its owner and administrators see it, and what they do to it."""
+"""Queue entries: lists, rights, removal, flush, hold and subscriptions."""
 
 import asyncio
 from datetime import timedelta
@@ -51,196 +51,222 @@ QUEUE = """query ($filter: QueueFilter, $first: Int, $after: String) {
 NODE = "query ($id: ID!) { node(id: $id) { id ... on QueueEntry { queueName } } }"
 CHANGES = """subscription ($filter: QueueFilter) { queueChanges(filter: $filter) {
   queueId queueName recipients { recipient state attempts } } }"""
-LATER = {"carol": "450 4.2.1 Later", "dave": "450 4.2.1 Later"}
+TEMPORARY_REPLIES = {"carol": "450 4.2.1 Later", "dave": "450 4.2.1 Later"}
 
-SOME = {"since": "2000-01-01T00:00:00Z"}  # a filter that finds all
-
-
-async def listed(client: Client, **given: Any) -> list[Any]:
-    return list((await client(QUEUE, **given))["queue"]["nodes"])
+MATCH_ALL_FILTER = {"since": "2000-01-01T00:00:00Z"}  # a filter that matches all entries
 
 
-async def queue_id(world: Environment, key: int) -> str:
+async def list_entries(client: Client, **arguments: Any) -> list[Any]:
+    return list((await client(QUEUE, **arguments))["queue"]["nodes"])
+
+
+async def load_queue_id(world: Environment, submission_id: int) -> str:
     (row,) = await world.database.read(
-        select(col(Submission.queue_id)).where(col(Submission.id) == key)
+        select(col(Submission.queue_id)).where(col(Submission.id) == submission_id)
     )
     return str(row.queue_id)
 
 
-async def platforms(world: Environment, like: int, sender: str = "") -> int:
-    """Something the platform sends by itself, with the bytes of another submission."""
+async def enqueue_platform_message(world: Environment, template_id: int, sender: str = "") -> int:
+    """Enqueue a message of the platform with the bytes of another submission."""
     (row,) = await world.database.read(
         select(col(Submission.blob_id), col(Submission.tenant_id), col(Submission.size)).where(
-            col(Submission.id) == like
+            col(Submission.id) == template_id
         )
     )
-    handed = NewSubmission(
+    submission = NewSubmission(
         sender, ["eve@example.net"], row.size, row.blob_id, [row.blob_id], None, world.now()
     )
     return await world.run_transaction(
-        lambda turn: enqueue(turn, SubmissionOwner(None, row.tenant_id), handed), 0
+        lambda transaction: enqueue(transaction, SubmissionOwner(None, row.tenant_id), submission),
+        0,
     )
 
 
-async def noted(world: Environment) -> list[int | None]:
-    """The entries whose removal is in the administrators' log."""
-    asked = select(col(AdminLogEntry.target_id)).where(col(AdminLogEntry.mutation) == "queueDelete")
+async def load_logged_deletions(world: Environment) -> list[int | None]:
+    """Return the target IDs of queueDelete entries of the admin log."""
+    statement = select(col(AdminLogEntry.target_id)).where(
+        col(AdminLogEntry.mutation) == "queueDelete"
+    )
     return [
-        row.target_id for row in await world.database.read(asked.order_by(col(AdminLogEntry.id)))
+        row.target_id
+        for row in await world.database.read(statement.order_by(col(AdminLogEntry.id)))
     ]
 
 
-async def task_done(client: Client) -> None:
+async def run_all_tasks(client: Client) -> None:
     while await tasks.run_next_task(client.world):
         pass
 
 
-async def deferred(client: Client, *to: NamedAddress) -> int:
-    """A message that was tried once."""
-    async with listening(Server(dict(LATER))) as there, working(client.world, relay(there)):
-        key = await send(client, *to)
-        await settled(client.world, key)
-    return key
+async def send_deferred(client: Client, *recipients: NamedAddress) -> int:
+    """Send a message that is deferred after one attempt."""
+    async with (
+        listening(Server(dict(TEMPORARY_REPLIES))) as smtp_server,
+        working(client.world, relay(smtp_server)),
+    ):
+        submission_id = await send(client, *recipients)
+        await settled(client.world, submission_id)
+    return submission_id
 
 
-async def test_each_sees_the_own_and_administrators_more(
+async def test_role_decides_which_entries_are_listed(
     ada: Client, bob: Client, over: Client, root: Client, http: httpx.AsyncClient
 ) -> None:
     world = ada.world
-    keys = [await send(ada), await send(bob)]
-    keys.append(await platforms(world, keys[0]))
-    names = [await queue_id(world, key) for key in keys]
-    chief = await make_domain_admin(world, http, "chief")
-    other = await make_domain_admin(world, http, "other", domains=())
-    seen = {"ada": names[:1], "bob": names[1:2], "chief": names[:2], "other": []}
-    for client in (ada, bob, chief, other):
-        found = await listed(client)
-        assert [one["queueId"] for one in found] == seen[client.user.username]
-        for one in found:
-            assert (await client(NODE, id=one["id"]))["node"]["queueName"] == "INCOMING"
+    submission_ids = [await send(ada), await send(bob)]
+    submission_ids.append(await enqueue_platform_message(world, submission_ids[0]))
+    queue_ids = [await load_queue_id(world, submission_id) for submission_id in submission_ids]
+    domain_admin = await make_domain_admin(world, http, "chief")
+    other_admin = await make_domain_admin(world, http, "other", domains=())
+    expected_ids = {
+        "ada": queue_ids[:1],
+        "bob": queue_ids[1:2],
+        "chief": queue_ids[:2],
+        "other": [],
+    }
+    for client in (ada, bob, domain_admin, other_admin):
+        entries = await list_entries(client)
+        assert [entry["queueId"] for entry in entries] == expected_ids[client.user.username]
+        for entry in entries:
+            assert (await client(NODE, id=entry["id"]))["node"]["queueName"] == "INCOMING"
     for client in (over, root):
-        found = await listed(client)
-        assert [one["queueId"] for one in found] == names
-        assert [one["user"] and one["user"]["username"] for one in found] == ["ada", "bob", None]
-        assert [one["submission"] for one in found] == [None] * 3
-    (mine,) = await listed(ada)
-    assert mine["submission"] is not None
-    assert (mine["sender"], mine["queueName"]) == ("ada@example.org", "INCOMING")
-    assert mine["nextAttemptAt"] == mine["arrivedAt"]
-    assert mine["size"] > 0
-    (theirs,) = await listed(bob)
-    assert (await ada(NODE, id=theirs["id"]))["node"] is None
+        entries = await list_entries(client)
+        assert [entry["queueId"] for entry in entries] == queue_ids
+        assert [entry["user"] and entry["user"]["username"] for entry in entries] == [
+            "ada",
+            "bob",
+            None,
+        ]
+        assert [entry["submission"] for entry in entries] == [None] * 3
+    (own_entry,) = await list_entries(ada)
+    assert own_entry["submission"] is not None
+    assert (own_entry["sender"], own_entry["queueName"]) == ("ada@example.org", "INCOMING")
+    assert own_entry["nextAttemptAt"] == own_entry["arrivedAt"]
+    assert own_entry["size"] > 0
+    (bobs_entry,) = await list_entries(bob)
+    assert (await ada(NODE, id=bobs_entry["id"]))["node"] is None
 
 
-async def test_where_an_entry_stands(
+async def test_queue_name_and_next_attempt_follow_the_state(
     ada: Client, over: Client, world: Environment, clock: Clock
 ) -> None:
-    key = await deferred(ada)
-    (one,) = await listed(ada)
-    assert (one["queueName"], one["lastError"]) == ("DEFERRED", "450 4.2.1 Later")
-    assert {to["queueName"] for to in one["recipients"]} == {"DEFERRED"}
-    assert one["nextAttemptAt"] in [to["nextAttemptAt"] for to in one["recipients"]]
-    name = one["queueId"]
-    held = await mutate(over, "queueHold", "entries { queueName }", queueIds=[name], hold=True)
+    submission_id = await send_deferred(ada)
+    (entry,) = await list_entries(ada)
+    assert (entry["queueName"], entry["lastError"]) == ("DEFERRED", "450 4.2.1 Later")
+    assert {to["queueName"] for to in entry["recipients"]} == {"DEFERRED"}
+    assert entry["nextAttemptAt"] in [to["nextAttemptAt"] for to in entry["recipients"]]
+    entry_id = entry["queueId"]
+    held = await mutate(over, "queueHold", "entries { queueName }", queueIds=[entry_id], hold=True)
     assert held["entries"] == [{"queueName": "HOLD"}]
-    (one,) = await listed(ada)
-    assert (one["queueName"], one["nextAttemptAt"]) == ("HOLD", None)
-    assert {to["nextAttemptAt"] for to in one["recipients"]} == {None}
+    (entry,) = await list_entries(ada)
+    assert (entry["queueName"], entry["nextAttemptAt"]) == ("HOLD", None)
+    assert {to["nextAttemptAt"] for to in entry["recipients"]} == {None}
     clock.tick(days=6)
     assert (await recipient_leases.claim_due_jobs(world, PACE)).recipient_count == 0
-    gone = await mutate(over, "queueHold", "entries { queueName }", queueIds=[name], hold=False)
-    assert gone["entries"] == [{"queueName": "DEFERRED"}]
+    released = await mutate(
+        over, "queueHold", "entries { queueName }", queueIds=[entry_id], hold=False
+    )
+    assert released["entries"] == [{"queueName": "DEFERRED"}]
     assert (
         await recipient_leases.claim_due_jobs(world, PACE)
-    ).recipient_count == 2  # held for days, and no older
-    assert {row.expires_at for row in (await deliveries(world, key)).values()} == {
+    ).recipient_count == 2  # its lifetime starts again, although it was held for days
+    assert {row.expires_at for row in (await deliveries(world, submission_id)).values()} == {
         world.now() + timedelta(days=5)
     }
-    (one,) = await listed(ada)
-    assert (one["queueName"], one["nextAttemptAt"]) == ("ACTIVE", None)
-    for where in QueueName:
-        found = await listed(ada, filter={"queueName": where.value})
-        assert len(found) == (where is QueueName.ACTIVE)
+    (entry,) = await list_entries(ada)
+    assert (entry["queueName"], entry["nextAttemptAt"]) == ("ACTIVE", None)
+    for queue_name in QueueName:
+        entries = await list_entries(ada, filter={"queueName": queue_name.value})
+        assert len(entries) == (queue_name is QueueName.ACTIVE)
 
 
-async def test_what_is_held_while_it_is_sent_is_not_tried_again(
+async def test_entry_held_during_an_attempt_is_not_retried(
     ada: Client, over: Client, world: Environment, clock: Clock
 ) -> None:
-    key = await send(ada)
+    submission_id = await send(ada)
     (job,) = (await recipient_leases.claim_due_jobs(world, PACE)).jobs
-    name = await queue_id(world, key)
-    await mutate(over, "queueHold", "entries { queueName }", queueIds=[name], hold=True)
+    entry_id = await load_queue_id(world, submission_id)
+    await mutate(over, "queueHold", "entries { queueName }", queueIds=[entry_id], hold=True)
     await recipient_leases.release_unattempted(world, [job])
     assert (await recipient_leases.claim_due_jobs(world, PACE)).recipient_count == 0
     clock.tick(days=1)
     assert (await recipient_leases.claim_due_jobs(world, PACE)).recipient_count == 0
-    await mutate(over, "queueHold", "entries { queueName }", queueIds=[name], hold=False)
+    await mutate(over, "queueHold", "entries { queueName }", queueIds=[entry_id], hold=False)
     assert (await recipient_leases.claim_due_jobs(world, PACE)).recipient_count == 2
 
 
-async def test_lists_are_filtered_and_paged(ada: Client, over: Client, clock: Clock) -> None:
-    names = []
-    for nth in range(5):
-        key = await send(ada, NamedAddress(f"n{nth}@example{nth % 2}.net"))
-        names.append(await queue_id(ada.world, key))
+async def test_list_is_filtered_and_paged(ada: Client, over: Client, clock: Clock) -> None:
+    queue_ids = []
+    for number in range(5):
+        submission_id = await send(ada, NamedAddress(f"n{number}@example{number % 2}.net"))
+        queue_ids.append(await load_queue_id(ada.world, submission_id))
         clock.tick(seconds=1)
-    begun = await platforms(ada.world, key)
-    null = await queue_id(ada.world, begun)
+    platform_id = await enqueue_platform_message(ada.world, submission_id)
+    platform_queue_id = await load_queue_id(ada.world, platform_id)
 
-    async def found(client: Client, **filter: Any) -> list[str]:
-        return [one["queueId"] for one in await listed(client, filter=filter or None)]
+    async def find_queue_ids(client: Client, **filter: Any) -> list[str]:
+        return [entry["queueId"] for entry in await list_entries(client, filter=filter or None)]
 
-    assert await found(ada, recipient="@EXAMPLE1") == names[1::2]
-    assert await found(ada, sender="ADA@") == names
-    assert await found(over, sender="") == [null]
-    assert await found(over, users={"usernames": ["ada"]}) == names
-    assert await found(ada, queueName="INCOMING", recipient="n3") == names[3:4]
-    assert await found(ada, since=(clock() - timedelta(seconds=2)).isoformat()) == names[3:]
+    assert await find_queue_ids(ada, recipient="@EXAMPLE1") == queue_ids[1::2]
+    assert await find_queue_ids(ada, sender="ADA@") == queue_ids
+    assert await find_queue_ids(over, sender="") == [platform_queue_id]
+    assert await find_queue_ids(over, users={"usernames": ["ada"]}) == queue_ids
+    assert await find_queue_ids(ada, queueName="INCOMING", recipient="n3") == queue_ids[3:4]
+    assert (
+        await find_queue_ids(ada, since=(clock() - timedelta(seconds=2)).isoformat())
+        == queue_ids[3:]
+    )
     first = (await over(QUEUE, first=4))["queue"]
     assert (first["totalCount"], first["pageInfo"]["hasNextPage"]) == (6, True)
     rest = (await over(QUEUE, first=4, after=first["pageInfo"]["endCursor"]))["queue"]
-    assert [one["queueId"] for one in first["nodes"] + rest["nodes"]] == [*names, null]
+    assert [entry["queueId"] for entry in first["nodes"] + rest["nodes"]] == [
+        *queue_ids,
+        platform_queue_id,
+    ]
 
 
-async def test_listing_costs_the_same_however_many(
+async def test_list_needs_a_constant_number_of_statements(
     ada: Client, over: Client, statements: list[str]
 ) -> None:
     async def cost() -> int:
         del statements[:]
-        await listed(over)
+        await list_entries(over)
         return len(statements)
 
     await send(ada)
-    await cost()  # the credential is remembered from here on
-    one = await cost()
+    await cost()  # fills the credential cache
+    expected_count = await cost()
     for _ in range(20):
         await send(ada)
-    assert await cost() == one
+    assert await cost() == expected_count
 
 
-async def test_lists_and_claims_are_by_indexes_of_what_waits(
+async def test_lists_and_claims_use_indexes_of_waiting_entries(
     ada: Client, over: Client, world: Environment
 ) -> None:
-    await deferred(ada)
+    await send_deferred(ada)
     for client in (ada, over):
-        ctx, ask = context(client), PageRequest(CURSOR_KIND, 20)
+        ctx, page_request = context(client), PageRequest(CURSOR_KIND, 20)
         with explained(world) as plans:
-            for where in (
+            for conditions in (
                 QueueEntryConditions(),
                 QueueEntryConditions(user_selection=UserSelector(ids=(ada.user.id,))),
             ):
                 plan = await plans.of(
-                    queue_loaders.read_entry_page(ctx, where, ask, {"id"}),
+                    queue_loaders.read_entry_page(ctx, conditions, page_request, {"id"}),
                     "submissions",
                     asking="ORDER BY",
                 )
                 if world.database.dialect == "sqlite":
                     assert "INDEX submissions_waiting" in plan
                     assert "SCAN submissions\n" not in plan
-                    assert where.user_selection.is_given or "TEMP B-TREE" not in plan
-            for name in QueueName:
+                    assert conditions.user_selection.is_given or "TEMP B-TREE" not in plan
+            for queue_name in QueueName:
                 plan = await plans.of(
-                    queue_loaders.read_entry_page(ctx, QueueEntryConditions(name), ask, {"id"}),
+                    queue_loaders.read_entry_page(
+                        ctx, QueueEntryConditions(queue_name), page_request, {"id"}
+                    ),
                     "submissions",
                     asking="ORDER BY",
                 )
@@ -248,257 +274,263 @@ async def test_lists_and_claims_are_by_indexes_of_what_waits(
                     assert "SCAN deliveries\n" not in f"{plan}\n"
     with explained(world) as plans:
         for plan in await plans.those(
-            recipient_leases.claim_due_jobs(world, PACE), lambda sent: "SELECT" in sent
+            recipient_leases.claim_due_jobs(world, PACE), lambda statement: "SELECT" in statement
         ):
             if world.database.dialect == "sqlite":
                 assert "SCAN deliveries\n" not in f"{plan}\n"
                 assert "SCAN waiting" not in plan
 
 
-@pytest.mark.parametrize("few", [0, 1000])
-async def test_what_is_tried_again_is_found_whether_it_is_little_or_much(
-    ada: Client, bob: Client, over: Client, monkeypatch: pytest.MonkeyPatch, few: int
+@pytest.mark.parametrize("max_ids", [0, 1000])
+async def test_deferred_entries_are_found_with_few_or_many(
+    ada: Client, bob: Client, over: Client, monkeypatch: pytest.MonkeyPatch, max_ids: int
 ) -> None:
-    monkeypatch.setattr(queue_loaders, "MAX_DEFERRED_IDS", few)
-    keys = [await deferred(client) for client in (ada, bob, ada)]
+    monkeypatch.setattr(queue_loaders, "MAX_DEFERRED_IDS", max_ids)
+    submission_ids = [await send_deferred(client) for client in (ada, bob, ada)]
     for client in (ada, bob):
         await send(client)
-    tried = [await queue_id(ada.world, key) for key in keys]
-    again = {"queueName": "DEFERRED"}
-    assert [one["queueId"] for one in await listed(bob, filter=again)] == tried[1:2]
-    first = (await over(QUEUE, first=2, filter=again))["queue"]
+    deferred_ids = [
+        await load_queue_id(ada.world, submission_id) for submission_id in submission_ids
+    ]
+    deferred_filter = {"queueName": "DEFERRED"}
+    assert [
+        entry["queueId"] for entry in await list_entries(bob, filter=deferred_filter)
+    ] == deferred_ids[1:2]
+    first = (await over(QUEUE, first=2, filter=deferred_filter))["queue"]
     assert (first["totalCount"], first["pageInfo"]["hasNextPage"]) == (3, True)
     after = first["pageInfo"]["endCursor"]
-    rest = (await over(QUEUE, first=2, filter=again, after=after))["queue"]
-    assert [one["queueId"] for one in first["nodes"] + rest["nodes"]] == tried
+    rest = (await over(QUEUE, first=2, filter=deferred_filter, after=after))["queue"]
+    assert [entry["queueId"] for entry in first["nodes"] + rest["nodes"]] == deferred_ids
 
 
-async def test_those_tried_again_are_looked_up_by_their_index(
-    over: Client, world: Environment
-) -> None:
+async def test_deferred_entries_are_found_by_index(over: Client, world: Environment) -> None:
     with explained(world) as plans:
-        looked = queue_loaders.read_entry_page(
+        query = queue_loaders.read_entry_page(
             context(over),
             QueueEntryConditions(QueueName.DEFERRED),
             PageRequest(CURSOR_KIND, 20),
             {"id"},
         )
-        plan, _ = await plans.all_of(looked, "deliveries", asking="LIMIT")
+        plan, _ = await plans.all_of(query, "deliveries", asking="LIMIT")
         if world.database.dialect == "sqlite":
             assert "INDEX deliveries_deferred" in plan
 
 
-# removal
-
-
-async def test_a_user_removes_the_own_and_nothing_else(
-    ada: Client, bob: Client, world: Environment
-) -> None:
-    keys = [await send(ada), await send(bob)]
-    keys.append(await platforms(world, keys[0]))
-    mine, theirs, nobodys = [await queue_id(world, key) for key in keys]
-    for name in (theirs, nobodys, "nothing"):
-        refused = await mutate(ada, "queueDelete", "deletedCount", queueIds=[mine, name])
+async def test_user_deletes_own_entries_only(ada: Client, bob: Client, world: Environment) -> None:
+    submission_ids = [await send(ada), await send(bob)]
+    submission_ids.append(await enqueue_platform_message(world, submission_ids[0]))
+    own_id, bobs_id, platform_queue_id = [
+        await load_queue_id(world, submission_id) for submission_id in submission_ids
+    ]
+    for other_id in (bobs_id, platform_queue_id, "nothing"):
+        refused = await mutate(ada, "queueDelete", "deletedCount", queueIds=[own_id, other_id])
         assert [(e["code"], e["path"], e["index"]) for e in refused["errors"]] == [
             ("NOT_FOUND", ["queueIds"], 1)
         ]
-    for more in ({"all": True}, {"filter": {"users": {"all": True}}}):
-        refused = await mutate(ada, "queueDelete", "deletedCount", **more)
+    for selection in ({"all": True}, {"filter": {"users": {"all": True}}}):
+        refused = await mutate(ada, "queueDelete", "deletedCount", **selection)
         assert [e["code"] for e in refused["errors"]] == ["FORBIDDEN"]
-    done = await mutate(ada, "queueDelete", "deletedCount task { id }", filter=SOME)
-    assert (done["deletedCount"], done["task"], done["errors"]) == (2, None, [])
-    assert await listed(ada) == []
-    assert [await state(world, key) for key in keys] == ["CANCELLED", "QUEUED", "QUEUED"]
-    (left,) = await world.database.read(
-        select(func.count().label("many")).where(col(SubmissionBlob.submission_id) == keys[0])
+    payload = await mutate(ada, "queueDelete", "deletedCount task { id }", filter=MATCH_ALL_FILTER)
+    assert (payload["deletedCount"], payload["task"], payload["errors"]) == (2, None, [])
+    assert await list_entries(ada) == []
+    assert [await state(world, submission_id) for submission_id in submission_ids] == [
+        "CANCELLED",
+        "QUEUED",
+        "QUEUED",
+    ]
+    (blob_row,) = await world.database.read(
+        select(func.count().label("many")).where(
+            col(SubmissionBlob.submission_id) == submission_ids[0]
+        )
     )
-    assert left.many == 0
-    refused = await mutate(ada, "queueDelete", "deletedCount", queueIds=[mine])
+    assert blob_row.many == 0
+    refused = await mutate(ada, "queueDelete", "deletedCount", queueIds=[own_id])
     assert [e["code"] for e in refused["errors"]] == ["NOT_FOUND"]
-    assert await noted(world) == []
+    assert await load_logged_deletions(world) == []
     await examine(world)
 
 
-async def test_a_filter_without_conditions_deletes_nothing(ada: Client, over: Client) -> None:
-    key = await send(ada)
-    refusals: list[Any] = [{}, {"users": {}}, {"recipient": ""}]
-    for given in ({"filter": one} for one in refusals):
-        refused = await mutate(over, "queueDelete", "deletedCount", **given)
+async def test_empty_filter_deletes_nothing(ada: Client, over: Client) -> None:
+    submission_id = await send(ada)
+    empty_filters: list[Any] = [{}, {"users": {}}, {"recipient": ""}]
+    for arguments in ({"filter": empty_filter} for empty_filter in empty_filters):
+        refused = await mutate(over, "queueDelete", "deletedCount", **arguments)
         assert [e["code"] for e in refused["errors"]] == ["VALIDATION"]
-    nothing: list[dict[str, Any]] = [{"queueIds": []}, {"filter": {"users": {"usernames": []}}}]
-    for empty in nothing:
-        done = await mutate(over, "queueDelete", "deletedCount task { id }", **empty)
-        assert (done["deletedCount"], done["task"], done["errors"]) == (0, None, [])
-    assert await state(ada.world, key) == "QUEUED"
+    empty_selections: list[dict[str, Any]] = [
+        {"queueIds": []},
+        {"filter": {"users": {"usernames": []}}},
+    ]
+    for selection in empty_selections:
+        payload = await mutate(over, "queueDelete", "deletedCount task { id }", **selection)
+        assert (payload["deletedCount"], payload["task"], payload["errors"]) == (0, None, [])
+    assert await state(ada.world, submission_id) == "QUEUED"
 
 
 @pytest.mark.parametrize(
-    "given", [{}, {"all": True, "queueIds": ["x"]}, {"filter": SOME, "all": True}]
+    "arguments", [{}, {"all": True, "queueIds": ["x"]}, {"filter": MATCH_ALL_FILTER, "all": True}]
 )
-async def test_it_is_said_in_one_way_which(over: Client, given: Any) -> None:
+async def test_exactly_one_selection_is_required(over: Client, arguments: Any) -> None:
     for name, count in (("queueDelete", "deletedCount"), ("queueFlush", "scheduledCount")):
-        refused = await mutate(over, name, count, **given)
+        refused = await mutate(over, name, count, **arguments)
         assert [e["path"] for e in refused["errors"]] == [["queueIds"]]
 
 
-async def test_what_is_being_sent_stays(ada: Client, over: Client, world: Environment) -> None:
-    key = await send(ada)
+async def test_active_entry_is_not_deleted(ada: Client, over: Client, world: Environment) -> None:
+    submission_id = await send(ada)
     assert (await recipient_leases.claim_due_jobs(world, PACE)).recipient_count == 2
-    name = await queue_id(world, key)
-    done = await mutate(over, "queueDelete", "deletedCount", queueIds=[name])
-    assert (done["deletedCount"], done["errors"]) == (0, [])
-    assert {row.state for row in (await deliveries(world, key)).values()} == {"PENDING"}
+    entry_id = await load_queue_id(world, submission_id)
+    payload = await mutate(over, "queueDelete", "deletedCount", queueIds=[entry_id])
+    assert (payload["deletedCount"], payload["errors"]) == (0, [])
+    assert {row.state for row in (await deliveries(world, submission_id)).values()} == {"PENDING"}
 
 
-async def test_who_sent_it_hears_of_it(
+async def test_deletion_can_notify_the_sender(
     ada: Client, bob: Client, over: Client, world: Environment
 ) -> None:
-    key, other = await deferred(ada), await send(bob)
-    name = await queue_id(world, key)
-    done = await mutate(
-        over, "queueDelete", "deletedCount task { kind }", queueIds=[name], notifySender=True
+    submission_id, other_id = await send_deferred(ada), await send(bob)
+    entry_id = await load_queue_id(world, submission_id)
+    payload = await mutate(
+        over, "queueDelete", "deletedCount task { kind }", queueIds=[entry_id], notifySender=True
     )
-    assert (done["deletedCount"], done["task"]) == (0, {"kind": "QUEUE_DELETE"})
-    await task_done(ada)
-    assert {row.state for row in (await deliveries(world, key)).values()} == {"BOUNCED"}
-    assert await state(world, key) == "FAILED"
+    assert (payload["deletedCount"], payload["task"]) == (0, {"kind": "QUEUE_DELETE"})
+    await run_all_tasks(ada)
+    assert {row.state for row in (await deliveries(world, submission_id)).values()} == {"BOUNCED"}
+    assert await state(world, submission_id) == "FAILED"
     (report,) = await inbox(ada)
     assert "carol@example.net" in report.preview
     assert await inbox(bob) == []
-    assert await state(world, other) == "QUEUED"
+    assert await state(world, other_id) == "QUEUED"
     await examine(world)
 
 
-async def test_administrators_remove_whatever_there_is_and_it_is_noted(
+async def test_administrator_deletes_any_entry_and_it_is_logged(
     ada: Client, bob: Client, over: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
-    keys = [await send(ada), await send(bob)]
-    keys.append(await platforms(world, keys[0]))
-    chief = await make_domain_admin(world, http, "chief")
-    name = await queue_id(world, keys[0])
-    done = await mutate(chief, "queueDelete", "deletedCount", queueIds=[name])
-    assert (done["deletedCount"], done["errors"]) == (2, [])
-    for given in ({"queueIds": [await queue_id(world, keys[2])]}, {"all": True}):
-        refused = await mutate(chief, "queueDelete", "deletedCount", **given)
+    submission_ids = [await send(ada), await send(bob)]
+    submission_ids.append(await enqueue_platform_message(world, submission_ids[0]))
+    domain_admin = await make_domain_admin(world, http, "chief")
+    entry_id = await load_queue_id(world, submission_ids[0])
+    payload = await mutate(domain_admin, "queueDelete", "deletedCount", queueIds=[entry_id])
+    assert (payload["deletedCount"], payload["errors"]) == (2, [])
+    for arguments in ({"queueIds": [await load_queue_id(world, submission_ids[2])]}, {"all": True}):
+        refused = await mutate(domain_admin, "queueDelete", "deletedCount", **arguments)
         assert len(refused["errors"]) == 1
-    done = await mutate(over, "queueDelete", "deletedCount", all=True)
-    assert (done["deletedCount"], done["errors"]) == (3, [])
-    assert await noted(world) == keys
-    assert await listed(over) == []
+    payload = await mutate(over, "queueDelete", "deletedCount", all=True)
+    assert (payload["deletedCount"], payload["errors"]) == (3, [])
+    assert await load_logged_deletions(world) == submission_ids
+    assert await list_entries(over) == []
 
 
-async def test_much_is_the_work_of_a_task(
+async def test_large_deletion_runs_as_a_task(
     ada: Client, over: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_options(world, bulk=2)
     monkeypatch.setattr(bulk_updates, "MAX_SUBMISSIONS", 2)
-    keys = [await send(ada) for _ in range(5)]
-    done = await mutate(over, "queueDelete", "deletedCount task { kind total }", all=True)
-    assert (done["deletedCount"], done["task"]) == (0, {"kind": "QUEUE_DELETE", "total": 5})
-    await task_done(over)
-    assert {await state(world, key) for key in keys} == {"CANCELLED"}
+    submission_ids = [await send(ada) for _ in range(5)]
+    payload = await mutate(over, "queueDelete", "deletedCount task { kind total }", all=True)
+    assert (payload["deletedCount"], payload["task"]) == (0, {"kind": "QUEUE_DELETE", "total": 5})
+    await run_all_tasks(over)
+    assert {await state(world, submission_id) for submission_id in submission_ids} == {"CANCELLED"}
     await examine(world)
 
 
-# hurry
-
-
-async def test_a_flush_tries_at_once_what_waits_for_another_try(
+async def test_flush_makes_deferred_entries_due(
     ada: Client, over: Client, world: Environment, clock: Clock
 ) -> None:
-    key = await deferred(ada)
-    later = await send(ada, send_time=clock() + timedelta(hours=1))
+    submission_id = await send_deferred(ada)
+    scheduled_id = await send(ada, send_time=clock() + timedelta(hours=1))
     assert (await recipient_leases.claim_due_jobs(world, PACE)).recipient_count == 0
-    done = await mutate(over, "queueFlush", "scheduledCount task { id }", all=True)
-    assert (done["scheduledCount"], done["task"], done["errors"]) == (2, None, [])
+    payload = await mutate(over, "queueFlush", "scheduledCount task { id }", all=True)
+    assert (payload["scheduledCount"], payload["task"], payload["errors"]) == (2, None, [])
     (job,) = (await recipient_leases.claim_due_jobs(world, PACE)).jobs
-    assert (job.submission_id, job.recipients[0].attempts) == (key, 2)
-    assert await state(world, later) == "SCHEDULED"
-    again = await mutate(over, "queueFlush", "scheduledCount", all=True)
-    assert again["scheduledCount"] == 0  # it is being sent
+    assert (job.submission_id, job.recipients[0].attempts) == (submission_id, 2)
+    assert await state(world, scheduled_id) == "SCHEDULED"
+    repeated = await mutate(over, "queueFlush", "scheduledCount", all=True)
+    assert repeated["scheduledCount"] == 0  # it is active
 
 
-async def test_flushing_and_holding_are_for_administrators(
+async def test_flush_and_hold_need_an_administrator(
     ada: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
-    key = await send(ada)
-    name = await queue_id(world, key)
-    chief = await make_domain_admin(world, http, "chief")
-    calls = (
+    submission_id = await send(ada)
+    entry_id = await load_queue_id(world, submission_id)
+    domain_admin = await make_domain_admin(world, http, "chief")
+    cases = (
         ("queueFlush", "scheduledCount", {"all": True}),
-        ("queueHold", "entries { id }", {"queueIds": [name], "hold": True}),
+        ("queueHold", "entries { id }", {"queueIds": [entry_id], "hold": True}),
     )
-    for client in (ada, chief):
-        for call, selection, given in calls:
-            refused = await mutate(client, call, selection, **given)
+    for client in (ada, domain_admin):
+        for mutation, selection, arguments in cases:
+            refused = await mutate(client, mutation, selection, **arguments)
             assert [e["code"] for e in refused["errors"]] == ["FORBIDDEN"]
 
 
-# followed
-
-
-async def test_arrivals_and_attempts_are_followed_in_order(
+async def test_subscription_reports_arrivals_and_attempts_in_order(
     live: House, ada: Client, over: Client, world: Environment, clock: Clock
 ) -> None:
     follower = await live.follow(over, CHANGES)
-    held = await live.follow(over, CHANGES, filter={"queueName": "HOLD"})
+    held_follower = await live.follow(over, CHANGES, filter={"queueName": "HOLD"})
 
-    def last() -> Any:
+    def last_change() -> Any:
         return follower.results[-1] if follower.results else {"recipients": [], "queueName": ""}
 
     async with (
-        listening(Server({"dave": "450 4.2.1 Later"})) as there,
-        working(world, relay(there)),
+        listening(Server({"dave": "450 4.2.1 Later"})) as smtp_server,
+        working(world, relay(smtp_server)),
     ):
         await settled(world, await send(ada))
-        half = ["RELAYED", "DEFERRED"]
-        await until(lambda: [to["state"] for to in last()["recipients"]] == half)
-        assert [to["attempts"] for to in last()["recipients"]] == [1, 1]
-        names = [last()["queueId"]]
-        await mutate(over, "queueHold", "entries { id }", queueIds=names, hold=True)
-        await until(lambda: last()["queueName"] == "HOLD")
-        await mutate(over, "queueHold", "entries { id }", queueIds=names, hold=False)
-        del there.replies["dave"]
+        expected_states = ["RELAYED", "DEFERRED"]
+        await until(
+            lambda: (
+                [recipient["state"] for recipient in last_change()["recipients"]] == expected_states
+            )
+        )
+        assert [recipient["attempts"] for recipient in last_change()["recipients"]] == [1, 1]
+        queue_ids = [last_change()["queueId"]]
+        await mutate(over, "queueHold", "entries { id }", queueIds=queue_ids, hold=True)
+        await until(lambda: last_change()["queueName"] == "HOLD")
+        await mutate(over, "queueHold", "entries { id }", queueIds=queue_ids, hold=False)
+        del smtp_server.replies["dave"]
         clock.tick(hours=1)
         ring(world)
-        await until(lambda: last()["queueName"] is None)
-        assert {to["state"] for to in last()["recipients"]} == {"RELAYED"}
-    await until(lambda: held.results and held.results[-1]["queueName"] is None)
-    assert held.results[0]["queueName"] == "HOLD"
+        await until(lambda: last_change()["queueName"] is None)
+        assert {recipient["state"] for recipient in last_change()["recipients"]} == {"RELAYED"}
+    await until(lambda: held_follower.results and held_follower.results[-1]["queueName"] is None)
+    assert held_follower.results[0]["queueName"] == "HOLD"
     assert await live.refused(ada, CHANGES) == "FORBIDDEN"
-    for one in (follower, held):
-        await one.leave()
+    for subscription in (follower, held_follower):
+        await subscription.leave()
 
 
-async def test_entries_are_followed_after_a_restore_of_the_database(
+async def test_subscription_continues_after_a_restore(
     live: House, ada: Client, over: Client, world: Environment
 ) -> None:
     follower = await live.follow(over, CHANGES)
     async with asyncio.timeout(10):
-        while not follower.results:  # it tells of what comes once it listens
+        while not follower.results:  # the subscription starts before the first event
             await send(ada)
             await asyncio.sleep(0.05)
     await restore_mark.begin_after_consistent_restore(world)
-    name = await queue_id(world, await send(ada))
-    await until(lambda: name in {one["queueId"] for one in follower.results}, 20)
+    entry_id = await load_queue_id(world, await send(ada))
+    await until(lambda: entry_id in {change["queueId"] for change in follower.results}, 20)
     await follower.leave()
 
 
-async def test_no_entry_is_missed_however_many_come(
+async def test_subscription_misses_no_entry(
     live: House, ada: Client, bob: Client, over: Client, world: Environment
 ) -> None:
     follower = await live.follow(over, CHANGES)
     async with asyncio.timeout(10):
-        while not follower.results:  # it tells of what comes once it listens
+        while not follower.results:  # the subscription starts before the first event
             await send(ada)
             await asyncio.sleep(0.05)
-    keys = []
+    submission_ids = []
     for _ in range(30):
-        keys += [await send(ada), await send(bob)]
-        keys.append(await platforms(world, keys[0]))
-    names = {await queue_id(world, key) for key in keys}
-    await until(lambda: names <= {one["queueId"] for one in follower.results})
-    order = [one["queueId"] for one in follower.results]
-    mine = [await queue_id(world, key) for key in keys[::3]]
-    assert [name for name in order if name in mine] == mine
+        submission_ids += [await send(ada), await send(bob)]
+        submission_ids.append(await enqueue_platform_message(world, submission_ids[0]))
+    queue_ids = {await load_queue_id(world, submission_id) for submission_id in submission_ids}
+    await until(lambda: queue_ids <= {change["queueId"] for change in follower.results})
+    received_ids = [change["queueId"] for change in follower.results]
+    adas_ids = [await load_queue_id(world, submission_id) for submission_id in submission_ids[::3]]
+    assert [entry_id for entry_id in received_ids if entry_id in adas_ids] == adas_ids
     await follower.leave()

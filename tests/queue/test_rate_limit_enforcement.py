@@ -1,4 +1,4 @@
-"""Sending rates in force: on all roads, in all processes, exactly, and told once."""
+"""Sending rates in effect: all sending paths and processes, exact counts, and notices."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -46,22 +46,26 @@ mutation ($input: MessageSendInput!) { messageSend(input: $input) {
 FORWARD = """
 mutation ($input: MessageForwardInput!) { messageForward(input: $input) { errors { code } } }
 """
-HOUR = RateFrame.HOUR
+PER_HOUR = RateFrame.HOUR
 
 
-async def limit(world: Environment, key: int, rate: Rate, column: str = "user_id") -> None:
-    """Give an account or domain a rate."""
+async def set_rate_limit(
+    world: Environment, owner_id: int, rate: Rate, column: str = "user_id"
+) -> None:
+    """Set the rate limit of an account or domain."""
     now = world.now()
     values = {"value": rate.value, "frame": rate.frame, "updated_at": now}
-    new = insert_with_conflict(world.database.dialect, RateLimit)
-    new = new.values(id=key, created_at=now, **values, **{column: key})
+    insert_statement = insert_with_conflict(world.database.dialect, RateLimit)
+    insert_statement = insert_statement.values(
+        id=owner_id, created_at=now, **values, **{column: owner_id}
+    )
     async with world.write_session() as session:
-        put = new.on_conflict_do_update(index_elements=["id"], set_=values)
-        await (await session.connection()).execute(put)
+        upsert = insert_statement.on_conflict_do_update(index_elements=["id"], set_=values)
+        await (await session.connection()).execute(upsert)
 
 
-async def refused(client: Client) -> Any:
-    """The refusal of a message."""
+async def send_refused_message(client: Client) -> Any:
+    """Send a message that is refused, and return the error."""
     message = {"to": [{"address": "z@example.net"}], "subject": "Hi", "text": "Yo"}
     answer = (await client(SEND, input=message))["messageSend"]
     assert answer["submission"] is None
@@ -69,8 +73,8 @@ async def refused(client: Client) -> Any:
     return error
 
 
-async def elsewhere(root: Client) -> Client:
-    """A user of another domain."""
+async def make_user_of_other_domain(root: Client) -> Client:
+    """Create a user of another domain and return their client."""
     world = root.world
     await create(root, username="far", address="far@afar.example")
     row = (await rows(world, "SELECT id FROM users WHERE username = 'far'"))[0]
@@ -80,40 +84,40 @@ async def elsewhere(root: Client) -> Client:
     return Client(root.http, world, user, secret)
 
 
-async def counted(world: Environment) -> list[Any]:
+async def load_used_windows(world: Environment) -> list[Any]:
     return await rows(world, "SELECT id, used FROM rate_windows ORDER BY id")
 
 
-async def test_an_account_sends_so_many_messages_in_a_time_whoever_they_go_to(
-    ada: Client, clock: Clock
-) -> None:
+async def test_user_rate_counts_messages_not_recipients(ada: Client, clock: Clock) -> None:
     world = ada.world
-    await limit(world, ada.user.id, Rate(2, HOUR))
+    await set_rate_limit(world, ada.user.id, Rate(2, PER_HOUR))
     assert await send(ada, "a@example.net", "b@example.net", "c@example.net") == []
-    assert await send(ada, "a@example.net", isDraft=True) == []  # goes nowhere
+    assert await send(ada, "a@example.net", isDraft=True) == []  # a draft is not sent
     clock.tick(minutes=59)
     assert await send(ada, "a@example.net") == []
-    kept = await rows(world, "SELECT count(*) FROM messages")
-    assert await refused(ada) == {
+    message_counts = await rows(world, "SELECT count(*) FROM messages")
+    assert await send_refused_message(ada) == {
         "code": "RATE_LIMITED",
         "message": "this account may send 2 messages an hour",
         "retryAfter": "PT60S",
     }
     assert await rows(world, "SELECT count(*) FROM submissions") == [(2,)]
-    assert await rows(world, "SELECT count(*) FROM messages") == kept
+    assert await rows(world, "SELECT count(*) FROM messages") == message_counts
     ((used,),) = await rows(world, "SELECT used FROM usages WHERE kind = 'RECIPIENTS'")
     assert used == 4
     clock.tick(minutes=1)
-    assert await send(ada, "a@example.net") == []  # a time of its own begins
-    assert await counted(world) == [(ada.user.id, 1)]
+    assert await send(ada, "a@example.net") == []  # a new window begins
+    assert await load_used_windows(world) == [(ada.user.id, 1)]
     await wait_for_background_tasks(world)
 
 
 @pytest.mark.parametrize("frame", RateFrame)
-async def test_each_time_is_as_long_as_it_says(ada: Client, clock: Clock, frame: RateFrame) -> None:
-    await limit(ada.world, ada.user.id, Rate(1, frame))
+async def test_window_has_the_length_of_its_frame(
+    ada: Client, clock: Clock, frame: RateFrame
+) -> None:
+    await set_rate_limit(ada.world, ada.user.id, Rate(1, frame))
     assert await send(ada, "a@example.net") == []
-    assert (await refused(ada))["retryAfter"] == {
+    assert (await send_refused_message(ada))["retryAfter"] == {
         "SECOND": "PT1S", "MINUTE": "PT60S", "HOUR": "PT3600S", "DAY": "P1D"
     }[frame]  # fmt: skip
     await wait_for_background_tasks(ada.world)
@@ -124,33 +128,35 @@ async def test_each_time_is_as_long_as_it_says(ada: Client, clock: Clock, frame:
     await wait_for_background_tasks(ada.world)
 
 
-async def test_a_message_must_pass_account_domain_and_platform(
+async def test_user_domain_and_platform_limits_all_apply(
     ada: Client, bob: Client, root: Client, clock: Clock
 ) -> None:
     world, domain = ada.world, ada.user.domain_id or 0
-    far = await elsewhere(root)
+    other_domain_user = await make_user_of_other_domain(root)
     set_options(world, rate_platform="4/DAY")
-    await limit(world, domain, Rate(3, HOUR), "domain_id")
-    await limit(world, ada.user.id, Rate(2, RateFrame.MINUTE))
+    await set_rate_limit(world, domain, Rate(3, PER_HOUR), "domain_id")
+    await set_rate_limit(world, ada.user.id, Rate(2, RateFrame.MINUTE))
     assert [await send(ada, "a@example.net") for _ in range(3)] == [[], [], ["RATE_LIMITED"]]
     assert await send(bob, "a@example.net") == []
-    text = "all accounts of the domain together may send 3 messages an hour"
-    assert (await refused(bob))["message"] == text
+    expected_message = "all accounts of the domain together may send 3 messages an hour"
+    assert (await send_refused_message(bob))["message"] == expected_message
     clock.tick(minutes=1)
-    assert (await refused(ada))["message"] == text  # the own one has room again
-    assert await send(far, "a@example.net") == []
-    text = "all accounts together may send 4 messages a day"
-    assert (await refused(far))["message"] == text
+    assert (await send_refused_message(ada))[
+        "message"
+    ] == expected_message  # the user's own limit allows more
+    assert await send(other_domain_user, "a@example.net") == []
+    expected_message = "all accounts together may send 4 messages a day"
+    assert (await send_refused_message(other_domain_user))["message"] == expected_message
     clock.tick(hours=1)
-    assert (await refused(bob))["message"] == text
+    assert (await send_refused_message(bob))["message"] == expected_message
     await wait_for_background_tasks(world)
-    assert await counted(world) == sorted([(0, 4), (domain, 3), (ada.user.id, 2)])
+    assert await load_used_windows(world) == sorted([(0, 4), (domain, 3), (ada.user.id, 2)])
 
 
-async def test_settings_say_what_is_not_set(ada: Client, bob: Client) -> None:
+async def test_settings_apply_without_a_stored_limit(ada: Client, bob: Client) -> None:
     world = ada.world
     set_options(world, rate_user="1/HOUR", rate_domain="3/HOUR")
-    await limit(world, bob.user.id, Rate(0, HOUR))  # any number, but for the domain's
+    await set_rate_limit(world, bob.user.id, Rate(0, PER_HOUR))  # unlimited, except by the domain
     assert [await send(ada, "a@example.net") for _ in range(2)] == [[], ["RATE_LIMITED"]]
     assert [await send(bob, "a@example.net") for _ in range(3)] == [[], [], ["RATE_LIMITED"]]
     await wait_for_background_tasks(world)
@@ -158,60 +164,62 @@ async def test_settings_say_what_is_not_set(ada: Client, bob: Client) -> None:
     assert [parse_rate(text).value for text in ("", "0/HOUR", "5/WEEK", "1 /HOUR", "x")] == [0] * 5
 
 
-async def test_another_time_counts_afresh_and_another_number_does_not(ada: Client) -> None:
+async def test_changed_frame_resets_the_count_and_changed_value_does_not(ada: Client) -> None:
     world = ada.world
-    await limit(world, ada.user.id, Rate(1, HOUR))
+    await set_rate_limit(world, ada.user.id, Rate(1, PER_HOUR))
     assert [await send(ada, "a@example.net") for _ in range(2)] == [[], ["RATE_LIMITED"]]
-    await limit(world, ada.user.id, Rate(2, HOUR))
+    await set_rate_limit(world, ada.user.id, Rate(2, PER_HOUR))
     assert [await send(ada, "a@example.net") for _ in range(2)] == [[], ["RATE_LIMITED"]]
-    await limit(world, ada.user.id, Rate(1, RateFrame.DAY))
+    await set_rate_limit(world, ada.user.id, Rate(1, RateFrame.DAY))
     assert [await send(ada, "a@example.net") for _ in range(2)] == [[], ["RATE_LIMITED"]]
     await wait_for_background_tasks(world)
 
 
-async def test_what_is_forwarded_and_scheduled_counts_and_automatic_mail_does_not(
-    ada: Client, clock: Clock
-) -> None:
-    await limit(ada.world, ada.user.id, Rate(2, HOUR))
-    key = (await receive(ada, "Hello")).message_id
+async def test_forwarded_and_scheduled_messages_count(ada: Client, clock: Clock) -> None:
+    await set_rate_limit(ada.world, ada.user.id, Rate(2, PER_HOUR))
+    message_id = (await receive(ada, "Hello")).message_id
     (node,) = (await ada("{ user { messages { nodes { id } } } }"))["user"]["messages"]["nodes"]
-    assert key
-    given = {"message": {"id": node["id"]}, "addresses": ["a@example.net"]}
-    at = (clock() + timedelta(days=2)).isoformat()
-    assert (await ada(FORWARD, input=given))["messageForward"]["errors"] == []
-    assert await send(ada, "b@example.net", sendTime=at) == []
-    answer = (await ada(FORWARD, input=given))["messageForward"]
+    assert message_id
+    arguments = {"message": {"id": node["id"]}, "addresses": ["a@example.net"]}
+    send_time = (clock() + timedelta(days=2)).isoformat()
+    assert (await ada(FORWARD, input=arguments))["messageForward"]["errors"] == []
+    assert await send(ada, "b@example.net", sendTime=send_time) == []
+    answer = (await ada(FORWARD, input=arguments))["messageForward"]
     assert answer["errors"] == [{"code": "RATE_LIMITED"}]
-    assert await send(ada, "b@example.net", sendTime=at) == ["RATE_LIMITED"]
-    ((forwarded,),) = await rows(ada.world, "SELECT count(*) FROM submissions")
-    assert forwarded == 2
+    assert await send(ada, "b@example.net", sendTime=send_time) == ["RATE_LIMITED"]
+    ((submission_count,),) = await rows(ada.world, "SELECT count(*) FROM submissions")
+    assert submission_count == 2
     await wait_for_background_tasks(ada.world)
 
 
-async def test_of_many_at_once_no_more_are_sent_than_may(ada: Client, bob: Client) -> None:
+async def test_concurrent_sends_respect_the_limits(ada: Client, bob: Client) -> None:
     world = ada.world
-    await limit(world, ada.user.id, Rate(7, HOUR))
-    await limit(world, ada.user.domain_id or 0, Rate(17, HOUR), "domain_id")
-    both = [ada, bob] * 25
-    answers = await asyncio.gather(*(send(one, f"{n}@example.net") for n, one in enumerate(both)))
-    sent = [one.user.id for one, errors in zip(both, answers, strict=True) if errors == []]
-    assert (len(sent), sent.count(ada.user.id) <= 7) == (17, True)
+    await set_rate_limit(world, ada.user.id, Rate(7, PER_HOUR))
+    await set_rate_limit(world, ada.user.domain_id or 0, Rate(17, PER_HOUR), "domain_id")
+    clients = [ada, bob] * 25
+    answers = await asyncio.gather(
+        *(send(client, f"{n}@example.net") for n, client in enumerate(clients))
+    )
+    sender_ids = [
+        client.user.id for client, errors in zip(clients, answers, strict=True) if errors == []
+    ]
+    assert (len(sender_ids), sender_ids.count(ada.user.id) <= 7) == (17, True)
     assert await rows(world, "SELECT count(*) FROM submissions") == [(17,)]
-    found = dict(await counted(world))
-    assert found[ada.user.domain_id] == 17
-    assert found[ada.user.id] == sent.count(ada.user.id)
+    used_by_owner = dict(await load_used_windows(world))
+    assert used_by_owner[ada.user.domain_id] == 17
+    assert used_by_owner[ada.user.id] == sender_ids.count(ada.user.id)
     await wait_for_background_tasks(world)
 
 
-async def test_processes_share_what_is_counted_and_a_restart_keeps_it(
+async def test_processes_share_the_count_and_a_restart_keeps_it(
     ada: Client, database: Database
 ) -> None:
     world = ada.world
-    await limit(world, ada.user.id, Rate(20, HOUR))
-    other = Database(database.url)  # another process has its own connections
+    await set_rate_limit(world, ada.user.id, Rate(20, PER_HOUR))
+    other_database = Database(database.url)  # another process
 
-    async def one(database: Database) -> bool:
-        near = Environment(
+    async def is_allowed(database: Database) -> bool:
+        process_world = Environment(
             database,
             world.object_store,
             signing_secret=b"s" * 32,
@@ -219,34 +227,38 @@ async def test_processes_share_what_is_counted_and_a_restart_keeps_it(
             now=world.now,
         )
 
-        def unit(turn: DatabaseTransaction) -> None:
-            if full := sending_rates.count_messages(turn, ada.user.id):
-                raise full.rate_limited_error(turn.environment.now())
+        def count_message(transaction: DatabaseTransaction) -> None:
+            if exceeded := sending_rates.count_and_find_exceeded_window(transaction, ada.user.id):
+                raise exceeded.rate_limited_error(transaction.environment.now())
 
         try:
-            await near.run_transaction(unit, ada.user.id)
+            await process_world.run_transaction(count_message, ada.user.id)
         except RateLimited:
             return False
         return True
 
     try:
-        passed = await asyncio.gather(*(one(each) for _ in range(25) for each in (database, other)))
+        passed = await asyncio.gather(
+            *(
+                is_allowed(process_database)
+                for _ in range(25)
+                for process_database in (database, other_database)
+            )
+        )
     finally:
-        await other.close()
+        await other_database.close()
     assert sum(passed) == 20
-    again = Database(database.url)
+    restarted_database = Database(database.url)
     try:
-        assert not await one(again)
+        assert not await is_allowed(restarted_database)
     finally:
-        await again.close()
-    assert await counted(world) == [(ada.user.id, 20)]
+        await restarted_database.close()
+    assert await load_used_windows(world) == [(ada.user.id, 20)]
 
 
-async def test_an_account_is_told_once_in_a_time_that_it_was_held_up(
-    ada: Client, clock: Clock
-) -> None:
+async def test_user_is_notified_once_per_window(ada: Client, clock: Clock) -> None:
     world = ada.world
-    await limit(world, ada.user.id, Rate(1, HOUR))
+    await set_rate_limit(world, ada.user.id, Rate(1, PER_HOUR))
     await send(ada, "a@example.net")
     for _ in range(3):
         assert await send(ada, "a@example.net") == ["RATE_LIMITED"]
@@ -259,11 +271,11 @@ async def test_an_account_is_told_once_in_a_time_that_it_was_held_up(
     assert len(await told(ada)) == 2
 
 
-async def test_of_short_times_an_account_is_told_once_in_a_minute(
+async def test_user_is_notified_once_per_minute_for_short_windows(
     ada: Client, clock: Clock
 ) -> None:
     world = ada.world
-    await limit(world, ada.user.id, Rate(1, RateFrame.SECOND))
+    await set_rate_limit(world, ada.user.id, Rate(1, RateFrame.SECOND))
     for _ in range(59):
         await send(ada, "a@example.net")
         assert await send(ada, "a@example.net") == ["RATE_LIMITED"]
@@ -277,110 +289,113 @@ async def test_of_short_times_an_account_is_told_once_in_a_minute(
     assert len(await told(ada)) == 2
 
 
-async def test_a_trial_counts_nothing_and_is_refused_all_the_same(ada: Client) -> None:
-    world, trial = ada.world, {"options": {"validateOnly": True}}
-    await limit(world, ada.user.id, Rate(1, HOUR))
-    assert await send(ada, "a@example.net", **trial) == []
-    assert await counted(world) == []
+async def test_validate_only_counts_nothing_but_is_limited(ada: Client) -> None:
+    world, validate_only = ada.world, {"options": {"validateOnly": True}}
+    await set_rate_limit(world, ada.user.id, Rate(1, PER_HOUR))
+    assert await send(ada, "a@example.net", **validate_only) == []
+    assert await load_used_windows(world) == []
     assert await send(ada, "a@example.net") == []
-    assert await send(ada, "a@example.net", **trial) == ["RATE_LIMITED"]
+    assert await send(ada, "a@example.net", **validate_only) == ["RATE_LIMITED"]
     await wait_for_background_tasks(world)
-    assert (await told(ada), await counted(world)) == ([], [(ada.user.id, 1)])
+    assert (await told(ada), await load_used_windows(world)) == ([], [(ada.user.id, 1)])
 
 
-async def test_times_that_are_over_are_swept_away(ada: Client, clock: Clock) -> None:
+async def test_ended_windows_are_deleted_by_housekeeping(ada: Client, clock: Clock) -> None:
     world = ada.world
-    await limit(world, ada.user.id, Rate(1, HOUR))
+    await set_rate_limit(world, ada.user.id, Rate(1, PER_HOUR))
     await send(ada, "a@example.net")
     await send(ada, "a@example.net")
     await wait_for_background_tasks(world)
-    done = await housekeeping.run_round(world)
-    assert (done.windows, done.holds) == (0, 0)
+    counts = await housekeeping.run_round(world)
+    assert (counts.windows, counts.holds) == (0, 0)
     clock.tick(hours=1)
-    done = await housekeeping.run_round(world)
-    assert (done.windows, done.holds) == (1, 1)
-    assert await counted(world) == []
+    counts = await housekeeping.run_round(world)
+    assert (counts.windows, counts.holds) == (1, 1)
+    assert await load_used_windows(world) == []
 
 
-async def test_without_any_rate_nothing_is_written(ada: Client, statements: list[str]) -> None:
+async def test_nothing_is_written_without_a_limit(ada: Client, statements: list[str]) -> None:
     await send(ada, "a@example.net")
     del statements[:]
     await send(ada, "a@example.net")
-    about = [one for one in statements if "rate_" in one]
-    assert len(about) == 2
-    assert await counted(ada.world) == []
+    rate_statements = [statement for statement in statements if "rate_" in statement]
+    assert len(rate_statements) == 2
+    assert await load_used_windows(ada.world) == []
 
 
-async def test_many_domains_and_accounts_count_apart(
+async def test_domains_and_users_are_counted_separately(
     root: Client, ada: Client, bob: Client
 ) -> None:
     world = root.world
     await create(root, username="x", address="x@afar.example")
-    chief_ = await chief(root, domain="afar.example")
+    domain_admin = await chief(root, domain="afar.example")
     set_options(world, rate_user="1/HOUR")
-    assert [await send(one, "a@example.net") for one in (ada, bob, chief_)] == [[], [], []]
-    assert len(await counted(world)) == 3
-    async with world.write_session() as session:  # another account's window is nothing to this one
-        window = {"id": 7, "frame": HOUR, "allowed": 1, "used": 9, "until": world.now()}
+    assert [await send(client, "a@example.net") for client in (ada, bob, domain_admin)] == [
+        [],
+        [],
+        [],
+    ]
+    assert len(await load_used_windows(world)) == 3
+    async with world.write_session() as session:  # the window of another account has no effect
+        window = {"id": 7, "frame": PER_HOUR, "allowed": 1, "used": 9, "until": world.now()}
         await (await session.connection()).execute(insert(RateWindow), [window])
     assert await send(ada, "a@example.net") == ["RATE_LIMITED"]
     await wait_for_background_tasks(world)
 
 
-# ---------------------------------------------------------------- SMTP
-
-
 @pytest.fixture
-async def submission(
+async def submission_listener(
     world: Environment, tmp_path: Path
 ) -> AsyncIterator[tuple[Listener, Authority]]:
     authority = Authority(tmp_path)
-    terms = SmtpListenerConfig(certificates=CertificateFiles(authority.issue()))
-    made = Listener(world, tmp_path / "spool", terms, SmtpSubmissionService(world))
-    await made.start(host="127.0.0.1", port=0)
-    yield made, authority
-    await made.close(1)
+    config = SmtpListenerConfig(certificates=CertificateFiles(authority.issue()))
+    listener = Listener(world, tmp_path / "spool", config, SmtpSubmissionService(world))
+    await listener.start(host="127.0.0.1", port=0)
+    yield listener, authority
+    await listener.close(1)
 
 
-async def entered(submission: tuple[Listener, Authority]) -> Neighbour:
-    """A client that has signed in."""
-    client = await connect(submission[0].port)
-    await secured(client, submission[1].client())
+async def connect_and_sign_in(listener_and_authority: tuple[Listener, Authority]) -> Neighbour:
+    """Return a client that has signed in."""
+    client = await connect(listener_and_authority[0].port)
+    await secured(client, listener_and_authority[1].client())
     await sign_in_by_auth_plain(client)
     return client
 
 
-async def test_a_mail_program_is_put_off_before_it_hands_anything_over(
-    world: Environment, clock: Clock, submission: tuple[Listener, Authority]
+async def test_smtp_submission_is_deferred_at_mail_command(
+    world: Environment, clock: Clock, submission_listener: tuple[Listener, Authority]
 ) -> None:
     user = await make_user(world, "ada", password=PASSWORD)
-    await limit(world, user.id, Rate(2, HOUR))
-    client = await entered(submission)
-    to = [f"{n}@example.net" for n in range(3)]
+    await set_rate_limit(world, user.id, Rate(2, PER_HOUR))
+    client = await connect_and_sign_in(submission_listener)
+    recipients = [f"{n}@example.net" for n in range(3)]
     assert (
-        await submit_message(client, b"From: ada@example.org\r\nSubject: a\r\n\r\nb\r\n", *to)
+        await submit_message(
+            client, b"From: ada@example.org\r\nSubject: a\r\n\r\nb\r\n", *recipients
+        )
     ).startswith("250")
-    other = await entered(submission)
-    await other.begin(*to, sender="ada@example.org")  # while there is room
+    other_client = await connect_and_sign_in(submission_listener)
+    await other_client.begin(*recipients, sender="ada@example.org")  # while the limit allows it
     assert (await submit_message(client)).startswith("250")
-    other.send(b"From: ada@example.org\r\nSubject: a\r\n\r\nb\r\n.\r\n")
+    other_client.send(b"From: ada@example.org\r\nSubject: a\r\n\r\nb\r\n.\r\n")
     answer = "450 4.7.1 this account may send 2 messages an hour"
-    assert (await other.hear()).strip() == answer  # and none in its place
+    assert (await other_client.hear()).strip() == answer  # and no second reply
     assert (await client.say("MAIL FROM:<ada@example.org>")).strip() == answer
     assert await rows(world, "SELECT count(*) FROM submissions") == [(2,)]
     clock.tick(hours=1)
     assert (await submit_message(client)).startswith("250")
     await wait_for_background_tasks(world)
-    for one in (client, other):
-        await one.close()
+    for smtp_client in (client, other_client):
+        await smtp_client.close()
 
 
-async def test_of_many_programs_at_once_no_more_get_through_than_may(
-    world: Environment, submission: tuple[Listener, Authority]
+async def test_concurrent_smtp_submissions_respect_the_limit(
+    world: Environment, submission_listener: tuple[Listener, Authority]
 ) -> None:
     user = await make_user(world, "ada", password=PASSWORD)
-    await limit(world, user.id, Rate(5, HOUR))
-    clients = [await entered(submission) for _ in range(12)]
+    await set_rate_limit(world, user.id, Rate(5, PER_HOUR))
+    clients = [await connect_and_sign_in(submission_listener) for _ in range(12)]
     for client in clients:
         await client.begin("carol@example.net", sender="ada@example.org")
     for client in clients:
@@ -388,7 +403,7 @@ async def test_of_many_programs_at_once_no_more_get_through_than_may(
     answers = [(await client.hear())[:9] for client in clients]
     assert sorted(answers) == ["250 2.0.0"] * 5 + ["450 4.7.1"] * 7
     assert await rows(world, "SELECT count(*) FROM submissions") == [(5,)]
-    assert await counted(world) == [(user.id, 5)]
+    assert await load_used_windows(world) == [(user.id, 5)]
     await wait_for_background_tasks(world)
     for client in clients:
         await client.close()

@@ -1,4 +1,4 @@
-"""`routeTest`: tried against a mail server on loopback, with nothing sent."""
+"""The mutation `routeTest` with an SMTP server on loopback. No message is sent."""
 
 from typing import Any
 
@@ -14,81 +14,95 @@ from tests.support.stores.counter_check import rows
 
 TEST = f"""mutation ($input: RouteTestInput!) {{ routeTest(input: $input) {{
   ok log {ERRORS} }} }}"""
-SECRET = "not secret at all"  # noqa: S105 - a test's
+RELAY_PASSWORD = "not secret at all"  # noqa: S105 - of the test
 
 
-async def way(root: Client, port: int, **more: Any) -> str:
-    """A relay host on loopback."""
-    given = {"host": f"127.0.0.1:{port}", "tls": False, **more}
-    made = await Call("relayHostCreate", given, "relayHost { id }")(root)
-    assert made["errors"] == []
-    return str(made["relayHost"]["id"])
+async def create_relay_host(root: Client, port: int, **changes: Any) -> str:
+    """Create a relay host on loopback and return its ID."""
+    relay_input = {"host": f"127.0.0.1:{port}", "tls": False, **changes}
+    payload = await Call("relayHostCreate", relay_input, "relayHost { id }")(root)
+    assert payload["errors"] == []
+    return str(payload["relayHost"]["id"])
 
 
-async def hop(root: Client, port: int) -> str:
-    """A transport there."""
-    given = {"destination": ".far.example", "nextHop": f"127.0.0.1:{port}", "active": False}
-    made = await Call("transportCreate", given, "transport { id }")(root)
-    assert made["errors"] == []
-    return str(made["transport"]["id"])
+async def create_transport(root: Client, port: int) -> str:
+    """Create a transport to loopback and return its ID."""
+    transport_input = {
+        "destination": ".far.example",
+        "nextHop": f"127.0.0.1:{port}",
+        "active": False,
+    }
+    payload = await Call("transportCreate", transport_input, "transport { id }")(root)
+    assert payload["errors"] == []
+    return str(payload["transport"]["id"])
 
 
-async def test_a_way_is_tried_up_to_the_recipient(root: Client, world: Environment) -> None:
-    async with listening(Server(replies={"eve": "550 5.1.1 Nobody"})) as there:
-        ways: list[dict[str, Any]] = [
-            {"relayHost": await way(root, there.port)},
-            {"transport": await hop(root, there.port)},
+async def test_route_is_tested_up_to_the_recipient(root: Client, world: Environment) -> None:
+    async with listening(Server(replies={"eve": "550 5.1.1 Nobody"})) as smtp_server:
+        routes: list[dict[str, Any]] = [
+            {"relayHost": await create_relay_host(root, smtp_server.port)},
+            {"transport": await create_transport(root, smtp_server.port)},
         ]
-        for one in ways:
+        for route in routes:
             for name, ok in (("carol", True), ("eve", False)):
-                given = {**one, "sender": "ada@example.org", "recipient": f"{name}@far.example"}
-                answer, errors = await done(root, TEST, **given)
+                arguments = {
+                    **route,
+                    "sender": "ada@example.org",
+                    "recipient": f"{name}@far.example",
+                }
+                answer, errors = await done(root, TEST, **arguments)
                 assert errors == []
                 assert answer["ok"] is ok, answer["log"]
                 assert any(f"RCPT TO:<{name}@far.example>" in line for line in answer["log"])
-            answer, errors = await done(root, TEST, **one)
+            answer, errors = await done(root, TEST, **route)
             assert (errors, answer["ok"]) == ([], True)
-        assert there.mails == []
-    answer, errors = await done(root, TEST, **ways[0])
+        assert smtp_server.mails == []
+    answer, errors = await done(root, TEST, **routes[0])
     assert (errors, answer["ok"]) == ([], False)
     assert await rows(world, "SELECT id FROM submissions") == []
 
 
 @pytest.mark.usefixtures("ada")
-async def test_nothing_of_a_password_is_told(root: Client) -> None:
-    async with listening(Server()) as there:
-        key = await way(root, there.port, username="us", password=SECRET)
-        answer, errors = await done(root, TEST, relayHost=key, recipient="carol@far.example")
-    assert (errors, answer["ok"]) == ([], False)  # a password never goes in the clear
-    assert SECRET not in str(answer)
+async def test_log_contains_no_password(root: Client) -> None:
+    async with listening(Server()) as smtp_server:
+        relay_id = await create_relay_host(
+            root, smtp_server.port, username="us", password=RELAY_PASSWORD
+        )
+        answer, errors = await done(root, TEST, relayHost=relay_id, recipient="carol@far.example")
+    assert (errors, answer["ok"]) == ([], False)  # a password is not sent without TLS
+    assert RELAY_PASSWORD not in str(answer)
 
 
-async def test_what_cannot_be_tried_is_refused(root: Client, ada: Client) -> None:
-    relay, transport = await way(root, 25), await hop(root, 25)
-    for given, wanted in (
+async def test_invalid_route_test_is_refused(root: Client, ada: Client) -> None:
+    relay_id, transport_id = await create_relay_host(root, 25), await create_transport(root, 25)
+    for arguments, expected_error in (
         ({}, ("VALIDATION", ["recipient"], None, "required")),
-        ({"relayHost": relay, "transport": transport},
+        ({"relayHost": relay_id, "transport": transport_id},
          ("VALIDATION", ["transport"], None, "exclusive")),
-        ({"relayHost": transport}, ("VALIDATION", ["relayHost"], None, "id")),
+        ({"relayHost": transport_id}, ("VALIDATION", ["relayHost"], None, "id")),
         ({"recipient": "nobody"}, ("VALIDATION", ["recipient"], None, "address")),
         ({"recipient": "a\r\nb@far.example"}, ("VALIDATION", ["recipient"], None, "address")),
         ({"recipient": "a@far.example", "sender": "x"},
          ("VALIDATION", ["sender"], None, "address")),
     ):  # fmt: skip
-        _, errors = await done(root, TEST, **given)
-        assert told(errors) == wanted, given
-    _, errors = await done(ada, TEST, relayHost=relay)
+        _, errors = await done(root, TEST, **arguments)
+        assert told(errors) == expected_error, arguments
+    _, errors = await done(ada, TEST, relayHost=relay_id)
     assert told(errors)[0] == "FORBIDDEN"
     assert (await (await CALLS["relayHostDelete"](ada, root))(root))["errors"] == []
-    answer, errors = await done(root, TEST, relayHost=relay, options={"validateOnly": True})
+    answer, errors = await done(root, TEST, relayHost=relay_id, options={"validateOnly": True})
     assert (errors, answer["log"]) == ([], [])
-    gone = "mutation ($input: IdsInput!) { relayHostDelete(input: $input) { errors { message } } }"
-    await root(gone, input={"ids": [relay]})
-    _, errors = await done(root, TEST, relayHost=relay)
+    delete_relay = (
+        "mutation ($input: IdsInput!) { relayHostDelete(input: $input) { errors { message } } }"
+    )
+    await root(delete_relay, input={"ids": [relay_id]})
+    _, errors = await done(root, TEST, relayHost=relay_id)
     assert told(errors)[:2] == ("NOT_FOUND", ["relayHost"])
 
 
-async def test_so_many_are_tried_at_once(root: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_number_of_concurrent_tests_is_limited(
+    root: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(route_tests, "MAX_CONCURRENT_TESTS", 0)
     _, errors = await done(root, TEST, recipient="carol@far.example")
     assert told(errors)[0] == "RATE_LIMITED"

@@ -1,4 +1,4 @@
-"""Relay hosts, transports, TLS policies and forwarding hosts: what may be said of them, by whom."""
+"""Relay hosts, transports, TLS policies and forwarding hosts: mutations, validation and rights."""
 
 from typing import Any
 
@@ -35,15 +35,15 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "forwardingHost": ("forwardingHosts", FORWARDER, {"hostname": "192.0.2.1"}),
 }
 TABLES = ("relay_hosts", "transports", "tls_policies", "forwarding_hosts")
-SECRET = "a password of ours"  # noqa: S105 - a test's
+RELAY_PASSWORD = "a password of ours"  # noqa: S105 - a test's
 
 
-def _mutation(kind: str, verb: str) -> str:
-    many, shown, _ = KINDS[kind]
+def mutation_document(kind: str, verb: str) -> str:
+    list_field, fields, _ = KINDS[kind]
     name = f"{kind}{verb}"
-    payload = f"{kind} {{ {shown} }} {many} {{ {shown} }}"
+    payload = f"{kind} {{ {fields} }} {list_field} {{ {fields} }}"
     if kind == "forwardingHost":
-        payload = f"hosts {{ {shown} }}"
+        payload = f"hosts {{ {fields} }}"
     type_ = f"{name[0].upper()}{name[1:]}Input"
     if verb == "Delete":
         payload = "deletedIds"
@@ -52,61 +52,69 @@ def _mutation(kind: str, verb: str) -> str:
       {payload} journalCursor {ERRORS} }} }}"""
 
 
-def _list(kind: str) -> str:
-    many, shown, _ = KINDS[kind]
+def list_document(kind: str) -> str:
+    list_field, fields, _ = KINDS[kind]
     return f"""query ($first: Int, $after: String, $last: Int, $before: String) {{
-      {many}(first: $first, after: $after, last: $last, before: $before) {{
-        totalCount nodes {{ {shown} }} pageInfo {{ endCursor hasNextPage }} }} }}"""
+      {list_field}(first: $first, after: $after, last: $last, before: $before) {{
+        totalCount nodes {{ {fields} }} pageInfo {{ endCursor hasNextPage }} }} }}"""
 
 
-async def create(client: Client, kind: str, **given: Any) -> Any:
-    answer, errors = await done(client, _mutation(kind, "Create"), **{**KINDS[kind][2], **given})
+async def create_item(client: Client, kind: str, **arguments: Any) -> Any:
+    answer, errors = await done(
+        client, mutation_document(kind, "Create"), **{**KINDS[kind][2], **arguments}
+    )
     assert errors == [], errors
     return answer["hosts"][0] if kind == "forwardingHost" else answer[kind]
 
 
-async def change(client: Client, kind: str, *keys: str, **given: Any) -> tuple[Any, list[Any]]:
-    answer, errors = await done(client, _mutation(kind, "Update"), ids=list(keys), **given)
+async def update_items(
+    client: Client, kind: str, *ids: str, **arguments: Any
+) -> tuple[Any, list[Any]]:
+    answer, errors = await done(
+        client, mutation_document(kind, "Update"), ids=list(ids), **arguments
+    )
     return answer[KINDS[kind][0]], errors
 
 
-async def refused(client: Client, kind: str, **given: Any) -> tuple[Any, ...]:
-    whole = {**KINDS[kind][2], **given}
-    _, errors = await done(client, _mutation(kind, "Create"), **whole)
+async def creation_error(client: Client, kind: str, **arguments: Any) -> tuple[Any, ...]:
+    input_ = {**KINDS[kind][2], **arguments}
+    _, errors = await done(client, mutation_document(kind, "Create"), **input_)
     return told(errors)
 
 
-async def test_relay_hosts_are_made_changed_listed_and_deleted(
+async def test_relay_host_is_created_updated_listed_and_deleted(
     root: Client, world: Environment
 ) -> None:
-    one = await create(
-        root, "relayHost", host=" Smtp.Relay.EXAMPLE:587 ", username="us", password=SECRET
+    relay = await create_item(
+        root, "relayHost", host=" Smtp.Relay.EXAMPLE:587 ", username="us", password=RELAY_PASSWORD
     )
-    key = global_ids.decode("RelayHost", one["id"])
-    assert one | {"id": None} == {
+    relay_id = global_ids.decode("RelayHost", relay["id"])
+    assert relay | {"id": None} == {
         "id": None, "host": "smtp.relay.example", "port": 587, "username": "us",
         "hasPassword": True, "tls": True, "active": True, "usedByDomains": [],
     }  # fmt: skip
-    assert (await journal(world, PLATFORM))[-1] == (ChangeKind.RELAY_HOST_CHANGED, [key])
-    found, errors = await change(root, "relayHost", one["id"], active=False, username="them")
+    assert (await journal(world, PLATFORM))[-1] == (ChangeKind.RELAY_HOST_CHANGED, [relay_id])
+    updated, errors = await update_items(
+        root, "relayHost", relay["id"], active=False, username="them"
+    )
     assert errors == []
-    assert (found[0]["active"], found[0]["username"], found[0]["hasPassword"]) == (
+    assert (updated[0]["active"], updated[0]["username"], updated[0]["hasPassword"]) == (
         False, "them", True,
     )  # fmt: skip
-    found, errors = await change(root, "relayHost", one["id"], username=None)
-    assert (errors, found[0]["username"], found[0]["hasPassword"]) == ([], None, False)
-    page = (await root(_list("relayHost")))["relayHosts"]
-    assert (page["totalCount"], page["nodes"]) == (1, found)
+    updated, errors = await update_items(root, "relayHost", relay["id"], username=None)
+    assert (errors, updated[0]["username"], updated[0]["hasPassword"]) == ([], None, False)
+    page = (await root(list_document("relayHost")))["relayHosts"]
+    assert (page["totalCount"], page["nodes"]) == (1, updated)
     node = await root(
-        "query ($id: ID!) { node(id: $id) { ... on RelayHost { host } } }", id=one["id"]
+        "query ($id: ID!) { node(id: $id) { ... on RelayHost { host } } }", id=relay["id"]
     )
     assert node == {"node": {"host": "smtp.relay.example"}}
-    answer, errors = await done(root, _mutation("relayHost", "Delete"), ids=[one["id"]])
-    assert (answer["deletedIds"], errors) == ([one["id"]], [])
-    assert (await root(_list("relayHost")))["relayHosts"]["nodes"] == []
+    answer, errors = await done(root, mutation_document("relayHost", "Delete"), ids=[relay["id"]])
+    assert (answer["deletedIds"], errors) == ([relay["id"]], [])
+    assert (await root(list_document("relayHost")))["relayHosts"]["nodes"] == []
 
 
-HOSTS = [
+HOST_SPELLINGS = [
     ("relay", ("relay", 25)),
     ("[2001:DB8::25]:2525", ("2001:db8::25", 2525)),
     ("2001:db8::25", ("2001:db8::25", 25)),
@@ -116,13 +124,15 @@ HOSTS = [
 ]
 
 
-@pytest.mark.parametrize(("said", "kept"), HOSTS)
-async def test_hosts_have_many_spellings(said: str, kept: tuple[str, int], root: Client) -> None:
-    one = await create(root, "relayHost", host=said)
-    assert (one["host"], one["port"]) == kept
+@pytest.mark.parametrize(("spelling", "expected"), HOST_SPELLINGS)
+async def test_host_spellings_are_normalized(
+    spelling: str, expected: tuple[str, int], root: Client
+) -> None:
+    relay = await create_item(root, "relayHost", host=spelling)
+    assert (relay["host"], relay["port"]) == expected
 
 
-WRONG: list[tuple[str, dict[str, Any], tuple[Any, ...]]] = [
+INVALID_INPUTS: list[tuple[str, dict[str, Any], tuple[Any, ...]]] = [
     ("relayHost", {"host": ""}, (["host"], "host")),
     ("relayHost", {"host": "a..b"}, (["host"], "host")),
     ("relayHost", {"host": "-a.example"}, (["host"], "host")),
@@ -135,8 +145,8 @@ WRONG: list[tuple[str, dict[str, Any], tuple[Any, ...]]] = [
     ("relayHost", {"port": 65536}, (["port"], "range")),
     ("relayHost", {"host": "relay.example:26", "port": 27}, (["port"], "exclusive")),
     ("relayHost", {"username": "us"}, (["password"], "requires")),
-    ("relayHost", {"password": SECRET}, (["username"], "requires")),
-    ("relayHost", {"username": "u\ns", "password": SECRET}, (["username"], "length")),
+    ("relayHost", {"password": RELAY_PASSWORD}, (["username"], "requires")),
+    ("relayHost", {"username": "u\ns", "password": RELAY_PASSWORD}, (["username"], "length")),
     ("relayHost", {"username": "us", "password": "a\r\nb"}, (["password"], "length")),
     ("relayHost", {"username": "us", "password": "x" * 9000}, (["password"], "length")),
     ("transport", {"destination": ""}, (["destination"], "domain")),
@@ -176,16 +186,17 @@ WRONG: list[tuple[str, dict[str, Any], tuple[Any, ...]]] = [
 ]  # fmt: skip
 
 
-async def test_what_cannot_be_is_refused_by_field_and_rule(
-    root: Client, world: Environment
-) -> None:
-    for kind, given, (path, rule) in WRONG:
-        assert await refused(root, kind, **given) == ("VALIDATION", path, None, rule), (kind, given)
+async def test_invalid_input_is_refused_by_field_and_rule(root: Client, world: Environment) -> None:
+    for kind, arguments, (path, rule) in INVALID_INPUTS:
+        assert await creation_error(root, kind, **arguments) == ("VALIDATION", path, None, rule), (
+            kind,
+            arguments,
+        )
     for table in TABLES:
-        assert await rows(world, f"SELECT id FROM {table}") == []  # noqa: S608 - our own words
+        assert await rows(world, f"SELECT id FROM {table}") == []  # noqa: S608 - constant names
 
 
-FORMS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+NORMALIZED_INPUTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("transport", {"destination": "FAR.example"}, {"destination": "far.example"}),
     ("transport", {"destination": ".XN--BCHER-KVA.example"}, {"destination": ".bücher.example"}),
     ("transport", {"destination": "Ada@Far.example"}, {"destination": "ada@far.example"}),
@@ -205,166 +216,174 @@ FORMS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-async def test_what_can_be_is_kept_in_one_way_of_writing(root: Client) -> None:
-    for kind, given, kept in FORMS:
-        one = await create(root, kind, **given)
-        assert one | kept == one, given
-        _, errors = await done(root, _mutation(kind, "Delete"), ids=[one["id"]])
+async def test_valid_input_is_stored_in_normal_form(root: Client) -> None:
+    for kind, arguments, expected in NORMALIZED_INPUTS:
+        created = await create_item(root, kind, **arguments)
+        assert created | expected == created, arguments
+        _, errors = await done(root, mutation_document(kind, "Delete"), ids=[created["id"]])
         assert errors == []
 
 
-async def test_a_destination_has_one_way_and_one_policy(root: Client, world: Environment) -> None:
+async def test_destination_has_one_transport_and_one_policy(
+    root: Client, world: Environment
+) -> None:
     for kind in ("transport", "tlsPolicy"):
-        first = await create(root, kind)
-        second = await create(root, kind, destination=".far.example")
-        answer = await refused(root, kind, destination="Far.Example")
+        first = await create_item(root, kind)
+        second = await create_item(root, kind, destination=".far.example")
+        answer = await creation_error(root, kind, destination="Far.Example")
         assert answer == ("CONFLICT", ["destination"], None, None)
         if kind == "transport":
-            for keys, name in (
+            for ids, destination in (
                 ([second["id"]], "far.example"),
                 ([first["id"], second["id"]], "x.example"),
             ):
-                _, errors = await change(root, kind, *keys, destination=name)
+                _, errors = await update_items(root, kind, *ids, destination=destination)
                 assert told(errors)[:2] == ("CONFLICT", ["destination"])
-            found, errors = await change(root, kind, first["id"], destination="far.example")
-            assert (errors, found[0]["destination"]) == ([], "far.example")
-        missing = global_ids.encode(kind[0].upper() + kind[1:], world.new_id())
-        for document, more in (("Update", {"active": False}), ("Delete", {})):
-            both = {"ids": [first["id"], missing], **more}
-            _, errors = await done(root, _mutation(kind, document), **both)
+            updated, errors = await update_items(root, kind, first["id"], destination="far.example")
+            assert (errors, updated[0]["destination"]) == ([], "far.example")
+        missing_id = global_ids.encode(kind[0].upper() + kind[1:], world.new_id())
+        for document, fields in (("Update", {"active": False}), ("Delete", {})):
+            variables = {"ids": [first["id"], missing_id], **fields}
+            _, errors = await done(root, mutation_document(kind, document), **variables)
             assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
-        page = (await root(_list(kind)))[KINDS[kind][0]]
+        page = (await root(list_document(kind)))[KINDS[kind][0]]
         assert [node["active"] for node in page["nodes"]] == [True, True]
-        for given, wanted in (
+        for arguments, expected_error in (
             ({"ids": [first["id"]]}, ("VALIDATION", [], None, "required")),
             ({"ids": [], "active": False}, ("VALIDATION", ["ids"], None, "required")),
         ):
-            _, errors = await done(root, _mutation(kind, "Update"), **given)
-            assert told(errors) == wanted
+            _, errors = await done(root, mutation_document(kind, "Update"), **arguments)
+            assert told(errors) == expected_error
 
 
-async def test_levels_and_parameters_stay_together(root: Client) -> None:
-    one = await create(root, "tlsPolicy", policy="SECURE", parameters="match=a.example")
-    assert one["updatedAt"] is None
-    _, errors = await change(root, "tlsPolicy", one["id"], policy="MAY")
+async def test_tls_policy_and_parameters_must_match(root: Client) -> None:
+    policy = await create_item(root, "tlsPolicy", policy="SECURE", parameters="match=a.example")
+    assert policy["updatedAt"] is None
+    _, errors = await update_items(root, "tlsPolicy", policy["id"], policy="MAY")
     assert told(errors) == ("VALIDATION", ["parameters"], 0, "unsupported")
-    found, errors = await change(root, "tlsPolicy", one["id"], policy="MAY", parameters=None)
-    assert (errors, found[0]["policy"], found[0]["parameters"]) == ([], "MAY", None)
-    assert found[0]["updatedAt"] is not None
-
-
-async def sealed(world: Environment, key: str) -> str | None:
-    asked = select(col(RelayHost.secret)).where(
-        col(RelayHost.id) == global_ids.decode("RelayHost", key)
+    updated, errors = await update_items(
+        root, "tlsPolicy", policy["id"], policy="MAY", parameters=None
     )
-    (row,) = await world.database.read(asked)
-    place = password_contexts.relay_host_context(global_ids.decode("RelayHost", key))
-    return world.secret_box.decrypt(row.secret, place) if row.secret else None
+    assert (errors, updated[0]["policy"], updated[0]["parameters"]) == ([], "MAY", None)
+    assert updated[0]["updatedAt"] is not None
 
 
-async def test_a_password_is_sealed_and_told_to_no_other_server(
+async def load_password(world: Environment, relay_id: str) -> str | None:
+    statement = select(col(RelayHost.secret)).where(
+        col(RelayHost.id) == global_ids.decode("RelayHost", relay_id)
+    )
+    (row,) = await world.database.read(statement)
+    secret_context = password_contexts.relay_host_context(global_ids.decode("RelayHost", relay_id))
+    return world.secret_box.decrypt(row.secret, secret_context) if row.secret else None
+
+
+async def test_password_is_encrypted_and_bound_to_its_server(
     root: Client, world: Environment
 ) -> None:
-    access = {"username": "us", "password": SECRET}
-    one, two = [await create(root, "relayHost", **access) for _ in range(2)]
-    assert await sealed(world, one["id"]) == SECRET
-    for given in ({"host": "other.example"}, {"port": 26}, {"host": "relay.example:26"}):
-        _, errors = await change(root, "relayHost", one["id"], **given)
-        assert told(errors) == ("VALIDATION", ["password"], 0, "required"), given
-    _, errors = await change(root, "relayHost", one["id"], two["id"], active=False, tls=True)
+    credentials = {"username": "us", "password": RELAY_PASSWORD}
+    first_relay, second_relay = [
+        await create_item(root, "relayHost", **credentials) for _ in range(2)
+    ]
+    assert await load_password(world, first_relay["id"]) == RELAY_PASSWORD
+    for arguments in ({"host": "other.example"}, {"port": 26}, {"host": "relay.example:26"}):
+        _, errors = await update_items(root, "relayHost", first_relay["id"], **arguments)
+        assert told(errors) == ("VALIDATION", ["password"], 0, "required"), arguments
+    _, errors = await update_items(
+        root, "relayHost", first_relay["id"], second_relay["id"], active=False, tls=True
+    )
     assert errors == []
-    given = {"host": "other.example", "password": "new"}
-    found, errors = await change(root, "relayHost", one["id"], **given)
-    assert (errors, found[0]["host"], await sealed(world, one["id"])) == (
+    arguments = {"host": "other.example", "password": "new"}
+    updated, errors = await update_items(root, "relayHost", first_relay["id"], **arguments)
+    assert (errors, updated[0]["host"], await load_password(world, first_relay["id"])) == (
         [],
         "other.example",
         "new",
     )
-    way = await create(root, "transport", **access)
-    moves: list[dict[str, Any]] = [{"nextHop": "other.example"}, {"lookupMx": True}]
-    for move in moves:
-        _, errors = await change(root, "transport", way["id"], **move)
-        assert told(errors) == ("VALIDATION", ["password"], 0, "required"), move
-    _, errors = await change(root, "transport", way["id"], destination="b.example")
+    transport = await create_item(root, "transport", **credentials)
+    changes: list[dict[str, Any]] = [{"nextHop": "other.example"}, {"lookupMx": True}]
+    for change_ in changes:
+        _, errors = await update_items(root, "transport", transport["id"], **change_)
+        assert told(errors) == ("VALIDATION", ["password"], 0, "required"), change_
+    _, errors = await update_items(root, "transport", transport["id"], destination="b.example")
     assert errors == []
-    asked = select(col(AdminLogEntry.before), col(AdminLogEntry.after))
-    logged = str([tuple(row) for row in await world.database.read(asked)])
-    assert SECRET not in logged
-    assert "'password': '(hidden)'" in logged
-    stored = str(await rows(world, "SELECT * FROM relay_hosts, transports"))
-    assert SECRET not in stored
+    statement = select(col(AdminLogEntry.before), col(AdminLogEntry.after))
+    log_text = str([tuple(row) for row in await world.database.read(statement)])
+    assert RELAY_PASSWORD not in log_text
+    assert "'password': '(hidden)'" in log_text
+    stored_text = str(await rows(world, "SELECT * FROM relay_hosts, transports"))
+    assert RELAY_PASSWORD not in stored_text
 
 
-async def test_passwords_are_sealed_anew_with_the_newest_key(
-    root: Client, world: Environment
-) -> None:
-    one = await create(root, "relayHost", username="us", password=SECRET)
-    await create(root, "transport", username="us", password=SECRET)
+async def test_secret_rotation_reencrypts_passwords(root: Client, world: Environment) -> None:
+    relay = await create_item(root, "relayHost", username="us", password=RELAY_PASSWORD)
+    await create_item(root, "transport", username="us", password=RELAY_PASSWORD)
     name, key = generate_key()
     object.__setattr__(world, "secret_box", SecretBox({**world.secret_box.keys, name: key}))
-    came = await secret_rotation.reencrypt_all(world)
-    assert (came.reencrypted_count, came.failed_contexts) == (2, [])
-    assert await sealed(world, one["id"]) == SECRET
+    rotation = await secret_rotation.reencrypt_all(world)
+    assert (rotation.reencrypted_count, rotation.failed_contexts) == (2, [])
+    assert await load_password(world, relay["id"]) == RELAY_PASSWORD
 
 
 @pytest.mark.usefixtures("ada")
-async def test_domains_name_a_relay_host_and_lose_it_with_it(
-    root: Client, world: Environment
-) -> None:
-    one = await create(root, "relayHost")
+async def test_deleted_relay_host_is_removed_from_domains(root: Client, world: Environment) -> None:
+    relay = await create_item(root, "relayHost")
     document = "{ domains { nodes { name relayHost { host } } } }"
-    await made(root, "new.example", relayHost=one["id"])
+    await made(root, "new.example", relayHost=relay["id"])
     answer, errors = await done(
-        root, UPDATE, domains=[{"name": "example.org"}], set={"relayHost": one["id"]}
+        root, UPDATE, domains=[{"name": "example.org"}], set={"relayHost": relay["id"]}
     )
     assert errors == []
     nodes = (await root(document))["domains"]["nodes"]
     assert [node["relayHost"] for node in nodes] == [{"host": "relay.example"}] * 2
-    page = (await root(_list("relayHost")))["relayHosts"]["nodes"]
+    page = (await root(list_document("relayHost")))["relayHosts"]["nodes"]
     assert page[0]["usedByDomains"] == [{"name": "example.org"}, {"name": "new.example"}]
     for name in ("new.example",):
         _, errors = await done(root, UPDATE, domains=[{"name": name}], set={"relayHost": None})
         assert errors == []
-    missing = global_ids.encode("RelayHost", world.new_id())
-    for wrong, code in (
-        (missing, "NOT_FOUND"),
+    missing_id = global_ids.encode("RelayHost", world.new_id())
+    for invalid_id, code in (
+        (missing_id, "NOT_FOUND"),
         ("nonsense", "VALIDATION"),
         (answer["domains"][0]["id"], "VALIDATION"),
     ):
-        given = {"domains": [{"name": "example.org"}], "set": {"relayHost": wrong}}
-        _, errors = await done(root, UPDATE, **given)
+        arguments = {"domains": [{"name": "example.org"}], "set": {"relayHost": invalid_id}}
+        _, errors = await done(root, UPDATE, **arguments)
         assert told(errors)[:2] == (code, ["set", "relayHost"])
-    key = await key_of(world, "example.org")
-    _, errors = await done(root, _mutation("relayHost", "Delete"), ids=[one["id"]])
+    domain_id = await key_of(world, "example.org")
+    _, errors = await done(root, mutation_document("relayHost", "Delete"), ids=[relay["id"]])
     assert errors == []
     nodes = (await root(document))["domains"]["nodes"]
     assert [node["relayHost"] for node in nodes] == [None, None]
-    assert (await journal(world, key))[-1] == (ChangeKind.DOMAIN_CHANGED, [key])
+    assert (await journal(world, domain_id))[-1] == (ChangeKind.DOMAIN_CHANGED, [domain_id])
     assert await rows(world, "SELECT relay_host_id FROM domains") == [(None,), (None,)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_lists_are_paged_from_both_ends(kind: str, root: Client) -> None:
+async def test_list_is_paged_from_both_ends(kind: str, root: Client) -> None:
     field, name = {
         "relayHost": ("host", "r{}.example"),
         "transport": ("destination", "d{}.example"),
         "tlsPolicy": ("destination", "d{}.example"),
         "forwardingHost": ("hostname", "192.0.2.{}"),
     }[kind]
-    made_ = [(await create(root, kind, **{field: name.format(n)}))["id"] for n in range(5)]
+    created_ids = [
+        (await create_item(root, kind, **{field: name.format(n)}))["id"] for n in range(5)
+    ]
     seen, after = [], None
     while True:
-        page = (await root(_list(kind), first=2, after=after))[KINDS[kind][0]]
+        page = (await root(list_document(kind), first=2, after=after))[KINDS[kind][0]]
         seen += [node["id"] for node in page["nodes"]]
         if not page["pageInfo"]["hasNextPage"]:
             break
         after = page["pageInfo"]["endCursor"]
-    assert (seen, page["totalCount"]) == (made_, 5)
-    page = (await root(_list(kind), last=2))[KINDS[kind][0]]
-    assert [node["id"] for node in page["nodes"]] == made_[-2:]
+    assert (seen, page["totalCount"]) == (created_ids, 5)
+    page = (await root(list_document(kind), last=2))[KINDS[kind][0]]
+    assert [node["id"] for node in page["nodes"]] == created_ids[-2:]
 
 
-async def test_a_list_costs_the_same_however_long(root: Client, statements: list[str]) -> None:
+async def test_list_needs_a_constant_number_of_statements(
+    root: Client, statements: list[str]
+) -> None:
     async def cost(document: str) -> int:
         del statements[:]
         await root(document)
@@ -372,61 +391,64 @@ async def test_a_list_costs_the_same_however_long(root: Client, statements: list
 
     relays = "{ relayHosts(first: 50) { nodes { host usedByDomains { name } } } }"
     domains = "{ domains(first: 50) { nodes { name relayHost { host usedByDomains { id } } } } }"
-    one = await create(root, "relayHost")
-    await made(root, "d0.example", relayHost=one["id"])
-    before = [await cost(document) for document in (relays, domains)]
+    relay = await create_item(root, "relayHost")
+    await made(root, "d0.example", relayHost=relay["id"])
+    expected_counts = [await cost(document) for document in (relays, domains)]
     for n in range(1, 20):
-        another = await create(root, "relayHost", host=f"r{n}.example")
-        await made(root, f"d{n}.example", relayHost=another["id"])
-    assert [await cost(document) for document in (relays, domains)] == before
+        other_relay = await create_item(root, "relayHost", host=f"r{n}.example")
+        await made(root, f"d{n}.example", relayHost=other_relay["id"])
+    assert [await cost(document) for document in (relays, domains)] == expected_counts
 
 
-async def test_nobody_else_sees_or_changes_anything(
+async def test_other_users_cannot_read_or_change_routes(
     root: Client, ada: Client, http: httpx.AsyncClient, world: Environment
 ) -> None:
-    made_ = {kind: (await create(root, kind))["id"] for kind in KINDS}
+    created_ids = {kind: (await create_item(root, kind))["id"] for kind in KINDS}
     await done(
-        root, UPDATE, domains=[{"name": "example.org"}], set={"relayHost": made_["relayHost"]}
+        root, UPDATE, domains=[{"name": "example.org"}], set={"relayHost": created_ids["relayHost"]}
     )
     before = {name: await rows(world, f"SELECT * FROM {name}") for name in TABLES}  # noqa: S608
-    admin = await make_domain_admin(world, http, "dan")
-    for client in (ada, admin):
-        for kind, (_, _, given) in KINDS.items():
-            told_ = await client.raw(_list(kind))
-            assert told_["errors"][0]["extensions"]["code"] == "FORBIDDEN"
-            node = await client("query ($id: ID!) { node(id: $id) { id } }", id=made_[kind])
+    domain_admin = await make_domain_admin(world, http, "dan")
+    for client in (ada, domain_admin):
+        for kind, (_, _, arguments) in KINDS.items():
+            answer = await client.raw(list_document(kind))
+            assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
+            node = await client("query ($id: ID!) { node(id: $id) { id } }", id=created_ids[kind])
             assert node == {"node": None}
-            calls: dict[str, dict[str, Any]] = {"Create": given, "Delete": {"ids": [made_[kind]]}}
+            calls: dict[str, dict[str, Any]] = {
+                "Create": arguments,
+                "Delete": {"ids": [created_ids[kind]]},
+            }
             if kind != "forwardingHost":
-                calls["Update"] = {"ids": [made_[kind]], "active": False}
+                calls["Update"] = {"ids": [created_ids[kind]], "active": False}
             for verb, input_ in calls.items():
-                _, errors = await done(client, _mutation(kind, verb), **input_)
+                _, errors = await done(client, mutation_document(kind, verb), **input_)
                 assert told(errors)[0] == "FORBIDDEN"
-    found = await admin("{ domains { nodes { name relayHost { host } } } }")
-    assert [node["relayHost"] for node in found["domains"]["nodes"]] == [None]
-    theirs = {"domains": [{"name": "example.org"}], "set": {"relayHost": None}}
-    _, errors = await done(admin, UPDATE, **theirs)
+    domains = await domain_admin("{ domains { nodes { name relayHost { host } } } }")
+    assert [node["relayHost"] for node in domains["domains"]["nodes"]] == [None]
+    domain_input = {"domains": [{"name": "example.org"}], "set": {"relayHost": None}}
+    _, errors = await done(domain_admin, UPDATE, **domain_input)
     assert told(errors)[0] == "FORBIDDEN"
-    for name, old in before.items():
-        assert await rows(world, f"SELECT * FROM {name}") == old  # noqa: S608 - our own words
+    for name, rows_before in before.items():
+        assert await rows(world, f"SELECT * FROM {name}") == rows_before  # noqa: S608 - constant names
 
 
 async def test_forwarding_hosts_are_deleted_by_ids_and_addresses(root: Client) -> None:
     names = ("192.0.2.1", "192.0.2.128/25", "2001:DB8::/48", "203.0.113.1")
-    made_ = [await create(root, "forwardingHost", hostname=name) for name in names]
-    assert [one["host"] for one in made_] == [
+    hosts = [await create_item(root, "forwardingHost", hostname=name) for name in names]
+    assert [host["host"] for host in hosts] == [
         "192.0.2.1", "192.0.2.128/25", "2001:db8::/48", "203.0.113.1",
     ]  # fmt: skip
-    delete = _mutation("forwardingHost", "Delete")
-    for given, wanted in (
+    delete = mutation_document("forwardingHost", "Delete")
+    for arguments, expected_error in (
         ({}, ("VALIDATION", ["ids"], None, "required")),
         ({"hosts": ["192.0.2.1", "192.0.2.2"]}, ("NOT_FOUND", ["hosts"], 1, "192.0.2.2")),
     ):
-        _, errors = await done(root, delete, **given)
-        assert told(errors) == wanted
-    given = {"ids": [made_[0]["id"]], "hosts": ["192.0.2.1", "192.0.2.200/25", "2001:db8::/48"]}
-    answer, errors = await done(root, delete, **given)
+        _, errors = await done(root, delete, **arguments)
+        assert told(errors) == expected_error
+    arguments = {"ids": [hosts[0]["id"]], "hosts": ["192.0.2.1", "192.0.2.200/25", "2001:db8::/48"]}
+    answer, errors = await done(root, delete, **arguments)
     assert errors == []
-    assert sorted(answer["deletedIds"]) == sorted(one["id"] for one in made_[:3])
-    page = (await root(_list("forwardingHost")))["forwardingHosts"]
+    assert sorted(answer["deletedIds"]) == sorted(host["id"] for host in hosts[:3])
+    page = (await root(list_document("forwardingHost")))["forwardingHosts"]
     assert [node["host"] for node in page["nodes"]] == ["203.0.113.1"]

@@ -31,33 +31,39 @@ from tests.support.schema.access_matrix import (
 from tests.support.schema.printed_schema import SDL
 from tests.support.schema.sample_inputs import sample_input, sample_selection
 
-ALSO = {("filterTest", "raw"), ("messageTrace", "queueId")}  # of several one must be given
-NAMED = {"address": "ada@example.org"}  # arguments that take no other text
+# one of several arguments must be given
+REQUIRED_ALTERNATIVES = {("filterTest", "raw"), ("messageTrace", "queueId")}
+TEXT_ARGUMENTS = {"address": "ada@example.org"}  # arguments that accept no other text
 
 
-def needs(value: GraphQLArgument) -> bool:
-    """Whether an argument must be given."""
+def is_required(value: GraphQLArgument) -> bool:
+    """True if the argument must be given."""
     default = getattr(value.ast_node, "default_value", None)
     return isinstance(value.type, GraphQLNonNull) and default is None
 
 
-def document(kind: str, name: str) -> tuple[str, dict[str, Any]]:
-    """An operation that uses the field, and its variables."""
+def build_operation(kind: str, name: str) -> tuple[str, dict[str, Any]]:
+    """Return an operation that selects the field, and its variables."""
     parent: Any = SDL.type_map[kind]
     field: GraphQLField = parent.fields[name]
     needed: dict[str, GraphQLArgument] = {
         argument: value
         for argument, value in field.args.items()
-        if needs(value) or argument == "input" or (name, argument) in ALSO
+        if is_required(value) or argument == "input" or (name, argument) in REQUIRED_ALTERNATIVES
     }
-    declared = ", ".join(f"${one}: {value.type}" for one, value in needed.items())
-    handed = ", ".join(f"{one}: ${one}" for one in needed)
-    asked = f"{name}{f'({handed})' if handed else ''} {sample_selection(field)}"
-    variables = {one: NAMED.get(one) or sample_input(value.type) for one, value in needed.items()}
-    head = f"({declared})" if declared else ""
+    definitions = ", ".join(
+        f"${argument_name}: {value.type}" for argument_name, value in needed.items()
+    )
+    arguments = ", ".join(f"{argument_name}: ${argument_name}" for argument_name in needed)
+    selection = f"{name}{f'({arguments})' if arguments else ''} {sample_selection(field)}"
+    variables = {
+        argument_name: TEXT_ARGUMENTS.get(argument_name) or sample_input(value.type)
+        for argument_name, value in needed.items()
+    }
+    head = f"({definitions})" if definitions else ""
     if kind in OPERATION_BY_ROOT_TYPE:
-        return f"{OPERATION_BY_ROOT_TYPE[kind]}{head} {{ {asked} }}", variables
-    return f"query{head} {{ {OBJECT_QUERIES[kind].replace('FIELD', asked)} }}", variables
+        return f"{OPERATION_BY_ROOT_TYPE[kind]}{head} {{ {selection} }}", variables
+    return f"query{head} {{ {OBJECT_QUERIES[kind].replace('FIELD', selection)} }}", variables
 
 
 @pytest.fixture
@@ -69,27 +75,29 @@ async def server(world: Environment, tmp_path: Path) -> AsyncIterator[httpx.Asyn
         yield client
 
 
-def test_every_field_has_its_decision() -> None:
-    there = {f"{kind}.{name}" for kind, name in field_coordinates()}
-    assert there == set(FIELD_RULES)
+def test_every_field_has_an_access_rule() -> None:
+    coordinates = {f"{kind}.{name}" for kind, name in field_coordinates()}
+    assert coordinates == set(FIELD_RULES)
     assert set(FIELD_RULES.values()) <= set(CALLERS_BY_CLASS)
     assert set(CALLERS) >= set().union(*CALLERS_BY_CLASS.values())
 
 
-async def test_who_may_use_what(world: Environment, server: httpx.AsyncClient) -> None:
-    shown = await make_credentials(world, server)
-    assert set(shown) == set(CALLERS)
-    wrong = []
+async def test_fields_are_accessible_as_in_access_matrix(
+    world: Environment, server: httpx.AsyncClient
+) -> None:
+    credentials = await make_credentials(world, server)
+    assert set(credentials) == set(CALLERS)
+    failures = []
     for kind, name in field_coordinates():
-        text, variables = document(kind, name)
+        text, variables = build_operation(kind, name)
         allowed = CALLERS_BY_CLASS[FIELD_RULES[f"{kind}.{name}"]]
-        for caller, secret in shown.items():
-            asked = text.replace("WHOSE", OBJECT_OWNERS.get(kind, {}).get(caller, "ada"))
+        for caller, secret in credentials.items():
+            operation = text.replace("WHOSE", OBJECT_OWNERS.get(kind, {}).get(caller, "ada"))
             if kind == "Subscription":
-                code = await subscription_verdict(world, secret, asked, variables)
+                code = await subscription_verdict(world, secret, operation, variables)
             else:
-                code = await request_verdict(server, secret, asked, variables)
+                code = await request_verdict(server, secret, operation, variables)
             expected = "ALLOWED" if caller in allowed else DEFAULT_REFUSALS.get(caller, "FORBIDDEN")
             if code != expected:
-                wrong.append((f"{kind}.{name}", caller, code))
-    assert not wrong
+                failures.append((f"{kind}.{name}", caller, code))
+    assert not failures

@@ -1,4 +1,4 @@
-"""README.md and docs/: every document is run, every command is one, every link leads somewhere."""
+"""README.md and docs/: documents and commands run, links and settings exist, tables are whole."""
 
 import asyncio
 import os
@@ -49,13 +49,13 @@ FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 BUILT_IN = {"ID", "Int", "Float", "String", "Boolean"}
-REFUSED = {"Rename"}  # examples of a refusal
-USUAL = {"127.0.0.1:8025": "http", "127.0.0.1:8024": "lmtp"}
+REFUSED_OPERATIONS = {"Rename"}  # operations that are examples of an error
+DEFAULT_ADDRESSES = {"127.0.0.1:8025": "http", "127.0.0.1:8024": "lmtp"}
 
 
 @dataclass(frozen=True)
-class Block:
-    """A fenced block: where it is, what its fence says, and what is in it."""
+class FencedBlock:
+    """A fenced block of a page: page, language line and text."""
 
     page: str
     kind: str
@@ -65,27 +65,31 @@ class Block:
         return f"{self.page}: {self.text.strip().splitlines()[0]}"
 
 
-def blocks(kind: str) -> list[Block]:
+def fenced_blocks(kind: str) -> list[FencedBlock]:
     return [
-        Block(page.name, found, text)
+        FencedBlock(page.name, block_kind, text)
         for page in PAGES
-        for found, text in FENCE.findall(page.read_text())
-        if found == kind
+        for block_kind, text in FENCE.findall(page.read_text())
+        if block_kind == kind
     ]
 
 
-DOCUMENTS = blocks("graphql")
-SHELL = [block for kind in ("sh", "sh run", "sh backup", "sh restore") for block in blocks(kind)]
+DOCUMENTS = fenced_blocks("graphql")
+SHELL = [
+    block for kind in ("sh", "sh run", "sh backup", "sh restore") for block in fenced_blocks(kind)
+]
 
 
-def operation(block: Block) -> OperationDefinitionNode:
-    (found,) = parse(block.text).definitions
-    assert isinstance(found, OperationDefinitionNode)
-    return found
+def operation_definition(block: FencedBlock) -> OperationDefinitionNode:
+    (definition,) = parse(block.text).definitions
+    assert isinstance(definition, OperationDefinitionNode)
+    return definition
 
 
-def of_kind(*kinds: OperationType) -> list[Block]:
-    return [block for block in DOCUMENTS if operation(block).operation in kinds]
+def documents_of_type(*operation_types: OperationType) -> list[FencedBlock]:
+    return [
+        block for block in DOCUMENTS if operation_definition(block).operation in operation_types
+    ]
 
 
 @pytest.fixture
@@ -93,21 +97,23 @@ async def demo(world: Environment, http: httpx.AsyncClient, tmp_path: Path) -> C
     return await demo_client(world, http, tmp_path)
 
 
-def test_there_are_documents_on_the_pages() -> None:
+def test_pages_with_documents_are_known() -> None:
     pages = {"README.md", "accounts.md", "api.md", "authentication.md", "autoreply.md"}
     pages |= {"connectors.md", "delivery.md", "operating.md", "push.md", "sieve.md", "spam.md"}
     assert {block.page for block in DOCUMENTS} == pages
 
 
 @pytest.mark.parametrize("block", DOCUMENTS, ids=str)
-def test_documents_fit_the_schema(block: Block) -> None:
+def test_documents_are_valid(block: FencedBlock) -> None:
     assert validate(SDL, parse(block.text)) == []
 
 
-async def given(client: Client, block: Block) -> dict[str, Any]:
-    """Values for the variables of a document."""
-    declared = operation(block).variable_definitions or ()
-    names = {each.variable.name.value: print_ast(each.type) for each in declared}
+async def variables_for(client: Client, block: FencedBlock) -> dict[str, Any]:
+    """Return values for the variables of a document."""
+    definitions = operation_definition(block).variable_definitions or ()
+    names = {
+        definition.variable.name.value: print_ast(definition.type) for definition in definitions
+    }
     values: dict[str, Any] = {"username": "x", "password": "x", "after": None}
     if names.get("after") == "Cursor!":
         values["after"] = (await client("{ viewer { user { cursor } } }"))["viewer"]["user"][
@@ -122,82 +128,88 @@ async def given(client: Client, block: Block) -> dict[str, Any]:
     return {name: values[name] for name in names}
 
 
-async def test_queries_and_mutations_run_on_the_demo_account(demo: Client) -> None:
-    other = NewUser("bob", address=f"bob@{ADDRESS.partition('@')[2]}", password_disabled=True)
-    await creation_create.create_user(environment_factory.root_context(demo.world), other)
+async def test_queries_and_mutations_run_on_demo_account(demo: Client) -> None:
+    new_user = NewUser("bob", address=f"bob@{ADDRESS.partition('@')[2]}", password_disabled=True)
+    await creation_create.create_user(environment_factory.root_context(demo.world), new_user)
     admin = await make_client(demo.world, demo.http, "chief", role=Role.ADMIN)
-    for block in of_kind(OperationType.QUERY, OperationType.MUTATION):
-        name = operation(block).name
+    for block in documents_of_type(OperationType.QUERY, OperationType.MUTATION):
+        name = operation_definition(block).name
         assert name
         client = admin if block.page == "operating.md" else demo
-        answer = await client(block.text, **await given(demo, block))
-        for payload in answer.values():
+        data = await client(block.text, **await variables_for(demo, block))
+        for payload in data.values():
             assert payload
-            refused = name.value in REFUSED | {"SignIn"}
-            assert bool(payload.get("errors")) == refused, (str(block), payload)
+            is_refused = name.value in REFUSED_OPERATIONS | {"SignIn"}
+            assert bool(payload.get("errors")) == is_refused, (str(block), payload)
 
 
-@pytest.mark.parametrize("block", of_kind(OperationType.SUBSCRIPTION), ids=str)
-async def test_subscriptions_tell_of_a_delivery(demo: Client, block: Block) -> None:
+@pytest.mark.parametrize("block", documents_of_type(OperationType.SUBSCRIPTION), ids=str)
+async def test_subscriptions_deliver_received_message(demo: Client, block: FencedBlock) -> None:
     stream: AsyncGenerator[Any] = subscribed(demo, block.text)
     async with asyncio.timeout(10):
-        coming = asyncio.ensure_future(anext(stream))
-        await asyncio.sleep(0.2)  # until it listens
-        letter = await received_messages.read_message(raw_message("Out of the blue"))
-        to = await address_resolution.load_recipient(demo.world, ADDRESS)
-        await received_messages.store_for_recipient(demo.world, letter, to, "carol@example.com")
-        result = await coming
+        next_result = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0.2)  # until the subscription is active
+        message = await received_messages.parse_storable_message(raw_message("Out of the blue"))
+        recipient = await address_resolution.load_recipient_below_limits(demo.world, ADDRESS)
+        await received_messages.store_once_for_recipient(
+            demo.world, message, recipient, "carol@example.com"
+        )
+        result = await next_result
     assert not result.errors
-    (told,) = result.data.values()
-    (event,) = told.get("events", [told])
+    (payload,) = result.data.values()
+    (event,) = payload.get("events", [payload])
     assert event["message"]["subject"] == "Out of the blue"
     await stream.aclose()
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("house")) as house:
-        yield house
+def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("house")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `merganser` and `python`, as a venv that we are installed in has them."""
+def program_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `merganser` and `python`, like the `bin` folder of a virtual environment."""
     folder = tmp_path_factory.mktemp("programs")
-    for name, words in (("merganser", "-m merganser "), ("python", "")):
+    for name, arguments in (("merganser", "-m merganser "), ("python", "")):
         program = folder / name
-        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {words}"$@"\n')
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments}"$@"\n')
         program.chmod(0o755)
     return folder
 
 
-@pytest.mark.parametrize("block", blocks("sh run"), ids=str)
-async def test_commands_that_are_marked_succeed_beside_a_server(
-    house: Server, programs: Path, block: Block
+@pytest.mark.parametrize("block", fenced_blocks("sh run"), ids=str)
+async def test_marked_commands_succeed_with_running_server(
+    demo_server: Server, program_folder: Path, block: FencedBlock
 ) -> None:
     text = block.text
-    for usual, setting in USUAL.items():
-        text = text.replace(usual, f"127.0.0.1:{getattr(house, setting)}")
-    path = f"{programs}:{os.environ['PATH']}"
-    env = {**house.env, "PATH": path, "KEY": house.secrets[USERNAME]}
+    for default_address, setting in DEFAULT_ADDRESSES.items():
+        text = text.replace(default_address, f"127.0.0.1:{getattr(demo_server, setting)}")
+    path = f"{program_folder}:{os.environ['PATH']}"
+    env = {**demo_server.env, "PATH": path, "KEY": demo_server.secrets[USERNAME]}
     process = await asyncio.create_subprocess_exec(
         "bash", "-euc", text, cwd=ROOT, env=env,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    said, _ = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == 0, said.decode()
-    assert b'"errors"' not in said, said.decode()
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, output.decode()
+    assert b'"errors"' not in output, output.decode()
 
 
-async def test_the_receiver_of_webhooks_takes_what_is_signed_and_nothing_else(
+async def test_webhook_receiver_example_accepts_only_valid_signatures(
     root: Client, ada: Client, clock: Clock, tmp_path: Path
 ) -> None:
-    (block,) = (one for one in blocks("python") if one.page == "webhooks.md")
+    (block,) = (
+        python_block
+        for python_block in fenced_blocks("python")
+        if python_block.page == "webhooks.md"
+    )
     program, port = tmp_path / "receiver.py", free_port()
     program.write_text(block.text)
-    clock.time = datetime.now(UTC)  # what the program goes by
+    clock.time = datetime.now(UTC)  # the program uses the system clock
     inward(ada.world)
-    key, secret = await made(root, f"http://127.0.0.1:{port}/", "message.received")
+    webhook_id, secret = await made(root, f"http://127.0.0.1:{port}/", "message.received")
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-W", "error", str(program),
         env={"SECRET": secret, "PORT": str(port)},
@@ -205,26 +217,26 @@ async def test_the_receiver_of_webhooks_takes_what_is_signed_and_nothing_else(
     )  # fmt: skip
     try:
         async with asyncio.timeout(10):
-            await answering(port)
+            await wait_for_listener(port)
         await receive(ada, "Hello")
         await pump(worker_of(ada.world))
-        (entry,) = (await log_of(root, key))["deliveries"]["nodes"]
+        (entry,) = (await log_of(root, webhook_id))["deliveries"]["nodes"]
         assert (entry["status"], entry["error"]) == (204, None)
         assert process.stdout
         assert await process.stdout.readline() == b"message.received\n"
         rotate = """mutation ($id: ID!) { webhookSecretRotate(input: {id: $id, overlap: "PT0S"}) {
           errors { code } } }"""
-        assert (await root(rotate, id=key))["webhookSecretRotate"]["errors"] == []
+        assert (await root(rotate, id=webhook_id))["webhookSecretRotate"]["errors"] == []
         await receive(ada, "Signed with another")
         await pump(worker_of(ada.world))
-        assert (await log_of(root, key))["deliveries"]["nodes"][0]["status"] == 400
+        assert (await log_of(root, webhook_id))["deliveries"]["nodes"][0]["status"] == 400
     finally:
         process.kill()
         await process.wait()
 
 
-async def answering(port: int) -> None:
-    """Until somebody listens there."""
+async def wait_for_listener(port: int) -> None:
+    """Wait until the port accepts connections."""
     while True:
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -235,30 +247,26 @@ async def answering(port: int) -> None:
             return
 
 
-def commands(block: Block) -> list[list[str]]:
-    """The words of each line, without settings before them."""
+def command_lines(block: FencedBlock) -> list[list[str]]:
+    """Return the words of each command line without environment variables before them."""
     lines = block.text.replace("\\\n", " ").splitlines()
     words = [re.sub(r"^(?:[A-Z_]+=\S+\s+)+", "", line).split() for line in lines]
-    return [each for each in words if each]
+    return [line_words for line_words in words if line_words]
 
 
 @pytest.mark.parametrize("block", SHELL, ids=str)
-def test_all_commands_of_ours_exist(block: Block) -> None:
-    known = {
-        each.name
-        for each in create_command_line().registered_commands
-        + create_command_line().registered_groups
-    }
+def test_commands_of_project_exist(block: FencedBlock) -> None:
+    known_commands = create_command_line().commands
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    for words in commands(block):
+    for words in command_lines(block):
         if words[0] == "make":
             assert words[1] in targets
         if words[0] == "merganser":
-            assert words[1] in known
+            assert words[1] in known_commands
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
+def test_links_have_existing_targets(page: Path) -> None:
     for link in LINK.findall(page.read_text()):
         path, _, heading = link.partition("#")
         if path.startswith(("https://", "http://")):
@@ -266,31 +274,35 @@ def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
         target = page.parent / path if path else page
         assert target.exists(), link
         if heading:
-            names = HEADING.findall(target.read_text())
-            assert heading in {re.sub(r"[^\w -]", "", n).lower().replace(" ", "-") for n in names}
+            headings = HEADING.findall(target.read_text())
+            assert heading in {
+                re.sub(r"[^\w -]", "", name).lower().replace(" ", "-") for name in headings
+            }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_settings_that_are_named_exist(page: Path) -> None:
-    named = re.findall(r"\bMERGANSER_[A-Z0-9_]+", page.read_text())
-    assert {name.removeprefix("MERGANSER_").lower() for name in named} <= set(Settings.model_fields)
+def test_settings_in_docs_exist(page: Path) -> None:
+    variables = re.findall(r"\bMERGANSER_[A-Z0-9_]+", page.read_text())
+    assert {name.removeprefix("MERGANSER_").lower() for name in variables} <= set(
+        Settings.model_fields
+    )
 
 
-def table(heading: str) -> set[str]:
-    """The first column of the table of docs/api.md whose head begins so, where it is code."""
+def table_keys(heading: str) -> set[str]:
+    """Return the code words in the first column of the table of docs/api.md with this heading."""
     text = (ROOT / "docs" / "api.md").read_text()
     rows = text[text.index(f"| {heading} |") :].split("\n\n", 1)[0]
     return set(re.findall(r"^\| `(\w+)` \|", rows, re.MULTILINE))
 
 
-def test_the_tables_of_the_api_are_whole() -> None:
+def test_tables_of_api_page_are_complete() -> None:
     codes = SDL.type_map["ErrorCode"]
     assert isinstance(codes, GraphQLEnumType)
-    assert table("`code` in a payload") == set(codes.values)
+    assert table_keys("`code` in a payload") == set(codes.values)
     scalars = {name for name, kind in SDL.type_map.items() if isinstance(kind, GraphQLScalarType)}
-    assert table("scalar") == scalars | BUILT_IN
+    assert table_keys("scalar") == scalars | BUILT_IN
     source = "".join(path.read_text() for path in (ROOT / "graph").rglob("*.py"))
-    for code in table("`extensions.code`"):
+    for code in table_keys("`extensions.code`"):
         assert f'"{code}"' in source
     raised = re.findall(r'(?:"code": |Rejected\(\d+, |Fault\([^"]*)"([A-Z_]+)"', source)
-    assert set(raised) <= table("`extensions.code`")
+    assert set(raised) <= table_keys("`extensions.code`")

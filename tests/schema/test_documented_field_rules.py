@@ -1,4 +1,4 @@
-"""Rules that a client can't guess are in the descriptions of the fields that have them."""
+"""Descriptions of fields contain the validation rules that a client can't guess."""
 
 from datetime import timedelta
 
@@ -12,7 +12,7 @@ from resolvers.mailboxes import loaders as mailbox_loaders
 from tests.conftest import Client, context
 from tests.support.schema.printed_schema import SDL
 
-RULES = {
+RULE_TEXTS = {
     "AppPasswordCreateInput.password": ("16 letters", "`weak`", "6 different letters"),
     "AppPasswordCreateInput.ttl": ("1 minute", "3,650 days"),
     "AppPasswordCreateInput.generateMobileconfig": ("SMTP", "`server`"),
@@ -24,21 +24,21 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("field", RULES)
-def test_the_description_of_a_field_tells_its_rule(field: str) -> None:
+@pytest.mark.parametrize("field", RULE_TEXTS)
+def test_field_description_contains_its_rules(field: str) -> None:
     kind, _, name = field.partition(".")
-    found = SDL.get_type(kind)
-    assert isinstance(found, GraphQLInputObjectType)
-    description = found.fields[name].description or ""
-    assert [words for words in RULES[field] if words not in description] == []
+    input_type = SDL.get_type(kind)
+    assert isinstance(input_type, GraphQLInputObjectType)
+    description = input_type.fields[name].description or ""
+    assert [text for text in RULE_TEXTS[field] if text not in description] == []
 
 
-def test_the_rules_are_those_that_are_described() -> None:
-    for seconds, life in ((1, 1), (36_500 * 86_400, 36_500 * 86_400), (0, None)):
-        assert mailbox_loaders.retention_seconds(timedelta(seconds=seconds)) == life
-    for wrong in (timedelta(milliseconds=999), timedelta(days=36_501)):
+def test_retention_limits_equal_the_description() -> None:
+    for seconds, expected_seconds in ((1, 1), (36_500 * 86_400, 36_500 * 86_400), (0, None)):
+        assert mailbox_loaders.retention_seconds(timedelta(seconds=seconds)) == expected_seconds
+    for invalid_duration in (timedelta(milliseconds=999), timedelta(days=36_501)):
         with pytest.raises(InvalidInput):
-            mailbox_loaders.retention_seconds(wrong)
+            mailbox_loaders.retention_seconds(invalid_duration)
 
 
 @pytest.mark.parametrize(
@@ -46,15 +46,15 @@ def test_the_rules_are_those_that_are_described() -> None:
     [("abcdeabcdeabcdea", True), ("abcdefghijklmnop", True), ("ponmlkjihgfedcba", True),
      ("aabbccddeeaabbcc", True), ("abcdefghabcdefgh", True), ("qmzkwxjvbnplrtds", False)],
 )  # fmt: skip
-async def test_weak_passwords_are_those_that_are_described(
+async def test_weak_passwords_are_refused_as_described(
     ada: Client, password: str, is_weak: bool
 ) -> None:
-    new = NewAppPassword(description="Phone", password=password)
+    new_password = NewAppPassword(description="Phone", password=password)
     if not is_weak:
         assert (
-            await app_passwords.create_app_password(context(ada), None, new)
+            await app_passwords.create_app_password(context(ada), None, new_password)
         ).password == password
         return
     with pytest.raises(InvalidInput) as refusal:
-        await app_passwords.create_app_password(context(ada), None, new)
+        await app_passwords.create_app_password(context(ada), None, new_password)
     assert refusal.value.constraint == "weak"

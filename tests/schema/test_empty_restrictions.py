@@ -1,4 +1,4 @@
-"""An empty list is refused where no list would restrict nothing, and null lifts the restriction."""
+"""Empty restrictions: an empty list is refused, null removes the restriction."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from tests.support.differential.random_values import definition
 from tests.support.lists.input_locations import schema
 
 ERRORS = "errors { code path }"
-NAMED = {"users": {"usernames": ["ada"]}}
+ADA_SELECTION = {"users": {"usernames": ["ada"]}}
 CASES: list[tuple[str, dict[str, Any], list[str]]] = [
     ("apiKeyCreate", {"name": "x", "scopes": []}, ["scopes"]),
     ("apiKeyCreate", {"name": "x", "operations": []}, ["operations"]),
@@ -34,34 +34,34 @@ CASES: list[tuple[str, dict[str, Any], list[str]]] = [
     ("userCreate", {"username": "x", "smtpAllowedNetworks": []}, ["smtpAllowedNetworks"]),
     (
         "userUpdate",
-        {**NAMED, "set": {"smtpAllowedNetworks": []}},
+        {**ADA_SELECTION, "set": {"smtpAllowedNetworks": []}},
         ["set", "smtpAllowedNetworks"],
     ),
 ]
 
 
-@pytest.mark.parametrize(("name", "given", "path"), CASES)
+@pytest.mark.parametrize(("name", "input_", "path"), CASES)
 @pytest.mark.usefixtures("ada")
-async def test_an_empty_restriction_is_refused(
-    over: Client, name: str, given: dict[str, Any], path: list[str]
+async def test_empty_restriction_is_refused(
+    over: Client, name: str, input_: dict[str, Any], path: list[str]
 ) -> None:
     document = f"mutation ($input: {name[0].upper()}{name[1:]}Input!) {{"
-    done = await over(f"{document} {name}(input: $input) {{ {ERRORS} }} }}", input=given)
-    assert done[name]["errors"] == [{"code": "VALIDATION", "path": path}]
+    data = await over(f"{document} {name}(input: $input) {{ {ERRORS} }} }}", input=input_)
+    assert data[name]["errors"] == [{"code": "VALIDATION", "path": path}]
 
 
-def test_every_restriction_has_a_case() -> None:
-    tried = {path[-1] for _, _, path in CASES}
+def test_every_restriction_field_has_a_case() -> None:
+    tested_fields = {path[-1] for _, _, path in CASES}
     for kind in schema.type_map.values():
         if is_input_object_type(kind) and issubclass(definition(kind).origin, RestrictionsInput):
             fields = definition(kind).origin.restriction_fields
-            assert {to_camel_case(one.rstrip("_")) for one in fields} <= tried
+            assert {to_camel_case(field_name.rstrip("_")) for field_name in fields} <= tested_fields
 
 
-async def test_null_lifts_a_restriction(ada: Client) -> None:
-    made = await run(ada, "apiKeyCreate", "apiKey { id allowedIps }", name="x",
+async def test_null_removes_restriction(ada: Client) -> None:
+    created = await run(ada, "apiKeyCreate", "apiKey { id allowedIps }", name="x",
                      allowedIps=["192.0.2.0/24"])  # fmt: skip
-    assert made["apiKey"]["allowedIps"] == ["192.0.2.0/24"]
-    ids = [made["apiKey"]["id"]]
-    done = await run(ada, "apiKeyUpdate", "apiKeys { allowedIps }", ids=ids, allowedIps=None)
-    assert done["apiKeys"] == [{"allowedIps": []}]
+    assert created["apiKey"]["allowedIps"] == ["192.0.2.0/24"]
+    ids = [created["apiKey"]["id"]]
+    updated = await run(ada, "apiKeyUpdate", "apiKeys { allowedIps }", ids=ids, allowedIps=None)
+    assert updated["apiKeys"] == [{"allowedIps": []}]

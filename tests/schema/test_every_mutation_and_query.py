@@ -1,4 +1,4 @@
-"""What holds for every mutation and every root field, whatever it does."""
+"""Rules for all mutations and root fields: journal, dry run, idempotency, atomicity and access."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,8 @@ from tests.support.schema.printed_schema import SDL
 from tests.support.stores.journal_comparison import JOURNALED_TABLES, PART_TABLES
 from tests.support.stores.store_snapshot import Rows, changed, everything
 
-SILENT = {  # tables that no client sees, or that only hold up what is told elsewhere
+# tables that clients don't see, or whose changes the journal entries of another table cover
+UNJOURNALED_TABLES = {
     "access_tokens", "acme_accounts", "acme_challenges", "admin_log", "api_keys", "app_passwords",
     "audit_accesses", "audit_blobs", "audit_copies", "audits", "autoreply_senders", "bcc_rules",
     "blobs", "changes", "compose_listeners", "connector_folders", "connector_messages",
@@ -43,54 +44,59 @@ SILENT = {  # tables that no client sees, or that only hold up what is told else
 }  # fmt: skip
 
 
-def submissions_of(before: Rows, after: Rows) -> set[int]:
-    """Those of which a recipient is otherwise."""
-    keys = changed(before, after, "deliveries", set())
+def changed_submissions(before: Rows, after: Rows) -> set[int]:
+    """Return the ids of the submissions with a changed recipient."""
+    changed_keys = changed(before, after, "deliveries", set())
     rows = {**before["deliveries"], **after["deliveries"]}
-    return {rows[key,]["submission_id"] for key in keys}
+    return {rows[key,]["submission_id"] for key in changed_keys}
 
 
-async def prepared(name: str, ada: Client, root: Client) -> tuple[Call, Client]:
-    made = await CALLS[name](ada, root)
-    return made, made.by or (root if made.by_root else ada)
+async def prepare_call(name: str, ada: Client, root: Client) -> tuple[Call, Client]:
+    call = await CALLS[name](ada, root)
+    return call, call.by or (root if call.by_root else ada)
 
 
-def test_every_mutation_has_its_call() -> None:
+def test_every_mutation_has_a_sample_call() -> None:
     mutation = SDL.mutation_type
     assert mutation is not None
     assert set(CALLS) == set(mutation.fields)
 
 
-def test_every_table_is_told_of_or_said_to_be_silent() -> None:
+def test_every_table_is_journaled_or_listed_as_unjournaled() -> None:
     tables = {table.name for table in SQLModel.metadata.sorted_tables}
-    parts = {part for found in PART_TABLES.values() for part in found}
-    assert tables == {*JOURNALED_TABLES, *SILENT, *parts}
+    parts = {part for table_parts in PART_TABLES.values() for part in table_parts}
+    assert tables == {*JOURNALED_TABLES, *UNJOURNALED_TABLES, *parts}
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_the_journal_tells_exactly_what_a_mutation_changed(
+async def test_journal_has_exactly_the_changes_of_a_mutation(
     name: str, ada: Client, root: Client
 ) -> None:
-    """Its trial changes nothing and answers as it does; repeated, it changes nothing more.
+    """A dry run changes nothing and returns the same payload. A repeated call changes nothing.
 
-    One store serves all these calls. The traceback names the call that failed.
+    All these calls use one database. The traceback names the call that failed.
     """
-    made, client = await prepared(name, ada, root)
-    whole = replace(made, payload=selection(_payload_type(name)))
-    await assert_read_only_key_changes_nothing(made, client)
-    tried, before = await assert_trial_changes_nothing(whole, client)
-    keys = {} if name in NOT_REPEATED else {"idempotencyKey": "once"}
-    done = await asyncio.gather(*(whole(client, **keys) for _ in range(2 if keys else 1)))
-    first, *repeated = sorted(done, key=lambda one: bool(one["replayed"]))
+    call, client = await prepare_call(name, ada, root)
+    full_call = replace(call, payload=selection_set(_payload_type(name)))
+    await assert_read_only_key_changes_nothing(call, client)
+    dry_run_payload, before = await assert_dry_run_changes_nothing(full_call, client)
+    options = {} if name in WITHOUT_IDEMPOTENCY_KEY else {"idempotencyKey": "once"}
+    payloads = await asyncio.gather(
+        *(full_call(client, **options) for _ in range(2 if options else 1))
+    )
+    first, *repeated = sorted(payloads, key=lambda payload: bool(payload["replayed"]))
     assert first["errors"] == []
-    assert _differing(tried, first) <= {"journalCursor", *DIFFERING.get(name, ())}
+    assert _differing_fields(dry_run_payload, first) <= {
+        "journalCursor",
+        *FIELDS_THAT_DIFFER.get(name, ()),
+    }
     after = await everything(ada.world)
-    assert_journal_tells_what_changed(made, client, first, before, after)
-    if keys:
+    assert_journal_matches_changes(call, client, first, before, after)
+    if options:
         assert first["replayed"] is False
         assert repeated == [{**first, "replayed": True}]
-        again = await whole(client, **keys, sessionId="another")
-        assert again == {**first, "replayed": True}
+        other_session_payload = await full_call(client, **options, sessionId="another")
+        assert other_session_payload == {**first, "replayed": True}
         assert await everything(ada.world) == after
 
 
@@ -101,130 +107,144 @@ def _payload_type(name: str) -> GraphQLObjectType:
     return payload
 
 
-def assert_journal_tells_what_changed(
-    made: Call, client: Client, done: Mapping[str, Any], before: Rows, after: Rows
+def assert_journal_matches_changes(
+    call: Call, client: Client, payload: Mapping[str, Any], before: Rows, after: Rows
 ) -> None:
     entries = [row for key, row in after["changes"].items() if key not in before["changes"]]
     for table, (kind, ignored) in JOURNALED_TABLES.items():
-        told = {key for row in entries if row["kind"].startswith(kind) for key in row["ids"]}
-        nudged = {client.user.id} if made.nudges and table == "users" else set()
+        journaled_keys = {
+            key for row in entries if row["kind"].startswith(kind) for key in row["ids"]
+        }
+        extra_keys = {client.user.id} if call.nudges and table == "users" else set()
         parts = [changed(before, after, part, set()) for part in PART_TABLES.get(table, ())]
         if table == "submissions":
-            parts.append(submissions_of(before, after))
-        assert told == changed(before, after, table, ignored).union(nudged, *parts), table
-    assert bool(entries) is made.journaled
-    if made.journaled:
-        assert done["journalCursor"] == _cursor(entries)
+            parts.append(changed_submissions(before, after))
+        assert journaled_keys == changed(before, after, table, ignored).union(extra_keys, *parts), (
+            table
+        )
+    assert bool(entries) is call.journaled
+    if call.journaled:
+        assert payload["journalCursor"] == _cursor(entries)
 
 
 def _cursor(entries: list[dict[str, Any]]) -> str:
-    last: dict[int, int] = {}
+    last_numbers: dict[int, int] = {}
     for row in entries:
-        last[row["stream_id"]] = max(row["last"], last.get(row["stream_id"], 0))
-    return "1" + "".join(f".{stream}.{number}" for stream, number in sorted(last.items()))
+        last_numbers[row["stream_id"]] = max(row["last"], last_numbers.get(row["stream_id"], 0))
+    return "1" + "".join(f".{stream}.{number}" for stream, number in sorted(last_numbers.items()))
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_what_is_refused_changes_nothing(
+async def test_refused_mutation_changes_nothing(
     name: str, ada: Client, bob: Client, root: Client
 ) -> None:
-    """One store serves all these calls: each leaves what the next one needs.
+    """All these calls use one database. Each call keeps the rows that the next one needs.
 
     The traceback names the call that failed.
     """
-    made, client = await prepared(name, ada, root)
-    if name not in OF_NOBODY:
-        await assert_another_user_changes_nothing(made, ada, bob)
-        await assert_administrator_of_another_domain_changes_nothing(made, ada, root)
-    if name not in NOT_REPEATED:
-        await assert_key_used_for_something_else_conflicts(made, client)
+    call, client = await prepare_call(name, ada, root)
+    if name not in WITHOUT_ACCOUNT:
+        await assert_another_user_changes_nothing(call, ada, bob)
+        await assert_admin_of_another_domain_changes_nothing(call, ada, root)
+    if name not in WITHOUT_IDEMPOTENCY_KEY:
+        await assert_key_of_another_call_conflicts(call, client)
 
 
-# types of fields whose values are made anew
-MADE_ANEW = {"ID", "Cursor", "URL", "UndoToken"}
-# what is good for nothing when it is only tried
-RESULTS = {
+# types of fields whose values are new in each call
+NEW_VALUE_TYPES = {"ID", "Cursor", "URL", "UndoToken"}
+# fields without a usable value in a dry run
+COMMIT_ONLY_FIELDS = {
     "challenge", "journalCursor", "mobileconfig", "otpauthUrl", "password", "qrCode",
     "recoveryCodes", "secret", "seed", "token", "undo",
 }  # fmt: skip
 
 
-def selection(kind: GraphQLObjectType, depth: int = 2) -> str:
-    """All fields of an object that anybody may ask without arguments, so deep."""
-    found = []
+def selection_set(kind: GraphQLObjectType, depth: int = 2) -> str:
+    """Return all leaf fields without arguments and guards, down to this depth."""
+    selections = []
     for name, field in kind.fields.items():
-        of = get_named_type(field.type)
-        guarded = field.ast_node is not None and field.ast_node.directives
-        if field.args or guarded or of.name in MADE_ANEW or (depth == 2 and name in RESULTS):
+        named_type = get_named_type(field.type)
+        is_guarded = field.ast_node is not None and field.ast_node.directives
+        if (
+            field.args
+            or is_guarded
+            or named_type.name in NEW_VALUE_TYPES
+            or (depth == 2 and name in COMMIT_ONLY_FIELDS)
+        ):
             continue
-        if is_leaf_type(of):
-            found.append(name)
-        elif isinstance(of, GraphQLObjectType) and depth and not of.name.endswith("Connection"):
-            found.append(f"{name} {{ {selection(of, depth - 1)} }}")
-    return " ".join(found) or "__typename"
+        if is_leaf_type(named_type):
+            selections.append(name)
+        elif (
+            isinstance(named_type, GraphQLObjectType)
+            and depth
+            and not named_type.name.endswith("Connection")
+        ):
+            selections.append(f"{name} {{ {selection_set(named_type, depth - 1)} }}")
+    return " ".join(selections) or "__typename"
 
 
-def _differing(one: Any, other: Any, name: str = "") -> set[str]:
-    """The names of the fields in which two answers differ."""
-    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
-        return set[str]().union(*(_differing(one[key], other[key], key) for key in one))
-    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        pairs = zip(one, other, strict=True)
-        return set[str]().union(*(_differing(*pair, name) for pair in pairs))
-    return {name} if one != other else set()
+def _differing_fields(first: Any, second: Any, name: str = "") -> set[str]:
+    """Return the names of the fields in which two payloads differ."""
+    if isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys():
+        return set[str]().union(*(_differing_fields(first[key], second[key], key) for key in first))
+    if isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+        pairs = zip(first, second, strict=True)
+        return set[str]().union(*(_differing_fields(*pair, name) for pair in pairs))
+    return {name} if first != second else set()
 
 
-DRAWN = {"guid", "messageId", "pop3Uidl", "queueId"}
-KEY = {"fingerprint", "fingerprintSha256", "publicKey", "value"}
-DIFFERING = {  # fields with something that is drawn anew, and a log that a trial doesn't have
+RANDOM_FIELDS = {"guid", "messageId", "pop3Uidl", "queueId"}
+KEY_FIELDS = {"fingerprint", "fingerprintSha256", "publicKey", "value"}
+FIELDS_THAT_DIFFER = {  # fields with random values, and a log that a dry run doesn't have
     "addressCreateTemporary": {"address", "localPart"},
     "connectorRun": {"unit"},
-    "dkimKeyRotate": KEY,
+    "dkimKeyRotate": KEY_FIELDS,
     "mailImport": {"unit"},
-    "mailboxCreate": DRAWN,
-    "mailboxRename": DRAWN,
-    "messageCopy": DRAWN,
-    "messageForward": DRAWN,
-    "messageSend": DRAWN,
-    "messageSubmit": DRAWN,
+    "mailboxCreate": RANDOM_FIELDS,
+    "mailboxRename": RANDOM_FIELDS,
+    "messageCopy": RANDOM_FIELDS,
+    "messageForward": RANDOM_FIELDS,
+    "messageSend": RANDOM_FIELDS,
+    "messageSubmit": RANDOM_FIELDS,
     "messageUpload": {"boundary"},
-    "quarantineRelease": DRAWN,
+    "quarantineRelease": RANDOM_FIELDS,
     "routeTest": {"log"},
 }
 
 
-async def assert_trial_changes_nothing(made: Call, client: Client) -> tuple[Any, Rows]:
-    """Return what the trial answers, and what is stored after it."""
+async def assert_dry_run_changes_nothing(call: Call, client: Client) -> tuple[Any, Rows]:
+    """Return the payload of the dry run, and all rows after it."""
     before = await everything(client.world)
-    tried = await made(client, validateOnly=True)
-    assert (tried["errors"], tried["journalCursor"]) == ([], None)
+    payload = await call(client, validateOnly=True)
+    assert (payload["errors"], payload["journalCursor"]) == ([], None)
     after = await everything(client.world)
-    loose = {"blobs"}  # bytes are made safe before the unit: the collector takes them again
-    assert {n: rows for n, rows in after.items() if n not in loose} == {
-        n: rows for n, rows in before.items() if n not in loose
+    # blobs are stored before the transaction; garbage collection deletes unused ones
+    ignored_tables = {"blobs"}
+    assert {table: rows for table, rows in after.items() if table not in ignored_tables} == {
+        table: rows for table, rows in before.items() if table not in ignored_tables
     }
-    return tried, after
+    return payload, after
 
 
-NOT_REPEATED = {  # what is proved, once, and what its call only tries
+WITHOUT_IDEMPOTENCY_KEY = {  # one-time proofs, and checks
     "authenticate", "connectorCheck", "recoveryCodesCreate", "tokenRevoke", "totpCheck",
     "totpDisable",
     "twoFactorDisable", "webauthnCheck", "webauthnDelete", "webauthnRegister",
 }  # fmt: skip
 
 
-async def assert_key_used_for_something_else_conflicts(made: Call, client: Client) -> None:
-    other = Call("mailboxCreate", {"paths": ["Elsewhere"]})
-    if made.by_root:
-        other = Call("userCreate", {"address": "zoe@example.org", "passwordDisabled": True})
-    assert (await other(client, idempotencyKey="taken"))["errors"] == []
-    refused = await made(client, idempotencyKey="taken")
+async def assert_key_of_another_call_conflicts(call: Call, client: Client) -> None:
+    other_call = Call("mailboxCreate", {"paths": ["Elsewhere"]})
+    if call.by_root:
+        other_call = Call("userCreate", {"address": "zoe@example.org", "passwordDisabled": True})
+    assert (await other_call(client, idempotencyKey="taken"))["errors"] == []
+    refused = await call(client, idempotencyKey="taken")
     assert [error["code"] for error in refused["errors"]] == ["CONFLICT"]
     assert refused["errors"][0]["path"] == ["options", "idempotencyKey"]
 
 
-# what takes no part in anything else, whatever is asked of it
-ALONE = {
+# mutations that can't be part of an atomic request
+NOT_ATOMIC = {
     "authenticate", "connectorCheck", "mailboxRepair", "recoveryCodesCreate", "routeTest",
     "totpCheck", "totpDisable",
     "twoFactorDisable", "webauthnCheck", "webauthnDelete", "webauthnRegister",
@@ -232,38 +252,52 @@ ALONE = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_atomic_keeps_all_fields_or_none(name: str, ada: Client, root: Client) -> None:
-    made, client = await prepared(name, ada, root)
-    beside, fails = BESIDE[client.user.id != 0]
-    await client("{ viewer { role } }")  # that its key is used is noted by now
+async def test_atomic_request_commits_all_fields_or_none(
+    name: str, ada: Client, root: Client
+) -> None:
+    call, client = await prepare_call(name, ada, root)
+    other_call, failing_call = ATOMIC_COMPANIONS[client.user.id != 0]
+    await client("{ viewer { role } }")  # the use of the key is recorded before the snapshot
     await authentication.wait_for_background_tasks(ada.world)
     before = await everything(ada.world)
-    done = await Calls([beside, made, fails])(client)
-    if name in ALONE:
-        assert [codes(one) for one in done] == [["ABORTED"], ["FORBIDDEN_OPERATION"], ["ABORTED"]]
+    payloads = await Calls([other_call, call, failing_call])(client)
+    if name in NOT_ATOMIC:
+        assert [error_codes(payload) for payload in payloads] == [
+            ["ABORTED"],
+            ["FORBIDDEN_OPERATION"],
+            ["ABORTED"],
+        ]
         assert await everything(ada.world) == before
         return
-    assert [codes(one) for one in done] == [["ABORTED"], ["ABORTED"], ["NOT_FOUND"]]
-    assert [one["journalCursor"] for one in done] == [None] * 3
-    loose = {"blobs"}  # as of a trial
-    assert {n: rows for n, rows in (await everything(ada.world)).items() if n not in loose} == {
-        n: rows for n, rows in before.items() if n not in loose
+    assert [error_codes(payload) for payload in payloads] == [
+        ["ABORTED"],
+        ["ABORTED"],
+        ["NOT_FOUND"],
+    ]
+    assert [payload["journalCursor"] for payload in payloads] == [None] * 3
+    ignored_tables = {"blobs"}  # as in a dry run
+    assert {
+        table_name: rows
+        for table_name, rows in (await everything(ada.world)).items()
+        if table_name not in ignored_tables
+    } == {
+        table_name: rows for table_name, rows in before.items() if table_name not in ignored_tables
     }
 
-    with commits(ada.world) as many:
-        done = await Calls([beside, made])(client)
-    assert [codes(one) for one in done] == [[], []]
-    assert len(many) == 1
+    with record_commits(ada.world) as recorded_commits:
+        payloads = await Calls([other_call, call])(client)
+    assert [error_codes(payload) for payload in payloads] == [[], []]
+    assert len(recorded_commits) == 1
     after = await everything(ada.world)
     table = "key_values" if client.user.id else "domains"
     assert changed(before, after, table, set())
-    if made.journaled:
-        last = max(key for key in after["changes"] if key not in before["changes"])
-        assert done[1]["journalCursor"].endswith(str(after["changes"][last]["last"]))
+    if call.journaled:
+        last_key = max(key for key in after["changes"] if key not in before["changes"])
+        assert payloads[1]["journalCursor"].endswith(str(after["changes"][last_key]["last"]))
 
 
-# what is done beside another, and what fails: of a key of the platform's, of a user
-BESIDE = {
+# a call that succeeds and one that fails: of a platform key, of a user
+ATOMIC_COMPANIONS = {
     False: (
         Call("domainCreate", {"name": "beside.example"}),
         Call("domainDelete", {"domains": [{"name": "nowhere.example"}]}),
@@ -275,110 +309,118 @@ BESIDE = {
 }
 
 
-def codes(done: Any) -> list[str]:
-    return [error["code"] for error in done["errors"]]
+def error_codes(payload: Any) -> list[str]:
+    return [error["code"] for error in payload["errors"]]
 
 
 @contextmanager
-def commits(world: Environment) -> Iterator[list[Any]]:
-    """What the store commits of sessions, meanwhile."""
-    found: list[Any] = []
+def record_commits(world: Environment) -> Iterator[list[Any]]:
+    """Yield a list that collects the commits of the database."""
+    connections: list[Any] = []
 
-    def note(connection: Connection) -> None:
-        found.append(connection)
+    def record(connection: Connection) -> None:
+        connections.append(connection)
 
     engine = world.database.engine.sync_engine
-    event.listen(engine, "commit", note)
-    yield found
-    event.remove(engine, "commit", note)
+    event.listen(engine, "commit", record)
+    yield connections
+    event.remove(engine, "commit", record)
 
 
-OF_NOBODY = {"apiKeyCreate", "authenticate", "tokenRevoke"}  # calls that name no account
+WITHOUT_ACCOUNT = {"apiKeyCreate", "authenticate", "tokenRevoke"}  # calls that name no account
 
 
-async def assert_administrator_of_another_domain_changes_nothing(
-    made: Call, ada: Client, root: Client
+async def assert_admin_of_another_domain_changes_nothing(
+    call: Call, ada: Client, root: Client
 ) -> None:
     await Call("userCreate", {"address": "x@afar.example", "passwordDisabled": True})(root)
-    far = await make_domain_admin(
+    other_admin = await make_domain_admin(
         ada.world, ada.http, "far", list(AdminPermission), domains=["afar.example"]
     )
     before = await everything(ada.world)
-    answer = await far.raw(made.document(), input=made.input)
+    response = await other_admin.raw(call.document(), input=call.input)
     after = await everything(ada.world)
     for table, rows in before.items():
-        theirs = {
+        protected_rows = {
             key: row
             for key, row in rows.items()
-            if _is(row, ada) or table in {"addresses", "domains", "domain_aliases", "settings"}
+            if _belongs_to(row, ada)
+            or table in {"addresses", "domains", "domain_aliases", "settings"}
         }
-        assert {key: after[table].get(key) for key in theirs} == theirs, (table, answer)
-    assert "@example.org" not in str(answer).replace(str(made.input), "")
+        assert {key: after[table].get(key) for key in protected_rows} == protected_rows, (
+            table,
+            response,
+        )
+    assert "@example.org" not in str(response).replace(str(call.input), "")
 
 
-async def assert_another_user_changes_nothing(made: Call, ada: Client, bob: Client) -> None:
+async def assert_another_user_changes_nothing(call: Call, ada: Client, bob: Client) -> None:
     before = await everything(ada.world)
-    await made(bob)
+    await call(bob)
     after = await everything(ada.world)
     for table, rows in before.items():
-        mine = {key: row for key, row in rows.items() if _is(row, ada)}
-        assert {key: after[table].get(key) for key in mine} == mine, table
+        own_rows = {key: row for key, row in rows.items() if _belongs_to(row, ada)}
+        assert {key: after[table].get(key) for key in own_rows} == own_rows, table
 
 
-def _is(row: Mapping[str, Any], client: Client) -> bool:
+def _belongs_to(row: Mapping[str, Any], client: Client) -> bool:
     return client.user.id in (row.get("user_id"), row.get("stream_id"), row.get("id"))
 
 
-async def assert_read_only_key_changes_nothing(made: Call, client: Client) -> None:
+async def assert_read_only_key_changes_nothing(call: Call, client: Client) -> None:
     world = client.world
     secret = await make_key(
         world, "reader", user_id=client.user.id or None, role=Role.USER, read_only=True
     )
     reader = Client(client.http, world, client.user, secret)
     before = await everything(world)
-    answer = await reader.raw(made.document(), input=made.input)
-    assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
+    response = await reader.raw(call.document(), input=call.input)
+    assert response["errors"][0]["extensions"]["code"] == "FORBIDDEN"
     assert await everything(world) == before
 
 
-async def test_without_a_credential_only_public_fields_answer(ada: Client) -> None:
-    nobody = Client(ada.http, ada.world, ada.user, "")
+async def test_only_public_fields_work_without_credential(ada: Client) -> None:
+    anonymous_client = Client(ada.http, ada.world, ada.user, "")
     for document in ("{ user { id } }", "{ tasks { nodes { id } } }"):
-        response = await nobody.http.post("/graphql", json={"query": document})
+        response = await anonymous_client.http.post("/graphql", json={"query": document})
         (error,) = response.json()["errors"]
         assert error["extensions"]["code"] == "UNAUTHENTICATED"
-    answer = await nobody.http.post("/graphql", json={"query": "{ viewer { role } }"})
-    assert answer.json()["data"] == {"viewer": {"role": "PUBLIC"}}
+    viewer_response = await anonymous_client.http.post(
+        "/graphql", json={"query": "{ viewer { role } }"}
+    )
+    assert viewer_response.json()["data"] == {"viewer": {"role": "PUBLIC"}}
 
 
 @pytest.mark.parametrize("name", ["message", "mailbox", "thread"])
-async def test_a_credential_for_sending_reads_no_mail_by_any_way(name: str, ada: Client) -> None:
+async def test_submit_scope_cannot_read_mail_through_payload(name: str, ada: Client) -> None:
     secret = await make_key(
         ada.world, "sender", user_id=ada.user.id, role=Role.USER, scopes=[Scope.SUBMIT]
     )
     sender = Client(ada.http, ada.world, ada.user, secret)
-    inside = {
+    selection_text = {
         "message": "message { subject }",
         "mailbox": "message { mailbox { path } }",
         "thread": "submission { message { thread { subject } } }",
     }[name]
     document = (
         'mutation { messageSend(input: {to: [{address: "carol@example.com"}], text: "x"}) '
-        f"{{ {inside} }} }}"
+        f"{{ {selection_text} }} }}"
     )
     before = await everything(ada.world)
-    answer = await sender.raw(document)
-    assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
+    response = await sender.raw(document)
+    assert response["errors"][0]["extensions"]["code"] == "FORBIDDEN"
     assert (await everything(ada.world))["messages"] == before["messages"]
 
 
-def test_every_kind_of_change_is_used_or_a_resync() -> None:
-    told = {kind for kind, _ in JOURNALED_TABLES.values()}
-    rest = {kind for kind in ChangeKind if not any(kind.startswith(begin) for begin in told)}
-    assert rest == {
+def test_every_change_kind_belongs_to_a_table_or_is_listed() -> None:
+    kind_prefixes = {kind for kind, _ in JOURNALED_TABLES.values()}
+    other_kinds = {
+        kind for kind in ChangeKind if not any(kind.startswith(prefix) for prefix in kind_prefixes)
+    }
+    assert other_kinds == {
         ChangeKind.DOMAIN_CHANGED,
         ChangeKind.LIMIT_REACHED,
         ChangeKind.RESYNC,
-        ChangeKind.THREAD_CHANGED,  # what is no news of messages: mute, and being merged
+        ChangeKind.THREAD_CHANGED,  # mute and merge, which are no message events
     }
     assert journal.PLATFORM == 0

@@ -16,14 +16,14 @@ def module_name(path: Path) -> str:
 
 def imported_names(tree: ast.Module) -> set[tuple[str, str]]:
     """Module and name of each import: at the top, in functions and for type checkers only."""
-    found = set[tuple[str, str]]()
+    imports = set[tuple[str, str]]()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {(alias.name, "") for alias in node.names}
+            imports |= {(alias.name, "") for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.module, "relative imports are not used"
-            found |= {(node.module, alias.name) for alias in node.names}
-    return found
+            imports |= {(node.module, alias.name) for alias in node.names}
+    return imports
 
 
 def import_graph(trees: Mapping[str, ast.Module]) -> dict[str, set[str]]:
@@ -40,23 +40,23 @@ def import_graph(trees: Mapping[str, ast.Module]) -> dict[str, set[str]]:
 
 def reachable_modules(graph: Mapping[str, set[str]], start: str) -> set[str]:
     """Modules that `start` imports, directly or through others."""
-    found, pending = set[str](), [start]
+    result, pending = set[str](), [start]
     while pending:
-        new = graph[pending.pop()] - found
-        found |= new
+        new = graph[pending.pop()] - result
+        result |= new
         pending += new
-    return found
+    return result
 
 
-def import_circles(graph: Mapping[str, set[str]]) -> set[frozenset[str]]:
+def import_cycles(graph: Mapping[str, set[str]]) -> set[frozenset[str]]:
     """Strongly connected components with more than one module."""
-    kept = dict(graph)
-    while leaves := {module for module, imported in kept.items() if not imported}:
-        kept = {module: kept[module] - leaves for module in kept.keys() - leaves}
-    reachable = {module: reachable_modules(kept, module) for module in kept}
+    remaining = dict(graph)
+    while leaves := {module for module, imported in remaining.items() if not imported}:
+        remaining = {module: remaining[module] - leaves for module in remaining.keys() - leaves}
+    reachable = {module: reachable_modules(remaining, module) for module in remaining}
     return {
         frozenset(other for other in reachable[module] if module in reachable[other])
-        for module in kept
+        for module in remaining
         if module in reachable[module]
     }
 
@@ -73,7 +73,7 @@ def graphql_type_modules(trees: Mapping[str, ast.Module]) -> set[str]:
 def is_graphql_type(node: ast.stmt) -> bool:
     """True if the statement is a class decorated by strawberry."""
     decorators: Iterable[ast.expr] = node.decorator_list if isinstance(node, ast.ClassDef) else ()
-    return any(ast.unparse(each).startswith("strawberry.") for each in decorators)
+    return any(ast.unparse(decorator).startswith("strawberry.") for decorator in decorators)
 
 
 def is_test_file(module: str) -> bool:
@@ -91,19 +91,19 @@ def imported_test_files(trees: Mapping[str, ast.Module]) -> set[tuple[str, str]]
     }
 
 
-def test_only_graphql_types_import_each_other_in_a_circle() -> None:
+def test_only_graphql_types_import_each_other() -> None:
     paths = [path for layer in LAYERS for path in (ROOT / layer).rglob("*.py")]
     trees = {module_name(path): ast.parse(path.read_text()) for path in paths}
-    circles = import_circles(import_graph(trees))
+    cycles = import_cycles(import_graph(trees))
     types = graphql_type_modules(trees)
-    unwanted = [sorted(circle) for circle in circles if not circle <= types]
+    unwanted = [sorted(cycle) for cycle in cycles if not cycle <= types]
     assert not unwanted
-    assert len(circles) <= 1, [sorted(circle) for circle in circles]
+    assert len(cycles) <= 1, [sorted(cycle) for cycle in cycles]
 
 
-def test_import_circles_are_strongly_connected_components() -> None:
+def test_import_cycles_are_strongly_connected_components() -> None:
     graph = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": {"d", "f"}, "f": set[str]()}
-    assert import_circles({**graph, "g": {"a"}}) == {frozenset("abc"), frozenset("de")}
+    assert import_cycles({**graph, "g": {"a"}}) == {frozenset("abc"), frozenset("de")}
 
 
 def test_no_module_imports_a_test_file() -> None:
@@ -114,7 +114,7 @@ def test_no_module_imports_a_test_file() -> None:
     assert not imports, "move what is shared to tests/support/"
 
 
-def test_every_form_of_import_of_a_test_file_is_found() -> None:
+def test_every_form_of_import_of_a_test_file_is_detected() -> None:
     sources = {
         "tests.conftest": "from tests.support import clients",
         "tests.support.clients": "from tests.conftest import Clock",

@@ -1,4 +1,4 @@
-"""All that is wrong with an input is told at once: each field with the first rule it breaks."""
+"""Validation reports all invalid fields of an input at once, each with the first rule it breaks."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,33 +13,35 @@ from tests.support.operations.quarantine_operations import set_options
 from tests.support.stores.counter_check import rows
 from tests.support.stores.row_counts import USER_TABLES
 
-SHORT = "pa55wd"  # too short for a password
-LATE = "2001-01-01T00:00:00Z"
+TOO_SHORT = "pa55wd"  # a password below the minimum length
+PAST_TIME = "2001-01-01T00:00:00Z"
 
 
 @dataclass(frozen=True)
-class Form:
-    """A mutation, what of its input is right, and fields that are wrong: value, path and rule."""
+class InputCase:
+    """A mutation with valid fields, and invalid fields with value, error path and rule."""
 
     mutation: str
-    wrong: dict[str, tuple[Any, str, str]]
-    right: dict[str, Any] = field(default_factory=dict)
-    within: str = ""  # which member of the input the fields are in
+    invalid_fields: dict[str, tuple[Any, str, str]]
+    valid_fields: dict[str, Any] = field(default_factory=dict)
+    member: str = ""  # the member of the input that has the fields
     by: str = "root"
 
     def input(self, *names: str) -> dict[str, Any]:
-        values = {name: self.wrong[name][0] for name in names}
-        right = {name: value for name, value in self.right.items() if name not in names}
-        return right | ({self.within: values} if self.within else values)
+        values = {name: self.invalid_fields[name][0] for name in names}
+        valid_fields = {
+            name: value for name, value in self.valid_fields.items() if name not in names
+        }
+        return valid_fields | ({self.member: values} if self.member else values)
 
-    def told(self, *names: str) -> list[tuple[list[str], str]]:
-        """Path and rule of each, in the order of the fields in the schema."""
-        found = [self.wrong[name][1:] for name in names]
-        before = [self.within] if self.within else []
-        return sorted(([*before, *path.split(".")], rule) for path, rule in found)
+    def expected_errors(self, *names: str) -> list[tuple[list[str], str]]:
+        """Return path and rule of each field, in the order of the schema."""
+        expected = [self.invalid_fields[name][1:] for name in names]
+        prefix = [self.member] if self.member else []
+        return sorted(([*prefix, *path.split(".")], rule) for path, rule in expected)
 
 
-FACTS = {
+USER_FIELDS = {
     "name": ("a\nb", "name", "pattern"),
     "language": ("klingon", "language", "pattern"),
     "tags": (["ok", ""], "tags", "length"),
@@ -52,13 +54,14 @@ FACTS = {
     "internalData": ([1], "internalData", "object"),
     "pubKey": (SIGNS_ONLY, "pubKey", "key"),
     "username": ("a..b", "username", "pattern"),
-    "password": (SHORT, "password", "min"),
+    "password": (TOO_SHORT, "password", "min"),
 }
-FORMS = (
-    Form(
+INPUT_CASES = (
+    InputCase(
         "userCreate",
         {
-            **{name: wrong for name, wrong in FACTS.items() if name != "pubKey"},  # is left out
+            # the case omits it
+            **{name: field_ for name, field_ in USER_FIELDS.items() if name != "pubKey"},
             "address": ("e ve@example.org", "address", "address"),
             "role": ("PUBLIC", "role", "enum"),
             "adminPermissions": (["LOGIN_AS"], "adminPermissions", "role"),
@@ -67,15 +70,15 @@ FORMS = (
         },
         {"address": "eve@example.org", "password": "correct horse battery"},
     ),
-    Form("userUpdate", FACTS, {"users": {"usernames": ["ada"]}}, "set"),
-    Form(
+    InputCase("userUpdate", USER_FIELDS, {"users": {"usernames": ["ada"]}}, "set"),
+    InputCase(
         "userUpdate",
-        {name: FACTS[name] for name in ("name", "metaData", "password", "pubKey")},
+        {name: USER_FIELDS[name] for name in ("name", "metaData", "password", "pubKey")},
         {"existingPassword": "correct horse battery"},
         "set",
         by="eve",
     ),
-    Form(
+    InputCase(
         "domainCreate",
         {
             "name": ("a..example", "name", "domain"),
@@ -89,7 +92,7 @@ FORMS = (
         },
         {"name": "new.example", "quota": "10 GiB"},
     ),
-    Form(
+    InputCase(
         "domainUpdate",
         {
             "active": (None, "active", "required"),
@@ -101,8 +104,8 @@ FORMS = (
         {"domains": [{"name": "example.org"}]},
         "set",
     ),
-    Form(
-        "domainUpdate",  # what is judged beside what is stored
+    InputCase(
+        "domainUpdate",  # fields that are validated together with stored values
         {
             "maxUserQuota": (5, "maxUserQuota", "max"),
             "relayAllRecipients": (True, "relayAllRecipients", "requires"),
@@ -110,12 +113,12 @@ FORMS = (
         {"domains": [{"name": "example.org"}]},
         "set",
     ),
-    Form(
+    InputCase(
         "apiKeyCreate",
         {
             "name": (" ", "name", "pattern"),
             "role": ("PUBLIC", "role", "role"),
-            "expiresAt": (LATE, "expiresAt", "min"),
+            "expiresAt": (PAST_TIME, "expiresAt", "min"),
             "operations": (["nothing"], "operations", "unknown"),
             "allowedIps": (["10.0.0.0/8"] * 101, "allowedIps", "max"),
             "domains": ([{"id": "dom_x"}], "domains", "id"),
@@ -124,7 +127,7 @@ FORMS = (
         {"name": "reports"},
         by="ada",
     ),
-    Form(
+    InputCase(
         "appPasswordCreate",
         {
             "description": (" ", "description", "pattern"),
@@ -136,7 +139,7 @@ FORMS = (
         {"description": "Phone", "generateMobileconfig": True},
         by="ada",
     ),
-    Form(
+    InputCase(
         "messageSend",
         {
             "to": ([{"address": "x@example.net"}, {"address": "x"}], "to", "address"),
@@ -151,8 +154,8 @@ FORMS = (
         by="ada",
     ),
 )
-forms = pytest.mark.parametrize(
-    "form", FORMS, ids=lambda form: f"{form.mutation}-{form.by}-{len(form.wrong)}"
+each_input_case = pytest.mark.parametrize(
+    "case", INPUT_CASES, ids=lambda case: f"{case.mutation}-{case.by}-{len(case.invalid_fields)}"
 )
 
 
@@ -163,98 +166,121 @@ async def clients(root: Client, ada: Client) -> dict[str, Client]:
     return {"root": root, "ada": ada, "eve": eve}
 
 
-async def refusals(client: Client, form: Form, *names: str, **options: Any) -> list[Any]:
-    """Path and rule of what is wrong with these fields, and with no other."""
-    kind = form.mutation[0].upper() + form.mutation[1:] + "Input"
-    document = f"""mutation ($input: {kind}!) {{ {form.mutation}(input: $input) {{
+async def load_errors(client: Client, case: InputCase, *names: str, **options: Any) -> list[Any]:
+    """Return path and rule of the errors of these fields. All other fields are valid."""
+    kind = case.mutation[0].upper() + case.mutation[1:] + "Input"
+    document = f"""mutation ($input: {kind}!) {{ {case.mutation}(input: $input) {{
       errors {{ code message path ... on ValidationError {{ constraint }} }} }} }}"""
-    given = form.input(*names) | {"options": options}
-    errors = (await client(document, input=given))[form.mutation]["errors"]
+    mutation_input = case.input(*names) | {"options": options}
+    errors = (await client(document, input=mutation_input))[case.mutation]["errors"]
     assert {error["code"] for error in errors} == {"VALIDATION"}, errors
-    assert SHORT not in str(errors)
+    assert TOO_SHORT not in str(errors)
     return [(error["path"], error["constraint"]) for error in errors]
 
 
-async def everything(world: Environment) -> list[Any]:
+async def load_all_rows(world: Environment) -> list[Any]:
     tables = (*USER_TABLES, "api_keys", "app_passwords")
-    asked = (f"SELECT count(*) FROM {table}" for table in tables)  # noqa: S608 - our own names
+    counts = (f"SELECT count(*) FROM {table}" for table in tables)  # noqa: S608 - our own names
     users = await rows(world, "SELECT * FROM users ORDER BY id")
     domains = await rows(world, "SELECT * FROM domains ORDER BY id")
-    return [users, domains, *[await rows(world, sql) for sql in asked]]
+    return [users, domains, *[await rows(world, sql) for sql in counts]]
 
 
-@forms
-async def test_all_that_is_wrong_is_told_at_once(form: Form, clients: dict[str, Client]) -> None:
-    client = clients[form.by]
-    before = await everything(client.world)
-    expected = form.told(*form.wrong)
-    assert await refusals(client, form, *form.wrong) == expected
-    assert await refusals(client, form, *form.wrong, validateOnly=True) == expected
-    assert await refusals(client, form, *form.wrong, idempotencyKey="k") == expected
-    assert await everything(client.world) == before
+@each_input_case
+async def test_all_invalid_fields_are_reported_at_once(
+    case: InputCase, clients: dict[str, Client]
+) -> None:
+    client = clients[case.by]
+    before = await load_all_rows(client.world)
+    expected = case.expected_errors(*case.invalid_fields)
+    assert await load_errors(client, case, *case.invalid_fields) == expected
+    assert await load_errors(client, case, *case.invalid_fields, validateOnly=True) == expected
+    assert await load_errors(client, case, *case.invalid_fields, idempotencyKey="k") == expected
+    assert await load_all_rows(client.world) == before
 
 
-@forms
-async def test_what_is_wrong_alone_is_told_alone(form: Form, clients: dict[str, Client]) -> None:
-    for name in form.wrong:
-        assert await refusals(clients[form.by], form, name) == form.told(name), name
+@each_input_case
+async def test_single_invalid_field_is_reported_alone(
+    case: InputCase, clients: dict[str, Client]
+) -> None:
+    for name in case.invalid_fields:
+        assert await load_errors(clients[case.by], case, name) == case.expected_errors(name), name
 
 
-async def test_what_hangs_on_a_field_that_is_wrong_is_not_judged(root: Client) -> None:
-    """Else a client would be told of things nobody has said."""
-    form = Form("userCreate", {})
+async def test_fields_that_depend_on_invalid_field_are_not_checked(root: Client) -> None:
+    """Otherwise clients would get errors about values that they did not send."""
+    case = InputCase("userCreate", {})
 
-    async def told(**given: Any) -> list[Any]:
-        return await refusals(root, Form(form.mutation, {}, {"password": SHORT, **given}))
+    async def load_create_errors(**arguments: Any) -> list[Any]:
+        return await load_errors(
+            root, InputCase(case.mutation, {}, {"password": TOO_SHORT, **arguments})
+        )
 
-    short = (["password"], "min")
-    # a user name that was to be made of the address, and the other way round
-    assert await told(address="e ve@example.org") == [(["address"], "address"), short]
-    assert await told(username="a..b@example.org") == [(["address"], "address"), short]
-    assert await told(username="a..b", emptyAddress=True) == [short, (["username"], "pattern")]
-    # names of folders, beside those of a language that is none
-    clash = {"sent": "Junk"}
-    assert await told(address="e@example.org", mailboxes=clash) == [
-        (["mailboxes"], "unique"), short,
+    password_error = (["password"], "min")
+    # a username that is derived from the address, and an address from the username
+    assert await load_create_errors(address="e ve@example.org") == [
+        (["address"], "address"),
+        password_error,
+    ]
+    assert await load_create_errors(username="a..b@example.org") == [
+        (["address"], "address"),
+        password_error,
+    ]
+    assert await load_create_errors(username="a..b", emptyAddress=True) == [
+        password_error,
+        (["username"], "pattern"),
+    ]
+    # mailbox names together with those of an invalid language
+    duplicates = {"sent": "Junk"}
+    assert await load_create_errors(address="e@example.org", mailboxes=duplicates) == [
+        (["mailboxes"], "unique"), password_error,
     ]  # fmt: skip
-    assert await told(address="e@example.org", mailboxes=clash, language="klingon") == [
-        (["language"], "pattern"), short,
-    ]  # fmt: skip
-    assert await told(address="e@example.org", mailboxes={**clash, "trash": "a//b"}) == [
-        (["mailboxes", "trash"], "pattern"), short,
-    ]  # fmt: skip
+    assert await load_create_errors(
+        address="e@example.org", mailboxes=duplicates, language="klingon"
+    ) == [(["language"], "pattern"), password_error]
+    assert await load_create_errors(
+        address="e@example.org", mailboxes={**duplicates, "trash": "a//b"}
+    ) == [(["mailboxes", "trash"], "pattern"), password_error]
 
 
-async def test_the_password_there_is_is_tried_only_for_a_form_that_is_right(
+async def test_existing_password_is_checked_only_if_input_is_valid(
     clients: dict[str, Client],
 ) -> None:
-    form = Form("userUpdate", FACTS, {}, "set", by="eve")
+    case = InputCase("userUpdate", USER_FIELDS, {}, "set", by="eve")
     required = (["existingPassword"], "required")
-    assert await refusals(clients["eve"], form, "password", "name") == [
+    assert await load_errors(clients["eve"], case, "password", "name") == [
         required, (["set", "name"], "pattern"), (["set", "password"], "min"),
     ]  # fmt: skip
-    guess = Form("userUpdate", FACTS, {"existingPassword": "a guess"}, "set", by="eve")
-    assert await refusals(clients["eve"], guess, "name") == [(["set", "name"], "pattern")]
+    wrong_password_case = InputCase(
+        "userUpdate", USER_FIELDS, {"existingPassword": "a guess"}, "set", by="eve"
+    )
+    assert await load_errors(clients["eve"], wrong_password_case, "name") == [
+        (["set", "name"], "pattern")
+    ]
     assert await rows(clients["eve"].world, "SELECT * FROM throttles") == []
 
 
-async def test_what_a_role_may_not_do_is_told_before_what_is_wrong(
+async def test_permission_error_precedes_validation_errors(
     clients: dict[str, Client],
 ) -> None:
     document = """mutation ($input: UserUpdateInput!) { userUpdate(input: $input) {
       errors { code path } } }"""
-    given = {"set": {"name": "a\nb", "quota": 5}}
-    answer = await clients["ada"](document, input=given)
-    assert answer["userUpdate"]["errors"] == [{"code": "FORBIDDEN", "path": ["set", "quota"]}]
+    mutation_input = {"set": {"name": "a\nb", "quota": 5}}
+    data = await clients["ada"](document, input=mutation_input)
+    assert data["userUpdate"]["errors"] == [{"code": "FORBIDDEN", "path": ["set", "quota"]}]
 
 
-def wrong(*path: str, rule: str = "pattern") -> InvalidInput:
+def invalid_input(*path: str, rule: str = "pattern") -> InvalidInput:
     return InvalidInput("wrong", constraint=rule, path=path)
 
 
-def test_the_first_problem_of_a_field_counts_and_one_is_itself() -> None:
+def test_first_error_of_a_field_is_raised() -> None:
     problems = ErrorCollector()
-    for refusal in (wrong("b"), wrong("b", rule="max"), MultipleErrors([wrong("b"), wrong("b")])):
+    for refusal in (
+        invalid_input("b"),
+        invalid_input("b", rule="max"),
+        MultipleErrors([invalid_input("b"), invalid_input("b")]),
+    ):
         with problems.collecting():
             raise refusal
     with pytest.raises(InvalidInput) as refused:
@@ -262,17 +288,22 @@ def test_the_first_problem_of_a_field_counts_and_one_is_itself() -> None:
     assert refused.value.constraint == "pattern"
 
 
-def test_problems_come_in_the_order_of_fields_and_of_positions() -> None:
+def test_errors_are_sorted_by_field_and_index() -> None:
     problems = ErrorCollector()
-    for place in ("b", "a.10.x", "a.9.y", "a"):
+    for path in ("b", "a.10.x", "a.9.y", "a"):
         with problems.collecting():
-            raise wrong(*place.split("."))
+            raise invalid_input(*path.split("."))
     with pytest.raises(MultipleErrors) as refused:
         problems.raise_collected()
-    assert [".".join(one.path) for one in refused.value.all_errors] == ["a", "a.9.y", "a.10.x", "b"]
+    assert [".".join(error.path) for error in refused.value.all_errors] == [
+        "a",
+        "a.9.y",
+        "a.10.x",
+        "b",
+    ]
 
 
-def test_what_is_no_problem_of_a_field_is_told_at_once() -> None:
+def test_other_errors_are_raised_immediately() -> None:
     problems = ErrorCollector()
     problems.raise_collected()
     with pytest.raises(Conflict), problems.collecting():

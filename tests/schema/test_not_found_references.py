@@ -1,4 +1,4 @@
-"""What errors call an object that was not found: what the client called it, not its key."""
+"""NotFound errors name an object as the client did, not by its database key."""
 
 from typing import Any
 
@@ -7,43 +7,55 @@ import pytest
 from graph.types import global_ids
 from tests.conftest import Client
 
-KEY = 77_777  # nobody's
+UNKNOWN_KEY = 77_777  # the key of no row
 
 
-def unknown(kind: str) -> str:
-    return str(global_ids.encode(kind, KEY))
+def unknown_id(kind: str) -> str:
+    return str(global_ids.encode(kind, UNKNOWN_KEY))
 
 
-BOX = {"id": unknown("Mailbox")}
-MESSAGE, USER = unknown("Message"), unknown("User")
+UNKNOWN_MAILBOX = {"id": unknown_id("Mailbox")}
+MESSAGE, USER = unknown_id("Message"), unknown_id("User")
 CALLS: list[tuple[str, dict[str, Any], str]] = [
     ("messageUpdate", {"select": {"ids": [MESSAGE]}, "set": {"seen": True}}, MESSAGE),
-    ("messageUpdate", {"select": {"mailbox": BOX}, "set": {"seen": True}}, BOX["id"]),
-    ("messageMove", {"select": {"all": True}, "to": BOX}, BOX["id"]),
-    ("mailboxUpdate", {"mailboxes": [{"path": "Sent"}, BOX], "set": {"hidden": True}}, BOX["id"]),
-    ("mailboxDelete", {"mailboxes": [BOX]}, BOX["id"]),
+    (
+        "messageUpdate",
+        {"select": {"mailbox": UNKNOWN_MAILBOX}, "set": {"seen": True}},
+        UNKNOWN_MAILBOX["id"],
+    ),
+    ("messageMove", {"select": {"all": True}, "to": UNKNOWN_MAILBOX}, UNKNOWN_MAILBOX["id"]),
+    (
+        "mailboxUpdate",
+        {"mailboxes": [{"path": "Sent"}, UNKNOWN_MAILBOX], "set": {"hidden": True}},
+        UNKNOWN_MAILBOX["id"],
+    ),
+    ("mailboxDelete", {"mailboxes": [UNKNOWN_MAILBOX]}, UNKNOWN_MAILBOX["id"]),
     ("mailboxDelete", {"mailboxes": [{"path": "None"}]}, "None"),
-    ("mailboxRename", {"mailbox": BOX, "newPath": "New"}, BOX["id"]),
-    ("filterDelete", {"ids": [unknown("Filter")]}, unknown("Filter")),
+    ("mailboxRename", {"mailbox": UNKNOWN_MAILBOX, "newPath": "New"}, UNKNOWN_MAILBOX["id"]),
+    ("filterDelete", {"ids": [unknown_id("Filter")]}, unknown_id("Filter")),
     (
         "filterCreate",
-        {"query": {}, "action": {"copyTo": [{"path": "INBOX"}, BOX]}},
-        BOX["id"],
+        {"query": {}, "action": {"copyTo": [{"path": "INBOX"}, UNKNOWN_MAILBOX]}},
+        UNKNOWN_MAILBOX["id"],
     ),
-    ("filterCreate", {"query": {}, "action": {"webhook": unknown("Webhook")}}, unknown("Webhook")),
+    (
+        "filterCreate",
+        {"query": {}, "action": {"webhook": unknown_id("Webhook")}},
+        unknown_id("Webhook"),
+    ),
     ("userDelete", {"users": {"ids": [USER]}}, USER),
     ("filterCreate", {"user": {"id": USER}, "query": {}, "action": {"seen": True}}, USER),
 ]
 
 
-@pytest.mark.parametrize(("name", "given", "ref"), CALLS)
-async def test_what_is_not_found_is_named_as_the_client_named_it(
-    root: Client, ada: Client, name: str, given: dict[str, Any], ref: str
+@pytest.mark.parametrize(("name", "input_", "ref"), CALLS)
+async def test_not_found_error_contains_reference_of_client(
+    root: Client, ada: Client, name: str, input_: dict[str, Any], ref: str
 ) -> None:
-    asked = f"""mutation ($input: {name[0].upper()}{name[1:]}Input!) {{
+    document = f"""mutation ($input: {name[0].upper()}{name[1:]}Input!) {{
       {name}(input: $input) {{ errors {{ code message ... on NotFoundError {{ ref }} }} }} }}"""
-    asked = asked.replace("FilterDeleteInput", "IdsInput")
-    client = root if USER in str(given) else ada
-    (error,) = (await client(asked, input=given))[name]["errors"]
+    document = document.replace("FilterDeleteInput", "IdsInput")
+    client = root if USER in str(input_) else ada
+    (error,) = (await client(document, input=input_))[name]["errors"]
     assert (error["code"], error["ref"]) == ("NOT_FOUND", ref)
-    assert str(KEY) not in str(error)
+    assert str(UNKNOWN_KEY) not in str(error)

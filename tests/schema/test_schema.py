@@ -1,4 +1,4 @@
-"""What holds for the whole schema."""
+"""Rules for the whole schema."""
 
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,22 @@ from graphql import (
 from graph.schema import schema
 from tests.support.schema.printed_schema import SDL, TEXT
 
-OWN = [kind for kind in SDL.type_map.values() if not kind.name.startswith("__")]
-SPECIFIED = {directive.name for directive in specified_directives}
-WITH_FIELDS = [kind for kind in OWN if isinstance(kind, GraphQLObjectType | GraphQLInterfaceType)]
-NODES: list[Any] = [node for node in parse(TEXT).definitions if getattr(node, "fields", None)]
+OWN_TYPES = [kind for kind in SDL.type_map.values() if not kind.name.startswith("__")]
+SPECIFIED_DIRECTIVES = {directive.name for directive in specified_directives}
+TYPES_WITH_FIELDS = [
+    kind for kind in OWN_TYPES if isinstance(kind, GraphQLObjectType | GraphQLInterfaceType)
+]
+NODES_WITH_FIELDS: list[Any] = [
+    node for node in parse(TEXT).definitions if getattr(node, "fields", None)
+]
 
 
-def test_the_file_is_the_printed_schema() -> None:
+def test_schema_file_is_up_to_date() -> None:
     file = Path(__file__).parents[2] / "schema.graphql"
     assert file.read_text() == TEXT + "\n", "run: make schema"
 
 
-def test_every_payload_says_the_same_four_things() -> None:
+def test_every_payload_implements_mutation_payload() -> None:
     mutation = SDL.mutation_type
     assert mutation is not None
     for name, field in mutation.fields.items():
@@ -44,27 +48,29 @@ def test_every_mutation_has_one_input_with_options() -> None:
     assert mutation is not None
     for name, field in mutation.fields.items():
         assert list(field.args) == ["input"], name
-        given = get_named_type(field.args["input"].type)
-        assert isinstance(given, GraphQLInputObjectType)
-        assert get_named_type(given.fields["options"].type).name == "MutationOptions"
+        input_type = get_named_type(field.args["input"].type)
+        assert isinstance(input_type, GraphQLInputObjectType)
+        assert get_named_type(input_type.fields["options"].type).name == "MutationOptions"
 
 
 def test_connections_are_well_formed() -> None:
-    found = [kind for kind in WITH_FIELDS if kind.name.endswith("Connection")]
-    assert found
-    for kind in found:
-        more = {"queryProblems"} if kind.name == "MessageConnection" else set()
-        assert set(kind.fields) == {"edges", "nodes", "pageInfo", "totalCount", *more}, kind.name
+    connections = [kind for kind in TYPES_WITH_FIELDS if kind.name.endswith("Connection")]
+    assert connections
+    for kind in connections:
+        extra_fields = {"queryProblems"} if kind.name == "MessageConnection" else set()
+        assert set(kind.fields) == {"edges", "nodes", "pageInfo", "totalCount", *extra_fields}, (
+            kind.name
+        )
 
 
-def test_no_default_is_null_and_no_scalar_without_its_source() -> None:
+def test_no_default_is_null_and_scalars_have_specified_by() -> None:
     assert "= null" not in TEXT
-    bare = [
+    scalars_without_url = [
         kind.name
-        for kind in OWN
+        for kind in OWN_TYPES
         if is_scalar_type(kind) and not is_specified_scalar_type(kind) and not kind.specified_by_url
     ]
-    assert set(bare) == {"BigInt", "ByteSize", "Cursor", "Upload"}
+    assert set(scalars_without_url) == {"BigInt", "ByteSize", "Cursor", "Upload"}
 
 
 def test_enums_arrive_as_members() -> None:

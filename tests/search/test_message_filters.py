@@ -1,4 +1,4 @@
-"""What narrows a list of messages: filters, and words."""
+"""Test filters of message lists, and the search text in filters."""
 
 import asyncio
 from dataclasses import replace
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 from sqlalchemy import update
 from sqlmodel import col
 
@@ -23,7 +23,7 @@ from resolvers.messages import upload
 from resolvers.messages.bulk.flags import change_flags
 from resolvers.messages.bulk.row_changes import (
     FlagChanges,
-    archive_messages,
+    archive_as_deleted,
     load_rows_in_transaction,
 )
 from resolvers.messages.filters.message_filter import MessageConditions
@@ -38,29 +38,31 @@ pytestmark = pytest.mark.usefixtures("counted")
 
 
 @pytest.fixture
-async def post(ada: Client, clock: Clock) -> Client:
-    """Four messages: old and seen in Work, large with a file, an answer, and plain."""
+async def ada_with_messages(ada: Client, clock: Clock) -> Client:
+    """Four messages: an old seen one in Work, a large one with a file, a reply, and a plain one."""
     await create_mailboxes(context(ada), NewMailboxes(["Work"]))
-    old = raw_message("Old", From="Dän <dan@Example.net>", Cc='"O\'Neil, J\\"r" <joe@example.com>')
-    new = NewMessage(MailboxSelector(path="Work"), old.decode(), is_flagged=True)
-    await upload.store_message(context(ada), new)
+    old_raw = raw_message(
+        "Old", From="Dän <dan@Example.net>", Cc='"O\'Neil, J\\"r" <joe@example.com>'
+    )
+    new_message = NewMessage(MailboxSelector(path="Work"), old_raw.decode(), is_flagged=True)
+    await upload.store_message(context(ada), new_message)
     clock.tick(days=10)
     await receive(ada, multipart_message.raw(multipart_message.FILES[6:7], subject="ÄRGER 100%_"))
     clock.tick(hours=1)
     first = await receive(ada, "Question")
     reference = raw_message("Question").split(b"Message-ID: ")[1].split(b"\r\n")[0].decode()
     clock.tick(hours=1)
-    answer = raw_message("Re: Question", body="yes", In_Reply_To=reference)
-    await receive(ada, answer + b"x" * 3000)
+    reply = raw_message("Re: Question", body="yes", In_Reply_To=reference)
+    await receive(ada, reply + b"x" * 3000)
     async with context(ada).write_session(ada.user.id) as session:
-        found_ = await load_rows_in_transaction(session, [first.message_id])
+        question_rows = await load_rows_in_transaction(session, [first.message_id])
         changes = FlagChanges.from_flag_names({"answered": True}, added=["$Label1", "Grün"])
-        await change_flags(context(ada), session, found_, changes)
+        await change_flags(context(ada), session, question_rows, changes)
     return ada
 
 
-FOUR = ["Old", "Question", "Re: Question", "ÄRGER 100%_"]
-FILTERS: list[tuple[dict[str, Any], list[int]]] = [
+SUBJECTS = ["Old", "Question", "Re: Question", "ÄRGER 100%_"]
+FILTER_CASES: list[tuple[dict[str, Any], list[int]]] = [
     ({}, [0, 1, 2, 3]),
     ({"from": "CAROL"}, [1, 2, 3]),
     ({"from": "dÄn"}, [0]),
@@ -166,31 +168,35 @@ FILTERS: list[tuple[dict[str, Any], list[int]]] = [
 ]
 
 
-async def test_a_list_is_narrowed(post: Client) -> None:
-    for condition, expected in FILTERS:
-        assert await found(post, **condition) == [FOUR[n] for n in expected], condition
+async def test_message_list_is_filtered(ada_with_messages: Client) -> None:
+    for condition, expected in FILTER_CASES:
+        assert await found(ada_with_messages, **condition) == [SUBJECTS[n] for n in expected], (
+            condition
+        )
 
 
-async def test_a_list_is_narrowed_by_message_id_and_thread(post: Client) -> None:
+async def test_message_list_is_filtered_by_message_id_and_thread(ada_with_messages: Client) -> None:
     (row,) = await rows(
-        post.world, "SELECT message_id, thread_id FROM messages WHERE subject = 'Question'"
+        ada_with_messages.world,
+        "SELECT message_id, thread_id FROM messages WHERE subject = 'Question'",
     )
-    assert await found(post, messageId=row[0]) == ["Question"]
-    assert await found(post, messageId=row[0][1:]) == []
-    assert await found(post, thread=global_ids.encode("Thread", row[1])) == [
+    assert await found(ada_with_messages, messageId=row[0]) == ["Question"]
+    assert await found(ada_with_messages, messageId=row[0][1:]) == []
+    assert await found(ada_with_messages, thread=global_ids.encode("Thread", row[1])) == [
         "Question",
         "Re: Question",
     ]
 
 
-async def test_a_conversation_has_its_figures(post: Client) -> None:
-    ((thread,),) = await rows(
-        post.world, "SELECT thread_id FROM messages WHERE subject = 'Question'"
+async def test_thread_has_counts_and_participants(ada_with_messages: Client) -> None:
+    ((thread_id,),) = await rows(
+        ada_with_messages.world, "SELECT thread_id FROM messages WHERE subject = 'Question'"
     )
     document = """query ($id: ID!) { thread(id: $id) { subject messageCount unseenCount
         lastReceivedAt participants { name address } mailboxes { path }
         messages(first: 1) { totalCount nodes { subject } pageInfo { hasNextPage } } } }"""
-    assert (await post(document, id=global_ids.encode("Thread", thread)))["thread"] == {
+    answer = await ada_with_messages(document, id=global_ids.encode("Thread", thread_id))
+    assert answer["thread"] == {
         "subject": "Question",
         "messageCount": 2,
         "unseenCount": 2,
@@ -204,7 +210,7 @@ async def test_a_conversation_has_its_figures(post: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "invalid_filter",
     [
         {"uids": "1"},
         {"mailbox": {"path": "A"}, "uids": "x"},
@@ -241,22 +247,22 @@ async def test_a_conversation_has_its_figures(post: Client) -> None:
         {"not": {"and": []}},
     ],
 )
-async def test_a_filter_that_is_none_is_refused(ada: Client, wrong: dict[str, Any]) -> None:
-    answer = await ada.raw(PAGE, filter=wrong)
+async def test_invalid_filter_is_refused(ada: Client, invalid_filter: dict[str, Any]) -> None:
+    answer = await ada.raw(PAGE, filter=invalid_filter)
     assert answer["errors"][0]["extensions"] == {"code": "BAD_USER_INPUT"}
 
 
-async def test_a_filter_may_be_large(ada: Client) -> None:
+async def test_large_filter_is_accepted(ada: Client) -> None:
     await receive(ada)
     singles = ",".join(str(n) for n in range(1, 1999, 2))
     wide = ",".join(f"{n}:{n + 1}" for n in range(1, 700, 3))
-    meeting = ",".join(f"{n}:{n + 1}" for n in range(1, 999))
-    for uids in (singles, wide, meeting):
+    adjacent = ",".join(f"{n}:{n + 1}" for n in range(1, 999))
+    for uids in (singles, wide, adjacent):
         assert await found(ada, mailbox={"path": "INBOX"}, uids=uids) == ["Hello"]
     assert await found(ada, **{"or": [{"subject": "x"}] * 120 + [{"subject": "hell"}]}) == ["Hello"]
 
 
-async def test_a_page_of_each_folder_takes_a_large_filter_too(
+async def test_large_filter_applies_to_page_of_each_mailbox(
     ada: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The default of 10 s is too short for 45 mailboxes on a busy machine.
@@ -265,46 +271,41 @@ async def test_a_page_of_each_folder_takes_a_large_filter_too(
     await receive(ada)
     document = """query ($filter: MessageFilter) { viewer { user { mailboxes {
         messages(filter: $filter) { nodes { subject } totalCount } } } } }"""
-    condition = {"or": [{"subject": letter} for letter in "hxyz" * 25]}
-    boxes = (await ada(document, filter=condition or None))["viewer"]["user"]["mailboxes"]
-    assert [box["messages"]["totalCount"] for box in boxes] == [1] + [0] * 44
+    condition = {"or": [{"subject": character} for character in "hxyz" * 25]}
+    mailboxes = (await ada(document, filter=condition or None))["viewer"]["user"]["mailboxes"]
+    assert [mailbox["messages"]["totalCount"] for mailbox in mailboxes] == [1] + [0] * 44
 
 
-# search
-
-
-async def test_what_is_gone_is_not_found(ada: Client, world: Environment) -> None:
-    key = (await receive(ada, "duck")).message_id
+async def test_archived_message_is_not_found(ada: Client, world: Environment) -> None:
+    message_id = (await receive(ada, "duck")).message_id
     await index_worker.index_next_batch(world)
     async with context(ada).write_session(ada.user.id) as session:
-        found_ = await load_rows_in_transaction(session, [key])
-        box = await ada.box()
-        await archive_messages(context(ada), session, found_, {box.id: box.path})
+        message_rows = await load_rows_in_transaction(session, [message_id])
+        mailbox = await ada.box()
+        await archive_as_deleted(context(ada), session, message_rows, {mailbox.id: mailbox.path})
     assert await found(ada, query="duck") == []
 
 
-async def test_a_damaged_message_does_not_hold_up_the_index(
-    ada: Client, world: Environment
-) -> None:
+async def test_damaged_message_does_not_stop_indexing(ada: Client, world: Environment) -> None:
     await receive(ada, "first")
     await receive(ada, "second")
-    first = update(Message).where(col(Message.subject) == "first")
+    first_update = update(Message).where(col(Message.subject) == "first")
     ((blob_id,),) = await rows(world, "SELECT blob_id FROM messages WHERE subject = 'first'")
     async with world.write_session() as session:
-        await session.exec(first.values(blob_id=7))
+        await session.exec(first_update.values(blob_id=7))
     assert await index_worker.index_next_batch(world) == 2
     assert await found(ada, query="first") == ["first"]
     assert await found(ada, query="second") == ["second"]
     async with world.write_session() as session:
-        await session.exec(first.values(blob_id=blob_id))
+        await session.exec(first_update.values(blob_id=blob_id))
 
 
-odd = some.text(
-    alphabet=some.sampled_from("ab \"'*-():^&|!\\<>%_;{}[]+~äß北\u0300u1NOTAD"), max_size=30
+odd_texts = st.text(
+    alphabet=st.sampled_from("ab \"'*-():^&|!\\<>%_;{}[]+~äß北\u0300u1NOTAD"), max_size=30
 )
 
 
-async def test_no_search_breaks_anything(ada: Client, bob: Client, world: Environment) -> None:
+async def test_random_search_text_never_fails(ada: Client, bob: Client, world: Environment) -> None:
     await receive(ada, "a b ab")
     await receive(bob, "a b ab")
     await index_worker.index_next_batch(world)
@@ -312,23 +313,23 @@ async def test_no_search_breaks_anything(ada: Client, bob: Client, world: Enviro
     loop = asyncio.get_running_loop()
     ctx = context(ada)
 
-    async def search(query: str) -> None:
-        where = MessageConditions(query=query)
-        key = MessageListing(
-            ada.user.id, PageRequest("received-"), frozenset({"user_id"}), conditions=where
+    async def run_search(query: str) -> None:
+        conditions = MessageConditions(query=query)
+        listing = MessageListing(
+            ada.user.id, PageRequest("received-"), frozenset({"user_id"}), conditions=conditions
         )
         try:
-            (answer,) = await message_loaders.load_pages(ctx, [key])
+            (answer,) = await message_loaders.load_pages(ctx, [listing])
         except InvalidInput:
             return
         assert {row.user_id for row in answer.rows} <= {ada.user.id}
 
-    @given(odd | some.text(max_size=20))
+    @given(odd_texts | st.text(max_size=20))
     @settings(
         max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
     )
-    def hold(query: str) -> None:
+    def check_search(query: str) -> None:
         if "\0" not in query and query.isprintable():
-            asyncio.run_coroutine_threadsafe(search(query), loop).result()
+            asyncio.run_coroutine_threadsafe(run_search(query), loop).result()
 
-    await asyncio.to_thread(hold)
+    await asyncio.to_thread(check_search)

@@ -1,4 +1,4 @@
-"""The steps of messages by sender, recipient and time, and the messages they lead to."""
+"""Test messageTraceEvents: search of trace steps by sender, recipient and time."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,39 +19,39 @@ from tests.support.operations.bulk_operations import nodes
 from tests.support.stores.counter_check import rows
 from tests.support.stores.query_plans import explained
 
-EVENTS = """query ($filter: MessageTraceFilter!, $first: Int, $after: String, $last: Int) {
+EVENTS_QUERY = """query ($filter: MessageTraceFilter!, $first: Int, $after: String, $last: Int) {
   messageTraceEvents(filter: $filter, first: $first, after: $after, last: $last) {
     nodes { at queueId event address sender MORE }
     totalCount pageInfo { hasNextPage endCursor } } }"""
 CAROL = "carol@example.com"
-MANY = 20_000
-TIME_ALONE = "name a sender or a recipient; only an ADMIN can search by time alone"
-RANGE = "since must be earlier than before"
+STEP_COUNT = 20_000
+TIME_ONLY_ERROR = "name a sender or a recipient; only an ADMIN can search by time alone"
+RANGE_ERROR = "since must be earlier than before"
 NEW_YEAR = "2030-01-01T00:00:00Z"
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-async def page(client: Client, more: str = "", **ask: Any) -> Any:
-    filter_ = {name: ask.pop(name) for name in ("sender", "recipient", "since", "before")
-               if name in ask}  # fmt: skip
-    given = {"filter": filter_, **ask}
-    return (await client(EVENTS.replace("MORE", more), **given))["messageTraceEvents"]
+async def load_page(client: Client, fields: str = "", **arguments: Any) -> Any:
+    filter_ = {name: arguments.pop(name) for name in ("sender", "recipient", "since", "before")
+               if name in arguments}  # fmt: skip
+    variables = {"filter": filter_, **arguments}
+    return (await client(EVENTS_QUERY.replace("MORE", fields), **variables))["messageTraceEvents"]
 
 
-async def events(client: Client, **ask: Any) -> list[str]:
-    """What happened, the oldest first."""
-    return [node["event"] for node in reversed((await page(client, **ask))["nodes"])]
+async def load_events(client: Client, **arguments: Any) -> list[str]:
+    """Load the events, oldest first."""
+    return [node["event"] for node in reversed((await load_page(client, **arguments))["nodes"])]
 
 
-async def come(client: Client, sender: str = CAROL, subject: str = "Hello") -> None:
-    """A message comes in by LMTP."""
-    house = LocalBackend(client.world)
-    accepted = await house.accept_recipient(client.address, sender)
-    await house.deliver(raw_message(subject), [accepted], sender)
+async def deliver_message(client: Client, sender: str = CAROL, subject: str = "Hello") -> None:
+    """Deliver a message through the local backend."""
+    backend = LocalBackend(client.world)
+    accepted = await backend.accept_recipient(client.address, sender)
+    await backend.deliver(raw_message(subject), [accepted], sender)
 
 
 @pytest.mark.parametrize(
-    ("asked", "finds"),
+    ("addresses", "is_found"),
     [
         ({"recipient": "ada@example.org"}, True),
         ({"recipient": "A.da+x@EXAMPLE.org"}, True),
@@ -66,200 +66,215 @@ async def come(client: Client, sender: str = CAROL, subject: str = "Hello") -> N
         ({"recipient": "ada"}, False),
     ],
 )
-async def test_what_came_is_found_by_either_end(
-    ada: Client, over: Client, asked: dict[str, str], finds: bool
+async def test_received_message_is_found_by_sender_or_recipient(
+    ada: Client, over: Client, addresses: dict[str, str], is_found: bool
 ) -> None:
-    await come(ada)
-    assert await events(over, **asked) == (["accepted", "judged", "stored"] if finds else [])
+    await deliver_message(ada)
+    assert await load_events(over, **addresses) == (
+        ["accepted", "judged", "stored"] if is_found else []
+    )
 
 
-async def test_a_step_leads_to_the_stored_message(ada: Client, over: Client, root: Client) -> None:
-    await come(ada)
+async def test_trace_step_links_to_stored_message(ada: Client, over: Client, root: Client) -> None:
+    await deliver_message(ada)
     (message,) = await nodes(ada)
     for client in (over, root):
-        found = await page(client, "message { id }", recipient=ada.address)
-        assert [node["message"] for node in found["nodes"]] == [{"id": message["id"]}, None, None]
-    asked = "query ($id: String!) { messageTrace(queueId: $id) { event sender message { id } } }"
-    steps = (await over(asked, id=found["nodes"][0]["queueId"]))["messageTrace"]
+        result = await load_page(client, "message { id }", recipient=ada.address)
+        assert [node["message"] for node in result["nodes"]] == [{"id": message["id"]}, None, None]
+    document = "query ($id: String!) { messageTrace(queueId: $id) { event sender message { id } } }"
+    steps = (await over(document, id=result["nodes"][0]["queueId"]))["messageTrace"]
     assert steps[-1] == {"event": "stored", "sender": CAROL, "message": {"id": message["id"]}}
-    given = {"select": {"ids": [message["id"]]}}
-    assert (await run(ada, "messageDelete", "deletedCount", **given))["errors"] == []
-    found = await page(over, "message { id }", recipient=ada.address)
-    assert [node["message"] for node in found["nodes"]] == [None] * 3
+    arguments = {"select": {"ids": [message["id"]]}}
+    assert (await run(ada, "messageDelete", "deletedCount", **arguments))["errors"] == []
+    result = await load_page(over, "message { id }", recipient=ada.address)
+    assert [node["message"] for node in result["nodes"]] == [None] * 3
 
 
-async def test_what_is_sent_is_found_by_each_recipient(ada: Client, over: Client) -> None:
-    to = [{"address": "dave@far.example"}, {"address": "Eve@other.example"}]
-    given = {"to": to, "subject": "Hi", "text": "x"}
-    done = await run(ada, "messageSend", "submission { queueId } message { id }", **given)
-    assert done["errors"] == []
-    asks: list[dict[str, str]] = [
+async def test_sent_message_is_found_by_each_recipient(ada: Client, over: Client) -> None:
+    recipients = [{"address": "dave@far.example"}, {"address": "Eve@other.example"}]
+    arguments = {"to": recipients, "subject": "Hi", "text": "x"}
+    sent = await run(ada, "messageSend", "submission { queueId } message { id }", **arguments)
+    assert sent["errors"] == []
+    filters: list[dict[str, str]] = [
         {"recipient": "dave@far.example"},
         {"recipient": "eve@other.example"},
         {"recipient": "other.example", "sender": ada.address},
     ]
-    for asked in asks:
-        (node,) = (await page(over, "message { id }", **asked))["nodes"]
+    for filter_ in filters:
+        (node,) = (await load_page(over, "message { id }", **filter_))["nodes"]
         assert (node["event"], node["sender"]) == ("queued", ada.address)
         assert (node["queueId"], node["message"]) == (
-            done["submission"]["queueId"], done["message"],
+            sent["submission"]["queueId"], sent["message"],
         )  # fmt: skip
-    assert await events(over, sender="example.org") == ["queued", "queued"]
+    assert await load_events(over, sender="example.org") == ["queued", "queued"]
 
 
-async def test_a_range_of_time_and_pages(ada: Client, over: Client, clock: Clock) -> None:
-    begun = clock()
+async def test_trace_time_range_and_pages(ada: Client, over: Client, clock: Clock) -> None:
+    start = clock()
     for subject in "abc":
-        await come(ada, subject=subject)
+        await deliver_message(ada, subject=subject)
         clock.tick(seconds=3600)
     hour = timedelta(hours=1)
-    times = {"since": (begun + hour).isoformat(), "before": (begun + 2 * hour).isoformat()}
-    assert (await page(over, sender=CAROL, **times))["totalCount"] == 3
-    assert (await page(over, sender=CAROL, since=times["since"]))["totalCount"] == 6
-    whole = await page(over, sender=CAROL)
-    assert (whole["totalCount"], len(whole["nodes"])) == (9, 9)
-    found, after = list[Any](), None
+    times = {"since": (start + hour).isoformat(), "before": (start + 2 * hour).isoformat()}
+    assert (await load_page(over, sender=CAROL, **times))["totalCount"] == 3
+    assert (await load_page(over, sender=CAROL, since=times["since"]))["totalCount"] == 6
+    all_events = await load_page(over, sender=CAROL)
+    assert (all_events["totalCount"], len(all_events["nodes"])) == (9, 9)
+    paged_nodes, after = list[Any](), None
     while True:
-        part = await page(over, sender=CAROL, first=2, **({"after": after} if after else {}))
-        found += part["nodes"]
-        after = part["pageInfo"]["endCursor"]
-        if not part["pageInfo"]["hasNextPage"]:
+        current_page = await load_page(
+            over, sender=CAROL, first=2, **({"after": after} if after else {})
+        )
+        paged_nodes += current_page["nodes"]
+        after = current_page["pageInfo"]["endCursor"]
+        if not current_page["pageInfo"]["hasNextPage"]:
             break
-    assert found == whole["nodes"]
-    assert (await page(over, sender=CAROL, last=2))["nodes"] == whole["nodes"][-2:]
+    assert paged_nodes == all_events["nodes"]
+    assert (await load_page(over, sender=CAROL, last=2))["nodes"] == all_events["nodes"][-2:]
 
 
-async def test_a_domain_admin_sees_what_they_may(
+async def test_domain_admin_sees_trace_events_of_own_domain(
     ada: Client, over: Client, world: Environment, root: Client
 ) -> None:
-    bare = await make_domain_admin(world, root.http, "bare")
-    acting = await make_domain_admin(world, root.http, "acting", [AdminPermission.LOGIN_AS])
-    far = {"name": "far.example"}
-    assert (await run(root, "domainCreate", "domain { id }", **far))["errors"] == []
-    other = await make_domain_admin(world, root.http, "other", domains=["far.example"])
-    await come(ada)
+    without_permission = await make_domain_admin(world, root.http, "bare")
+    with_permission = await make_domain_admin(
+        world, root.http, "acting", [AdminPermission.LOGIN_AS]
+    )
+    other_domain = {"name": "far.example"}
+    assert (await run(root, "domainCreate", "domain { id }", **other_domain))["errors"] == []
+    other_domain_admin = await make_domain_admin(world, root.http, "other", domains=["far.example"])
+    await deliver_message(ada)
     (message,) = await nodes(ada)
-    for client, seen in ((bare, None), (acting, {"id": message["id"]})):
-        found = await page(client, "message { id }", sender=CAROL)
-        assert [node["message"] for node in found["nodes"]] == [seen, None, None]
-    assert await events(other, sender=CAROL) == []
-    top = await make_client(world, root.http, "top", role=Role.ROOT)
-    for client in (ada, top):
-        given = {"to": [{"address": "dave@far.example"}], "subject": "Hi", "text": "x"}
-        assert (await run(client, "messageSend", "message { id }", **given))["errors"] == []
-    for client, many in ((bare, 1), (over, 2), (other, 0)):
-        found = await page(client, sender="example.org")
-        assert (found["totalCount"], len(found["nodes"])) == (many, many)
-    found = await page(over, "message { id }", sender=top.address)
-    assert [node["message"] for node in found["nodes"]] == [None]
-    (error,) = (await ada.raw(EVENTS.replace("MORE", ""), filter={"sender": "x"}))["errors"]
+    for client, expected_message in (
+        (without_permission, None),
+        (with_permission, {"id": message["id"]}),
+    ):
+        result = await load_page(client, "message { id }", sender=CAROL)
+        assert [node["message"] for node in result["nodes"]] == [expected_message, None, None]
+    assert await load_events(other_domain_admin, sender=CAROL) == []
+    root_user = await make_client(world, root.http, "top", role=Role.ROOT)
+    for client in (ada, root_user):
+        arguments = {"to": [{"address": "dave@far.example"}], "subject": "Hi", "text": "x"}
+        assert (await run(client, "messageSend", "message { id }", **arguments))["errors"] == []
+    for client, expected_count in ((without_permission, 1), (over, 2), (other_domain_admin, 0)):
+        result = await load_page(client, sender="example.org")
+        assert (result["totalCount"], len(result["nodes"])) == (expected_count, expected_count)
+    result = await load_page(over, "message { id }", sender=root_user.address)
+    assert [node["message"] for node in result["nodes"]] == [None]
+    (error,) = (await ada.raw(EVENTS_QUERY.replace("MORE", ""), filter={"sender": "x"}))["errors"]
     assert error["extensions"]["code"] == "FORBIDDEN"
 
 
-def not_an_address(name: str) -> str:
+def address_error(name: str) -> str:
     return f"{name} must be an address or a domain of at most 1000 characters"
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("arguments", "expected"),
     [
-        ({"sender": "x" * 1001}, not_an_address("sender")),
-        ({"sender": "carol@"}, not_an_address("sender")),
-        ({"recipient": "a\tb"}, not_an_address("recipient")),
-        ({"recipient": "a@b c"}, not_an_address("recipient")),
-        ({"recipient": "@"}, not_an_address("recipient")),
-        ({"sender": CAROL, "since": NEW_YEAR, "before": NEW_YEAR}, RANGE),
+        ({"sender": "x" * 1001}, address_error("sender")),
+        ({"sender": "carol@"}, address_error("sender")),
+        ({"recipient": "a\tb"}, address_error("recipient")),
+        ({"recipient": "a@b c"}, address_error("recipient")),
+        ({"recipient": "@"}, address_error("recipient")),
+        ({"sender": CAROL, "since": NEW_YEAR, "before": NEW_YEAR}, RANGE_ERROR),
     ],
 )
-async def test_a_bad_filter_is_refused(over: Client, given: dict[str, str], words: str) -> None:
+async def test_invalid_trace_filter_is_refused(
+    over: Client, arguments: dict[str, str], expected: str
+) -> None:
     """Only the field with the bad filter reports an error."""
     document = (
         'query ($filter: MessageTraceFilter!) { good: messageTraceEvents(filter: {sender: "x"}) '
         "{ nodes { at } } bad: messageTraceEvents(filter: $filter) { nodes { at } } }"
     )
-    (error,) = (await over.raw(document, filter=given))["errors"]
-    assert (error["message"], error["path"]) == (words, ["bad"])
+    (error,) = (await over.raw(document, filter=arguments))["errors"]
+    assert (error["message"], error["path"]) == (expected, ["bad"])
     assert error["extensions"]["code"] == "BAD_USER_INPUT"
 
 
-async def test_only_an_admin_searches_by_time_alone(
+async def test_only_admin_can_search_trace_by_time_alone(
     ada: Client, over: Client, world: Environment, root: Client, clock: Clock
 ) -> None:
-    await come(ada, subject="early")
+    await deliver_message(ada, subject="early")
     clock.tick(seconds=3600)
     since = clock().isoformat()
-    await come(ada)
+    await deliver_message(ada)
     for client in (over, root):
-        assert await events(client, since=since) == ["accepted", "judged", "stored"]
-        assert len(await events(client, before=since)) == 3
+        assert await load_events(client, since=since) == ["accepted", "judged", "stored"]
+        assert len(await load_events(client, before=since)) == 3
     local = await make_domain_admin(world, root.http, "local")
-    (error,) = (await local.raw(EVENTS.replace("MORE", ""), filter={"since": since}))["errors"]
-    assert (error["extensions"]["code"], error["message"]) == ("BAD_USER_INPUT", TIME_ALONE)
-    assert await events(local, since=since, recipient="example.org") == await events(
+    (error,) = (await local.raw(EVENTS_QUERY.replace("MORE", ""), filter={"since": since}))[
+        "errors"
+    ]
+    assert (error["extensions"]["code"], error["message"]) == ("BAD_USER_INPUT", TIME_ONLY_ERROR)
+    assert await load_events(local, since=since, recipient="example.org") == await load_events(
         over, since=since
     )
 
 
-async def test_addresses_are_shown_as_given(ada: Client, over: Client) -> None:
-    await come(ada, "Carol.Ann+news@Example.com")
-    found = await page(over, sender="carolann@example.com")
-    assert [node["sender"] for node in found["nodes"]] == ["Carol.Ann+news@Example.com"] * 3
-    await come(ada, "")
-    assert [node["sender"] for node in (await page(over, recipient=ada.address))["nodes"]] == [
+async def test_trace_shows_addresses_as_given(ada: Client, over: Client) -> None:
+    await deliver_message(ada, "Carol.Ann+news@Example.com")
+    result = await load_page(over, sender="carolann@example.com")
+    assert [node["sender"] for node in result["nodes"]] == ["Carol.Ann+news@Example.com"] * 3
+    await deliver_message(ada, "")
+    assert [node["sender"] for node in (await load_page(over, recipient=ada.address))["nodes"]] == [
         *[None] * 3, *["Carol.Ann+news@Example.com"] * 3,
     ]  # fmt: skip
 
 
 async def test_long_addresses_are_stored_and_found(ada: Client, over: Client) -> None:
     """No address is too long for the indexes of PostgreSQL."""
-    long = f"{'ü' * 900}@{'ö' * 900}.example"
-    way = message_trace.TraceRecorder("long", long)
-    for address in (long, "ö" * 1000, "x@" + "\0" * 900 + "ö" * 900):
-        way.record_step(ada.world, "accepted", (address, None))
-    way.schedule_write(ada.world, await received_messages.read_message(raw_message("Hello")))
+    long_address = f"{'ü' * 900}@{'ö' * 900}.example"
+    recorder = message_trace.TraceRecorder("long", long_address)
+    for address in (long_address, "ö" * 1000, "x@" + "\0" * 900 + "ö" * 900):
+        recorder.record_step(ada.world, "accepted", (address, None))
+    recorder.schedule_write(
+        ada.world, await received_messages.parse_storable_message(raw_message("Hello"))
+    )
     await message_trace.flush(ada.world)
     assert len(await rows(ada.world, "SELECT id FROM message_steps")) == 3
-    assert len((await page(over, sender="ü" * 900 + "@x.example"))["nodes"]) == 3
+    assert len((await load_page(over, sender="ü" * 900 + "@x.example"))["nodes"]) == 3
 
 
-async def test_many_lists_and_links_take_as_many_statements_as_one(
+async def test_trace_statement_count_is_independent_of_lists_and_messages(
     ada: Client, over: Client, statements: list[str]
 ) -> None:
     for _ in range(20):
-        await come(ada)
+        await deliver_message(ada)
     await message_trace.flush(ada.world)
 
-    async def sent(lists: int, first: int) -> int:
+    async def count_statements(lists: int, first: int) -> int:
         fields = " ".join(
             f'l{nth}: messageTraceEvents(filter: {{sender: "{CAROL}", since: "200{nth % 10}-01-01'
             f'T00:00:00Z"}}, first: {first + nth}) {{ nodes {{ at message {{ id uid }} }} }}'
             for nth in range(lists)
         )
         del statements[:]
-        found = await over("{ " + fields + " }")
-        assert len(found["l0"]["nodes"]) == first
-        assert any(node["message"] for node in found["l0"]["nodes"])
+        result = await over("{ " + fields + " }")
+        assert len(result["l0"]["nodes"]) == first
+        assert any(node["message"] for node in result["l0"]["nodes"])
         return len(statements)
 
-    await sent(1, 3)  # the first request also looks up the credential
-    few = await sent(1, 3)
-    assert await sent(1, 60) == few
-    assert await sent(20, 3) == few
+    await count_statements(1, 3)  # the first request also looks up the credential
+    expected = await count_statements(1, 3)
+    assert await count_statements(1, 60) == expected
+    assert await count_statements(20, 3) == expected
 
 
-async def fill(world: Environment, *, analyze: bool) -> datetime:
-    """Store steps of messages, one each second; the time of the first."""
-    at = world.now()
+async def store_steps(world: Environment, *, analyze: bool) -> datetime:
+    """Store trace steps, one per second. Return the time of the first."""
+    first_time = world.now()
     steps = [
         {
-            "id": world.new_id(), "at": at + timedelta(seconds=nth), "queue_id": f"q{nth}",
+            "id": world.new_id(), "at": first_time + timedelta(seconds=nth), "queue_id": f"q{nth}",
             "component": LogComponent.MTA, "event": "accepted", "domain_id": nth % 3,
             "sender_compared": f"s{nth % 50}@s{nth % 7}.example",
             "sender_domain": f"s{nth % 7}.example",
             "compared": f"r{nth % 50}@r{nth % 7}.example",
             "recipient_domain": f"r{nth % 7}.example",
         }
-        for nth in range(MANY)
+        for nth in range(STEP_COUNT)
     ]  # fmt: skip
     async with world.write_session() as session:
         connection = await session.connection()
@@ -267,20 +282,20 @@ async def fill(world: Environment, *, analyze: bool) -> datetime:
         if analyze:
             await connection.execute(text("ANALYZE"))
     await message_trace.flush(world)
-    return at
+    return first_time
 
 
 @pytest.mark.parametrize("analyze", [False, True])
-async def test_each_filter_has_an_index(
+async def test_each_trace_filter_uses_an_index(
     over: Client, world: Environment, root: Client, analyze: bool
 ) -> None:
-    """A page is read from one index in its order, however many steps there are."""
+    """A page is read in order from one index, for any number of steps."""
     if not analyze and world.database.dialect == "postgresql":
         pytest.skip("PostgreSQL has statistics of a table of this size")
-    at = await fill(world, analyze=analyze)
+    first_time = await store_steps(world, analyze=analyze)
     local = await make_domain_admin(world, root.http, "local")
     address, domain = "s1@s1.example", "r1.example"
-    asks: list[tuple[str, dict[str, str]]] = [
+    cases: list[tuple[str, dict[str, str]]] = [
         ("message_steps_of_sender", {"sender": address}),
         ("message_steps_of_sender", {"sender": address, "recipient": domain}),
         ("message_steps_of_sender_domain", {"sender": "s1.example"}),
@@ -288,24 +303,26 @@ async def test_each_filter_has_an_index(
         ("message_steps_of_recipient", {"recipient": "r1@r1.example", "sender": "s1.example"}),
         ("message_steps_of_recipient_domain", {"recipient": domain}),
     ]
-    since = {"since": (at + timedelta(seconds=MANY // 2)).isoformat()}
+    since = {"since": (first_time + timedelta(seconds=STEP_COUNT // 2)).isoformat()}
     with explained(world) as plans:
 
-        async def check(client: Client, index: str, **asked: Any) -> str:
-            first = await page(client, **asked, first=20)
+        async def assert_uses_index(client: Client, index: str, **filter_: Any) -> str:
+            first = await load_page(client, **filter_, first=20)
             plan = ""
             after = first["pageInfo"]["endCursor"]
-            for more in ({}, {"after": after} if after else {}):
-                work = page(client, **asked, **more, first=20)
-                plan = await plans.of(work, "message_steps", asking="ORDER BY")
+            for extra in ({}, {"after": after} if after else {}):
+                request = load_page(client, **filter_, **extra, first=20)
+                plan = await plans.of(request, "message_steps", asking="ORDER BY")
                 assert index in plan, plan
                 assert "Seq Scan on message_steps" not in plan, plan
                 assert "TEMP B-TREE" not in plan, plan
             return plan
 
-        for index, asked in asks:
+        for index, filter_ in cases:
             for client in (over, local):
-                for more in ({}, since):
-                    assert "Sort" not in await check(client, f"{index} ", **asked, **more)
-        plan = await check(over, "ix_message_steps_at ", **since)
+                for extra in ({}, since):
+                    assert "Sort" not in await assert_uses_index(
+                        client, f"{index} ", **filter_, **extra
+                    )
+        plan = await assert_uses_index(over, "ix_message_steps_at ", **since)
         assert "Sort" not in plan or "Incremental Sort" in plan, plan  # PostgreSQL: by id

@@ -1,4 +1,4 @@
-"""Searches that are kept: set, found, counted, and followed."""
+"""Test saved searches: set, list, counts and subscription."""
 
 import asyncio
 from datetime import timedelta
@@ -15,64 +15,66 @@ from tests.support.operations.bulk_operations import call, inbox
 from tests.support.servers.live_server import House, until
 from tests.support.stores.counter_check import journal, reached
 
-SET = """
+SAVED_SEARCH_SET = """
 mutation ($input: SavedSearchSetInput!) { savedSearchSet(input: $input) {
   savedSearches { id name query filter total unseen }
   errors { __typename code path message ... on ValidationError { constraint } } } }
 """
-LIST = """{ viewer { user { savedSearches { id name query filter total unseen
+SAVED_SEARCHES_QUERY = """{ viewer { user { savedSearches { id name query filter total unseen
   messages(first: 2) { nodes { subject } totalCount pageInfo { endCursor } } } } } }"""
-ONE = """query ($id: ID!, $after: String) { node(id: $id) { ... on SavedSearch {
+SAVED_SEARCH_MESSAGES = """query ($id: ID!, $after: String) { node(id: $id) { ... on SavedSearch {
   messages(first: 2, after: $after, orderBy: RECEIVED_ASC) {
     nodes { subject } pageInfo { endCursor hasNextPage } } } } }"""
-FOLLOW = "subscription ($id: ID!) { savedSearch(id: $id) { name total unseen } }"
+SUBSCRIPTION = "subscription ($id: ID!) { savedSearch(id: $id) { name total unseen } }"
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-async def put(client: Client, name: str, **given: Any) -> Any:
-    return (await client(SET, input={"name": name, **given}))["savedSearchSet"]
+async def set_saved_search(client: Client, name: str, **fields: Any) -> Any:
+    return (await client(SAVED_SEARCH_SET, input={"name": name, **fields}))["savedSearchSet"]
 
 
-async def listed(client: Client) -> list[Any]:
-    found: list[Any] = (await client(LIST))["viewer"]["user"]["savedSearches"]
-    return found
+async def load_saved_searches(client: Client) -> list[Any]:
+    searches: list[Any] = (await client(SAVED_SEARCHES_QUERY))["viewer"]["user"]["savedSearches"]
+    return searches
 
 
-async def test_a_search_is_kept_changed_and_kept_no_longer(post: Client) -> None:
+async def test_saved_search_is_created_changed_and_deleted(post: Client) -> None:
     last = await reached(post.world, post.user.id)
-    (made,) = (await put(post, "Unread", query="is:unread in:inbox"))["savedSearches"]
-    assert made["filter"] == {"seen": False, "mailbox": {"specialUse": "INBOX"}}
-    assert (made["query"], made["total"], made["unseen"]) == ("is:unseen in:inbox", 3, 3)
-    assert (await put(post, " unread ", filter=made["filter"]))["errors"] == []
-    (again,) = await listed(post)
-    assert (again["id"], again["name"]) == (made["id"], "unread")
-    both = await put(post, "unread", query="a", filter={"flagged": True})
-    assert both["savedSearches"][0]["filter"] == {"and": [{"query": "a"}, {"flagged": True}]}
-    assert (await put(post, "UNREAD", delete=True))["savedSearches"] == []
+    (saved,) = (await set_saved_search(post, "Unread", query="is:unread in:inbox"))["savedSearches"]
+    assert saved["filter"] == {"seen": False, "mailbox": {"specialUse": "INBOX"}}
+    assert (saved["query"], saved["total"], saved["unseen"]) == ("is:unseen in:inbox", 3, 3)
+    assert (await set_saved_search(post, " unread ", filter=saved["filter"]))["errors"] == []
+    (changed,) = await load_saved_searches(post)
+    assert (changed["id"], changed["name"]) == (saved["id"], "unread")
+    combined = await set_saved_search(post, "unread", query="a", filter={"flagged": True})
+    assert combined["savedSearches"][0]["filter"] == {"and": [{"query": "a"}, {"flagged": True}]}
+    assert (await set_saved_search(post, "UNREAD", delete=True))["savedSearches"] == []
     kinds = [kind for kind, _ in await journal(post.world, post.user.id, last)]
     assert kinds == [ChangeKind.SAVED_SEARCH_CHANGED] * 4
-    (error,) = (await put(post, "unread", delete=True))["errors"]
+    (error,) = (await set_saved_search(post, "unread", delete=True))["errors"]
     assert (error["code"], error["path"]) == ("NOT_FOUND", ["name"])
 
 
-async def test_it_finds_and_counts_what_there_is_now(post: Client, clock: Clock) -> None:
-    (made,) = (await put(post, "Days", query="after:30d"))["savedSearches"]
+async def test_saved_search_counts_current_messages(post: Client, clock: Clock) -> None:
+    (saved,) = (await set_saved_search(post, "Days", query="after:30d"))["savedSearches"]
     await call(post, "messageUpdate", select=inbox("1"), set={"seen": True})
-    (found,) = await listed(post)
-    assert (found["total"], found["unseen"], found["messages"]["totalCount"]) == (3, 2, 3)
-    assert [node["subject"] for node in found["messages"]["nodes"]] == ["c", "b"]
-    page = (await post(ONE, id=made["id"]))["node"]["messages"]
-    rest = (await post(ONE, id=made["id"], after=page["pageInfo"]["endCursor"]))["node"]
-    names = [node["subject"] for node in page["nodes"] + rest["messages"]["nodes"]]
-    assert (names, rest["messages"]["pageInfo"]["hasNextPage"]) == (["a", "b", "c"], False)
+    (search,) = await load_saved_searches(post)
+    assert (search["total"], search["unseen"], search["messages"]["totalCount"]) == (3, 2, 3)
+    assert [node["subject"] for node in search["messages"]["nodes"]] == ["c", "b"]
+    page = (await post(SAVED_SEARCH_MESSAGES, id=saved["id"]))["node"]["messages"]
+    rest = (await post(SAVED_SEARCH_MESSAGES, id=saved["id"], after=page["pageInfo"]["endCursor"]))[
+        "node"
+    ]
+    subjects = [node["subject"] for node in page["nodes"] + rest["messages"]["nodes"]]
+    assert (subjects, rest["messages"]["pageInfo"]["hasNextPage"]) == (["a", "b", "c"], False)
     clock.tick(days=31)
     await receive(post, "d")
-    (found,) = await listed(post)
-    assert (found["total"], found["unseen"]) == (1, 1)
+    (search,) = await load_saved_searches(post)
+    assert (search["total"], search["unseen"]) == (1, 1)
 
 
 @pytest.mark.parametrize(
-    ("given", "path", "constraint"),
+    ("arguments", "path", "constraint"),
     [
         ({}, ["filter"], "required"),
         ({"filter": {}}, ["filter"], "required"),
@@ -90,107 +92,110 @@ async def test_it_finds_and_counts_what_there_is_now(post: Client, clock: Clock)
         ({"query": "a", "delete": True}, ["delete"], "exclusive"),
     ],
 )
-async def test_what_cannot_be_asked_is_not_kept(
-    ada: Client, given: dict[str, Any], path: list[str], constraint: str
+async def test_invalid_saved_search_is_refused(
+    ada: Client, arguments: dict[str, Any], path: list[str], constraint: str
 ) -> None:
-    answer = (await ada(SET, input={"name": "x", **given}))["savedSearchSet"]
+    answer = (await ada(SAVED_SEARCH_SET, input={"name": "x", **arguments}))["savedSearchSet"]
     assert [(e["path"], e["constraint"]) for e in answer["errors"]] == [(path, constraint)]
-    assert await listed(ada) == []
+    assert await load_saved_searches(ada) == []
 
 
-async def test_an_account_keeps_so_many_and_so_much(
+async def test_saved_search_count_and_size_are_limited(
     ada: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(saved_searches, "MAX_SAVED_SEARCHES", 2)
     for name in ("a", "b", "A"):
-        assert (await put(ada, name, query="x"))["errors"] == []
-    (error,) = (await put(ada, "c", query="x"))["errors"]
+        assert (await set_saved_search(ada, name, query="x"))["errors"] == []
+    (error,) = (await set_saved_search(ada, "c", query="x"))["errors"]
     assert (error["code"], error["path"]) == ("LIMIT_REACHED", ["name"])
-    some = [{"subject": "x" * 900}] * 20
-    (error,) = (await put(ada, "a", filter={"or": some}))["errors"]
+    large_filter = [{"subject": "x" * 900}] * 20
+    (error,) = (await set_saved_search(ada, "a", filter={"or": large_filter}))["errors"]
     assert (error["code"], error["path"]) == ("LIMIT_REACHED", ["filter"])
 
 
-async def test_another_user_sees_and_changes_nothing(
+async def test_saved_search_of_another_user_is_hidden(
     post: Client, bob: Client, root: Client
 ) -> None:
-    (mine,) = (await put(post, "Mine", query="ALL is:unread"))["savedSearches"]
-    assert (await listed(bob)) == []
-    assert (await bob(ONE, id=mine["id"]))["node"] is None
-    (error,) = (await put(bob, "Mine", delete=True))["errors"]
+    (ada_search,) = (await set_saved_search(post, "Mine", query="ALL is:unread"))["savedSearches"]
+    assert (await load_saved_searches(bob)) == []
+    assert (await bob(SAVED_SEARCH_MESSAGES, id=ada_search["id"]))["node"] is None
+    (error,) = (await set_saved_search(bob, "Mine", delete=True))["errors"]
     assert error["code"] == "NOT_FOUND"
     await receive(bob, "z")
-    (theirs,) = (await put(bob, "Mine", query="ALL is:unread"))["savedSearches"]
-    assert (theirs["total"], mine["total"]) == (1, 3)
+    (bob_search,) = (await set_saved_search(bob, "Mine", query="ALL is:unread"))["savedSearches"]
+    assert (bob_search["total"], ada_search["total"]) == (1, 3)
     document = '{ user(by: {username: "ada"}) { savedSearches { name } } }'
     assert (await root(document))["user"] == {"savedSearches": []}
 
 
-async def test_many_searches_cost_no_more_statements_than_one(
+async def test_saved_search_statement_count_is_independent_of_count(
     post: Client, statements: list[str]
 ) -> None:
     document = "{ viewer { user { savedSearches { name query total unseen } } } }"
 
-    async def cost() -> int:
+    async def count_statements() -> int:
         del statements[:]
         await post(document)
-        return len([sent for sent in statements if "api_keys" not in sent])
+        return len([statement for statement in statements if "api_keys" not in statement])
 
-    await put(post, "k0", query="is:unread")
-    few = await cost()
+    await set_saved_search(post, "k0", query="is:unread")
+    expected = await count_statements()
     for n in range(1, 20):
-        await put(post, f"k{n}", query=f"is:unread larger:{n}")
-    assert [await cost(), await cost()] == [few, few]
+        await set_saved_search(post, f"k{n}", query=f"is:unread larger:{n}")
+    assert [await count_statements(), await count_statements()] == [expected, expected]
 
 
-# followed
-
-
-async def test_counts_are_told_at_once_and_when_they_change(post: Client, live: House) -> None:
-    (made,) = (await put(post, "Unread", query="is:unread"))["savedSearches"]
-    follower = await live.follow(post, FOLLOW, id=made["id"])
-    got = follower.got
-    await until(lambda: len(got) == 1)
-    assert got[0]["data"]["savedSearch"] == {"name": "Unread", "total": 3, "unseen": 3}
+async def test_subscription_sends_counts_at_start_and_on_change(post: Client, live: House) -> None:
+    (saved,) = (await set_saved_search(post, "Unread", query="is:unread"))["savedSearches"]
+    subscription = await live.follow(post, SUBSCRIPTION, id=saved["id"])
+    received = subscription.got
+    await until(lambda: len(received) == 1)
+    assert received[0]["data"]["savedSearch"] == {"name": "Unread", "total": 3, "unseen": 3}
     await receive(post, "d")
-    await until(lambda: len(got) == 2)
-    assert got[1]["data"]["savedSearch"]["total"] == 4
-    await put(post, "Unread", query="is:unread is:flagged")
-    await until(lambda: len(got) == 3)
-    assert got[2]["data"]["savedSearch"]["total"] == 0
-    await put(post, "Unread", delete=True)
-    await until(lambda: follower.over is not None)
-    assert follower.over["type"] == "complete"
-    await follower.leave()
+    await until(lambda: len(received) == 2)
+    assert received[1]["data"]["savedSearch"]["total"] == 4
+    await set_saved_search(post, "Unread", query="is:unread is:flagged")
+    await until(lambda: len(received) == 3)
+    assert received[2]["data"]["savedSearch"]["total"] == 0
+    await set_saved_search(post, "Unread", delete=True)
+    await until(lambda: subscription.over is not None)
+    assert subscription.over["type"] == "complete"
+    await subscription.leave()
 
 
-async def test_many_changes_are_counted_once(post: Client, statements: list[str]) -> None:
-    (made,) = (await put(post, "Unread", query="is:unread"))["savedSearches"]
-    key = global_ids.decode("SavedSearch", made["id"])
+async def test_rapid_changes_are_counted_once(post: Client, statements: list[str]) -> None:
+    (saved,) = (await set_saved_search(post, "Unread", query="is:unread"))["savedSearches"]
+    search_id = global_ids.decode("SavedSearch", saved["id"])
     window = timedelta(seconds=2)
-    found = saved_searches.follow_saved_search(
-        context(post), key, lambda _: MessageConditions(seen=False), window
+    updates = saved_searches.follow_saved_search(
+        context(post), search_id, lambda _: MessageConditions(seen=False), window
     )
     async with asyncio.timeout(20):
-        _, now = await anext(found)
-        assert now == (3, 3)
-        coming = asyncio.ensure_future(anext(found))
+        _, counts = await anext(updates)
+        assert counts == (3, 3)
+        next_update = asyncio.ensure_future(anext(updates))
         del statements[:]
         for n in range(3):
             await receive(post, f"n{n}")
-        _, now = await coming
-        assert now == (6, 6)
-        counts = [s for s in statements if "count(" in s and "FROM messages" in s]
-        assert len(counts) == 1
-        waiting = asyncio.ensure_future(anext(found))
-        await asyncio.sleep(2.2)  # it is not counting, and not resting
+        _, counts = await next_update
+        assert counts == (6, 6)
+        count_queries = [
+            statement
+            for statement in statements
+            if "count(" in statement and "FROM messages" in statement
+        ]
+        assert len(count_queries) == 1
+        pending = asyncio.ensure_future(anext(updates))
+        await asyncio.sleep(2.2)  # longer than the interval between counts
         del statements[:]
         await post('mutation { keyValueSet(input: {key: "a", value: "b"}) { errors { code } } }')
         await asyncio.sleep(0.1)
-        assert not [s for s in statements if "FROM messages" in s]
-        waiting.cancel()
+        assert not [statement for statement in statements if "FROM messages" in statement]
+        pending.cancel()
 
 
-async def test_nobody_follows_what_is_not_theirs(post: Client, bob: Client, live: House) -> None:
-    (made,) = (await put(post, "Unread", query="is:unread"))["savedSearches"]
-    assert await live.refused(bob, FOLLOW, id=made["id"]) == "NOT_FOUND"
+async def test_subscription_to_foreign_saved_search_is_refused(
+    post: Client, bob: Client, live: House
+) -> None:
+    (saved,) = (await set_saved_search(post, "Unread", query="is:unread"))["savedSearches"]
+    assert await live.refused(bob, SUBSCRIPTION, id=saved["id"]) == "NOT_FOUND"

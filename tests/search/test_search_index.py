@@ -1,4 +1,4 @@
-"""The text index: filled, made anew and merged by tasks, and looked into by administrators."""
+"""Test the text index: build, rebuild and optimize as tasks, and inspection by administrators."""
 
 from dataclasses import replace
 from typing import Any
@@ -20,21 +20,21 @@ from tests.support.operations.mailbox_operations import run_mailbox_mutation
 from tests.support.operations.search_operations import search_subjects
 from tests.support.stores.counter_check import examine, rows
 
-STATUS = "{ searchIndexStatus { enabled engine documents size pending lastOptimizedAt } }"
-TASK = "indexed task { id kind total }"
-EXPAND = """query ($filter: MessageFilter!, $users: UserSelection) {
+STATUS_QUERY = "{ searchIndexStatus { enabled engine documents size pending lastOptimizedAt } }"
+PAYLOAD_FIELDS = "indexed task { id kind total }"
+EXPAND_QUERY = """query ($filter: MessageFilter!, $users: UserSelection) {
   searchExpand(filter: $filter, users: $users) { original expanded terms native } }"""
 LOOKUP = """query ($filter: MessageFilter!, $users: UserSelection, $first: Int, $after: String) {
   searchLookup(filter: $filter, users: $users, first: $first, after: $after) {
     nodes { score definite message { id mailbox { guid } uid } } totalCount
     pageInfo { endCursor hasNextPage } } }"""
 ADA = {"usernames": ["ada"]}
-ALL = {"all": True}
+ALL_USERS = {"all": True}
 
 
 @pytest.fixture
-async def post(ada: Client, bob: Client, clock: Clock) -> Client:
-    """Letters of two accounts, nothing of which is indexed."""
+async def ada_with_messages(ada: Client, bob: Client, clock: Clock) -> Client:
+    """Three messages of ada and one of bob. None is indexed."""
     for nth in range(3):
         await receive(ada, raw_message(f"Letter {nth}", body=f"the duck {nth} quacks"))
         clock.tick(hours=1)
@@ -42,335 +42,363 @@ async def post(ada: Client, bob: Client, clock: Clock) -> Client:
     return ada
 
 
-async def status(root: Client) -> Any:
-    return (await root(STATUS))["searchIndexStatus"]
+async def load_status(root: Client) -> Any:
+    return (await root(STATUS_QUERY))["searchIndexStatus"]
 
 
-async def worked(world: Environment) -> list[tuple[Any, ...]]:
-    """Do what is queued; the tasks as they are then."""
+async def run_tasks(world: Environment) -> list[tuple[Any, ...]]:
+    """Run all queued tasks. Return their rows."""
     while await tasks.run_next_task(world):
         pass
     return await rows(world, "SELECT kind, state, done, total FROM tasks ORDER BY id")
 
 
-async def indexed(world: Environment) -> set[int]:
-    listed = text_index.index_rows(world.database.dialect)
-    (key,) = listed.c
-    return {row[0] for row in await rows(world, f"SELECT {key.name} FROM {listed.name}")}  # noqa: S608
+async def load_indexed_ids(world: Environment) -> set[int]:
+    index_table = text_index.indexed_ids_table(world.database.dialect)
+    (id_column,) = index_table.c
+    return {row[0] for row in await rows(world, f"SELECT {id_column.name} FROM {index_table.name}")}  # noqa: S608
 
 
-async def filled(world: Environment) -> None:
+async def index_all(world: Environment) -> None:
     while await index_worker.index_next_batch(world):
         pass
 
 
-async def letters(world: Environment) -> set[int]:
+async def load_message_ids(world: Environment) -> set[int]:
     return {row[0] for row in await rows(world, "SELECT id FROM messages")}
 
 
-async def harm(world: Environment) -> None:
-    """Let the index lose all, and know nothing of it."""
+async def empty_index(world: Environment) -> None:
+    """Empty the text index. The messages stay marked as indexed."""
     async with world.database.engine.begin() as connection:
         for statement in (*text_index.DROP_TABLE, *text_index.CREATE_TABLE[world.database.dialect]):
             await connection.execute(text(statement))
 
 
-async def test_how_the_index_is(post: Client, root: Client, world: Environment) -> None:
-    before = await status(root)
+async def test_index_status_before_and_after_indexing(
+    ada_with_messages: Client, root: Client, world: Environment
+) -> None:
+    before = await load_status(root)
     engine = text_index.ENGINE_NAMES[world.database.dialect]
     assert (before["enabled"], before["engine"], before["lastOptimizedAt"]) == (True, engine, None)
     assert (before["documents"], before["pending"]) == (0, 4)
-    await filled(world)
-    now = await status(root)
-    assert (now["documents"], now["pending"]) == (4, 0)
-    assert int(now["size"]) >= int(before["size"]) > 0
-    done = await run_mailbox_mutation(root, "searchIndexOptimize", TASK)
-    assert (done["errors"], done["task"]["kind"]) == ([], "SEARCH_INDEX_OPTIMIZE")
-    assert (await worked(world))[0][1] == "SUCCEEDED"
-    assert (await status(root))["lastOptimizedAt"] == post.world.now().isoformat().replace(
-        "+00:00", "Z"
-    )
-    assert await search_subjects(post, "duck -1") == ["Letter 2", "Letter 0"]
+    await index_all(world)
+    after = await load_status(root)
+    assert (after["documents"], after["pending"]) == (4, 0)
+    assert int(after["size"]) >= int(before["size"]) > 0
+    answer = await run_mailbox_mutation(root, "searchIndexOptimize", PAYLOAD_FIELDS)
+    assert (answer["errors"], answer["task"]["kind"]) == ([], "SEARCH_INDEX_OPTIMIZE")
+    assert (await run_tasks(world))[0][1] == "SUCCEEDED"
+    assert (await load_status(root))[
+        "lastOptimizedAt"
+    ] == ada_with_messages.world.now().isoformat().replace("+00:00", "Z")
+    assert await search_subjects(ada_with_messages, "duck -1") == ["Letter 2", "Letter 0"]
 
 
-async def test_what_waits_is_indexed_at_once_or_by_a_task(
-    post: Client, root: Client, world: Environment
+async def test_index_build_runs_at_once_or_as_task(
+    ada_with_messages: Client, root: Client, world: Environment
 ) -> None:
-    done = await run_mailbox_mutation(
-        root, "searchIndexBuild", TASK, users=ADA, mailboxMasks=["Work*"]
+    answer = await run_mailbox_mutation(
+        root, "searchIndexBuild", PAYLOAD_FIELDS, users=ADA, mailboxMasks=["Work*"]
     )
-    assert (done["indexed"], done["task"], done["errors"]) == (0, None, [])
-    most = await run_mailbox_mutation(
-        root, "searchIndexBuild", TASK, users=ADA, mailboxMasks=["*"], maxRecent=2
+    assert (answer["indexed"], answer["task"], answer["errors"]) == (0, None, [])
+    limited = await run_mailbox_mutation(
+        root, "searchIndexBuild", PAYLOAD_FIELDS, users=ADA, mailboxMasks=["*"], maxRecent=2
     )
-    assert most["indexed"] == 0
-    tried = await run_mailbox_mutation(
+    assert limited["indexed"] == 0
+    validated = await run_mailbox_mutation(
         root,
         "searchIndexBuild",
-        TASK,
+        PAYLOAD_FIELDS,
         users=ADA,
         mailboxMasks=["*"],
         options={"validateOnly": True},
     )
-    assert tried["errors"] == []
-    assert await indexed(world) == set()
-    done = await run_mailbox_mutation(
-        root, "searchIndexBuild", TASK, users=ADA, mailboxMasks=["INBOX"], maxRecent=3
+    assert validated["errors"] == []
+    assert await load_indexed_ids(world) == set()
+    answer = await run_mailbox_mutation(
+        root, "searchIndexBuild", PAYLOAD_FIELDS, users=ADA, mailboxMasks=["INBOX"], maxRecent=3
     )
-    assert done["indexed"] == 3
-    assert (await status(root))["pending"] == 1
+    assert answer["indexed"] == 3
+    assert (await load_status(root))["pending"] == 1
     queued = await run_mailbox_mutation(
-        root, "searchIndexBuild", TASK, users=ALL, mailboxMasks=["*"], queue=True
+        root, "searchIndexBuild", PAYLOAD_FIELDS, users=ALL_USERS, mailboxMasks=["*"], queue=True
     )
     assert (queued["indexed"], queued["task"]["total"]) == (None, 1)
-    assert await worked(world) == [("SEARCH_INDEX_BUILD", "SUCCEEDED", 1, 1)]
-    assert await indexed(world) == await letters(world)
-    assert await search_subjects(post, "duck") == ["Letter 2", "Letter 1", "Letter 0"]
+    assert await run_tasks(world) == [("SEARCH_INDEX_BUILD", "SUCCEEDED", 1, 1)]
+    assert await load_indexed_ids(world) == await load_message_ids(world)
+    assert await search_subjects(ada_with_messages, "duck") == ["Letter 2", "Letter 1", "Letter 0"]
     await examine(world)
 
 
-async def test_what_is_asked_of_the_index_is_checked(
+async def test_invalid_index_build_is_refused(
     root: Client, ada: Client, world: Environment
 ) -> None:
-    for given, code in (
+    for arguments, code in (
         ({"users": {"usernames": ["nobody"]}, "mailboxMasks": ["*"]}, "NOT_FOUND"),
         ({"users": ADA, "mailboxMasks": ["x" * 2000]}, "VALIDATION"),
         ({"users": ADA, "mailboxMasks": ["*"] * 1000}, "VALIDATION"),
         ({"users": ADA, "mailboxMasks": ["*"], "maxRecent": -1}, "VALIDATION"),
     ):
-        answer = await run_mailbox_mutation(root, "searchIndexBuild", TASK, **given)
-        assert [error["code"] for error in answer["errors"]] == [code], given
+        answer = await run_mailbox_mutation(root, "searchIndexBuild", PAYLOAD_FIELDS, **arguments)
+        assert [error["code"] for error in answer["errors"]] == [code], arguments
     assert await rows(world, "SELECT id FROM tasks") == []
     assert ada.user.id
 
 
-@pytest.mark.parametrize("users", [ALL, ADA], ids=["all", "some"])
-async def test_an_index_is_made_anew(
-    post: Client, root: Client, bob: Client, users: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("users", [ALL_USERS, ADA], ids=["all", "some"])
+async def test_index_rebuild_restores_lost_entries(
+    ada_with_messages: Client,
+    root: Client,
+    bob: Client,
+    users: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    world = post.world
-    monkeypatch.setattr(index_tasks, "BATCH_SIZE", 2)  # several units
-    await filled(world)
-    await harm(world)
-    assert await search_subjects(post, "duck") == []
-    answer = await run_mailbox_mutation(root, "searchIndexRebuild", TASK, users=users)
-    whole = users is ALL or world.database.dialect == "sqlite"
-    many = 4 if whole else 3
-    assert (answer["errors"], answer["task"]["total"]) == ([], many)
-    assert await worked(world) == [("SEARCH_INDEX_REBUILD", "SUCCEEDED", many, many)]
-    assert await search_subjects(post, "duck") == ["Letter 2", "Letter 1", "Letter 0"]
-    assert await search_subjects(bob, "duck") == (["Secret"] if whole else [])
-    if whole:
-        assert await indexed(world) == await letters(world)
-    await run_mailbox_mutation(root, "searchIndexRebuild", TASK, users=users)
-    await worked(world)  # of an index that is whole
-    assert await search_subjects(post, '"duck 1"') == ["Letter 1"]
-    assert await search_subjects(post, "quacks") == ["Letter 2", "Letter 1", "Letter 0"]
+    world = ada_with_messages.world
+    monkeypatch.setattr(index_tasks, "BATCH_SIZE", 2)  # several task steps
+    await index_all(world)
+    await empty_index(world)
+    assert await search_subjects(ada_with_messages, "duck") == []
+    answer = await run_mailbox_mutation(root, "searchIndexRebuild", PAYLOAD_FIELDS, users=users)
+    rebuilds_all = users is ALL_USERS or world.database.dialect == "sqlite"
+    message_count = 4 if rebuilds_all else 3
+    assert (answer["errors"], answer["task"]["total"]) == ([], message_count)
+    assert await run_tasks(world) == [
+        ("SEARCH_INDEX_REBUILD", "SUCCEEDED", message_count, message_count)
+    ]
+    assert await search_subjects(ada_with_messages, "duck") == ["Letter 2", "Letter 1", "Letter 0"]
+    assert await search_subjects(bob, "duck") == (["Secret"] if rebuilds_all else [])
+    if rebuilds_all:
+        assert await load_indexed_ids(world) == await load_message_ids(world)
+    await run_mailbox_mutation(root, "searchIndexRebuild", PAYLOAD_FIELDS, users=users)
+    await run_tasks(world)  # rebuild of a complete index
+    assert await search_subjects(ada_with_messages, '"duck 1"') == ["Letter 1"]
+    assert await search_subjects(ada_with_messages, "quacks") == [
+        "Letter 2",
+        "Letter 1",
+        "Letter 0",
+    ]
 
 
-async def test_another_number_of_letters_holds_for_what_is_made_anew(
-    post: Client, root: Client, world: Environment
+async def test_rebuild_applies_changed_text_limit(
+    ada_with_messages: Client, root: Client, world: Environment
 ) -> None:
-    await receive(post, raw_message("Long", body="filler " * 50 + "needle"))
-    short = replace(world, options=replace(world.options, search_text=100))
-    while await index_worker.index_next_batch(short):
+    await receive(ada_with_messages, raw_message("Long", body="filler " * 50 + "needle"))
+    short_limit = replace(world, options=replace(world.options, search_text=100))
+    while await index_worker.index_next_batch(short_limit):
         pass
-    assert await search_subjects(post, "needle") == []
-    await run_mailbox_mutation(root, "searchIndexRebuild", TASK, users=ADA)
-    await worked(world)
-    assert await search_subjects(post, "needle") == ["Long"]
-    await run_mailbox_mutation(root, "searchIndexRebuild", TASK, users=ADA)
-    await worked(short)
-    assert await search_subjects(post, "needle") == []
-    assert await search_subjects(post, "long") == ["Long"]
+    assert await search_subjects(ada_with_messages, "needle") == []
+    await run_mailbox_mutation(root, "searchIndexRebuild", PAYLOAD_FIELDS, users=ADA)
+    await run_tasks(world)
+    assert await search_subjects(ada_with_messages, "needle") == ["Long"]
+    await run_mailbox_mutation(root, "searchIndexRebuild", PAYLOAD_FIELDS, users=ADA)
+    await run_tasks(short_limit)
+    assert await search_subjects(ada_with_messages, "needle") == []
+    assert await search_subjects(ada_with_messages, "long") == ["Long"]
 
 
-async def test_searches_and_drafts_go_on_while_an_index_is_made(
-    post: Client, root: Client, world: Environment
+async def test_search_and_drafts_work_during_rebuild(
+    ada_with_messages: Client, root: Client, world: Environment
 ) -> None:
-    draft = await _draft(post, text="the first goose")
-    await filled(world)
-    ctx, kind, order = context(root), tasks.TASK_KINDS[index_tasks.REBUILD], {"ids": None}
+    draft_id = await save_draft(ada_with_messages, text="the first goose")
+    await index_all(world)
+    ctx, rebuild, task_input = context(root), tasks.TASK_KINDS[index_tasks.REBUILD], {"ids": None}
 
-    async def unit(checkpoint: dict[str, Any]) -> TaskStepResult:
-        held = await kind.plan(ctx, order, checkpoint)
+    async def run_step(checkpoint: dict[str, Any]) -> TaskStepResult:
+        plan = await rebuild.plan(ctx, task_input, checkpoint)
         async with ctx.write_session(PLATFORM) as session:
-            return await kind.run_step(ctx, session, order, checkpoint, held)
+            return await rebuild.run_step(ctx, session, task_input, checkpoint, plan)
 
-    step = await unit({})
-    assert (step.done_count, step.has_more) == (5, True)  # all that is there is in the new one
-    assert await search_subjects(post, "quacks") == ["Letter 2", "Letter 1", "Letter 0"]
-    await _draft(post, draft, text="the second swan")
-    await filled(world)
-    await receive(post, raw_message("New", body="a new duck"))
-    held = await kind.plan(ctx, order, step.checkpoint)
-    await receive(post, raw_message("Newer", body="a newer duck"))
-    await filled(world)
+    step = await run_step({})
+    assert (step.done_count, step.has_more) == (5, True)  # the new index has all messages
+    assert await search_subjects(ada_with_messages, "quacks") == [
+        "Letter 2",
+        "Letter 1",
+        "Letter 0",
+    ]
+    await save_draft(ada_with_messages, draft_id, text="the second swan")
+    await index_all(world)
+    await receive(ada_with_messages, raw_message("New", body="a new duck"))
+    plan = await rebuild.plan(ctx, task_input, step.checkpoint)
+    await receive(ada_with_messages, raw_message("Newer", body="a newer duck"))
+    await index_all(world)
     async with ctx.write_session(PLATFORM) as session:
-        step = await kind.run_step(ctx, session, order, step.checkpoint, held)
+        step = await rebuild.run_step(ctx, session, task_input, step.checkpoint, plan)
     assert (step.done_count, step.has_more) == (1, True)
-    last = await unit({"at": 1 << 62})
-    assert not last.has_more
-    assert await indexed(world) < await letters(world)
-    for _ in range(2):  # what came meanwhile waits, and is indexed then
-        assert await search_subjects(post, "duck") == [
+    last_step = await run_step({"at": 1 << 62})
+    assert not last_step.has_more
+    assert await load_indexed_ids(world) < await load_message_ids(world)
+    for _ in range(2):  # New messages are found before and after they are indexed.
+        assert await search_subjects(ada_with_messages, "duck") == [
             "Newer",
             "New",
             "Letter 2",
             "Letter 1",
             "Letter 0",
         ]
-        assert await search_subjects(post, "goose") == []
-        assert await search_subjects(post, "swan") == ["Draft"]
-        await filled(world)
-    assert await indexed(world) == await letters(world)
+        assert await search_subjects(ada_with_messages, "goose") == []
+        assert await search_subjects(ada_with_messages, "swan") == ["Draft"]
+        await index_all(world)
+    assert await load_indexed_ids(world) == await load_message_ids(world)
 
 
-async def _draft(client: Client, key: str | None = None, **given: Any) -> str:
+async def save_draft(client: Client, draft_id: str | None = None, **fields: Any) -> str:
     document = """mutation ($input: MessageUploadInput!) { messageUpload(input: $input) {
       message { id } errors { code message } } }"""
-    given |= {"mailbox": {"specialUse": "DRAFTS"}, "draft": True, "subject": "Draft"}
-    given |= {"replacePrevious": {"id": key}} if key else {}
-    made = (await client(document, input=given))["messageUpload"]
-    assert made["errors"] == []
-    return str(made["message"]["id"])
+    fields |= {"mailbox": {"specialUse": "DRAFTS"}, "draft": True, "subject": "Draft"}
+    fields |= {"replacePrevious": {"id": draft_id}} if draft_id else {}
+    saved = (await client(document, input=fields))["messageUpload"]
+    assert saved["errors"] == []
+    return str(saved["message"]["id"])
 
 
-async def test_an_index_is_made_anew_once_at_a_time(
-    post: Client, root: Client, world: Environment
+async def test_second_rebuild_at_the_same_time_is_refused(
+    ada_with_messages: Client, root: Client, world: Environment
 ) -> None:
-    assert post.user.id
-    first = await run_mailbox_mutation(root, "searchIndexRebuild", TASK, users=ALL)
-    again = await run_mailbox_mutation(root, "searchIndexRebuild", TASK, users=ALL)
-    assert [error["code"] for error in again["errors"]] == ["CONFLICT"]
+    assert ada_with_messages.user.id
+    first = await run_mailbox_mutation(root, "searchIndexRebuild", PAYLOAD_FIELDS, users=ALL_USERS)
+    second = await run_mailbox_mutation(root, "searchIndexRebuild", PAYLOAD_FIELDS, users=ALL_USERS)
+    assert [error["code"] for error in second["errors"]] == ["CONFLICT"]
     cancel = "mutation ($input: TaskCancelInput!) { taskCancel(input: $input) { errors { code } } }"
     await root(cancel, input={"ids": [first["task"]["id"]]})
-    assert (await run_mailbox_mutation(root, "searchIndexRebuild", TASK, users=ALL))["errors"] == []
-    states = [row[1] for row in await worked(world)]
+    assert (
+        await run_mailbox_mutation(root, "searchIndexRebuild", PAYLOAD_FIELDS, users=ALL_USERS)
+    )["errors"] == []
+    states = [row[1] for row in await run_tasks(world)]
     assert states == ["CANCELLED", "SUCCEEDED"]
 
 
-async def test_what_has_gone_leaves_the_index(
-    post: Client, root: Client, world: Environment
+async def test_deleted_messages_are_removed_from_index(
+    ada_with_messages: Client, root: Client, world: Environment
 ) -> None:
-    await filled(world)
+    await index_all(world)
     async with world.database.engine.begin() as connection:
         await connection.execute(
             text("DELETE FROM message_blobs WHERE message_id IN (SELECT id FROM messages)")
         )
-        await connection.execute(text(f"DELETE FROM messages WHERE user_id = {post.user.id}"))  # noqa: S608
-    assert (await status(root))["documents"] == 4
+        user_id = ada_with_messages.user.id
+        await connection.execute(text(f"DELETE FROM messages WHERE user_id = {user_id}"))  # noqa: S608
+    assert (await load_status(root))["documents"] == 4
     if world.database.dialect == "postgresql":
-        await run_mailbox_mutation(root, "searchIndexOptimize", TASK)
+        await run_mailbox_mutation(root, "searchIndexOptimize", PAYLOAD_FIELDS)
     else:
-        await run_mailbox_mutation(root, "searchIndexRebuild", TASK, users=ALL)
-    await worked(world)
-    assert await indexed(world) == await letters(world)
-    assert (await status(root))["documents"] == 1
+        await run_mailbox_mutation(root, "searchIndexRebuild", PAYLOAD_FIELDS, users=ALL_USERS)
+    await run_tasks(world)
+    assert await load_indexed_ids(world) == await load_message_ids(world)
+    assert (await load_status(root))["documents"] == 1
 
 
-async def test_a_text_is_divided_into_words(root: Client) -> None:
-    asked = "query ($text: String!) { searchTokenize(text: $text) { tokens { text position } } }"
-    found = (await root(asked, text="Grüße, O'Reilly! 北京大"))["searchTokenize"]["tokens"]
-    assert [one["text"] for one in found] == ["grusse", "o", "reilly", "北京", "京大", "大"]
-    assert [one["position"] for one in found] == [1, 2, 3, 4, 5, 6]
-    assert (await root(asked, text=""))["searchTokenize"]["tokens"] == []
-    refused = await root.raw(asked, text="x" * (index_inspection.MAX_TEXT_LENGTH + 1))
+async def test_text_is_split_into_tokens(root: Client) -> None:
+    document = "query ($text: String!) { searchTokenize(text: $text) { tokens { text position } } }"
+    tokens = (await root(document, text="Grüße, O'Reilly! 北京大"))["searchTokenize"]["tokens"]
+    assert [token["text"] for token in tokens] == ["grusse", "o", "reilly", "北京", "京大", "大"]
+    assert [token["position"] for token in tokens] == [1, 2, 3, 4, 5, 6]
+    assert (await root(document, text=""))["searchTokenize"]["tokens"] == []
+    refused = await root.raw(document, text="x" * (index_inspection.MAX_TEXT_LENGTH + 1))
     assert refused["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 
-async def test_a_filter_is_shown_as_the_index_is_asked(ada: Client, root: Client) -> None:
-    asked = {"and": [{"query": '"the Dück" pon* -swan'}, {"seen": False}]}
-    found = (await root(EXPAND, filter=asked, users=ADA))["searchExpand"]
-    assert found["original"] == asked
-    assert found["expanded"] == {
+async def test_search_expand_shows_index_query(ada: Client, root: Client) -> None:
+    filter_ = {"and": [{"query": '"the Dück" pon* -swan'}, {"seen": False}]}
+    result = (await root(EXPAND_QUERY, filter=filter_, users=ADA))["searchExpand"]
+    assert result["original"] == filter_
+    assert result["expanded"] == {
         "and": [
             {"words": ["the", "duck"]},
             {"words": ["pon"], "prefix": True},
             {"not": {"words": ["swan"]}},
         ]
     }
-    assert found["terms"] == ["the", "duck", "pon*", "swan"]
-    assert text_index.user_token(ada.user.id) in found["native"]
+    assert result["terms"] == ["the", "duck", "pon*", "swan"]
+    assert text_index.user_token(ada.user.id) in result["native"]
     either = {"or": [{"query": "a"}, {"query": "b"}]}
-    found = (await root(EXPAND, filter=either, users=ADA))["searchExpand"]
-    assert found["expanded"] == {"or": [{"words": ["a"]}, {"words": ["b"]}]}
-    found = (await root(EXPAND, filter={"subject": "x"}, users=ADA))["searchExpand"]
-    assert (found["expanded"], found["terms"], found["native"]) == ({}, [], None)
+    result = (await root(EXPAND_QUERY, filter=either, users=ADA))["searchExpand"]
+    assert result["expanded"] == {"or": [{"words": ["a"]}, {"words": ["b"]}]}
+    result = (await root(EXPAND_QUERY, filter={"subject": "x"}, users=ADA))["searchExpand"]
+    assert (result["expanded"], result["terms"], result["native"]) == ({}, [], None)
 
 
-async def test_the_index_alone_is_asked(post: Client, root: Client, world: Environment) -> None:
+async def test_search_lookup_reads_only_the_index(
+    ada_with_messages: Client, root: Client, world: Environment
+) -> None:
     empty = (await root(LOOKUP, filter={"query": "duck"}, users=ADA))["searchLookup"]
-    assert (empty["nodes"], empty["totalCount"]) == ([], 0)  # all of it waits
-    await filled(world)
-    asked = {"filter": {"query": "duck", "seen": False}, "users": ADA}
-    one = (await root(LOOKUP, first=2, **asked))["searchLookup"]
-    assert (one["totalCount"], one["pageInfo"]["hasNextPage"]) == (3, True)
-    assert [hit["message"]["uid"] for hit in one["nodes"]] == [3, 2]
-    assert all(hit["score"] > 0 and not hit["definite"] for hit in one["nodes"])
-    two = (await root(LOOKUP, first=2, after=one["pageInfo"]["endCursor"], **asked))["searchLookup"]
-    assert [hit["message"]["uid"] for hit in two["nodes"]] == [1]
-    assert not two["pageInfo"]["hasNextPage"]
-    gone = [one["nodes"][0]["message"]["id"]]
+    assert (empty["nodes"], empty["totalCount"]) == ([], 0)  # nothing is indexed yet
+    await index_all(world)
+    variables = {"filter": {"query": "duck", "seen": False}, "users": ADA}
+    first_page = (await root(LOOKUP, first=2, **variables))["searchLookup"]
+    assert (first_page["totalCount"], first_page["pageInfo"]["hasNextPage"]) == (3, True)
+    assert [hit["message"]["uid"] for hit in first_page["nodes"]] == [3, 2]
+    assert all(hit["score"] > 0 and not hit["definite"] for hit in first_page["nodes"])
+    second_page = (
+        await root(LOOKUP, first=2, after=first_page["pageInfo"]["endCursor"], **variables)
+    )["searchLookup"]
+    assert [hit["message"]["uid"] for hit in second_page["nodes"]] == [1]
+    assert not second_page["pageInfo"]["hasNextPage"]
+    deleted_ids = [first_page["nodes"][0]["message"]["id"]]
     assert (
-        await run_mailbox_mutation(post, "messageDelete", "deletedCount", select={"ids": gone})
+        await run_mailbox_mutation(
+            ada_with_messages, "messageDelete", "deletedCount", select={"ids": deleted_ids}
+        )
     )["errors"] == []
-    many = (await root(LOOKUP, filter={"query": "duck"}, users=ALL))["searchLookup"]
-    assert [hit["message"] and hit["message"]["uid"] for hit in many["nodes"]] == [
+    all_users_page = (await root(LOOKUP, filter={"query": "duck"}, users=ALL_USERS))["searchLookup"]
+    assert [hit["message"] and hit["message"]["uid"] for hit in all_users_page["nodes"]] == [
         1, None, 2, 1,
     ]  # fmt: skip
-    assert all(hit["definite"] for hit in many["nodes"])
+    assert all(hit["definite"] for hit in all_users_page["nodes"])
     refused = await root.raw(LOOKUP, filter={"query": "-duck"}, users=ADA)
     assert refused["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
-    other = await root.raw(
-        LOOKUP, filter={"query": "quacks"}, users=ADA, after=one["pageInfo"]["endCursor"]
+    other_query = await root.raw(
+        LOOKUP,
+        filter={"query": "quacks"},
+        users=ADA,
+        after=first_page["pageInfo"]["endCursor"],
     )
-    assert other["errors"][0]["extensions"]["code"] == "BAD_CURSOR"
+    assert other_query["errors"][0]["extensions"]["code"] == "BAD_CURSOR"
 
 
-async def test_many_hits_take_as_many_statements_as_few(
+async def test_lookup_statement_count_is_independent_of_hits(
     root: Client, ada: Client, world: Environment, statements: list[str]
 ) -> None:
     counts = []
-    for many in (1, 19):
-        for nth in range(many):
-            await receive(ada, raw_message(f"{many} {nth}", body="duck"))
-        await filled(world)
+    for message_count in (1, 19):
+        for nth in range(message_count):
+            await receive(ada, raw_message(f"{message_count} {nth}", body="duck"))
+        await index_all(world)
         await root(LOOKUP, filter={"query": "duck"}, users=ADA)
         del statements[:]
-        found = await root(LOOKUP, filter={"query": "duck"}, users=ADA)
+        result = await root(LOOKUP, filter={"query": "duck"}, users=ADA)
         counts.append(len(statements))
-    assert found["searchLookup"]["totalCount"] == 20
+    assert result["searchLookup"]["totalCount"] == 20
     assert counts[0] == counts[1]
 
 
-async def test_the_index_is_for_administrators(
-    post: Client, bob: Client, world: Environment, http: Any
+async def test_index_inspection_is_forbidden_for_non_admins(
+    ada_with_messages: Client, bob: Client, world: Environment, http: Any
 ) -> None:
-    await filled(world)
-    boss = await make_client(world, http, "boss", role=Role.DOMAIN_ADMIN)
+    await index_all(world)
+    domain_admin = await make_client(world, http, "boss", role=Role.DOMAIN_ADMIN)
     tokenize = '{ searchTokenize(text: "a") { tokens { text } } }'
-    for client in (bob, boss):
-        asked: tuple[tuple[str, dict[str, Any]], ...] = (
-            (STATUS, {}),
-            (EXPAND, {"filter": {"query": "duck"}, "users": ADA}),
+    for client in (bob, domain_admin):
+        queries: tuple[tuple[str, dict[str, Any]], ...] = (
+            (STATUS_QUERY, {}),
+            (EXPAND_QUERY, {"filter": {"query": "duck"}, "users": ADA}),
             (LOOKUP, {"filter": {"query": "duck"}, "users": ADA}),
             (tokenize, {}),
         )
-        for document, given in asked:
-            answer = await client.raw(document, **given)
+        for document, arguments in queries:
+            answer = await client.raw(document, **arguments)
             assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
-        orders: tuple[tuple[str, dict[str, Any]], ...] = (
+        mutations: tuple[tuple[str, dict[str, Any]], ...] = (
             ("searchIndexBuild", {"users": ADA, "mailboxMasks": ["*"]}),
             ("searchIndexRebuild", {"users": ADA}),
             ("searchIndexOptimize", {}),
         )
-        for name, given in orders:
-            answer = await run_mailbox_mutation(client, name, TASK, **given)
+        for name, arguments in mutations:
+            answer = await run_mailbox_mutation(client, name, PAYLOAD_FIELDS, **arguments)
             assert [error["code"] for error in answer["errors"]] == ["FORBIDDEN"]
     assert await rows(world, "SELECT id FROM tasks") == []
     admin = await make_client(world, http, "adam", role=Role.ADMIN)
-    shown = LOOKUP.replace("} uid", "} uid subject")
-    answer = await admin.raw(shown, filter={"query": "duck"}, users=ADA)
+    with_subject = LOOKUP.replace("} uid", "} uid subject")
+    answer = await admin.raw(with_subject, filter={"query": "duck"}, users=ADA)
     assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
-    assert global_ids.encode("User", post.user.id)
+    assert global_ids.encode("User", ada_with_messages.user.id)

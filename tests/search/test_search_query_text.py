@@ -1,11 +1,11 @@
-"""The text form of a search: read, written, and both."""
+"""Test the query text of a search: parsing to a filter, and writing from a filter."""
 
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 
 from resolvers.search.query_parser import MAX_QUERY_LENGTH, parse_search_query
 from resolvers.search.query_printer import query_from_fields
@@ -13,11 +13,11 @@ from resolvers.search.query_printer import query_from_fields
 NOW = datetime(2030, 1, 31, 12, 30, tzinfo=UTC)
 
 
-def at(day: str) -> dict[str, str]:
+def at_midnight(day: str) -> dict[str, str]:
     return {"at": f"{day}T00:00:00Z"}
 
 
-TEXTS: list[tuple[str, dict[str, Any]]] = [
+QUERY_CASES: list[tuple[str, dict[str, Any]]] = [
     ("", {}),
     ("ALL", {}),
     ("duck", {"query": "duck"}),
@@ -45,7 +45,7 @@ TEXTS: list[tuple[str, dict[str, Any]]] = [
             "hasAttachment": True,
             "not": {"mailbox": {"specialUse": "TRASH"}},
             "or": [{"subject": "bill"}, {"larger": 5 << 20}],
-            "receivedSince": at("2026-01-01"),
+            "receivedSince": at_midnight("2026-01-01"),
             "query": '"exact w"',
         },
     ),
@@ -63,7 +63,10 @@ TEXTS: list[tuple[str, dict[str, Any]]] = [
     ("before:30d since:P1W", {"receivedBefore": {"ago": "P30D"}, "receivedSince": {"ago": "P7D"}}),
     ("after:2026-01-31T08:00+01:00", {"receivedSince": {"at": "2026-01-31T07:00:00Z"}}),
     ("after:1700000000", {"receivedSince": {"at": "2023-11-14T22:13:20Z"}}),
-    ("on:yesterday", {"receivedSince": at("2030-01-30"), "receivedBefore": at("2030-01-31")}),
+    (
+        "on:yesterday",
+        {"receivedSince": at_midnight("2030-01-30"), "receivedBefore": at_midnight("2030-01-31")},
+    ),
     ("mask:W* mask:%x", {"mailboxMasks": ["W*", "%x"]}),
     (
         'header:"X-Spam: yes" header:Cc',
@@ -80,14 +83,14 @@ TEXTS: list[tuple[str, dict[str, Any]]] = [
     ("FROM ann TO bob CC cy BCC di", {"from": "ann", "toOnly": "bob", "cc": "cy", "bcc": "di"}),
     (
         "SINCE 01-Feb-2026 BEFORE 2026-03-01",
-        {"receivedSince": at("2026-02-01"), "receivedBefore": at("2026-03-01")},
+        {"receivedSince": at_midnight("2026-02-01"), "receivedBefore": at_midnight("2026-03-01")},
     ),
     (
         "SENTSINCE 30d SENTON 2026-01-01",
         {
             "sentSince": {"ago": "P30D"},
-            "and": [{"sentSince": at("2026-01-01")}],
-            "sentBefore": at("2026-01-02"),
+            "and": [{"sentSince": at_midnight("2026-01-01")}],
+            "sentBefore": at_midnight("2026-01-02"),
         },
     ),
     ("SAVEDBEFORE 2d", {"savedBefore": {"ago": "P2D"}}),
@@ -111,15 +114,15 @@ TEXTS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def test_a_text_says_what_a_filter_says() -> None:
-    for text, fields in TEXTS:
+def test_query_text_is_parsed_to_filter_and_back() -> None:
+    for text, fields in QUERY_CASES:
         assert parse_search_query(text, NOW) == (
             parse_search_query(text, NOW).__class__(fields, [])
         ), text
         assert parse_search_query(query_from_fields(fields, NOW), NOW).fields == fields, text
 
 
-WRONG = [
+PROBLEM_CASES = [
     ("foo:bar", "'foo' at 1: there is no such key; put quotation marks around words"),
     ("duck -foo:bar", "'-foo' at 6: there is no such key; put quotation marks around words"),
     ('duck "pond', "'\"pond' at 6: a quotation mark that is not closed"),
@@ -151,40 +154,45 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("text", "problem"), WRONG)
-def test_what_is_not_understood_is_told_with_its_place(text: str, problem: str) -> None:
-    found = parse_search_query(text, NOW)
-    assert problem in str(found.problems[0])
+@pytest.mark.parametrize(("text", "problem"), PROBLEM_CASES)
+def test_invalid_query_reports_problem_with_position(text: str, problem: str) -> None:
+    parsed = parse_search_query(text, NOW)
+    assert problem in str(parsed.problems[0])
 
 
 @settings(max_examples=300, deadline=None)
 @given(
-    some.text(max_size=60)
-    | some.text(alphabet='ab:-()" \\,ORNT*SEN', max_size=40)
-    | some.lists(some.sampled_from([text for text, _ in TEXTS]), max_size=4).map(" ".join)
+    st.text(max_size=60)
+    | st.text(alphabet='ab:-()" \\,ORNT*SEN', max_size=40)
+    | st.lists(st.sampled_from([text for text, _ in QUERY_CASES]), max_size=4).map(" ".join)
 )
-def test_no_text_breaks_it_and_what_is_read_is_written_as_the_same(text: str) -> None:
-    found = parse_search_query(text, NOW)
-    if not found.problems:
-        again = parse_search_query(query_from_fields(found.fields, NOW), NOW)
-        assert (again.fields, again.problems) == (found.fields, [])
+def test_random_query_text_survives_round_trip(text: str) -> None:
+    parsed = parse_search_query(text, NOW)
+    if not parsed.problems:
+        reparsed = parse_search_query(query_from_fields(parsed.fields, NOW), NOW)
+        assert (reparsed.fields, reparsed.problems) == (parsed.fields, [])
 
 
-words = some.text(min_size=1, max_size=12) | some.sampled_from(
+words = st.text(min_size=1, max_size=12) | st.sampled_from(
     ["ann", "a b", '"', "\\", "OR", "-x", "ALL", ":", ","]
 )
-moments = some.sampled_from(
-    [at("2026-01-01"), {"at": "2026-01-01T08:30:00.250000Z"}, {"ago": "P30D"}, {"ago": "PT90S"}]
+moments = st.sampled_from(
+    [
+        at_midnight("2026-01-01"),
+        {"at": "2026-01-01T08:30:00.250000Z"},
+        {"ago": "P30D"},
+        {"ago": "PT90S"},
+    ]
 )
-flags = some.booleans()
-sizes = some.integers(0, 2**53 - 1)
-boxes = (
+flags = st.booleans()
+sizes = st.integers(0, 2**53 - 1)
+mailbox_refs = (
     words.map(lambda path: {"path": path})
-    | some.sampled_from(["TRASH", "INBOX"]).map(lambda use: {"specialUse": use})
-    | some.just({"id": "TWFpbA"})
+    | st.sampled_from(["TRASH", "INBOX"]).map(lambda use: {"specialUse": use})
+    | st.just({"id": "TWFpbA"})
 )
-names = some.text(alphabet="ab-C", min_size=1, max_size=8)
-PLAIN = {
+header_names = st.text(alphabet="ab-C", min_size=1, max_size=8)
+CONDITION_VALUES = {
     **dict.fromkeys(["query", "text", "body", "from", "to", "toOnly", "cc", "bcc"], words),
     **dict.fromkeys(["recipient", "subject", "listId", "messageId", "keyword", "uids"], words),
     **dict.fromkeys(["seen", "flagged", "answered", "draft", "deleted", "forwarded"], flags),
@@ -192,31 +200,29 @@ PLAIN = {
     **dict.fromkeys(["receivedSince", "receivedBefore", "sentSince", "savedBefore"], moments),
     **dict.fromkeys(["sentBefore", "savedSince", "expiresBefore"], moments),
     **dict.fromkeys(["larger", "smaller", "modifiedSince"], sizes),
-    "mailbox": boxes,
-    "mailboxes": some.lists(boxes, min_size=1, max_size=3),
-    "mailboxMasks": some.lists(words, min_size=1, max_size=3),
-    "guids": some.lists(some.sampled_from(["0" * 32, "f" * 32]), min_size=1, max_size=3),
-    "header": some.builds(lambda name: {"name": name}, names)
-    | some.builds(
-        lambda name, part: {"name": name, "contains": part}, names, some.text(max_size=6)
+    "mailbox": mailbox_refs,
+    "mailboxes": st.lists(mailbox_refs, min_size=1, max_size=3),
+    "mailboxMasks": st.lists(words, min_size=1, max_size=3),
+    "guids": st.lists(st.sampled_from(["0" * 32, "f" * 32]), min_size=1, max_size=3),
+    "header": st.builds(lambda name: {"name": name}, header_names)
+    | st.builds(
+        lambda name, part: {"name": name, "contains": part}, header_names, st.text(max_size=6)
     ),
-    "attachment": some.dictionaries(
-        some.sampled_from(["filename", "contentType"]), words, min_size=1
-    ),
+    "attachment": st.dictionaries(st.sampled_from(["filename", "contentType"]), words, min_size=1),
 }
-plain = some.lists(some.sampled_from(sorted(PLAIN)), max_size=4, unique=True).flatmap(
-    lambda chosen: some.fixed_dictionaries({name: PLAIN[name] for name in chosen})
+conditions = st.lists(st.sampled_from(sorted(CONDITION_VALUES)), max_size=4, unique=True).flatmap(
+    lambda chosen: st.fixed_dictionaries({name: CONDITION_VALUES[name] for name in chosen})
 )
-filters = some.recursive(
-    plain,
-    lambda inner: some.builds(
+filters = st.recursive(
+    conditions,
+    lambda inner: st.builds(
         lambda fields, groups: {**fields, **groups},
-        plain,
-        some.fixed_dictionaries(
+        conditions,
+        st.fixed_dictionaries(
             {},
             optional={
-                "and": some.lists(inner, max_size=3),
-                "or": some.lists(inner, max_size=3),
+                "and": st.lists(inner, max_size=3),
+                "or": st.lists(inner, max_size=3),
                 "not": inner,
             },
         ),
@@ -227,10 +233,10 @@ filters = some.recursive(
 
 @settings(max_examples=400, deadline=None)
 @given(filters)
-def test_a_filter_that_is_written_is_read_as_itself(fields: dict[str, Any]) -> None:
+def test_random_filter_survives_round_trip(fields: dict[str, Any]) -> None:
     text = query_from_fields(fields, NOW)
-    found = parse_search_query(text, NOW)
+    parsed = parse_search_query(text, NOW)
     if len(text) <= MAX_QUERY_LENGTH and not any(
-        "levels deep" in problem.message for problem in found.problems
+        "levels deep" in problem.message for problem in parsed.problems
     ):
-        assert (found.fields, found.problems) == (fields, []), text
+        assert (parsed.fields, parsed.problems) == (fields, []), text

@@ -1,4 +1,4 @@
-"""Searching by text, in one account and in many; relevance, and what is shown of what was found."""
+"""Test text search in one account and in many: query syntax, relevance and snippets."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from resolvers.mailboxes.loaders import NewMailboxes, create_mailboxes
 from tests.conftest import Client, Clock, context, make_client, raw_message, receive
 from tests.support.operations.search_operations import SEARCH_QUERY, search_subjects
 
-RECORDS = """
+METADATA_QUERY = """
 query ($users: UserSelection, $query: String, $first: Int, $after: String, $before: String,
        $last: Int) {
   messages(users: $users, query: $query, first: $first, after: $after, before: $before,
@@ -21,11 +21,11 @@ query ($users: UserSelection, $query: String, $first: Int, $after: String, $befo
     nodes { uid user { username } size } totalCount
     pageInfo { startCursor endCursor hasNextPage hasPreviousPage } } }
 """
-PARSE = """
+PARSE_QUERY = """
 query ($query: String, $filter: MessageFilter) {
   searchParse(query: $query, filter: $filter) { text filter usesIndex problems } }
 """
-SET_FLAG = """
+FLAG_MESSAGES = """
 mutation ($select: MessageSelection!) {
   messageUpdate(input: {select: $select, set: {flagged: true}}) {
     updatedCount errors { code path } } }
@@ -33,7 +33,7 @@ mutation ($select: MessageSelection!) {
 
 
 @pytest.fixture
-async def post(ada: Client, bob: Client, clock: Clock, world: Environment) -> Client:
+async def ada_with_messages(ada: Client, bob: Client, clock: Clock, world: Environment) -> Client:
     await create_mailboxes(context(ada), NewMailboxes(["Work"]))
     for subject, body in (
         ("Bill", "You owe us nothing. " * 3),
@@ -47,7 +47,7 @@ async def post(ada: Client, bob: Client, clock: Clock, world: Environment) -> Cl
     return ada
 
 
-async def test_a_search_is_a_text(post: Client, bob: Client) -> None:
+async def test_query_text_finds_messages(ada_with_messages: Client, bob: Client) -> None:
     for query, expected in (
         ("", ["Duck", "Lunch", "Bill"]),
         ("bill", ["Lunch", "Bill"]),
@@ -62,12 +62,12 @@ async def test_a_search_is_a_text(post: Client, bob: Client) -> None:
         ("MAILBOX INBOX UID 2:*", ["Duck", "Lunch"]),
         ("is:unread has:attachment", []),
     ):
-        assert await search_subjects(post, query) == expected, query
-    assert await search_subjects(post, "bill", filter={"subject": "lun"}) == ["Lunch"]
+        assert await search_subjects(ada_with_messages, query) == expected, query
+    assert await search_subjects(ada_with_messages, "bill", filter={"subject": "lun"}) == ["Lunch"]
     assert await search_subjects(bob, "bill") == ["Secret"]
 
 
-PROBLEMS = """
+PROBLEMS_QUERY = """
 query ($query: String, $filter: MessageFilter, $orderBy: MessageOrder! = RECEIVED_DESC) {
   messages(query: $query, filter: $filter, orderBy: $orderBy) {
     nodes { subject } totalCount queryProblems { term position message } }
@@ -75,24 +75,26 @@ query ($query: String, $filter: MessageFilter, $orderBy: MessageOrder! = RECEIVE
 """
 
 
-async def valid_part(client: Client, query: str, **more: Any) -> tuple[list[str], list[Any]]:
-    """Subjects that a text finds, and terms that were left out, with places and reasons."""
-    answer = await client(PROBLEMS, query=query, **more)
+async def search_valid_part(
+    client: Client, query: str, **extra: Any
+) -> tuple[list[str], list[Any]]:
+    """Return the subjects found, and the terms left out with their position and reason."""
+    answer = await client(PROBLEMS_QUERY, query=query, **extra)
     assert answer["viewer"]["user"]["username"] == client.user.username
-    found = answer["messages"]
-    assert found["totalCount"] == len(found["nodes"])
-    problems = [tuple(one.values()) for one in found["queryProblems"]]
-    return [node["subject"] for node in found["nodes"]], problems
+    connection = answer["messages"]
+    assert connection["totalCount"] == len(connection["nodes"])
+    problems = [tuple(problem.values()) for problem in connection["queryProblems"]]
+    return [node["subject"] for node in connection["nodes"]], problems
 
 
-UNCLOSED = "a quotation mark that is not closed"
-MISSING = "its value is missing"
-VALID_PARTS: list[tuple[str, list[str], tuple[str, int, str]]] = [
-    ('bill from:"x', ["Lunch", "Bill"], ('from:"x', 6, UNCLOSED)),
-    ('from:"x y bill', [], ('from:"x y bill', 1, UNCLOSED)),
-    ('-duck bill -"du', ["Bill"], ('-"du', 12, UNCLOSED)),
-    ("duck from:", ["Duck", "Lunch"], ("from:", 6, MISSING)),
-    ("from:", [], ("from:", 1, MISSING)),
+UNCLOSED_QUOTE = "a quotation mark that is not closed"
+MISSING_VALUE = "its value is missing"
+VALID_PART_CASES: list[tuple[str, list[str], tuple[str, int, str]]] = [
+    ('bill from:"x', ["Lunch", "Bill"], ('from:"x', 6, UNCLOSED_QUOTE)),
+    ('from:"x y bill', [], ('from:"x y bill', 1, UNCLOSED_QUOTE)),
+    ('-duck bill -"du', ["Bill"], ('-"du', 12, UNCLOSED_QUOTE)),
+    ("duck from:", ["Duck", "Lunch"], ("from:", 6, MISSING_VALUE)),
+    ("from:", [], ("from:", 1, MISSING_VALUE)),
     ("bill (duck OR see", ["Lunch"], ("(duck OR see", 6, "a bracket that is not closed")),
     ("duck OR", ["Duck", "Lunch"], ("", 8, "something is missing before it")),
     ("OR duck", ["Duck", "Lunch"], ("OR", 1, "something is missing before it")),
@@ -100,7 +102,7 @@ VALID_PARTS: list[tuple[str, list[str], tuple[str, int, str]]] = [
     ("bill -foo:x", ["Lunch", "Bill"], ("-foo:x", 6, "there is no such key; put quotation")),
     ("bill NOT", ["Lunch", "Bill"], ("NOT", 6, "it says not what")),
     ("bill -(is:od)", ["Lunch", "Bill"], ("is:od", 8, "it takes one of")),
-    ("bill FROM", ["Lunch", "Bill"], ("FROM", 6, MISSING)),
+    ("bill FROM", ["Lunch", "Bill"], ("FROM", 6, MISSING_VALUE)),
     ("bill in:Wor", ["Lunch", "Bill"], ("in:Wor", 6, "there is no folder 'Wor'")),
     ("bill -in:Wor", ["Lunch", "Bill"], ("-in:Wor", 6, "there is no folder 'Wor'")),
     ("bill uid:1:", ["Lunch", "Bill"], ("uid:1:", 6, "uids go with a mailbox")),
@@ -116,51 +118,62 @@ VALID_PARTS: list[tuple[str, list[str], tuple[str, int, str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("query", "found", "problem"), VALID_PARTS)
-async def test_a_half_typed_search_finds_what_its_valid_part_says(
-    post: Client, query: str, found: list[str], problem: tuple[str, int, str]
+@pytest.mark.parametrize(("query", "expected", "problem"), VALID_PART_CASES)
+async def test_incomplete_query_searches_its_valid_part(
+    ada_with_messages: Client, query: str, expected: list[str], problem: tuple[str, int, str]
 ) -> None:
-    subjects_, problems = await valid_part(post, query)
-    assert subjects_ == found
+    subjects, problems = await search_valid_part(ada_with_messages, query)
+    assert subjects == expected
     term, position, message = problems[0]
     assert (term.startswith(problem[0]), position) == (True, problem[1])
     assert message.startswith(problem[2])
 
 
-async def test_a_whole_search_has_no_problems(post: Client) -> None:
-    assert await valid_part(post, "bill -duck") == (["Bill"], [])
-    listed = "{ mailbox(by: {specialUse: INBOX}) { messages { queryProblems { term } } } }"
-    assert (await post(listed))["mailbox"]["messages"]["queryProblems"] == []
+async def test_complete_query_has_no_problems(ada_with_messages: Client) -> None:
+    assert await search_valid_part(ada_with_messages, "bill -duck") == (["Bill"], [])
+    document = "{ mailbox(by: {specialUse: INBOX}) { messages { queryProblems { term } } } }"
+    assert (await ada_with_messages(document))["mailbox"]["messages"]["queryProblems"] == []
 
 
-async def test_each_problem_is_told_with_its_place(post: Client) -> None:
-    found, problems = await valid_part(post, 'is:odd in:Nope bill after:x subject:"l')
-    assert found == ["Lunch", "Bill"]
+async def test_each_query_problem_has_its_position(ada_with_messages: Client) -> None:
+    subjects, problems = await search_valid_part(
+        ada_with_messages, 'is:odd in:Nope bill after:x subject:"l'
+    )
+    assert subjects == ["Lunch", "Bill"]
     assert [problem[:2] for problem in problems] == [
         ("is:odd", 1), ("in:Nope", 8), ("after:x", 21), ('subject:"l', 29),
     ]  # fmt: skip
 
 
-async def test_the_filter_beside_a_half_typed_search_holds(post: Client) -> None:
-    asked = {"subject": "lun"}
-    assert (await valid_part(post, "bill from:", filter=asked))[0] == ["Lunch"]
-    assert (await valid_part(post, "from:", filter=asked))[0] == []
+async def test_filter_applies_next_to_incomplete_query(ada_with_messages: Client) -> None:
+    filter_ = {"subject": "lun"}
+    assert (await search_valid_part(ada_with_messages, "bill from:", filter=filter_))[0] == [
+        "Lunch"
+    ]
+    assert (await search_valid_part(ada_with_messages, "from:", filter=filter_))[0] == []
 
 
-async def test_a_half_typed_search_can_be_ordered_by_relevance(post: Client) -> None:
-    found, problems = await valid_part(post, 'is:unread "bil', orderBy="RELEVANCE")
-    assert (found, len(problems)) == (["Duck", "Lunch", "Bill"], 1)
-    assert await valid_part(post, "from:", orderBy="RELEVANCE") == ([], [("from:", 1, MISSING)])
+async def test_incomplete_query_can_be_ordered_by_relevance(ada_with_messages: Client) -> None:
+    subjects, problems = await search_valid_part(
+        ada_with_messages, 'is:unread "bil', orderBy="RELEVANCE"
+    )
+    assert (subjects, len(problems)) == (["Duck", "Lunch", "Bill"], 1)
+    assert await search_valid_part(ada_with_messages, "from:", orderBy="RELEVANCE") == (
+        [],
+        [("from:", 1, MISSING_VALUE)],
+    )
 
 
-async def test_a_problem_of_a_search_names_no_key_of_the_database(post: Client) -> None:
-    key = 77_777
-    for query in (f"mailboxid:{global_ids.encode('Mailbox', key)}", "in:Wrk"):
-        _, [problem] = await valid_part(post, query)
-        assert str(key) not in problem[2]
-    assert (await valid_part(post, f"bill mailboxid:{global_ids.encode('Mailbox', key)}"))[1][0][
-        2
-    ] == ("there is no folder with this id")
+async def test_query_problem_shows_no_database_key(ada_with_messages: Client) -> None:
+    database_key = 77_777
+    for query in (f"mailboxid:{global_ids.encode('Mailbox', database_key)}", "in:Wrk"):
+        _, [problem] = await search_valid_part(ada_with_messages, query)
+        assert str(database_key) not in problem[2]
+    assert (
+        await search_valid_part(
+            ada_with_messages, f"bill mailboxid:{global_ids.encode('Mailbox', database_key)}"
+        )
+    )[1][0][2] == ("there is no folder with this id")
 
 
 @pytest.mark.parametrize(
@@ -170,34 +183,32 @@ async def test_a_problem_of_a_search_names_no_key_of_the_database(post: Client) 
         "NOT bill", "is:unread", "in:INBOX duck", '"bill is"', "-bill",
     ],
 )  # fmt: skip
-async def test_query_of_a_filter_has_the_language_of_a_search(post: Client, text: str) -> None:
-    expected = await search_subjects(post, text)
-    assert await search_subjects(post, "", filter={"query": text}) == expected
-    rest = await search_subjects(post, "", filter={"not": {"query": text}})
+async def test_query_in_filter_accepts_search_syntax(ada_with_messages: Client, text: str) -> None:
+    expected = await search_subjects(ada_with_messages, text)
+    assert await search_subjects(ada_with_messages, "", filter={"query": text}) == expected
+    rest = await search_subjects(ada_with_messages, "", filter={"not": {"query": text}})
     assert sorted([*expected, *rest]) == ["Bill", "Duck", "Lunch"]
-    answer = await post(SET_FLAG, select={"filter": {"query": text}})
+    answer = await ada_with_messages(FLAG_MESSAGES, select={"filter": {"query": text}})
     assert answer["messageUpdate"]["updatedCount"] == len(expected)
-    parsed = (await post(PARSE, filter={"query": text}))["searchParse"]
-    assert await search_subjects(post, parsed["text"]) == expected
-    assert await search_subjects(post, "", filter=parsed["filter"]) == expected
+    parsed = (await ada_with_messages(PARSE_QUERY, filter={"query": text}))["searchParse"]
+    assert await search_subjects(ada_with_messages, parsed["text"]) == expected
+    assert await search_subjects(ada_with_messages, "", filter=parsed["filter"]) == expected
 
 
 @pytest.mark.parametrize("text", ["subject:bill from:", "ALL", "in:", "(from:bill", "NOT"])
-async def test_query_of_a_filter_is_refused_unless_all_of_it_is_valid(
-    post: Client, text: str
-) -> None:
-    answer = await post(SET_FLAG, select={"filter": {"query": text}})
+async def test_invalid_query_in_filter_is_refused(ada_with_messages: Client, text: str) -> None:
+    answer = await ada_with_messages(FLAG_MESSAGES, select={"filter": {"query": text}})
     (error,) = answer["messageUpdate"]["errors"]
     assert (error["code"], error["path"]) == ("VALIDATION", ["filter", "query"])
     assert answer["messageUpdate"]["updatedCount"] == 0
-    assert len(await search_subjects(post, "is:flagged")) == 0
+    assert len(await search_subjects(ada_with_messages, "is:flagged")) == 0
 
 
-async def test_both_forms_are_told(post: Client) -> None:
-    async def parsed(**asked: Any) -> Any:
-        return (await post(PARSE, **asked))["searchParse"]
+async def test_search_parse_returns_text_and_filter(ada_with_messages: Client) -> None:
+    async def parse(**arguments: Any) -> Any:
+        return (await ada_with_messages(PARSE_QUERY, **arguments))["searchParse"]
 
-    assert await parsed(query='from:ann "a b" has:attachment before:30d') == {
+    assert await parse(query='from:ann "a b" has:attachment before:30d') == {
         "text": 'from:ann "a b" has:attachment before:P30D',
         "filter": {
             "from": "ann",
@@ -208,17 +219,17 @@ async def test_both_forms_are_told(post: Client) -> None:
         "usesIndex": False,
         "problems": [],
     }
-    assert (await parsed(query="duck (pond OR lake)"))["usesIndex"]
-    assert not (await parsed(query="-duck"))["usesIndex"]
-    assert (await parsed(query="duck from:"))["problems"] == ["'from:' at 6: its value is missing"]
-    wrong = await parsed(query="foo:bar UID 1")
-    assert wrong["problems"] == [
+    assert (await parse(query="duck (pond OR lake)"))["usesIndex"]
+    assert not (await parse(query="-duck"))["usesIndex"]
+    assert (await parse(query="duck from:"))["problems"] == ["'from:' at 6: its value is missing"]
+    invalid = await parse(query="foo:bar UID 1")
+    assert invalid["problems"] == [
         "'foo' at 1: there is no such key; put quotation marks around words",
         "uids go with a mailbox",
     ]
-    box = await post.box()
+    mailbox = await ada_with_messages.box()
     filters: list[dict[str, Any]] = [
-        {"mailbox": {"id": global_ids.encode("Mailbox", box.id)}, "uids": "1:*", "seen": False},
+        {"mailbox": {"id": global_ids.encode("Mailbox", mailbox.id)}, "uids": "1:*", "seen": False},
         {"mailboxes": [{"path": "trash"}, {"specialUse": "TRASH"}], "searchable": True},
         {"or": [{"query": "-a"}, {"not": {"subject": 'x "y" \\'}}]},
         {"receivedSince": {"at": "2026-01-01T00:00:00Z"}, "sentBefore": {"ago": "P7D"}},
@@ -226,104 +237,121 @@ async def test_both_forms_are_told(post: Client) -> None:
         {"guids": ["0" * 32], "mailboxMasks": ["a*", "%"], "modifiedSince": 7},
     ]
     for filter_ in filters:
-        told = await parsed(filter=filter_)
-        assert told["filter"] == filter_
-        again = await parsed(query=told["text"])
-        assert (again["filter"], again["problems"]) == (filter_, []), told["text"]
-    assert (await parsed())["text"] == "ALL"
-    both = await parsed(query="a", filter={"seen": True})
-    assert both["text"] == "(a) (is:seen)"
+        from_filter = await parse(filter=filter_)
+        assert from_filter["filter"] == filter_
+        from_text = await parse(query=from_filter["text"])
+        assert (from_text["filter"], from_text["problems"]) == (filter_, []), from_filter["text"]
+    assert (await parse())["text"] == "ALL"
+    combined = await parse(query="a", filter={"seen": True})
+    assert combined["text"] == "(a) (is:seen)"
 
 
-async def test_what_was_searched_for_is_shown(post: Client) -> None:
-    (lunch, bill) = (await post(SEARCH_QUERY, query='"the bill" OR owe OR ann'))["messages"][
-        "nodes"
-    ]
+async def test_snippet_marks_search_words(ada_with_messages: Client) -> None:
+    (lunch, bill) = (await ada_with_messages(SEARCH_QUERY, query='"the bill" OR owe OR ann'))[
+        "messages"
+    ]["nodes"]
     assert lunch["snippet"].startswith("The bill is on me, <b>dear</b> Ann & Bob.")
     assert lunch["marked"] == (
         "<mark>The</mark> <mark>bill</mark> is on me, &lt;b&gt;dear&lt;/b&gt; <mark>Ann</mark> "
         "&amp; Bob. <mark>The</mark> duck was good."
     )
     assert bill["marked"].startswith("You <mark>owe</mark> us nothing.")
-    (duck, *_) = (await post(SEARCH_QUERY, query="subject:duck"))["messages"]["nodes"]
+    (duck, *_) = (await ada_with_messages(SEARCH_QUERY, query="subject:duck"))["messages"]["nodes"]
     assert duck["snippet"] == duck["marked"] == "Nothing to see."
     body = "filler " * 100 + "Grüße an 北京大学 " + "filler " * 100
-    plain = "text/plain; charset=utf-8"
-    await receive(post, raw_message("Far", body=body, Content_Type=plain))
-    (far,) = (await post(SEARCH_QUERY, query="grusse 京大"))["messages"]["nodes"]
-    assert "<mark>Grüße</mark> an 北<mark>京大</mark>学 filler" in far["marked"]
-    assert far["snippet"].startswith("…filler")
-    assert far["snippet"].endswith("…")
+    content_type = "text/plain; charset=utf-8"
+    await receive(ada_with_messages, raw_message("Far", body=body, Content_Type=content_type))
+    (distant,) = (await ada_with_messages(SEARCH_QUERY, query="grusse 京大"))["messages"]["nodes"]
+    assert "<mark>Grüße</mark> an 北<mark>京大</mark>学 filler" in distant["marked"]
+    assert distant["snippet"].startswith("…filler")
+    assert distant["snippet"].endswith("…")
 
 
-async def test_what_others_or_other_lists_were_searched_for_is_not_shown(post: Client) -> None:
+async def test_snippet_marks_only_words_of_its_own_query(ada_with_messages: Client) -> None:
     document = """query ($one: String, $two: String) {
       one: messages(query: $one, first: 1) { nodes { snippet(marked: true) } }
       two: messages(query: $two, first: 1) { nodes { snippet(marked: true) } } }"""
 
-    async def shown(**words: str) -> list[str]:
-        found = await post(document, **words)
-        return [found[name]["nodes"][0]["snippet"] for name in ("one", "two")]
+    async def load_snippets(**queries: str) -> list[str]:
+        answer = await ada_with_messages(document, **queries)
+        return [answer[name]["nodes"][0]["snippet"] for name in ("one", "two")]
 
     bill = (
         "The <mark>bill</mark> is on me, &lt;b&gt;dear&lt;/b&gt; Ann &amp; Bob. The duck was good."
     )
     duck = bill.replace("<mark>bill</mark>", "bill").replace("duck", "<mark>duck</mark>")
-    assert await shown(one="lunch bill", two="lunch duck") == [bill, duck]
-    assert await shown(one="subject:lunch", two="lunch bill") == [
+    assert await load_snippets(one="lunch bill", two="lunch duck") == [bill, duck]
+    assert await load_snippets(one="subject:lunch", two="lunch bill") == [
         bill.replace("<mark>bill</mark>", "bill"),
         bill,
     ]
 
 
-async def test_the_most_relevant_come_first(post: Client, clock: Clock) -> None:
+async def test_most_relevant_messages_come_first(ada_with_messages: Client, clock: Clock) -> None:
     clock.tick(hours=1)
-    await receive(post, raw_message("Last", body="x " * 500 + " bill"))
-    await receive(post, raw_message("Person", From="Bill <bill@example.com>", body="-"))
-    asked: dict[str, Any] = {"query": "bill", "orderBy": "RELEVANCE"}
-    assert await search_subjects(post, **asked) == ["Bill", "Person", "Lunch", "Last"]
-    page = (await post(SEARCH_QUERY, first=2, **asked))["messages"]
+    await receive(ada_with_messages, raw_message("Last", body="x " * 500 + " bill"))
+    await receive(
+        ada_with_messages, raw_message("Person", From="Bill <bill@example.com>", body="-")
+    )
+    arguments: dict[str, Any] = {"query": "bill", "orderBy": "RELEVANCE"}
+    assert await search_subjects(ada_with_messages, **arguments) == [
+        "Bill",
+        "Person",
+        "Lunch",
+        "Last",
+    ]
+    page = (await ada_with_messages(SEARCH_QUERY, first=2, **arguments))["messages"]
     assert page["pageInfo"]["hasNextPage"]
-    rest = (await post(SEARCH_QUERY, after=page["pageInfo"]["endCursor"], **asked))["messages"]
+    rest = (
+        await ada_with_messages(SEARCH_QUERY, after=page["pageInfo"]["endCursor"], **arguments)
+    )["messages"]
     assert [node["subject"] for node in rest["nodes"]] == ["Lunch", "Last"]
     assert rest["pageInfo"]["hasPreviousPage"]
     assert not rest["pageInfo"]["hasNextPage"]
-    back = (await post(SEARCH_QUERY, last=1, before=rest["pageInfo"]["startCursor"], **asked))[
-        "messages"
-    ]
-    assert [node["subject"] for node in back["nodes"]] == ["Person"]
-    answer = await post.raw(SEARCH_QUERY, query="is:unread", orderBy="RELEVANCE")
+    previous_page = (
+        await ada_with_messages(
+            SEARCH_QUERY, last=1, before=rest["pageInfo"]["startCursor"], **arguments
+        )
+    )["messages"]
+    assert [node["subject"] for node in previous_page["nodes"]] == ["Person"]
+    answer = await ada_with_messages.raw(SEARCH_QUERY, query="is:unread", orderBy="RELEVANCE")
     assert answer["errors"][0]["message"] == "the order RELEVANCE is for searches with words"
 
 
-async def test_administrators_find_records_in_many_accounts(
-    post: Client, bob: Client, world: Environment, http: httpx.AsyncClient
+async def test_admin_searches_metadata_of_several_users(
+    ada_with_messages: Client, bob: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
     admin = await make_client(world, http, "adam", role=Role.ADMIN)
-    users = {"usernames": [post.user.username, bob.user.username]}
-    found = (await admin(RECORDS, users=users, query="bill"))["messages"]
-    assert [node["user"]["username"] for node in found["nodes"]] == ["bob", "ada", "ada"]
-    assert found["totalCount"] == 3
-    one = (await admin(RECORDS, users=users, query="bill", first=2))["messages"]
-    assert one["pageInfo"]["hasNextPage"]
-    two = await admin(RECORDS, users=users, query="bill", after=one["pageInfo"]["endCursor"])
-    assert [node["uid"] for node in two["messages"]["nodes"]] == [1]
-    back = await admin(
-        RECORDS, users=users, query="bill", last=1, before=one["pageInfo"]["endCursor"]
+    users = {"usernames": [ada_with_messages.user.username, bob.user.username]}
+    result = (await admin(METADATA_QUERY, users=users, query="bill"))["messages"]
+    assert [node["user"]["username"] for node in result["nodes"]] == ["bob", "ada", "ada"]
+    assert result["totalCount"] == 3
+    first_page = (await admin(METADATA_QUERY, users=users, query="bill", first=2))["messages"]
+    assert first_page["pageInfo"]["hasNextPage"]
+    second_page = await admin(
+        METADATA_QUERY, users=users, query="bill", after=first_page["pageInfo"]["endCursor"]
     )
-    assert [node["user"]["username"] for node in back["messages"]["nodes"]] == ["bob"]
+    assert [node["uid"] for node in second_page["messages"]["nodes"]] == [1]
+    previous_page = await admin(
+        METADATA_QUERY,
+        users=users,
+        query="bill",
+        last=1,
+        before=first_page["pageInfo"]["endCursor"],
+    )
+    assert [node["user"]["username"] for node in previous_page["messages"]["nodes"]] == ["bob"]
     refused = await admin.raw(SEARCH_QUERY, users=users, query="bill")
     assert refused["errors"][0]["extensions"]["code"] == "FORBIDDEN"
-    read = await admin.raw(RECORDS, users=users, query="body:bill")
-    assert read["errors"][0]["extensions"]["code"] == "FORBIDDEN"
+    body_search = await admin.raw(METADATA_QUERY, users=users, query="body:bill")
+    assert body_search["errors"][0]["extensions"]["code"] == "FORBIDDEN"
     for query in ("bill", ""):
-        others = await bob.raw(RECORDS, users={"usernames": ["ada"]}, query=query)
-        assert others["errors"][0]["extensions"]["code"] == "NOT_FOUND"
-        assert "errors" in await bob.raw(RECORDS, users={"all": True}, query=query)
+        foreign = await bob.raw(METADATA_QUERY, users={"usernames": ["ada"]}, query=query)
+        assert foreign["errors"][0]["extensions"]["code"] == "NOT_FOUND"
+        assert "errors" in await bob.raw(METADATA_QUERY, users={"all": True}, query=query)
 
 
-@pytest.mark.usefixtures("post")
-async def test_many_accounts_take_as_many_statements_as_two(
+@pytest.mark.usefixtures("ada_with_messages")
+async def test_search_statement_count_is_independent_of_users(
     world: Environment, http: httpx.AsyncClient, statements: list[str]
 ) -> None:
     admin = await make_client(world, http, "adam", role=Role.ADMIN)
@@ -331,9 +359,9 @@ async def test_many_accounts_take_as_many_statements_as_two(
         await make_client(world, http, f"user{nth}")
     counts = []
     for masks in (["ada", "bob"], ["*"]):
-        await admin(RECORDS, users={"masks": masks}, query="bill")
+        await admin(METADATA_QUERY, users={"masks": masks}, query="bill")
         del statements[:]
-        found = await admin(RECORDS, users={"masks": masks}, query="bill")
+        result = await admin(METADATA_QUERY, users={"masks": masks}, query="bill")
         counts.append(len(statements))
-        assert found["messages"]["totalCount"] == 3
+        assert result["messages"]["totalCount"] == 3
     assert counts[0] == counts[1]

@@ -1,4 +1,4 @@
-"""Words: what is found of a message, alike on both stores, in the index and before it is there."""
+"""Test word search: both databases agree, for indexed and for new messages."""
 
 import random
 import unicodedata
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from hypothesis import example, given
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 
 from mail.search import index_worker, tokenizer
 from models.runtime.environment import Environment
@@ -19,7 +19,7 @@ from tests.support.mail import multipart_message
 from tests.support.mail.charset_samples import MESSAGE_TEXT_BY_SUBJECT
 from tests.support.operations.message_pages import found
 
-SEARCHES: list[tuple[str, list[str]]] = [
+QUERY_CASES: list[tuple[str, list[str]]] = [
     ("duck", ["Lunch"]),
     ("DUCK quack", ["Lunch"]),
     ("duck swan", []),
@@ -96,14 +96,14 @@ SEARCHES: list[tuple[str, list[str]]] = [
     ("ubersicht.log", ["Rich"]),
     ("übersicht", ["Rich"]),
 ]
-EVERYBODY = sorted([*MESSAGE_TEXT_BY_SUBJECT, "Hidden", "Rich"])
-NESTED: list[tuple[dict[str, Any], list[str]]] = [
-    ({"not": {"query": "duck"}}, [one for one in EVERYBODY if one != "Lunch"]),
-    ({"query": "-duck"}, [one for one in EVERYBODY if one != "Lunch"]),
+ALL_SUBJECTS = sorted([*MESSAGE_TEXT_BY_SUBJECT, "Hidden", "Rich"])
+FILTER_CASES: list[tuple[dict[str, Any], list[str]]] = [
+    ({"not": {"query": "duck"}}, [subject for subject in ALL_SUBJECTS if subject != "Lunch"]),
+    ({"query": "-duck"}, [subject for subject in ALL_SUBJECTS if subject != "Lunch"]),
     ({"or": [{"query": "duck"}, {"query": "北京"}]}, ["Lunch", "会议通知"]),
     ({"or": [{"query": "duck"}, {"subject": "hai"}]}, ["Lunch", "Thai"]),
     ({"or": [{"query": "duck", "seen": True}, {"query": "köln"}]}, ["Grüße aus Köln"]),
-    ({"or": [{"query": "-duck"}, {"query": "duck"}]}, EVERYBODY),
+    ({"or": [{"query": "-duck"}, {"query": "duck"}]}, ALL_SUBJECTS),
     ({"and": [{"query": "duck"}, {"query": "pond"}], "query": "lunch"}, ["Lunch"]),
     ({"and": [{"query": "duck"}, {"not": {"query": "pond"}}]}, []),
     ({"query": "duck", "not": {"query": "swan"}}, ["Lunch"]),
@@ -112,38 +112,38 @@ NESTED: list[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
-async def _letters(ada: Client, bob: Client, world: Environment, known: str) -> None:
+async def receive_messages(ada: Client, bob: Client, world: Environment, indexed_part: str) -> None:
     for nth, (subject, body) in enumerate(MESSAGE_TEXT_BY_SUBJECT.items()):
         raw = raw_message("", body=body, Content_Type="text/plain; charset=utf-8")
         await receive(ada, raw.replace(b"Date:", f"Subject: {subject}\r\nDate:".encode(), 1))
-        if known == "half" and nth == len(MESSAGE_TEXT_BY_SUBJECT) // 2:
+        if indexed_part == "half" and nth == len(MESSAGE_TEXT_BY_SUBJECT) // 2:
             assert await index_worker.index_next_batch(world)
     await receive(ada, raw_message("Hidden", body="-", Bcc="Zoe <zoe@hidden.example>"))
     await receive(ada, multipart_message.RICH)
     await receive(bob, raw_message("Secret", body="duck quack köln 北京 🎉 zoe"))
-    if known == "all":
+    if indexed_part == "all":
         assert await index_worker.index_next_batch(world) == len(MESSAGE_TEXT_BY_SUBJECT) + 3
         assert await index_worker.index_next_batch(world) == 0
 
 
-@pytest.mark.parametrize("known", ["none", "half", "all"])
-async def test_mail_is_found_by_its_words(
-    ada: Client, bob: Client, world: Environment, known: str
+@pytest.mark.parametrize("indexed_part", ["none", "half", "all"])
+async def test_messages_are_found_by_words(
+    ada: Client, bob: Client, world: Environment, indexed_part: str
 ) -> None:
-    """Behind the delivery by reading it, then by the index: they always agree."""
-    await _letters(ada, bob, world, known)
-    wrong = {}
-    for query, expected in SEARCHES:
+    """The result is the same with no, half or all messages in the index."""
+    await receive_messages(ada, bob, world, indexed_part)
+    wrong_results = {}
+    for query, expected in QUERY_CASES:
         if (answer := await found(ada, query=query)) != sorted(expected):
-            wrong[query] = answer
-    for condition, expected in NESTED:
+            wrong_results[query] = answer
+    for condition, expected in FILTER_CASES:
         if (answer := await found(ada, **condition)) != expected:
-            wrong[str(condition)] = answer
-    assert wrong == {}
+            wrong_results[str(condition)] = answer
+    assert wrong_results == {}
     assert await found(bob, query="duck") == ["Secret"]
 
 
-async def test_only_so_much_of_a_message_is_indexed(ada: Client, world: Environment) -> None:
+async def test_indexed_text_length_is_limited(ada: Client, world: Environment) -> None:
     words = " ".join(f"w{n}" for n in range(20_000))
     await receive(ada, raw_message("Early", body=f"early late {words} latest"))
     await receive(ada, raw_message("Huge", body="x " * world.options.search_text + "beyond"))
@@ -156,52 +156,72 @@ async def test_only_so_much_of_a_message_is_indexed(ada: Client, world: Environm
         await index_worker.index_next_batch(world)
 
 
-@given(some.lists(some.tuples(some.integers(0, 140), some.sampled_from(" \n.-_")), max_size=12))
+@given(st.lists(st.tuples(st.integers(0, 140), st.sampled_from(" \n.-_")), max_size=12))
 @example([(64, " ")])
 @example([(65, " ")])
 @example([(1, " "), (64, "."), (65, "-"), (3, " ")])
-def test_long_words_are_cut_wherever_they_stand(words: list[tuple[int, str]]) -> None:
-    text = "".join("Duck"[: n % 5] + "x" * (n - min(n, n % 5)) + blank for n, blank in words)
-    plain = "".join(letter if letter.isalnum() else " " for letter in text.lower())
-    assert tokenizer.split_words(text) == [word[:64] for word in plain.split()]
+def test_long_words_are_truncated(words: list[tuple[int, str]]) -> None:
+    text = "".join(
+        "Duck"[: n % 5] + "x" * (n - min(n, n % 5)) + separator for n, separator in words
+    )
+    folded = "".join(character if character.isalnum() else " " for character in text.lower())
+    assert tokenizer.split_words(text) == [word[:64] for word in folded.split()]
 
 
-# a slow filter, which says the same
+WORD_PARTS = [
+    "ab",
+    "AB",
+    "ba",
+    "äb",
+    "a\u0308b",
+    "b",
+    "京",
+    "東京",
+    "都",
+    "🎉",
+    "👍",
+    "ก",
+    "ß",
+    "ss",
+]
+SEPARATORS = [" ", "  ", "-", "", "\n", ".", "_"]
+UNDIVIDED_RANGES = ((0xE00, 0xEFF), (0x3040, 0x30FF), (0x4E00, 0x9FFF))
 
-ALPHABET = ["ab", "AB", "ba", "äb", "a\u0308b", "b", "京", "東京", "都", "🎉", "👍", "ก", "ß", "ss"]
-BETWEEN = [" ", "  ", "-", "", "\n", ".", "_"]
-UNDIVIDED = ((0xE00, 0xEFF), (0x3040, 0x30FF), (0x4E00, 0x9FFF))
 
-
-def _kind(letter: str) -> str:
-    if any(low <= ord(letter) <= high for low, high in UNDIVIDED):
+def character_class(character: str) -> str:
+    if any(low <= ord(character) <= high for low, high in UNDIVIDED_RANGES):
         return "undivided"
-    if letter.isalnum():
+    if character.isalnum():
         return "word"
-    return "sign" if unicodedata.category(letter) == "So" else ""
+    return "sign" if unicodedata.category(character) == "So" else ""
 
 
-def _runs(text: str) -> list[tuple[str, str]]:
-    """The words of a text, letter by letter."""
-    plain = unicodedata.normalize("NFKD", text).casefold()
-    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+def split_runs(text: str) -> list[tuple[str, str]]:
+    """Split a text into runs of words, signs and undivided scripts."""
+    folded = unicodedata.normalize("NFKD", text).casefold()
+    folded = "".join(character for character in folded if not unicodedata.combining(character))
     runs: list[tuple[str, str]] = []
-    before = ""
-    for letter in unicodedata.normalize("NFC", plain):
-        kind = _kind(letter)
-        if kind and kind == before and kind != "sign":
-            runs[-1] = kind, runs[-1][1] + letter
+    previous_kind = ""
+    for character in unicodedata.normalize("NFC", folded):
+        kind = character_class(character)
+        if kind and kind == previous_kind and kind != "sign":
+            runs[-1] = kind, runs[-1][1] + character
         elif kind:
-            runs.append((kind, letter))
-        before = kind
+            runs.append((kind, character))
+        previous_kind = kind
     return runs
 
 
-def _said(runs: list[tuple[str, str]], phrase: list[tuple[str, str]], *, begun: bool) -> bool:
-    """Whether these runs stand in a row: the first may begin, the last end, inside undivided."""
+def contains_phrase(
+    runs: list[tuple[str, str]], phrase: list[tuple[str, str]], *, is_prefix: bool
+) -> bool:
+    """Return true if the phrase occurs in consecutive runs.
 
-    def fits(nth: int, asked: tuple[str, str], run: tuple[str, str]) -> bool:
-        kind, letters = asked
+    In an undivided script, the phrase can begin inside its first and end inside its last run.
+    """
+
+    def fits(nth: int, phrase_part: tuple[str, str], run: tuple[str, str]) -> bool:
+        kind, letters = phrase_part
         if run[0] != kind:
             return False
         first, last = nth == 0, nth == len(phrase) - 1
@@ -209,62 +229,74 @@ def _said(runs: list[tuple[str, str]], phrase: list[tuple[str, str]], *, begun: 
             return letters in run[1]
         if kind == "undivided" and (first or last):
             return run[1].endswith(letters) if first else run[1].startswith(letters)
-        return run[1].startswith(letters) if last and begun else run[1] == letters
+        return run[1].startswith(letters) if last and is_prefix else run[1] == letters
 
     starts = range(len(runs) - len(phrase) + 1)
-    return any(all(fits(n, asked, runs[at + n]) for n, asked in enumerate(phrase)) for at in starts)
-
-
-def _slowly(runs: list[tuple[str, str]], query: list[tuple[str, str, str]]) -> bool:
-    return all(
-        _said(runs, asked, begun=star == "*") is not (minus == "-")
-        for minus, text, star in query
-        if (asked := _runs(text))
+    return any(
+        all(fits(n, phrase_part, runs[start + n]) for n, phrase_part in enumerate(phrase))
+        for start in starts
     )
 
 
-def _query(dice: random.Random) -> list[tuple[str, str, str]]:
+def matches_query(runs: list[tuple[str, str]], query: list[tuple[str, str, str]]) -> bool:
+    """Return true if a message matches the query. Slow reference implementation."""
+    return all(
+        contains_phrase(runs, phrase, is_prefix=star == "*") is not (minus == "-")
+        for minus, text, star in query
+        if (phrase := split_runs(text))
+    )
+
+
+def random_query(generator: random.Random) -> list[tuple[str, str, str]]:
     terms = []
-    for _ in range(dice.randint(1, 3)):
-        phrase = dice.random() < 0.4
-        inside = [" "] if phrase else ["", "-"]
-        parts = dice.choices(ALPHABET, k=dice.randint(1, 3 if phrase else 2))
-        text = dice.choice(inside).join(parts)
-        star = "" if phrase or dice.random() < 0.6 else "*"
-        terms.append((dice.choice(["", "", "-"]), text, star or ('"' if phrase else "")))
+    for _ in range(generator.randint(1, 3)):
+        phrase = generator.random() < 0.4
+        joiners = [" "] if phrase else ["", "-"]
+        parts = generator.choices(WORD_PARTS, k=generator.randint(1, 3 if phrase else 2))
+        text = generator.choice(joiners).join(parts)
+        star = "" if phrase or generator.random() < 0.6 else "*"
+        terms.append((generator.choice(["", "", "-"]), text, star or ('"' if phrase else "")))
     return terms
 
 
-def _spelled(query: list[tuple[str, str, str]]) -> str:
+def query_text(query: list[tuple[str, str, str]]) -> str:
     return " ".join(
         f'{minus}"{text}"' if end == '"' else f"{minus}{text}{end}" for minus, text, end in query
     )
 
 
-async def test_all_searches_say_what_a_slow_filter_says(ada: Client, world: Environment) -> None:
-    dice = random.Random(7)  # noqa: S311
+async def test_random_searches_agree_with_reference_implementation(
+    ada: Client, world: Environment
+) -> None:
+    generator = random.Random(7)  # noqa: S311
     texts: dict[str, str] = {}
     for nth in range(24):
         body = "".join(
-            dice.choice(ALPHABET) + dice.choice(BETWEEN) for _ in range(dice.randint(1, 9))
+            generator.choice(WORD_PARTS) + generator.choice(SEPARATORS)
+            for _ in range(generator.randint(1, 9))
         )
         texts[f"N{nth}"] = body
-        plain = "text/plain; charset=utf-8"
-        await receive(ada, raw_message(f"N{nth}", body=body, Content_Type=plain))
+        content_type = "text/plain; charset=utf-8"
+        await receive(ada, raw_message(f"N{nth}", body=body, Content_Type=content_type))
         if nth == 12:
             await index_worker.index_next_batch(world)
-    runs = {subject: _runs(body) for subject, body in texts.items()}
+    runs = {subject: split_runs(body) for subject, body in texts.items()}
     ctx = context(ada)
-    several = 0
+    partial_matches = 0
     for _ in range(150):
-        query = _query(dice)
-        where = MessageConditions(query=_spelled(query))
-        key = MessageListing(
-            ada.user.id, PageRequest("received-", 100), frozenset({"subject"}), conditions=where
+        query = random_query(generator)
+        conditions = MessageConditions(query=query_text(query))
+        listing = MessageListing(
+            ada.user.id,
+            PageRequest("received-", 100),
+            frozenset({"subject"}),
+            conditions=conditions,
         )
-        (page,) = await message_loaders.load_pages(ctx, [key])
-        expected = {subject for subject, one in runs.items() if _slowly(one, query)}
-        assert {row.subject for row in page.rows} == expected, where.query
-        several += 0 < len(expected) < len(runs)
+        (page,) = await message_loaders.load_pages(ctx, [listing])
+        expected = {
+            subject for subject, message_runs in runs.items() if matches_query(message_runs, query)
+        }
+        assert {row.subject for row in page.rows} == expected, conditions.query
+        partial_matches += 0 < len(expected) < len(runs)
         ctx.clear_loaded()
-    assert several > 60  # the texts and searches meet often enough to tell
+    assert partial_matches > 60  # enough queries match some messages but not all

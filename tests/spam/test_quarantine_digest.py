@@ -1,4 +1,4 @@
-"""Letters that tell accounts of mail that is held for them."""
+"""Messages that notify accounts of their quarantined mail."""
 
 from datetime import timedelta
 from email import message_from_bytes
@@ -30,37 +30,37 @@ INBOX = """{ viewer { user { mailbox(by: {path: "INBOX"}) {
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-async def work(world: Environment) -> int:
-    """Look who is to be written to, and do all that is waiting; how many tasks that were."""
-    await quarantine.schedule_notifications(world)
-    done = 0
+async def run_due_tasks(world: Environment) -> int:
+    """Create due notification tasks and run all waiting tasks; return the number of tasks."""
+    await quarantine.insert_due_notification_tasks(world)
+    task_count = 0
     while await tasks.run_next_task(world):
-        done += 1
-    return done
+        task_count += 1
+    return task_count
 
 
-async def letters(client: Client) -> list[EmailMessage]:
-    """The letters of ours in the INBOX, the oldest first."""
+async def digest_messages(client: Client) -> list[EmailMessage]:
+    """Return the digest messages in the INBOX, the oldest first."""
     nodes = (await client(INBOX))["viewer"]["user"]["mailbox"]["messages"]["nodes"]
     parsed: list[Any] = [
         message_from_bytes(node["source"].encode(), policy=default) for node in reversed(nodes)
     ]
-    return [each for each in parsed if each["Auto-Submitted"]]
+    return [message for message in parsed if message["Auto-Submitted"]]
 
 
-def text(letter: EmailMessage) -> str:
-    content: str = letter.get_content()
+def digest_text(message: EmailMessage) -> str:
+    content: str = message.get_content()
     return content.replace("\r\n", "\n")
 
 
-async def often(client: Client, how: str) -> None:
+async def set_frequency(client: Client, frequency: str) -> None:
     document = """mutation ($input: QuarantineNotificationSetInput!) {
       quarantineNotificationSet(input: $input) { errors { message } } }"""
-    answer = await client(document, input={"frequency": how})
+    answer = await client(document, input={"frequency": frequency})
     assert answer["quarantineNotificationSet"]["errors"] == []
 
 
-async def test_a_letter_tells_of_what_is_held(ada: Client, clock: Clock) -> None:
+async def test_digest_lists_quarantined_messages(ada: Client, clock: Clock) -> None:
     world = ada.world
     set_options(world, quarantine_url="https://mail.example.org/held")
     await hold(ada, raw_message("Cheap\tpills \u202e!", From="Carol\u200b C. <carol@x.example>"))
@@ -69,15 +69,15 @@ async def test_a_letter_tells_of_what_is_held(ada: Client, clock: Clock) -> None
         ada, raw_message("", From=""), QuarantineReason(1.0, (), "Eicar"), sender="b@x.example"
     )
     clock.tick(hours=21)
-    assert await work(world) == 0
+    assert await run_due_tasks(world) == 0
     clock.tick(hours=1)
-    since = await reached(world, ada.user.id)
-    assert await work(world) == 1
-    (letter,) = await letters(ada)
-    assert letter["Subject"] == "Messages held for you: 2"
-    assert letter["From"] == "Postmaster <postmaster@example.org>"
-    assert letter["Auto-Submitted"] == "auto-generated"
-    assert text(letter) == (
+    position = await reached(world, ada.user.id)
+    assert await run_due_tasks(world) == 1
+    (digest,) = await digest_messages(ada)
+    assert digest["Subject"] == "Messages held for you: 2"
+    assert digest["From"] == "Postmaster <postmaster@example.org>"
+    assert digest["Auto-Submitted"] == "auto-generated"
+    assert digest_text(digest) == (
         "These messages for ada@example.org look unwanted or dangerous, and were not delivered.\n\n"
         "-\n  <b@x.example>\n  2030-01-01 02:00 UTC, held until 2030-01-31, holds a virus\n\n"
         "Cheap pills !\n  Carol C. <carol@x.example>\n"
@@ -85,102 +85,102 @@ async def test_a_letter_tells_of_what_is_held(ada: Client, clock: Clock) -> None
         "Let in what you want to have. All else is deleted on its day.\n\n"
         "See all of them: https://mail.example.org/held\n"
     )
-    told = [keys for kind, keys in await journal(world, ada.user.id, since)
+    changed_items = [keys for kind, keys in await journal(world, ada.user.id, position)
             if kind is ChangeKind.QUARANTINE_CHANGED]  # fmt: skip
-    assert told == [[row.id for row in await held(world)]]
+    assert changed_items == [[row.id for row in await held(world)]]
     assert all(row.notified for row in await held(world))
     ((sender,),) = await rows(world, "SELECT envelope_from FROM messages")
     assert sender == ""
 
 
-async def test_each_message_is_told_of_once(ada: Client, clock: Clock) -> None:
+async def test_each_message_is_listed_in_one_digest_only(ada: Client, clock: Clock) -> None:
     world = ada.world
     await hold(ada, "a")
     clock.tick(days=1)
-    assert (await work(world), await work(world)) == (1, 0)
+    assert (await run_due_tasks(world), await run_due_tasks(world)) == (1, 0)
     clock.tick(days=5)
-    assert await work(world) == 0
+    assert await run_due_tasks(world) == 0
     await hold(ada, "b")
     clock.tick(hours=23)
-    assert await work(world) == 0
+    assert await run_due_tasks(world) == 0
     clock.tick(hours=1)
-    assert await work(world) == 1
-    first, second = await letters(ada)
-    assert ("\na\n" in text(first), "\nb\n" in text(first)) == (True, False)
-    assert ("\na\n" in text(second), "\nb\n" in text(second)) == (False, True)
+    assert await run_due_tasks(world) == 1
+    first, second = await digest_messages(ada)
+    assert ("\na\n" in digest_text(first), "\nb\n" in digest_text(first)) == (True, False)
+    assert ("\na\n" in digest_text(second), "\nb\n" in digest_text(second)) == (False, True)
 
 
 @pytest.mark.parametrize(
-    ("how", "wait"),
+    ("frequency", "wait"),
     [("HOURLY", timedelta(hours=1)), ("WEEKLY", timedelta(days=7)), ("NEVER", None)],
 )
-async def test_everybody_waits_as_they_chose(
-    how: str, wait: timedelta | None, ada: Client, clock: Clock
+async def test_digest_is_sent_at_the_chosen_frequency(
+    frequency: str, wait: timedelta | None, ada: Client, clock: Clock
 ) -> None:
-    await often(ada, how)
+    await set_frequency(ada, frequency)
     await hold(ada, "a")
     if wait:
         clock.tick(seconds=wait.total_seconds() - 1)
-        assert await work(ada.world) == 0
+        assert await run_due_tasks(ada.world) == 0
         clock.tick(seconds=1)
-        assert await work(ada.world) == 1
+        assert await run_due_tasks(ada.world) == 1
     else:
         clock.tick(days=29)
-        assert await work(ada.world) == 0
-        assert await letters(ada) == []
+        assert await run_due_tasks(ada.world) == 0
+        assert await digest_messages(ada) == []
 
 
-async def test_nobody_waits_until_it_is_gone(ada: Client, clock: Clock) -> None:
+async def test_digest_is_sent_before_messages_expire(ada: Client, clock: Clock) -> None:
     set_options(ada.world, quarantine_for=timedelta(days=4))
-    await often(ada, "WEEKLY")
+    await set_frequency(ada, "WEEKLY")
     await hold(ada, "a")
     clock.tick(days=2)
-    assert await work(ada.world) == 1
-    assert len(await letters(ada)) == 1
+    assert await run_due_tasks(ada.world) == 1
+    assert len(await digest_messages(ada)) == 1
 
 
-async def test_of_many_some_are_named(ada: Client, clock: Clock) -> None:
-    for nth in range(MAX_LISTED_MESSAGES + 2):
-        await hold(ada, f"Offer {nth:03}")
+async def test_digest_lists_at_most_maximum_number_of_messages(ada: Client, clock: Clock) -> None:
+    for number in range(MAX_LISTED_MESSAGES + 2):
+        await hold(ada, f"Offer {number:03}")
         clock.tick(seconds=1)
     clock.tick(days=1)
-    await work(ada.world)
-    (letter,) = await letters(ada)
-    assert letter["Subject"] == f"Messages held for you: {MAX_LISTED_MESSAGES + 2}"
-    assert text(letter).count("Offer") == MAX_LISTED_MESSAGES
-    assert "\nNot shown here: 2 more.\n" in text(letter)
-    assert "Offer 001" not in text(letter)
+    await run_due_tasks(ada.world)
+    (digest,) = await digest_messages(ada)
+    assert digest["Subject"] == f"Messages held for you: {MAX_LISTED_MESSAGES + 2}"
+    assert digest_text(digest).count("Offer") == MAX_LISTED_MESSAGES
+    assert "\nNot shown here: 2 more.\n" in digest_text(digest)
+    assert "Offer 001" not in digest_text(digest)
     assert all(row.notified for row in await held(ada.world))
 
 
-async def test_long_words_of_strangers_are_cut(ada: Client, clock: Clock) -> None:
+async def test_long_subject_and_sender_are_truncated_in_digest(ada: Client, clock: Clock) -> None:
     await hold(ada, raw_message("x" * 5000, From=f"{'y' * 3000} <c@x.example>"))
     clock.tick(days=1)
-    await work(ada.world)
-    (letter,) = await letters(ada)
-    assert max(map(len, text(letter).splitlines())) <= 110
-    assert "x" * 99 + "…" in text(letter)
+    await run_due_tasks(ada.world)
+    (digest,) = await digest_messages(ada)
+    assert max(map(len, digest_text(digest).splitlines())) <= 110
+    assert "x" * 99 + "…" in digest_text(digest)
 
 
-async def test_what_was_let_in_or_deleted_meanwhile_is_not_told_of(
+async def test_no_digest_for_messages_deleted_or_notifications_turned_off(
     ada: Client, bob: Client, clock: Clock
 ) -> None:
     world = ada.world
     for client in (ada, bob):
         await hold(client, "a")
     clock.tick(days=1)
-    assert await quarantine.schedule_notifications(world) == 2
-    assert await quarantine.schedule_notifications(world) == 0  # both are being written to
+    assert await quarantine.insert_due_notification_tasks(world) == 2
+    assert await quarantine.insert_due_notification_tasks(world) == 0  # both already have a task
     async with world.write_session(ada.user.id) as session:
-        mine = delete(QuarantineItem).where(col(QuarantineItem.user_id) == ada.user.id)
-        await (await session.connection()).execute(mine)
-    await often(bob, "NEVER")
+        delete_items = delete(QuarantineItem).where(col(QuarantineItem.user_id) == ada.user.id)
+        await (await session.connection()).execute(delete_items)
+    await set_frequency(bob, "NEVER")
     while await tasks.run_next_task(world):
         pass
-    assert (await letters(ada), await letters(bob)) == ([], [])
+    assert (await digest_messages(ada), await digest_messages(bob)) == ([], [])
 
 
-async def test_a_letter_goes_into_a_full_mailbox_and_to_nobody_who_is_closed(
+async def test_digest_is_stored_over_quota_but_not_for_disabled_account(
     ada: Client, bob: Client, clock: Clock
 ) -> None:
     world = ada.world
@@ -191,45 +191,48 @@ async def test_a_letter_goes_into_a_full_mailbox_and_to_nobody_who_is_closed(
     while await tasks.run_next_task(world):
         pass
     clock.tick(days=1)
-    before = len(await letters(ada))
-    assert await work(world) == 2
-    assert len(await letters(ada)) == before + 1
+    count_before = len(await digest_messages(ada))
+    assert await run_due_tasks(world) == 2
+    assert len(await digest_messages(ada)) == count_before + 1
     await hold(bob, "b")
     await change(world, bob, disabled=True)
     clock.tick(days=1)
-    assert await quarantine.schedule_notifications(world) == 0
+    assert await quarantine.insert_due_notification_tasks(world) == 0
 
 
 @pytest.mark.parametrize("language", TEXTS_BY_LANGUAGE)
-async def test_it_is_written_in_the_language_of_its_reader(
+async def test_digest_is_written_in_the_language_of_the_user(
     language: str, ada: Client, clock: Clock
 ) -> None:
     await change(ada.world, ada, language=language)
     await hold(ada, "a", QuarantineReason(1.0, (), "Eicar"))
     clock.tick(days=1)
-    await work(ada.world)
-    (letter,) = await letters(ada)
-    words = TEXTS_BY_LANGUAGE[language]
-    assert letter["Subject"] == words.subject.format(many=1)
-    assert words.virus in text(letter)
-    assert words.advice in text(letter)
+    await run_due_tasks(ada.world)
+    (digest,) = await digest_messages(ada)
+    texts = TEXTS_BY_LANGUAGE[language]
+    assert digest["Subject"] == texts.subject.format(many=1)
+    assert texts.virus in digest_text(digest)
+    assert texts.advice in digest_text(digest)
 
 
 @pytest.mark.parametrize("language", TEXTS_BY_LANGUAGE)
-def test_the_sentences_of_all_languages_have_the_same_places(language: str) -> None:
-    def places(words: DigestTexts) -> list[set[str | None]]:
-        texts = (getattr(words, name) for name in words.__dataclass_fields__)
-        return [{place for _, place, _, _ in Formatter().parse(text)} - {None} for text in texts]
+def test_digest_texts_of_all_languages_have_the_same_placeholders(language: str) -> None:
+    def placeholders(language_texts: DigestTexts) -> list[set[str | None]]:
+        texts = (getattr(language_texts, name) for name in language_texts.__dataclass_fields__)
+        return [
+            {placeholder for _, placeholder, _, _ in Formatter().parse(sentence)} - {None}
+            for sentence in texts
+        ]
 
-    assert places(TEXTS_BY_LANGUAGE[language]) == places(TEXTS_BY_LANGUAGE["en"])
+    assert placeholders(TEXTS_BY_LANGUAGE[language]) == placeholders(TEXTS_BY_LANGUAGE["en"])
 
 
-async def test_a_deleted_letter_is_not_written_again(ada: Client, clock: Clock) -> None:
+async def test_deleted_digest_is_not_sent_again(ada: Client, clock: Clock) -> None:
     await hold(ada, "a")
     clock.tick(days=1)
-    await work(ada.world)
+    await run_due_tasks(ada.world)
     nodes = (await ada(INBOX))["viewer"]["user"]["mailbox"]["messages"]["nodes"]
-    gone = {"select": {"ids": [nodes[0]["id"]]}}
-    assert (await ada(DELETE, input=gone))["messageDelete"]["errors"] == []
+    delete_input = {"select": {"ids": [nodes[0]["id"]]}}
+    assert (await ada(DELETE, input=delete_input))["messageDelete"]["errors"] == []
     clock.tick(days=3)
-    assert await work(ada.world) == 0
+    assert await run_due_tasks(ada.world) == 0

@@ -1,4 +1,4 @@
-"""Lists of mail that is held: narrowed, in order, and for many accounts at once."""
+"""Lists of quarantined messages: filters, order, and cost for many accounts."""
 
 from datetime import timedelta
 
@@ -18,51 +18,55 @@ from tests.support.stores.query_plans import explained
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-async def test_lists_are_read_in_the_order_of_an_index(
+async def test_quarantine_lists_are_read_in_index_order(
     ada: Client, bob: Client, root: Client, clock: Clock
 ) -> None:
     world, table = ada.world, core_table(QuarantineItem)
     await hold(ada)
     (row,) = await held(world)
-    given = [
-        {**row._asdict(), "id": world.new_id(), "user_id": owner, "notified": nth % 100 > 0,
-         "created_at": clock() + timedelta(seconds=nth)}
-        for nth in range(1500) for owner in (ada.user.id, bob.user.id)
+    items = [
+        {**row._asdict(), "id": world.new_id(), "user_id": owner, "notified": number % 100 > 0,
+         "created_at": clock() + timedelta(seconds=number)}
+        for number in range(1500) for owner in (ada.user.id, bob.user.id)
     ]  # fmt: skip
-    needs = [{"item_id": one["id"], "blob_id": row.blob_id} for one in given]
+    references = [{"item_id": item["id"], "blob_id": row.blob_id} for item in items]
     async with world.write_session() as session:
         connection = await session.connection()
-        await connection.execute(insert(table), given)
-        await connection.execute(insert(core_table(QuarantineBlob)), needs)
+        await connection.execute(insert(table), items)
+        await connection.execute(insert(core_table(QuarantineBlob)), references)
     if world.database.dialect == "postgresql":
         async with world.database.engine.begin() as connection:
             await connection.execute(sql("ANALYZE quarantine_items"))
-    mine = """query ($first: Int, $after: String) { viewer { user {
+    user_list = """query ($first: Int, $after: String) { viewer { user {
       quarantine(first: $first, after: $after) { nodes { subject } pageInfo { endCursor } } } } }"""
-    at = (await ada(LIST, first=9))["quarantine"]["pageInfo"]["endCursor"]
-    below = (await ada(mine, first=9))["viewer"]["user"]["quarantine"]["pageInfo"]["endCursor"]
+    list_cursor = (await ada(LIST, first=9))["quarantine"]["pageInfo"]["endCursor"]
+    user_list_cursor = (await ada(user_list, first=9))["viewer"]["user"]["quarantine"]["pageInfo"][
+        "endCursor"
+    ]
     with explained(world) as plans:
         for client, document, after, index in (
-            (ada, LIST, at, "quarantine_of_user"),
-            (ada, mine, below, "quarantine_of_user"),
-            (root, LIST, at, "quarantine_by_age"),
+            (ada, LIST, list_cursor, "quarantine_of_user"),
+            (ada, user_list, user_list_cursor, "quarantine_of_user"),
+            (root, LIST, list_cursor, "quarantine_by_age"),
         ):
-            for ask in ({"first": 50}, {"first": 50, "after": after}):
-                plan = await plans.of(client(document, **ask), table.name, asking="LIMIT")
+            for page in ({"first": 50}, {"first": 50, "after": after}):
+                plan = await plans.of(client(document, **page), table.name, asking="LIMIT")
                 assert index in plan, plan
                 assert "TEMP B-TREE" not in plan
                 assert "Sort  (" not in plan
 
 
-async def test_lists_are_narrowed_and_come_newest_first(ada: Client, clock: Clock) -> None:
-    for nth, (subject, why) in enumerate(
+async def test_quarantine_list_is_filtered_and_sorted_newest_first(
+    ada: Client, clock: Clock
+) -> None:
+    for number, (subject, reason) in enumerate(
         (
             ("Cheap Pills", QuarantineReason(20.0, [SpamScanSymbol("FUZZY_HASH", 20.0)])),
             ("Größe", QuarantineReason(6.0)),
             ("Invoice", QuarantineReason(0.5, (), "Eicar-Test")),
         )
     ):
-        await hold(ada, raw_message(subject), why, sender=f"x{nth}@far.example")
+        await hold(ada, raw_message(subject), reason, sender=f"x{number}@far.example")
         clock.tick(hours=1)
     assert await listed(ada) == ["Invoice", "Größe", "Cheap Pills"]
     assert await listed(ada, query="PILLS") == ["Cheap Pills"]
@@ -76,50 +80,59 @@ async def test_lists_are_narrowed_and_come_newest_first(ada: Client, clock: Cloc
     assert await listed(ada, virus=True) == ["Invoice"]
     assert await listed(ada, virus=False, scoreAbove=1) == ["Größe", "Cheap Pills"]
     assert await listed(ada, since="2030-01-01T01:00:00Z") == ["Invoice", "Größe"]
-    for wrong in ({"query": "x" * 1001}, {"scoreAbove": 1e10}):
-        answer = await ada.raw(LIST, filter=wrong)
+    for invalid_filter in ({"query": "x" * 1001}, {"scoreAbove": 1e10}):
+        answer = await ada.raw(LIST, filter=invalid_filter)
         assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
     first = (await ada(LIST, first=2))["quarantine"]
     assert [node["subject"] for node in first["nodes"]] == ["Invoice", "Größe"]
     assert first["pageInfo"]["hasNextPage"]
     rest = (await ada(LIST, first=2, after=first["pageInfo"]["endCursor"]))["quarantine"]
     assert [node["subject"] for node in rest["nodes"]] == ["Cheap Pills"]
-    mine = await ada(
+    user_answer = await ada(
         "{ viewer { user { quarantine(first: 1) { totalCount nodes { subject } } } } }"
     )
-    assert mine["viewer"]["user"]["quarantine"] == {
+    assert user_answer["viewer"]["user"]["quarantine"] == {
         "totalCount": 3,
         "nodes": [{"subject": "Invoice"}],
     }
 
 
-MANY = """{ users(first: 50) { nodes { username
+QUARANTINE_OF_USERS = """{ users(first: 50) { nodes { username
   quarantine(first: 2) { totalCount nodes { subject user { username } domain { name } } } } } }"""
-EACH = """{ quarantine(first: 50) { nodes {
+QUARANTINE_OF_ALL = """{ quarantine(first: 50) { nodes {
   subject text user { username } domain { name } attachments { filename } } } }"""
 
 
-async def test_lists_cost_the_same_however_many(
+async def test_many_quarantine_lists_need_as_many_statements_as_few(
     ada: Client, over: Client, statements: list[str], http: httpx.AsyncClient
 ) -> None:
-    async def cost(document: str) -> int:
+    async def count_statements(document: str) -> int:
         del statements[:]
         await over(document)
-        return len([sent for sent in statements if "api_keys" not in sent])
+        return len([statement for statement in statements if "api_keys" not in statement])
 
     await hold(ada)
-    await cost(MANY), await cost(EACH)  # made once
-    few = await cost(MANY), await cost(EACH)
-    for nth in range(20):
-        user = await make_user(ada.world, f"n{nth}")
+    (
+        await count_statements(QUARANTINE_OF_USERS),
+        await count_statements(QUARANTINE_OF_ALL),
+    )  # prepares the statements
+    counts_before = (
+        await count_statements(QUARANTINE_OF_USERS),
+        await count_statements(QUARANTINE_OF_ALL),
+    )
+    for number in range(20):
+        user = await make_user(ada.world, f"n{number}")
         client = Client(http, ada.world, user, "")
         for subject in "ab":
-            await hold(client, f"{subject}{nth}")
-    answer = await over(MANY)
+            await hold(client, f"{subject}{number}")
+    answer = await over(QUARANTINE_OF_USERS)
     assert sum(node["quarantine"]["totalCount"] for node in answer["users"]["nodes"]) == 41
-    many = await cost(MANY), await cost(EACH)
-    # each of those whose mail is looked into is noted: that is theirs
-    assert many[0] == few[0]
-    assert (await cost(EACH.replace("text", "score"))) == (
-        await cost(EACH.replace("text", "notified"))
+    counts_after = (
+        await count_statements(QUARANTINE_OF_USERS),
+        await count_statements(QUARANTINE_OF_ALL),
+    )
+    # Reading the text of other users writes a log entry for each of them, which needs statements.
+    assert counts_after[0] == counts_before[0]
+    assert (await count_statements(QUARANTINE_OF_ALL.replace("text", "score"))) == (
+        await count_statements(QUARANTINE_OF_ALL.replace("text", "notified"))
     )

@@ -1,4 +1,4 @@
-"""What is let in teaches the spam filter that it is none: behind it, and where that is wanted."""
+"""A released message is sent to the spam filter as ham in the background, if configured."""
 
 from collections.abc import AsyncIterator
 
@@ -24,68 +24,68 @@ pytestmark = pytest.mark.usefixtures("examined")
 
 
 @pytest.fixture
-async def teacher(world: Environment) -> AsyncIterator[Receiver]:
-    """A server that learns as rspamd does."""
+async def learning_server(world: Environment) -> AsyncIterator[Receiver]:
+    """A server that learns like Rspamd."""
     async with receiving() as receiver:
         receiver.answer = answered(b'{"success":true}')
         limit(world, rspamd_learn=f"http://127.0.0.1:{receiver.port}")
         yield receiver
 
 
-async def lessons(world: Environment) -> list[bool]:
+async def pending_training(world: Environment) -> list[bool]:
     return [row.spam for row in await world.database.read(select(col(TrainingMessage.spam)))]
 
 
-async def test_what_is_let_in_is_learned_as_good_mail(ada: Client, teacher: Receiver) -> None:
+async def test_released_message_is_learned_as_ham(ada: Client, learning_server: Receiver) -> None:
     raw = raw_message("Bill")
-    key = await hold(ada, raw)
-    _, errors = await done(ada, TRY, ids=[key], options={"validateOnly": True})
-    assert (errors, await lessons(ada.world)) == ([], [])
-    _, errors = await done(ada, RELEASE, ids=[key])
+    item_id = await hold(ada, raw)
+    _, errors = await done(ada, TRY, ids=[item_id], options={"validateOnly": True})
+    assert (errors, await pending_training(ada.world)) == ([], [])
+    _, errors = await done(ada, RELEASE, ids=[item_id])
     assert errors == []
-    assert not teacher.got  # nobody has waited for it
+    assert not learning_server.got  # the release did not wait for the training
     assert await training_worker.train_batch(ada.world)
-    ((path, learned),) = [(each.path, each.raw) for each in teacher.got]
-    assert (path, learned.endswith(raw)) == ("/learnham", True)
+    ((path, body),) = [(request.path, request.raw) for request in learning_server.got]
+    assert (path, body.endswith(raw)) == ("/learnham", True)
 
 
-async def test_not_where_that_is_not_wanted(ada: Client, teacher: Receiver) -> None:
-    first, second, third = [await hold(ada, letter) for letter in "abc"]
-    _, errors = await done(ada, RELEASE, ids=[first], learnHam=False)
+async def test_no_training_if_disabled_or_deleted(ada: Client, learning_server: Receiver) -> None:
+    first_id, second_id, third_id = [await hold(ada, subject) for subject in "abc"]
+    _, errors = await done(ada, RELEASE, ids=[first_id], learnHam=False)
     assert errors == []
-    assert (await done(ada, DELETE, ids=[second]))[1] == []
+    assert (await done(ada, DELETE, ids=[second_id]))[1] == []
     limit(ada.world, rspamd_learn="")
-    assert (await done(ada, RELEASE, ids=[third], learnHam=True))[1] == []
-    assert (await lessons(ada.world), await inbox(ada)) == ([], ["c", "a"])
-    assert teacher.got == []
+    assert (await done(ada, RELEASE, ids=[third_id], learnHam=True))[1] == []
+    assert (await pending_training(ada.world), await inbox(ada)) == ([], ["c", "a"])
+    assert learning_server.got == []
 
 
-async def test_a_filter_that_is_down_holds_up_no_release(
-    ada: Client, teacher: Receiver, clock: Clock
+async def test_release_succeeds_if_spam_filter_is_unavailable(
+    ada: Client, learning_server: Receiver, clock: Clock
 ) -> None:
-    teacher.answer = answered(b"", "503 Busy")
+    learning_server.answer = answered(b"", "503 Busy")
     _, errors = await done(ada, RELEASE, ids=[await hold(ada, "Bill")])
     assert (errors, await inbox(ada)) == ([], ["Bill"])
     assert not await training_worker.train_batch(ada.world)
-    assert await lessons(ada.world) == [False]
-    teacher.answer = answered(b'{"success":true}')
+    assert await pending_training(ada.world) == [False]
+    learning_server.answer = answered(b'{"success":true}')
     clock.tick(minutes=1)
     assert await training_worker.train_batch(ada.world)
-    assert (teacher.got[-1].path, await lessons(ada.world)) == ("/learnham", [])
+    assert (learning_server.got[-1].path, await pending_training(ada.world)) == ("/learnham", [])
 
 
-@pytest.mark.usefixtures("teacher")
-async def test_nobody_teaches_with_what_is_anothers_nor_with_a_virus(
+@pytest.mark.usefixtures("learning_server")
+async def test_no_training_without_access_or_with_a_virus(
     ada: Client, bob: Client, http: httpx.AsyncClient
 ) -> None:
-    chief = await make_domain_admin(ada.world, http, "chief", [AdminPermission.QUARANTINE])
-    hers, virus = (
+    domain_admin = await make_domain_admin(ada.world, http, "chief", [AdminPermission.QUARANTINE])
+    item_id, virus_id = (
         await hold(ada, "Hers"),
         await hold(ada, "Virus", QuarantineReason(0.0, (), "Eicar")),
     )
-    _, errors = await done(bob, RELEASE, ids=[hers])
-    assert (told(errors)[0], await lessons(ada.world)) == ("NOT_FOUND", [])
-    assert (await done(chief, RELEASE, ids=[virus]))[1] == []
-    assert await lessons(ada.world) == []
-    assert (await done(chief, RELEASE, ids=[hers]))[1] == []
-    assert await lessons(ada.world) == [False]
+    _, errors = await done(bob, RELEASE, ids=[item_id])
+    assert (told(errors)[0], await pending_training(ada.world)) == ("NOT_FOUND", [])
+    assert (await done(domain_admin, RELEASE, ids=[virus_id]))[1] == []
+    assert await pending_training(ada.world) == []
+    assert (await done(domain_admin, RELEASE, ids=[item_id]))[1] == []
+    assert await pending_training(ada.world) == [False]

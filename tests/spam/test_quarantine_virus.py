@@ -1,4 +1,4 @@
-"""Mail with a virus, where it is held instead of refused; by LMTP, past a scanner that finds it."""
+"""Messages with a virus that are quarantined instead of refused, received by LMTP."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,86 +23,93 @@ from tests.support.operations.domain_operations import done, told
 from tests.support.operations.quarantine_operations import RELEASE, SPAM, held, inbox
 
 pytestmark = pytest.mark.usefixtures("examined")
-NAME = "Win.Test"
-RULE = """mutation ($input: SenderRuleCreateInput!) { senderRuleCreate(input: $input) {
-  errors { message } } }"""
+VIRUS_NAME = "Win.Test"
+CREATE_SENDER_RULE = """mutation ($input: SenderRuleCreateInput!) { senderRuleCreate(input: $input)
+  { errors { message } } }"""
 
 
 @pytest.fixture
-async def neighbour(world: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
+async def lmtp_client(world: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
     listener = await lmtp.start_lmtp_listener(
         world, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
     )
-    neighbour = await connect(listener.port)
-    async with rude(clamd_says(f"stream: {NAME} FOUND\0".encode())) as port:
+    lmtp_client = await connect(listener.port)
+    async with rude(clamd_says(f"stream: {VIRUS_NAME} FOUND\0".encode())) as port:
         limit(world, clamd=f"127.0.0.1:{port}", virus="quarantine")
-        yield neighbour
-    await neighbour.close()
+        yield lmtp_client
+    await lmtp_client.close()
     await listener.close(1)
 
 
-async def test_it_is_held_for_all_and_let_in_by_an_administrator_alone(
-    ada: Client, bob: Client, neighbour: Neighbour, http: httpx.AsyncClient
+async def test_virus_is_quarantined_per_user_and_released_by_admin_only(
+    ada: Client, bob: Client, lmtp_client: Neighbour, http: httpx.AsyncClient
 ) -> None:
     world = ada.world
-    chief = await make_domain_admin(world, http, "chief", [AdminPermission.QUARANTINE])
+    domain_admin = await make_domain_admin(world, http, "chief", [AdminPermission.QUARANTINE])
     await set_user_columns(bob, spam_level=100)
-    both = (ada.address, bob.address)
-    assert await deliver_for_reply_codes(neighbour, raw_message("Ill"), *both) == ["250 2.0.0"] * 2
-    assert [await message_special_use(one, "Ill") for one in (ada, bob)] == [None, None]
+    recipients = (ada.address, bob.address)
+    assert (
+        await deliver_for_reply_codes(lmtp_client, raw_message("Ill"), *recipients)
+        == ["250 2.0.0"] * 2
+    )
+    assert [await message_special_use(client, "Ill") for client in (ada, bob)] == [None, None]
     rows = await held(world)
     assert {(row.user_id, row.virus) for row in rows} == {
-        (ada.user.id, NAME),
-        (bob.user.id, NAME),
+        (ada.user.id, VIRUS_NAME),
+        (bob.user.id, VIRUS_NAME),
     }
-    keys = {row.user_id: global_ids.encode("QuarantineItem", row.id) for row in rows}
-    _, errors = await done(ada, RELEASE, ids=[keys[ada.user.id]])
+    item_ids = {row.user_id: global_ids.encode("QuarantineItem", row.id) for row in rows}
+    _, errors = await done(ada, RELEASE, ids=[item_ids[ada.user.id]])
     assert told(errors)[::3] == ("FORBIDDEN", "DOMAIN_ADMIN")
-    _, errors = await done(bob, RELEASE, ids=[keys[ada.user.id]])
+    _, errors = await done(bob, RELEASE, ids=[item_ids[ada.user.id]])
     assert told(errors)[0] == "NOT_FOUND"
     assert (await inbox(ada), len(await held(world))) == ([], 2)
-    _, errors = await done(chief, RELEASE, ids=[keys[ada.user.id]])
+    _, errors = await done(domain_admin, RELEASE, ids=[item_ids[ada.user.id]])
     assert (errors, await inbox(ada)) == ([], ["Ill"])
     assert [row.user_id for row in await held(world)] == [bob.user.id]
 
 
-async def test_no_rule_about_the_sender_lets_it_past(
-    ada: Client, root: Client, neighbour: Neighbour
+async def test_allow_rule_does_not_exempt_message_with_virus(
+    ada: Client, root: Client, lmtp_client: Neighbour
 ) -> None:
     rule = {"scope": {"global": True}, "action": "ALLOW", "patterns": ["*@example.com"]}
-    assert (await root(RULE, input=rule))["senderRuleCreate"]["errors"] == []
-    assert await deliver_for_reply_codes(neighbour, raw_message("Ill"), ada.address) == [
+    assert (await root(CREATE_SENDER_RULE, input=rule))["senderRuleCreate"]["errors"] == []
+    assert await deliver_for_reply_codes(lmtp_client, raw_message("Ill"), ada.address) == [
         "250 2.0.0"
     ]
-    assert (await inbox(ada), [row.virus for row in await held(ada.world)]) == ([], [NAME])
+    assert (await inbox(ada), [row.virus for row in await held(ada.world)]) == ([], [VIRUS_NAME])
 
 
 @pytest.mark.parametrize(
-    ("virus", "reply", "many"), [("reject", "550 5.7.1", 0), ("tag", "250 2.0.0", 1)]
+    ("virus", "reply", "quarantined_count"), [("reject", "550 5.7.1", 0), ("tag", "250 2.0.0", 1)]
 )
-async def test_what_is_to_be_refused_is_so_whatever_its_score(
-    ada: Client, neighbour: Neighbour, virus: str, reply: str, many: int
+async def test_virus_action_applies_before_spam_score(
+    ada: Client, lmtp_client: Neighbour, virus: str, reply: str, quarantined_count: int
 ) -> None:
     limit(ada.world, virus=virus, spam_quarantine=50)
-    assert await deliver_for_reply_codes(neighbour, raw_message("Ill", **SPAM), ada.address) == [
+    assert await deliver_for_reply_codes(lmtp_client, raw_message("Ill", **SPAM), ada.address) == [
         reply
     ]
-    assert len(await held(ada.world)) == many
+    assert len(await held(ada.world)) == quarantined_count
 
 
-async def test_what_is_too_large_to_be_held_is_refused(ada: Client, neighbour: Neighbour) -> None:
+async def test_message_with_virus_too_large_for_quarantine_is_refused(
+    ada: Client, lmtp_client: Neighbour
+) -> None:
     limit(ada.world, quarantine_max=500)
     large = raw_message("Large", body="x" * 500)
-    assert await deliver_for_reply_codes(neighbour, large, ada.address) == ["550 5.7.1"]
-    assert await deliver_for_reply_codes(neighbour, raw_message("Small"), ada.address) == [
+    assert await deliver_for_reply_codes(lmtp_client, large, ada.address) == ["550 5.7.1"]
+    assert await deliver_for_reply_codes(lmtp_client, raw_message("Small"), ada.address) == [
         "250 2.0.0"
     ]
     assert [row.subject for row in await held(ada.world)] == ["Small"]
 
 
-async def test_an_address_that_forwards_sends_none_on(ada: Client, neighbour: Neighbour) -> None:
+async def test_forwarding_address_refuses_message_with_virus(
+    ada: Client, lmtp_client: Neighbour
+) -> None:
     await add_forwarding_address(ada.world, "list", "dave@far.example")
-    assert await deliver_for_reply_codes(neighbour, raw_message("On"), "list@example.org") == [
+    assert await deliver_for_reply_codes(lmtp_client, raw_message("On"), "list@example.org") == [
         "550 5.7.1"
     ]
     assert await held(ada.world) == []

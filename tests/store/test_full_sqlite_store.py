@@ -1,4 +1,4 @@
-"""A store that SQLite can't make larger: units fail as a whole, and say why."""
+"""An SQLite database that can't grow: transactions fail completely and report a full disk."""
 
 import asyncio
 import gc
@@ -20,77 +20,77 @@ from models.store.outages import DiskFull
 from tests.support.mail_servers.lmtp_client import connect
 from tests.support.stores import store_fixtures
 
-PAGES = 20  # that the store may grow by
-SIZE = 60_000  # characters of a row, in about 15 pages
-UNITS = 40
+FREE_PAGES = 20  # the number of pages the database can grow by
+ROW_SIZE = 60_000  # characters of a row, about 15 pages
+TRANSACTION_COUNT = 40
 INSERT = text("INSERT INTO filled VALUES (:x)")
 COUNT = text("SELECT count(*) AS many FROM filled").columns(literal(0).label("many"))
 
 
 @pytest.fixture
 async def database(sqlite_template: Path, tmp_path: Path) -> AsyncIterator[Database]:
-    """A store with the table `filled` that may grow by few pages."""
+    """Yield a database with the table `filled` that can grow by a few pages."""
     database = Database(store_fixtures.copied(sqlite_template, tmp_path))
     async with database.engine.begin() as connection:
         await connection.execute(text("CREATE TABLE filled (x text PRIMARY KEY)"))
         pages = (await connection.execute(text("PRAGMA page_count"))).scalar() or 0
 
-    def limit(connection: Any, _record: Any, _proxy: Any) -> None:
-        connection.execute(f"PRAGMA max_page_count={pages + PAGES}")
+    def limit_pages(connection: Any, _record: Any, _proxy: Any) -> None:
+        connection.execute(f"PRAGMA max_page_count={pages + FREE_PAGES}")
 
     for engine in (database.engine.sync_engine, *database.engines):
-        event.listen(engine, "checkout", limit)
+        event.listen(engine, "checkout", limit_pages)
     yield database
     await database.close()
-    OUTAGES._open.clear()  # noqa: SLF001 - the next test has another store
+    OUTAGES._open.clear()  # noqa: SLF001 - the next test has another database
 
 
-async def insert(database: Database, number: int, *, nested: bool) -> None:
-    """A unit that writes a row, in a savepoint of its own or not."""
-    given = {"x": f"{number}".ljust(SIZE, "x")}
+async def insert_in_session(database: Database, number: int, *, in_savepoint: bool) -> None:
+    """Insert a row with a session, in a savepoint or not."""
+    values = {"x": f"{number}".ljust(ROW_SIZE, "x")}
     async with database.write_session() as session:
         connection = await session.connection()
-        if nested:
+        if in_savepoint:
             async with session.begin_nested():
-                await connection.execute(INSERT, given)
+                await connection.execute(INSERT, values)
         else:
-            await connection.execute(INSERT, given)
+            await connection.execute(INSERT, values)
 
 
-async def apply(database: Database, number: int) -> None:
-    """The same as a plain function."""
+async def insert_in_transaction(database: Database, number: int) -> None:
+    """Insert a row with a transaction function."""
 
-    def work(connection: Connection) -> None:
-        connection.execute(INSERT, {"x": f"{number}".ljust(SIZE, "x")})
+    def insert_row(connection: Connection) -> None:
+        connection.execute(INSERT, {"x": f"{number}".ljust(ROW_SIZE, "x")})
 
-    await database.run_transaction(work)
+    await database.run_transaction(insert_row)
 
 
-@pytest.mark.parametrize("way", ["unit", "nested", "function"])
-async def test_units_that_find_no_room_say_that_the_disk_is_full(
-    database: Database, way: str
-) -> None:
+@pytest.mark.parametrize("method", ["unit", "nested", "function"])
+async def test_transactions_without_space_raise_disk_full(database: Database, method: str) -> None:
     unhandled: list[Any] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, facts: unhandled.append(facts))
-    units = [
-        apply(database, number)
-        if way == "function"
-        else insert(database, number, nested=way == "nested")
-        for number in range(UNITS)
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
+    transactions = [
+        insert_in_transaction(database, number)
+        if method == "function"
+        else insert_in_session(database, number, in_savepoint=method == "nested")
+        for number in range(TRANSACTION_COUNT)
     ]
-    outcomes = await asyncio.gather(*units, return_exceptions=True)
-    failures = [type(problem) for problem in outcomes if problem is not None]
-    del units, outcomes
-    gc.collect()  # a future tells at its end that nobody heard of its error
+    outcomes = await asyncio.gather(*transactions, return_exceptions=True)
+    failures = [type(error) for error in outcomes if error is not None]
+    del transactions, outcomes
+    gc.collect()  # the garbage collector reports futures whose error was never read
     await asyncio.sleep(0)
     assert not unhandled
     assert failures
     assert failures == [DiskFull] * len(failures)
     (row,) = await database.read(select(COUNT.subquery().c.many))
-    assert row.many == UNITS - len(failures), "what was acknowledged is stored, nothing else"
+    assert row.many == TRANSACTION_COUNT - len(failures), (
+        "what was acknowledged is stored, nothing else"
+    )
 
 
-async def test_the_reserve_of_the_disk_is_a_setting(world: Environment, tmp_path: Path) -> None:
+async def test_disk_reserve_is_a_setting(world: Environment, tmp_path: Path) -> None:
     reserved = replace(world, options=replace(world.options, disk_reserve=1 << 62))
     listener = await lmtp.start_lmtp_listener(
         reserved, "127.0.0.1", 0, spool_folder=tmp_path / "spool"

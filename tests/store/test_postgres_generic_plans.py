@@ -1,4 +1,4 @@
-"""Pages that PostgreSQL has prepared are read in the order of an index, run after run."""
+"""Generic plans of prepared pages in PostgreSQL read an index in order."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,18 +14,23 @@ from tests.conftest import Client, make_client, receive
 from tests.support.accounts.large_account import fill
 from tests.support.stores import store_fixtures
 
-MANY, OTHERS = 3000, 8  # messages of each account; other accounts
+MESSAGE_COUNT, OTHER_USER_COUNT = (
+    3000,
+    8,
+)  # messages of each account, and the number of other accounts
 BASE = 1 << 40
-RUNS = 8  # PostgreSQL weighs a generic plan from the sixth on
-INBOX = """query ($after: String) { viewer { user { mailbox(by: {path: "INBOX"}) {
+RUN_COUNT = 8  # PostgreSQL considers a generic plan from the sixth execution on
+INBOX_PAGE = """query ($after: String) { viewer { user { mailbox(by: {path: "INBOX"}) {
   messages(first: 50, after: $after) { nodes { id subject } pageInfo { endCursor } } } } } }"""
-ALL = """query ($after: String) { viewer { user {
+ALL_MESSAGES_PAGE = """query ($after: String) { viewer { user {
   messages(first: 50, after: $after) { nodes { id subject } pageInfo { endCursor } } } } }"""
 
 
-@pytest.fixture(params=[one for one in store_fixtures.STORES if one == "postgres"])
+@pytest.fixture(
+    params=[store_name for store_name in store_fixtures.STORES if store_name == "postgres"]
+)
 async def database(postgres: str) -> AsyncIterator[Database]:
-    """An empty store that analyzes nothing by itself."""
+    """Yield an empty database without automatic ANALYZE."""
     url = await store_fixtures.beside(postgres, "generic")
     await store_fixtures.migrated(url)
     await store_fixtures.left_alone(url)
@@ -35,46 +40,51 @@ async def database(postgres: str) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def full(world: Environment, http: httpx.AsyncClient) -> Client:
-    """An account among others, whose statistics are up to date."""
-    clients = [await make_client(world, http, f"user{nth}") for nth in range(OTHERS + 1)]
-    for nth, client in enumerate(clients):
+async def large_account(world: Environment, http: httpx.AsyncClient) -> Client:
+    """Return a large account among others, with current statistics."""
+    clients = [
+        await make_client(world, http, f"user{number}") for number in range(OTHER_USER_COUNT + 1)
+    ]
+    for number, client in enumerate(clients):
         await receive(client, "Hello duck")
-        await fill(client, MANY, base=BASE + nth * 10 * MANY)
+        await fill(client, MESSAGE_COUNT, base=BASE + number * 10 * MESSAGE_COUNT)
     async with world.database.engine.begin() as connection:
         await connection.execute(text("ANALYZE"))
     return clients[0]
 
 
-async def _plan(database: Database, sql: str, values: Any) -> str:
-    """The plan of a prepared select, in a session of those that run it, after several runs."""
-    readers: Any = database._readers  # noqa: SLF001 - whose sessions are set up in their own way
+async def explain_prepared(database: Database, sql: str, values: Any) -> str:
+    """Return the plan of a prepared SELECT after several executions in a reader's session."""
+    # The readers configure their sessions in their own way.
+    readers: Any = database._readers  # noqa: SLF001
     assert isinstance(readers, PostgresReaders)
     driver = readers._quick_reads._idle[0].driver  # noqa: SLF001
-    given = ", ".join(str(one) if isinstance(one, int) else f"'{one}'" for one in values)
+    arguments = ", ".join(
+        str(value) if isinstance(value, int) else f"'{value}'" for value in values
+    )
     await driver.execute(f"PREPARE page AS {sql}")
-    for _ in range(RUNS):
-        await driver.execute(f"EXECUTE page({given})")
-    found = await driver.fetch(f"EXPLAIN EXECUTE page({given})")
+    for _ in range(RUN_COUNT):
+        await driver.execute(f"EXECUTE page({arguments})")
+    plan_rows = await driver.fetch(f"EXPLAIN EXECUTE page({arguments})")
     await driver.execute("DEALLOCATE page")
-    return "\n".join(row[0] for row in found)
+    return "\n".join(row[0] for row in plan_rows)
 
 
-@pytest.mark.parametrize("document", [INBOX, ALL])
-async def test_a_prepared_page_keeps_to_its_index(full: Client, document: str) -> None:
-    database, sent = full.world.database, list[tuple[str, Any]]()
+@pytest.mark.parametrize("document", [INBOX_PAGE, ALL_MESSAGES_PAGE])
+async def test_prepared_page_uses_its_index(large_account: Client, document: str) -> None:
+    database, statements_sent = large_account.world.database, list[tuple[str, Any]]()
 
-    def note(_connection: Any, _cursor: Any, sql: str, values: Any, *_: Any) -> None:
+    def record_statement(_connection: Any, _cursor: Any, sql: str, values: Any, *_: Any) -> None:
         if "FROM messages" in sql and "LIMIT" in sql:
-            sent.append((sql, values))
+            statements_sent.append((sql, values))
 
     for engine in database.engines:
-        event.listen(engine, "before_cursor_execute", note)
-    found = (await full(document))["viewer"]["user"]
-    after = (found.get("mailbox") or found)["messages"]["pageInfo"]["endCursor"]
-    await full(document, after=after)
-    assert len(sent) == 2
-    for sql, values in sent:
+        event.listen(engine, "before_cursor_execute", record_statement)
+    user = (await large_account(document))["viewer"]["user"]
+    after = (user.get("mailbox") or user)["messages"]["pageInfo"]["endCursor"]
+    await large_account(document, after=after)
+    assert len(statements_sent) == 2
+    for sql, values in statements_sent:
         assert sql.count("messages.user_id =") == 1
-        plan = await _plan(database, sql, values)
+        plan = await explain_prepared(database, sql, values)
         assert "Sort" not in plan, plan

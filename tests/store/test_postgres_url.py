@@ -1,4 +1,4 @@
-"""Addresses of PostgreSQL: what libpq documents, with TLS, on a real server."""
+"""PostgreSQL URLs as libpq documents them, with TLS and a real server."""
 
 import datetime
 import ipaddress
@@ -30,12 +30,12 @@ POSTGRES = pytest.mark.skipif(
 )
 
 
-def certificate(folder: Path, name: str = "127.0.0.1") -> Path:
-    """A file with a self-signed certificate for an IP address, and its key."""
+def write_certificate(folder: Path, name: str = "127.0.0.1") -> Path:
+    """Write a self-signed certificate for an IP address with its key, and return the file."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
-    made = (
+    signed = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject)
@@ -56,14 +56,14 @@ def certificate(folder: Path, name: str = "127.0.0.1") -> Path:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    path.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
+    path.write_bytes(private + signed.public_bytes(serialization.Encoding.PEM))
     return path
 
 
 @pytest.fixture
-async def tls(postgres: str, tmp_path: Path) -> AsyncIterator[tuple[Proxy, Path]]:
-    """A PostgreSQL server that speaks TLS, and the certificate to trust."""
-    path = certificate(tmp_path)
+async def tls_proxy(postgres: str, tmp_path: Path) -> AsyncIterator[tuple[Proxy, Path]]:
+    """Yield a TLS proxy of the PostgreSQL server, and the certificate to trust."""
+    path = write_certificate(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path)
     proxy = Proxy(postgres, context)
@@ -72,7 +72,7 @@ async def tls(postgres: str, tmp_path: Path) -> AsyncIterator[tuple[Proxy, Path]
     await proxy.cut()
 
 
-async def asked(url: str) -> bool:
+async def can_use_database(url: str) -> bool:
     database = Database(database_url_with_driver(url))
     try:
         await database.ping()
@@ -84,7 +84,7 @@ async def asked(url: str) -> bool:
 
 @POSTGRES
 @pytest.mark.parametrize(
-    "more",
+    "parameters",
     [
         "sslmode=require",
         "sslmode=prefer",
@@ -95,96 +95,110 @@ async def asked(url: str) -> bool:
         "ssl=true&connect_timeout=10&keepalives_idle=5&application_name=mail&tcp_user_timeout=900",
     ],
 )
-async def test_tls_is_used_by_every_kind_of_connection(tls: tuple[Proxy, Path], more: str) -> None:
-    proxy, ca = tls
-    url = f"{proxy.url}?{more.format(ca=ca)}".replace("postgresql://", "postgres://")
-    assert await asked(url)
-    used = proxy.hurried
-    assert used >= 2  # connections for reading and for writing
+async def test_tls_is_used_by_every_kind_of_connection(
+    tls_proxy: tuple[Proxy, Path], parameters: str
+) -> None:
+    proxy, ca_file = tls_proxy
+    url = f"{proxy.url}?{parameters.format(ca=ca_file)}".replace("postgresql://", "postgres://")
+    assert await can_use_database(url)
+    connection_count = proxy.hurried
+    assert connection_count >= 2  # connections for reading and for writing
     bus = PostgresBus(database_url_with_driver(url))
     await bus.send("hello")
     await bus.close()
     async with store_lock.lock_as_server(database_url_with_driver(url)):
         pass
-    assert proxy.hurried == used + 2
+    assert proxy.hurried == connection_count + 2
 
 
 @POSTGRES
-async def test_certificate_of_another_is_refused(tls: tuple[Proxy, Path], tmp_path: Path) -> None:
-    proxy, ca = tls
-    other = certificate(tmp_path, "127.0.0.2")
-    for more in (
-        f"sslmode=verify-ca&sslrootcert={other}",
-        f"sslmode=require&sslrootcert={other}",
+async def test_certificate_of_another_server_is_refused(
+    tls_proxy: tuple[Proxy, Path], tmp_path: Path
+) -> None:
+    proxy, ca_file = tls_proxy
+    other_certificate = write_certificate(tmp_path, "127.0.0.2")
+    for parameters in (
+        f"sslmode=verify-ca&sslrootcert={other_certificate}",
+        f"sslmode=require&sslrootcert={other_certificate}",
         "sslmode=require&channel_binding=require",
         "sslrootcert=system",
     ):
         with pytest.raises(StorageUnavailable) as failure:
-            await asked(f"{proxy.url}?{more}")
-        assert isinstance(failure.value.__cause__, ssl.SSLCertVerificationError), more
-    named = proxy.url.replace("127.0.0.1", "localhost")  # the certificate names the number
+            await can_use_database(f"{proxy.url}?{parameters}")
+        assert isinstance(failure.value.__cause__, ssl.SSLCertVerificationError), parameters
+    host_name_url = proxy.url.replace(
+        "127.0.0.1", "localhost"
+    )  # the certificate contains the IP address
     with pytest.raises(StorageUnavailable):
-        await asked(f"{named}?sslmode=verify-full&sslrootcert={ca}")
-    assert await asked(f"{named}?sslmode=verify-ca&sslrootcert={ca}")
-    moved = proxy.url.replace("127.0.0.1", "mail.example")
-    assert await asked(f"{moved}?hostaddr=127.0.0.1&sslmode=verify-ca&sslrootcert={ca}")
+        await can_use_database(f"{host_name_url}?sslmode=verify-full&sslrootcert={ca_file}")
+    assert await can_use_database(f"{host_name_url}?sslmode=verify-ca&sslrootcert={ca_file}")
+    other_host_url = proxy.url.replace("127.0.0.1", "mail.example")
+    assert await can_use_database(
+        f"{other_host_url}?hostaddr=127.0.0.1&sslmode=verify-ca&sslrootcert={ca_file}"
+    )
     with pytest.raises(StorageUnavailable):
-        await asked(f"{moved}?hostaddr=127.0.0.1&sslmode=verify-full&sslrootcert={ca}")
+        await can_use_database(
+            f"{other_host_url}?hostaddr=127.0.0.1&sslmode=verify-full&sslrootcert={ca_file}"
+        )
 
 
 @POSTGRES
-async def test_require_is_refused_without_tls(postgres: str) -> None:
+async def test_sslmode_require_fails_without_tls(postgres: str) -> None:
     proxy = Proxy(postgres)
     await proxy.start()
     try:
         with pytest.raises(StorageUnavailable):
-            await asked(f"{proxy.url}?sslmode=require")
-        assert await asked(f"{proxy.url}?sslmode=prefer")
-        assert await asked(f"{proxy.url}?sslmode=disable")
+            await can_use_database(f"{proxy.url}?sslmode=require")
+        assert await can_use_database(f"{proxy.url}?sslmode=prefer")
+        assert await can_use_database(f"{proxy.url}?sslmode=disable")
     finally:
         await proxy.cut()
 
 
 @POSTGRES
-async def test_next_host_is_tried(postgres: str) -> None:
+async def test_next_host_is_tried_after_a_failure(postgres: str) -> None:
     proxy = Proxy(postgres)
     await proxy.start()
     try:
         path = urlsplit(proxy.store).path
         url = f"postgresql://postgres:x@127.0.0.1:1,127.0.0.1:{proxy.port}{path}"
         began = time.monotonic()
-        assert await asked(f"{url}?target_session_attrs=primary&load_balance_hosts=random")
-        assert await asked(f"{url}?target_session_attrs=prefer-standby")
+        assert await can_use_database(
+            f"{url}?target_session_attrs=primary&load_balance_hosts=random"
+        )
+        assert await can_use_database(f"{url}?target_session_attrs=prefer-standby")
         assert time.monotonic() - began < 60
         with pytest.raises(StorageUnavailable):
-            await asked(f"{url}?target_session_attrs=standby")
+            await can_use_database(f"{url}?target_session_attrs=standby")
     finally:
         await proxy.cut()
 
 
 @POSTGRES
-async def test_options_and_names_reach_the_server(
+async def test_options_and_application_name_reach_the_server(
     postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = "options=-c%20statement_timeout%3D1234&application_name=mail%20one"
     database = Database(f"{postgres}&{options}")
-    async with database.engine.connect() as made:
-        assert (await made.execute(text("SHOW statement_timeout"))).scalar() == "1234ms"
-        assert (await made.execute(text("SHOW application_name"))).scalar() == "mail one"
+    async with database.engine.connect() as connection:
+        assert (await connection.execute(text("SHOW statement_timeout"))).scalar() == "1234ms"
+        assert (await connection.execute(text("SHOW application_name"))).scalar() == "mail one"
     await database.close()
-    service = tmp_path / "service"
+    service_file = tmp_path / "service"
     parts = urlsplit(postgres)
-    folder = parts.query.removeprefix("host=")
-    service.write_text(f"[mail]\nhost={folder}\ndbname={parts.path[1:]}\nuser=postgres\n")
-    assert await asked(f"postgresql://?service=mail&servicefile={service}")
-    monkeypatch.setenv("PGHOST", folder)
-    assert await asked(f"postgresql://postgres@{parts.path}")
+    socket_folder = parts.query.removeprefix("host=")
+    service_file.write_text(
+        f"[mail]\nhost={socket_folder}\ndbname={parts.path[1:]}\nuser=postgres\n"
+    )
+    assert await can_use_database(f"postgresql://?service=mail&servicefile={service_file}")
+    monkeypatch.setenv("PGHOST", socket_folder)
+    assert await can_use_database(f"postgresql://postgres@{parts.path}")
     connector = PostgresConnector(f"{postgres}&requirepeer=nobody-of-this-name")
     with pytest.raises(PostgresAddressError, match="requirepeer"):
         await connector.connect()
 
 
-def test_address_is_read_as_libpq_reads_it() -> None:
+def test_url_is_parsed_as_libpq_parses_it() -> None:
     address = parse_postgres_address(
         "postgres://us%40er:p%2Fw@[::1]:1,b.example:2,%2Frun%2Fpg/da%20ta?sslmode=verify-full", {}
     )

@@ -1,4 +1,4 @@
-"""A primary key that two processes make at once is made again; a conflict of data stays one."""
+"""Colliding generated IDs are generated again. Conflicts of data stay conflicts."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -13,105 +13,109 @@ from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import core_table
-from models.store.key_collision import KeyCollision, is_key_collision
+from models.store.key_collision import GeneratedIdCollision, is_generated_id_collision
 from models.users.tables import User
 from tests.conftest import Client, receive
 
 
 @dataclass
-class CollidingKeys:
-    """Keys of which the first ones are those that another process has just used."""
+class CollidingIdGenerator:
+    """An ID generator whose first IDs another process has just used."""
 
-    usual: Callable[[], int]
-    taken: list[int] = field(default_factory=list)
-    given: int = 0
+    generate: Callable[[], int]
+    colliding_ids: list[int] = field(default_factory=list)
+    collision_count: int = 0
 
     def __call__(self) -> int:
-        if self.taken:
-            self.given += 1
-            return self.taken.pop(0)
-        return self.usual()
+        if self.colliding_ids:
+            self.collision_count += 1
+            return self.colliding_ids.pop(0)
+        return self.generate()
 
 
-def colliding(world: Environment, taken: Iterable[int] = ()) -> CollidingKeys:
-    keys = CollidingKeys(world.new_id, list(taken))
-    object.__setattr__(world, "new_id", keys)
-    return keys
+def use_colliding_ids(
+    world: Environment, colliding_ids: Iterable[int] = ()
+) -> CollidingIdGenerator:
+    generator = CollidingIdGenerator(world.new_id, list(colliding_ids))
+    object.__setattr__(world, "new_id", generator)
+    return generator
 
 
-async def newest(world: Environment, table: type[SQLModel]) -> int:
-    key = core_table(table).c.id
-    return int((await world.database.read(select(key).order_by(key.desc()).limit(1)))[0].id)
+async def load_newest_id(world: Environment, table: type[SQLModel]) -> int:
+    id_column = core_table(table).c.id
+    return int(
+        (await world.database.read(select(id_column).order_by(id_column.desc()).limit(1)))[0].id
+    )
 
 
-async def test_a_mutation_whose_key_is_taken_runs_again(ada: Client, world: Environment) -> None:
-    keys = colliding(world, [await newest(world, Mailbox)])
-    done = await ada(
+async def test_mutation_with_colliding_id_runs_again(ada: Client, world: Environment) -> None:
+    generator = use_colliding_ids(world, [await load_newest_id(world, Mailbox)])
+    payload = await ada(
         """mutation { mailboxCreate(input: {paths: ["Taken"]}) {
           mailboxes { path } errors { code } } }"""
     )
-    assert done["mailboxCreate"] == {"mailboxes": [{"path": "Taken"}], "errors": []}
-    assert keys.given == 1
+    assert payload["mailboxCreate"] == {"mailboxes": [{"path": "Taken"}], "errors": []}
+    assert generator.collision_count == 1
 
 
-async def test_an_account_whose_key_is_taken_is_not_a_conflict(root: Client, ada: Client) -> None:
-    keys = colliding(root.world, [ada.user.id])
-    given = {"username": "grace", "address": "grace@example.org", "password": "long enough 17!"}
+async def test_user_with_colliding_id_is_not_a_conflict(root: Client, ada: Client) -> None:
+    generator = use_colliding_ids(root.world, [ada.user.id])
+    arguments = {"username": "grace", "address": "grace@example.org", "password": "long enough 17!"}
     document = """mutation ($input: UserCreateInput!) { userCreate(input: $input) {
       user { username } errors { code path } } }"""
-    assert (await root(document, input=given))["userCreate"] == {
+    assert (await root(document, input=arguments))["userCreate"] == {
         "user": {"username": "grace"},
         "errors": [],
     }
-    assert keys.given == 1
-    again = (await root(document, input=given))["userCreate"]["errors"]
-    assert [one["code"] for one in again] == ["CONFLICT"]
+    assert generator.collision_count == 1
+    errors_ = (await root(document, input=arguments))["userCreate"]["errors"]
+    assert [error["code"] for error in errors_] == ["CONFLICT"]
 
 
-async def test_an_atomic_request_runs_again_as_a_whole(ada: Client, world: Environment) -> None:
-    colliding(world, [await newest(world, Mailbox)])
-    done = await ada(
+async def test_atomic_request_with_colliding_id_runs_again(ada: Client, world: Environment) -> None:
+    use_colliding_ids(world, [await load_newest_id(world, Mailbox)])
+    payload = await ada(
         """mutation @atomic {
           a: mailboxCreate(input: {paths: ["A"]}) { errors { code } }
           b: mailboxCreate(input: {paths: ["B"]}) { errors { code } } }"""
     )
-    assert done == {"a": {"errors": []}, "b": {"errors": []}}
+    assert payload == {"a": {"errors": []}, "b": {"errors": []}}
 
 
-async def test_a_delivery_whose_key_is_taken_is_stored(ada: Client, world: Environment) -> None:
+async def test_delivery_with_colliding_id_is_stored(ada: Client, world: Environment) -> None:
     await receive(ada, "First")
     for table in (Message, Blob):
-        keys = colliding(world)
-        key = await newest(world, table)
+        generator = use_colliding_ids(world)
+        newest_id = await load_newest_id(world, table)
         before = len(await world.database.read(select(col(Message.id))))
-        keys.taken = [key]
+        generator.colliding_ids = [newest_id]
         await receive(ada, f"Beside a {table.__tablename__}")
         assert len(await world.database.read(select(col(Message.id)))) == before + 1
 
 
 @pytest.mark.usefixtures("ada")
-async def test_only_generated_keys_count(world: Environment) -> None:
-    def twice(turn: DatabaseTransaction, **changed: Any) -> None:
-        row = turn.connection.execute(select(core_table(User))).mappings().first()
+async def test_only_generated_ids_are_collisions(world: Environment) -> None:
+    def insert_copy(transaction: DatabaseTransaction, **changes: Any) -> None:
+        row = transaction.connection.execute(select(core_table(User))).mappings().first()
         assert row is not None
-        turn.connection.execute(insert(core_table(User)), {**row, **changed})
+        transaction.connection.execute(insert(core_table(User)), {**row, **changes})
 
-    tried = list[int]()
+    attempts = list[int]()
 
-    def same_key(turn: DatabaseTransaction) -> None:
-        tried.append(1)
-        twice(turn, username="other", username_key="other")
+    def insert_same_id(transaction: DatabaseTransaction) -> None:
+        attempts.append(1)
+        insert_copy(transaction, username="other", username_key="other")
 
-    def same_name(turn: DatabaseTransaction) -> None:
-        tried.append(1)
-        twice(turn, id=world.new_id())
+    def insert_same_name(transaction: DatabaseTransaction) -> None:
+        attempts.append(1)
+        insert_copy(transaction, id=world.new_id())
 
-    with pytest.raises(KeyCollision) as collided:
-        await world.run_transaction(same_key)
-    assert is_key_collision(collided.value)
-    assert len(tried) == 3
-    tried.clear()
+    with pytest.raises(GeneratedIdCollision) as collision:
+        await world.run_transaction(insert_same_id)
+    assert is_generated_id_collision(collision.value)
+    assert len(attempts) == 3
+    attempts.clear()
     with pytest.raises(Exception, match=r"(?i)unique") as conflict:
-        await world.run_transaction(same_name)
-    assert not is_key_collision(conflict.value)
-    assert len(tried) == 1
+        await world.run_transaction(insert_same_name)
+    assert not is_generated_id_collision(conflict.value)
+    assert len(attempts) == 1

@@ -1,4 +1,4 @@
-"""Leases end when the heartbeat of their process stops, and never at a time of day."""
+"""Leases end when the heartbeat of their process stops, and not because of a clock."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ from sqlmodel import SQLModel, col
 from mail.envelope.delivery_jobs import DeliveryResult
 from mail.mime.header_encoding import NamedAddress
 from mail.queue import bulk_updates, recipient_leases, removal
-from mail.queue.delivery_results import record_results
+from mail.queue.delivery_results import record_results_and_report
 from models.queue.tables import QueueEntry
 from models.runtime import leases
 from models.runtime.environment import DatabaseTransaction, Environment
@@ -38,205 +38,210 @@ from tests.support.mail_servers.queue_worker import (
     working,
 )
 from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
-from tests.support.stores.other_processes import DEAD_AFTER, another_process
+from tests.support.stores.other_processes import DEAD_AFTER_SECONDS, another_process
 from tests.support.stores.sample_rows import sample_row
 
-STEPS = [timedelta(hours=1), timedelta(hours=-1), timedelta(minutes=5), timedelta(days=400)]
+CLOCK_STEPS = [timedelta(hours=1), timedelta(hours=-1), timedelta(minutes=5), timedelta(days=400)]
 
 
-def ids(claimed: recipient_leases.ClaimedJobs) -> set[int]:
-    return {to.delivery_id for job in claimed.jobs for to in job.recipients}
+def delivery_ids(claimed: recipient_leases.ClaimedJobs) -> set[int]:
+    return {recipient.delivery_id for job in claimed.jobs for recipient in job.recipients}
 
 
-async def registered(world: Environment) -> set[str]:
+async def registered_names(world: Environment) -> set[str]:
     rows = await world.database.read(select(col(ServerProcess.name)))
     return {row.name for row in rows}
 
 
 @asynccontextmanager
-async def looking(world: Environment) -> AsyncGenerator[None]:
-    """A process that finds dead ones meanwhile."""
+async def observe_processes(world: Environment) -> AsyncGenerator[None]:
+    """Register a process that looks for dead processes."""
     async with leases.registered_process(world):
         yield
 
 
-def test_every_table_with_a_lease_is_given_back_by_the_same_mechanism() -> None:
-    held = {
+def test_every_table_with_a_lease_is_a_leased_table() -> None:
+    tables_with_lease = {
         table.name
         for table in SQLModel.metadata.tables.values()
         if {"lease", "holder"} & set(table.c.keys())
     }
-    known = {core_table(table).name for table in leases.LEASED_TABLES}
-    assert held - {"compose_listeners"} == known  # a listener only counts while its process does
-    by_clock = {
+    leased_tables = {core_table(table).name for table in leases.LEASED_TABLES}
+    # a listener is valid only while its process is registered
+    assert tables_with_lease - {"compose_listeners"} == leased_tables
+    clock_columns = {
         (table.name, name)
         for table in SQLModel.metadata.tables.values()
         for name in list(table.c.keys())
         if name.startswith("lease") and name != "lease"
     }
-    assert by_clock == set()
+    assert clock_columns == set()
 
 
-@pytest.mark.parametrize("step", STEPS)
-async def test_no_step_of_the_clock_ends_a_lease(
+@pytest.mark.parametrize("step", CLOCK_STEPS)
+async def test_clock_step_does_not_end_a_lease(
     ada: Client, world: Environment, clock: Clock, step: timedelta
 ) -> None:
-    one, other = another_process(world, name="one"), another_process(world, ahead=step)
-    key = await send(ada)
-    async with looking(one), looking(other):
-        held = await recipient_leases.claim_due_jobs(one, PACE)
-        assert len(ids(held)) == 2
-        with leases.use_leases(one, *ids(held)):
-            assert ids(await recipient_leases.claim_due_jobs(other, PACE)) == set()
+    first, second = another_process(world, name="one"), another_process(world, ahead=step)
+    submission_id = await send(ada)
+    async with observe_processes(first), observe_processes(second):
+        claimed = await recipient_leases.claim_due_jobs(first, PACE)
+        assert len(delivery_ids(claimed)) == 2
+        with leases.protect_leases_in_use(first, *delivery_ids(claimed)):
+            assert delivery_ids(await recipient_leases.claim_due_jobs(second, PACE)) == set()
             clock.time += step
-            for process in (one, other):
-                assert ids(await recipient_leases.claim_due_jobs(process, PACE)) == set()
-                assert await removal.bounce_submissions(process, [key]) == 0
-            await asyncio.sleep(1.5 * DEAD_AFTER)  # both still send heartbeats
-            for process in (one, other):
-                assert ids(await recipient_leases.claim_due_jobs(process, PACE)) == set()
-        (job,) = held.jobs
-        assert await recipient_leases.mark_final_dot(one, job, sorted(ids(held)))
+            for process in (first, second):
+                assert delivery_ids(await recipient_leases.claim_due_jobs(process, PACE)) == set()
+                assert await removal.bounce_submissions(process, [submission_id]) == 0
+            await asyncio.sleep(1.5 * DEAD_AFTER_SECONDS)  # both processes still send heartbeats
+            for process in (first, second):
+                assert delivery_ids(await recipient_leases.claim_due_jobs(process, PACE)) == set()
+        (job,) = claimed.jobs
+        assert await recipient_leases.mark_final_dot(first, job, sorted(delivery_ids(claimed)))
 
 
-@pytest.mark.parametrize("step", STEPS)
-async def test_a_dead_process_is_taken_over_whatever_its_clock_was(
+@pytest.mark.parametrize("step", CLOCK_STEPS)
+async def test_leases_of_a_dead_process_are_taken_over_with_any_clock(
     ada: Client, world: Environment, clock: Clock, step: timedelta
 ) -> None:
-    dead, heir = another_process(world, ahead=step, name="dead"), another_process(world)
+    dead, successor = another_process(world, ahead=step, name="dead"), another_process(world)
     clock.time += step
-    key = await send(ada)
+    submission_id = await send(ada)
     clock.time -= step
-    async with looking(heir):
-        await leases.ensure_registered(dead)  # and no heartbeat follows
-        held = ids(await recipient_leases.claim_due_jobs(dead, PACE)) or ids(
-            await recipient_leases.claim_due_jobs(heir, PACE)
-        )
-        assert len(held) == 2
-        await until(lambda: _alone(world, "dead"))
-        async with listening(Server()) as there, working(heir, relay(there)):
-            await until(lambda: is_now(world, key, "carol", State.RELAYED))
-            await until(lambda: is_now(world, key, "dave", State.RELAYED))
-    assert len(there.mails) == 1
+    async with observe_processes(successor):
+        await leases.ensure_registered(dead)  # without a heartbeat
+        claimed_ids = delivery_ids(
+            await recipient_leases.claim_due_jobs(dead, PACE)
+        ) or delivery_ids(await recipient_leases.claim_due_jobs(successor, PACE))
+        assert len(claimed_ids) == 2
+        await until(lambda: is_unregistered(world, "dead"))
+        async with listening(Server()) as smtp_server, working(successor, relay(smtp_server)):
+            await until(lambda: is_now(world, submission_id, "carol", State.RELAYED))
+            await until(lambda: is_now(world, submission_id, "dave", State.RELAYED))
+    assert len(smtp_server.mails) == 1
 
 
-async def _alone(world: Environment, dead: str) -> bool:
-    return dead not in await registered(world)
+async def is_unregistered(world: Environment, name: str) -> bool:
+    return name not in await registered_names(world)
 
 
-async def test_a_flush_sends_at_once_what_a_dead_process_had(
-    ada: Client, world: Environment
-) -> None:
-    dead, heir = another_process(world, name="dead"), another_process(world)
-    key = await send(ada)
-    first = await recipient_leases.claim_due_jobs(dead, PACE)
-    later = DeliveryResult(State.DEFERRED, 451, "Later")
-    await record_results(dead, first.jobs[0], dict.fromkeys(ids(first), later), b"")
+async def test_flush_makes_entries_of_a_dead_process_due(ada: Client, world: Environment) -> None:
+    dead, successor = another_process(world, name="dead"), another_process(world)
+    submission_id = await send(ada)
+    claimed = await recipient_leases.claim_due_jobs(dead, PACE)
+    deferred = DeliveryResult(State.DEFERRED, 451, "Later")
+    await record_results_and_report(
+        dead, claimed.jobs[0], dict.fromkeys(delivery_ids(claimed), deferred), b""
+    )
     async with (
         world.write_session() as session
-    ):  # it is tried again in a while, and the process dies
+    ):  # it is leased for the retry, and then the process dies
         await (await session.connection()).execute(update(QueueEntry).values(turn_at=world.now()))
-    assert len(ids(await recipient_leases.claim_due_jobs(dead, PACE))) == 2
-    async with looking(heir):
-        await until(lambda: _alone(world, "dead"))
+    assert len(delivery_ids(await recipient_leases.claim_due_jobs(dead, PACE))) == 2
+    async with observe_processes(successor):
+        await until(lambda: is_unregistered(world, "dead"))
         await world.run_transaction(
-            lambda turn: bulk_updates.flush_deferred(turn, [key]), ada.user.id
+            lambda transaction: bulk_updates.flush_deferred(transaction, [submission_id]),
+            ada.user.id,
         )
-        assert len(ids(await recipient_leases.claim_due_jobs(heir, PACE))) == 2
+        assert len(delivery_ids(await recipient_leases.claim_due_jobs(successor, PACE))) == 2
 
 
-async def test_a_process_taken_for_dead_takes_nothing_and_writes_nothing(
+async def test_deregistered_process_claims_and_writes_nothing(
     ada: Client, world: Environment
 ) -> None:
-    slow, heir = another_process(world, name="slow"), another_process(world)
+    slow, successor = another_process(world, name="slow"), another_process(world)
     await send(ada)
-    held = await recipient_leases.claim_due_jobs(slow, PACE)
-    async with looking(heir):
-        await until(lambda: _alone(world, "slow"))
-    assert ids(await recipient_leases.claim_due_jobs(slow, PACE)) == set()  # it does not know yet
-    (job,) = held.jobs
-    assert not await recipient_leases.mark_final_dot(slow, job, sorted(ids(held)))
-    again = await recipient_leases.claim_due_jobs(another_process(world), PACE)
-    late = DeliveryResult(State.RELAYED, 250, "OK")
-    await record_results(slow, job, dict.fromkeys(ids(held), late), b"")
+    claimed = await recipient_leases.claim_due_jobs(slow, PACE)
+    async with observe_processes(successor):
+        await until(lambda: is_unregistered(world, "slow"))
+    assert (
+        delivery_ids(await recipient_leases.claim_due_jobs(slow, PACE)) == set()
+    )  # it does not know yet
+    (job,) = claimed.jobs
+    assert not await recipient_leases.mark_final_dot(slow, job, sorted(delivery_ids(claimed)))
+    claimed_again = await recipient_leases.claim_due_jobs(another_process(world), PACE)
+    relayed = DeliveryResult(State.RELAYED, 250, "OK")
+    await record_results_and_report(slow, job, dict.fromkeys(delivery_ids(claimed), relayed), b"")
     rows = await deliveries(world, job.submission_id)
     assert {(row.state, row.lease) for row in rows.values()} == {
-        (State.PENDING, again.jobs[0].lease)
+        (State.PENDING, claimed_again.jobs[0].lease)
     }
 
 
-async def test_a_process_taken_for_dead_goes_on_with_what_nobody_took(
+async def test_deregistered_process_leases_its_recipients_again(
     ada: Client, world: Environment
 ) -> None:
-    """Its recipients are leased to it again, so that nobody sends them a second time."""
+    """Other processes can't send to these recipients again."""
     slow = another_process(world, name="slow")
-    async with listening(Server(gate=asyncio.Event())) as there:
-        assert there.gate is not None
-        async with working(slow, relay(there)):
-            key = await send(ada)
+    async with listening(Server(gate=asyncio.Event())) as smtp_server:
+        assert smtp_server.gate is not None
+        async with working(slow, relay(smtp_server)):
+            submission_id = await send(ada)
 
-            async def dotted() -> bool:
-                return there.dots == 1
+            async def is_final_dot_sent() -> bool:
+                return smtp_server.dots == 1
 
-            await until(dotted)
-            await leases.delete_server(world, slow.process.server_id)
-            rows = await deliveries(world, key)
+            await until(is_final_dot_sent)
+            await leases.delete_server_registrations(world, slow.process.server_id)
+            rows = await deliveries(world, submission_id)
             assert {row.lease for row in rows.values()} <= {None}
 
-            async def back() -> bool:
-                rows = await deliveries(world, key)
+            async def are_leased_again() -> bool:
+                rows = await deliveries(world, submission_id)
                 return all(row.holder is not None for row in rows.values())
 
-            await until(back)
-            assert ids(await recipient_leases.claim_due_jobs(another_process(world), PACE)) == set()
-            there.gate.set()
-            await until(lambda: is_now(world, key, "carol", State.RELAYED))
-    assert len(there.mails) == 1
+            await until(are_leased_again)
+            assert (
+                delivery_ids(await recipient_leases.claim_due_jobs(another_process(world), PACE))
+                == set()
+            )
+            smtp_server.gate.set()
+            await until(lambda: is_now(world, submission_id, "carol", State.RELAYED))
+    assert len(smtp_server.mails) == 1
 
 
-async def test_a_restarted_process_has_its_former_leases_at_once(
-    ada: Client, world: Environment
-) -> None:
+async def test_restarted_process_gets_its_leases_at_once(ada: Client, world: Environment) -> None:
     before, after = another_process(world), another_process(world)
     after.process.server_id = before.process.server_id
     await send(ada)
-    assert len(ids(await recipient_leases.claim_due_jobs(before, PACE))) == 2
-    assert len(ids(await recipient_leases.claim_due_jobs(after, PACE))) == 2
+    assert len(delivery_ids(await recipient_leases.claim_due_jobs(before, PACE))) == 2
+    assert len(delivery_ids(await recipient_leases.claim_due_jobs(after, PACE))) == 2
 
 
-async def test_a_stopped_process_leaves_its_leases_at_once(ada: Client, world: Environment) -> None:
-    stopping, heir = another_process(world, name="stopping"), another_process(world)
+async def test_stopped_process_frees_its_leases_at_once(ada: Client, world: Environment) -> None:
+    stopping, successor = another_process(world, name="stopping"), another_process(world)
     await send(ada)
     async with leases.registered_process(stopping):
-        assert len(ids(await recipient_leases.claim_due_jobs(stopping, PACE))) == 2
-    assert len(ids(await recipient_leases.claim_due_jobs(heir, PACE))) == 2
+        assert len(delivery_ids(await recipient_leases.claim_due_jobs(stopping, PACE))) == 2
+    assert len(delivery_ids(await recipient_leases.claim_due_jobs(successor, PACE))) == 2
 
 
-async def test_what_could_not_be_written_is_given_back_by_a_later_heartbeat(
+async def test_later_heartbeat_ends_a_lease_that_could_not_be_ended(
     ada: Client, world: Environment
 ) -> None:
-    one = another_process(world, name="one")
+    process = another_process(world, name="one")
     await send(ada, NamedAddress("carol@example.net"))
-    async with leases.registered_process(one):
-        (job,) = (await recipient_leases.claim_due_jobs(one, PACE)).jobs
-        where = col(QueueEntry.lease) == job.lease
-        leases.abandon_lease(one, QueueEntry, where, delay_seconds=0.1)
-        assert ids(await recipient_leases.claim_due_jobs(one, PACE)) == set()
+    async with leases.registered_process(process):
+        (job,) = (await recipient_leases.claim_due_jobs(process, PACE)).jobs
+        has_lease = col(QueueEntry.lease) == job.lease
+        leases.end_lease_at_later_heartbeat(process, QueueEntry, has_lease, delay_seconds=0.1)
+        assert delivery_ids(await recipient_leases.claim_due_jobs(process, PACE)) == set()
 
-        async def free() -> bool:
+        async def is_free() -> bool:
             rows = await deliveries(world, job.submission_id)
             return all(row.holder is None for row in rows.values())
 
-        await until(free)
-        assert len(ids(await recipient_leases.claim_due_jobs(one, PACE))) == 1
+        await until(is_free)
+        assert len(delivery_ids(await recipient_leases.claim_due_jobs(process, PACE))) == 1
 
 
 @pytest.mark.parametrize("table", leases.LEASED_TABLES, ids=lambda table: table.__tablename__)
-async def test_every_kind_of_lease_ends_with_its_process(world: Environment, table: Any) -> None:
-    """The columns that a lease consists of are written to whatever rows there are."""
-    dead, heir = another_process(world, name="dead"), another_process(world)
-    key = await leases.ensure_registered(dead)
-    row = sample_row(table) | {"holder": key}
+async def test_lease_of_every_table_ends_with_its_process(world: Environment, table: Any) -> None:
+    """The lease columns of a sample row are set without foreign key checks."""
+    dead, observer = another_process(world, name="dead"), another_process(world)
+    process_id = await leases.ensure_registered(dead)
+    row = sample_row(table) | {"holder": process_id}
     if "lease" in core_table(table).c:
         row["lease"] = 5
     async with world.database.engine.begin() as connection:
@@ -245,59 +250,73 @@ async def test_every_kind_of_lease_ends_with_its_process(world: Environment, tab
         else:
             await connection.exec_driver_sql("SET session_replication_role = replica")
         await connection.execute(insert(core_table(table)), row)
-        now = await _holders(connection, table)
-        assert now == [key]
-        await connection.run_sync(lambda sync: leases.free_orphaned_leases(_turn(sync, heir)))
-        assert await _holders(connection, table) == [key]  # it is registered
+        holders = await load_holders(connection, table)
+        assert holders == [process_id]
+        await connection.run_sync(
+            lambda sync: leases.free_orphaned_leases(make_transaction(sync, observer))
+        )
+        assert await load_holders(connection, table) == [process_id]  # the process is registered
         await connection.execute(core_table(ServerProcess).delete())
-        await connection.run_sync(lambda sync: leases.free_orphaned_leases(_turn(sync, heir)))
-        assert await _holders(connection, table) == [None]
+        await connection.run_sync(
+            lambda sync: leases.free_orphaned_leases(make_transaction(sync, observer))
+        )
+        assert await load_holders(connection, table) == [None]
         await connection.rollback()
 
 
-def _turn(connection: Any, world: Environment) -> Any:
+def make_transaction(connection: Any, world: Environment) -> Any:
     return DatabaseTransaction(connection, world)
 
 
-async def _holders(connection: Any, table: Any) -> list[Any]:
+async def load_holders(connection: Any, table: Any) -> list[Any]:
     return list((await connection.execute(select(core_table(table).c.holder))).scalars())
 
 
-def test_a_pause_of_the_observer_kills_nobody() -> None:
-    """After an outage of the store each counter is as it was, though all processes live."""
+def test_pause_of_the_observer_marks_no_process_dead() -> None:
+    """After an outage of the database the counters are unchanged although all processes live."""
     observer = HeartbeatObserver(interval_seconds=0.02, dead_after_seconds=0.06)
-    beat = Heartbeat(1, 5, "far", 0)
-    assert observer.find_dead([beat], is_one_machine=False) == []
+    heartbeat = Heartbeat(1, 5, "far", 0)
+    assert observer.note_heartbeats_and_find_dead([heartbeat], is_one_machine=False) == []
     time.sleep(0.2)
-    assert observer.find_dead([beat], is_one_machine=False) == []
+    assert observer.note_heartbeats_and_find_dead([heartbeat], is_one_machine=False) == []
     time.sleep(0.2)
-    moved = Heartbeat(1, 6, "far", 0)
-    assert observer.find_dead([moved], is_one_machine=False) == []
-    looks = 0
-    while not (dead := observer.find_dead([moved], is_one_machine=False)):
-        looks += 1
+    next_heartbeat = Heartbeat(1, 6, "far", 0)
+    assert observer.note_heartbeats_and_find_dead([next_heartbeat], is_one_machine=False) == []
+    look_count = 0
+    while not (
+        dead := observer.note_heartbeats_and_find_dead([next_heartbeat], is_one_machine=False)
+    ):
+        look_count += 1
         time.sleep(0.03)
-    assert dead == [moved]
-    assert looks >= 3
+    assert dead == [next_heartbeat]
+    assert look_count >= 3
 
 
-def test_on_one_machine_another_boot_or_an_old_heartbeat_is_death() -> None:
-    here = boot_id()
-    young = Heartbeat(1, 5, here, milliseconds_since_boot() - 14_000)
-    old = Heartbeat(2, 5, here, milliseconds_since_boot() - 16_000)
+def test_other_boot_or_old_heartbeat_on_one_machine_is_dead() -> None:
+    this_boot = boot_id()
+    recent = Heartbeat(1, 5, this_boot, milliseconds_since_boot() - 14_000)
+    old = Heartbeat(2, 5, this_boot, milliseconds_since_boot() - 16_000)
     rebooted = Heartbeat(3, 5, "another boot", milliseconds_since_boot())
-    every = [young, old, rebooted]
-    assert HeartbeatObserver().find_dead(every, is_one_machine=True) == [old, rebooted]
+    heartbeats = [recent, old, rebooted]
+    assert HeartbeatObserver().note_heartbeats_and_find_dead(heartbeats, is_one_machine=True) == [
+        old,
+        rebooted,
+    ]
 
 
-def test_a_machine_that_wakes_up_kills_none_of_its_processes() -> None:
-    here, observer = boot_id(), HeartbeatObserver(interval_seconds=0.02, dead_after_seconds=15.0)
+def test_resume_from_suspend_marks_no_process_dead() -> None:
+    this_boot, observer = (
+        boot_id(),
+        HeartbeatObserver(interval_seconds=0.02, dead_after_seconds=15.0),
+    )
     assert (
-        observer.find_dead([Heartbeat(1, 5, here, milliseconds_since_boot())], is_one_machine=True)
+        observer.note_heartbeats_and_find_dead(
+            [Heartbeat(1, 5, this_boot, milliseconds_since_boot())], is_one_machine=True
+        )
         == []
     )
-    asleep = Heartbeat(1, 5, here, milliseconds_since_boot() - 3_600_000)
+    old = Heartbeat(1, 5, this_boot, milliseconds_since_boot() - 3_600_000)
     time.sleep(0.03)
-    assert observer.find_dead([asleep], is_one_machine=True) == []
+    assert observer.note_heartbeats_and_find_dead([old], is_one_machine=True) == []
     time.sleep(0.03)
-    assert observer.find_dead([asleep], is_one_machine=True) == [asleep]
+    assert observer.note_heartbeats_and_find_dead([old], is_one_machine=True) == [old]

@@ -1,4 +1,4 @@
-"""How the stores find what is read most: by which index, and without looking at all there is."""
+"""Query plans of frequent reads: the expected index, and no full scan."""
 
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -34,12 +34,12 @@ from tests.support.operations.bulk_operations import call, inbox
 from tests.support.stores import store_fixtures
 from tests.support.stores.query_plans import Plans, explained
 
-MANY = 4000  # messages of a folder
+MESSAGE_COUNT = 4000  # messages of a mailbox
 DAY = 86_400
 
 
-async def _fill(url: str, folder: Path) -> None:
-    """Two accounts with a large folder each, nearly all of it seen and indexed."""
+async def fill_database(url: str, folder: Path) -> None:
+    """Create two accounts with a large mailbox each, nearly all of it seen and indexed."""
     blobs, clock = FolderStore(folder / "blobs"), Clock()
     world = Environment(Database(url), blobs, signing_secret=b"s" * 32, options=CHEAP, now=clock)
     async with httpx.AsyncClient() as http:
@@ -47,8 +47,8 @@ async def _fill(url: str, folder: Path) -> None:
     await create_mailboxes(context(ada), NewMailboxes(["Other"]))
     for client in (ada, bob):
         await receive(client, "Hello duck")
-        await _copy(client, clock)
-    await _crowd(world, ada.user)
+        await copy_message(client, clock)
+    await insert_users(world, ada.user)
     if world.database.dialect == "postgresql":
         async with world.database.engine.begin() as connection:
             for table in ("messages", "users", "addresses", "search_words"):
@@ -58,38 +58,40 @@ async def _fill(url: str, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is filled once, to be copied for each test."""
+def filled_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the filled database, which each test copies."""
     return tmp_path_factory.mktemp("filled")
 
 
 @pytest.fixture(scope="module")
-def sqlite_filled(sqlite_template: Path, filled: Path) -> Path:
-    store_fixtures.run(_fill(store_fixtures.copied(sqlite_template, filled), filled))
-    return filled / "mail.db"
+def filled_sqlite_file(sqlite_template: Path, filled_folder: Path) -> Path:
+    store_fixtures.run(
+        fill_database(store_fixtures.copied(sqlite_template, filled_folder), filled_folder)
+    )
+    return filled_folder / "mail.db"
 
 
 @pytest.fixture(scope="module")
-def postgres_filled(postgres: str, filled: Path) -> str:
+def filled_postgres_url(postgres: str, filled_folder: Path) -> str:
     url = store_fixtures.run(store_fixtures.beside(postgres, "filled"))
     store_fixtures.run(store_fixtures.migrated(url))
     store_fixtures.run(store_fixtures.left_alone(url))
-    store_fixtures.run(_fill(url, filled))
+    store_fixtures.run(fill_database(url, filled_folder))
     return url
 
 
 @pytest.fixture(params=store_fixtures.STORES)
 async def database(
-    request: pytest.FixtureRequest, filled: Path, tmp_path: Path
+    request: pytest.FixtureRequest, filled_folder: Path, tmp_path: Path
 ) -> AsyncIterator[Database]:
-    """A copy of the filled store."""
+    """Yield a copy of the filled database."""
     if request.param == "sqlite":
-        url = store_fixtures.copied(request.getfixturevalue("sqlite_filled"), tmp_path)
+        url = store_fixtures.copied(request.getfixturevalue("filled_sqlite_file"), tmp_path)
     else:
         url = await store_fixtures.beside(
-            request.getfixturevalue("postgres_filled"), "copy", copied=True
+            request.getfixturevalue("filled_postgres_url"), "copy", copied=True
         )
-    shutil.copytree(filled / "blobs", tmp_path / "blobs")
+    shutil.copytree(filled_folder / "blobs", tmp_path / "blobs")
     database = store_fixtures.warmed(Database(url))
     yield database
     await database.close()
@@ -97,63 +99,79 @@ async def database(
 
 @pytest.fixture
 def clock() -> Clock:
-    """It is later than all that is stored."""
+    """Return a clock later than all stored times."""
     clock = Clock()
-    clock.tick(seconds=2 * MANY * 60)
+    clock.tick(seconds=2 * MESSAGE_COUNT * 60)
     return clock
 
 
-async def _known(world: Environment, http: httpx.AsyncClient, name: str) -> Client:
-    asked = select(*select_columns(User)).where(col(User.username) == name)
-    (row,) = await world.database.read(asked)
+async def load_client(world: Environment, http: httpx.AsyncClient, name: str) -> Client:
+    statement = select(*select_columns(User)).where(col(User.username) == name)
+    (row,) = await world.database.read(statement)
     secret = await make_key(world, f"{name}-later", user_id=row.id, scopes=[Scope.MASTER])
     return Client(http, world, User(**row._asdict()), secret)
 
 
 @pytest.fixture
-async def full(world: Environment, http: httpx.AsyncClient) -> Client:
-    return await _known(world, http, "ada")
+async def large_account(world: Environment, http: httpx.AsyncClient) -> Client:
+    return await load_client(world, http, "ada")
 
 
 @pytest.fixture
 async def bob(world: Environment, http: httpx.AsyncClient) -> Client:
-    return await _known(world, http, "bob")
+    return await load_client(world, http, "bob")
 
 
-async def _copy(client: Client, clock: Clock) -> None:
-    """The message of a client, many times."""
+async def copy_message(client: Client, clock: Clock) -> None:
+    """Insert copies of the client's message."""
     world, user_id = client.world, client.user.id
-    asked = select(*select_columns(Message)).where(col(Message.user_id) == user_id)
-    (row,) = await world.database.read(asked)
-    given = []
-    for n in range(2, MANY):
+    statement = select(*select_columns(Message)).where(col(Message.user_id) == user_id)
+    (row,) = await world.database.read(statement)
+    rows = []
+    for n in range(2, MESSAGE_COUNT):
         clock.tick(seconds=60)
-        own = {"id": world.new_id(), "uid": n, "listed_at": clock(), "seen": n % 100 > 0}
+        changed_columns = {
+            "id": world.new_id(),
+            "uid": n,
+            "listed_at": clock(),
+            "seen": n % 100 > 0,
+        }
         if n % 20 == 1:
-            own["snoozed_until"] = clock() + timedelta(days=30)
-        given.append({**dict(zip(row._fields, row, strict=True)), **own, "subject": f"Number {n}"})
+            changed_columns["snoozed_until"] = clock() + timedelta(days=30)
+        rows.append(
+            {
+                **dict(zip(row._fields, row, strict=True)),
+                **changed_columns,
+                "subject": f"Number {n}",
+            }
+        )
     async with world.write_session() as session:
-        await (await session.connection()).execute(insert(Message), given)
+        await (await session.connection()).execute(insert(Message), rows)
     while await index_worker.index_next_batch(world):
         pass
 
 
-async def _crowd(world: Environment, like: User) -> None:
-    given = [
-        {**like.model_dump(), "id": world.new_id(), "username": f"n{n}", "username_key": f"n{n}"}
+async def insert_users(world: Environment, template: User) -> None:
+    rows = [
+        {
+            **template.model_dump(),
+            "id": world.new_id(),
+            "username": f"n{n}",
+            "username_key": f"n{n}",
+        }
         for n in range(3000)
     ]
     async with world.write_session() as session:
-        await (await session.connection()).execute(insert(User), given)
+        await (await session.connection()).execute(insert(User), rows)
 
 
 @pytest.fixture
-def plans(full: Client) -> Iterator[Plans]:
-    with explained(full.world) as made:
-        yield made
+def query_plans(large_account: Client) -> Iterator[Plans]:
+    with explained(large_account.world) as recorder:
+        yield recorder
 
 
-PAGE = """
+INBOX_PAGE = """
 query ($first: Int, $after: String, $last: Int, $before: String, $filter: MessageFilter) {
   viewer { user { mailbox(by: {specialUse: INBOX}) {
     messages(first: $first, after: $after, last: $last, before: $before, filter: $filter) {
@@ -162,147 +180,172 @@ query ($first: Int, $after: String, $last: Int, $before: String, $filter: Messag
 """
 
 
-def sorts(plan: str) -> bool:
+def has_sort(plan: str) -> bool:
     return "TEMP B-TREE" in plan or "Sort" in plan
 
 
-async def test_a_page_of_a_folder_is_read_in_its_order(full: Client, plans: Plans) -> None:
-    at = (await full(PAGE, first=50))["viewer"]["user"]["mailbox"]["messages"]["pageInfo"]
-    for ask in (
+async def test_mailbox_page_is_read_in_index_order(
+    large_account: Client, query_plans: Plans
+) -> None:
+    page_info = (await large_account(INBOX_PAGE, first=50))["viewer"]["user"]["mailbox"][
+        "messages"
+    ]["pageInfo"]
+    for page_arguments in (
         {"first": 50},
         {"last": 50},
-        {"first": 50, "after": at["endCursor"]},
-        {"last": 50, "before": at["endCursor"]},
+        {"first": 50, "after": page_info["endCursor"]},
+        {"last": 50, "before": page_info["endCursor"]},
     ):
-        plan = await plans.of(full(PAGE, **ask), "messages")
+        plan = await query_plans.of(large_account(INBOX_PAGE, **page_arguments), "messages")
         assert "messages_by_age" in plan, plan
-        assert not sorts(plan), plan
+        assert not has_sort(plan), plan
 
 
-async def test_the_unseen_have_an_index_of_their_own(full: Client, plans: Plans) -> None:
-    plan = await plans.of(full(PAGE, first=50, filter={"seen": False}), "messages")
+async def test_unseen_messages_are_read_by_their_index(
+    large_account: Client, query_plans: Plans
+) -> None:
+    plan = await query_plans.of(
+        large_account(INBOX_PAGE, first=50, filter={"seen": False}), "messages"
+    )
     assert "messages_unseen" in plan, plan
-    assert not sorts(plan), plan
+    assert not has_sort(plan), plan
 
 
 @pytest.mark.parametrize("name", ["messageDelete", "messageDeduplicate"])
 @pytest.mark.parametrize("users", [{}, {"users": {"usernames": ["ada", "bob"]}}])
-async def test_a_selection_is_found_by_its_folder(
-    full: Client, root: Client, plans: Plans, name: str, users: dict[str, Any]
+async def test_selection_is_found_by_mailbox_and_uid(
+    large_account: Client, root: Client, query_plans: Plans, name: str, users: dict[str, Any]
 ) -> None:
-    given: dict[str, Any] = {"select": {**inbox("5:9"), **users}}
-    client, trial = (root if users else full), {"options": {"validateOnly": True}}
-    work = call(client, name, **given, **trial)
-    plan = await plans.of(work, "messages", asking="messages.modseq, messages.")
+    arguments: dict[str, Any] = {"select": {**inbox("5:9"), **users}}
+    client, validate_only = (root if users else large_account), {"options": {"validateOnly": True}}
+    request = call(client, name, **arguments, **validate_only)
+    plan = await query_plans.of(request, "messages", asking="messages.modseq, messages.")
     assert "messages_by_uid" in plan, plan
 
 
-async def test_all_mail_of_an_account_is_read_in_its_order(full: Client, plans: Plans) -> None:
+async def test_all_messages_of_a_user_are_read_in_index_order(
+    large_account: Client, query_plans: Plans
+) -> None:
     document = "{ viewer { user { messages(first: 50) { nodes { subject } } } } }"
-    plan = await plans.of(full(document), "messages")
+    plan = await query_plans.of(large_account(document), "messages")
     assert "messages_of_user" in plan, plan
-    assert not sorts(plan), plan
+    assert not has_sort(plan), plan
 
 
-async def test_what_is_snoozed_is_found_without_reading_all_mail(
-    full: Client, plans: Plans
+async def test_snoozed_messages_are_found_by_index(
+    large_account: Client, query_plans: Plans
 ) -> None:
     document = """{ viewer { user { messages(first: 50, filter: {snoozed: true}) {
         nodes { subject } } } } }"""
-    plan = await plans.of(full(document), "messages")
-    if full.world.database.dialect == "sqlite":
+    plan = await query_plans.of(large_account(document), "messages")
+    if large_account.world.database.dialect == "sqlite":
         assert "messages_snoozed" in plan, plan
-        assert not sorts(plan), plan
-    else:  # which sorts what is snoozed, and finds it by either index of that alone
+        assert not has_sort(plan), plan
+    else:  # PostgreSQL sorts the snoozed messages and uses either index of them
         assert "messages_snoozed" in plan or "messages_to_wake" in plan, plan
 
 
-async def test_labels_are_counted_by_what_has_keywords(full: Client, plans: Plans) -> None:
-    set_ = 'mutation { labelSet(input: {keyword: "work"}) { errors { code } } }'
-    assert (await full(set_))["labelSet"]["errors"] == []
+async def test_labels_are_counted_by_the_keyword_index(
+    large_account: Client, query_plans: Plans
+) -> None:
+    mutation = 'mutation { labelSet(input: {keyword: "work"}) { errors { code } } }'
+    assert (await large_account(mutation))["labelSet"]["errors"] == []
     document = "{ viewer { user { labels { total unseen } } } }"
-    plan = await plans.of(full(document), "messages", asking="json")
+    plan = await query_plans.of(large_account(document), "messages", asking="json")
     assert "messages_with_keywords" in plan, plan
 
 
-async def test_what_is_due_is_found_by_its_end(full: Client, plans: Plans) -> None:
-    plan = await plans.of(snooze_worker.return_due_messages(full.world), "messages")
+async def test_due_snoozed_messages_are_found_by_index(
+    large_account: Client, query_plans: Plans
+) -> None:
+    plan = await query_plans.of(snooze_worker.return_due_messages(large_account.world), "messages")
     assert "messages_to_wake" in plan, plan
 
 
 @pytest.mark.parametrize("query", ["17", "number 39*", "39* -hello"])
-async def test_words_are_looked_up_and_the_folder_is_not_read(
-    full: Client, plans: Plans, query: str
+async def test_search_words_are_found_by_index(
+    large_account: Client, query_plans: Plans, query: str
 ) -> None:
     document = """query ($query: String!) { viewer { user { messages(filter: {query: $query}) {
         nodes { subject } } } } }"""
-    found = await plans.all_of(full(document, query=query), "messages")
-    assert len(found) >= 2  # what waits is looked for, and the words
-    for plan in found:
+    plans_found = await query_plans.all_of(large_account(document, query=query), "messages")
+    assert len(plans_found) >= 2  # the unindexed messages and the words
+    for plan in plans_found:
         assert "messages_of_user" not in plan, plan
         assert "Seq Scan" not in plan, plan
         assert "SCAN messages" not in plan, plan
 
 
 @pytest.mark.parametrize("filter_", [{}, {"seen": False}, {"subject": "number"}])
-async def test_a_word_that_most_messages_have_is_looked_for_among_the_newest(
-    full: Client, plans: Plans, filter_: dict[str, Any]
+async def test_frequent_word_is_searched_in_the_newest_messages(
+    large_account: Client, query_plans: Plans, filter_: dict[str, Any]
 ) -> None:
     document = """query ($filter: MessageFilter!) { messages(filter: $filter, first: 10) {
         nodes { subject } } }"""
-    asked = {"query": "number", **filter_}
-    found = await plans.all_of(full(document, filter=asked or None), "messages")
-    if full.world.database.dialect == "sqlite":
-        *_, walk, rows = found
-        assert "messages_of_user" in walk, walk
-        assert not sorts(walk), walk
-        assert "SEARCH messages USING INTEGER PRIMARY KEY" in rows, rows
-    for plan in found:
+    condition = {"query": "number", **filter_}
+    plans_found = await query_plans.all_of(
+        large_account(document, filter=condition or None), "messages"
+    )
+    if large_account.world.database.dialect == "sqlite":
+        *_, scan_plan, rows_plan = plans_found
+        assert "messages_of_user" in scan_plan, scan_plan
+        assert not has_sort(scan_plan), scan_plan
+        assert "SEARCH messages USING INTEGER PRIMARY KEY" in rows_plan, rows_plan
+    for plan in plans_found:
         assert "SCAN messages" not in plan, plan
         assert "Seq Scan on messages" not in plan, plan
-    assert len((await full(document, filter=asked or None))["messages"]["nodes"]) == 10
+    assert len((await large_account(document, filter=condition or None))["messages"]["nodes"]) == 10
 
 
-async def test_what_waits_to_be_indexed_is_found_by_its_owner(full: Client, plans: Plans) -> None:
-    for owners in ([full.user.id], [full.user.id, full.user.id + 1]):
-        plan = await plans.of(
-            index_query.load_unindexed_messages(context(full), owners), "messages"
+async def test_unindexed_messages_are_found_by_user(
+    large_account: Client, query_plans: Plans
+) -> None:
+    for owners in ([large_account.user.id], [large_account.user.id, large_account.user.id + 1]):
+        plan = await query_plans.of(
+            index_query.load_unindexed_messages(context(large_account), owners), "messages"
         )
         assert "messages_waiting" in plan or "messages_to_index" in plan, plan
 
 
-async def test_the_indexer_finds_what_waits_without_reading_the_rest(
-    full: Client, plans: Plans
+async def test_index_worker_finds_unindexed_messages_by_index(
+    large_account: Client, query_plans: Plans
 ) -> None:
-    plan = await plans.of(index_worker.index_next_batch(full.world), "messages")
+    plan = await query_plans.of(index_worker.index_next_batch(large_account.world), "messages")
     assert "messages_to_index" in plan, plan
-    assert not sorts(plan), plan
+    assert not has_sort(plan), plan
 
 
-async def test_a_message_is_found_by_its_uid_and_by_its_id(full: Client, plans: Plans) -> None:
-    (row,) = await full.world.database.read(select(col(Message.id)).limit(1))
+async def test_message_is_found_by_uid_and_id(large_account: Client, query_plans: Plans) -> None:
+    (row,) = await large_account.world.database.read(select(col(Message.id)).limit(1))
     document = "query ($ref: MessageRef!) { message(by: $ref) { subject } }"
-    plan = await plans.of(
-        full(document, ref={"id": global_ids.encode("Message", row.id)}), "messages"
+    plan = await query_plans.of(
+        large_account(document, ref={"id": global_ids.encode("Message", row.id)}), "messages"
     )
     assert "PRIMARY KEY" in plan or "pk_messages" in plan, plan
-    box = {"mailbox": {"path": "INBOX"}, "uid": 7}
-    plan = await plans.of(
-        message_loaders.find_message_id_by_uid(context(full), (await full.box()).id, 7), "messages"
+    uid_ref = {"mailbox": {"path": "INBOX"}, "uid": 7}
+    plan = await query_plans.of(
+        message_loaders.find_message_id_by_uid(
+            context(large_account), (await large_account.box()).id, 7
+        ),
+        "messages",
     )
     assert "messages_by_uid" in plan, plan
-    assert (await full(document, ref={"uid": box}))["message"]["subject"] == "Number 7"
+    assert (await large_account(document, ref={"uid": uid_ref}))["message"]["subject"] == "Number 7"
 
 
-async def test_numbers_in_a_folder_are_counted_in_its_index(full: Client, plans: Plans) -> None:
-    if full.world.database.dialect == "postgresql":  # what is new is not counted by index alone
-        async with full.world.database.engine.connect() as connection:
-            apart = await connection.execution_options(isolation_level="AUTOCOMMIT")
-            await apart.execute(text("VACUUM messages"))
-    asked = select(col(Message.id)).where(col(Message.user_id) == full.user.id)
-    rows = await full.world.database.read(asked.order_by(col(Message.uid)).limit(20))
-    plan = await plans.of(
-        computed_fields.load_sequence_numbers(context(full), [row.id for row in rows]), "messages"
+async def test_sequence_numbers_are_counted_by_the_uid_index(
+    large_account: Client, query_plans: Plans
+) -> None:
+    # without VACUUM, PostgreSQL doesn't use an index-only scan
+    if large_account.world.database.dialect == "postgresql":
+        async with large_account.world.database.engine.connect() as connection:
+            autocommit_connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
+            await autocommit_connection.execute(text("VACUUM messages"))
+    statement = select(col(Message.id)).where(col(Message.user_id) == large_account.user.id)
+    rows = await large_account.world.database.read(statement.order_by(col(Message.uid)).limit(20))
+    plan = await query_plans.of(
+        computed_fields.load_sequence_numbers(context(large_account), [row.id for row in rows]),
+        "messages",
     )
     assert "messages_by_uid" in plan, plan
     assert "SCAN" not in plan, plan
@@ -310,78 +353,87 @@ async def test_numbers_in_a_folder_are_counted_in_its_index(full: Client, plans:
 
 
 @pytest.mark.parametrize("name", ["ada", "ada@example.org", "nobody@example.org"])
-async def test_a_name_is_looked_up_by_index(full: Client, plans: Plans, name: str) -> None:
-    await address_resolution.find_sign_in_user(full.world, name)
-    assert plans.sent
-    for statement, _ in list(plans.sent):
+async def test_sign_in_name_is_found_by_index(
+    large_account: Client, query_plans: Plans, name: str
+) -> None:
+    await address_resolution.find_sign_in_user_id(large_account.world, name)
+    assert query_plans.sent
+    for statement, _ in list(query_plans.sent):
         table = statement.split("FROM ")[1].split()[0]
         if table in ("users", "addresses"):
-            plan = await plans.of(address_resolution.find_sign_in_user(full.world, name), table)
+            plan = await query_plans.of(
+                address_resolution.find_sign_in_user_id(large_account.world, name), table
+            )
             assert "SCAN" not in plan, plan
             assert "Seq Scan on users" not in plan, plan
 
 
-@pytest.mark.usefixtures("full")
-async def test_a_list_of_users_is_read_in_its_order(root: Client, plans: Plans) -> None:
+@pytest.mark.usefixtures("large_account")
+async def test_list_of_users_is_read_in_index_order(root: Client, query_plans: Plans) -> None:
     document = """query ($after: String) { users(after: $after) {
         nodes { username } pageInfo { endCursor } } }"""
-    first = (await root(document))["users"]["pageInfo"]["endCursor"]
-    for after in (None, first):
-        plan = await plans.of(root(document, after=after), "users")
+    end_cursor = (await root(document))["users"]["pageInfo"]["endCursor"]
+    for after in (None, end_cursor):
+        plan = await query_plans.of(root(document, after=after), "users")
         assert "TEMP B-TREE" not in plan, plan
         assert "Seq Scan" not in plan, plan
 
 
-async def test_a_folder_is_found_by_path_and_the_tree_by_its_user(
-    full: Client, plans: Plans
+async def test_mailboxes_are_found_by_path_and_user(
+    large_account: Client, query_plans: Plans
 ) -> None:
     for document in (
         '{ mailbox(by: {path: "Other"}) { path } }',
         "{ viewer { user { mailboxes { path } } } }",
     ):
-        plan = await plans.of(full(document), "mailboxes")
+        plan = await query_plans.of(large_account(document), "mailboxes")
         assert "SCAN mailboxes" not in plan, plan
 
 
-SHARED = "{ viewer { user { sharedMailboxes { nodes { id } } } } }"
+SHARED_MAILBOXES = "{ viewer { user { sharedMailboxes { nodes { id } } } } }"
 SHARED_PAGE = """query ($b: ID!) { mailbox(by: {id: $b}) {
   messages(first: 50) { nodes { subject } } } }"""
 
 
-async def test_what_is_shared_is_found_by_index_and_costs_nobody_else(
-    full: Client, bob: Client, plans: Plans
+async def test_shares_are_found_by_index_and_not_read_without_shares(
+    large_account: Client, bob: Client, query_plans: Plans
 ) -> None:
-    eve = await make_client(full.world, full.http, "eve")
-    assert await share(full, eve, "READ", path="INBOX") == []
-    box = box_id((await full.box()).id)
-    plan = await plans.of(eve(SHARED_PAGE, b=box), "messages")
+    eve = await make_client(large_account.world, large_account.http, "eve")
+    assert await share(large_account, eve, "READ", path="INBOX") == []
+    mailbox_id = box_id((await large_account.box()).id)
+    plan = await query_plans.of(eve(SHARED_PAGE, b=mailbox_id), "messages")
     assert "messages_by_age" in plan, plan
-    assert not sorts(plan), plan
-    plan = await plans.of(eve(SHARED), "mailboxes")
+    assert not has_sort(plan), plan
+    plan = await query_plans.of(eve(SHARED_MAILBOXES), "mailboxes")
     assert "mailbox_shares_of_user" in plan, plan
-    (message, *_) = await keys(full, "INBOX")
-    one = eve("query ($m: ID!) { message(by: {id: $m}) { id } }", m=message)
-    plan = await plans.of(one, "messages")
+    (message, *_) = await keys(large_account, "INBOX")
+    query = eve("query ($m: ID!) { message(by: {id: $m}) { id } }", m=message)
+    plan = await query_plans.of(query, "messages")
     assert "messages_pkey" in plan or "INTEGER PRIMARY KEY" in plan or "pk_messages" in plan, plan
-    for client in (full, bob):  # with whom nothing is shared
-        del plans.sent[:]
-        await client(PAGE, first=50)
-        asked = [sql for sql, _ in plans.sent if "api_keys" not in sql]  # but the credential
-        assert asked
-        assert not any("mailbox_shares" in sql for sql in asked)
+    for client in (large_account, bob):  # who have no shared mailboxes
+        del query_plans.sent[:]
+        await client(INBOX_PAGE, first=50)
+        # without the statement for the credential
+        statements = [sql for sql, _ in query_plans.sent if "api_keys" not in sql]
+        assert statements
+        assert not any("mailbox_shares" in sql for sql in statements)
 
 
-async def test_an_export_goes_through_an_account_by_its_age(full: Client, plans: Plans) -> None:
-    ctx = context(full)
-    place: export_writer.ExportPosition = None
+async def test_export_reads_the_messages_of_a_user_in_index_order(
+    large_account: Client, query_plans: Plans
+) -> None:
+    ctx = context(large_account)
+    position: export_writer.ExportPosition = None
     for _ in range(3):
-        work = export_writer.write_next_chunk(ctx, ExportFormat.JSON, ArchiveState(), None, place)
-        plan = await plans.of(work, "messages", asking="LIMIT")
+        query = export_writer.write_next_chunk(
+            ctx, ExportFormat.JSON, ArchiveState(), None, position
+        )
+        plan = await query_plans.of(query, "messages", asking="LIMIT")
         assert "messages_of_user" in plan
         assert "TEMP B-TREE" not in plan
         assert "Sort" not in plan.partition("JOIN")[0]
-        cut = await export_writer.write_next_chunk(
-            ctx, ExportFormat.JSON, ArchiveState(), None, place
+        chunk = await export_writer.write_next_chunk(
+            ctx, ExportFormat.JSON, ArchiveState(), None, position
         )
-        assert cut is not None
-        place = cut.next_position
+        assert chunk is not None
+        position = chunk.next_position

@@ -1,4 +1,4 @@
-"""What all servers of a store must have in common is compared when one starts."""
+"""Settings that all servers of a database must share are compared when a server starts."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from mail.recipients import address_resolution
 from mail.storage import received_messages
 from mail.storage.blobs.object_stores import OWNER_MARK
-from merganser.commands import domain_operations
+from merganser.commands.domains import domain_operations
 from merganser.errors import CommandError
 from merganser.server.environment_factory import open_environment
 from merganser.settings.settings import Settings
@@ -28,13 +28,13 @@ POSTGRES = pytest.mark.skipif(
 )
 
 
-def settings(folder: Path, name: str, store: str, **more: Any) -> Settings:
-    given: dict[str, Any] = {"blobs": str(folder / "blobs"), **more}
-    return Settings(data=folder / name, store=store, **given)
+def make_settings(folder: Path, name: str, database_url: str, **changes: Any) -> Settings:
+    values: dict[str, Any] = {"blobs": str(folder / "blobs"), **changes}
+    return Settings(data=folder / name, store=database_url, **values)
 
 
 @pytest.fixture
-async def store(request: pytest.FixtureRequest) -> str:
+async def database_url(request: pytest.FixtureRequest) -> str:
     url: str = request.getfixturevalue("postgres")
     database = Database(url)
     await store_fixtures.emptied(database)
@@ -42,80 +42,96 @@ async def store(request: pytest.FixtureRequest) -> str:
     return url
 
 
-async def serve(world: Environment, name: str) -> None:
-    """Register the world's process, as a server does when it starts."""
-    world.process.server_id = name
+async def register_process(world: Environment, server_id: str) -> None:
+    """Register the process of the environment, as a starting server does."""
+    world.process.server_id = server_id
     await leases.ensure_registered(world)
 
 
-def copy(folder: Path, name: str) -> None:
-    shutil.copy(folder / "first" / name, folder / "second" / name)
+def copy_to_second(folder: Path, file_name: str) -> None:
+    shutil.copy(folder / "first" / file_name, folder / "second" / file_name)
 
 
-async def reason(given: Settings) -> str:
-    with pytest.raises(CommandError) as refused:
-        async with open_environment(given):
+async def startup_error(server_settings: Settings) -> str:
+    with pytest.raises(CommandError) as raised:
+        async with open_environment(server_settings):
             pass
-    return refused.value.message
+    return raised.value.message
 
 
 @POSTGRES
-async def test_servers_that_start_at_once_have_one_key_file(store: str, tmp_path: Path) -> None:
+async def test_servers_that_start_at_once_have_one_key_file(
+    database_url: str, tmp_path: Path
+) -> None:
     names = ["a", "b", "c"]
     secret = SecretStr("s" * 40)
 
     async def start(name: str) -> str:
         try:
-            async with open_environment(settings(tmp_path, name, store, secret=secret)):
+            async with open_environment(make_settings(tmp_path, name, database_url, secret=secret)):
                 return ""
-        except CommandError as refused:
-            return refused.message
+        except CommandError as error:
+            return error.message
 
-    said = await asyncio.gather(*map(start, names))
-    made = [name for name in names if (tmp_path / name / "vault").exists()]
-    assert len(made) == 1
-    place = tmp_path / made[0] / "vault"
-    assert sorted(bool(text) for text in said) == [False, True, True]
-    assert all(f"where it is {place}" in text for text in said if text)
+    messages = await asyncio.gather(*map(start, names))
+    started = [name for name in names if (tmp_path / name / "vault").exists()]
+    assert len(started) == 1
+    key_file = tmp_path / started[0] / "vault"
+    assert sorted(bool(text) for text in messages) == [False, True, True]
+    assert all(f"where it is {key_file}" in text for text in messages if text)
     for name in names:
-        if name not in made:
-            shutil.copy(place, tmp_path / name / "vault")
+        if name not in started:
+            shutil.copy(key_file, tmp_path / name / "vault")
         assert await start(name) == ""
 
 
 @POSTGRES
-async def test_second_server_must_have_secret_key_file_and_objects_of_the_first(
-    store: str, tmp_path: Path
+async def test_second_server_needs_secret_key_file_and_objects_of_the_first(
+    database_url: str, tmp_path: Path
 ) -> None:
     async with AsyncExitStack() as stack:
         first = await stack.enter_async_context(
-            open_environment(settings(tmp_path, "first", store))
+            open_environment(make_settings(tmp_path, "first", database_url))
         )
-        await serve(first, "first")
-        second = settings(tmp_path, "second", store)
-        assert f"where it is {tmp_path}/first/vault" in await reason(second)
-        copy(tmp_path, "vault")
-        assert f"copy {tmp_path}/first/secret from" in await reason(second)
-        copy(tmp_path, "secret")
+        await register_process(first, "first")
+        second_settings = make_settings(tmp_path, "second", database_url)
+        assert f"where it is {tmp_path}/first/vault" in await startup_error(second_settings)
+        copy_to_second(tmp_path, "vault")
+        assert f"copy {tmp_path}/first/secret from" in await startup_error(second_settings)
+        copy_to_second(tmp_path, "secret")
         await first.object_store.put("00/a", b"a")
         await domain_operations.create_domain(first, "example.org", {}, creates_dkim_key=False)
         ada = await make_user(first, "ada")
-        letter = await received_messages.read_message(raw_message("Hello"))
-        to = await address_resolution.load_recipient(first, f"{ada.username}@example.org")
-        await received_messages.store_for_recipient(first, letter, to, "carol@example.com")
-        other = settings(tmp_path, "second", store, blobs=str(tmp_path / "other"))
-        assert f"set it as on the server {os.uname().nodename}" in await reason(other)
-        assert f"is {tmp_path}/blobs" in await reason(other)
-        async with open_environment(second):
+        message = await received_messages.parse_storable_message(raw_message("Hello"))
+        recipient = await address_resolution.load_recipient_below_limits(
+            first, f"{ada.username}@example.org"
+        )
+        await received_messages.store_once_for_recipient(
+            first, message, recipient, "carol@example.com"
+        )
+        other_settings = make_settings(
+            tmp_path, "second", database_url, blobs=str(tmp_path / "other")
+        )
+        assert f"set it as on the server {os.uname().nodename}" in await startup_error(
+            other_settings
+        )
+        assert f"is {tmp_path}/blobs" in await startup_error(other_settings)
+        async with open_environment(second_settings):
             pass
         with (tmp_path / "second" / "vault").open("a") as file:
             file.write(f"abcdef01 {'ab' * 32}\n")
-        assert "the key abcdef01" in await reason(second)
-        assert not [one async for one in first.object_store.list() if one.name == OWNER_MARK]
+        assert "the key abcdef01" in await startup_error(second_settings)
+        assert not [
+            stored_object
+            async for stored_object in first.object_store.list()
+            if stored_object.name == OWNER_MARK
+        ]
 
 
 @POSTGRES
-async def test_secret_can_change_while_no_other_server_runs(store: str, tmp_path: Path) -> None:
+async def test_secret_can_change_if_no_other_server_runs(database_url: str, tmp_path: Path) -> None:
     for secret in ("a" * 40, "b" * 40):
-        async with open_environment(settings(tmp_path, "first", store, secret=SecretStr(secret))):
+        async with open_environment(
+            make_settings(tmp_path, "first", database_url, secret=SecretStr(secret))
+        ):
             pass

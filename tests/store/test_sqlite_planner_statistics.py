@@ -1,4 +1,4 @@
-"""SQLite's planner knows how much there is, in every connection."""
+"""Planner statistics of SQLite: every connection uses them, and housekeeping refreshes them."""
 
 from itertools import count
 from pathlib import Path
@@ -18,75 +18,77 @@ from tests.support.operations.bulk_operations import call
 from tests.support.stores import store_fixtures
 from tests.support.stores.counter_check import rows
 
-MANY = 2000
+MESSAGE_COUNT = 2000
 BASE = 1 << 40
-NUMBERS = count()
-KNOWN = "SELECT DISTINCT tbl FROM sqlite_stat1"
-CONVERSATIONS = ", ".join(str(BASE + nth) for nth in range(3))
-SELECT = f"SELECT id FROM messages WHERE user_id = :user AND thread_id IN ({CONVERSATIONS})"  # noqa: S608
+STATEMENT_NUMBERS = count()
+SELECT_ANALYZED_TABLES = "SELECT DISTINCT tbl FROM sqlite_stat1"
+THREAD_IDS = ", ".join(str(BASE + nth) for nth in range(3))
+SELECT_OF_THREADS = f"SELECT id FROM messages WHERE user_id = :user AND thread_id IN ({THREAD_IDS})"  # noqa: S608
 
 
 @pytest.fixture
-async def full(ada: Client) -> Client:
+async def large_account(ada: Client) -> Client:
     if ada.world.database.dialect != "sqlite":
         pytest.skip("PostgreSQL has its own statistics")
     await receive(ada, "Hello duck")
-    await fill(ada, MANY, base=BASE)
+    await fill(ada, MESSAGE_COUNT, base=BASE)
     return ada
 
 
-async def _plan(client: Client) -> str:
-    database: Any = client.world.database  # which reads texts, too
-    for _ in range(SqliteReaders.THREADS + 1):  # each connection looks for changes when it reads
-        await database.read(text(SELECT), {"user": client.user.id})
-    # with a text of its own: an EXPLAIN that was prepared before is not prepared again
-    asked = text(f"EXPLAIN QUERY PLAN {SELECT} -- {next(NUMBERS)}")
-    found = await database.read(asked, {"user": client.user.id})
-    return " ".join(str(row[-1]) for row in found)
+async def load_plan(client: Client) -> str:
+    database: Any = client.world.database  # typed as Any, since it also reads SQL texts
+    for _ in range(SqliteReaders.THREADS + 1):  # each connection checks for changes when it reads
+        await database.read(text(SELECT_OF_THREADS), {"user": client.user.id})
+    # A new text, since SQLite doesn't prepare a known EXPLAIN again.
+    statement = text(f"EXPLAIN QUERY PLAN {SELECT_OF_THREADS} -- {next(STATEMENT_NUMBERS)}")
+    plan_rows = await database.read(statement, {"user": client.user.id})
+    return " ".join(str(row[-1]) for row in plan_rows)
 
 
-async def test_open_connections_use_new_statistics(full: Client) -> None:
-    assert "ix_messages_user_id" in await _plan(full)
-    for _ in range(2):  # the second time there is a table of statistics already
-        await full.world.database.refresh_planner_statistics()
-        assert "ix_messages_thread_id" in await _plan(full)
-        async with full.world.database.engine.begin() as connection:
+async def test_open_connections_use_new_statistics(large_account: Client) -> None:
+    assert "ix_messages_user_id" in await load_plan(large_account)
+    for _ in range(2):  # the second time, the table of statistics exists
+        await large_account.world.database.refresh_planner_statistics()
+        assert "ix_messages_thread_id" in await load_plan(large_account)
+        async with large_account.world.database.engine.begin() as connection:
             await connection.execute(text("DELETE FROM sqlite_stat1"))
             await connection.execute(text("CREATE TABLE other (id INTEGER)"))
             await connection.execute(text("DROP TABLE other"))
-        assert "ix_messages_user_id" in await _plan(full)
+        assert "ix_messages_user_id" in await load_plan(large_account)
 
 
-async def test_small_tables_keep_no_statistics(full: Client) -> None:
-    await full.world.database.refresh_planner_statistics()
-    known = {table for (table,) in await rows(full.world, KNOWN)}
-    assert "messages" in known
-    assert not known & {"users", "mailboxes", "api_keys"}
+async def test_small_tables_keep_no_statistics(large_account: Client) -> None:
+    await large_account.world.database.refresh_planner_statistics()
+    analyzed_tables = {
+        table for (table,) in await rows(large_account.world, SELECT_ANALYZED_TABLES)
+    }
+    assert "messages" in analyzed_tables
+    assert not analyzed_tables & {"users", "mailboxes", "api_keys"}
 
 
-async def test_housekeeping_refreshes_the_statistics(full: Client) -> None:
-    await housekeeping.run_round(full.world)
-    assert ("messages",) in await rows(full.world, KNOWN)
+async def test_housekeeping_refreshes_the_statistics(large_account: Client) -> None:
+    await housekeeping.run_round(large_account.world)
+    assert ("messages",) in await rows(large_account.world, SELECT_ANALYZED_TABLES)
 
 
-async def test_a_task_refreshes_the_statistics(full: Client) -> None:
-    answer = await call(full, "messageUpdate", select={"all": True}, set={"flagged": True})
+async def test_task_refreshes_the_statistics(large_account: Client) -> None:
+    answer = await call(large_account, "messageUpdate", select={"all": True}, set={"flagged": True})
     assert answer["task"]
-    while await tasks.run_next_task(full.world):
+    while await tasks.run_next_task(large_account.world):
         pass
-    assert ("messages",) in await rows(full.world, KNOWN)
+    assert ("messages",) in await rows(large_account.world, SELECT_ANALYZED_TABLES)
 
 
-async def test_opening_a_store_refreshes_the_statistics(
+async def test_opening_a_database_refreshes_the_statistics(
     sqlite_template: Path, tmp_path: Path
 ) -> None:
     url = store_fixtures.copied(sqlite_template, tmp_path)
     database = Database(url)
-    many = "WITH RECURSIVE n(v) AS (SELECT 1 UNION ALL SELECT v + 1 FROM n WHERE v < 2000)"
+    numbers = "WITH RECURSIVE n(v) AS (SELECT 1 UNION ALL SELECT v + 1 FROM n WHERE v < 2000)"
     async with database.engine.begin() as connection:
         await connection.execute(
-            text(f"INSERT INTO streams (id, last, gone) {many} SELECT 100 + v, 0, 0 FROM n")  # noqa: S608
+            text(f"INSERT INTO streams (id, last, gone) {numbers} SELECT 100 + v, 0, 0 FROM n")  # noqa: S608
         )
     await database.close()
     async with open_environment(Settings(data=tmp_path, store=url), migrate=True) as world:
-        assert ("streams",) in await rows(world, KNOWN)
+        assert ("streams",) in await rows(world, SELECT_ANALYZED_TABLES)

@@ -1,4 +1,4 @@
-"""Accounts whose row lock is held by a machine that has vanished."""
+"""Row locks of accounts that a vanished client holds."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
     "postgres" not in store_fixtures.STORES, reason="STORES has no postgres"
 )
 
-BUSY = 15.0  # seconds that a busy machine may take for what takes a moment
+MAX_DELAY_SECONDS = 15.0  # the longest delay on a busy machine
 
 
 @pytest.fixture
@@ -37,113 +37,120 @@ async def database(postgres: str) -> AsyncIterator[Database]:
 
 
 @asynccontextmanager
-async def held(url: str, *streams: int) -> AsyncIterator[None]:
-    """Hold the row locks of streams, as an open transaction of a dead machine does."""
+async def hold_row_locks(url: str, *stream_ids: int) -> AsyncIterator[None]:
+    """Hold the row locks of streams, like an open transaction of a dead client."""
     connection = await asyncpg.connect(url.replace("+asyncpg", ""))
     try:
         transaction = connection.transaction()
         await transaction.start()
-        await connection.execute("SELECT 1 FROM streams WHERE id = ANY($1) FOR UPDATE", streams)
+        await connection.execute("SELECT 1 FROM streams WHERE id = ANY($1) FOR UPDATE", stream_ids)
         yield
     finally:
         await connection.close()
 
 
-async def deliver(port: int, address: str, subject: str) -> tuple[str, float]:
-    """The code of the reply, and the seconds until it came."""
-    neighbour = await connect(port)
-    began = time.monotonic()
+async def deliver_message(port: int, address: str, subject: str) -> tuple[str, float]:
+    """Deliver a message. Return the reply code and the seconds until the reply."""
+    client = await connect(port)
+    started_at = time.monotonic()
     try:
-        await neighbour.begin(address)
-        neighbour.send(raw_message(subject) + b".\r\n")
-        return (await neighbour.hear())[:3], time.monotonic() - began
+        await client.begin(address)
+        client.send(raw_message(subject) + b".\r\n")
+        return (await client.hear())[:3], time.monotonic() - started_at
     finally:
-        await neighbour.close()
+        await client.close()
 
 
 async def test_locked_account_delays_no_other_account(
     ada: Client, bob: Client, listener: LmtpListener, postgres: str
 ) -> None:
-    async with held(postgres, ada.user.id):
-        to_ada = [
-            asyncio.create_task(deliver(listener.port, ada.address, f"{n}")) for n in range(20)
+    async with hold_row_locks(postgres, ada.user.id):
+        adas_deliveries = [
+            asyncio.create_task(deliver_message(listener.port, ada.address, f"{n}"))
+            for n in range(20)
         ]
-        await asyncio.sleep(1)  # all wait by now
-        assert (await deliver(listener.port, bob.address, "to bob"))[0] == "250"
-        assert not any(task.done() for task in to_ada)
+        await asyncio.sleep(1)  # all deliveries wait
+        assert (await deliver_message(listener.port, bob.address, "to bob"))[0] == "250"
+        assert not any(task.done() for task in adas_deliveries)
         assert (await ada("{ user { username } }"))["user"]["username"] == "ada"
         assert await bob('mutation { mailboxCreate(input: {paths: ["A"]}) { errors { code } } }')
-        replies = await asyncio.gather(*to_ada)
+        replies = await asyncio.gather(*adas_deliveries)
     assert {code for code, _ in replies} == {"451"}
-    assert max(seconds for _, seconds in replies) < 5 + BUSY
-    assert (await deliver(listener.port, ada.address, "after"))[0] == "250"
+    assert max(seconds for _, seconds in replies) < 5 + MAX_DELAY_SECONDS
+    assert (await deliver_message(listener.port, ada.address, "after"))[0] == "250"
 
 
 async def test_many_locked_accounts_leave_connections_for_others(
     world: Environment, bob: Client, listener: LmtpListener, postgres: str
 ) -> None:
     users = [await make_user(world, f"user{n}") for n in range(6)]
-    names = [f"{user.username}@example.org" for user in users]
-    async with held(postgres, *(user.id for user in users)):
-        first = await asyncio.gather(*(deliver(listener.port, name, "1") for name in names))
-        assert {code for code, _ in first} == {"451"}
-        again = [
-            asyncio.create_task(deliver(listener.port, name, f"2{n}"))
-            for name in names
+    addresses = [f"{user.username}@example.org" for user in users]
+    async with hold_row_locks(postgres, *(user.id for user in users)):
+        first_replies = await asyncio.gather(
+            *(deliver_message(listener.port, name, "1") for name in addresses)
+        )
+        assert {code for code, _ in first_replies} == {"451"}
+        second_deliveries = [
+            asyncio.create_task(deliver_message(listener.port, name, f"2{n}"))
+            for name in addresses
             for n in range(5)
         ]
         await asyncio.sleep(0.5)
-        assert (await deliver(listener.port, bob.address, "to bob"))[0] == "250"
-        assert not all(task.done() for task in again)
-        assert {code for code, _ in await asyncio.gather(*again)} == {"451"}
+        assert (await deliver_message(listener.port, bob.address, "to bob"))[0] == "250"
+        assert not all(task.done() for task in second_deliveries)
+        assert {code for code, _ in await asyncio.gather(*second_deliveries)} == {"451"}
 
 
-async def test_unit_on_locked_account_raises_stream_busy(
+async def test_transaction_on_locked_account_raises_stream_busy(
     world: Environment, ada: Client, postgres: str
 ) -> None:
-    async with held(postgres, ada.user.id):
+    async with hold_row_locks(postgres, ada.user.id):
         with pytest.raises(StreamBusy):
             async with world.write_session(ada.user.id):
                 pass
         with pytest.raises(StreamBusy):
-            await world.run_transaction(lambda turn: turn.recorded_positions, ada.user.id)
+            await world.run_transaction(
+                lambda transaction: transaction.recorded_positions, ada.user.id
+            )
     async with world.write_session(ada.user.id):
         pass
 
 
-async def test_every_connection_has_the_limits_of_the_product(database: Database) -> None:
+async def test_every_connection_has_the_session_limits(database: Database) -> None:
     connection = await PostgresConnector(database.url).connect()
     try:
         for name, value in SESSION_SETTINGS.items():
-            told = await connection.fetchval(f"SELECT current_setting('{name}')")
-            assert told in {value, "0"}, name  # 0: TCP settings of a Unix socket
+            actual = await connection.fetchval(f"SELECT current_setting('{name}')")
+            assert actual in {value, "0"}, name  # 0: TCP settings of a Unix socket
     finally:
         await connection.close()
     for engine in (database.engine, database._readers._read_engine):  # type: ignore[union-attr]  # noqa: SLF001
-        async with engine.connect() as made:
-            assert (await made.execute(text("SHOW lock_timeout"))).scalar() == "4s"
-            shown = await made.execute(text("SHOW idle_in_transaction_session_timeout"))
-            assert shown.scalar() == "10s"
+        async with engine.connect() as engine_connection:
+            assert (await engine_connection.execute(text("SHOW lock_timeout"))).scalar() == "4s"
+            idle_timeout = await engine_connection.execute(
+                text("SHOW idle_in_transaction_session_timeout")
+            )
+            assert idle_timeout.scalar() == "10s"
 
 
 async def test_transaction_of_a_vanished_client_ends(world: Environment, ada: Client) -> None:
-    mark = "&" if "?" in world.database.url else "?"
+    separator = "&" if "?" in world.database.url else "?"
     options = "options=-c%20idle_in_transaction_session_timeout%3D500ms"
-    other = Database(f"{world.database.url}{mark}{options}")
-    connection = await other.engine.connect()
+    other_database = Database(f"{world.database.url}{separator}{options}")
+    connection = await other_database.engine.connect()
     try:
-        asked = text("SELECT 1 FROM streams WHERE id = :key FOR UPDATE")
-        await connection.execute(asked, {"key": ada.user.id})
-        async with asyncio.timeout(BUSY), world.write_session(ada.user.id):
-            pass  # the server has ended the transaction, since its client says nothing
+        statement = text("SELECT 1 FROM streams WHERE id = :key FOR UPDATE")
+        await connection.execute(statement, {"key": ada.user.id})
+        async with asyncio.timeout(MAX_DELAY_SECONDS), world.write_session(ada.user.id):
+            pass  # the server ended the transaction of the silent client
     finally:
-        with pytest.raises(DBAPIError) as ended:
+        with pytest.raises(DBAPIError) as raised:
             await connection.close()
-        await other.close()
-    assert storage_failure(ended.value) is not None
+        await other_database.close()
+    assert storage_failure(raised.value) is not None
 
 
-async def test_ready_means_that_the_store_can_be_written(
+async def test_readiness_requires_a_writable_database(
     world: Environment, http: httpx.AsyncClient, postgres: str
 ) -> None:
     assert (await http.get("/health/ready")).status_code == 200
@@ -162,7 +169,7 @@ async def test_ready_means_that_the_store_can_be_written(
         await connection.execute("SET default_transaction_read_only = off")
         await connection.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
         await connection.close()
-    async with asyncio.timeout(BUSY):
+    async with asyncio.timeout(MAX_DELAY_SECONDS):
         while (await http.get("/health/ready")).status_code != 200:
             await world.database.engine.dispose()
             await asyncio.sleep(0.3)

@@ -1,4 +1,4 @@
-"""What clients are told while the store is away, and what the log says."""
+"""Outages of the database: responses to clients, recovery and log lines."""
 
 import asyncio
 import io
@@ -34,26 +34,26 @@ POSTGRES = pytest.mark.skipif(
     "postgres" not in store_fixtures.STORES, reason="STORES has no postgres"
 )
 SQLITE = pytest.mark.skipif("sqlite" not in store_fixtures.STORES, reason="STORES has no sqlite")
-PATIENCE = 60.0
+RECOVERY_TIMEOUT = 60.0
 
 
 @pytest.fixture
-async def road(postgres: str) -> AsyncIterator[Proxy]:
-    road = Proxy(postgres)
-    await road.start()
-    yield road
-    await road.cut()
-    OUTAGES._open.clear()  # noqa: SLF001 - the next test has another store
+async def postgres_proxy(postgres: str) -> AsyncIterator[Proxy]:
+    postgres_proxy = Proxy(postgres)
+    await postgres_proxy.start()
+    yield postgres_proxy
+    await postgres_proxy.cut()
+    OUTAGES._open.clear()  # noqa: SLF001 - the next test has another database
 
 
 @pytest.fixture(params=["store"])
 async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
-    """An empty store: PostgreSQL behind a road that can be cut, or SQLite."""
-    if "road" in request.fixturenames:
+    """Yield an empty database: PostgreSQL behind a proxy that can be cut, or SQLite."""
+    if "postgres_proxy" in request.fixturenames:
         postgres = Database(request.getfixturevalue("postgres"))
         await store_fixtures.emptied(postgres)
         await postgres.close()
-        database = Database(request.getfixturevalue("road").url)
+        database = Database(request.getfixturevalue("postgres_proxy").url)
     else:
         template = request.getfixturevalue("sqlite_template")
         database = Database(store_fixtures.copied(template, tmp_path))
@@ -61,115 +61,119 @@ async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
     await database.close()
 
 
-def told(answer: Any) -> dict[str, Any]:
-    """The extensions of the only error."""
-    (error,) = answer["errors"]
+def error_extensions(response: Any) -> dict[str, Any]:
+    """Return the extensions of the only error."""
+    (error,) = response["errors"]
     return dict(error["extensions"])
 
 
 @POSTGRES
 @pytest.mark.parametrize("document", [MUTATION, QUERY, MUTATION.replace(" {", " @atomic {", 1)])
-async def test_requests_are_answered_unavailable(road: Proxy, ada: Client, document: str) -> None:
+async def test_request_during_outage_returns_unavailable(
+    postgres_proxy: Proxy, ada: Client, document: str
+) -> None:
     await ada(QUERY)
-    await road.cut()
+    await postgres_proxy.cut()
     response = await ada.http.post("/graphql", json={"query": document}, headers=ada.headers)
-    extensions = told(response.json())
+    extensions = error_extensions(response.json())
     assert extensions["code"] == "UNAVAILABLE"
     assert extensions["component"] == "store"
     assert extensions["retryAfter"] == "PT5S"
     assert response.headers.get("retry-after", "5") == "5"
-    await road.start()
+    await postgres_proxy.start()
     await ada(MUTATION)
 
 
 @POSTGRES
-async def test_bytes_over_http_answer_503(road: Proxy, ada: Client) -> None:
-    placed = await receive(ada)
+async def test_download_during_outage_returns_503(postgres_proxy: Proxy, ada: Client) -> None:
+    received_message = await receive(ada)
     answer = await ada("{ user { messages(first: 1) { nodes { id } } } }")
-    key = answer["user"]["messages"]["nodes"][0]["id"]
-    assert placed
-    await road.cut()
-    for path in (f"/rest/messages/{key}/message.eml", "/.well-known/acme-challenge/a"):
+    message_id = answer["user"]["messages"]["nodes"][0]["id"]
+    assert received_message
+    await postgres_proxy.cut()
+    for path in (f"/rest/messages/{message_id}/message.eml", "/.well-known/acme-challenge/a"):
         response = await ada.http.get(path, headers=ada.headers)
         assert response.status_code == 503, (path, response.text)
         assert response.headers["retry-after"] == "5"
-    await road.start()
+    await postgres_proxy.start()
 
 
 @POSTGRES
-async def test_neighbours_are_told_to_try_later(
-    road: Proxy, ada: Client, listener: LmtpListener, caplog: pytest.LogCaptureFixture
+async def test_lmtp_delivery_during_outage_is_deferred(
+    postgres_proxy: Proxy, ada: Client, listener: LmtpListener, caplog: pytest.LogCaptureFixture
 ) -> None:
-    neighbour = await connect(listener.port)
-    await neighbour.begin(ada.address)
-    await road.cut()
+    client = await connect(listener.port)
+    await client.begin(ada.address)
+    await postgres_proxy.cut()
     caplog.clear()
-    neighbour.send(b"Subject: Hello\r\n\r\nHi.\r\n.\r\n")
-    assert (await neighbour.hear()).startswith("451 ")
-    await neighbour.close()
-    await road.start()
+    client.send(b"Subject: Hello\r\n\r\nHi.\r\n.\r\n")
+    assert (await client.hear()).startswith("451 ")
+    await client.close()
+    await postgres_proxy.start()
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == [
         "a component is unavailable"
     ]
 
 
 @POSTGRES
-async def test_subscription_goes_on_after_an_outage(road: Proxy, ada: Client, live: House) -> None:
+async def test_subscription_continues_after_an_outage(
+    postgres_proxy: Proxy, ada: Client, live: House
+) -> None:
     query = "subscription { changes { events { __typename } } }"
     followers = [await live.follow(ada, query), await live.stream(ada, query)]
-    await until(lambda: live.seats == 2, PATIENCE)
+    await until(lambda: live.seats == 2, RECOVERY_TIMEOUT)
     await note(ada, ChangeKind.MAILBOX_UPDATED, [1])
-    for one in followers:
-        await until(lambda one=one: len(one.events) == 1, PATIENCE)
-    await road.cut()
-    ada.world.wakeups.wake_followers(ada.user.id, 10**6)  # they look, and find no store
+    for follower in followers:
+        await until(lambda follower=follower: len(follower.events) == 1, RECOVERY_TIMEOUT)
+    await postgres_proxy.cut()
+    ada.world.wakeups.wake_followers(ada.user.id, 10**6)  # the followers read and find no database
     await asyncio.sleep(1)
-    await road.start()
+    await postgres_proxy.start()
     await note(ada, ChangeKind.MAILBOX_UPDATED, [2])
-    for one in followers:
-        await until(lambda one=one: len(one.events) == 2, PATIENCE)
-        assert not [result for result in one.results if result.get("errors")]
+    for follower in followers:
+        await until(lambda follower=follower: len(follower.events) == 2, RECOVERY_TIMEOUT)
+        assert not [result for result in follower.results if result.get("errors")]
 
 
 @POSTGRES
 async def test_log_has_one_line_for_an_outage_and_one_for_its_end(
-    road: Proxy, ada: Client, caplog: pytest.LogCaptureFixture
+    postgres_proxy: Proxy, ada: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await road.cut()
+    await postgres_proxy.cut()
     caplog.clear()
     for _ in range(20):
         with pytest.raises(StorageUnavailable):
             await ada.world.database.ping()
         await ada.raw(MUTATION)
-    await road.start()
-    async with asyncio.timeout(PATIENCE):
+    await postgres_proxy.start()
+    async with asyncio.timeout(RECOVERY_TIMEOUT):
         while not OUTAGES.is_quiet:
             await ada.world.database.ping()
             await asyncio.sleep(0.1)
-    told = [r for r in caplog.records if r.levelno >= logging.WARNING and not r.exc_info]
-    assert [r.getMessage() for r in told] == [
+    warnings = [r for r in caplog.records if r.levelno >= logging.WARNING and not r.exc_info]
+    assert [r.getMessage() for r in warnings] == [
         "a component is unavailable",
         "a component is available again",
     ]
-    assert vars(told[1])["failures"] >= 40
-    assert vars(told[0])["component"] == vars(told[1])["component"] == "store"
+    assert vars(warnings[1])["failures"] >= 40
+    assert vars(warnings[0])["component"] == vars(warnings[1])["component"] == "store"
 
 
 @POSTGRES
-async def test_connection_whose_end_is_announced_is_unavailable(
-    road: Proxy, database: Database
+async def test_announced_shutdown_of_a_connection_is_unavailable(
+    postgres_proxy: Proxy, database: Database
 ) -> None:
-    """PostgreSQL says that it ends a connection before it closes it."""
-    asked = PreparedStatement(select(literal(1)))
-    await database.run_transaction(lambda connection: fetch_rows(connection, asked, {}))
-    road.announce_end()
+    """PostgreSQL announces the end of a connection before it closes the connection."""
+    statement = PreparedStatement(select(literal(1)))
+    await database.run_transaction(lambda connection: fetch_rows(connection, statement, {}))
+    postgres_proxy.announce_end()
     await asyncio.sleep(0.1)
     with pytest.raises(StorageUnavailable):
-        await database.run_transaction(lambda connection: fetch_rows(connection, asked, {}))
-    await road.cut()
+        await database.run_transaction(lambda connection: fetch_rows(connection, statement, {}))
+    await postgres_proxy.cut()
     with pytest.raises(StorageUnavailable):
         await database.check_writable()
-    await road.start()
+    await postgres_proxy.start()
     await database.check_writable()
 
 
@@ -178,7 +182,7 @@ async def test_locked_sqlite_store_is_unavailable(database: Database, ada: Clien
     other = sqlite3.connect(str(make_url(database.url).database), isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     try:
-        extensions = told(await ada.raw(MUTATION))
+        extensions = error_extensions(await ada.raw(MUTATION))
         assert (extensions["code"], extensions["retryAfter"]) == ("UNAVAILABLE", "PT5S")
         with pytest.raises(StorageUnavailable):
             await database.check_writable()
@@ -188,47 +192,47 @@ async def test_locked_sqlite_store_is_unavailable(database: Database, ada: Clien
 
 
 @SQLITE
-async def test_bugs_are_no_outages(database: Database) -> None:
-    with pytest.raises(Exception, match="no such table") as bug:
+async def test_database_error_of_a_bug_is_no_outage(database: Database) -> None:
+    with pytest.raises(Exception, match="no such table") as raised:
         await database.read(text("SELECT * FROM nowhere"))  # type: ignore[arg-type]
-    assert not isinstance(bug.value, StorageUnavailable)
+    assert not isinstance(raised.value, StorageUnavailable)
 
 
-async def test_object_storage_that_refuses_is_unavailable() -> None:
-    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def test_refusing_object_storage_is_unavailable() -> None:
+    async def answer_forbidden(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
         await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    server = await asyncio.start_server(answer_forbidden, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     keys = "access_key_id=a&secret_access_key=b&region=us-east-1"
     store = BucketStore(
         "s3://bucket",
         dict(parse_qsl(f"endpoint=http://127.0.0.1:{port}&{keys}")),
     )
-    for work in (store.put("00/a", b"a"), store.get("00/a"), store.get_range("00/a", 0, 1)):
+    for operation in (store.put("00/a", b"a"), store.get("00/a"), store.get_range("00/a", 0, 1)):
         with pytest.raises(StorageUnavailable) as failure:
-            await work
+            await operation
         assert failure.value.component == "blobs"
     with pytest.raises(StorageUnavailable):
-        _ = [one async for one in store.list()]
+        _ = [stored_object async for stored_object in store.list()]
     server.close()
-    OUTAGES._open.clear()  # noqa: SLF001 - the next test has another store
+    OUTAGES._open.clear()  # noqa: SLF001 - the next test has another database
 
 
-def test_log_leaves_out_tracebacks_of_outages_only() -> None:
+def test_log_omits_tracebacks_of_outages_only() -> None:
     handler = logging.StreamHandler(stream := io.StringIO())
     handler.addFilter(OutageFilter())
-    log = logging.getLogger("tests.outage")
-    log.addHandler(handler)
-    for problem in (StorageUnavailable(), ValueError("a bug")):
+    logger = logging.getLogger("tests.outage")
+    logger.addHandler(handler)
+    for error in (StorageUnavailable(), ValueError("a bug")):
         try:
-            raise problem
+            raise error
         except (StorageUnavailable, ValueError):
-            log.exception("it broke")
-    log.removeHandler(handler)
+            logger.exception("it broke")
+    logger.removeHandler(handler)
     assert stream.getvalue().count("it broke") == 1
     assert "a bug" in stream.getvalue()
     assert OUTAGES._open.pop("store").failures  # noqa: SLF001
@@ -239,16 +243,16 @@ async def is_ready(client: httpx.AsyncClient, url: str) -> bool:
 
 
 @POSTGRES
-async def test_server_logs_an_outage_in_two_lines(road: Proxy, tmp_path: Path) -> None:
-    """Every worker of a real server loses the store three times."""
-    empty = Database(road.store)
-    await store_fixtures.emptied(empty)
-    await empty.close()
-    server = Server(tmp_path, road.url, {"WAKEUPS": "postgresql"})
+async def test_server_logs_an_outage_in_two_lines(postgres_proxy: Proxy, tmp_path: Path) -> None:
+    """Every worker of a server process loses the database twice."""
+    direct_database = Database(postgres_proxy.store)
+    await store_fixtures.emptied(direct_database)
+    await direct_database.close()
+    server = Server(tmp_path, postgres_proxy.url, {"WAKEUPS": "postgresql"})
     await asyncio.to_thread(server.start)
     try:
         for _ in range(2):
-            await road.cut()
+            await postgres_proxy.cut()
             async with httpx.AsyncClient() as client:
                 for _ in range(10):
                     query = {"query": "{ viewer { role } }"}
@@ -257,8 +261,8 @@ async def test_server_logs_an_outage_in_two_lines(road: Proxy, tmp_path: Path) -
                     assert answer.status_code == 503
                     assert answer.json()["errors"][0]["extensions"]["code"] == "UNAVAILABLE"
                     await asyncio.sleep(0.2)
-                await road.start()
-                async with asyncio.timeout(PATIENCE):
+                await postgres_proxy.start()
+                async with asyncio.timeout(RECOVERY_TIMEOUT):
                     while not await is_ready(client, server.url):  # noqa: ASYNC110
                         await asyncio.sleep(0.2)
                 await asyncio.sleep(4)
@@ -266,7 +270,7 @@ async def test_server_logs_an_outage_in_two_lines(road: Proxy, tmp_path: Path) -
         await asyncio.to_thread(server.stop)
     lines = [line for line in server.logged() if line["level"] != "info"]
     assert not [line for line in lines if "traceback" in line], lines
-    store = [line["event"] for line in lines if line.get("component") == "store"]
-    assert store.count("a component is unavailable") == 2
-    assert store.count("a component is available again") == 2
-    assert len(lines) <= 2 * 6, lines  # also: not ready, bus
+    store_events = [line["event"] for line in lines if line.get("component") == "store"]
+    assert store_events.count("a component is unavailable") == 2
+    assert store_events.count("a component is available again") == 2
+    assert len(lines) <= 2 * 6, lines  # also the readiness and the event bus

@@ -1,4 +1,4 @@
-"""A running process gives back what the store leases to it and no work of it uses."""
+"""A running process frees leases that no work of it uses."""
 
 import asyncio
 from pathlib import Path
@@ -19,17 +19,17 @@ from tests.support.operations.bulk_operations import call
 from tests.support.stores.other_processes import another_process, free_after_two_looks
 from tests.support.stores.sample_rows import insert_unchecked, sample_row
 
-ROOT = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[2]
 
 
-async def holder(world: Environment, table: Any) -> int | None:
+async def load_holder(world: Environment, table: Any) -> int | None:
     (row,) = await world.database.read(select(core_table(table).c.holder))
-    found: int | None = row.holder
-    return found
+    process_id: int | None = row.holder
+    return process_id
 
 
-async def lease_row(world: Environment, table: Any) -> tuple[Environment, int]:
-    """Store a row that a process holds; return the process, and the key of its work."""
+async def insert_leased_row(world: Environment, table: Any) -> tuple[Environment, int]:
+    """Insert a row that a process leases. Return the process and the key of its work."""
     process = another_process(world)
     row = sample_row(table) | {"holder": await leases.ensure_registered(process)}
     if "lease" in core_table(table).c:
@@ -39,65 +39,64 @@ async def lease_row(world: Environment, table: Any) -> tuple[Environment, int]:
 
 
 @pytest.mark.parametrize("table", leases.LEASED_TABLES, ids=lambda table: table.__tablename__)
-async def test_every_kind_of_lease_without_work_is_given_back(
-    world: Environment, table: Any
-) -> None:
-    process, _ = await lease_row(world, table)
-    other = another_process(world, name="another")
-    await leases.ensure_registered(other)
-    assert await free_after_two_looks(other) == 0
-    assert await holder(world, table) == process.process.id
+async def test_unused_lease_of_every_table_is_freed(world: Environment, table: Any) -> None:
+    process, _ = await insert_leased_row(world, table)
+    other_process = another_process(world, name="another")
+    await leases.ensure_registered(other_process)
+    assert await free_after_two_looks(other_process) == 0
+    assert await load_holder(world, table) == process.process.id
     assert await free_after_two_looks(process) == 1
-    assert await holder(world, table) is None
+    assert await load_holder(world, table) is None
     assert await free_after_two_looks(process) == 0
 
 
 @pytest.mark.parametrize("table", leases.LEASED_TABLES, ids=lambda table: table.__tablename__)
-async def test_every_kind_of_lease_is_kept_while_work_uses_it(
-    world: Environment, table: Any
-) -> None:
-    process, work = await lease_row(world, table)
-    with leases.use_leases(process, work):
-        with leases.use_leases(process, work):
+async def test_used_lease_of_every_table_is_kept(world: Environment, table: Any) -> None:
+    process, work_key = await insert_leased_row(world, table)
+    with leases.protect_leases_in_use(process, work_key):
+        with leases.protect_leases_in_use(process, work_key):
             assert await free_after_two_looks(process) == 0
         assert await free_after_two_looks(process) == 0
-    assert await holder(world, table) == process.process.id
+    assert await load_holder(world, table) == process.process.id
     assert await free_after_two_looks(process) == 1
     assert not process.process.work_keys
 
 
-def test_every_module_that_takes_leases_tells_that_they_are_in_use() -> None:
-    takers = {
-        path.relative_to(ROOT).as_posix(): text
+def test_every_module_that_takes_leases_protects_them() -> None:
+    module_texts = {
+        path.relative_to(REPOSITORY).as_posix(): text
         for area in ("mail", "resolvers")
-        for path in (ROOT / area).rglob("*.py")
+        for path in (REPOSITORY / area).rglob("*.py")
         if "leases.ensure_registered(" in (text := path.read_text())
     }
-    takers.pop("mail/queue/recipient_leases.py")  # mail/outbound/worker.py lists what is under way
-    takers.pop(
+    # mail/outbound/worker.py lists its current deliveries
+    module_texts.pop("mail/queue/recipient_leases.py")
+    module_texts.pop(
         "resolvers/submission/compose_requests.py"
-    )  # a listener only counts while its process does
-    assert len(takers) >= len(leases.LEASED_TABLES) - 1
-    assert [path for path, text in takers.items() if "leases.use_leases(" not in text] == []
+    )  # a listener is valid only while its process is registered
+    assert len(module_texts) >= len(leases.LEASED_TABLES) - 1
+    assert [
+        path for path, text in module_texts.items() if "leases.protect_leases_in_use(" not in text
+    ] == []
 
 
-async def test_a_task_whose_end_the_store_lost_is_done_again(
-    post: Client, world: Environment
-) -> None:
-    """A standby can have the claim of a task and lack its end; the process goes on."""
+async def test_task_whose_completion_was_lost_runs_again(post: Client, world: Environment) -> None:
+    """A standby can have the claim of a task without its completion."""
     process = another_process(world)
-    working = asyncio.create_task(tasks.run_worker(process))
+    worker_task = asyncio.create_task(tasks.run_worker(process))
     try:
-        given = {"select": {"all": True}, "set": {"seen": True}, "async": True}
-        assert (await call(post, "messageUpdate", **given))["errors"] == []
+        arguments = {"select": {"all": True}, "set": {"seen": True}, "async": True}
+        assert (await call(post, "messageUpdate", **arguments))["errors"] == []
         await until(lambda: has_ended(world))
-        claimed = {"lease": world.new_id(), "holder": process.process.id, "finished_at": None}
-        lost = update(Task).values(**claimed, state=TaskState.RUNNING)
-        await world.run_transaction(lambda turn: turn.connection.execute(lost).close())
+        claim_columns = {"lease": world.new_id(), "holder": process.process.id, "finished_at": None}
+        statement = update(Task).values(**claim_columns, state=TaskState.RUNNING)
+        await world.run_transaction(
+            lambda transaction: transaction.connection.execute(statement).close()
+        )
         await until(lambda: has_ended(world))
     finally:
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
+        worker_task.cancel()
+        await asyncio.gather(worker_task, return_exceptions=True)
 
 
 async def has_ended(world: Environment) -> bool:

@@ -1,4 +1,4 @@
-"""What is committed comes from the log of an SQLite store into its file, beside the writers."""
+"""WAL checkpoints of SQLite run beside transactions."""
 
 import asyncio
 import sqlite3
@@ -10,62 +10,63 @@ from sqlalchemy import Connection, text
 from models.store.database import Database
 from models.store.sqlite import wal_checkpoints
 
-FEW = 20  # rows: far from as many pages as a commit brings in by itself
+ROW_COUNT = 20  # rows with far fewer pages than an automatic checkpoint needs
 
 
-def in_file(file: Path) -> int:
-    """How many rows are there without the log."""
+def count_rows_without_wal(file: Path) -> int:
+    """Return the number of rows in the database file without the WAL."""
     with closing(sqlite3.connect(f"file:{file}?immutable=1", uri=True)) as connection:
         try:
             return int(connection.execute("SELECT count(*) FROM ducks").fetchone()[0])
-        except sqlite3.DatabaseError:  # the table is in the log only, or a page is on its way
+        except sqlite3.DatabaseError:  # the table is only in the WAL, or a page is being written
             return 0
 
 
-async def written(database: Database, statement: str) -> None:
-    def unit(connection: Connection) -> None:
+async def execute_in_transaction(database: Database, statement: str) -> None:
+    def execute_statement(connection: Connection) -> None:
         connection.execute(text(statement))
 
-    await database.run_transaction(unit)
+    await database.run_transaction(execute_statement)
 
 
-async def test_it_comes_into_the_file_while_others_go_on(tmp_path: Path) -> None:
+async def test_checkpoint_runs_beside_transactions(tmp_path: Path) -> None:
     file = tmp_path / "store.db"
     database = Database(f"sqlite+aiosqlite:///{file}")
     try:
-        await written(database, "CREATE TABLE ducks (name)")
-        many = 0
+        await execute_in_transaction(database, "CREATE TABLE ducks (name)")
+        inserted_count = 0
         async with asyncio.timeout(20):
-            while in_file(file) < FEW:
-                await written(database, "INSERT INTO ducks VALUES ('Anas')")
-                many += 1
-                async with database.write_session() as session:  # units of either kind
+            while count_rows_without_wal(file) < ROW_COUNT:
+                await execute_in_transaction(database, "INSERT INTO ducks VALUES ('Anas')")
+                inserted_count += 1
+                async with database.write_session() as session:  # sessions, too
                     await (await session.connection()).execute(text("DELETE FROM ducks WHERE 0"))
                 await asyncio.sleep(wal_checkpoints.INTERVAL / 20)
-        log = await asyncio.to_thread(Path(f"{file}-wal").stat)
-        assert log.st_size < 4000 * 4096  # no commit has done it
+        wal_stat = await asyncio.to_thread(Path(f"{file}-wal").stat)
+        assert wal_stat.st_size < 4000 * 4096  # not an automatic checkpoint of a commit
     finally:
         await database.close()
-    assert in_file(file) == many
+    assert count_rows_without_wal(file) == inserted_count
 
 
-async def test_a_store_that_cannot_be_reached_holds_up_nobody(tmp_path: Path) -> None:
+async def test_blocked_checkpoint_delays_no_transaction(tmp_path: Path) -> None:
     file = tmp_path / "store.db"
     database = Database(f"sqlite+aiosqlite:///{file}")
-    held = sqlite3.connect(file, isolation_level=None)
+    reader = sqlite3.connect(file, isolation_level=None)
     try:
-        await written(database, "CREATE TABLE ducks (name)")
-        held.execute("BEGIN")
-        held.execute("SELECT count(*) FROM ducks").fetchone()  # who reads holds the log where it is
+        await execute_in_transaction(database, "CREATE TABLE ducks (name)")
+        reader.execute("BEGIN")
+        # a read transaction blocks the checkpoint
+        reader.execute("SELECT count(*) FROM ducks").fetchone()
         for _ in range(10):
-            await written(database, "INSERT INTO ducks VALUES ('Anas')")
+            await execute_in_transaction(database, "INSERT INTO ducks VALUES ('Anas')")
             await asyncio.sleep(wal_checkpoints.INTERVAL / 4)
-        assert in_file(file) < 10
-        held.execute("COMMIT")
+        assert count_rows_without_wal(file) < 10
+        reader.execute("COMMIT")
         async with asyncio.timeout(20):
-            while in_file(file) < 10:
+            while count_rows_without_wal(file) < 10:
                 await asyncio.sleep(wal_checkpoints.INTERVAL)
-                await written(database, "DELETE FROM ducks WHERE 0")
+                await execute_in_transaction(database, "DELETE FROM ducks WHERE 0")
     finally:
-        held.close()
+        reader.close()
         await database.close()

@@ -1,4 +1,4 @@
-"""Messages written from fields, as others read them: RFC 2047, 2231, 6532, 2387, 2046."""
+"""Test the encoding of composed messages: RFC 2046, 2047, 2231, 2387 and 6532."""
 
 import base64
 from typing import Any
@@ -10,8 +10,8 @@ from tests.conftest import Client, raw_message, receive
 from tests.support.operations.message_sources import files, names, read_back, source, upload
 
 PIXEL = base64.b64decode(b"R0lGODlhAQABAAAAACwAAAAAAQABAAA=")
-CODE = base64.b64encode(PIXEL).decode()
-TEXTS = [  # names of people and of files, and subjects, as they come back
+PIXEL_BASE64 = base64.b64encode(PIXEL).decode()
+TEXTS = [  # names of people and files, and subjects, as they are read back
     "Ada",
     'Ada Lovelace-Byron, Countess "of" (Computing) <3 @ home; \\o/',
     "Jörg Müßig",
@@ -35,33 +35,34 @@ TEXTS = [  # names of people and of files, and subjects, as they come back
 ]
 
 
-def attached(filename: str, content: bytes = b"x", **more: Any) -> dict[str, Any]:
-    return {"content": base64.b64encode(content).decode(), "filename": filename, **more}
+def new_attachment(filename: str, content: bytes = b"x", **extra: Any) -> dict[str, Any]:
+    return {"content": base64.b64encode(content).decode(), "filename": filename, **extra}
 
 
-def unspaced(text: str) -> list[str]:
-    return text.split()  # white space may be folded: RFC 5322, section 3.2.2
+def split_words(text: str) -> list[str]:
+    return text.split()  # RFC 5322, section 3.2.2: white space can be folded.
 
 
 @pytest.mark.parametrize("text", TEXTS)
-async def test_names_in_every_script_come_back(ada: Client, text: str) -> None:
-    # readers decode words in file names too, against RFC 2047, and take paths for paths
+async def test_names_in_every_script_are_read_back_unchanged(ada: Client, text: str) -> None:
+    # Readers also decode encoded words in filenames, against RFC 2047, and interpret paths.
     file_name = text.replace("=?", "").translate(str.maketrans("/\\", "--"))
     people = [{"address": "carol@example.net", "name": text}, {"address": "d@example.net"}]
     answer = await upload(
         ada, to=people, cc=people[:1], bcc=people[:1], replyTo=people[:1], subject=text,
         **{"from": {"address": ada.address, "name": text}}, text=f"{text}\n",
-        headers=[{"key": "X-Note", "value": text}], attachments=[attached(file_name)], draft=True,
+        headers=[{"key": "X-Note", "value": text}], attachments=[new_attachment(file_name)],
+        draft=True,
     )  # fmt: skip
     message = await read_back(ada, answer)
     for header in ("From", "To", "Cc", "Bcc", "Reply-To"):
-        assert unspaced(names(message, header)[0][0]) == unspaced(text), header
+        assert split_words(names(message, header)[0][0]) == split_words(text), header
     assert [address for _, address in names(message, "To")] == [
         "carol@example.net",
         "d@example.net",
     ]
-    assert unspaced(str(message["Subject"])) == unspaced(text)
-    assert unspaced(str(message["X-Note"])) == unspaced(text)
+    assert split_words(str(message["Subject"])) == split_words(text)
+    assert split_words(str(message["X-Note"])) == split_words(text)
     (file,) = message.iter_attachments()
     assert file.get_filename() == file_name
     body = message.get_body(("plain",))
@@ -74,7 +75,7 @@ async def test_names_in_every_script_come_back(ada: Client, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "shown", "utf8"),
+    ("address", "expected", "utf8"),
     [
         ("jörg@bücher.example", "jörg@bücher.example", True),
         ("用户@例子.example", "用户@例子.example", True),
@@ -83,41 +84,53 @@ async def test_names_in_every_script_come_back(ada: Client, text: str) -> None:
         ("o'hara+x@example.com", "o'hara+x@example.com", False),
     ],
 )
-async def test_addresses_in_every_script_come_back(
-    ada: Client, address: str, shown: str, *, utf8: bool
+async def test_addresses_in_every_script_are_read_back(
+    ada: Client, address: str, expected: str, *, utf8: bool
 ) -> None:
     answer = await upload(ada, to=[{"address": address, "name": "Ü"}], text="x", draft=True)
     raw = await source(ada, answer["message"]["id"])
     assert raw.isascii() is not utf8
     (person,) = (await read_back(ada, answer))["To"].addresses
-    assert (person.addr_spec, person.display_name) == (shown, "Ü")
+    assert (person.addr_spec, person.display_name) == (expected, "Ü")
 
 
-IMAGE = attached("dot.gif", PIXEL, contentType="image/gif", cid="dot@here")
-CSV = attached("a.csv", b"1;2", contentType="text/csv")
-SHOWN = '<p>Hi</p><img src="cid:dot@here">'
-INLINE = f'<img src="data:image/gif;base64,{CODE}" data-filename="inline.gif">'
-ALTERNATIVE = ["multipart/alternative", "text/plain", "text/html"]
-RELATED = ["multipart/alternative", "text/plain", "multipart/related", "text/html", "image/gif"]
-SHAPES: list[tuple[dict[str, Any], list[str]]] = [
+IMAGE = new_attachment("dot.gif", PIXEL, contentType="image/gif", cid="dot@here")
+CSV = new_attachment("a.csv", b"1;2", contentType="text/csv")
+HTML_WITH_IMAGE = '<p>Hi</p><img src="cid:dot@here">'
+HTML_WITH_DATA_URL = f'<img src="data:image/gif;base64,{PIXEL_BASE64}" data-filename="inline.gif">'
+ALTERNATIVE_TYPES = ["multipart/alternative", "text/plain", "text/html"]
+RELATED_TYPES = [
+    "multipart/alternative",
+    "text/plain",
+    "multipart/related",
+    "text/html",
+    "image/gif",
+]
+STRUCTURES: list[tuple[dict[str, Any], list[str]]] = [
     ({"text": "Hi"}, ["text/plain"]),
-    ({"html": "<p>Hi</p>"}, ALTERNATIVE),
-    ({"text": "Hi", "html": "<p>Hi</p>"}, ALTERNATIVE),
-    ({"text": "Hi", "html": SHOWN, "attachments": [IMAGE]}, RELATED),
-    ({"html": INLINE}, RELATED),
+    ({"html": "<p>Hi</p>"}, ALTERNATIVE_TYPES),
+    ({"text": "Hi", "html": "<p>Hi</p>"}, ALTERNATIVE_TYPES),
+    ({"text": "Hi", "html": HTML_WITH_IMAGE, "attachments": [IMAGE]}, RELATED_TYPES),
+    ({"html": HTML_WITH_DATA_URL}, RELATED_TYPES),
     ({"text": "Hi", "attachments": [CSV]}, ["multipart/mixed", "text/plain", "text/csv"]),
     ({"text": "Hi", "attachments": [IMAGE]}, ["multipart/mixed", "text/plain", "image/gif"]),
-    ({"html": "<p>Hi</p>", "attachments": [CSV]}, ["multipart/mixed", *ALTERNATIVE, "text/csv"]),
-    ({"html": SHOWN, "attachments": [CSV, IMAGE]}, ["multipart/mixed", *RELATED, "text/csv"]),
+    (
+        {"html": "<p>Hi</p>", "attachments": [CSV]},
+        ["multipart/mixed", *ALTERNATIVE_TYPES, "text/csv"],
+    ),
+    (
+        {"html": HTML_WITH_IMAGE, "attachments": [CSV, IMAGE]},
+        ["multipart/mixed", *RELATED_TYPES, "text/csv"],
+    ),
     ({"attachments": [CSV]}, ["multipart/mixed", "text/plain", "text/csv"]),
 ]
 
 
-@pytest.mark.parametrize(("given", "types"), SHAPES, ids=str)
-async def test_parts_stand_in_the_order_that_readers_choose_by(
-    ada: Client, given: dict[str, Any], types: list[str]
+@pytest.mark.parametrize(("arguments", "types"), STRUCTURES, ids=str)
+async def test_mime_parts_have_standard_structure(
+    ada: Client, arguments: dict[str, Any], types: list[str]
 ) -> None:
-    answer = await upload(ada, draft=True, **given)
+    answer = await upload(ada, draft=True, **arguments)
     message = await read_back(ada, answer)
     assert [part.get_content_type() for part in message.walk()] == types
     html = message.get_body(("html",))
@@ -129,11 +142,11 @@ async def test_parts_stand_in_the_order_that_readers_choose_by(
             assert part.get_filename() in ("dot.gif", "inline.gif")
             cid = str(part["Content-ID"]).strip("<>")
             assert not related or (html and f"cid:{cid}" in html.get_content())
-    inside = [each["related"] for each in answer["message"]["attachments"]]
-    assert sum(inside) == ("multipart/related" in types)
+    related_flags = [attachment["related"] for attachment in answer["message"]["attachments"]]
+    assert sum(related_flags) == ("multipart/related" in types)
 
 
-async def test_who_is_half_written_is_left_out_of_to_alone(ada: Client) -> None:
+async def test_incomplete_recipient_is_dropped_only_from_to(ada: Client) -> None:
     people = [{"address": address} for address in ("car", "carol@example.net", "", "d@", "e@f g")]
     answer = await upload(ada, to=people, subject="Soon", draft=True)
     assert str((await read_back(ada, answer))["To"]) == "carol@example.net"
@@ -145,13 +158,13 @@ async def test_who_is_half_written_is_left_out_of_to_alone(ada: Client) -> None:
         assert (error["code"], error["path"], error["index"]) == ("VALIDATION", [field], 0)
 
 
-async def test_a_draft_is_of_oneself_and_old_mail_of_whoever_wrote_it(
+async def test_draft_needs_own_from_address_but_old_message_does_not(
     ada: Client, bob: Client
 ) -> None:
-    theirs = {"from": {"address": bob.address}, "subject": "x"}
-    (error,) = (await upload(ada, draft=True, **theirs))["errors"]
+    foreign_from = {"from": {"address": bob.address}, "subject": "x"}
+    (error,) = (await upload(ada, draft=True, **foreign_from))["errors"]
     assert (error["code"], error["path"]) == ("FORBIDDEN_OPERATION", ["from"])
-    old = await upload(ada, receivedAt="2001-02-03T04:05:06Z", **theirs)
+    old = await upload(ada, receivedAt="2001-02-03T04:05:06Z", **foreign_from)
     message = await read_back(ada, old)
     assert (str(message["From"]), str(message["Date"])) == (
         bob.address,
@@ -163,9 +176,9 @@ async def test_a_draft_is_of_oneself_and_old_mail_of_whoever_wrote_it(
     assert (str(message["X-Priority"]), str(message["Bcc"])) == ("1", "z@y.org")
 
 
-async def test_an_answer_is_a_draft_of_the_conversation(ada: Client, bob: Client) -> None:
-    key = global_ids.encode("Message", (await receive(ada, raw_message("Plans"))).message_id)
-    reference = {"message": {"id": key}, "action": "REPLY"}
+async def test_reply_draft_joins_the_thread(ada: Client, bob: Client) -> None:
+    message_id = global_ids.encode("Message", (await receive(ada, raw_message("Plans"))).message_id)
+    reference = {"message": {"id": message_id}, "action": "REPLY"}
     answer = await upload(ada, reference=reference, text="Yes.")
     message = await read_back(ada, answer)
     assert answer["message"]["flags"] == ["\\Seen", "\\Draft"]
@@ -180,7 +193,7 @@ async def test_an_answer_is_a_draft_of_the_conversation(ada: Client, bob: Client
 
 
 @pytest.mark.parametrize(
-    ("given", "constraint", "path"),
+    ("arguments", "constraint", "path"),
     [
         ({"draft": True}, "required", ["raw"]),
         ({"raw": "a: b", "subject": "x"}, "exclusive", ["raw"]),
@@ -189,24 +202,29 @@ async def test_an_answer_is_a_draft_of_the_conversation(ada: Client, bob: Client
         ({"subject": "a\r\nBcc: eve@example.net"}, "pattern", ["subject"]),
         ({"subject": "ä" * 1025}, "max", ["subject"]),
         ({"headers": [{"key": "Received", "value": "x"}]}, "reserved", ["headers", "0", "key"]),
-        ({"attachments": [attached("a\nb")]}, "pattern", ["attachments", "0", "filename"]),
-        ({"attachments": [attached("a")] * 251}, "max", ["attachments"]),
+        ({"attachments": [new_attachment("a\nb")]}, "pattern", ["attachments", "0", "filename"]),
+        ({"attachments": [new_attachment("a")] * 251}, "max", ["attachments"]),
         ({"subject": "x", "keepAttachments": {"all": True}}, "required", ["keepAttachments"]),
         ({"subject": "x", "replacePrevious": {"id": "x"}}, "id", ["replacePrevious"]),
     ],
 )
-async def test_what_cannot_be_written_is_named(
-    ada: Client, given: dict[str, Any], constraint: str, path: list[str]
+async def test_invalid_message_fields_are_refused(
+    ada: Client, arguments: dict[str, Any], constraint: str, path: list[str]
 ) -> None:
-    (error,) = (await upload(ada, **given))["errors"]
+    (error,) = (await upload(ada, **arguments))["errors"]
     assert (error["constraint"], error["path"]) == (constraint, path)
     assert (await ada.box("Drafts")).total == 0
 
 
-async def test_files_lie_in_the_message_as_they_were(ada: Client) -> None:
-    kinds = [("a.bin", bytes(range(256)) * 300, None), ("b.txt", "ü\r\n".encode(), "text/plain")]
-    given = [attached(name, data, contentType=kind) for name, data, kind in kinds]
-    answer = await upload(ada, attachments=given, draft=True)
+async def test_attached_files_are_stored_unchanged(ada: Client) -> None:
+    expected_files = [
+        ("a.bin", bytes(range(256)) * 300, None),
+        ("b.txt", "ü\r\n".encode(), "text/plain"),
+    ]
+    attachments = [
+        new_attachment(name, data, contentType=kind) for name, data, kind in expected_files
+    ]
+    answer = await upload(ada, attachments=attachments, draft=True)
     assert [(name, data) for name, _, _, data in await files(ada, answer)] == [
-        (name, data) for name, data, _ in kinds
+        (name, data) for name, data, _ in expected_files
     ]

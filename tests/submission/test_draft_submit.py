@@ -1,4 +1,4 @@
-"""Drafts that are submitted: what becomes of them, who may not, and how they come back."""
+"""Test messageSubmit: sending a draft, its limits, and undo."""
 
 import asyncio
 import base64
@@ -23,92 +23,107 @@ from tests.support.operations.bulk_operations import take_back
 from tests.support.operations.message_sources import read_back, upload
 from tests.support.stores.counter_check import journal, reached
 
-SENT = """submission { id queueId state envelopeFrom sendTime undoUntil recipients { recipient } }
+FIELDS = """submission { id queueId state envelopeFrom sendTime undoUntil recipients { recipient } }
   message { id uid subject draft seen date bcc { address } mailbox { path }
     outbound { queueId entries { seq recipient state } } }
   undo { token } warnings { code path }"""
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-async def draft(client: Client, **given: Any) -> Any:
-    whole = {"subject": "Plans", "text": "Dear Carol,", "to": [{"address": "carol@example.net"}]}
-    fields = {} if "raw" in given else whole
-    answer = await upload(client, **{"draft": True, **fields, **given})
+async def create_draft(client: Client, **overrides: Any) -> Any:
+    default_fields = {
+        "subject": "Plans",
+        "text": "Dear Carol,",
+        "to": [{"address": "carol@example.net"}],
+    }
+    fields = {} if "raw" in overrides else default_fields
+    answer = await upload(client, **{"draft": True, **fields, **overrides})
     assert answer["errors"] == []
     return answer["message"]
 
 
-async def submit(client: Client, message: Any, **given: Any) -> Any:
-    return await run(client, "messageSubmit", SENT, message={"id": message["id"]}, **given)
+async def submit_draft(client: Client, message: Any, **arguments: Any) -> Any:
+    return await run(client, "messageSubmit", FIELDS, message={"id": message["id"]}, **arguments)
 
 
-def codes(done: Any) -> list[tuple[str, list[str]]]:
-    return [(error["code"], error["path"]) for error in done["errors"]]
+def error_codes_and_paths(answer: Any) -> list[tuple[str, list[str]]]:
+    return [(error["code"], error["path"]) for error in answer["errors"]]
 
 
-async def test_a_draft_becomes_what_is_sent(ada: Client, world: Environment, clock: Clock) -> None:
-    made = await draft(ada, bcc=[{"address": "dave@example.net"}])
+async def test_submitted_draft_is_sent_and_moved_to_sent(
+    ada: Client, world: Environment, clock: Clock
+) -> None:
+    new_draft = await create_draft(ada, bcc=[{"address": "dave@example.net"}])
     clock.tick(hours=2)
     before = await reached(world, ada.user.id)
-    async with listening(Server()) as there, working(world, relay(there)):
-        done = await submit(ada, made)
-        assert (done["errors"], done["warnings"], done["undo"]) == ([], [], None)
-        await settled(world, global_ids.decode("Submission", done["submission"]["id"]))
-    message = done["message"]
-    assert message["id"] == made["id"]
+    async with listening(Server()) as server, working(world, relay(server)):
+        answer = await submit_draft(ada, new_draft)
+        assert (answer["errors"], answer["warnings"], answer["undo"]) == ([], [], None)
+        await settled(world, global_ids.decode("Submission", answer["submission"]["id"]))
+    message = answer["message"]
+    assert message["id"] == new_draft["id"]
     assert (message["draft"], message["seen"], message["mailbox"]["path"]) == (False, True, "Sent")
     assert message["date"] == "2030-01-01T02:00:00Z"
     assert message["bcc"] == [{"address": "dave@example.net"}]
     (outbound,) = message["outbound"]
-    assert outbound["queueId"] == done["submission"]["queueId"]
-    assert [(e["seq"], e["recipient"]) for e in outbound["entries"]] == [
+    assert outbound["queueId"] == answer["submission"]["queueId"]
+    assert [(entry["seq"], entry["recipient"]) for entry in outbound["entries"]] == [
         ("001", "carol@example.net"),
         ("002", "dave@example.net"),
     ]
-    (mail,) = there.mails
-    assert b"Bcc" not in mail.raw
-    assert sorted(mail.to) == ["carol@example.net", "dave@example.net"]
-    kept = await read_back(ada, done)
-    assert kept["Date"] == "Tue, 01 Jan 2030 02:00:00 +0000"
-    assert kept["Bcc"] == "dave@example.net"
-    told = [kind for kind, _ in await journal(world, ada.user.id, before)]
-    assert told[:2] == [ChangeKind.MESSAGE_UPDATED, ChangeKind.SUBMISSION_CHANGED]
+    (received,) = server.mails
+    assert b"Bcc" not in received.raw
+    assert sorted(received.to) == ["carol@example.net", "dave@example.net"]
+    sent_copy = await read_back(ada, answer)
+    assert sent_copy["Date"] == "Tue, 01 Jan 2030 02:00:00 +0000"
+    assert sent_copy["Bcc"] == "dave@example.net"
+    kinds = [kind for kind, _ in await journal(world, ada.user.id, before)]
+    assert kinds[:2] == [ChangeKind.MESSAGE_UPDATED, ChangeKind.SUBMISSION_CHANGED]
 
 
-async def test_what_is_no_draft_is_not_sent(ada: Client, bob: Client, world: Environment) -> None:
-    placed = await receive(ada, raw_message("Hello"))
-    got = {"id": global_ids.encode("Message", placed.message_id)}
-    assert codes(await submit(ada, got)) == [("CONFLICT", ["message"])]
-    made = await draft(ada)
-    assert codes(await submit(bob, made)) == [("NOT_FOUND", ["message"])]
-    gone = {"id": global_ids.encode("Message", world.new_id())}
-    assert codes(await submit(ada, gone)) == [("NOT_FOUND", ["message"])]
-    assert (await submit(ada, made))["errors"] == []
-    assert codes(await submit(ada, made)) == [("CONFLICT", ["message"])]
+async def test_submit_of_non_draft_is_refused(ada: Client, bob: Client, world: Environment) -> None:
+    inserted = await receive(ada, raw_message("Hello"))
+    received_message = {"id": global_ids.encode("Message", inserted.message_id)}
+    assert error_codes_and_paths(await submit_draft(ada, received_message)) == [
+        ("CONFLICT", ["message"])
+    ]
+    new_draft = await create_draft(ada)
+    assert error_codes_and_paths(await submit_draft(bob, new_draft)) == [("NOT_FOUND", ["message"])]
+    unknown_message = {"id": global_ids.encode("Message", world.new_id())}
+    assert error_codes_and_paths(await submit_draft(ada, unknown_message)) == [
+        ("NOT_FOUND", ["message"])
+    ]
+    assert (await submit_draft(ada, new_draft))["errors"] == []
+    assert error_codes_and_paths(await submit_draft(ada, new_draft)) == [("CONFLICT", ["message"])]
     assert len(await bodies(world)) == 1
 
 
-async def test_of_two_at_once_one_goes(ada: Client, world: Environment) -> None:
-    made = await draft(ada)
-    done = await asyncio.gather(*(submit(ada, made) for _ in range(4)))
-    assert sorted(codes(one) for one in done) == [[], *[[("CONFLICT", ["message"])]] * 3]
+async def test_concurrent_submits_send_draft_once(ada: Client, world: Environment) -> None:
+    new_draft = await create_draft(ada)
+    answers = await asyncio.gather(*(submit_draft(ada, new_draft) for _ in range(4)))
+    assert sorted(error_codes_and_paths(answer) for answer in answers) == [
+        [],
+        *[[("CONFLICT", ["message"])]] * 3,
+    ]
     assert len(await bodies(world)) == 1
 
 
 @pytest.mark.parametrize("name", ["From", "Sender"])
-async def test_a_draft_with_anothers_name_is_not_sent(
+async def test_draft_with_foreign_sender_is_refused(
     ada: Client, bob: Client, world: Environment, name: str
 ) -> None:
     assert bob.user
-    lines = {
+    header_fields = {
         "From": "ada@example.org",
         "To": "c@example.net",
         "Subject": "x",
         name: "bob@example.org",
     }
-    raw = "".join(f"{key}: {value}\n" for key, value in lines.items()) + "\nHi.\n"
-    made = await draft(ada, raw=raw)
-    assert codes(await submit(ada, made)) == [("FORBIDDEN_OPERATION", ["message"])]
+    raw = "".join(f"{key}: {value}\n" for key, value in header_fields.items()) + "\nHi.\n"
+    new_draft = await create_draft(ada, raw=raw)
+    assert error_codes_and_paths(await submit_draft(ada, new_draft)) == [
+        ("FORBIDDEN_OPERATION", ["message"])
+    ]
     assert await bodies(world) == []
 
 
@@ -123,101 +138,109 @@ async def test_a_draft_with_anothers_name_is_not_sent(
         "From: ada@example.org\nTo: c@-x.example\n\nHi.\n",
     ],
 )
-async def test_what_cannot_go_stays_a_draft(ada: Client, world: Environment, raw: str) -> None:
-    made = await draft(ada, raw=raw)
-    done = await submit(ada, made)
-    assert [code for code, _ in codes(done)] == ["VALIDATION"]
-    assert codes(done)[0][1][:1] == ["message"]
+async def test_unsendable_draft_stays_a_draft(ada: Client, world: Environment, raw: str) -> None:
+    new_draft = await create_draft(ada, raw=raw)
+    answer = await submit_draft(ada, new_draft)
+    assert [code for code, _ in error_codes_and_paths(answer)] == ["VALIDATION"]
+    assert error_codes_and_paths(answer)[0][1][:1] == ["message"]
     assert await bodies(world) == []
     assert (await ada("query ($by: MessageRef!) { message(by: $by) { draft } }",
-                      by={"id": made["id"]}))["message"] == {"draft": True}  # fmt: skip
+                      by={"id": new_draft["id"]}))["message"] == {"draft": True}  # fmt: skip
 
 
-async def test_undone_it_is_a_draft_again(ada: Client, world: Environment, clock: Clock) -> None:
-    made = await draft(ada, mailbox={"specialUse": "DRAFTS"})
-    done = await submit(ada, made, undoWindow="PT30S")
-    assert done["submission"]["state"] == "HELD_FOR_UNDO"
-    back = await take_back(ada, done)
-    assert back["errors"] == []
-    found = await ada(
+async def test_undo_of_submit_restores_draft(ada: Client, world: Environment, clock: Clock) -> None:
+    new_draft = await create_draft(ada, mailbox={"specialUse": "DRAFTS"})
+    answer = await submit_draft(ada, new_draft, undoWindow="PT30S")
+    assert answer["submission"]["state"] == "HELD_FOR_UNDO"
+    undone = await take_back(ada, answer)
+    assert undone["errors"] == []
+    result = await ada(
         "query ($by: MessageRef!) { message(by: $by) { draft mailbox { path } text } }",
-        by={"id": made["id"]},
+        by={"id": new_draft["id"]},
     )
-    assert found["message"]["draft"] is True
-    assert found["message"]["mailbox"]["path"] == "Drafts"
-    assert found["message"]["text"].strip() == "Dear Carol,"
-    again = await submit(ada, made, undoWindow="PT30S")
+    assert result["message"]["draft"] is True
+    assert result["message"]["mailbox"]["path"] == "Drafts"
+    assert result["message"]["text"].strip() == "Dear Carol,"
+    repeated = await submit_draft(ada, new_draft, undoWindow="PT30S")
     clock.tick(seconds=31)
-    assert codes(await take_back(ada, again)) == [("NOT_FOUND", ["token"])]
+    assert error_codes_and_paths(await take_back(ada, repeated)) == [("NOT_FOUND", ["token"])]
     assert len(await bodies(world)) == 2
 
 
-async def test_it_goes_later(ada: Client) -> None:
-    done = await submit(ada, await draft(ada), sendTime="2030-01-02T00:00:00Z")
-    assert done["submission"]["state"] == "SCHEDULED"
-    assert done["message"]["date"] == "2030-01-02T00:00:00Z"
+async def test_draft_is_submitted_for_later(ada: Client) -> None:
+    answer = await submit_draft(ada, await create_draft(ada), sendTime="2030-01-02T00:00:00Z")
+    assert answer["submission"]["state"] == "SCHEDULED"
+    assert answer["message"]["date"] == "2030-01-02T00:00:00Z"
 
 
-async def test_limits_hold_exactly(ada: Client, world: Environment) -> None:
+async def test_recipient_limit_applies_to_submitted_drafts(ada: Client, world: Environment) -> None:
     async with world.database.write_session() as session:
-        this = update(User).where(col(User.id) == ada.user.id)
-        await (await session.connection()).execute(this.values(recipients=2))
-    many = await draft(ada, to=[{"address": f"{n}@example.net"} for n in range(3)])
-    assert [code for code, _ in codes(await submit(ada, many))] == ["RATE_LIMITED"]
-    few = await draft(ada, to=[{"address": f"{n}@example.net"} for n in range(2)])
-    assert (await submit(ada, few))["errors"] == []
-    assert [code for code, _ in codes(await submit(ada, many))] == ["RATE_LIMITED"]
+        user_update = update(User).where(col(User.id) == ada.user.id)
+        await (await session.connection()).execute(user_update.values(recipients=2))
+    over_limit = await create_draft(ada, to=[{"address": f"{n}@example.net"} for n in range(3)])
+    assert [code for code, _ in error_codes_and_paths(await submit_draft(ada, over_limit))] == [
+        "RATE_LIMITED"
+    ]
+    within_limit = await create_draft(ada, to=[{"address": f"{n}@example.net"} for n in range(2)])
+    assert (await submit_draft(ada, within_limit))["errors"] == []
+    assert [code for code, _ in error_codes_and_paths(await submit_draft(ada, over_limit))] == [
+        "RATE_LIMITED"
+    ]
     assert len(await bodies(world)) == 1
 
 
-async def test_without_a_folder_sent_it_stays_where_it_is(ada: Client, world: Environment) -> None:
-    made = await draft(ada)
+async def test_submitted_draft_stays_in_its_mailbox_without_sent(
+    ada: Client, world: Environment
+) -> None:
+    new_draft = await create_draft(ada)
     async with world.database.write_session() as session:
-        these = update(Mailbox).where(col(Mailbox.user_id) == ada.user.id)
-        these = these.where(col(Mailbox.path) == "Sent")
-        await (await session.connection()).execute(these.values(special_use=None))
-    done = await submit(ada, made)
-    assert [one["code"] for one in done["warnings"]] == ["NOT_SAVED_TO_SENT"]
-    assert (done["message"]["draft"], len(await bodies(world))) == (False, 1)
+        mailbox_update = update(Mailbox).where(col(Mailbox.user_id) == ada.user.id)
+        mailbox_update = mailbox_update.where(col(Mailbox.path) == "Sent")
+        await (await session.connection()).execute(mailbox_update.values(special_use=None))
+    answer = await submit_draft(ada, new_draft)
+    assert [warning["code"] for warning in answer["warnings"]] == ["NOT_SAVED_TO_SENT"]
+    assert (answer["message"]["draft"], len(await bodies(world))) == (False, 1)
 
 
-async def test_its_files_go_with_it(ada: Client, world: Environment) -> None:
+async def test_stored_files_of_draft_are_attached_and_deleted(
+    ada: Client, world: Environment
+) -> None:
     file = (await run(ada, "fileUpload", "file { id }", content={"text": "1;2"}, filename="a.csv"))[
         "file"
     ]
-    made = await draft(ada, files=[file["id"]])
-    shown = await ada(
+    new_draft = await create_draft(ada, files=[file["id"]])
+    draft_files = await ada(
         "query ($by: MessageRef!) { message(by: $by) { files { id } attachments { filename } } }",
-        by={"id": made["id"]},
+        by={"id": new_draft["id"]},
     )
-    assert shown["message"] == {"files": [file], "attachments": [{"filename": "a.csv"}]}
-    done = await submit(ada, made, deleteFiles=True)
-    assert done["errors"] == []
-    left = await ada("{ viewer { user { files { totalCount } } } }")
-    assert left["viewer"]["user"]["files"]["totalCount"] == 0
+    assert draft_files["message"] == {"files": [file], "attachments": [{"filename": "a.csv"}]}
+    answer = await submit_draft(ada, new_draft, deleteFiles=True)
+    assert answer["errors"] == []
+    remaining = await ada("{ viewer { user { files { totalCount } } } }")
+    assert remaining["viewer"]["user"]["files"]["totalCount"] == 0
     (raw,) = await bodies(world)
     assert base64.b64encode(b"1;2") in raw
 
 
-async def test_the_message_it_answers_is_marked(ada: Client) -> None:
-    placed = await receive(ada, raw_message("Hello"))
-    key = global_ids.encode("Message", placed.message_id)
-    reference = {"message": {"id": key}, "action": "REPLY"}
-    made = await draft(ada, reference=reference)
-    assert (await submit(ada, made))["errors"] == []
-    found = await ada("query ($by: MessageRef!) { message(by: $by) { answered } }", by={"id": key})
-    assert found["message"]["answered"] is True
+async def test_submit_marks_original_as_answered(ada: Client) -> None:
+    inserted = await receive(ada, raw_message("Hello"))
+    message_id = global_ids.encode("Message", inserted.message_id)
+    reference = {"message": {"id": message_id}, "action": "REPLY"}
+    new_draft = await create_draft(ada, reference=reference)
+    assert (await submit_draft(ada, new_draft))["errors"] == []
+    result = await ada(
+        "query ($by: MessageRef!) { message(by: $by) { answered } }", by={"id": message_id}
+    )
+    assert result["message"]["answered"] is True
 
 
-async def test_administrators_send_for_users_and_it_is_written_down(
-    ada: Client, bob: Client, world: Environment
-) -> None:
+async def test_submit_by_admin_is_logged(ada: Client, bob: Client, world: Environment) -> None:
     secret = await make_key(world, "backend", role=Role.ROOT, scopes=[Scope.MASTER])
     root = replace(ada, secret=secret)
-    made = await draft(ada)
-    assert codes(await submit(bob, made)) == [("NOT_FOUND", ["message"])]
-    done = await submit(root, made)
-    assert done["errors"] == []
-    assert done["submission"]["envelopeFrom"] == "ada@example.org"
+    new_draft = await create_draft(ada)
+    assert error_codes_and_paths(await submit_draft(bob, new_draft)) == [("NOT_FOUND", ["message"])]
+    answer = await submit_draft(root, new_draft)
+    assert answer["errors"] == []
+    assert answer["submission"]["envelopeFrom"] == "ada@example.org"
     log = await root("{ adminLog(first: 5) { nodes { mutation target { id } } } }")
     assert log["adminLog"]["nodes"][0]["mutation"] == "messageSubmit"

@@ -1,4 +1,4 @@
-"""Drafts that are saved again: they keep their ids, and the files nobody sends anew."""
+"""Test that a saved draft keeps its ID, and the attachments that are not sent again."""
 
 import asyncio
 import base64
@@ -29,159 +29,175 @@ from tests.support.mail.multipart_message import noise
 from tests.support.operations.message_sources import files, put, read_back, upload
 from tests.support.stores.counter_check import journal, reached, rows
 
-FIND = """
+SEARCH_QUERY = """
 query ($query: String!) { viewer { user { messages(filter: {query: $query}) { nodes { id } } } } }
 """
-MARK = """
+MESSAGE_UPDATE = """
 mutation ($id: ID!) { messageUpdate(input: {select: {ids: [$id]},
   set: {flagged: true, addFlags: ["work"], metaData: {a: 1}}}) { errors { code } } }
 """
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-def file(name: str, content: bytes = b"x", **more: Any) -> dict[str, Any]:
-    return {"content": base64.b64encode(content).decode(), "filename": name, **more}
+def new_attachment(name: str, content: bytes = b"x", **extra: Any) -> dict[str, Any]:
+    return {"content": base64.b64encode(content).decode(), "filename": name, **extra}
 
 
-async def saved(client: Client, **given: Any) -> Any:
-    answer = await upload(client, **{"draft": True, "text": "Dear Carol,", **given})
+async def save_draft(client: Client, **fields: Any) -> Any:
+    answer = await upload(client, **{"draft": True, "text": "Dear Carol,", **fields})
     assert answer["errors"] == []
     return answer["message"]
 
 
-async def again(client: Client, draft: Any, **given: Any) -> Any:
-    given = {"text": "Dear Carol, more", **given}
-    return await upload(client, replacePrevious={"id": draft["id"]}, **given)
+async def save_draft_again(client: Client, draft: Any, **fields: Any) -> Any:
+    fields = {"text": "Dear Carol, more", **fields}
+    return await upload(client, replacePrevious={"id": draft["id"]}, **fields)
 
 
-async def found(client: Client, query: str) -> list[str]:
-    user = (await client(FIND, query=query))["viewer"]["user"]
+async def search_message_ids(client: Client, query: str) -> list[str]:
+    user = (await client(SEARCH_QUERY, query=query))["viewer"]["user"]
     return [node["id"] for node in user["messages"]["nodes"]]
 
 
-async def test_a_draft_keeps_its_id_and_all_that_is_not_said_anew(
+async def test_saved_draft_keeps_id_and_unchanged_fields(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
-    draft = await saved(ada, subject="Ducks", to=[{"address": "carol@example.net"}])
-    await ada(MARK, id=draft["id"])
+    draft = await save_draft(ada, subject="Ducks", to=[{"address": "carol@example.net"}])
+    await ada(MESSAGE_UPDATE, id=draft["id"])
     before = await reached(world, ada.user.id)
     clock.tick(minutes=1)
-    answer = await again(ada, draft, subject="Geese")
-    now = answer["message"]
+    answer = await save_draft_again(ada, draft, subject="Geese")
+    current = answer["message"]
     assert (answer["errors"], answer["previousDeleted"]) == ([], True)
-    assert (now["id"], now["messageId"]) == (draft["id"], draft["messageId"])
-    assert now["uid"] > draft["uid"]
-    assert now["modseq"] == before + 1
-    assert now["flags"] == ["\\Seen", "\\Flagged", "\\Draft", "work"]
-    assert now["metaData"] == {"a": 1}
-    assert now["thread"] == {"id": draft["thread"]["id"], "subject": "Geese", "messageCount": 1}
+    assert (current["id"], current["messageId"]) == (draft["id"], draft["messageId"])
+    assert current["uid"] > draft["uid"]
+    assert current["modseq"] == before + 1
+    assert current["flags"] == ["\\Seen", "\\Flagged", "\\Draft", "work"]
+    assert current["metaData"] == {"a": 1}
+    assert current["thread"] == {"id": draft["thread"]["id"], "subject": "Geese", "messageCount": 1}
     message = await read_back(ada, answer)
     assert (str(message["Subject"]), message["To"]) == ("Geese", None)
     assert str(message["Date"]) == "Tue, 01 Jan 2030 00:01:00 +0000"
-    told = [(ChangeKind.MESSAGE_UPDATED, [global_ids.decode("Message", draft["id"])])]
-    assert await journal(world, ada.user.id, before) == told
-    box = await ada.box("Drafts")
-    assert (box.total, box.unseen, box.size, box.uid_next) == (1, 0, now["size"], now["uid"] + 1)
-    old = {"mailbox": {"specialUse": "DRAFTS"}, "uid": draft["uid"]}
-    gone = await upload(ada, text="x", replacePrevious={"uid": old})
-    assert [(e["code"], e["path"]) for e in gone["errors"]] == [("NOT_FOUND", ["replacePrevious"])]
-    by_uid = {"uid": {**old, "uid": now["uid"]}}
+    expected_journal = [(ChangeKind.MESSAGE_UPDATED, [global_ids.decode("Message", draft["id"])])]
+    assert await journal(world, ada.user.id, before) == expected_journal
+    drafts = await ada.box("Drafts")
+    assert (drafts.total, drafts.unseen, drafts.size, drafts.uid_next) == (
+        1,
+        0,
+        current["size"],
+        current["uid"] + 1,
+    )
+    old_reference = {"mailbox": {"specialUse": "DRAFTS"}, "uid": draft["uid"]}
+    stale_save = await upload(ada, text="x", replacePrevious={"uid": old_reference})
+    assert [(e["code"], e["path"]) for e in stale_save["errors"]] == [
+        ("NOT_FOUND", ["replacePrevious"])
+    ]
+    by_uid = {"uid": {**old_reference, "uid": current["uid"]}}
     third = await upload(ada, raw="Subject: Swans\n\nx", unseen=True, replacePrevious=by_uid)
     assert third["message"]["id"] == draft["id"]
     assert third["message"]["flags"] == ["\\Flagged", "\\Draft", "work"]
 
 
 PIXEL = b"GIF89a"
-A, B, C = file("a.txt", b"A"), file("b.txt", b"B"), file("c.txt", b"C")
-IMAGE = file("dot.gif", PIXEL, contentType="image/gif", cid="dot@here")
-OTHER = file("new.gif", b"GIF87a", contentType="image/gif", cid="dot@here")
+FILE_A, FILE_B, FILE_C = (
+    new_attachment("a.txt", b"A"),
+    new_attachment("b.txt", b"B"),
+    new_attachment("c.txt", b"C"),
+)
+IMAGE = new_attachment("dot.gif", PIXEL, contentType="image/gif", cid="dot@here")
+OTHER_IMAGE = new_attachment("new.gif", b"GIF87a", contentType="image/gif", cid="dot@here")
 HTML = '<img src="cid:dot@here">'
-KEPT: list[tuple[dict[str, Any], list[str]]] = [
+ATTACHMENT_CASES: list[tuple[dict[str, Any], list[str]]] = [
     ({}, ["a.txt", "b.txt"]),
     ({"html": HTML}, ["dot.gif", "a.txt", "b.txt"]),
     ({"attachments": []}, []),
     ({"attachments": [], "html": HTML}, ["dot.gif"]),
-    ({"attachments": [C]}, ["c.txt"]),
-    ({"attachments": [C], "html": HTML}, ["dot.gif", "c.txt"]),
-    ({"attachments": [OTHER], "html": HTML}, ["new.gif"]),
-    ({"attachments": [C], "keep": [1]}, ["a.txt", "c.txt"]),
+    ({"attachments": [FILE_C]}, ["c.txt"]),
+    ({"attachments": [FILE_C], "html": HTML}, ["dot.gif", "c.txt"]),
+    ({"attachments": [OTHER_IMAGE], "html": HTML}, ["new.gif"]),
+    ({"attachments": [FILE_C], "keep": [1]}, ["a.txt", "c.txt"]),
     ({"keep": [2, 1]}, ["a.txt", "b.txt"]),
     ({"keep": []}, []),
     ({"keep": [0]}, ["dot.gif"]),
-    ({"attachments": [C], "keepAttachments": {"all": True}}, ["a.txt", "b.txt", "c.txt"]),
+    ({"attachments": [FILE_C], "keepAttachments": {"all": True}}, ["a.txt", "b.txt", "c.txt"]),
     ({"attachments": None, "keepAttachments": {"all": False}}, []),
 ]
 
 
-@pytest.mark.parametrize(("given", "names"), KEPT, ids=str)
-async def test_files_stay_unless_others_are_given(
-    ada: Client, given: dict[str, Any], names: list[str]
+@pytest.mark.parametrize(("arguments", "names"), ATTACHMENT_CASES, ids=str)
+async def test_saved_draft_keeps_attachments_unless_replaced(
+    ada: Client, arguments: dict[str, Any], names: list[str]
 ) -> None:
-    draft = await saved(ada, html=HTML, attachments=[A, IMAGE, B])
-    shown = [each["filename"] for each in draft["attachments"]]
-    assert shown == ["dot.gif", "a.txt", "b.txt"]
-    given = dict(given)
-    if "keep" in given:
-        chosen = given.pop("keep")
-        given["keepAttachments"] = {"ids": [draft["attachments"][nth]["id"] for nth in chosen]}
-    answer = await again(ada, draft, **given)
+    draft = await save_draft(ada, html=HTML, attachments=[FILE_A, IMAGE, FILE_B])
+    filenames = [item["filename"] for item in draft["attachments"]]
+    assert filenames == ["dot.gif", "a.txt", "b.txt"]
+    arguments = dict(arguments)
+    if "keep" in arguments:
+        kept_indexes = arguments.pop("keep")
+        arguments["keepAttachments"] = {
+            "ids": [draft["attachments"][nth]["id"] for nth in kept_indexes]
+        }
+    answer = await save_draft_again(ada, draft, **arguments)
     assert [name for name, *_ in await files(ada, answer)] == names
     contents = {"a.txt": b"A", "b.txt": b"B", "c.txt": b"C", "dot.gif": PIXEL, "new.gif": b"GIF87a"}
     assert [data for *_, data in await files(ada, answer)] == [contents[name] for name in names]
 
 
-async def test_large_files_stay_without_being_stored_again(ada: Client, world: Environment) -> None:
+async def test_kept_large_attachment_is_not_stored_again(ada: Client, world: Environment) -> None:
     content = noise(300_000)
-    key = await put(ada, content, content_disposition="attachment; filename=large.bin")
-    draft = await saved(ada, attachments=[{"upload": key}])
-    stored = [name async for name in world.object_store.list()]
+    upload_id = await put(ada, content, content_disposition="attachment; filename=large.bin")
+    draft = await save_draft(ada, attachments=[{"upload": upload_id}])
+    blob_names = [name async for name in world.object_store.list()]
     for text in ("one", "two"):
-        answer = await again(ada, draft, text=text)
+        answer = await save_draft_again(ada, draft, text=text)
         ((name, _, _, data),) = await files(ada, answer)
         assert (name, data) == ("large.bin", content)
-    assert [name async for name in world.object_store.list()] == stored
-    emptied = await again(ada, draft, attachments=[])
+    assert [name async for name in world.object_store.list()] == blob_names
+    emptied = await save_draft_again(ada, draft, attachments=[])
     assert await files(ada, emptied) == []
-    refers = await rows(world, "SELECT blob_id FROM message_blobs")
-    assert len(refers) == 1
+    reference_rows = await rows(world, "SELECT blob_id FROM message_blobs")
+    assert len(reference_rows) == 1
 
 
-async def test_what_is_answered_stays_and_its_files_come_once(ada: Client) -> None:
+async def test_saved_reply_keeps_reference_and_attaches_files_once(ada: Client) -> None:
     raw = (
         b"From: carol@example.com\r\nSubject: Plans\r\nMessage-ID: <1@example.com>\r\n"
         b"Content-Type: text/csv\r\nContent-Disposition: attachment; filename=p.csv\r\n\r\n1;2\r\n"
     )
-    key = global_ids.encode("Message", (await receive(ada, raw)).message_id)
-    reference = {"message": {"id": key}, "action": "REPLY", "attachments": {"all": True}}
-    draft = await saved(ada, reference=reference)
-    for given in ({"subject": "Re: Plans"}, {"reference": reference}):
-        answer = await again(ada, draft, **given)
-        now = answer["message"]
+    message_id = global_ids.encode("Message", (await receive(ada, raw)).message_id)
+    reference = {"message": {"id": message_id}, "action": "REPLY", "attachments": {"all": True}}
+    draft = await save_draft(ada, reference=reference)
+    for arguments in ({"subject": "Re: Plans"}, {"reference": reference}):
+        answer = await save_draft_again(ada, draft, **arguments)
+        current = answer["message"]
         assert [name for name, *_ in await files(ada, answer)] == ["p.csv"]
-        assert (now["inReplyTo"], now["references"]) == ("<1@example.com>", ["<1@example.com>"])
-        assert now["thread"] == {**draft["thread"], "messageCount": 2}
+        assert (current["inReplyTo"], current["references"]) == (
+            "<1@example.com>",
+            ["<1@example.com>"],
+        )
+        assert current["thread"] == {**draft["thread"], "messageCount": 2}
 
 
-async def test_a_draft_changes_its_conversation_with_what_it_answers(
+async def test_draft_joins_and_leaves_thread_with_its_reference(
     ada: Client, world: Environment
 ) -> None:
-    draft = await saved(ada, subject="Plans")
-    key = global_ids.encode("Message", (await receive(ada, raw_message("Plans"))).message_id)
-    reference = {"message": {"id": key}, "action": "REPLY"}
-    joined = (await again(ada, draft, reference=reference))["message"]
+    draft = await save_draft(ada, subject="Plans")
+    message_id = global_ids.encode("Message", (await receive(ada, raw_message("Plans"))).message_id)
+    reference = {"message": {"id": message_id}, "action": "REPLY"}
+    joined = (await save_draft_again(ada, draft, reference=reference))["message"]
     assert joined["thread"]["id"] != draft["thread"]["id"]
     assert (joined["thread"]["subject"], joined["thread"]["messageCount"]) == ("Plans", 2)
     assert len(await rows(world, "SELECT id FROM threads")) == 1
-    apart = (await again(ada, draft, subject="Other plans"))["message"]
-    assert apart["thread"]["id"] not in (joined["thread"]["id"], draft["thread"]["id"])
-    assert apart["thread"]["messageCount"] == 1
+    separated = (await save_draft_again(ada, draft, subject="Other plans"))["message"]
+    assert separated["thread"]["id"] not in (joined["thread"]["id"], draft["thread"]["id"])
+    assert separated["thread"]["messageCount"] == 1
 
 
-async def test_a_draft_may_change_its_folder(ada: Client, world: Environment) -> None:
-    draft = await saved(ada)
+async def test_saved_draft_moves_to_given_mailbox(ada: Client, world: Environment) -> None:
+    draft = await save_draft(ada)
     await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["Later"]))
     before = await reached(world, ada.user.id)
-    answer = await again(ada, draft, mailbox={"path": "Later"}, unseen=True)
+    answer = await save_draft_again(ada, draft, mailbox={"path": "Later"}, unseen=True)
     assert answer["message"]["mailbox"] == {"path": "Later"}
     assert (await ada.box("Drafts")).total == 0
     assert ((await ada.box("Later")).total, (await ada.box("Later")).unseen) == (1, 1)
@@ -190,168 +206,183 @@ async def test_a_draft_may_change_its_folder(ada: Client, world: Environment) ->
         assert f'"{name}"' in str(facts).replace("'", '"')
 
 
-async def test_words_that_are_gone_are_not_found(ada: Client, world: Environment) -> None:
-    draft = await saved(ada, subject="Ducks", text="quack quack", attachments=[file("pond.txt")])
+async def test_removed_words_of_draft_are_not_found(ada: Client, world: Environment) -> None:
+    draft = await save_draft(
+        ada, subject="Ducks", text="quack quack", attachments=[new_attachment("pond.txt")]
+    )
     for indexed in (True, False, True):
         if indexed:
             await index_worker.index_next_batch(world)
-        assert await found(ada, "quack" if indexed else "ducks") == [draft["id"]]
-    await again(ada, draft, subject="Geese", text="honk")
+        assert await search_message_ids(ada, "quack" if indexed else "ducks") == [draft["id"]]
+    await save_draft_again(ada, draft, subject="Geese", text="honk")
     for query in ("ducks", "quack"):
-        assert await found(ada, query) == []
-    assert await found(ada, "geese") == [draft["id"]]
+        assert await search_message_ids(ada, query) == []
+    assert await search_message_ids(ada, "geese") == [draft["id"]]
     assert await index_worker.index_next_batch(world) == 1
-    for query, keys in (("quack", []), ("ducks", []), ("honk", [draft["id"]])):
-        assert await found(ada, query) == keys, query
-    assert await found(ada, "pond") == [draft["id"]]
+    for query, expected in (("quack", []), ("ducks", []), ("honk", [draft["id"]])):
+        assert await search_message_ids(ada, query) == expected, query
+    assert await search_message_ids(ada, "pond") == [draft["id"]]
 
 
-class Late(FolderStore):
-    """A store whose reads wait until something has happened."""
+class DelayedBlobStore(FolderStore):
+    """A folder store whose reads wait until they are allowed."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.asked, self.free = asyncio.Event(), asyncio.Event()
+        self.read_requested, self.read_allowed = asyncio.Event(), asyncio.Event()
 
     async def get(self, name: str) -> bytes:
-        self.asked.set()
-        await self.free.wait()
+        self.read_requested.set()
+        await self.read_allowed.wait()
         return await super().get(name)
 
 
-async def test_a_draft_saved_while_it_is_indexed_is_indexed_as_it_is(
+async def test_draft_saved_during_indexing_is_indexed_with_new_content(
     ada: Client, world: Environment, tmp_path: Path
 ) -> None:
     text = base64.encodebytes(noise(400_000)).decode()
-    draft = await saved(ada, text=None, raw=f"Subject: Ducks\n\n{text}")
-    late = Late(tmp_path / "blobs")
-    work = asyncio.create_task(index_worker.index_next_batch(replace(world, object_store=late)))
+    draft = await save_draft(ada, text=None, raw=f"Subject: Ducks\n\n{text}")
+    blob_store = DelayedBlobStore(tmp_path / "blobs")
+    indexing = asyncio.create_task(
+        index_worker.index_next_batch(replace(world, object_store=blob_store))
+    )
     async with asyncio.timeout(10):
-        await late.asked.wait()
-    assert (await again(ada, draft, subject="Geese"))["errors"] == []
-    late.free.set()
-    assert await work == 1
-    await late.close()
+        await blob_store.read_requested.wait()
+    assert (await save_draft_again(ada, draft, subject="Geese"))["errors"] == []
+    blob_store.read_allowed.set()
+    assert await indexing == 1
+    await blob_store.close()
     for _ in range(2):
-        assert await found(ada, "geese") == [draft["id"]]
-        assert await found(ada, "ducks") == []
+        assert await search_message_ids(ada, "geese") == [draft["id"]]
+        assert await search_message_ids(ada, "ducks") == []
         await index_worker.index_next_batch(world)
 
 
-async def test_two_who_save_at_once_end_with_one_of_both(ada: Client, world: Environment) -> None:
-    draft = await saved(ada, attachments=[A])
-    given = [{"subject": "One", "attachments": [B]}, {"subject": "Two", "attachments": [C]}]
-    answers = await asyncio.gather(*(again(ada, draft, **each) for each in given))
-    won = [answer["message"] for answer in answers if not answer["errors"]]
-    lost = [error["code"] for answer in answers for error in answer["errors"]]
-    assert won
-    assert set(lost) <= {"STALE"}
-    last = max(won, key=lambda message: message["modseq"])
+async def test_concurrent_saves_leave_one_complete_version(ada: Client, world: Environment) -> None:
+    draft = await save_draft(ada, attachments=[FILE_A])
+    versions = [
+        {"subject": "One", "attachments": [FILE_B]},
+        {"subject": "Two", "attachments": [FILE_C]},
+    ]
+    answers = await asyncio.gather(*(save_draft_again(ada, draft, **item) for item in versions))
+    saved_drafts = [answer["message"] for answer in answers if not answer["errors"]]
+    error_codes = [error["code"] for answer in answers for error in answer["errors"]]
+    assert saved_drafts
+    assert set(error_codes) <= {"STALE"}
+    newest = max(saved_drafts, key=lambda message: message["modseq"])
     stored = await rows(world, "SELECT uid, modseq, subject FROM messages")
-    (name,) = [each["filename"] for each in last["attachments"]]
+    (name,) = [item["filename"] for item in newest["attachments"]]
     subject = "One" if name == "b.txt" else "Two"
-    assert stored == [(last["uid"], last["modseq"], subject)]
+    assert stored == [(newest["uid"], newest["modseq"], subject)]
 
 
-async def test_what_has_changed_or_gone_meanwhile_is_not_replaced(
-    ada: Client, world: Environment
-) -> None:
-    draft = await saved(ada)
-    key = global_ids.decode("Message", draft["id"])
+async def test_changed_or_deleted_draft_is_not_replaced(ada: Client, world: Environment) -> None:
+    draft = await save_draft(ada)
+    draft_id = global_ids.decode("Message", draft["id"])
     ((digest,),) = await rows(world, "SELECT digest FROM messages")
-    letter = await received_messages.read_message(raw_message("Mine"))
-    kept = await received_messages.store_blobs(world, ada.user.tenant_id, letter)
-    to = MessagePlacement(ada.user.id, (await ada.box("Drafts")).id, world.now())
+    message = await received_messages.parse_storable_message(raw_message("Mine"))
+    blobs = await received_messages.store_blobs(world, ada.user.tenant_id, message)
+    placement = MessagePlacement(ada.user.id, (await ada.box("Drafts")).id, world.now())
 
-    async def tried(earlier: EarlierDraft) -> None:
+    async def replace_draft(earlier: EarlierDraft) -> None:
         await world.run_transaction(
-            lambda turn: draft_replacement.replace_message(turn, letter, kept, to, earlier),
+            lambda transaction: draft_replacement.replace_message(
+                transaction, message, blobs, placement, earlier
+            ),
             ada.user.id,
         )
 
     before = await rows(world, "SELECT * FROM messages")
     with pytest.raises(StaleObject) as stale:
-        await tried(EarlierDraft(key, "other", {}))
+        await replace_draft(EarlierDraft(draft_id, "other", {}))
     assert (stale.value.current_modseq, stale.value.path) == (draft["modseq"], ["replacePrevious"])
     assert await rows(world, "SELECT * FROM messages") == before
-    gone = "mutation ($id: ID!) { messageDelete(input: {select: {ids: [$id]}}) { deletedCount } }"
-    await ada(gone, id=draft["id"])
+    delete_mutation = (
+        "mutation ($id: ID!) { messageDelete(input: {select: {ids: [$id]}}) { deletedCount } }"
+    )
+    await ada(delete_mutation, id=draft["id"])
     with pytest.raises(Conflict):
-        await tried(EarlierDraft(key, digest, {}))
-    answer = await again(ada, draft)
+        await replace_draft(EarlierDraft(draft_id, digest, {}))
+    answer = await save_draft_again(ada, draft)
     assert [error["code"] for error in answer["errors"]] == ["NOT_FOUND"]
 
 
-async def test_only_ones_own_drafts_are_replaced(ada: Client, bob: Client) -> None:
-    draft = await saved(bob, attachments=[A])
-    mine = await saved(ada)
-    letter = {"id": global_ids.encode("Message", (await receive(ada)).message_id)}
-    theirs = {"ids": [draft["attachments"][0]["id"]]}
-    numbered = {"ids": [download_urls.attachment_id(global_ids.decode("Message", mine["id"]), 5)]}
-    for earlier, more, code, path in (
-        (draft, {}, "NOT_FOUND", ["replacePrevious"]),
-        (letter, {}, "CONFLICT", ["replacePrevious"]),
-        (mine, {"keepAttachments": theirs}, "NOT_FOUND", ["keepAttachments", "ids"]),
-        (mine, {"keepAttachments": numbered}, "NOT_FOUND", ["keepAttachments", "ids"]),
-        (mine, {"keepAttachments": {"ids": ["x"]}}, "VALIDATION", ["keepAttachments", "ids"]),
-        (mine, {"from": {"address": bob.address}}, "FORBIDDEN_OPERATION", ["from"]),
-        (mine, {"mailbox": {"path": "Nowhere"}}, "NOT_FOUND", ["mailbox"]),
+async def test_only_own_drafts_are_replaced(ada: Client, bob: Client) -> None:
+    foreign_draft = await save_draft(bob, attachments=[FILE_A])
+    own_draft = await save_draft(ada)
+    received_message = {"id": global_ids.encode("Message", (await receive(ada)).message_id)}
+    foreign_files = {"ids": [foreign_draft["attachments"][0]["id"]]}
+    missing_file = {
+        "ids": [download_urls.attachment_id(global_ids.decode("Message", own_draft["id"]), 5)]
+    }
+    for previous, extra, code, path in (
+        (foreign_draft, {}, "NOT_FOUND", ["replacePrevious"]),
+        (received_message, {}, "CONFLICT", ["replacePrevious"]),
+        (own_draft, {"keepAttachments": foreign_files}, "NOT_FOUND", ["keepAttachments", "ids"]),
+        (own_draft, {"keepAttachments": missing_file}, "NOT_FOUND", ["keepAttachments", "ids"]),
+        (own_draft, {"keepAttachments": {"ids": ["x"]}}, "VALIDATION", ["keepAttachments", "ids"]),
+        (own_draft, {"from": {"address": bob.address}}, "FORBIDDEN_OPERATION", ["from"]),
+        (own_draft, {"mailbox": {"path": "Nowhere"}}, "NOT_FOUND", ["mailbox"]),
     ):
         before = await reached(ada.world, ada.user.id), await reached(ada.world, bob.user.id)
-        (error,) = (await again(ada, earlier, **more))["errors"]
+        (error,) = (await save_draft_again(ada, previous, **extra))["errors"]
         assert (error["code"], error["path"]) == (code, path)
         after = await reached(ada.world, ada.user.id), await reached(ada.world, bob.user.id)
         assert after == before
-    whole = await upload(
-        ada, raw="a: b", replacePrevious={"id": mine["id"]}, keepAttachments={"all": True}
+    raw_save = await upload(
+        ada, raw="a: b", replacePrevious={"id": own_draft["id"]}, keepAttachments={"all": True}
     )
-    assert [error["path"] for error in whole["errors"]] == [["keepAttachments"]]
+    assert [error["path"] for error in raw_save["errors"]] == [["keepAttachments"]]
 
 
-async def test_only_the_difference_is_counted(ada: Client, world: Environment) -> None:
-    def whole(size: int, letter: str) -> dict[str, str | None]:
-        head = "Subject: x\r\n\r\n"
-        return {"text": None, "raw": head + letter * (size - len(head))}
+async def test_quota_counts_only_size_difference_of_saved_draft(
+    ada: Client, world: Environment
+) -> None:
+    def raw_draft(size: int, character: str) -> dict[str, str | None]:
+        header = "Subject: x\r\n\r\n"
+        return {"text": None, "raw": header + character * (size - len(header))}
 
-    draft = await saved(ada, **whole(1000, "w"))
+    draft = await save_draft(ada, **raw_draft(1000, "w"))
 
-    async def allow(quota: int | None) -> None:
+    async def set_quota(quota: int | None) -> None:
         async with world.write_session() as session:
             await session.exec(update(User).where(col(User.id) == ada.user.id).values(quota=quota))
 
-    await allow(1010)
-    more = await again(ada, draft, **whole(1011, "x"))
-    assert [error["code"] for error in more["errors"]] == ["QUOTA_EXCEEDED"]
-    assert (await again(ada, draft, **whole(1010, "y")))["errors"] == []
-    await allow(10)  # less than there is already
-    assert (await again(ada, draft, **whole(1010, "z")))["errors"] == []
-    assert (await again(ada, draft, **whole(500, "z")))["errors"] == []
-    assert [e["code"] for e in (await again(ada, draft, **whole(501, "z")))["errors"]] == [
-        "QUOTA_EXCEEDED"
-    ]
-    await allow(None)
+    await set_quota(1010)
+    refused = await save_draft_again(ada, draft, **raw_draft(1011, "x"))
+    assert [error["code"] for error in refused["errors"]] == ["QUOTA_EXCEEDED"]
+    assert (await save_draft_again(ada, draft, **raw_draft(1010, "y")))["errors"] == []
+    await set_quota(10)  # less than the stored size
+    assert (await save_draft_again(ada, draft, **raw_draft(1010, "z")))["errors"] == []
+    assert (await save_draft_again(ada, draft, **raw_draft(500, "z")))["errors"] == []
+    assert [
+        e["code"] for e in (await save_draft_again(ada, draft, **raw_draft(501, "z")))["errors"]
+    ] == ["QUOTA_EXCEEDED"]
+    await set_quota(None)
 
 
-async def test_a_draft_costs_the_same_however_often_it_was_saved(
+async def test_save_statement_count_is_independent_of_save_count(
     ada: Client, statements: list[str]
 ) -> None:
-    draft = await saved(ada, attachments=[A, B])
+    draft = await save_draft(ada, attachments=[FILE_A, FILE_B])
 
-    async def cost() -> int:
+    async def count_statements() -> int:
         del statements[:]
-        assert (await again(ada, draft, text=f"text {len(statements)}"))["errors"] == []
+        assert (await save_draft_again(ada, draft, text=f"text {len(statements)}"))["errors"] == []
         return len(statements)
 
-    first = await cost()
+    first = await count_statements()
     for _ in range(5):
-        await cost()
-    assert await cost() == first
+        await count_statements()
+    assert await count_statements() == first
 
 
-async def test_what_a_draft_was_is_collected(ada: Client, world: Environment, clock: Clock) -> None:
-    draft = await saved(ada, attachments=[file("big.bin", noise(20_000))])
-    await again(ada, draft, attachments=[])
+async def test_old_draft_content_is_garbage_collected(
+    ada: Client, world: Environment, clock: Clock
+) -> None:
+    draft = await save_draft(ada, attachments=[new_attachment("big.bin", noise(20_000))])
+    await save_draft_again(ada, draft, attachments=[])
     clock.tick(days=2)
     await collect_garbage(world, world.object_store, list_objects=True)
     assert len(await rows(world, "SELECT id FROM blobs")) == 1
-    assert await found(ada, "more") == [draft["id"]]
+    assert await search_message_ids(ada, "more") == [draft["id"]]

@@ -1,4 +1,4 @@
-"""Mail merge: one message for each entry, all or none, and texts with {{name}} in them."""
+"""Test mail merge: one message per entry, all or none, with {{name}} placeholders."""
 
 from dataclasses import replace
 from typing import Any
@@ -16,40 +16,43 @@ from tests.support.accounts.user_operations import run
 from tests.support.mail_servers.queue_worker import bodies
 from tests.support.operations.bulk_operations import take_back
 
-SENT = """submission { id } submissions { id envelopeFrom recipients { recipient } }
+SEND_FIELDS = """submission { id } submissions { id envelopeFrom recipients { recipient } }
   messages { subject text to { address } } undo { token } warnings { code }"""
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-async def send(client: Client, **given: Any) -> Any:
-    return await run(client, "messageSend", SENT, **given)
+async def send_message(client: Client, **fields: Any) -> Any:
+    return await run(client, "messageSend", SEND_FIELDS, **fields)
 
 
-def codes(done: Any) -> list[tuple[str, list[str]]]:
-    return [(error["code"], error["path"]) for error in done["errors"]]
+def error_codes_and_paths(answer: Any) -> list[tuple[str, list[str]]]:
+    return [(error["code"], error["path"]) for error in answer["errors"]]
 
 
-def to(whom: str, **values: Any) -> dict[str, Any]:
-    return {"to": [{"address": f"{whom}@example.net"}], "values": values}
+def merge_entry(local_part: str, **values: Any) -> dict[str, Any]:
+    return {"to": [{"address": f"{local_part}@example.net"}], "values": values}
 
 
-async def test_each_has_a_message_of_their_own(ada: Client, world: Environment) -> None:
-    done = await send(
+async def test_merge_sends_one_message_per_entry(ada: Client, world: Environment) -> None:
+    answer = await send_message(
         ada,
         subject="Hello {{name}}",
         text="Dear {{ name }}, {{count}} {{things}}.",
         html="<p>Dear {{name}}, {{count}} {{things}}.</p>",
         template={"things": "ducks & geese"},
-        merge=[to("carol", name="Carol", count=2), to("dave", name="<Dave>", count=3)],
+        merge=[
+            merge_entry("carol", name="Carol", count=2),
+            merge_entry("dave", name="<Dave>", count=3),
+        ],
     )
-    assert done["errors"] == []
-    assert done["submission"] == {"id": done["submissions"][0]["id"]}
-    assert [each["recipients"] for each in done["submissions"]] == [
+    assert answer["errors"] == []
+    assert answer["submission"] == {"id": answer["submissions"][0]["id"]}
+    assert [item["recipients"] for item in answer["submissions"]] == [
         [{"recipient": "carol@example.net"}],
         [{"recipient": "dave@example.net"}],
     ]
-    assert [each["subject"] for each in done["messages"]] == ["Hello Carol", "Hello <Dave>"]
-    assert "Dear <Dave>, 3 ducks & geese." in done["messages"][1]["text"]
+    assert [item["subject"] for item in answer["messages"]] == ["Hello Carol", "Hello <Dave>"]
+    assert "Dear <Dave>, 3 ducks & geese." in answer["messages"][1]["text"]
     first, second = await bodies(world)
     assert b"dave" not in first.lower()
     assert b"carol" not in second.lower()
@@ -58,67 +61,76 @@ async def test_each_has_a_message_of_their_own(ada: Client, world: Environment) 
     assert len(set(ids)) == 2
 
 
-async def test_all_are_sent_or_none(ada: Client, world: Environment) -> None:
-    done = await send(ada, subject="x", text="{{a}}", merge=[to("carol", a=1), to("dave")])
-    assert codes(done) == [("VALIDATION", ["merge", "1", "text"])]
-    bad = [to("carol"), {"to": [{"address": "half@"}]}, {"to": []}]
-    done = await send(ada, subject="x", text="y", merge=bad)
-    assert codes(done) == [
+async def test_merge_with_invalid_entry_sends_nothing(ada: Client, world: Environment) -> None:
+    answer = await send_message(
+        ada, subject="x", text="{{a}}", merge=[merge_entry("carol", a=1), merge_entry("dave")]
+    )
+    assert error_codes_and_paths(answer) == [("VALIDATION", ["merge", "1", "text"])]
+    invalid_entries = [merge_entry("carol"), {"to": [{"address": "half@"}]}, {"to": []}]
+    answer = await send_message(ada, subject="x", text="y", merge=invalid_entries)
+    assert error_codes_and_paths(answer) == [
         ("VALIDATION", ["merge", "1", "to"]),
         ("VALIDATION", ["merge", "2", "to"]),
     ]
     assert await bodies(world) == []
 
 
-async def test_recipients_are_counted_exactly(ada: Client, world: Environment) -> None:
+async def test_recipient_limit_counts_merge_recipients(ada: Client, world: Environment) -> None:
     async with world.database.write_session() as session:
-        this = update(User).where(col(User.id) == ada.user.id)
-        await (await session.connection()).execute(this.values(recipients=3))
-    four = [to(name) for name in "abcd"]
-    assert [code for code, _ in codes(await send(ada, text="x", merge=four))] == ["RATE_LIMITED"]
+        user_update = update(User).where(col(User.id) == ada.user.id)
+        await (await session.connection()).execute(user_update.values(recipients=3))
+    entries = [merge_entry(name) for name in "abcd"]
+    assert [
+        code for code, _ in error_codes_and_paths(await send_message(ada, text="x", merge=entries))
+    ] == ["RATE_LIMITED"]
     assert await bodies(world) == []
-    assert (await send(ada, text="x", merge=four[:3]))["errors"] == []
+    assert (await send_message(ada, text="x", merge=entries[:3]))["errors"] == []
 
 
-async def test_all_are_taken_back(ada: Client) -> None:
-    done = await send(ada, text="x", merge=[to("a"), to("b")], undoWindow="PT30S")
-    back = await run_undo(ada, done)
-    assert (back["errors"], back["restoredCount"]) == ([], 2)
+async def test_undo_cancels_all_merged_messages(ada: Client) -> None:
+    answer = await send_message(
+        ada, text="x", merge=[merge_entry("a"), merge_entry("b")], undoWindow="PT30S"
+    )
+    undone = await undo_send(ada, answer)
+    assert (undone["errors"], undone["restoredCount"]) == ([], 2)
 
 
-async def run_undo(client: Client, done: Any) -> Any:
-    return await take_back(client, done)
+async def undo_send(client: Client, sent: Any) -> Any:
+    return await take_back(client, sent)
 
 
 @pytest.mark.parametrize(
-    ("given", "path"),
+    ("arguments", "path"),
     [
         ({"merge": []}, ["merge"]),
-        ({"merge": [to("a")] * 101}, ["merge"]),
-        ({"merge": [to("a")], "to": [{"address": "b@example.net"}]}, ["merge"]),
-        ({"merge": [to("a")], "isDraft": True}, ["merge"]),
-        ({"merge": [to("a")], "envelope": {"to": [{"address": "b@x.org"}]}}, ["merge"]),
-        ({"merge": [to("a", x=[1])]}, ["merge", "0", "values", "x"]),
-        ({"merge": [to("a", x="a\r\nBcc: b@c.d")], "subject": "{{x}}"}, ["merge", "0", "subject"]),
+        ({"merge": [merge_entry("a")] * 101}, ["merge"]),
+        ({"merge": [merge_entry("a")], "to": [{"address": "b@example.net"}]}, ["merge"]),
+        ({"merge": [merge_entry("a")], "isDraft": True}, ["merge"]),
+        ({"merge": [merge_entry("a")], "envelope": {"to": [{"address": "b@x.org"}]}}, ["merge"]),
+        ({"merge": [merge_entry("a", x=[1])]}, ["merge", "0", "values", "x"]),
+        (
+            {"merge": [merge_entry("a", x="a\r\nBcc: b@c.d")], "subject": "{{x}}"},
+            ["merge", "0", "subject"],
+        ),
         ({"to": [{"address": "b@x.org"}], "subject": "{{y}}", "template": {}}, ["subject"]),
         ({"to": [{"address": "b@x.org"}], "template": {"a": {}}}, ["template", "a"]),
         ({"to": [{"address": "b@x.org"}], "template": {"a{": 1}}, ["template"]),
     ],
 )
-async def test_what_cannot_be_merged_is_refused(
-    ada: Client, world: Environment, given: dict[str, Any], path: list[str]
+async def test_invalid_merge_is_refused(
+    ada: Client, world: Environment, arguments: dict[str, Any], path: list[str]
 ) -> None:
-    done = await send(ada, **{"text": "x", **given})
-    assert codes(done) == [("VALIDATION", path)]
+    answer = await send_message(ada, **{"text": "x", **arguments})
+    assert error_codes_and_paths(answer) == [("VALIDATION", path)]
     assert await bodies(world) == []
 
 
-async def test_without_values_braces_are_braces(ada: Client) -> None:
-    done = await send(ada, to=[{"address": "b@x.org"}], subject="{{x}}", text="{{y}}")
-    assert done["messages"][0]["subject"] == "{{x}}"
+async def test_placeholders_without_values_are_kept(ada: Client) -> None:
+    answer = await send_message(ada, to=[{"address": "b@x.org"}], subject="{{x}}", text="{{y}}")
+    assert answer["messages"][0]["subject"] == "{{x}}"
 
 
-def test_a_value_is_no_template_and_bounded() -> None:
+def test_merge_value_is_not_expanded_and_length_is_limited() -> None:
     assert (
         text_templates.fill_placeholders("{{a}}", {"a": "{{b}}", "b": "c"}, "text", max_length=100)
         == "{{b}}"
@@ -127,29 +139,38 @@ def test_a_value_is_no_template_and_bounded() -> None:
         text_templates.fill_placeholders("{{a}}" * 11, {"a": "x" * 10}, "text", max_length=100)
 
 
-async def test_copies_that_have_room_are_kept_and_the_others_told_of(
-    ada: Client, world: Environment
-) -> None:
-    size = (await send(ada, text="x" * 500, to=[{"address": "carol@example.net"}]))["messages"]
-    assert len(size) == 1
+async def test_merge_over_quota_warns_about_missing_copies(ada: Client, world: Environment) -> None:
+    sent_messages = (
+        await send_message(ada, text="x" * 500, to=[{"address": "carol@example.net"}])
+    )["messages"]
+    assert len(sent_messages) == 1
     (user,) = await world.database.read(select(col(User.used)).where(col(User.id) == ada.user.id))
-    world.apply_options(
+    world.use_options_unless_outdated(
         CommittedOptions(replace(world.options, default_quota=3 * user.used + 100), 1)
     )
-    done = await send(ada, text="x" * 500, merge=[to(name) for name in ("carol", "dave", "erin")])
-    assert done["errors"] == []
-    assert [each["to"][0]["address"][:4] for each in done["messages"]] == ["caro", "dave"]
-    assert len(done["submissions"]) == 3
-    assert [warning["code"] for warning in done["warnings"]] == ["NOT_SAVED_TO_SENT"]
+    answer = await send_message(
+        ada, text="x" * 500, merge=[merge_entry(name) for name in ("carol", "dave", "erin")]
+    )
+    assert answer["errors"] == []
+    assert [message["to"][0]["address"][:4] for message in answer["messages"]] == ["caro", "dave"]
+    assert len(answer["submissions"]) == 3
+    assert [warning["code"] for warning in answer["warnings"]] == ["NOT_SAVED_TO_SENT"]
     assert len(await bodies(world)) == 4
-    world.apply_options(CommittedOptions(world.initial_options, 2))  # as the domain has it counted
+    # Restore the quota that the domain's counters assume.
+    world.use_options_unless_outdated(CommittedOptions(world.initial_options, 2))
 
 
-async def test_a_merge_takes_as_few_statements_as_one(ada: Client, statements: list[Any]) -> None:
-    await send(ada, text="x", merge=[to("warm")])
+async def test_merge_statement_count_is_independent_of_entry_count(
+    ada: Client, statements: list[Any]
+) -> None:
+    await send_message(ada, text="x", merge=[merge_entry("warm")])
     counts = []
-    for many in (1, 32):
+    for entry_count in (1, 32):
         del statements[:]
-        assert not (await send(ada, text="x", merge=[to(f"c{n}") for n in range(many)]))["errors"]
+        assert not (
+            await send_message(
+                ada, text="x", merge=[merge_entry(f"c{n}") for n in range(entry_count)]
+            )
+        )["errors"]
         counts.append(len(statements))
     assert counts[0] == counts[1]

@@ -1,4 +1,4 @@
-"""Handing a stored message on."""
+"""Test messageForward: forwarding a stored message to given addresses."""
 
 from typing import Any
 
@@ -20,59 +20,57 @@ from tests.support.stores.counter_check import journal, reached, rows
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-async def forward(client: Client, key: str, *to: str, **more: Any) -> Any:
-    given = {"message": {"id": key}, "addresses": list(to), **more}
-    return (await client(MESSAGE_FORWARD, input=given))["messageForward"]
+async def forward_message(client: Client, message_id: str, *addresses: str, **extra: Any) -> Any:
+    arguments = {"message": {"id": message_id}, "addresses": list(addresses), **extra}
+    return (await client(MESSAGE_FORWARD, input=arguments))["messageForward"]
 
 
-async def put(client: Client, raw: bytes) -> str:
-    """The id of a message that has come."""
+async def receive_message(client: Client, raw: bytes) -> str:
+    """Receive a message and return its ID."""
     return global_ids.encode("Message", (await receive(client, raw)).message_id)
 
 
-async def test_a_message_goes_on_byte_for_byte(
-    ada: Client, bob: Client, world: Environment
-) -> None:
+async def test_forwarded_message_is_unchanged(ada: Client, bob: Client, world: Environment) -> None:
     raw = raw_message("kept", body="\r\n".join(["as it is. "] * 9), X_Odd="  spaced  ")
-    key = await put(ada, raw)
+    message_id = await receive_message(ada, raw)
     last = await reached(world, ada.user.id)
-    async with listening(Server()) as there, working(world, relay(there)):
-        answer = await forward(ada, key, "carol@example.net", bob.address, "CAROL@example.net")
+    async with listening(Server()) as server, working(world, relay(server)):
+        answer = await forward_message(
+            ada, message_id, "carol@example.net", bob.address, "CAROL@example.net"
+        )
         assert answer["errors"] == []
-        assert [tuple(one.values()) for one in answer["forwarded"]] == [
+        assert [tuple(item.values()) for item in answer["forwarded"]] == [
             ("1", "mail", "carol@example.net"),
             ("2", "mail", bob.address),
         ]
-        ((submission,),) = await rows(world, "SELECT id FROM submissions")
-        await settled(world, submission)
-    (mail,) = there.mails
-    assert mail.raw.endswith(raw)
-    assert [each.subject for each in await inbox(bob)] == ["kept"]
+        ((submission_id,),) = await rows(world, "SELECT id FROM submissions")
+        await settled(world, submission_id)
+    (received,) = server.mails
+    assert received.raw.endswith(raw)
+    assert [message.subject for message in await inbox(bob)] == ["kept"]
     document = """query ($by: SubmissionRef!) { submission(by: $by) {
         state envelopeFrom message { id } recipients { recipient } } }"""
-    found = (await ada(document, by={"queueId": answer["queueId"]}))["submission"]
-    assert (found["state"], found["envelopeFrom"], found["message"]) == (
-        "SENT", ada.address, {"id": key},
+    loaded = (await ada(document, by={"queueId": answer["queueId"]}))["submission"]
+    assert (loaded["state"], loaded["envelopeFrom"], loaded["message"]) == (
+        "SENT", ada.address, {"id": message_id},
     )  # fmt: skip
-    (kept,) = await nodes(ada)
-    assert kept["flags"] == ["$Forwarded"]
+    (stored,) = await nodes(ada)
+    assert stored["flags"] == ["$Forwarded"]
     kinds = {kind for kind, _ in await journal(world, ada.user.id, last)}
     assert kinds == {ChangeKind.SUBMISSION_CHANGED, ChangeKind.MESSAGE_UPDATED}
 
 
-async def test_what_is_deleted_meanwhile_goes_out_all_the_same(
-    ada: Client, world: Environment
-) -> None:
-    key = await put(ada, raw_message("gone"))
-    await forward(ada, key, "carol@example.net")
+async def test_deleted_message_is_still_forwarded(ada: Client, world: Environment) -> None:
+    message_id = await receive_message(ada, raw_message("gone"))
+    await forward_message(ada, message_id, "carol@example.net")
     document = """mutation ($input: MessageDeleteInput!) {
         messageDelete(input: $input) { deletedCount } }"""
-    await ada(document, input={"select": {"ids": [key]}, "permanent": True})
-    ((submission,),) = await rows(world, "SELECT id FROM submissions")
-    async with listening(Server()) as there, working(world, relay(there)):
-        await settled(world, submission)
-    (mail,) = there.mails
-    assert b"Subject: gone" in mail.raw
+    await ada(document, input={"select": {"ids": [message_id]}, "permanent": True})
+    ((submission_id,),) = await rows(world, "SELECT id FROM submissions")
+    async with listening(Server()) as server, working(world, relay(server)):
+        await settled(world, submission_id)
+    (received,) = server.mails
+    assert b"Subject: gone" in received.raw
 
 
 @pytest.mark.parametrize(
@@ -85,71 +83,77 @@ async def test_what_is_deleted_meanwhile_goes_out_all_the_same(
         ([f"x{n}@example.net" for n in range(401)], ("LIMIT_REACHED", ["addresses"], None)),
     ],
 )
-async def test_wrong_addresses_are_refused(
+async def test_invalid_forward_addresses_are_refused(
     ada: Client, world: Environment, to: list[str], refusal: tuple[Any, ...]
 ) -> None:
-    key = await put(ada, raw_message("a"))
-    assert forward_errors(await forward(ada, key, *to)) == [refusal]
+    message_id = await receive_message(ada, raw_message("a"))
+    assert forward_errors(await forward_message(ada, message_id, *to)) == [refusal]
     assert await rows(world, "SELECT count(*) FROM submissions") == [(0,)]
     assert (await nodes(ada))[0]["flags"] == []
 
 
-async def test_only_what_is_ones_own_and_no_draft_goes_on(
+async def test_foreign_message_or_draft_is_not_forwarded(
     ada: Client, bob: Client, world: Environment
 ) -> None:
-    theirs = await put(bob, raw_message("b"))
-    for client, key in ((ada, theirs), (ada, global_ids.encode("Message", 7))):
-        assert forward_errors(await forward(client, key, "carol@example.net")) == [
+    foreign_id = await receive_message(bob, raw_message("b"))
+    for client, message_id in ((ada, foreign_id), (ada, global_ids.encode("Message", 7))):
+        assert forward_errors(await forward_message(client, message_id, "carol@example.net")) == [
             ("NOT_FOUND", ["message"], None)
         ]
     document = """mutation ($input: MessageUploadInput!) { messageUpload(input: $input) {
         message { id } } }"""
-    given = {"mailbox": {"path": "Drafts"}, "draft": True, "subject": "d", "text": "x"}
-    draft = (await ada(document, input=given))["messageUpload"]["message"]["id"]
-    assert forward_errors(await forward(ada, draft, "carol@example.net")) == [
+    arguments = {"mailbox": {"path": "Drafts"}, "draft": True, "subject": "d", "text": "x"}
+    draft_id = (await ada(document, input=arguments))["messageUpload"]["message"]["id"]
+    assert forward_errors(await forward_message(ada, draft_id, "carol@example.net")) == [
         ("CONFLICT", ["message"], None)
     ]
     assert await rows(world, "SELECT count(*) FROM submissions") == [(0,)]
 
 
-async def test_what_goes_in_circles_is_held(ada: Client) -> None:
-    for hops, code in ((29, []), (30, [("CONFLICT", ["message"])])):
+async def test_mail_loop_is_not_forwarded(ada: Client) -> None:
+    for hops, expected in ((29, []), (30, [("CONFLICT", ["message"])])):
         trace = "".join(f"Received: from h{n}\r\n by h{n + 1}; x\r\n" for n in range(hops))
-        key = await put(ada, trace.encode() + raw_message(f"hops {hops}"))
-        answer = await forward(ada, key, "carol@example.net")
-        assert [(e["code"], e["path"]) for e in answer["errors"]] == code
+        message_id = await receive_message(ada, trace.encode() + raw_message(f"hops {hops}"))
+        answer = await forward_message(ada, message_id, "carol@example.net")
+        assert [(e["code"], e["path"]) for e in answer["errors"]] == expected
 
 
-async def test_recipients_count_as_of_all_that_is_sent(ada: Client, world: Environment) -> None:
-    key = await put(ada, raw_message("a"))
+async def test_forward_counts_towards_recipient_limit(ada: Client, world: Environment) -> None:
+    message_id = await receive_message(ada, raw_message("a"))
     async with world.write_session(ada.user.id) as session:
         await session.exec(update(User).values(recipients=2))
-    assert (await forward(ada, key, "c@example.net", "d@example.net"))["errors"] == []
-    answer = await forward(ada, key, "e@example.net")
+    assert (await forward_message(ada, message_id, "c@example.net", "d@example.net"))[
+        "errors"
+    ] == []
+    answer = await forward_message(ada, message_id, "e@example.net")
     assert [e["code"] for e in answer["errors"]] == ["RATE_LIMITED"]
     async with world.write_session(ada.user.id) as session:
         await session.exec(update(User).values(recipients=None))
     assert len(await rows(world, "SELECT id FROM submissions")) == 1
 
 
-async def test_one_key_forwards_once_and_a_trial_not_at_all(
+async def test_idempotency_key_forwards_once_and_validate_only_never(
     ada: Client, world: Environment
 ) -> None:
-    key = await put(ada, raw_message("a"))
-    trial = await forward(ada, key, "c@example.net", options={"validateOnly": True})
-    assert trial["errors"] == []
-    first = await forward(ada, key, "c@example.net", options={"idempotencyKey": "k"})
-    again = await forward(ada, key, "c@example.net", options={"idempotencyKey": "k"})
-    assert (again["queueId"], again["replayed"]) == (first["queueId"], True)
+    message_id = await receive_message(ada, raw_message("a"))
+    validated = await forward_message(
+        ada, message_id, "c@example.net", options={"validateOnly": True}
+    )
+    assert validated["errors"] == []
+    first = await forward_message(ada, message_id, "c@example.net", options={"idempotencyKey": "k"})
+    repeated = await forward_message(
+        ada, message_id, "c@example.net", options={"idempotencyKey": "k"}
+    )
+    assert (repeated["queueId"], repeated["replayed"]) == (first["queueId"], True)
     assert await rows(world, "SELECT count(*) FROM submissions") == [(1,)]
 
 
-async def test_forwarding_needs_its_scope(ada: Client, world: Environment) -> None:
+async def test_forward_needs_submit_scope(ada: Client, world: Environment) -> None:
     await receive(ada)
-    (key,) = await keys(ada)
+    (message_id,) = await keys(ada)
     scopes = [Scope.MAIL]
     secret = await make_key(world, "mail", user_id=ada.user.id, role=ada.user.role, scopes=scopes)
     client = Client(ada.http, world, ada.user, secret)
-    assert [e["code"] for e in (await forward(client, key, "c@example.net"))["errors"]] == [
-        "FORBIDDEN"
-    ]
+    assert [
+        e["code"] for e in (await forward_message(client, message_id, "c@example.net"))["errors"]
+    ] == ["FORBIDDEN"]

@@ -1,4 +1,4 @@
-"""messageSend and its kin, from GraphQL to the neighbour's mail server."""
+"""Test messageSend and submissionCancel, from GraphQL to the receiving server."""
 
 import base64
 from typing import Any
@@ -20,7 +20,7 @@ from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
 
 assert graph.schema.schema
 
-SEND = """
+MESSAGE_SEND = """
 mutation ($input: MessageSendInput!) { messageSend(input: $input) {
   submission { id queueId state envelopeFrom sendTime undoUntil message { subject }
     recipients { recipient state attempts nextAttemptAt lastResponse } }
@@ -30,16 +30,20 @@ mutation ($input: MessageSendInput!) { messageSend(input: $input) {
   errors { __typename code path index }
 } }
 """
-CANCEL = """
+SUBMISSION_CANCEL = """
 mutation ($ids: [ID!]!) { submissionCancel(input: {ids: $ids}) {
   submissions { state recipients { state } } errors { __typename code path index } } }
 """
-ONE = """
+SUBMISSION_QUERY = """
 query ($by: SubmissionRef!) {
   submission(by: $by) { state recipients { state mx tls { version } } }
 }
 """
-HELLO = {"to": [{"address": "carol@example.net", "name": "Carol"}], "subject": "Hi", "text": "Yo"}
+SEND_INPUT = {
+    "to": [{"address": "carol@example.net", "name": "Carol"}],
+    "subject": "Hi",
+    "text": "Yo",
+}
 
 
 @pytest.fixture
@@ -52,7 +56,9 @@ def schema() -> strawberry.Schema:
     )
 
 
-async def ask(schema: strawberry.Schema, client: Client, document: str, **variables: Any) -> Any:
+async def execute(
+    schema: strawberry.Schema, client: Client, document: str, **variables: Any
+) -> Any:
     ctx = context(client)
     result = await schema.execute(document, variable_values=variables, context_value=ctx)
     assert result.errors is None, result.errors
@@ -60,50 +66,55 @@ async def ask(schema: strawberry.Schema, client: Client, document: str, **variab
     return answer
 
 
-async def test_a_message_goes_from_graphql_to_the_neighbour(
+async def test_message_is_sent_to_remote_and_local_recipient(
     schema: strawberry.Schema, ada: Client, bob: Client, world: Environment
 ) -> None:
     content = base64.b64encode(b"1;2").decode()
-    given = {
-        **HELLO,
+    arguments = {
+        **SEND_INPUT,
         "cc": [{"address": bob.address}],
         "html": "<p>Yo</p>",
         "headers": [{"key": "X-Campaign", "value": "Spring"}],
         "attachments": [{"content": content, "filename": "a.csv", "contentType": "text/csv"}],
         "priority": "HIGH",
     }
-    async with listening(Server()) as there, working(world, relay(there)):
-        sent = await ask(schema, ada, SEND, input=given)
+    async with listening(Server()) as server, working(world, relay(server)):
+        sent = await execute(schema, ada, MESSAGE_SEND, input=arguments)
         assert (sent["errors"], sent["warnings"]) == ([], [])
         assert sent["message"] == {"id": sent["message"]["id"], "subject": "Hi", "seen": True}
         assert sent["submission"]["message"] == {"subject": "Hi"}
-        assert [each["recipient"] for each in sent["submission"]["recipients"]] == [
+        assert [recipient["recipient"] for recipient in sent["submission"]["recipients"]] == [
             "carol@example.net",
             "bob@example.org",
         ]
-        key = global_ids.decode("Submission", sent["submission"]["id"])
-        await settled(world, key)
+        submission_id = global_ids.decode("Submission", sent["submission"]["id"])
+        await settled(world, submission_id)
     for by in ({"id": sent["submission"]["id"]}, {"queueId": sent["submission"]["queueId"]}):
-        now = await ask(schema, ada, ONE, by=by)
-        assert now["state"] == "SENT"
-        assert [each["state"] for each in now["recipients"]] == ["RELAYED", "DELIVERED"]
-        assert await ask(schema, bob, ONE, by=by) is None
-    (mail,) = there.mails
-    assert b"X-Campaign: Spring\r\n" in mail.raw
-    assert b"X-Priority: 1\r\n" in mail.raw
-    assert b"MTsy" in mail.raw
-    assert [each.subject for each in await inbox(bob)] == ["Hi"]
+        submission = await execute(schema, ada, SUBMISSION_QUERY, by=by)
+        assert submission["state"] == "SENT"
+        assert [recipient["state"] for recipient in submission["recipients"]] == [
+            "RELAYED",
+            "DELIVERED",
+        ]
+        assert await execute(schema, bob, SUBMISSION_QUERY, by=by) is None
+    (received,) = server.mails
+    assert b"X-Campaign: Spring\r\n" in received.raw
+    assert b"X-Priority: 1\r\n" in received.raw
+    assert b"MTsy" in received.raw
+    assert [recipient.subject for recipient in await inbox(bob)] == ["Hi"]
 
 
-async def test_what_is_held_can_be_undone(schema: strawberry.Schema, ada: Client) -> None:
-    sent = await ask(schema, ada, SEND, input={**HELLO, "undoWindow": "PT20S"})
+async def test_held_submission_can_be_cancelled(schema: strawberry.Schema, ada: Client) -> None:
+    sent = await execute(schema, ada, MESSAGE_SEND, input={**SEND_INPUT, "undoWindow": "PT20S"})
     assert sent["submission"]["state"] == "HELD_FOR_UNDO"
     assert sent["submission"]["undoUntil"] == "2030-01-01T00:00:20Z"
-    key = sent["submission"]["id"]
-    undone = await ask(schema, ada, CANCEL, ids=[key])
+    submission_id = sent["submission"]["id"]
+    undone = await execute(schema, ada, SUBMISSION_CANCEL, ids=[submission_id])
     assert undone["submissions"] == [{"state": "CANCELLED", "recipients": [{"state": "CANCELLED"}]}]
-    late = await ask(schema, ada, CANCEL, ids=[key])
-    assert [(e["__typename"], e["index"]) for e in late["errors"]] == [("ConflictError", 0)]
+    second_cancel = await execute(schema, ada, SUBMISSION_CANCEL, ids=[submission_id])
+    assert [(e["__typename"], e["index"]) for e in second_cancel["errors"]] == [
+        ("ConflictError", 0)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -130,55 +141,65 @@ async def test_what_is_held_can_be_undone(schema: strawberry.Schema, ada: Client
         ({"mailbox": {"path": "Nowhere"}}, ("NotFoundError", "NOT_FOUND", ["mailbox"])),
     ],
 )
-async def test_refusals_are_data(
+async def test_invalid_send_returns_typed_error(
     schema: strawberry.Schema, ada: Client, change: dict[str, Any], error: tuple[Any, ...]
 ) -> None:
-    sent = await ask(schema, ada, SEND, input={**HELLO, **change})
+    sent = await execute(schema, ada, MESSAGE_SEND, input={**SEND_INPUT, **change})
     assert (sent["submission"], sent["message"]) == (None, None)
     assert [(e["__typename"], e["code"], e["path"]) for e in sent["errors"]] == [error]
 
 
-async def test_one_key_sends_once(
+async def test_send_with_same_idempotency_key_runs_once(
     schema: strawberry.Schema, ada: Client, world: Environment
 ) -> None:
-    given = {**HELLO, "options": {"idempotencyKey": "k"}}
-    first = await ask(schema, ada, SEND, input=given)
-    again = await ask(schema, ada, SEND, input=given)
-    assert (first["replayed"], again["replayed"]) == (False, True)
-    assert again["submission"]["id"] == first["submission"]["id"]
-    async with listening(Server()) as there, working(world, relay(there)):
+    arguments = {**SEND_INPUT, "options": {"idempotencyKey": "k"}}
+    first = await execute(schema, ada, MESSAGE_SEND, input=arguments)
+    repeated = await execute(schema, ada, MESSAGE_SEND, input=arguments)
+    assert (first["replayed"], repeated["replayed"]) == (False, True)
+    assert repeated["submission"]["id"] == first["submission"]["id"]
+    async with listening(Server()) as server, working(world, relay(server)):
         await settled(world, global_ids.decode("Submission", first["submission"]["id"]))
-    assert len(there.mails) == 1
+    assert len(server.mails) == 1
 
 
-async def test_sending_needs_its_scope(schema: strawberry.Schema, ada: Client) -> None:
+async def test_send_needs_submit_scope(schema: strawberry.Schema, ada: Client) -> None:
     ctx = context(ada, Scope.MAIL)
-    result = await schema.execute(SEND, variable_values={"input": HELLO}, context_value=ctx)
+    result = await schema.execute(
+        MESSAGE_SEND, variable_values={"input": SEND_INPUT}, context_value=ctx
+    )
     assert result.data is not None
     (error,) = result.data["messageSend"]["errors"]
     assert (error["__typename"], error["code"]) == ("ForbiddenError", "FORBIDDEN")
 
 
-async def test_an_answer_names_its_message(schema: strawberry.Schema, ada: Client) -> None:
-    placed = await receive(ada, raw_message("Plans"))
+async def test_reply_uses_subject_and_sender_of_original(
+    schema: strawberry.Schema, ada: Client
+) -> None:
+    inserted = await receive(ada, raw_message("Plans"))
     reference = {
-        "message": {"id": global_ids.encode("Message", placed.message_id)},
+        "message": {"id": global_ids.encode("Message", inserted.message_id)},
         "action": "REPLY",
     }
-    sent = await ask(schema, ada, SEND, input={"text": "Yes.", "reference": reference})
+    sent = await execute(schema, ada, MESSAGE_SEND, input={"text": "Yes.", "reference": reference})
     assert sent["errors"] == []
     assert sent["message"]["subject"] == "Re: Plans"
-    assert [r["recipient"] for r in sent["submission"]["recipients"]] == ["carol@example.com"]
-    other = {**reference, "message": {"guid": "0" * 32}}
-    refused = await ask(schema, ada, SEND, input={"text": "Yes.", "reference": other})
+    assert [recipient["recipient"] for recipient in sent["submission"]["recipients"]] == [
+        "carol@example.com"
+    ]
+    missing_reference = {**reference, "message": {"guid": "0" * 32}}
+    refused = await execute(
+        schema, ada, MESSAGE_SEND, input={"text": "Yes.", "reference": missing_reference}
+    )
     assert [e["path"] for e in refused["errors"]] == [["reference", "message"]]
 
 
-@pytest.mark.parametrize("more", [{}, {"isDraft": True}, {"raw": "From: ada@example.org\r\n\r\nx"}])
-async def test_a_time_that_nobody_foresees_is_refused(ada: Client, more: dict[str, Any]) -> None:
-    given = more if "raw" in more else {**HELLO, **more}
-    given = {**given, "sendTime": "9999-12-31T23:59:59Z"}
-    done = (await ada(SEND, input=given))["messageSend"]
-    assert [(each["code"], each["path"]) for each in done["errors"]] == [
+@pytest.mark.parametrize(
+    "extra", [{}, {"isDraft": True}, {"raw": "From: ada@example.org\r\n\r\nx"}]
+)
+async def test_send_time_too_far_in_future_is_refused(ada: Client, extra: dict[str, Any]) -> None:
+    arguments = extra if "raw" in extra else {**SEND_INPUT, **extra}
+    arguments = {**arguments, "sendTime": "9999-12-31T23:59:59Z"}
+    answer = (await ada(MESSAGE_SEND, input=arguments))["messageSend"]
+    assert [(error["code"], error["path"]) for error in answer["errors"]] == [
         ("VALIDATION", ["sendTime"])
     ]

@@ -1,4 +1,4 @@
-"""Many bytes in one message: refused by name before they are read, and sent up to the limit."""
+"""Test large messages: the size limit, and that refused attachments are not read."""
 
 import tracemalloc
 from typing import Any
@@ -12,21 +12,25 @@ from tests.support.operations.quarantine_operations import set_options
 from tests.support.stores.counter_check import rows
 
 MB = 1_000_000
-TO = {"to": [{"address": "carol@example.net"}], "subject": "x", "text": "Look."}
+SEND_INPUT = {"to": [{"address": "carol@example.net"}], "subject": "x", "text": "Look."}
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-async def send(client: Client, **given: Any) -> Any:
-    done = await run(client, "messageSend", "submission { id } message { size }", **TO, **given)
-    errors = [(each["code"], each["path"][0], each.get("limit")) for each in done["errors"]]
-    return done["message"], errors
+async def send_message(client: Client, **fields: Any) -> Any:
+    answer = await run(
+        client, "messageSend", "submission { id } message { size }", **SEND_INPUT, **fields
+    )
+    errors = [(error["code"], error["path"][0], error.get("limit")) for error in answer["errors"]]
+    return answer["message"], errors
 
 
-async def test_a_hundred_megabytes_are_refused_before_they_are_read(ada: Client) -> None:
-    keys = [await put(ada, bytes(50 * MB)) for _ in range(2)]
+async def test_huge_attachments_are_refused_without_reading_them(ada: Client) -> None:
+    upload_ids = [await put(ada, bytes(50 * MB)) for _ in range(2)]
     tracemalloc.start()
     try:
-        message, errors = await send(ada, attachments=[{"upload": key} for key in keys])
+        message, errors = await send_message(
+            ada, attachments=[{"upload": upload_id} for upload_id in upload_ids]
+        )
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -37,16 +41,14 @@ async def test_a_hundred_megabytes_are_refused_before_they_are_read(ada: Client)
 
 
 @pytest.mark.parametrize(("size", "fits"), [(700_000, True), (800_000, False)])
-async def test_what_counts_is_the_message_with_all_it_has(
-    ada: Client, size: int, fits: bool
-) -> None:
+async def test_size_limit_applies_to_encoded_message(ada: Client, size: int, fits: bool) -> None:
     set_options(ada.world, message_max=MB)
-    halves = [{"upload": await put(ada, bytes(size // 2))} for _ in range(2)]
-    message, errors = await send(ada, attachments=halves)
+    attachments = [{"upload": await put(ada, bytes(size // 2))} for _ in range(2)]
+    message, errors = await send_message(ada, attachments=attachments)
     if fits:
         assert errors == []
         assert size < message["size"] <= MB
-    else:  # in base64 it is a third more
+    else:  # base64 adds a third
         assert message is None
         ((code, _, limit),) = errors
         assert (code, limit) == ("LIMIT_REACHED", MB)

@@ -1,4 +1,4 @@
-"""Who may send as an address: alike for one and for many, and as mail would be resolved."""
+"""Test which addresses a user can send as, for one address and for many."""
 
 from random import Random
 from typing import Any
@@ -22,8 +22,8 @@ from tests.support.accounts.address_rows import add_addresses, add_domain
 from tests.support.accounts.identity_operations import address, readdress, sent, whitelist
 
 FORWARD = AddressKind.FORWARD
-LETTERS = "ab"
-WAYS = [
+LOCAL_PART_CHARS = "ab"
+SENDERS = [
     "ada@example.org", "a.da+x@example.org", "bob@example.org", "nobody@example.org",
     "any@own.example", "any@also.example", "off@own.example", "quiet@own.example",
     "team@own.example", "t.eam+x@also.example", "list@own.example", "mute@own.example",
@@ -32,44 +32,48 @@ WAYS = [
 ]  # fmt: skip
 
 
-async def test_many_are_resolved_as_each_of_them_is(ada: Client, world: Environment) -> None:
+async def test_batch_resolution_equals_single_resolution(ada: Client, world: Environment) -> None:
     await add_domain(world, "own.example", "alias.example", "off:gone.example")
     await add_domain(world, "other.example", active=False)
-    dice, ctx = Random(7), context(ada)  # noqa: S311 - the same each time
+    random, ctx = Random(7), context(ada)  # noqa: S311 - reproducible
     for _ in range(25):
         async with world.write_session() as session:
             await session.exec(delete(Address).where(col(Address.user_id).is_(None)))
-        written = set()
-        for _ in range(dice.randrange(12)):
-            local = "".join(dice.choices(LETTERS, k=dice.randint(1, 4)))
-            pattern = dice.choice(["{}", "{}", "{}*", "*{}", "*"]).format(local)
-            name = dice.choice(["own.example", "other.example", "example.org", "*"])
-            written.add(f"{pattern}@{name}")
+        patterns = set()
+        for _ in range(random.randrange(12)):
+            local = "".join(random.choices(LOCAL_PART_CHARS, k=random.randint(1, 4)))
+            pattern = random.choice(["{}", "{}", "{}*", "*{}", "*"]).format(local)
+            name = random.choice(["own.example", "other.example", "example.org", "*"])
+            patterns.add(f"{pattern}@{name}")
         await add_addresses(
-            world, *(dice.choice(["", "", "off:", "old:"]) + one for one in sorted(written))
+            world,
+            *(
+                random.choice(["", "", "off:", "old:"]) + candidate
+                for candidate in sorted(patterns)
+            ),
         )
-        asked = [
-            "".join(dice.choices([*LETTERS, "."], k=dice.randint(1, 4))) + f"+x@{name}"
+        senders = [
+            "".join(random.choices([*LOCAL_PART_CHARS, "."], k=random.randint(1, 4))) + f"+x@{name}"
             for name in ("own.example", "alias.example", "gone.example", "far.example")
             for _ in range(6)
         ]
-        found = await resolve_active_addresses(ctx, [*asked, "", "+x@own.example"])
-        for one, row in found.items():
+        resolved = await resolve_active_addresses(ctx, [*senders, "", "+x@own.example"])
+        for candidate, row in resolved.items():
             try:
-                expected = (await address_resolution.resolve_address(world, one)).id
+                expected = (await address_resolution.resolve_address(world, candidate)).id
             except NotFound:
                 expected = None
-            assert (row and row.id) == expected, (written, one)
+            assert (row and row.id) == expected, (patterns, candidate)
 
 
 @pytest.fixture
-async def town(ada: Client, world: Environment) -> Environment:
-    """Domains with addresses of all kinds, some of which ada may send as."""
+async def domains_with_addresses(ada: Client, world: Environment) -> Environment:
+    """Domains with addresses of all kinds. Ada can send as some of them."""
     await add_domain(world, "own.example", "also.example", "off:gone.example")
-    mine: dict[str, Any] = {"user_id": ada.user.id}
-    await address(world, "*@own.example", **mine)
-    await address(world, "off@own.example", active=False, **mine)
-    await address(world, "quiet@own.example", send_as=False, **mine)
+    owner: dict[str, Any] = {"user_id": ada.user.id}
+    await address(world, "*@own.example", **owner)
+    await address(world, "off@own.example", active=False, **owner)
+    await address(world, "quiet@own.example", send_as=False, **owner)
     for local, targets in (
         ("team", ["eve@example.net", "A.DA+x@Example.org"]),
         ("list", ["bob@example.org", "https://ada@example.org/", "adal@example.org"]),
@@ -78,52 +82,56 @@ async def town(ada: Client, world: Environment) -> Environment:
     mute = {"kind": FORWARD, "targets": ["ada@example.org"]}
     await address(world, "mute@own.example", send_as=False, **mute)
     await address(world, "held@own.example", kind=FORWARD, targets=["any@own.example"])
-    await address(world, "spam@own.example", kind=AddressKind.DISCARD, **mine)
+    await address(world, "spam@own.example", kind=AddressKind.DISCARD, **owner)
     await add_addresses(world, "every@*", **mute)
     await whitelist(ada, "*@example.net")
     return world
 
 
 @pytest.mark.usefixtures("bob")
-async def test_one_rule_holds_for_one_and_for_many(ada: Client, town: Environment) -> None:
-    assert town
+async def test_single_and_batch_sender_checks_agree(
+    ada: Client, domains_with_addresses: Environment
+) -> None:
+    assert domains_with_addresses
     ctx = context(ada)
     account = await composition.read_account(ctx, ada.user.id)
     allowed = []
-    for one in WAYS:
+    for sender in SENDERS:
         try:
-            await authorize_sender(ctx, account, one, ["from"])
+            await authorize_sender(ctx, account, sender, ["from"])
         except Forbidden:
             continue
-        allowed.append(one)
-    found = await read_sender_grants(ctx, [(account, one) for one in WAYS])
-    assert [one for one, grant in zip(WAYS, found, strict=True) if grant] == allowed
+        allowed.append(sender)
+    grants = await read_sender_grants(ctx, [(account, sender) for sender in SENDERS])
+    assert [sender for sender, grant in zip(SENDERS, grants, strict=True) if grant] == allowed
     assert allowed == [
         "ada@example.org", "a.da+x@example.org", "any@own.example", "any@also.example",
         "team@own.example", "t.eam+x@also.example", "every@own.example", "x@example.net",
     ]  # fmt: skip
 
 
-async def test_a_forward_is_sent_as_while_it_names_one(ada: Client, world: Environment) -> None:
-    key = await address(world, "team@example.org", kind=FORWARD, targets=["ada@example.org"])
-    given = {"from": {"address": "team@example.org"}}
-    assert (await sent(ada, **given))["errors"] == []
-    for values in ({"targets": ["bob@example.org"]}, {"active": False}, {"send_as": False}):
-        await readdress(world, key, **values)
-        (error,) = (await sent(ada, **given))["errors"]
-        assert (error["code"], error["path"]) == ("FORBIDDEN_OPERATION", ["from"])
-        await readdress(world, key, targets=["ada@example.org"], active=True, send_as=True)
-
-
-async def test_many_cost_no_more_statements_than_one(
-    ada: Client, town: Environment, statements: list[str]
+async def test_forward_address_is_sender_while_it_targets_user(
+    ada: Client, world: Environment
 ) -> None:
-    assert town
+    address_id = await address(world, "team@example.org", kind=FORWARD, targets=["ada@example.org"])
+    arguments = {"from": {"address": "team@example.org"}}
+    assert (await sent(ada, **arguments))["errors"] == []
+    for values in ({"targets": ["bob@example.org"]}, {"active": False}, {"send_as": False}):
+        await readdress(world, address_id, **values)
+        (error,) = (await sent(ada, **arguments))["errors"]
+        assert (error["code"], error["path"]) == ("FORBIDDEN_OPERATION", ["from"])
+        await readdress(world, address_id, targets=["ada@example.org"], active=True, send_as=True)
+
+
+async def test_sender_check_statement_count_is_independent_of_senders(
+    ada: Client, domains_with_addresses: Environment, statements: list[str]
+) -> None:
+    assert domains_with_addresses
     ctx = context(ada)
     account = await composition.read_account(ctx, ada.user.id)
-    costs = []
-    for some in (["team@own.example"], WAYS * 5):
+    counts = []
+    for senders in (["team@own.example"], SENDERS * 5):
         del statements[:]
-        await read_sender_grants(ctx, [(account, one) for one in some])
-        costs.append(len(statements))
-    assert costs[0] <= costs[1] <= 4
+        await read_sender_grants(ctx, [(account, sender) for sender in senders])
+        counts.append(len(statements))
+    assert counts[0] <= counts[1] <= 4

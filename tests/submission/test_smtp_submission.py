@@ -1,4 +1,4 @@
-"""Submission by SMTP: who may sign in, whom they may send as, and what is queued."""
+"""Test SMTP submission: sign-in, sender checks and queued messages."""
 
 import asyncio
 import base64
@@ -55,58 +55,55 @@ async def user(world: Environment) -> User:
 async def listener(
     world: Environment, tmp_path: Path, authority: Authority
 ) -> AsyncIterator[Listener]:
-    terms = SmtpListenerConfig(certificates=CertificateFiles(authority.issue()))
-    made = Listener(world, tmp_path / "spool", terms, SmtpSubmissionService(world))
-    await made.start(host="127.0.0.1", port=0)
-    yield made
-    await made.close(1)
+    config = SmtpListenerConfig(certificates=CertificateFiles(authority.issue()))
+    smtp_listener = Listener(world, tmp_path / "spool", config, SmtpSubmissionService(world))
+    await smtp_listener.start(host="127.0.0.1", port=0)
+    yield smtp_listener
+    await smtp_listener.close(1)
 
 
 @pytest.fixture
 async def client(listener: Listener, authority: Authority) -> AsyncIterator[Neighbour]:
     """A connection with TLS."""
-    neighbour = await connect(listener.port)
-    await secured(neighbour, authority.client())
-    yield neighbour
-    await neighbour.close()
+    smtp_client = await connect(listener.port)
+    await secured(smtp_client, authority.client())
+    yield smtp_client
+    await smtp_client.close()
 
 
-async def change(world: Environment, **columns: Any) -> None:
+async def update_ada(world: Environment, **columns: Any) -> None:
     async with world.write_session() as session:
-        mine = col(User.username) == "ada"
-        await session.exec(update(User).where(mine).values(**columns))
+        is_ada = col(User.username) == "ada"
+        await session.exec(update(User).where(is_ada).values(**columns))
 
 
-async def many(world: Environment, table: Any) -> int:
+async def count_rows(world: Environment, table: Any) -> int:
     (row,) = await world.database.read(select(func.count().label("many")).select_from(table))
     return int(row.many)
 
 
-async def queued(world: Environment) -> tuple[list[str], bytes]:
-    """The recipients of the only message in the queue, and its bytes."""
+async def load_queued_message(world: Environment) -> tuple[list[str], bytes]:
+    """Load the recipients and bytes of the only message in the queue."""
     (row,) = await world.database.read(select(col(Submission.id), col(Submission.blob_id)))
-    named = select(col(QueueEntry.recipient)).order_by(col(QueueEntry.id))
+    recipient_query = select(col(QueueEntry.recipient)).order_by(col(QueueEntry.id))
     job: Any = SimpleNamespace(submission_id=row.id, blob_id=row.blob_id)
-    to = [one.recipient for one in await world.database.read(named)]
-    return to, await body.read_message(world, job)
-
-
-# ---------------------------------------------------------------- signing in
+    recipients = [entry.recipient for entry in await world.database.read(recipient_query)]
+    return recipients, await body.read_message(world, job)
 
 
 @pytest.mark.usefixtures("user")
-async def test_nothing_is_said_before_tls(listener: Listener) -> None:
+async def test_sign_in_is_refused_before_tls(listener: Listener) -> None:
     client = await connect(listener.port)
-    offers = await client.say("EHLO x")
-    assert "STARTTLS" in offers
-    assert "AUTH" not in offers
+    extensions = await client.say("EHLO x")
+    assert "STARTTLS" in extensions
+    assert "AUTH" not in extensions
     assert (await client.say(f"AUTH PLAIN {auth_plain_response()}")).startswith("538 5.7.11")
     assert (await client.say("MAIL FROM:<ada@example.org>")).startswith("530 5.7.0")
     await client.close()
 
 
 @pytest.mark.usefixtures("user")
-async def test_nothing_is_taken_before_signing_in(client: Neighbour) -> None:
+async def test_mail_is_refused_before_sign_in(client: Neighbour) -> None:
     assert "250 AUTH PLAIN LOGIN" in await client.say("EHLO x")
     assert (await client.say("MAIL FROM:<ada@example.org>")).startswith("530 5.7.0")
     assert (await client.say("AUTH CRAM-MD5")).startswith("504 5.5.4")
@@ -117,30 +114,36 @@ async def test_nothing_is_taken_before_signing_in(client: Neighbour) -> None:
 
 
 @pytest.mark.usefixtures("user")
-async def test_ways_to_sign_in(listener: Listener, authority: Authority) -> None:
-    async def say(*lines: str) -> str:
+async def test_auth_plain_and_login_exchanges(listener: Listener, authority: Authority) -> None:
+    async def run_commands(*lines: str) -> str:
         client = await connect(listener.port)
         await secured(client, authority.client())
         replies = [await client.say(line) for line in lines]
         await client.close()
         return replies[-1]
 
-    name, password = (base64.b64encode(each.encode()).decode() for each in ("ada", PASSWORD))
-    assert (await say("AUTH PLAIN", auth_plain_response())).startswith("235")
+    name, password = (base64.b64encode(text.encode()).decode() for text in ("ada", PASSWORD))
+    assert (await run_commands("AUTH PLAIN", auth_plain_response())).startswith("235")
     assert (
-        await say(f"AUTH PLAIN {auth_plain_response('Ada@Example.ORG', wanted='Ada@Example.ORG')}")
+        await run_commands(
+            f"AUTH PLAIN {auth_plain_response('Ada@Example.ORG', wanted='Ada@Example.ORG')}"
+        )
     )[0] == "2"
-    assert (await say("AUTH LOGIN", name, password)).startswith("235")
-    assert (await say(f"AUTH LOGIN {name}", password)).startswith("235")
-    assert (await say("AUTH PLAIN", "*")).startswith("501 5.7.0")
-    assert (await say("AUTH LOGIN", name, "*")).startswith("501 5.7.0")
-    for shown in ("!", "=", "YQ==", "/w==", auth_plain_response(wanted="bob")):
-        assert (await say(f"AUTH PLAIN {shown}")).startswith("501 5.5.2"), shown
+    assert (await run_commands("AUTH LOGIN", name, password)).startswith("235")
+    assert (await run_commands(f"AUTH LOGIN {name}", password)).startswith("235")
+    assert (await run_commands("AUTH PLAIN", "*")).startswith("501 5.7.0")
+    assert (await run_commands("AUTH LOGIN", name, "*")).startswith("501 5.7.0")
+    for initial_response in ("!", "=", "YQ==", "/w==", auth_plain_response(wanted="bob")):
+        assert (await run_commands(f"AUTH PLAIN {initial_response}")).startswith("501 5.5.2"), (
+            initial_response
+        )
 
 
 @pytest.mark.usefixtures("user")
-async def test_failures_are_alike_and_throttled(listener: Listener, authority: Authority) -> None:
-    async def tries(name: str, password: str) -> list[str]:
+async def test_failed_sign_ins_look_alike_and_are_throttled(
+    listener: Listener, authority: Authority
+) -> None:
+    async def try_sign_in(name: str, password: str) -> list[str]:
         client = await connect(listener.port)
         await secured(client, authority.client())
         replies = [
@@ -150,27 +153,27 @@ async def test_failures_are_alike_and_throttled(listener: Listener, authority: A
         await client.close()
         return replies
 
-    wrong = ["535 5.7.8 That does not sign anybody in"] * 3
-    many = ["454 4.7.0 Too many failures, wait before the next try"] * 3
+    wrong_replies = ["535 5.7.8 That does not sign anybody in"] * 3
+    throttled_replies = ["454 4.7.0 Too many failures, wait before the next try"] * 3
     for name in ("ada", "nobody"):
-        told = [await tries(name, "wrong") for _ in range(5)]
-        assert told == [wrong] * 4 + [many], name
-    assert await tries("ada", PASSWORD) == many
+        all_replies = [await try_sign_in(name, "wrong") for _ in range(5)]
+        assert all_replies == [wrong_replies] * 4 + [throttled_replies], name
+    assert await try_sign_in("ada", PASSWORD) == throttled_replies
 
 
 @pytest.mark.parametrize(
     "name", ["ada\0", "\0", "ada\r\nx", "\u202eada", "a" * 1_400, "ada@\0", "a@b@c", "\ud7ff", ""]
 )
 @pytest.mark.usefixtures("user")
-async def test_odd_names_and_passwords_are_wrong_and_no_more(
+async def test_odd_username_or_password_is_refused_without_error(
     client: Neighbour, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for shown in ((name, PASSWORD), ("ada", name)):
-        first, last = (base64.b64encode(each.encode()).decode() for each in shown)
+    for credentials in ((name, PASSWORD), ("ada", name)):
+        first, last = (base64.b64encode(item.encode()).decode() for item in credentials)
         assert (await client.say(f"AUTH LOGIN {first or '='}")).startswith("334")
         assert await client.say(last or "=") == "535 5.7.8 That does not sign anybody in"
     await sign_in_by_auth_plain(client)
-    assert not [each for each in caplog.records if each.levelname == "ERROR"]
+    assert not [item for item in caplog.records if item.levelname == "ERROR"]
     assert PASSWORD not in caplog.text
 
 
@@ -185,34 +188,34 @@ async def test_odd_names_and_passwords_are_wrong_and_no_more(
     ],
 )
 @pytest.mark.usefixtures("user")
-async def test_who_may_not_sign_in(
+async def test_user_without_smtp_access_cannot_sign_in(
     world: Environment, client: Neighbour, columns: dict[str, Any]
 ) -> None:
-    await change(world, **columns)
+    await update_ada(world, **columns)
     reply = await client.say(f"AUTH PLAIN {auth_plain_response()}")
     assert reply == "535 5.7.8 That does not sign anybody in"
 
 
 @pytest.mark.usefixtures("user")
-async def test_networks_that_are_allowed(world: Environment, client: Neighbour) -> None:
-    await change(world, smtp_allowed_networks=["192.0.2.0/24", "127.0.0.0/8"])
+async def test_user_signs_in_from_allowed_network(world: Environment, client: Neighbour) -> None:
+    await update_ada(world, smtp_allowed_networks=["192.0.2.0/24", "127.0.0.0/8"])
     await sign_in_by_auth_plain(client)
 
 
-async def test_passwords_of_programs(ada: Client, client: Neighbour) -> None:
-    made = """mutation ($input: AppPasswordCreateInput!) {
+async def test_app_password_needs_smtp_scope(ada: Client, client: Neighbour) -> None:
+    document = """mutation ($input: AppPasswordCreateInput!) {
       appPasswordCreate(input: $input) { password errors { message } } }"""
-    texts = {}
+    passwords = {}
     for scope in ("SMTP", "IMAP"):
-        given = {"description": scope, "scopes": [scope]}
-        texts[scope] = (await ada(made, input=given))["appPasswordCreate"]["password"]
+        arguments = {"description": scope, "scopes": [scope]}
+        passwords[scope] = (await ada(document, input=arguments))["appPasswordCreate"]["password"]
     assert (
-        await client.say(f"AUTH PLAIN {auth_plain_response(password=texts['IMAP'])}")
+        await client.say(f"AUTH PLAIN {auth_plain_response(password=passwords['IMAP'])}")
     ).startswith("535")
-    await sign_in_by_auth_plain(client, password=texts["SMTP"])
+    await sign_in_by_auth_plain(client, password=passwords["SMTP"])
     await authentication.wait_for_background_tasks(
         ada.world
-    )  # failures are noted behind the answer
+    )  # Failures are logged after the reply.
     rows = await ada.world.database.read(
         select(col(SecurityEvent.protocol), col(SecurityEvent.result)).where(
             col(SecurityEvent.action) == "authenticate"
@@ -223,35 +226,35 @@ async def test_passwords_of_programs(ada: Client, client: Neighbour) -> None:
 
 @pytest.mark.parametrize("columns", [{"suspended": True}, {"auth_version": 2}])
 @pytest.mark.usefixtures("user")
-async def test_a_session_ends_with_what_it_was_signed_in_by(
+async def test_session_ends_when_sign_in_is_revoked(
     world: Environment, client: Neighbour, columns: dict[str, Any]
 ) -> None:
     await sign_in_by_auth_plain(client)
-    await change(world, **columns)
+    await update_ada(world, **columns)
     assert (await client.say("MAIL FROM:<ada@example.org>")).startswith("421 4.7.0")
 
 
-APP = """mutation ($input: AppPasswordCreateInput!) {
+CREATE_APP_CREDENTIAL = """mutation ($input: AppPasswordCreateInput!) {
   appPasswordCreate(input: $input) {
     appPassword { id } password errors { message } } }"""
-UPDATE_USER = """mutation ($input: UserUpdateInput!) { userUpdate(input: $input) {
+USER_UPDATE = """mutation ($input: UserUpdateInput!) { userUpdate(input: $input) {
   errors { message } } }"""
 
 
 @asynccontextmanager
-async def program(
+async def signed_in_smtp_client(
     listener: Listener, authority: Authority, password: str
 ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """An SMTP client of the standard library that has signed in; call to send a message."""
+    """Sign in with smtplib. Yield a function that sends a message."""
 
-    def begin() -> smtplib.SMTP:
+    def connect_and_sign_in() -> smtplib.SMTP:
         smtp = smtplib.SMTP("127.0.0.1", listener.port, timeout=60)
         smtp._host = "mx.example.org"  # type: ignore[attr-defined]  # noqa: SLF001
         smtp.starttls(context=authority.client())
         smtp.login("ada", password)
         return smtp
 
-    smtp = await asyncio.to_thread(begin)
+    smtp = await asyncio.to_thread(connect_and_sign_in)
 
     async def send() -> None:
         await asyncio.to_thread(smtp.sendmail, "ada@example.org", [RECIPIENT], SHORT_MESSAGE)
@@ -260,23 +263,30 @@ async def program(
     await asyncio.to_thread(smtp.close)
 
 
-async def test_a_new_password_ends_only_sessions_of_the_password(
+async def test_password_change_ends_only_password_sessions(
     ada: Client, over: Client, listener: Listener, authority: Authority
 ) -> None:
-    await change(ada.world, password=await password_hashes.hash_password(ada.world, PASSWORD))
-    made = (await ada(APP, input={"description": "Phone", "scopes": ["SMTP"]}))["appPasswordCreate"]
-    own = program(listener, authority, PASSWORD)
-    async with own as by_password, program(listener, authority, made["password"]) as by_app:
-        await by_password()
-        await by_app()
-        given = {"users": {"usernames": ["ada"]}, "set": {"password": "another horse battery"}}
-        assert (await over(UPDATE_USER, input=given))["userUpdate"]["errors"] == []
-        await by_app()
-        with pytest.raises(smtplib.SMTPSenderRefused, match="Sign in again") as refused:
-            await by_password()
-        assert refused.value.smtp_code == 421
+    await update_ada(ada.world, password=await password_hashes.hash_password(ada.world, PASSWORD))
+    app_password = (
+        await ada(CREATE_APP_CREDENTIAL, input={"description": "Phone", "scopes": ["SMTP"]})
+    )["appPasswordCreate"]
+    password_client = signed_in_smtp_client(listener, authority, PASSWORD)
+    async with (
+        password_client as send_by_password,
+        signed_in_smtp_client(
+            listener, authority, app_password["password"]
+        ) as send_by_app_password,
+    ):
+        await send_by_password()
+        await send_by_app_password()
+        arguments = {"users": {"usernames": ["ada"]}, "set": {"password": "another horse battery"}}
+        assert (await over(USER_UPDATE, input=arguments))["userUpdate"]["errors"] == []
+        await send_by_app_password()
+        with pytest.raises(smtplib.SMTPSenderRefused, match="Sign in again") as raised:
+            await send_by_password()
+        assert raised.value.smtp_code == 421
         with pytest.raises(smtplib.SMTPServerDisconnected):
-            await by_password()
+            await send_by_password()
 
 
 @pytest.mark.parametrize(
@@ -288,33 +298,36 @@ async def test_a_new_password_ends_only_sessions_of_the_password(
         'userUpdate(input: {users: {usernames: ["ada"]}, set: {disabledScopes: [SMTP]}})',
     ],
 )
-async def test_a_session_ends_with_its_application_password(
+async def test_session_ends_with_its_app_password(
     ada: Client, over: Client, listener: Listener, authority: Authority, mutation: str
 ) -> None:
-    made = (await ada(APP, input={"description": "Phone", "scopes": ["SMTP"]}))["appPasswordCreate"]
-    async with program(listener, authority, made["password"]) as send:
+    app_password = (
+        await ada(CREATE_APP_CREDENTIAL, input={"description": "Phone", "scopes": ["SMTP"]})
+    )["appPasswordCreate"]
+    async with signed_in_smtp_client(listener, authority, app_password["password"]) as send:
         await send()
-        changing = mutation.replace("$id", f'"{made["appPassword"]["id"]}"')
-        by = over if "userUpdate" in mutation else ada
-        done = await by("mutation { done: " + changing + " { errors { message } } }")
-        assert done["done"]["errors"] == []
+        change_field = mutation.replace("$id", f'"{app_password["appPassword"]["id"]}"')
+        actor = over if "userUpdate" in mutation else ada
+        answer = await actor("mutation { done: " + change_field + " { errors { message } } }")
+        assert answer["done"]["errors"] == []
         with pytest.raises(smtplib.SMTPSenderRefused, match="Sign in again"):
             await send()
 
 
-# ---------------------------------------------------------------- what is queued
-
-
 @pytest.mark.usefixtures("user")
-async def test_results_in_our_name_are_removed(world: Environment, client: Neighbour) -> None:
+async def test_forged_authentication_results_are_removed(
+    world: Environment, client: Neighbour
+) -> None:
     await sign_in_by_auth_plain(client)
-    claims = b"Authentication-Results: MX.example.org 1; dkim=pass\r\n"
-    await submit_message(client, claims + SHORT_MESSAGE.replace(b"Subject", claims + b"Subject", 1))
-    assert b"authentication-results" not in (await queued(world))[1].lower()
+    forged_field = b"Authentication-Results: MX.example.org 1; dkim=pass\r\n"
+    await submit_message(
+        client, forged_field + SHORT_MESSAGE.replace(b"Subject", forged_field + b"Subject", 1)
+    )
+    assert b"authentication-results" not in (await load_queued_message(world))[1].lower()
 
 
 @pytest.mark.usefixtures("user")
-async def test_an_ordinary_program_sends(
+async def test_smtplib_client_sends_message(
     world: Environment, listener: Listener, authority: Authority
 ) -> None:
     message = EmailMessage()
@@ -322,29 +335,29 @@ async def test_an_ordinary_program_sends(
     message["Subject"] = "Hi"
     message.set_content("Hello\n")
 
-    def work() -> None:
+    def send_by_smtplib() -> None:
         with smtplib.SMTP("127.0.0.1", listener.port, timeout=10) as smtp:
             smtp._host = "mx.example.org"  # type: ignore[attr-defined]  # noqa: SLF001
             smtp.starttls(context=authority.client())
             smtp.login("ada", PASSWORD)
             smtp.send_message(message)
 
-    await asyncio.to_thread(work)
-    to, raw = await queued(world)
-    assert to == [RECIPIENT, "bob@example.net"]
-    head = raw.partition(b"\r\n\r\n")[0].decode()
-    assert head.startswith("Received: by mx.example.org with ESMTPSA (TLSv1.3")
-    assert "127.0.0.1" not in head
-    assert "\r\nDate: Tue, 01 Jan 2030 00:00:00 +0000" in head
-    assert "\r\nMessage-ID: <" in head
+    await asyncio.to_thread(send_by_smtplib)
+    recipients, raw = await load_queued_message(world)
+    assert recipients == [RECIPIENT, "bob@example.net"]
+    header = raw.partition(b"\r\n\r\n")[0].decode()
+    assert header.startswith("Received: by mx.example.org with ESMTPSA (TLSv1.3")
+    assert "127.0.0.1" not in header
+    assert "\r\nDate: Tue, 01 Jan 2030 00:00:00 +0000" in header
+    assert "\r\nMessage-ID: <" in header
 
 
 @pytest.mark.usefixtures("user")
-async def test_over_tls_from_the_first_byte(
+async def test_submission_over_implicit_tls(
     world: Environment, tmp_path: Path, authority: Authority
 ) -> None:
-    terms = SmtpListenerConfig(certificates=CertificateFiles(authority.issue()), implicit_tls=True)
-    listener = Listener(world, tmp_path / "spool", terms, SmtpSubmissionService(world))
+    config = SmtpListenerConfig(certificates=CertificateFiles(authority.issue()), implicit_tls=True)
+    listener = Listener(world, tmp_path / "spool", config, SmtpSubmissionService(world))
     await listener.start(host="127.0.0.1", port=0)
     client = await wrapped(listener.port, authority.client())
     assert "STARTTLS" not in await client.say("EHLO x")
@@ -357,21 +370,23 @@ async def test_over_tls_from_the_first_byte(
 
 
 @pytest.mark.usefixtures("user")
-async def test_what_is_there_stays(world: Environment, client: Neighbour) -> None:
+async def test_valid_date_and_message_id_are_kept(world: Environment, client: Neighbour) -> None:
     await sign_in_by_auth_plain(client)
-    own = b"Date: Mon, 31 Dec 2029 10:00:00 +0100\r\nMessage-ID: <a@b>\r\n"
-    assert (await submit_message(client, own + SHORT_MESSAGE)).startswith("250")
-    _, raw = await queued(world)
-    assert raw.endswith(own + SHORT_MESSAGE)
+    header_fields = b"Date: Mon, 31 Dec 2029 10:00:00 +0100\r\nMessage-ID: <a@b>\r\n"
+    assert (await submit_message(client, header_fields + SHORT_MESSAGE)).startswith("250")
+    _, raw = await load_queued_message(world)
+    assert raw.endswith(header_fields + SHORT_MESSAGE)
 
 
 @pytest.mark.usefixtures("user")
-async def test_what_cannot_be_read_is_replaced(world: Environment, client: Neighbour) -> None:
+async def test_invalid_date_and_message_id_are_replaced(
+    world: Environment, client: Neighbour
+) -> None:
     await sign_in_by_auth_plain(client)
-    odd = b"Date: yesterday\r\n\tor so\r\nMessage-ID: none\r\n \r\n"
+    invalid_fields = b"Date: yesterday\r\n\tor so\r\nMessage-ID: none\r\n \r\n"
     body = SHORT_MESSAGE.replace(b"Hello\r\n", b"a\nb\rc\r\n..\r\n")
-    assert (await submit_message(client, odd + body)).startswith("250")
-    _, raw = await queued(world)
+    assert (await submit_message(client, invalid_fields + body)).startswith("250")
+    _, raw = await load_queued_message(world)
     assert b"yesterday" not in raw
     assert b"or so" not in raw
     assert raw.count(b"\r\nDate: ") == raw.count(b"\r\nMessage-ID: ") == 1
@@ -382,7 +397,7 @@ async def test_what_cannot_be_read_is_replaced(world: Environment, client: Neigh
     "sender", ["bob@example.org", "ada@elsewhere.example", "carol@example.net", "ada@example.org.x"]
 )
 @pytest.mark.usefixtures("user", "bob")
-async def test_nobody_sends_as_somebody_else(
+async def test_foreign_sender_is_refused(
     world: Environment, client: Neighbour, sender: str
 ) -> None:
     await sign_in_by_auth_plain(client)
@@ -394,11 +409,11 @@ async def test_nobody_sends_as_somebody_else(
     assert (await submit_message(client, b"Sender: " + sender.encode() + b"\r\n" + SHORT_MESSAGE))[
         :9
     ] == "550 5.7.1"
-    assert await many(world, Submission) == 0
+    assert await count_rows(world, Submission) == 0
 
 
-BOSS = b"boss@example.org"
-FORGED = [
+FOREIGN_ADDRESS = b"boss@example.org"
+FORGED_MESSAGES = [
     b"From: ada@example.org, boss@example.org\r\n\r\nHi\r\n",
     b"From: ada@example.org\r\nFrom: boss@example.org\r\n\r\nHi\r\n",
     b"From: ada@example.org\rFrom: boss@example.org\r\n\r\nHi\r\n",
@@ -417,29 +432,29 @@ FORGED = [
 ]
 
 
-@pytest.mark.parametrize("raw", FORGED)
+@pytest.mark.parametrize("raw", FORGED_MESSAGES)
 @pytest.mark.usefixtures("user")
-async def test_nobody_writes_as_somebody_else(
+async def test_forged_from_field_is_refused(
     world: Environment, client: Neighbour, raw: bytes
 ) -> None:
     await sign_in_by_auth_plain(client)
     reply = await submit_message(client, raw)
     assert reply[:9] in {"550 5.7.1", "554 5.6.0"}, reply
-    assert await many(world, Submission) == 0
+    assert await count_rows(world, Submission) == 0
 
 
 @pytest.mark.usefixtures("user")
-async def test_a_header_without_end_is_refused(client: Neighbour) -> None:
+async def test_oversized_header_is_refused(client: Neighbour) -> None:
     await sign_in_by_auth_plain(client)
     raw = b"From: ada@example.org\r\n" + b"X: y\r\n" * 60_000 + b"\r\nHi\r\n"
     assert (await submit_message(client, raw)).startswith("554 5.6.0")
 
 
 @pytest.mark.usefixtures("user")
-async def test_so_many_recipients_a_day(
+async def test_recipients_over_daily_limit_are_refused(
     world: Environment, client: Neighbour, clock: Clock
 ) -> None:
-    await change(world, recipients=2)
+    await update_ada(world, recipients=2)
     await sign_in_by_auth_plain(client)
     assert (await submit_message(client, SHORT_MESSAGE, RECIPIENT, "bob@example.net")).startswith(
         "250"
@@ -451,7 +466,7 @@ async def test_so_many_recipients_a_day(
 
 
 @pytest.mark.usefixtures("user")
-async def test_so_many_recipients_of_a_message(
+async def test_recipients_over_message_limit_are_refused(
     world: Environment, listener: Listener, authority: Authority
 ) -> None:
     object.__setattr__(world, "options", replace(world.options, max_recipients=2))
@@ -468,30 +483,30 @@ async def test_so_many_recipients_of_a_message(
 
 
 @pytest.mark.usefixtures("user")
-async def test_a_copy_is_kept_where_it_is_wanted(world: Environment, client: Neighbour) -> None:
+async def test_sent_copy_is_stored_if_enabled(world: Environment, client: Neighbour) -> None:
     await sign_in_by_auth_plain(client)
     assert (await submit_message(client)).startswith("250")
-    assert await many(world, Message) == 0
-    await change(world, upload_sent_messages=True)
+    assert await count_rows(world, Message) == 0
+    await update_ada(world, upload_sent_messages=True)
     assert (await submit_message(client)).startswith("250")
     (row,) = await world.database.read(
         select(col(Message.subject), col(Message.seen), col(Message.envelope_to))
     )
     assert (row.subject, row.seen, row.envelope_to) == ("Hi", True, [RECIPIENT])
-    await change(world, quota=1)
-    assert (await submit_message(client)).startswith("250")  # it goes out all the same
-    assert await many(world, Message) == 1
-    assert await many(world, Submission) == 3
-    await change(world, quota=None)
+    await update_ada(world, quota=1)
+    assert (await submit_message(client)).startswith("250")  # it is sent, but without a copy
+    assert await count_rows(world, Message) == 1
+    assert await count_rows(world, Submission) == 3
+    await update_ada(world, quota=None)
 
 
 @pytest.mark.usefixtures("user")
-async def test_no_password_is_in_the_log(
+async def test_passwords_are_not_logged(
     client: Neighbour, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
-    other = "not my secret"
-    await client.say(f"AUTH PLAIN {auth_plain_response('ada', other)}")
+    wrong = "not my secret"
+    await client.say(f"AUTH PLAIN {auth_plain_response('ada', wrong)}")
     await sign_in_by_auth_plain(client)
-    for text in (PASSWORD, other, auth_plain_response()):
+    for text in (PASSWORD, wrong, auth_plain_response()):
         assert text not in caplog.text

@@ -1,4 +1,4 @@
-"""Submissions of other accounts: administrators see those of the accounts that they manage."""
+"""Test access of administrators to submissions of the users that they manage."""
 
 from typing import Any
 
@@ -11,62 +11,64 @@ from tests.conftest import Client, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import id_of, run
 
-SHOWN = "id queueId state envelopeFrom recipients { recipient state }"
-OF_USER = f"""query ($by: UserRef!) {{ user(by: $by) {{ id submissions {{
-  totalCount nodes {{ {SHOWN} }} }} }} }}"""
-OF_ALL = "{ users { nodes { id submissions { nodes { id } } } } }"
-NODE = f"query ($id: ID!) {{ node(id: $id) {{ ... on Submission {{ {SHOWN} }} }} }}"
+SUBMISSION_FIELDS = "id queueId state envelopeFrom recipients { recipient state }"
+USER_SUBMISSIONS_QUERY = f"""query ($by: UserRef!) {{ user(by: $by) {{ id submissions {{
+  totalCount nodes {{ {SUBMISSION_FIELDS} }} }} }} }}"""
+ALL_SUBMISSIONS_QUERY = "{ users { nodes { id submissions { nodes { id } } } } }"
+NODE_QUERY = (
+    f"query ($id: ID!) {{ node(id: $id) {{ ... on Submission {{ {SUBMISSION_FIELDS} }} }} }}"
+)
 
 
-async def sent(client: Client) -> dict[str, Any]:
-    given = {"to": [{"address": "carol@example.net"}], "subject": "Secret", "text": "Hi."}
-    done = await run(client, "messageSend", f"submission {{ {SHOWN} }}", **given)
-    found: dict[str, Any] = done["submission"]
-    return found
+async def send_message(client: Client) -> dict[str, Any]:
+    fields = {"to": [{"address": "carol@example.net"}], "subject": "Secret", "text": "Hi."}
+    answer = await run(client, "messageSend", f"submission {{ {SUBMISSION_FIELDS} }}", **fields)
+    submission: dict[str, Any] = answer["submission"]
+    return submission
 
 
-async def test_administrators_see_submissions_of_the_accounts_they_manage(
+async def test_admin_sees_submissions_of_managed_users(
     ada: Client, root: Client, over: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
-    one = await sent(ada)
-    assert one["recipients"] == [{"recipient": "carol@example.net", "state": "PENDING"}]
-    keeper = await make_domain_admin(world, http, "keeper", [AdminPermission.LOGIN_AS])
-    for client in (ada, root, over, keeper):
-        seen = await client(OF_USER, by={"id": id_of(ada)})
-        assert seen["user"]["submissions"] == {"totalCount": 1, "nodes": [one]}
-        assert (await client(NODE, id=one["id"]))["node"] == one
+    submission = await send_message(ada)
+    assert submission["recipients"] == [{"recipient": "carol@example.net", "state": "PENDING"}]
+    domain_admin = await make_domain_admin(world, http, "keeper", [AdminPermission.LOGIN_AS])
+    for client in (ada, root, over, domain_admin):
+        answer = await client(USER_SUBMISSIONS_QUERY, by={"id": id_of(ada)})
+        assert answer["user"]["submissions"] == {"totalCount": 1, "nodes": [submission]}
+        assert (await client(NODE_QUERY, id=submission["id"]))["node"] == submission
 
 
 @pytest.mark.parametrize("field", ["submissions { nodes { id } }", "exports { id }"])
-async def test_a_list_that_one_may_not_see_is_an_error(
+async def test_forbidden_list_of_user_is_an_error(
     field: str, ada: Client, over: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
-    one = await sent(ada)
-    top = await make_client(world, http, "top", role=Role.ROOT)
-    bare = await make_domain_admin(world, http, "bare")
+    submission = await send_message(ada)
+    root_user = await make_client(world, http, "top", role=Role.ROOT)
+    without_permission = await make_domain_admin(world, http, "bare")
     document = f"query ($by: UserRef!) {{ user(by: $by) {{ {field} }} }}"
-    for client, other in ((bare, ada), (over, top)):
-        (error,) = (await client.raw(document, by={"id": id_of(other)}))["errors"]
+    for client, owner in ((without_permission, ada), (over, root_user)):
+        (error,) = (await client.raw(document, by={"id": id_of(owner)}))["errors"]
         path = ["user", field.partition(" ")[0]]
         assert (error["extensions"]["code"], error["path"]) == ("FORBIDDEN", path)
-    assert (await bare(NODE, id=one["id"]))["node"] is None
+    assert (await without_permission(NODE_QUERY, id=submission["id"]))["node"] is None
 
 
-async def test_a_domain_administrator_sees_no_other_domain(
+async def test_domain_admin_sees_no_submissions_of_other_domain(
     ada: Client, root: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
-    one = await sent(ada)
+    submission = await send_message(ada)
     await run(root, "domainCreate", "domain { id }", name="example.net")
-    away = await make_domain_admin(
+    other_domain_admin = await make_domain_admin(
         world, http, "away", [AdminPermission.LOGIN_AS], domains=["example.net"]
     )
-    assert (await away(OF_USER, by={"id": id_of(ada)}))["user"] is None
-    assert (await away(NODE, id=one["id"]))["node"] is None
-    listed = (await away(OF_ALL))["users"]["nodes"]
-    assert id_of(ada) not in {node["id"] for node in listed}
+    assert (await other_domain_admin(USER_SUBMISSIONS_QUERY, by={"id": id_of(ada)}))["user"] is None
+    assert (await other_domain_admin(NODE_QUERY, id=submission["id"]))["node"] is None
+    users = (await other_domain_admin(ALL_SUBMISSIONS_QUERY))["users"]["nodes"]
+    assert id_of(ada) not in {node["id"] for node in users}
 
 
-async def test_another_user_sees_nothing(ada: Client, bob: Client) -> None:
-    one = await sent(ada)
-    assert (await bob(OF_USER, by={"id": id_of(ada)}))["user"] is None
-    assert (await bob(NODE, id=one["id"]))["node"] is None
+async def test_submission_of_another_user_is_hidden(ada: Client, bob: Client) -> None:
+    submission = await send_message(ada)
+    assert (await bob(USER_SUBMISSIONS_QUERY, by={"id": id_of(ada)}))["user"] is None
+    assert (await bob(NODE_QUERY, id=submission["id"]))["node"] is None

@@ -1,4 +1,4 @@
-"""What somebody is told who shares a subscription is what one is told alone."""
+"""Tests that subscribers of a shared subscription receive the same as a single subscriber."""
 
 import asyncio
 import logging
@@ -19,7 +19,7 @@ from resolvers.changes import stream_reader
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
 from resolvers.messages.bulk import bulk_changes
-from resolvers.messages.bulk.bulk_changes import BulkRequest
+from resolvers.messages.bulk.bulk_requests import BulkRequest
 from resolvers.messages.bulk.row_changes import FlagChanges
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.filters.message_filter import MessageConditions
@@ -37,113 +37,146 @@ from tests.support.servers.live_server import (
 )
 
 
-async def lone(client: Client, query: str, events: dict[str, Any]) -> None:
-    """Follow as somebody who shares with nobody, from the first event of all."""
-    asked = GraphqlRequest(query, {"after": cursor(client, 0)})
-    async with aclosing(result_stream.stream_results(schema, asked, context(client))) as told:
-        async for one in told:
-            data = orjson.loads(one.json_text)["data"]
-            events.update((place(each), each) for each in next(iter(data.values()))["events"])
+async def follow_alone(client: Client, query: str, events: dict[str, Any]) -> None:
+    """Follow without sharing, from the first event."""
+    request = GraphqlRequest(query, {"after": cursor(client, 0)})
+    async with aclosing(result_stream.stream_results(schema, request, context(client))) as results:
+        async for result in results:
+            data = orjson.loads(result.json_text)["data"]
+            events.update(
+                (event_position(event), event) for event in next(iter(data.values()))["events"]
+            )
 
 
-def place(event: Any) -> str:
+def event_position(event: Any) -> str:
     return str(event.get("cursor") or event["place"])
 
 
-def facts(event: Any) -> Any:
-    """What an event says of itself: objects are as they are when it is told."""
+def scalar_fields(event: Any) -> Any:
+    """Return the scalar fields of an event. Objects can have changed since."""
     return {name: value for name, value in event.items() if not isinstance(value, dict)}
 
 
-async def test_what_is_shared_is_what_one_gets_alone(
+async def test_shared_subscription_delivers_same_events_as_single_one(
     world: Environment,
     tmp_path: Path,
     ada: Client,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Random changes, and followers who come and go in many ways."""
+    """Random changes, with subscribers that join and leave at random times."""
     async with house(world, tmp_path) as live:
-        await _compare(live, ada, monkeypatch)
+        await _compare_shared_and_single(live, ada, monkeypatch)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def _compare(live: House, ada: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+async def _compare_shared_and_single(
+    live: House, ada: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seed = secrets.randbelow(10**6)
-    print("seed", seed)  # noqa: T201 - shown where it fails
-    dice = random.Random(seed)  # noqa: S311 - the same dice for the same seed
+    print("seed", seed)  # noqa: T201 - shown if the test fails
+    rng = random.Random(seed)  # noqa: S311 - the same choices for the same seed
     monkeypatch.setattr(
         shared_subscriptions, "MEMBERS_PER_STEP", 2
-    )  # others act in the middle of a telling
+    )  # others act while events are delivered
     queries = {"plain": PLAIN, "nested": NESTED, "renamed": RENAMED}
-    followers: list[tuple[str, Follower, str]] = []  # the last says where it began
-    alone: dict[str, dict[str, Any]] = {name: {} for name in queries}
-    tasks = [asyncio.create_task(lone(ada, queries[name], alone[name])) for name in queries]
+    followers: list[tuple[str, Follower, str]] = []  # the last value is the start cursor
+    single_events: dict[str, dict[str, Any]] = {name: {} for name in queries}
+    tasks = [
+        asyncio.create_task(follow_alone(ada, queries[name], single_events[name]))
+        for name in queries
+    ]
     await receive(ada, "First")
-    number = MADE + 1
-    for turn in range(20):
-        for _ in range(dice.randrange(3)):
-            name = dice.choice(list(queries))
-            after = {"after": cursor(ada, dice.randrange(number + 1))}
-            after = after if dice.random() < 0.5 else {}
-            join = live.follow if dice.random() < 0.7 else live.stream
+    last_number = MADE + 1
+    for round_number in range(20):
+        for _ in range(rng.randrange(3)):
+            name = rng.choice(list(queries))
+            after = {"after": cursor(ada, rng.randrange(last_number + 1))}
+            after = after if rng.random() < 0.5 else {}
+            join = live.follow if rng.random() < 0.7 else live.stream
             if len(followers) < 12:
-                made = await join(ada, queries[name], **after)
-                followers.append((name, made, after.get("after", "")))
-        if followers and dice.random() < 0.3:
-            await followers.pop(dice.randrange(len(followers)))[1].leave()
-        many = dice.choice((1, 1, 1, 4))
-        await asyncio.gather(*(_change(ada, dice, turn * 10 + n) for n in range(many)))
-        number = await _reached(ada)
-        there = cursor(ada, number)
-        await until(
-            lambda: {_at(each) or begin for _, each, begin in followers if begin} <= {there}  # noqa: B023
+                follower = await join(ada, queries[name], **after)
+                followers.append((name, follower, after.get("after", "")))
+        if followers and rng.random() < 0.3:
+            await followers.pop(rng.randrange(len(followers)))[1].leave()
+        change_count = rng.choice((1, 1, 1, 4))
+        await asyncio.gather(
+            *(
+                _make_random_change(ada, rng, round_number * 10 + index)
+                for index in range(change_count)
+            )
         )
-        await until(lambda: all(there in events for events in alone.values()))  # noqa: B023
-        for name, each, _ in followers:
-            if many == 1 and _at(each) == there:  # all has been told at the same state
-                assert _events(each)[-1] == alone[name][there], (seed, name)
-    await until(lambda: all(_at(each) == there for _, each, _ in followers if each.got))
-    for name, each, begin in followers:
-        got, order = _events(each), list(alone[name])
-        first = int(begin.rpartition(".")[2]) if begin else number - len(got)
-        assert [place(event) for event in got] == order[first:], (seed, name)
-        assert [facts(event) for event in got] == [
-            facts(alone[name][place(event)]) for event in got
+        last_number = await _last_position(ada)
+        last_cursor = cursor(ada, last_number)
+        await until(
+            lambda: (
+                {
+                    _last_cursor(follower) or start_cursor
+                    for _, follower, start_cursor in followers
+                    if start_cursor
+                }
+                <= {last_cursor}  # noqa: B023
+            )
+        )
+        await until(lambda: all(last_cursor in events for events in single_events.values()))  # noqa: B023
+        for name, follower, _ in followers:
+            if (
+                change_count == 1 and _last_cursor(follower) == last_cursor
+            ):  # all events were delivered at the same state
+                assert _received_events(follower)[-1] == single_events[name][last_cursor], (
+                    seed,
+                    name,
+                )
+    await until(
+        lambda: all(
+            _last_cursor(follower) == last_cursor for _, follower, _ in followers if follower.got
+        )
+    )
+    for name, follower, start_cursor in followers:
+        received, positions = _received_events(follower), list(single_events[name])
+        start_number = (
+            int(start_cursor.rpartition(".")[2]) if start_cursor else last_number - len(received)
+        )
+        assert [event_position(event) for event in received] == positions[start_number:], (
+            seed,
+            name,
+        )
+        assert [scalar_fields(event) for event in received] == [
+            scalar_fields(single_events[name][event_position(event)]) for event in received
         ], (seed, name)
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
-    for _, each, _ in followers:
-        await each.leave()
+    for _, follower, _ in followers:
+        await follower.leave()
     await until(lambda: not live.groups)
 
 
-def _events(each: Follower) -> list[Any]:
-    batches = [next(iter(payload["data"].values())) for payload in each.got]
+def _received_events(follower: Follower) -> list[Any]:
+    batches = [next(iter(payload["data"].values())) for payload in follower.got]
     return [event for batch in batches for event in batch["events"]]
 
 
-def _at(each: Follower) -> str:
-    if not each.got:
+def _last_cursor(follower: Follower) -> str:
+    if not follower.got:
         return ""
-    batch = next(iter(each.got[-1]["data"].values()))
+    batch = next(iter(follower.got[-1]["data"].values()))
     return str(batch.get("cursor") or batch["at"])
 
 
-async def _reached(client: Client) -> int:
-    return (await stream_reader.load_current_positions(context(client)))[client.user.id]
+async def _last_position(client: Client) -> int:
+    return (await stream_reader.load_last_stream_positions(context(client)))[client.user.id]
 
 
-async def _change(client: Client, dice: random.Random, number: int) -> None:
-    kind = dice.randrange(3)
+async def _make_random_change(client: Client, rng: random.Random, number: int) -> None:
+    kind = rng.randrange(3)
     if kind == 0:
         await mailbox_loaders.create_mailboxes(context(client), NewMailboxes([f"Box {number}"]))
     elif kind == 1:
         await receive(client, f"Letter {number}")
     else:
-        order = BulkRequest(
+        bulk_request = BulkRequest(
             MessageSelector(conditions=MessageConditions()),
-            FlagChanges.from_flag_names({"flagged": dice.random() < 0.5}),
+            FlagChanges.from_flag_names({"flagged": rng.random() < 0.5}),
         )
-        await bulk_changes.apply_bulk_request(context(client), order)
+        await bulk_changes.apply_bulk_request(context(client), bulk_request)

@@ -1,4 +1,4 @@
-"""Subscriptions that are shared: what each of them gets, and what they cost together."""
+"""Tests of shared subscriptions: what each subscriber receives, and what they cost together."""
 
 import asyncio
 import tracemalloc
@@ -40,7 +40,7 @@ from tests.support.stores import store_fixtures
 
 @pytest.fixture
 async def database(sqlite_template: Path, tmp_path: Path) -> AsyncIterator[Database]:
-    """A store of one kind: what is shared is shared above it."""
+    """A SQLite database: sharing does not depend on the database."""
     database = Database(store_fixtures.copied(sqlite_template, tmp_path))
     yield database
     await database.close()
@@ -48,23 +48,23 @@ async def database(sqlite_template: Path, tmp_path: Path) -> AsyncIterator[Datab
 
 @pytest.fixture
 def executions(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The events that were executed, counted where they are."""
-    counted: list[object] = []
+    """The executed events."""
+    executed: list[object] = []
     execute = graphql.execution.execute_subscription_event
 
-    def count(executor: Any) -> Any:
-        counted.append(executor)
+    def record_and_execute(executor: Any) -> Any:
+        executed.append(executor)
         return execute(executor)
 
-    monkeypatch.setattr(result_stream, "execute_subscription_event", count)
-    return counted
+    monkeypatch.setattr(result_stream, "execute_subscription_event", record_and_execute)
+    return executed
 
 
 async def create(client: Client, *paths: str) -> None:
     await mailbox_loaders.create_mailboxes(context(client), NewMailboxes(paths))
 
 
-async def test_one_event_is_executed_and_written_once_for_all(
+async def test_event_is_executed_and_serialized_once_for_all(
     live: House, ada: Client, executions: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sockets = [await live.follow(ada, PLAIN) for _ in range(8)]
@@ -73,41 +73,39 @@ async def test_one_event_is_executed_and_written_once_for_all(
     assert len(live.groups) == 1
     texts: list[bytes] = []
 
-    def write(data: object) -> bytes:
+    def record_and_encode(data: object) -> bytes:
         texts.append(encode_json(data))
         return texts[-1]
 
-    monkeypatch.setattr(result_stream, "encode_json", write)
+    monkeypatch.setattr(result_stream, "encode_json", record_and_encode)
     await create(ada, "Clients")
-    everybody = sockets + streams
-    await until(lambda: all(each.got for each in everybody))
+    followers = sockets + streams
+    await until(lambda: all(follower.got for follower in followers))
     assert (len(executions), len(texts)) == (1, 1)
-    assert [each.batches for each in everybody] == [sockets[0].batches] * 10
-    for each in everybody:
-        await each.leave()
+    assert [follower.batches for follower in followers] == [sockets[0].batches] * 10
+    for follower in followers:
+        await follower.leave()
     await until(lambda: not live.groups)
 
 
-async def test_the_last_one_gone_ends_the_group(live: House, ada: Client) -> None:
-    before = len(asyncio.all_tasks())
-    one, other = [await live.follow(ada, PLAIN) for _ in range(2)]
+async def test_group_ends_with_its_last_member(live: House, ada: Client) -> None:
+    task_count = len(asyncio.all_tasks())
+    completed_follower, other_follower = [await live.follow(ada, PLAIN) for _ in range(2)]
     await until(lambda: live.seats == 2)
-    assert one.ws
-    await one.ws.send('{"type": "complete", "id": "1"}')
+    assert completed_follower.ws
+    await completed_follower.ws.send('{"type": "complete", "id": "1"}')
     await until(lambda: live.seats == 1)
     await create(ada, "Clients")
-    await until(lambda: other.got)
-    assert not one.got
-    await other.leave()
+    await until(lambda: other_follower.got)
+    assert not completed_follower.got
+    await other_follower.leave()
     await until(lambda: not live.groups)
-    await one.leave()
-    await until(lambda: len(asyncio.all_tasks()) == before)
+    await completed_follower.leave()
+    await until(lambda: len(asyncio.all_tasks()) == task_count)
     assert not ada.world.wakeups.followed_streams
 
 
-async def test_an_id_that_is_used_again_hears_nothing_of_the_former(
-    live: House, ada: Client
-) -> None:
+async def test_reused_operation_id_gets_no_earlier_events(live: House, ada: Client) -> None:
     ws = await live.socket(ada)
     subscribe = {"type": "subscribe", "id": "1", "payload": {"query": PLAIN}}
     await ws.send(orjson.dumps(subscribe).decode())
@@ -125,7 +123,7 @@ async def test_an_id_that_is_used_again_hears_nothing_of_the_former(
     await ws.close()
 
 
-async def test_several_operations_of_a_socket_share_with_others(live: House, ada: Client) -> None:
+async def test_operations_of_one_socket_share_with_others(live: House, ada: Client) -> None:
     ws = await live.socket(ada)
     for id_, query in (("a", PLAIN), ("b", PLAIN), ('"c"', NESTED)):
         frame = {"type": "subscribe", "id": id_, "payload": {"query": query}}
@@ -140,17 +138,19 @@ async def test_several_operations_of_a_socket_share_with_others(live: House, ada
     await until(lambda: not live.groups)
 
 
-async def test_nobody_shares_with_other_rights(
+async def test_subscriptions_with_different_rights_are_not_shared(
     live: House, ada: Client, bob: Client, executions: list[object]
 ) -> None:
-    common = {"user_id": ada.user.id, "role": ada.user.role}
-    same = await make_key(ada.world, "same", scopes=[Scope.MASTER], **common)
-    narrow = await make_key(ada.world, "narrow", scopes=[Scope.MAIL_READ], **common)
-    reader = await make_key(ada.world, "reader", scopes=[Scope.MASTER], read_only=True, **common)
+    key_owner = {"user_id": ada.user.id, "role": ada.user.role}
+    same_key = await make_key(ada.world, "same", scopes=[Scope.MASTER], **key_owner)
+    narrow_key = await make_key(ada.world, "narrow", scopes=[Scope.MAIL_READ], **key_owner)
+    read_only_key = await make_key(
+        ada.world, "reader", scopes=[Scope.MASTER], read_only=True, **key_owner
+    )
     followers = [
         await live.follow(client, NESTED, secret=secret)
         for client, secret in (
-            (ada, ""), (ada, same), (ada, narrow), (ada, reader), (bob, ""),
+            (ada, ""), (ada, same_key), (ada, narrow_key), (ada, read_only_key), (bob, ""),
         )
     ]  # fmt: skip
     await until(lambda: live.seats == 5)
@@ -159,92 +159,98 @@ async def test_nobody_shares_with_other_rights(
         viewer = group.context.viewer
         assert (viewer.token_id, viewer.api_key_id, viewer.expires_at) == (None, None, None)
     await create(ada, "Hers")
-    await until(lambda: all(each.got for each in followers[:4]))
+    await until(lambda: all(follower.got for follower in followers[:4]))
     await create(bob, "His")
     await until(lambda: followers[4].got)
     assert len(executions) == 4
-    assert [[event["path"] for event in each.events] for each in followers] == [["Hers"]] * 4 + [
-        ["His"]
-    ]
-    for each in followers:
-        await each.leave()
+    assert [[event["path"] for event in follower.events] for follower in followers] == [
+        ["Hers"]
+    ] * 4 + [["His"]]
+    for follower in followers:
+        await follower.leave()
 
 
-async def test_who_has_no_scope_is_refused_beside_those_who_have(live: House, ada: Client) -> None:
-    poor = await make_key(
+async def test_subscriber_without_scope_is_refused(live: House, ada: Client) -> None:
+    smtp_key = await make_key(
         ada.world, "poor", scopes=[Scope.SMTP], user_id=ada.user.id, role=ada.user.role
     )
-    rich = await live.follow(ada, PLAIN)
+    allowed_follower = await live.follow(ada, PLAIN)
     await until(lambda: live.seats == 1)
-    turned_away = await live.follow(ada, PLAIN, secret=poor)
-    await until(lambda: turned_away.over or turned_away.got)
-    (error,) = turned_away.got[0]["errors"] if turned_away.got else turned_away.over["payload"]
+    refused_follower = await live.follow(ada, PLAIN, secret=smtp_key)
+    await until(lambda: refused_follower.over or refused_follower.got)
+    (error,) = (
+        refused_follower.got[0]["errors"]
+        if refused_follower.got
+        else refused_follower.over["payload"]
+    )
     assert error["extensions"]["code"] == "FORBIDDEN"
     assert live.seats == 1
-    await rich.leave()
-    await turned_away.leave()
+    await allowed_follower.leave()
+    await refused_follower.leave()
 
 
-async def test_different_windows_and_hosts_do_not_share(live: House, ada: Client) -> None:
+async def test_different_batch_windows_and_hosts_are_not_shared(live: House, ada: Client) -> None:
     query = "subscription ($w: Duration) { changes(batchWindow: $w) { cursor } }"
     followers = [await live.follow(ada, query, w=window) for window in ("PT0S", "PT0.1S", "PT0S")]
     followers += [await live.follow(ada, query, host="mail.example.org", w="PT0S")]
-    await until(lambda: live.seats == 4)  # links in answers name the host that was asked
+    await until(lambda: live.seats == 4)  # links in results contain the host of the request
     assert sorted(len(group.members) for group in live.groups) == [1, 1, 2]
-    for each in followers:
-        await each.leave()
+    for follower in followers:
+        await follower.leave()
 
 
-async def test_a_newcomer_does_not_wait_for_the_end_of_a_long_window(
+async def test_new_subscriber_does_not_wait_for_running_batch_window(
     live: House, ada: Client
 ) -> None:
     query = 'subscription { changes(batchWindow: "PT20S") { cursor events { kind } } }'
     first = await live.follow(ada, query)
     await until(lambda: live.seats == 1)
     await create(ada, "One")
-    await until(lambda: first.got)  # and its window runs
+    await until(lambda: first.got)  # its batch window has started
     second = await live.follow(ada, query)
     await until(lambda: any(group.catching_up for group in live.groups) or live.seats == 2)
     await create(ada, "Two")
     await until(lambda: second.got)
     assert (len(first.got), len(second.events)) == (1, 1)
-    for each in (first, second):
-        await each.leave()
+    for follower in (first, second):
+        await follower.leave()
     await until(lambda: not live.groups)
 
 
-def test_where_to_go_on_is_no_part_of_what_is_asked() -> None:
+def test_after_variable_is_not_part_of_sharing_key() -> None:
     ctx = Context(cast("Environment", None), Viewer(7, Role.USER, frozenset({Scope.MASTER})))
-    spaced = PLAIN.replace("after: $after", "after: $ after # $after\n")
-    choosing = PLAIN.replace("($a", "($x: Boolean!, $a").replace("kind", "kind @skip(if: $x)")
-    for query, variables in ((PLAIN, "{}"), (spaced, "{}"), (choosing, '{"x":true}')):
-        given = {"after": "1.7.3", **({"x": True} if query is choosing else {})}
-        asked = GraphqlRequest(query, given)
-        known = result_stream.find_subscription(schema, asked, ctx)
-        assert known
-        opened = result_stream.check_subscription(schema, known, asked, ctx)
-        assert not isinstance(opened, list)
-        how = result_stream.subscription_sharing(opened, asked)
-        assert how
-        assert (how.variables_json, how.after_positions) == (variables, {7: 3})
+    spaced_query = PLAIN.replace("after: $after", "after: $ after # $after\n")
+    directive_query = PLAIN.replace("($a", "($x: Boolean!, $a").replace(
+        "kind", "kind @skip(if: $x)"
+    )
+    for query, variables in ((PLAIN, "{}"), (spaced_query, "{}"), (directive_query, '{"x":true}')):
+        all_variables = {"after": "1.7.3", **({"x": True} if query is directive_query else {})}
+        request = GraphqlRequest(query, all_variables)
+        document = result_stream.find_subscription_document(schema, request, ctx)
+        assert document
+        subscription = result_stream.check_and_charge_subscription(schema, document, request, ctx)
+        assert not isinstance(subscription, list)
+        sharing = result_stream.subscription_sharing(subscription, request)
+        assert sharing
+        assert (sharing.variables_json, sharing.after_positions) == (variables, {7: 3})
 
 
-async def test_a_credential_that_ends_takes_its_own_seat_only(
+async def test_expired_credential_ends_only_its_subscription(
     live: House, ada: Client, clock: Clock
 ) -> None:
-    ends = clock() + timedelta(minutes=1)
-    brief = await make_key(
+    expires_at = clock() + timedelta(minutes=1)
+    expiring_key = await make_key(
         ada.world, "brief", scopes=[Scope.MASTER], user_id=ada.user.id, role=ada.user.role,
-        expires_at=ends,
+        expires_at=expires_at,
     )  # fmt: skip
     lasting = await live.follow(ada, PLAIN)
-    ending = await live.follow(ada, PLAIN, secret=brief)
+    ending = await live.follow(ada, PLAIN, secret=expiring_key)
     await until(lambda: live.seats == 2)
     assert len(live.groups) == 1
     await create(ada, "Before")
     await until(lambda: lasting.got and ending.got)
     clock.tick(minutes=2)
-    await create(ada, "After")  # no sweep has looked yet
+    await create(ada, "After")  # no periodic check has run yet
     await until(lambda: len(lasting.got) == 2 and ending.over)
     assert ending.ws
     await ending.ws.wait_closed()
@@ -253,19 +259,24 @@ async def test_a_credential_that_ends_takes_its_own_seat_only(
     await lasting.leave()
 
 
-async def test_a_revoked_credential_takes_its_own_seat_only(live: House, ada: Client) -> None:
-    other = await make_key(
+async def test_revoked_credential_ends_only_its_subscription(live: House, ada: Client) -> None:
+    other_key = await make_key(
         ada.world, "other", scopes=[Scope.MASTER], user_id=ada.user.id, role=ada.user.role
     )
-    lasting, revoked = await live.follow(ada, PLAIN), await live.follow(ada, PLAIN, secret=other)
+    lasting, revoked = (
+        await live.follow(ada, PLAIN),
+        await live.follow(ada, PLAIN, secret=other_key),
+    )
     await until(lambda: live.seats == 2)
-    (key,) = [
+    (key_id,) = [
         follower.viewer.api_key_id
         for follower in live.endpoint.connection_watch.connections
         if follower.viewer.api_key_id
-        and (await _name(ada.world, follower.viewer.api_key_id)) == "other"
+        and (await _api_key_name(ada.world, follower.viewer.api_key_id)) == "other"
     ]
-    await live.endpoint.connection_watch.disconnect_viewers(lambda viewer: viewer.api_key_id == key)
+    await live.endpoint.connection_watch.disconnect_viewers(
+        lambda viewer: viewer.api_key_id == key_id
+    )
     await until(lambda: revoked.over)
     await create(ada, "After")
     await until(lambda: lasting.got)
@@ -273,140 +284,154 @@ async def test_a_revoked_credential_takes_its_own_seat_only(live: House, ada: Cl
     await lasting.leave()
 
 
-async def _name(world: Environment, key: int) -> str:
+async def _api_key_name(world: Environment, key_id: int) -> str:
     async with world.write_session() as session:
-        found = await session.get(ApiKey, key)
-        assert found
-        return found.name
+        api_key = await session.get(ApiKey, key_id)
+        assert api_key
+        return api_key.name
 
 
-async def test_an_error_in_one_event_is_masked_and_the_stream_goes_on(
+async def test_error_in_event_is_masked_and_stream_continues(
     live: House, ada: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from graph.changes import types as change_types
 
     followers = [await live.follow(ada, NESTED) for _ in range(3)]
     await until(lambda: live.seats == 3)
-    shown = change_types.MailboxChange.from_event
+    from_event = change_types.MailboxChange.from_event
 
-    inside: Any = "the password is hunter2"
+    hidden_text: Any = "the password is hunter2"
 
-    def broken(event: Any) -> Any:
-        made = shown(event)
-        made.kind = inside
-        return made
+    def make_broken_event(event: Any) -> Any:
+        change = from_event(event)
+        change.kind = hidden_text
+        return change
 
-    monkeypatch.setattr(change_types.MailboxChange, "from_event", broken)
+    monkeypatch.setattr(change_types.MailboxChange, "from_event", make_broken_event)
     await create(ada, "Broken")
-    await until(lambda: all(each.got for each in followers))
+    await until(lambda: all(follower.got for follower in followers))
     monkeypatch.undo()
     await create(ada, "Whole")
-    await until(lambda: all(len(each.got) == 2 for each in followers))
-    for each in followers:
-        first, second = each.got
+    await until(lambda: all(len(follower.got) == 2 for follower in followers))
+    for follower in followers:
+        first, second = follower.got
         assert first["data"] is None
         assert first["errors"][0]["extensions"]["code"] == "INTERNAL_SERVER_ERROR"
         assert "hunter2" not in str(first)
         assert [event["path"] for event in second["data"]["changes"]["events"]] == ["Whole"]
-        await each.leave()
+        await follower.leave()
     assert len([record for record in caplog.records if record.exc_info]) == 1
 
 
-async def test_late_joiners_catch_up_and_then_share(
+async def test_late_subscribers_catch_up_and_then_share(
     live: House, ada: Client, executions: list[object]
 ) -> None:
     await create(ada, *(f"Old {number}" for number in range(5)))
     first = await live.follow(ada, PLAIN)
     await until(lambda: live.seats == 1)
-    late = [await live.follow(ada, PLAIN, after=cursor(ada, after)) for after in (0, MADE + 2)]
-    late += [await live.stream(ada, PLAIN, after=cursor(ada, MADE))]
+    late_followers = [
+        await live.follow(ada, PLAIN, after=cursor(ada, after)) for after in (0, MADE + 2)
+    ]
+    late_followers += [await live.stream(ada, PLAIN, after=cursor(ada, MADE))]
     await until(lambda: live.seats == 4)
-    fresh = await live.follow(ada, PLAIN, after=cursor(ada, MADE + 5))  # it has missed nothing
+    current_follower = await live.follow(
+        ada, PLAIN, after=cursor(ada, MADE + 5)
+    )  # no missed events
     await until(lambda: live.seats == 5)
     assert len(live.groups) == 1
     del executions[:]
     await create(ada, "New")
-    await until(lambda: all(each.at == cursor(ada, MADE + 6) for each in [first, fresh, *late]))
+    await until(
+        lambda: all(
+            follower.at == cursor(ada, MADE + 6)
+            for follower in [first, current_follower, *late_followers]
+        )
+    )
     assert len(executions) == 1
-    for each, missed in zip([first, fresh, *late], (0, 0, MADE + 5, 3, 5), strict=True):
-        places = [event["cursor"] for event in each.events]
-        assert places == [cursor(ada, MADE + 6 - missed + n) for n in range(missed + 1)]
-        await each.leave()
+    for follower, missed_count in zip(
+        [first, current_follower, *late_followers], (0, 0, MADE + 5, 3, 5), strict=True
+    ):
+        positions = [event["cursor"] for event in follower.events]
+        assert positions == [
+            cursor(ada, MADE + 6 - missed_count + index) for index in range(missed_count + 1)
+        ]
+        await follower.leave()
 
 
-@pytest.mark.parametrize("by_socket", [True, False])
-async def test_who_does_not_read_holds_up_nobody_and_gets_the_rest_folded(
-    live: House, ada: Client, by_socket: bool
+@pytest.mark.parametrize("is_websocket", [True, False])
+async def test_slow_reader_delays_no_one_and_gets_batched_events(
+    live: House, ada: Client, is_websocket: bool
 ) -> None:
     query = """subscription { changes(batchWindow: "PT0S") { cursor events { kind
         ... on MailboxChange { path } ... on ResyncChange { reason } } } }"""
-    with Slow(live.port) as slow:
-        await slow.ask(ada, query, by_socket=by_socket)
+    with Slow(live.port) as slow_client:
+        await slow_client.ask(ada, query, by_socket=is_websocket)
         healthy = await live.follow(ada, query)
         await until(lambda: live.seats == 2)
         assert len(live.groups) == 1
         tracemalloc.start()
-        long = "x" * 120_000
-        for number in range(60):  # 7 MB; the kernel holds some 3 of them, and one batch is read
-            await note(ada, ChangeKind.MAILBOX_UPDATED, [1], path=f"{number} {long}")
+        padding = "x" * 120_000
+        for number in range(60):  # 7 MB: the kernel buffers about 3 MB, and one batch is read
+            await note(ada, ChangeKind.MAILBOX_UPDATED, [1], path=f"{number} {padding}")
             await until(lambda: len(healthy.events) == number + 1)  # noqa: B023
             del healthy.got[:-1]
             healthy.got[0]["data"]["changes"]["events"] = [{}] * (number + 1)
-        held, _ = tracemalloc.get_traced_memory()
+        memory, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert held < 5_000_000
-        assert live.seats == 1  # it is on its own now, and has not been forgotten
+        assert memory < 5_000_000
+        assert live.seats == 1  # the slow reader has left the group and is still subscribed
         await create(ada, "End")
-        rest = await slow.read(b'"path":"End"')
-        numbers = [int(part.split(b" ", 1)[0]) for part in rest.split(b'"path":"')[1:-1]]
+        received = await slow_client.read(b'"path":"End"')
+        numbers = [int(part.split(b" ", 1)[0]) for part in received.split(b'"path":"')[1:-1]]
         assert numbers == list(range(60))
-        assert rest.count(b'"cursor":') < 55  # the last ones came together
+        assert received.count(b'"cursor":') < 55  # the last events were batched
         await until(lambda: live.seats == 2)
     await healthy.leave()
     await until(lambda: not live.groups)
 
 
-async def test_who_is_too_far_behind_is_told_so_once(live: House, ada: Client) -> None:
+async def test_reader_too_far_behind_gets_one_resync(live: House, ada: Client) -> None:
     query = """subscription { changes(batchWindow: "PT0S") { cursor events { kind
         ... on MailboxChange { path } ... on ResyncChange { reason } } } }"""
-    with Slow(live.port) as slow:
-        await slow.ask(ada, query, by_socket=True)
+    with Slow(live.port) as slow_client:
+        await slow_client.ask(ada, query, by_socket=True)
         healthy = await live.follow(ada, PLAIN)
         await until(lambda: live.seats == 2)
-        long = "x" * 1_000_000
+        padding = "x" * 1_000_000
         for number in range(8):
-            await note(ada, ChangeKind.MAILBOX_UPDATED, [1], path=f"{number} {long}")
+            await note(ada, ChangeKind.MAILBOX_UPDATED, [1], path=f"{number} {padding}")
             await until(lambda: len(healthy.events) == number + 1)  # noqa: B023
         for _ in range(11):
-            last = await note(ada, ChangeKind.TASK_CHANGED, [1] * 1000)
-        await until(lambda: len(healthy.events) == 11_008)  # who reads gets all of them
-        rest = await slow.read(b'"reason":"OVERFLOW"}]}}}}'[:-2])
-        assert rest.count(b'"RESYNC"') == 1
-        assert cursor(ada, last).encode() in rest[-300:]
-        assert b'"TASK_CHANGED"' not in rest
+            last_number = await note(ada, ChangeKind.TASK_CHANGED, [1] * 1000)
+        # the other subscriber receives all events
+        await until(lambda: len(healthy.events) == 11_008)
+        received = await slow_client.read(b'"reason":"OVERFLOW"}]}}}}'[:-2])
+        assert received.count(b'"RESYNC"') == 1
+        assert cursor(ada, last_number).encode() in received[-300:]
+        assert b'"TASK_CHANGED"' not in received
         await create(ada, "End")
-        assert b'"path":"End"' in await slow.read(b'"path":"End"')
+        assert b'"path":"End"' in await slow_client.read(b'"path":"End"')
         await healthy.leave()
 
 
-@pytest.mark.parametrize("by_socket", [True, False])
-async def test_who_takes_nothing_for_long_is_cut_off(
-    world: Environment, tmp_path: Path, ada: Client, by_socket: bool
+@pytest.mark.parametrize("is_websocket", [True, False])
+async def test_client_that_does_not_read_is_disconnected_after_timeout(
+    world: Environment, tmp_path: Path, ada: Client, is_websocket: bool
 ) -> None:
     query = "subscription { changes { cursor events { ... on MailboxChange { path } } } }"
     settings = Settings(write_timeout=timedelta(milliseconds=500))
     async with house(world, tmp_path, settings) as live:
-        with Slow(live.port) as slow:
-            await slow.ask(ada, query, by_socket=by_socket)
+        with Slow(live.port) as slow_client:
+            await slow_client.ask(ada, query, by_socket=is_websocket)
             await until(lambda: live.seats == 1)
             await note(ada, ChangeKind.MAILBOX_UPDATED, [1] * 8, path="x" * 1_000_000)
             await until(lambda: not live.endpoint.connection_watch.connections)
             await until(lambda: not live.groups)
 
 
-async def test_a_key_of_the_platform_has_no_stream(live: House, root: Client) -> None:
-    nobody = await live.follow(root, PLAIN)
-    await until(lambda: nobody.got)
-    assert nobody.got[0]["errors"][0]["extensions"]["code"] == "FORBIDDEN"
+async def test_platform_key_can_not_subscribe_to_changes(live: House, root: Client) -> None:
+    follower = await live.follow(root, PLAIN)
+    await until(lambda: follower.got)
+    assert follower.got[0]["errors"][0]["extensions"]["code"] == "FORBIDDEN"
     assert not live.groups
-    await nobody.leave()
+    await follower.leave()

@@ -1,4 +1,4 @@
-"""Subscriptions as server-sent events."""
+"""Tests of subscriptions as server-sent events."""
 
 import asyncio
 import json
@@ -14,8 +14,8 @@ from graph.http.graphql_endpoint import EndpointSettings
 from models.runtime.environment import Environment
 from tests.support.servers.small_schema_server import Server, a_world, serving
 
-EVENTS = {"Accept": "text/event-stream"}
-COMPLETE = ("complete", None)
+EVENT_STREAM_HEADERS = {"Accept": "text/event-stream"}
+COMPLETE_EVENT = ("complete", None)
 
 
 @pytest.fixture
@@ -38,16 +38,18 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-def stream(
+def open_stream(
     http: httpx.AsyncClient, server: Server, query: str, **headers: str
 ) -> AbstractAsyncContextManager[httpx.Response]:
-    return http.stream("POST", server.url, json={"query": query}, headers=EVENTS | headers)
+    return http.stream(
+        "POST", server.url, json={"query": query}, headers=EVENT_STREAM_HEADERS | headers
+    )
 
 
-async def events(answer: httpx.Response) -> AsyncIterator[tuple[str, Any]]:
-    """Kinds and contents; a heartbeat is a "ping"."""
+async def read_events(response: httpx.Response) -> AsyncIterator[tuple[str, Any]]:
+    """Yield the kind and data of each event. A heartbeat has the kind "ping"."""
     kind = ""
-    async for line in answer.aiter_lines():
+    async for line in response.aiter_lines():
         name, _, value = line.partition(": ")
         if line == ": ping":
             yield "ping", None
@@ -57,50 +59,56 @@ async def events(answer: httpx.Response) -> AsyncIterator[tuple[str, Any]]:
             yield kind, json.loads(value) if value.strip() else None
 
 
-async def all_events(answer: httpx.Response) -> list[tuple[str, Any]]:
-    return [event async for event in events(answer)]
+async def read_all_events(response: httpx.Response) -> list[tuple[str, Any]]:
+    return [event async for event in read_events(response)]
 
 
-async def test_a_subscription_by_post(http: httpx.AsyncClient, server: Server) -> None:
-    async with stream(http, server, "subscription { count }") as answer:
-        assert answer.status_code == 200
-        assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
-        assert answer.headers["cache-control"] == "no-store, no-transform"
-        assert answer.headers["x-accel-buffering"] == "no"
-        assert answer.headers["x-request-id"]
+async def test_subscription_by_post(http: httpx.AsyncClient, server: Server) -> None:
+    async with open_stream(http, server, "subscription { count }") as response:
+        assert response.status_code == 200
+        assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert response.headers["cache-control"] == "no-store, no-transform"
+        assert response.headers["x-accel-buffering"] == "no"
+        assert response.headers["x-request-id"]
         numbers = [("next", {"data": {"count": number}}) for number in range(3)]
-        assert await all_events(answer) == [*numbers, COMPLETE]
+        assert await read_all_events(response) == [*numbers, COMPLETE_EVENT]
 
 
-async def test_a_subscription_by_get(http: httpx.AsyncClient, server: Server) -> None:
+async def test_subscription_by_get(http: httpx.AsyncClient, server: Server) -> None:
     parameters = {"query": "subscription ($n: Int!) { count(to: $n) }", "variables": '{"n": 1}'}
-    async with http.stream("GET", server.url, params=parameters, headers=EVENTS) as answer:
-        assert await all_events(answer) == [("next", {"data": {"count": 0}}), COMPLETE]
+    async with http.stream(
+        "GET", server.url, params=parameters, headers=EVENT_STREAM_HEADERS
+    ) as response:
+        assert await read_all_events(response) == [("next", {"data": {"count": 0}}), COMPLETE_EVENT]
 
 
-async def test_a_query_and_a_mutation_are_streams_of_one(
+async def test_query_and_mutation_are_streams_of_one_event(
     http: httpx.AsyncClient, server: Server
 ) -> None:
     for query, data in (
         ("{ hello }", {"hello": "world"}),
         ('mutation { change(text: "x") }', {"change": "x"}),
     ):
-        async with stream(http, server, query) as answer:
-            (kind, result), end = await all_events(answer)
-        assert (kind, result["data"], end) == ("next", data, COMPLETE)
+        async with open_stream(http, server, query) as response:
+            (kind, result), end = await read_all_events(response)
+        assert (kind, result["data"], end) == ("next", data, COMPLETE_EVENT)
 
 
-async def test_urql_gets_json(http: httpx.AsyncClient, server: Server) -> None:
+async def test_query_of_urql_gets_json_and_subscription_gets_stream(
+    http: httpx.AsyncClient, server: Server
+) -> None:
     accept = (
         "application/graphql-response+json, application/graphql+json, application/json, "
         "text/event-stream, multipart/mixed"
     )
-    answer = await http.post(server.url, json={"query": "{ hello }"}, headers={"Accept": accept})
-    assert answer.json()["data"] == {"hello": "world"}
-    urql_subscribes = {"Accept": "text/event-stream, multipart/mixed"}
+    response = await http.post(server.url, json={"query": "{ hello }"}, headers={"Accept": accept})
+    assert response.json()["data"] == {"hello": "world"}
+    subscription_headers = {"Accept": "text/event-stream, multipart/mixed"}
     query = {"query": "subscription { count(to: 1) }"}
-    async with http.stream("POST", server.url, json=query, headers=urql_subscribes) as streamed:
-        assert (await all_events(streamed))[-1] == COMPLETE
+    async with http.stream(
+        "POST", server.url, json=query, headers=subscription_headers
+    ) as stream_response:
+        assert (await read_all_events(stream_response))[-1] == COMPLETE_EVENT
 
 
 @pytest.mark.parametrize(
@@ -111,71 +119,73 @@ async def test_urql_gets_json(http: httpx.AsyncClient, server: Server) -> None:
         ("subscription ($n: Int!) { count(to: $n) }", "BAD_USER_INPUT"),
     ],
 )
-async def test_errors_come_as_an_event(
+async def test_error_is_sent_as_event(
     http: httpx.AsyncClient, server: Server, query: str, code: str
 ) -> None:
-    async with stream(http, server, query) as answer:
-        (kind, result), end = await all_events(answer)
-    assert (kind, end) == ("next", COMPLETE)
+    async with open_stream(http, server, query) as response:
+        (kind, result), end = await read_all_events(response)
+    assert (kind, end) == ("next", COMPLETE_EVENT)
     assert [error["extensions"]["code"] for error in result["errors"]] == [code]
     assert "data" not in result
 
 
-async def test_a_wrong_credential_is_401_and_no_stream(
+async def test_invalid_credential_is_unauthenticated_without_stream(
     http: httpx.AsyncClient, server: Server
 ) -> None:
-    async with stream(http, server, "subscription { count }", Authorization="Bearer x") as answer:
-        assert answer.status_code == 401
-        assert json.loads(await answer.aread())["errors"][0]["extensions"]["code"]
-    assert answer.headers["content-type"].startswith("application/json")
+    async with open_stream(
+        http, server, "subscription { count }", Authorization="Bearer x"
+    ) as response:
+        assert response.status_code == 401
+        assert json.loads(await response.aread())["errors"][0]["extensions"]["code"]
+    assert response.headers["content-type"].startswith("application/json")
 
 
-async def test_a_source_that_breaks_is_masked(
+async def test_failing_event_source_is_masked(
     http: httpx.AsyncClient, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with stream(http, server, "subscription { broken }") as answer:
-        first, (_, last), end = await all_events(answer)
-    assert (first, end) == (("next", {"data": {"broken": 1}}), COMPLETE)
+    async with open_stream(http, server, "subscription { broken }") as response:
+        first, (_, last), end = await read_all_events(response)
+    assert (first, end) == (("next", {"data": {"broken": 1}}), COMPLETE_EVENT)
     assert last["errors"][0]["extensions"]["code"] == "INTERNAL_SERVER_ERROR"
     assert "hunter2" not in json.dumps(last)
     assert len([record for record in caplog.records if record.exc_info]) == 1
 
 
-async def test_silence_has_a_heart(http: httpx.AsyncClient, server: Server) -> None:
-    async with stream(http, server, "subscription { quiet }") as answer:
-        beats = events(answer)
-        assert [await anext(beats) for _ in range(3)] == [("ping", None)] * 3
+async def test_silent_stream_sends_heartbeats(http: httpx.AsyncClient, server: Server) -> None:
+    async with open_stream(http, server, "subscription { quiet }") as response:
+        heartbeats = read_events(response)
+        assert [await anext(heartbeats) for _ in range(3)] == [("ping", None)] * 3
 
 
-async def test_each_event_loads_afresh(http: httpx.AsyncClient, server: Server) -> None:
-    async with stream(http, server, "subscription { items { seen } }") as answer:
-        found = await all_events(answer)
-    seen = [result["data"]["items"]["seen"] for kind, result in found if kind == "next"]
-    assert seen == ["00:00", "01:00", "02:00"]
+async def test_each_event_has_new_dataloaders(http: httpx.AsyncClient, server: Server) -> None:
+    async with open_stream(http, server, "subscription { items { seen } }") as response:
+        received = await read_all_events(response)
+    times = [result["data"]["items"]["seen"] for kind, result in received if kind == "next"]
+    assert times == ["00:00", "01:00", "02:00"]
 
 
-async def test_a_stream_ends_with_its_credential(http: httpx.AsyncClient, server: Server) -> None:
+async def test_stream_ends_when_credential_expires(http: httpx.AsyncClient, server: Server) -> None:
     query = "subscription { forever }"
-    async with stream(http, server, query, Authorization="Bearer brief") as answer:
-        heard = events(answer)
-        assert await anext(heard) == ("next", {"data": {"forever": 1}})
+    async with open_stream(http, server, query, Authorization="Bearer brief") as response:
+        received = read_events(response)
+        assert await anext(received) == ("next", {"data": {"forever": 1}})
         server.clock.tick(minutes=2)
-        rest = [event async for event in heard if event[0] != "ping"]
-    (kind, last), end = rest
-    assert (kind, end) == ("next", COMPLETE)
+        remaining = [event async for event in received if event[0] != "ping"]
+    (kind, last), end = remaining
+    assert (kind, end) == ("next", COMPLETE_EVENT)
     assert last["errors"][0]["extensions"] == {"code": "UNAUTHENTICATED"}
 
 
-async def test_who_hangs_up_is_forgotten(http: httpx.AsyncClient, server: Server) -> None:
-    async with stream(http, server, "subscription { forever }") as answer:
-        await anext(events(answer))
+async def test_disconnected_stream_is_removed(http: httpx.AsyncClient, server: Server) -> None:
+    async with open_stream(http, server, "subscription { forever }") as response:
+        await anext(read_events(response))
         assert len(server.endpoint.connection_watch.connections) == 1
     async with asyncio.timeout(5):
-        while server.endpoint.connection_watch.connections:  # noqa: ASYNC110 - the server rings no bell
+        while server.endpoint.connection_watch.connections:  # noqa: ASYNC110 - the server has no event
             await asyncio.sleep(0.01)
 
 
-async def test_who_does_not_read_stops_the_source(server: Server) -> None:
+async def test_client_that_does_not_read_stops_event_source(server: Server) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     body = b'{"query": "subscription { flood }"}'
     writer.write(

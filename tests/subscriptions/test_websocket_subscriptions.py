@@ -1,4 +1,4 @@
-"""graphql-transport-ws over real sockets."""
+"""Tests of graphql-transport-ws over real sockets."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ from tests.support.servers.small_schema_server import (
     serving,
 )
 
-USER = {"Authorization": "Bearer user"}
+USER_HEADERS = {"Authorization": "Bearer user"}
 
 
 @pytest.fixture
@@ -44,19 +44,19 @@ async def server(world: Environment) -> AsyncIterator[Server]:
 
 @pytest.fixture
 async def ws(server: Server) -> AsyncIterator[ClientConnection]:
-    """A socket that was greeted, without a credential."""
+    """An initialized socket without a credential."""
     async with server.connect() as ws:
         await greet(ws)
         yield ws
 
 
-async def subscribe(ws: ClientConnection, query: str, **more: Any) -> None:
-    id_ = more.pop("id", "1")
-    await say(ws, "subscribe", id=id_, payload={"query": query, **more})
+async def subscribe(ws: ClientConnection, query: str, **members: Any) -> None:
+    id_ = members.pop("id", "1")
+    await say(ws, "subscribe", id=id_, payload={"query": query, **members})
 
 
-async def answers(ws: ClientConnection) -> list[Any]:
-    """All frames until the operation ends; of the last, only its type."""
+async def read_results(ws: ClientConnection) -> list[Any]:
+    """Return the payloads until the operation ends, and the type of the last frame."""
     frames = [await hear(ws)]
     while frames[-1]["type"] == "next":
         frames.append(await hear(ws))
@@ -65,13 +65,15 @@ async def answers(ws: ClientConnection) -> list[Any]:
 
 async def test_queries_mutations_and_subscriptions(ws: ClientConnection) -> None:
     await subscribe(ws, "query ($t: String) { echo(text: $t) }", variables={"t": "x"})
-    result, end = await answers(ws)
+    result, end = await read_results(ws)
     assert (result["data"], end) == ({"echo": "x"}, "complete")
     await subscribe(ws, 'mutation { change(text: "y") }')
-    result, end = await answers(ws)
+    result, end = await read_results(ws)
     assert (result["data"], end) == ({"change": "y"}, "complete")
     await subscribe(ws, "subscription { count }")
-    assert await answers(ws) == [{"data": {"count": n}} for n in range(3)] + ["complete"]
+    assert await read_results(ws) == [{"data": {"count": number}} for number in range(3)] + [
+        "complete"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,7 @@ async def test_queries_mutations_and_subscriptions(ws: ClientConnection) -> None
         b'{"type": "ping"}',
     ],
 )
-async def test_a_bad_frame_closes_with_4400(
+async def test_invalid_frame_closes_socket_with_4400(
     ws: ClientConnection, caplog: pytest.LogCaptureFixture, frame: str | bytes
 ) -> None:
     await ws.send(frame)
@@ -121,42 +123,43 @@ async def test_connection_init_must_be_an_object(server: Server) -> None:
         assert await closing(ws) == 4400
 
 
-async def test_who_does_not_greet_is_sent_away(server: Server) -> None:
+async def test_socket_without_connection_init_is_closed(server: Server) -> None:
     async with server.connect() as ws:
         assert await closing(ws) == 4408
 
 
-async def test_who_asks_before_greeting_is_sent_away(server: Server) -> None:
+async def test_subscribe_before_connection_init_closes_socket(server: Server) -> None:
     async with server.connect() as ws:
         await subscribe(ws, "{ hello }")
         assert await closing(ws) == 4401
 
 
-async def test_greeting_twice_is_too_much(ws: ClientConnection) -> None:
+async def test_second_connection_init_closes_socket(ws: ClientConnection) -> None:
     await say(ws, "connection_init")
     assert await closing(ws) == 4429
 
 
-async def test_an_id_serves_one_operation_at_a_time(ws: ClientConnection) -> None:
+async def test_operation_id_in_use_closes_socket(ws: ClientConnection) -> None:
     for _ in range(2):
-        await subscribe(ws, "subscription { quiet }", id="long" * 60)  # the reason must fit
+        # the close reason has a length limit
+        await subscribe(ws, "subscription { quiet }", id="long" * 60)
     assert await closing(ws) == 4409
 
 
-async def test_an_ended_operation_leaves_its_id(ws: ClientConnection) -> None:
+async def test_operation_id_can_be_reused_after_complete(ws: ClientConnection) -> None:
     await subscribe(ws, "subscription { quiet }")
     await say(ws, "complete", id="1")
     await subscribe(ws, "{ hello }")
-    assert (await answers(ws))[-1] == "complete"
+    assert (await read_results(ws))[-1] == "complete"
 
 
 @pytest.mark.parametrize("protocols", [["graphql-ws"], ["something"], None])
-async def test_only_the_new_protocol_is_spoken(server: Server, protocols: Any) -> None:
+async def test_other_subprotocols_are_refused(server: Server, protocols: Any) -> None:
     async with server.connect(subprotocols=protocols) as ws:
         assert await closing(ws) == 4406
 
 
-async def test_a_pong_brings_back_what_the_ping_held(ws: ClientConnection) -> None:
+async def test_pong_returns_payload_of_ping(ws: ClientConnection) -> None:
     await say(ws, "ping", payload={"a": [1]})
     assert await hear(ws) == {"type": "pong", "payload": {"a": [1]}}
     await say(ws, "ping")
@@ -180,7 +183,7 @@ async def test_a_pong_brings_back_what_the_ping_held(ws: ClientConnection) -> No
         ),
     ],
 )
-async def test_a_bad_document_ends_its_operation_only(
+async def test_invalid_document_ends_only_its_operation(
     ws: ClientConnection, payload: object, code: str
 ) -> None:
     await subscribe(ws, "subscription { quiet }", id="other")
@@ -189,20 +192,20 @@ async def test_a_bad_document_ends_its_operation_only(
     assert (frame["type"], frame["id"]) == ("error", "1")
     assert [error["extensions"]["code"] for error in frame["payload"]] == [code]
     await subscribe(ws, "{ hello }")
-    assert (await answers(ws))[-1] == "complete"
+    assert (await read_results(ws))[-1] == "complete"
 
 
-async def test_a_variable_error_of_a_query_has_its_code(ws: ClientConnection) -> None:
+async def test_variable_error_has_its_code(ws: ClientConnection) -> None:
     await subscribe(ws, "query ($n: Int!) { echo(number: $n) }")
-    (error,) = (await answers(ws))[0]["errors"]
+    (error,) = (await read_results(ws))[0]["errors"]
     assert error["extensions"] == {"code": "BAD_USER_INPUT"}
 
 
-async def test_a_source_that_breaks_is_masked(
+async def test_failing_event_source_is_masked(
     ws: ClientConnection, caplog: pytest.LogCaptureFixture
 ) -> None:
     await subscribe(ws, "subscription { broken }")
-    first, last, end = await answers(ws)
+    first, last, end = await read_results(ws)
     assert (first, end) == ({"data": {"broken": 1}}, "complete")
     (error,) = last["errors"]
     assert error["extensions"]["code"] == "INTERNAL_SERVER_ERROR"
@@ -211,13 +214,13 @@ async def test_a_source_that_breaks_is_masked(
     assert len([record for record in caplog.records if record.exc_info]) == 1
 
 
-async def test_a_query_by_socket_ends_at_its_deadline(ws: ClientConnection) -> None:
+async def test_query_by_socket_ends_at_deadline(ws: ClientConnection) -> None:
     await subscribe(ws, "{ slow }")
     frame = await hear(ws)
     assert frame["payload"][0]["extensions"] == {"code": "DEADLINE_EXCEEDED"}
 
 
-async def test_a_subscription_has_no_deadline(ws: ClientConnection) -> None:
+async def test_subscription_has_no_deadline(ws: ClientConnection) -> None:
     await subscribe(ws, "subscription { forever }")
     assert (await hear(ws))["payload"] == {"data": {"forever": 1}}
     await asyncio.sleep(0.4)
@@ -225,45 +228,45 @@ async def test_a_subscription_has_no_deadline(ws: ClientConnection) -> None:
     assert await hear(ws) == {"type": "pong"}
 
 
-async def test_each_event_loads_afresh(ws: ClientConnection) -> None:
+async def test_each_event_has_new_dataloaders(ws: ClientConnection) -> None:
     await subscribe(ws, "subscription { items { seen } }")
-    *events, _end = await answers(ws)
-    seen = [event["data"]["items"]["seen"] for event in events]
-    assert seen == ["00:00", "01:00", "02:00"]
+    *events, _end = await read_results(ws)
+    times = [event["data"]["items"]["seen"] for event in events]
+    assert times == ["00:00", "01:00", "02:00"]
 
 
-async def test_nothing_is_sent_after_the_end(
+async def test_no_event_is_sent_after_socket_error(
     ws: ClientConnection, caplog: pytest.LogCaptureFixture
 ) -> None:
     await subscribe(ws, "subscription { flood }")
     await hear(ws)
     await ws.send("{}")
     with pytest.raises(ConnectionClosedError):
-        await drain(ws)
+        await read_until_closed(ws)
     assert ws.close_code == 4400
     assert not caplog.records
 
 
-async def drain(ws: ClientConnection) -> None:
+async def read_until_closed(ws: ClientConnection) -> None:
     while await hear(ws):
         pass
 
 
-async def test_that_a_peer_vanishes_in_the_middle_is_no_bug(
+async def test_aborted_connection_is_not_logged(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(5):
-        ws = await follow(server, "user")
+        ws = await open_with_subscriptions(server, "user")
         await subscribe(ws, "subscription { flood }", id="3")
         await hear(ws)
         ws.transport.abort()
     async with asyncio.timeout(5):
-        while server.endpoint.connection_watch.connections:  # noqa: ASYNC110 - the server rings no bell
+        while server.endpoint.connection_watch.connections:  # noqa: ASYNC110 - the server has no event
             await asyncio.sleep(0.01)
     assert not caplog.records
 
 
-async def test_operations_at_once_are_bounded(ws: ClientConnection) -> None:
+async def test_concurrent_operations_of_socket_are_limited(ws: ClientConnection) -> None:
     for number in range(4):
         await subscribe(ws, "subscription { quiet }", id=str(number))
     await subscribe(ws, "{ hello }", id="more")
@@ -272,7 +275,7 @@ async def test_operations_at_once_are_bounded(ws: ClientConnection) -> None:
     assert frame["payload"][0]["extensions"]["code"] == "RATE_LIMITED"
     await say(ws, "complete", id="0")
     await subscribe(ws, "{ hello }", id="more")
-    assert (await answers(ws))[-1] == "complete"
+    assert (await read_results(ws))[-1] == "complete"
 
 
 @pytest.mark.parametrize(
@@ -285,33 +288,33 @@ async def test_operations_at_once_are_bounded(ws: ClientConnection) -> None:
         {"x-api-key": "key"},
     ],
 )
-async def test_a_socket_signs_in_by_its_greeting(server: Server, payload: dict[str, str]) -> None:
+async def test_connection_init_payload_signs_in(server: Server, payload: dict[str, str]) -> None:
     async with server.connect() as ws:
         await greet(ws, payload)
         await subscribe(ws, "{ whoami }")
-        (result, _) = await answers(ws)
+        (result, _) = await read_results(ws)
         expected = "ADMIN 0" if "key" in payload.values() else "USER 7"
         assert result["data"]["whoami"].startswith(expected)
 
 
-async def test_a_socket_signs_in_by_its_headers_too(server: Server) -> None:
-    async with server.connect(additional_headers=USER) as ws:
+async def test_handshake_headers_sign_in(server: Server) -> None:
+    async with server.connect(additional_headers=USER_HEADERS) as ws:
         await greet(ws)
         await subscribe(ws, "{ whoami }")
-        (result, _) = await answers(ws)
+        (result, _) = await read_results(ws)
         assert result["data"]["whoami"].startswith("USER 7")
 
 
 @pytest.mark.parametrize(
     "payload", [{"Authorization": "Bearer wrong"}, {"token": "wrong"}, {"Authorization": 7}]
 )
-async def test_a_wrong_credential_is_sent_away(server: Server, payload: object) -> None:
+async def test_invalid_credential_closes_socket(server: Server, payload: object) -> None:
     async with server.connect() as ws:
         await say(ws, "connection_init", payload=payload)
         assert await closing(ws) == 4403
 
 
-async def test_a_bug_at_sign_in_is_logged_and_closes(
+async def test_internal_error_at_sign_in_is_logged_and_closes_socket(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with server.connect() as ws:
@@ -323,26 +326,26 @@ async def test_a_bug_at_sign_in_is_logged_and_closes(
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", "null", "https://mail.example.org.evil.example"]
 )
-async def test_foreign_pages_may_not_open_sockets(server: Server, origin: str) -> None:
-    with pytest.raises(InvalidStatus) as refusal:
+async def test_origin_that_is_not_allowed_is_refused(server: Server, origin: str) -> None:
+    with pytest.raises(InvalidStatus) as error:
         await server.connect(additional_headers={"Origin": origin})
-    assert refusal.value.response.status_code == 403
+    assert error.value.response.status_code == 403
 
 
-async def test_named_pages_may_open_sockets(server: Server) -> None:
-    named = {"Origin": "https://mail.example.org"}
-    async with server.connect(additional_headers=named) as ws:
+async def test_allowed_origin_can_open_socket(server: Server) -> None:
+    origin_header = {"Origin": "https://mail.example.org"}
+    async with server.connect(additional_headers=origin_header) as ws:
         await greet(ws)
 
 
-async def test_the_own_page_may_open_sockets(server: Server) -> None:
-    own = {"Origin": f"http://127.0.0.1:{server.port}"}
-    async with server.connect(additional_headers=own) as ws:
+async def test_own_origin_can_open_socket(server: Server) -> None:
+    origin_header = {"Origin": f"http://127.0.0.1:{server.port}"}
+    async with server.connect(additional_headers=origin_header) as ws:
         await greet(ws)
 
 
-async def ended(ws: ClientConnection) -> None:
-    """Both operations end, then the socket."""
+async def assert_ends_unauthenticated(ws: ClientConnection) -> None:
+    """Assert that both operations end, and then the socket."""
     for _ in range(2):
         frame = await hear(ws)
         assert frame["type"] == "error"
@@ -350,7 +353,7 @@ async def ended(ws: ClientConnection) -> None:
     assert await closing(ws) == 4403
 
 
-async def follow(server: Server, token: str) -> ClientConnection:
+async def open_with_subscriptions(server: Server, token: str) -> ClientConnection:
     ws = await server.connect()
     await greet(ws, {"token": token})
     for id_ in "12":
@@ -360,53 +363,61 @@ async def follow(server: Server, token: str) -> ClientConnection:
     return ws
 
 
-async def test_a_socket_ends_with_its_credential(world: Environment) -> None:
+async def test_socket_is_closed_when_credential_expires(world: Environment) -> None:
     async with serving(world, EndpointSettings(credential_check_interval=0.05)) as server:
-        brief, lasting = await follow(server, "brief"), await follow(server, "user")
+        expiring_socket, other_socket = (
+            await open_with_subscriptions(server, "brief"),
+            await open_with_subscriptions(server, "user"),
+        )
         server.clock.tick(seconds=59)
         await asyncio.sleep(0.15)
-        assert brief.close_code is None
+        assert expiring_socket.close_code is None
         server.clock.tick(seconds=1)
-        await ended(brief)
-        assert lasting.close_code is None
-        await lasting.close()
+        await assert_ends_unauthenticated(expiring_socket)
+        assert other_socket.close_code is None
+        await other_socket.close()
 
 
-async def test_nothing_new_begins_on_a_credential_that_has_ended(world: Environment) -> None:
+async def test_no_operation_starts_with_expired_credential(world: Environment) -> None:
     async with serving(world, EndpointSettings()) as server:
-        ws = await follow(server, "brief")
+        ws = await open_with_subscriptions(server, "brief")
         server.clock.tick(minutes=2)
         await subscribe(ws, "{ hello }", id="3")
-        await ended(ws)
+        await assert_ends_unauthenticated(ws)
 
 
-async def test_a_revoked_credential_ends_its_sockets(world: Environment) -> None:
+async def test_revoked_credential_closes_its_sockets(world: Environment) -> None:
     revoked: set[int | None] = set()
-    asked: list[int | None] = []
+    checked_tokens: list[int | None] = []
 
     async def is_ended(viewer: Viewer) -> bool:
-        asked.append(viewer.token_id)
+        checked_tokens.append(viewer.token_id)
         return viewer.token_id in revoked
 
     async with serving(world, EndpointSettings(has_credential_ended=is_ended)) as server:
-        one, same, other = [await follow(server, who) for who in ("user", "user", "other")]
-        stranger = await server.connect()
-        await greet(stranger)
-        await server.endpoint.connection_watch.check_credentials()
-        assert sorted(asked, key=str) == [1, 2]  # once each, and nobody asks about strangers
+        first_socket, second_socket, other_socket = [
+            await open_with_subscriptions(server, token) for token in ("user", "user", "other")
+        ]
+        anonymous_socket = await server.connect()
+        await greet(anonymous_socket)
+        await server.endpoint.connection_watch.disconnect_ended_and_kicked()
+        assert sorted(checked_tokens, key=str) == [
+            1,
+            2,
+        ]  # once per token, and never for anonymous sockets
         revoked.add(1)
-        await server.endpoint.connection_watch.check_credentials()
-        await ended(one)
-        await ended(same)
-        assert other.close_code is None
+        await server.endpoint.connection_watch.disconnect_ended_and_kicked()
+        await assert_ends_unauthenticated(first_socket)
+        await assert_ends_unauthenticated(second_socket)
+        assert other_socket.close_code is None
         await server.endpoint.connection_watch.disconnect_viewers(
             lambda viewer: viewer.user_id == 8
         )
-        await ended(other)
-        await stranger.close()
+        await assert_ends_unauthenticated(other_socket)
+        await anonymous_socket.close()
 
 
-async def test_the_sweep_outlives_a_store_that_is_away(
+async def test_credential_check_survives_database_outage(
     world: Environment, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def is_ended(_viewer: Viewer) -> bool:
@@ -417,25 +428,25 @@ async def test_the_sweep_outlives_a_store_that_is_away(
     async with serving(
         world, EndpointSettings(has_credential_ended=is_ended, credential_check_interval=0.05)
     ) as server:
-        await ended(await follow(server, "user"))
+        await assert_ends_unauthenticated(await open_with_subscriptions(server, "user"))
     assert len(caplog.records) == 1
 
 
-async def test_a_peer_who_does_not_read_holds_up_nobody(
+async def test_peer_that_does_not_read_does_not_delay_disconnect(
     world: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("graph.subscriptions.websocket.DISCONNECT_SECONDS", 0.1)
-    flood = "subscription { flood }"
-    async with serving(world, EndpointSettings()) as server, server.deaf(flood):
+    document = "subscription { flood }"
+    async with serving(world, EndpointSettings()) as server, server.deaf(document):
         assert await server.still() < 1000
         async with asyncio.timeout(1):
             await server.endpoint.connection_watch.disconnect_viewers(lambda _viewer: True)
 
 
-async def test_who_has_gone_is_forgotten(server: Server) -> None:
-    ws = await follow(server, "user")
+async def test_aborted_socket_is_removed(server: Server) -> None:
+    ws = await open_with_subscriptions(server, "user")
     assert len(server.endpoint.connection_watch.connections) == 1
     ws.transport.abort()
     async with asyncio.timeout(5):
-        while server.endpoint.connection_watch.connections:  # noqa: ASYNC110 - the server rings no bell
+        while server.endpoint.connection_watch.connections:  # noqa: ASYNC110 - the server has no event
             await asyncio.sleep(0.01)

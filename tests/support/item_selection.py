@@ -1,13 +1,14 @@
-"""Which tests run where, and in which order.
+"""The selection and order of the tests of a run.
 
-`make test` runs a sample: the first case of every fourth function, but nothing of the files in
-LATER. CI (`CI=1`) runs every case on SQLite except LONG_FORMS. On PostgreSQL, CI runs:
+`make test` runs a sample: the first case of every fourth function, and no test of the files in
+CI_ONLY_FILES. CI (`CI=1`) runs every case on SQLite except SLOW_CASES. On PostgreSQL, CI runs:
 
-- every case in WHOLE: locks, plans, the order of the journal, migrations, and SQL that has a text
-  for each store;
-- one case of each function in EACH: other SQL that writes or selects much;
-- one case of one function in SOME elsewhere, chosen by a checksum of its name, so that a new test
-  changes no choice, but nothing in NONE;
+- every case of POSTGRES_FULL_FILES: locks, query plans, the order of the journal, migrations, and
+  SQL that differs between the stores;
+- one case of each function of POSTGRES_REDUCED_FILES: other SQL that reads or writes many rows;
+- in other files, one case of one function in POSTGRES_SAMPLE_INTERVAL. A checksum of the function
+  name decides, so that a new test does not change the selection of the others;
+- no case of POSTGRES_EXCLUDED_FILES;
 - every case of a function that has no case on SQLite.
 
 `make test-all` runs everything on both stores.
@@ -22,9 +23,9 @@ import pytest
 from tests.support.run_scope import ALL, CI
 from tests.support.stores import store_fixtures
 
-HERE = Path(__file__).parents[1]
-# Files that take long, the longest first: begun last, they would keep one worker when all others
-# have nothing left to do.
+TESTS_FOLDER = Path(__file__).parents[1]
+# The slowest files, the slowest first. If a slow file started last, one worker would still run it
+# after all other workers have finished.
 LONG = (
     "schema/test_every_mutation_and_query",
     "e2e/recovery/test_database_restore",
@@ -86,7 +87,7 @@ LONG = (
     "cli/test_cli_keys",
     "e2e/operation/test_wheel_install",
 )
-LATER = (  # what is tried in CI alone: it takes longest, and what it is of is tried elsewhere, too
+LATER = (  # slow files that run only in CI; other tests cover the same features
     "auth/test_credential_cache.py",
     "browser/",
     "cli/test_cli_connectors.py",
@@ -136,7 +137,7 @@ LATER = (  # what is tried in CI alone: it takes longest, and what it is of is t
     "store/test_query_plans.py",
     "users/test_user_query_plans.py",
 )
-WHOLE = (  # files of which PostgreSQL runs every case in CI
+WHOLE = (  # on PostgreSQL, CI runs every case of these files
     "changes/test_change_stream.py",
     "changes/test_delta_sync.py",
     "changes/test_random_operations.py",
@@ -163,7 +164,7 @@ WHOLE = (  # files of which PostgreSQL runs every case in CI
     "users/test_user_query_plans.py",
     "targets/test_target_access.py",
 )
-EACH = (  # files of which PostgreSQL runs one case of each function in CI
+EACH = (  # on PostgreSQL, CI runs one case of each function of these files
     "admin/test_stored_setting_effect.py",
     "admin/test_stored_settings.py",
     "auth/test_credential_cache.py",
@@ -191,14 +192,14 @@ EACH = (  # files of which PostgreSQL runs one case of each function in CI
     "users/test_user_create_permissions.py",
     "users/test_user_listing.py",
 )
-NONE = (  # files that PostgreSQL runs in `make test-all` alone: passes over everything, of a minute
+NONE = (  # slow files that run on PostgreSQL only in `make test-all`
     "execution/test_executor_differential.py",
     "mail/delivery/test_hostile_messages_by_lmtp.py",
     "mail/smtp/test_hostile_messages_by_smtp.py",
     "schema/test_access_matrix.py",
 )
-EACH_TESTS = ("test_the_journal_tells_exactly_what_a_mutation_changed",)
-SOME = 20  # of so many other functions PostgreSQL runs one
+POSTGRES_FULL_TESTS = ("test_journal_has_exactly_the_changes_of_a_mutation",)
+POSTGRES_SAMPLE_INTERVAL = 20  # on PostgreSQL, CI runs one of 20 functions of the other files
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,72 +208,73 @@ class LongForm:
 
     test: str  # "folder/test_file::test_function"
     cases: tuple[str, ...] = ()  # ids of its cases; by default all
-    covered_by: str = ""  # another test; by default the other cases
+    covered_by: str = ""  # the test that covers them; by default the other cases
 
 
-FLEETS = ("sqlite+redis", "sqlite+nats", "postgres")  # of e2e/test_workers, besides sqlite
+# cases of test_worker_processes besides "sqlite"
+NON_SQLITE_CASES = ("sqlite+redis", "sqlite+nats", "postgres")
 LONG_FORMS = (
     *(
-        LongForm(f"e2e/operation/test_worker_processes::{name}", FLEETS)
+        LongForm(f"e2e/operation/test_worker_processes::{name}", NON_SQLITE_CASES)
         for name in (
-            "test_whoever_is_asked_tells_what_all_have_counted",
-            "test_what_is_counted_does_not_go_down_with_a_worker",
-            "test_told_to_stop_all_end_and_nobody_is_left",
-            "test_without_the_first_process_the_others_end",
+            "test_every_worker_reports_metrics_of_all_workers",
+            "test_metrics_of_killed_worker_are_kept",
+            "test_stop_ends_all_processes",
+            "test_workers_end_without_first_process",
             "test_server_is_ready_while_one_process_is_missing",
         )
     ),
     LongForm(
-        "e2e/operation/test_worker_processes::test_a_second_server_is_refused_on_the_same_place",
-        FLEETS[:2],
+        "e2e/operation/test_worker_processes::test_second_server_with_same_store_is_refused",
+        NON_SQLITE_CASES[:2],
     ),
     LongForm("e2e/recovery/test_database_restore::test_pg_basebackup_is_detected", ("False",)),
     LongForm(
-        "e2e/recovery/test_database_restore::test_a_failover_to_a_standby_that_lost_nothing_changes_nothing",
+        "e2e/recovery/test_database_restore::test_failover_to_complete_standby_keeps_incarnation",
         ("stop",),
     ),
     LongForm(
-        "e2e/operation/test_sign_in_under_load::test_a_single_sign_in_does_not_wait_for_other_work",
-        covered_by="e2e/operation/test_sign_in_under_load::test_a_single_sign_in_starts_no_process",
+        "e2e/operation/test_sign_in_under_load::test_single_sign_in_is_fast_on_busy_machine",
+        covered_by="e2e/operation/test_sign_in_under_load::test_single_sign_in_starts_no_process",
     ),
     LongForm(
-        "e2e/operation/test_sign_in_under_load::test_a_long_queue_is_sent_away_and_other_requests_go_on",
-        covered_by="auth/passwords/test_password_sign_in::test_too_many_who_wait_are_sent_away",
+        "e2e/operation/test_sign_in_under_load::test_sign_in_flood_is_refused_and_other_requests_are_served",
+        covered_by="auth/passwords/test_password_sign_in::test_password_checks_over_queue_limit_are_refused",
     ),
     LongForm(
-        "e2e/operation/test_certificate_reload::test_it_is_made_shown_replaced_and_gone",
-        ("house0",),
+        "e2e/operation/test_certificate_reload::test_certificate_is_issued_used_replaced_and_deleted",
+        ("acme_server0",),
     ),
     LongForm(
-        "e2e/recovery/test_clock_changes::test_servers_killed_while_their_clocks_are_ahead_go_on_at_once",
+        "e2e/recovery/test_clock_changes::test_servers_killed_with_clocks_ahead_continue_at_once",
         covered_by=(
             "e2e/delivery/test_sending_by_cluster::"
-            "test_every_recipient_is_accounted_for_after_servers_were_killed"
+            "test_every_recipient_is_accounted_for_after_server_kills"
         ),
     ),
 )
-SAMPLE = 4  # of so many functions of a file one is tried outside CI
+LOCAL_SAMPLE_INTERVAL = 4  # outside CI, one of 4 functions of a file runs
 
 
-def _file(item: pytest.Item) -> str:
-    return item.path.relative_to(HERE).as_posix()
+def _file_name(item: pytest.Item) -> str:
+    return item.path.relative_to(TESTS_FOLDER).as_posix()
 
 
-def longest_first(item: pytest.Item) -> int:
-    """For sorting."""
-    name = _file(item).removesuffix(".py")
+def run_order(item: pytest.Item) -> int:
+    """The sort key that runs the slowest files first."""
+    name = _file_name(item).removesuffix(".py")
     return LONG.index(name) if name in LONG else len(LONG)
 
 
-def left_out(items: list[pytest.Item]) -> set[pytest.Item]:
-    """Return the tests that do not run: none with `ALL_TESTS` or with one store."""
+def deselected_items(items: list[pytest.Item]) -> set[pytest.Item]:
+    """The tests that do not run: none with `ALL_TESTS` or with only one store."""
     if ALL or len(store_fixtures.STORES) == 1:
         return set()
-    left = _spared(items) | {item for item in items if _is_long_form(item)}
-    return left if CI else left | _waiting(items)
+    deselected = _skipped_on_postgres(items) | {item for item in items if _is_slow_case(item)}
+    return deselected if CI else deselected | _ci_only(items)
 
 
-def _is_long_form(item: pytest.Item) -> bool:
+def _is_slow_case(item: pytest.Item) -> bool:
     name, _, case = item.nodeid.removeprefix("tests/").partition("[")
     test = name.replace(".py::", "::")
     return any(
@@ -281,44 +283,48 @@ def _is_long_form(item: pytest.Item) -> bool:
     )
 
 
-def _spared(items: list[pytest.Item]) -> set[pytest.Item]:
-    """Return the tests that PostgreSQL leaves out; the docstring of this module says which."""
+def _skipped_on_postgres(items: list[pytest.Item]) -> set[pytest.Item]:
+    """The tests that CI skips on PostgreSQL. See the docstring of this module."""
     functions: dict[str, list[pytest.Item]] = {}
     for item in items:
         functions.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    spared: set[pytest.Item] = set()
+    skipped: set[pytest.Item] = set()
     for function, cases in functions.items():
-        there = [item for item in cases if "postgres" in item.name]
-        if len(there) == len(cases) or _runs_whole(cases[0]):
+        postgres_cases = [item for item in cases if "postgres" in item.name]
+        if len(postgres_cases) == len(cases) or _runs_fully_on_postgres(cases[0]):
             continue
-        spared.update(there[1:] if _runs_one(function, _file(cases[0])) else there)
-    return spared
+        skipped.update(
+            postgres_cases[1:]
+            if _runs_once_on_postgres(function, _file_name(cases[0]))
+            else postgres_cases
+        )
+    return skipped
 
 
-def _runs_whole(item: pytest.Item) -> bool:
+def _runs_fully_on_postgres(item: pytest.Item) -> bool:
     """True if PostgreSQL runs every case of this function."""
-    return _file(item).startswith(WHOLE) or item.name.startswith(EACH_TESTS)
+    return _file_name(item).startswith(WHOLE) or item.name.startswith(POSTGRES_FULL_TESTS)
 
 
-def _runs_one(function: str, file: str) -> bool:
+def _runs_once_on_postgres(function: str, file: str) -> bool:
     """True if PostgreSQL runs one case of this function."""
     if file.startswith(NONE):
         return False
-    return file.startswith(EACH) or zlib.crc32(function.encode()) % SOME == 0
+    return file.startswith(EACH) or zlib.crc32(function.encode()) % POSTGRES_SAMPLE_INTERVAL == 0
 
 
-def _waiting(items: list[pytest.Item]) -> set[pytest.Item]:
-    """What waits for CI: all but the first cases of a sample of each file."""
+def _ci_only(items: list[pytest.Item]) -> set[pytest.Item]:
+    """The tests that run only in CI: all except the first cases of a sample of each file."""
     files: dict[str, dict[str, list[pytest.Item]]] = {}
     for item in items:
-        functions = files.setdefault(_file(item), {})
+        functions = files.setdefault(_file_name(item), {})
         functions.setdefault(item.nodeid.partition("[")[0], []).append(item)
     sample: set[pytest.Item] = set()
     for name, functions in files.items():
         if name.startswith(LATER):
             continue
-        for cases in list(functions.values())[::SAMPLE]:
+        for cases in list(functions.values())[::LOCAL_SAMPLE_INTERVAL]:
             sample.add(cases[0])
             if name.startswith((*WHOLE, *EACH)):
-                sample.update([one for one in cases if "postgres" in one.name][:1])
+                sample.update([case for case in cases if "postgres" in case.name][:1])
     return set(items) - sample

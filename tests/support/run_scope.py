@@ -1,6 +1,7 @@
-"""Which part of the tests runs: a sample, those of CI (`CI=1`), or all (`make test-all`).
+"""Which part of the tests runs: a sample, the tests of CI (`CI=1`), or all (`make test-all`).
 
-pytest does not see `CI`: it would print the differences of long texts, which takes hours.
+This module removes `CI` from the environment, because pytest would otherwise print full diffs
+of long texts, which takes hours.
 """
 
 import os

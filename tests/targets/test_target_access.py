@@ -1,4 +1,4 @@
-"""Access of each caller to the data of others (access_matrix.toml), on a running server."""
+"""Tests of the access of each caller to data of others (access_matrix.toml) on a running server."""
 
 import os
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -16,11 +16,11 @@ from tests.support.targets import target_mutations, target_queries, target_subsc
 from tests.support.targets.target_accounts import CALLERS, CELLS, RELATIONS, Server, furnished
 from tests.support.targets.target_queries import ALLOWED, REFUSED
 
-CLASSES = {
+ALLOWED_BY_CLASS = {
     name: {caller: allowed.split() for caller, allowed in of.items()}
     for name, of in ACCESS_MATRIX["target-classes"].items()
 }
-CHANGES, READS = (
+MUTATION_CLASSES, READ_CLASSES = (
     {
         name: decision
         for decisions in ACCESS_MATRIX[part].values()
@@ -28,97 +28,110 @@ CHANGES, READS = (
     }
     for part in ("targets", "reads")
 )
-STREAMS = [name for name in READS if name.startswith("Subscription.")]
-QUERIES = [name for name in READS if name not in STREAMS]
-# Nobody's own account is deleted, and a key without an account has no uploads.
-NO_SELF, NO_KEY = {"Query.deletedUser", "userRestore"}, {"mailImport", "mailImport source"}
+SUBSCRIPTION_NAMES = [name for name in READ_CLASSES if name.startswith("Subscription.")]
+QUERY_NAMES = [name for name in READ_CLASSES if name not in SUBSCRIPTION_NAMES]
+# Users can't delete their own account, and a key without an account has no uploads.
+WITHOUT_OWN_ACCOUNT, WITHOUT_PLATFORM_KEY = (
+    {"Query.deletedUser", "userRestore"},
+    {"mailImport", "mailImport source"},
+)
 DIALECTS = ("sqlite", "postgresql")
-LONG = pytest.mark.skipif("LONG" not in os.environ, reason="make conformance tries all cells")
-Try = tuple[str, str, str]  # operation, caller, relation
+LONG_RUN_ONLY = pytest.mark.skipif(
+    "LONG" not in os.environ, reason="make conformance tries all cells"
+)
+AccessCase = tuple[str, str, str]  # operation, caller, relation
 
 
 @pytest.fixture
 async def server(world: Environment, tmp_path: Path) -> AsyncIterator[Server]:
-    async with furnished(world, tmp_path) as made:
-        yield made
+    async with furnished(world, tmp_path) as access_server:
+        yield access_server
 
 
-def decided(name: str, caller: str, relation: str) -> str:
-    """What the table says."""
-    allowed = CLASSES[(CHANGES | READS)[name]].get(caller, ())
+def expected_decision(name: str, caller: str, relation: str) -> str:
+    """Return the decision of the access matrix."""
+    allowed = ALLOWED_BY_CLASS[(MUTATION_CLASSES | READ_CLASSES)[name]].get(caller, ())
     return ALLOWED if relation in allowed else REFUSED
 
 
-def share(names: Iterable[str], dialect: str) -> list[str]:
-    """Those to try on this store: a decision doesn't depend on the store, so each has a part.
+def names_for_store(names: Iterable[str], dialect: str) -> list[str]:
+    """Return the operations to test on this database, a part of all if both databases are tested.
 
-    tests/support/item_selection.py runs this file on both stores, else a part would be tried on
-    neither.
+    The decisions don't depend on the database. tests/support/item_selection.py runs this file on
+    both databases, so that each operation is tested on one of them.
     """
     if len(store_fixtures.STORES) < len(DIALECTS):
         return list(names)
     return list(names)[DIALECTS.index(dialect) :: len(DIALECTS)]
 
 
-def cells(name: str) -> Iterator[Try]:
-    """All callers and relations by which this operation can be tried."""
+def access_cases(name: str) -> Iterator[AccessCase]:
+    """Yield all callers and relations that this operation can be tested with."""
     for caller, relation in CELLS:
-        without = name in NO_SELF and relation == "self"
-        if not without and not (name in NO_KEY and caller == "root-key"):
+        is_impossible = name in WITHOUT_OWN_ACCOUNT and relation == "self"
+        if not is_impossible and not (name in WITHOUT_PLATFORM_KEY and caller == "root-key"):
             yield name, caller, relation
 
 
-def borders(name: str) -> Iterator[Try]:
-    """Of each relation, the weakest caller allowed and the strongest refused."""
+def border_cases(name: str) -> Iterator[AccessCase]:
+    """Yield for each relation the weakest allowed and the strongest refused caller."""
     for relation in RELATIONS:
-        there = [one for one in cells(name) if one[2] == relation]
-        allowed = [one for one in there if decided(*one) == ALLOWED]
-        refused = [one for one in there if one not in allowed]
+        cases = [case for case in access_cases(name) if case[2] == relation]
+        allowed = [case for case in cases if expected_decision(*case) == ALLOWED]
+        refused = [case for case in cases if case not in allowed]
         yield from (*allowed[:1], *refused[-1:])
 
 
-async def answer_of(server: Server, name: str, caller: str, relation: str) -> str:
-    """Allowed or refused, or else why the answer says nothing."""
+async def request_decision(server: Server, name: str, caller: str, relation: str) -> str:
+    """Return "allowed" or "refused", or the reason why the response is unclear."""
     target = server.target(caller, relation)
-    if name in STREAMS:
+    if name in SUBSCRIPTION_NAMES:
         return await target_subscriptions.follow(server, name, caller, target)
-    if name in READS:
+    if name in READ_CLASSES:
         text, variables = target_queries.document(name, target, ACCESS_MATRIX["records"])
-        answer = await server.post(caller, text, variables)
-        return target_queries.verdict(name, target, answer.json(), answer.text)
-    given = target_mutations.variables(name, target, server.uploads.get(caller, ""))
-    answer = await server.post(caller, target_mutations.document(name), {"input": given})
-    found = target_mutations.verdict(name, answer.json())
-    return "refused, but with data" if found == REFUSED and target.mark in answer.text else found
+        response = await server.post(caller, text, variables)
+        return target_queries.verdict(name, target, response.json(), response.text)
+    mutation_input = target_mutations.variables(name, target, server.uploads.get(caller, ""))
+    response = await server.post(caller, target_mutations.document(name), {"input": mutation_input})
+    decision = target_mutations.verdict(name, response.json())
+    return (
+        "refused, but with data"
+        if decision == REFUSED and target.mark in response.text
+        else decision
+    )
 
 
-async def compare(server: Server, tries: Iterable[Try]) -> None:
-    """Try these cells, and name those that are not as the table says."""
-    wrong = []
-    for one in tries:
-        found = await answer_of(server, *one)
-        if found != decided(*one):
-            wrong.append((*one, found))
-    assert not wrong
+async def assert_decisions(server: Server, cases: Iterable[AccessCase]) -> None:
+    """Assert that these cases have the decisions of the access matrix."""
+    differences = []
+    for case in cases:
+        decision = await request_decision(server, *case)
+        if decision != expected_decision(*case):
+            differences.append((*case, decision))
+    assert not differences
 
 
-def untargeted(kind: str) -> set[str]:
+def untargeted_names(kind: str) -> set[str]:
     return set(ACCESS_MATRIX["untargeted"][kind].split())
 
 
-def test_every_mutation_has_its_decision() -> None:
-    assert set(CHANGES) == set(target_mutations.operations()) - untargeted("Mutation")
-    assert untargeted("Mutation") <= set(target_mutations.operations())
+def test_every_mutation_has_a_decision() -> None:
+    assert set(MUTATION_CLASSES) == set(target_mutations.operations()) - untargeted_names(
+        "Mutation"
+    )
+    assert untargeted_names("Mutation") <= set(target_mutations.operations())
 
 
-def test_every_way_to_read_has_its_decision() -> None:
-    """A new root field, field of an account or kind of node is in the table, or left out of it."""
+def test_every_read_has_a_decision() -> None:
+    """Each root field, user field and node type must be in the access matrix or excluded there."""
     expected = {f"{kind} contents" for kind in ACCESS_MATRIX["records"] if kind != "User"}
     for kind in ("Query", "Subscription"):
         parent: Any = SDL.type_map[kind]
-        expected |= {f"{kind}.{name}" for name in parent.fields if name not in untargeted(kind)}
-        assert untargeted(kind) <= set(parent.fields)
-        expected.add(f"{kind}.changes position")  # the argument `after` names a journal
+        expected |= {
+            f"{kind}.{name}" for name in parent.fields if name not in untargeted_names(kind)
+        }
+        assert untargeted_names(kind) <= set(parent.fields)
+        expected.add(f"{kind}.changes position")  # the argument `after` refers to a journal
     expected |= {
         f"Query.{name}" for name in target_queries.QUERIES if " " in name
     }  # other arguments
@@ -127,57 +140,73 @@ def test_every_way_to_read_has_its_decision() -> None:
     expected |= {f"User.{name}" for name in user.fields if name not in shown}
     node: Any = SDL.type_map["Node"]
     expected |= {f"node {kind.name}" for kind in SDL.get_possible_types(node)}
-    assert expected == set(READS)
+    assert expected == set(READ_CLASSES)
     for kind, names in ACCESS_MATRIX["records"].items():
         assert set(names.split()) <= set(getattr(SDL.type_map[kind], "fields", ()))
 
 
-def test_all_classes_are_used() -> None:
-    assert {*CHANGES.values(), *READS.values()} == set(CLASSES)
+def test_all_access_classes_are_used() -> None:
+    assert {*MUTATION_CLASSES.values(), *READ_CLASSES.values()} == set(ALLOWED_BY_CLASS)
     assert (
         set(ACCESS_MATRIX["targets"])
         == set(ACCESS_MATRIX["reads"])
         == set(ACCESS_MATRIX["touches"])
     )
-    for allowed in CLASSES.values():
+    for allowed in ALLOWED_BY_CLASS.values():
         assert set(allowed) <= set(CALLERS)
         assert set().union(*allowed.values()) <= set(RELATIONS) == set(ACCESS_MATRIX["relations"])
 
 
-def test_each_border_is_tried_on_one_of_the_stores() -> None:
+def test_each_border_case_is_tested_on_one_database() -> None:
     assert f"targets/{Path(__file__).name}" in item_selection.WHOLE
     if len(store_fixtures.STORES) == len(DIALECTS):
-        for names in (CHANGES, QUERIES):
-            tried = [name for dialect in DIALECTS for name in share(names, dialect)]
-            assert sorted(tried) == sorted(names)
+        for names in (MUTATION_CLASSES, QUERY_NAMES):
+            tested = [name for dialect in DIALECTS for name in names_for_store(names, dialect)]
+            assert sorted(tested) == sorted(names)
 
 
-async def test_borders_of_whose_data_is_changed(server: Server, world: Environment) -> None:
-    await compare(
-        server, (one for name in share(CHANGES, world.database.dialect) for one in borders(name))
+async def test_mutation_access_at_borders(server: Server, world: Environment) -> None:
+    await assert_decisions(
+        server,
+        (
+            item
+            for name in names_for_store(MUTATION_CLASSES, world.database.dialect)
+            for item in border_cases(name)
+        ),
     )
 
 
-async def test_borders_of_whose_data_is_read(server: Server, world: Environment) -> None:
-    await compare(
-        server, (one for name in share(QUERIES, world.database.dialect) for one in borders(name))
+async def test_query_access_at_borders(server: Server, world: Environment) -> None:
+    await assert_decisions(
+        server,
+        (
+            item
+            for name in names_for_store(QUERY_NAMES, world.database.dialect)
+            for item in border_cases(name)
+        ),
     )
 
 
-async def test_borders_of_whose_changes_are_followed(server: Server) -> None:
-    await compare(server, (one for name in STREAMS for one in borders(name)))
+async def test_subscription_access_at_borders(server: Server) -> None:
+    await assert_decisions(
+        server, (item for name in SUBSCRIPTION_NAMES for item in border_cases(name))
+    )
 
 
-@LONG
-async def test_whose_data_is_changed(server: Server) -> None:
-    await compare(server, (one for name in CHANGES for one in cells(name)))
+@LONG_RUN_ONLY
+async def test_mutation_access_of_all_cases(server: Server) -> None:
+    await assert_decisions(
+        server, (item for name in MUTATION_CLASSES for item in access_cases(name))
+    )
 
 
-@LONG
-async def test_whose_data_is_read(server: Server) -> None:
-    await compare(server, (one for name in QUERIES for one in cells(name)))
+@LONG_RUN_ONLY
+async def test_query_access_of_all_cases(server: Server) -> None:
+    await assert_decisions(server, (item for name in QUERY_NAMES for item in access_cases(name)))
 
 
-@LONG
-async def test_whose_changes_are_followed(server: Server) -> None:
-    await compare(server, (one for name in STREAMS for one in cells(name)))
+@LONG_RUN_ONLY
+async def test_subscription_access_of_all_cases(server: Server) -> None:
+    await assert_decisions(
+        server, (item for name in SUBSCRIPTION_NAMES for item in access_cases(name))
+    )

@@ -1,4 +1,4 @@
-"""Archives that are brought in: goes on after a crash, and what is wrong is told."""
+"""Account imports: continuation after a crash, invalid archives and paths."""
 
 import base64
 import itertools
@@ -36,48 +36,50 @@ from tests.support.stores.other_processes import taken_for_dead
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-class Crashed(Exception):
+class SimulatedCrash(Exception):
     pass
 
 
-# each format of an archive, and after how many steps the work crashes
-WAYS = list(itertools.product(FULL, [1, 2, 4]) if ALL else zip(FULL, itertools.cycle([1, 2, 4])))
+# each archive format, and the number of steps before the crash
+CRASH_CASES = list(
+    itertools.product(FULL, [1, 2, 4]) if ALL else zip(FULL, itertools.cycle([1, 2, 4]))
+)
 
 
-async def crash(world: Environment, place: str, nth: int) -> None:
-    """Work on a task until it is at a place for the nth time, which its worker does not survive."""
-    seen = 0
+async def crash_task(world: Environment, fault_point: str, hit_number: int) -> None:
+    """Run a task until it reaches a fault point for the nth time, and crash there."""
+    reached_count = 0
 
-    def fault(here: str) -> None:
-        nonlocal seen
-        seen += here == place
-        if seen == nth:
-            raise Crashed
+    def reach_fault_point(reached_point: str) -> None:
+        nonlocal reached_count
+        reached_count += reached_point == fault_point
+        if reached_count == hit_number:
+            raise SimulatedCrash
 
-    with pytest.raises(Crashed):
-        await tasks.run_next_task(replace(world, reach_fault_point=fault))
+    with pytest.raises(SimulatedCrash):
+        await tasks.run_next_task(replace(world, reach_fault_point=reach_fault_point))
 
 
 @pytest.mark.usefixtures("chunked")
-@pytest.mark.parametrize("way", WAYS, ids=str)
-async def test_what_crashed_goes_on_without_loss_or_repeat(
-    ada: Client, bob: Client, clock: Clock, way: tuple[str, int]
+@pytest.mark.parametrize("crash_case", CRASH_CASES, ids=str)
+async def test_crashed_export_and_import_continue_without_loss(
+    ada: Client, bob: Client, clock: Clock, crash_case: tuple[str, int]
 ) -> None:
-    kind, nth = way
+    archive_format, step_number = crash_case
     await furnish(ada, clock)
-    done = await run(ada, "accountExport", EXPORT, format=kind)
-    await crash(ada.world, "exported", nth)
+    payload = await run(ada, "accountExport", EXPORT, format=archive_format)
+    await crash_task(ada.world, "exported", step_number)
     await taken_for_dead(ada.world)
     assert await tasks.run_next_task(ada.world)
-    found = await node(ada, done["export"]["id"])
-    content = (await ada.http.get(found["url"])).content
+    export = await node(ada, payload["export"]["id"])
+    content = (await ada.http.get(export["url"])).content
     archive = {"text": base64.b64encode(content).decode()}
-    given = {"archive": archive, "encoding": "BASE64", "skipKnown": nth % 2 == 1}
-    done = await run(bob, "accountImport", TASK, **given)
-    await crash(ada.world, "imported", nth)
+    arguments = {"archive": archive, "encoding": "BASE64", "skipKnown": step_number % 2 == 1}
+    payload = await run(bob, "accountImport", TASK, **arguments)
+    await crash_task(ada.world, "imported", step_number)
     await taken_for_dead(ada.world)
     assert await tasks.run_next_task(ada.world)
-    task = await ended(bob, done["task"]["id"])
+    task = await ended(bob, payload["task"]["id"])
     assert task["state"] == "SUCCEEDED"
     assert (await told(bob)) == (await told(ada))
     assert task["result"]["stored"] == task["done"] == len((await told(ada))["mail"])
@@ -85,47 +87,47 @@ async def test_what_crashed_goes_on_without_loss_or_repeat(
 
 
 @pytest.mark.usefixtures("chunked")
-async def test_an_import_that_is_cancelled_keeps_what_came(ada: Client, bob: Client) -> None:
+async def test_cancelled_import_keeps_stored_messages(ada: Client, bob: Client) -> None:
     for number in range(10):
         await place(ada, raw_message(f"{number}"))
     content = (await exported(ada))["content"]
     archive = {"text": base64.b64encode(content).decode()}
-    done = await run(bob, "accountImport", TASK, archive=archive, encoding="BASE64")
-    await crash(ada.world, "imported", 3)
-    given = {"ids": [done["task"]["id"]]}
-    assert (await run(bob, "taskCancel", "tasks { state }", **given))["errors"] == []
+    payload = await run(bob, "accountImport", TASK, archive=archive, encoding="BASE64")
+    await crash_task(ada.world, "imported", 3)
+    arguments = {"ids": [payload["task"]["id"]]}
+    assert (await run(bob, "taskCancel", "tasks { state }", **arguments))["errors"] == []
     await taken_for_dead(ada.world)
     assert await tasks.run_next_task(ada.world)
-    task = await ended(bob, done["task"]["id"])
+    task = await ended(bob, payload["task"]["id"])
     assert (task["state"], task["result"]["stored"]) == ("CANCELLED", 4)
     assert len((await told(bob))["mail"]) == 4
     await housekeeping.run_round(ada.world)
     assert await rows(ada.world, "SELECT id FROM import_archives") == []
 
 
-async def test_a_full_account_takes_what_fits_and_says_so(
+async def test_full_account_imports_what_fits_and_fails(
     ada: Client, bob: Client, root: Client, world: Environment
 ) -> None:
     for number in range(10):
         await place(ada, raw_message(f"{number}", body="y" * 1000))
     export = await exported(ada, format="MBOX")
-    bobs = {"usernames": ["bob"]}
-    assert (await run(root, "userUpdate", users=bobs, set={"quota": 7000}))["errors"] == []
+    bob_selection = {"usernames": ["bob"]}
+    assert (await run(root, "userUpdate", users=bob_selection, set={"quota": 7000}))["errors"] == []
     task = await imported(bob, export["content"])
     assert task["state"] == "FAILED"
     assert task["error"].startswith("the account is full")
     stored = task["result"]["stored"]
-    there = [raw for _, raw, *_ in (await told(bob))["mail"] if b"yyy" in raw]  # not our letter
-    assert stored == len(there) > 2
-    assert sum(map(len, there)) <= 7000
-    assert (await run(root, "userUpdate", users=bobs, set={"quota": 100_000}))["errors"] == []
+    # without the message about the quota
+    stored_messages = [raw for _, raw, *_ in (await told(bob))["mail"] if b"yyy" in raw]
+    assert stored == len(stored_messages) > 2
+    assert sum(map(len, stored_messages)) <= 7000
+    assert (await run(root, "userUpdate", users=bob_selection, set={"quota": 100_000}))[
+        "errors"
+    ] == []
     task = await imported(bob, export["content"])
     assert (task["result"]["stored"], task["result"]["known"]) == (10 - stored, stored)
     await housekeeping.run_round(world)
     assert await rows(world, "SELECT id FROM import_archives") == []
-
-
-# what is wrong with an archive
 
 
 @pytest.mark.parametrize(
@@ -136,18 +138,16 @@ async def test_a_full_account_takes_what_fits_and_says_so(
         (b"\x1f\x8b\x08\0", "compressed as a whole"),
     ],
 )
-async def test_what_is_no_archive_is_refused_at_once(
-    ada: Client, content: bytes, error: str
-) -> None:
+async def test_invalid_archive_is_refused_at_once(ada: Client, content: bytes, error: str) -> None:
     archive = {"text": base64.b64encode(content).decode()}
-    done = await run(ada, "accountImport", TASK, archive=archive, encoding="BASE64")
-    assert codes(done) == [("VALIDATION", ["archive"])]
-    assert error in done["errors"][0]["message"]
+    payload = await run(ada, "accountImport", TASK, archive=archive, encoding="BASE64")
+    assert codes(payload) == [("VALIDATION", ["archive"])]
+    assert error in payload["errors"][0]["message"]
     assert await rows(ada.world, "SELECT id FROM tasks") == []
 
 
 @pytest.mark.parametrize(
-    ("given", "path"),
+    ("arguments", "path"),
     [
         ({}, ["archive"]),
         ({"archive": {"text": "x: y\n\nz"}, "path": "a"}, ["archive"]),
@@ -156,30 +156,30 @@ async def test_what_is_no_archive_is_refused_at_once(
         ({"archive": {"text": "x: y\n\nz"}, "mailbox": "a//b"}, ["mailbox"]),
     ],
 )
-async def test_an_import_that_cannot_be_is_refused(
-    ada: Client, given: dict[str, Any], path: list[str]
+async def test_invalid_import_is_refused(
+    ada: Client, arguments: dict[str, Any], path: list[str]
 ) -> None:
-    done = await run(ada, "accountImport", TASK, **given)
-    assert [error["path"] for error in done["errors"]] == [path]
+    payload = await run(ada, "accountImport", TASK, **arguments)
+    assert [error["path"] for error in payload["errors"]] == [path]
 
 
-@pytest.mark.parametrize("kind", FULL)
-async def test_an_archive_that_was_cut_off_fails_and_says_how_far(
-    ada: Client, bob: Client, kind: str
+@pytest.mark.parametrize("archive_format", FULL)
+async def test_truncated_archive_fails_and_reports_progress(
+    ada: Client, bob: Client, archive_format: str
 ) -> None:
     for number in range(6):
         await place(ada, raw_message(f"{number}", body="y" * 700))
-    content = (await exported(ada, format=kind))["content"]
+    content = (await exported(ada, format=archive_format))["content"]
     task = await imported(bob, content[: len(content) // 2 + 1000])
     assert task["state"] == "FAILED"
     assert "cut off" in task["error"]
-    there = (await told(bob))["mail"]
-    assert (task["result"] or {}).get("stored", 0) == len(there)
-    assert len(there) > 1 or kind == "EML_ZIP"
+    messages = (await told(bob))["mail"]
+    assert (task["result"] or {}).get("stored", 0) == len(messages)
+    assert len(messages) > 1 or archive_format == "EML_ZIP"
 
 
-async def test_what_cannot_be_brought_in_is_told_one_by_one(ada: Client) -> None:
-    line = {"kind": "message", "receivedAt": "2030-01-01T00:00:00Z", "mailbox": "INBOX"}
+async def test_each_refused_record_is_reported(ada: Client) -> None:
+    message_record = {"kind": "message", "receivedAt": "2030-01-01T00:00:00Z", "mailbox": "INBOX"}
     source = base64.b64encode(raw_message("x")).decode()
     records: list[dict[str, Any]] = [
         {"kind": "account", "format": "merganser", "version": 1, "mailboxes": [
@@ -187,15 +187,15 @@ async def test_what_cannot_be_brought_in_is_told_one_by_one(ada: Client) -> None
         ], "settings": {"name": 5, "language": "no such language!", "spam_level": 7,
                         "password": "x"},
          "keyValues": [{"store": "none", "key": "a", "value": "b"}, {}]},
-        {**line, "source": source},
-        {**line, "source": source, "mailbox": "x/../\0"},
-        {**line, "source": source, "flags": ["\\Nonsense"]},
-        {**line, "source": source, "flags": [f"k{n}" for n in range(65)]},
-        {**line, "source": source, "sha256": "0" * 64},
-        {**line, "source": "?"},
+        {**message_record, "source": source},
+        {**message_record, "source": source, "mailbox": "x/../\0"},
+        {**message_record, "source": source, "flags": ["\\Nonsense"]},
+        {**message_record, "source": source, "flags": [f"k{n}" for n in range(65)]},
+        {**message_record, "source": source, "sha256": "0" * 64},
+        {**message_record, "source": "?"},
         {"kind": "end"},
     ]  # fmt: skip
-    content = b"\n".join(json.dumps(one).encode() for one in records) + b"\n"
+    content = b"\n".join(json.dumps(record).encode() for record in records) + b"\n"
     task = await imported(ada, content)
     assert (task["state"], task["result"]["stored"], task["done"]) == ("SUCCEEDED", 1, 6)
     refused = dict(task["result"]["refused"])
@@ -203,14 +203,18 @@ async def test_what_cannot_be_brought_in_is_told_one_by_one(ada: Client) -> None
             "value a", "value None"} <= set(refused)  # fmt: skip
     assert len(task["result"]["refused"]) == 6 + 5
     assert "password" not in str(refused)
-    many = {"kind": "account", "format": "merganser", "version": 1}
-    boxes = [{"path": f"F{n}"} for n in range(30)]
+    account_record = {"kind": "account", "format": "merganser", "version": 1}
+    mailboxes = [{"path": f"F{n}"} for n in range(30)]
     object.__setattr__(ada.world, "options", replace(ada.world.options, max_mailboxes=12))
-    content = json.dumps({**many, "mailboxes": boxes}).encode() + b'\n{"kind": "end"}\n'
+    content = (
+        json.dumps({**account_record, "mailboxes": mailboxes}).encode() + b'\n{"kind": "end"}\n'
+    )
     task = await imported(ada, content)
     assert task["result"]["refused"] == [["folder F13", "too many folders"]]
-    boxes *= 400
-    task = await imported(ada, json.dumps({**many, "mailboxes": boxes}).encode() + b"\n")
+    mailboxes *= 400
+    task = await imported(
+        ada, json.dumps({**account_record, "mailboxes": mailboxes}).encode() + b"\n"
+    )
     assert (task["state"], task["done"]) == ("FAILED", 0)
     assert "more than 10000 folders" in task["error"]
     paths = [path for path, *_ in (await told(ada))["boxes"]]
@@ -218,10 +222,7 @@ async def test_what_cannot_be_brought_in_is_told_one_by_one(ada: Client) -> None
     assert "a//b" not in paths
 
 
-# files on the server
-
-
-async def test_a_path_is_for_root_and_below_the_folder(
+async def test_path_needs_root_and_the_import_folder(
     ada: Client, root: Client, tmp_path: Path
 ) -> None:
     world = ada.world
@@ -233,36 +234,36 @@ async def test_a_path_is_for_root_and_below_the_folder(
     (folder / "link.mbox").symlink_to(outside)
     (folder / "up").symlink_to(tmp_path)
     os.mkfifo(folder / "pipe")
-    given = {"user": {"username": "ada"}, "path": "sub/a.mbox"}
-    done = await run(root, "accountImport", TASK, **given)
-    assert codes(done) == [("FORBIDDEN_OPERATION", ["path"])]  # no folder is set
+    arguments = {"user": {"username": "ada"}, "path": "sub/a.mbox"}
+    payload = await run(root, "accountImport", TASK, **arguments)
+    assert codes(payload) == [("FORBIDDEN_OPERATION", ["path"])]  # no folder is configured
     object.__setattr__(world, "options", replace(world.options, import_folder=folder))
     assert codes(await run(ada, "accountImport", TASK, path="sub/a.mbox"))[0][0] == "FORBIDDEN"
     for path in ("../outside.mbox", str(outside), "link.mbox", "up/outside.mbox", "none", "sub",
                  "pipe", "/etc/passwd", "x" * 5000):  # fmt: skip
-        done = await run(root, "accountImport", TASK, **{**given, "path": path})
-        assert codes(done) == [("NOT_FOUND", ["path"])], path
-    done = await run(root, "accountImport", TASK, **given)
-    assert done["errors"] == []
+        payload = await run(root, "accountImport", TASK, **{**arguments, "path": path})
+        assert codes(payload) == [("NOT_FOUND", ["path"])], path
+    payload = await run(root, "accountImport", TASK, **arguments)
+    assert payload["errors"] == []
     assert await tasks.run_next_task(world)
-    assert (await ended(ada, done["task"]["id"]))["result"]["stored"] == 1
-    done = await run(root, "accountImport", TASK, **given)
+    assert (await ended(ada, payload["task"]["id"]))["result"]["stored"] == 1
+    payload = await run(root, "accountImport", TASK, **arguments)
     (folder / "sub" / "a.mbox").unlink()
-    (folder / "sub" / "a.mbox").symlink_to(outside)  # since it was looked at
+    (folder / "sub" / "a.mbox").symlink_to(outside)  # replaced after the check
     assert await tasks.run_next_task(world)
-    assert (await ended(ada, done["task"]["id"]))["state"] == "FAILED"
+    assert (await ended(ada, payload["task"]["id"]))["state"] == "FAILED"
 
 
-async def test_an_upload_is_brought_in_and_gone(ada: Client, world: Environment) -> None:
+async def test_imported_upload_is_deleted(ada: Client, world: Environment) -> None:
     mbox = b"From a@b.example Tue Jan  6 10:00:00 2026\nSubject: x\n\nx\n\n" * 300
-    sent = await ada.http.post("/rest/uploads", content=mbox, headers=ada.headers)
-    given = {"archive": {"upload": sent.json()["id"]}, "skipKnown": False}
-    checked = await run(ada, "accountImport", TASK, **given, options={"validateOnly": True})
-    assert checked["errors"] == []
-    done = await run(ada, "accountImport", TASK, **given)
-    assert done["errors"] == []
+    upload_response = await ada.http.post("/rest/uploads", content=mbox, headers=ada.headers)
+    arguments = {"archive": {"upload": upload_response.json()["id"]}, "skipKnown": False}
+    validated = await run(ada, "accountImport", TASK, **arguments, options={"validateOnly": True})
+    assert validated["errors"] == []
+    payload = await run(ada, "accountImport", TASK, **arguments)
+    assert payload["errors"] == []
     assert await rows(world, "SELECT id FROM uploads") == []
-    assert codes(await run(ada, "accountImport", TASK, **given)) == [("NOT_FOUND", ["archive"])]
+    assert codes(await run(ada, "accountImport", TASK, **arguments)) == [("NOT_FOUND", ["archive"])]
     assert await tasks.run_next_task(world)
-    assert (await ended(ada, done["task"]["id"]))["result"]["stored"] == 300
+    assert (await ended(ada, payload["task"]["id"]))["result"]["stored"] == 300
     assert await rows(world, "SELECT id FROM import_archives") == []

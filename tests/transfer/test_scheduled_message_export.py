@@ -1,4 +1,4 @@
-"""Messages that wait to be sent, in accounts as files: drafts, so that nothing goes twice."""
+"""Scheduled messages in account exports become drafts, so that no message is sent twice."""
 
 import base64
 import io
@@ -20,138 +20,160 @@ from tests.support.accounts.account_exports import FULL, ended, exported, import
 from tests.support.accounts.user_operations import run
 from tests.support.mail_servers.queue_worker import bodies
 
-LATER = {"to": [{"address": "carol@example.net"}], "subject": "Later", "text": "Hi."}
-FOUND = """{ viewer { user { messages { nodes { subject draft mailbox { path }
+SCHEDULED_MESSAGE = {"to": [{"address": "carol@example.net"}], "subject": "Later", "text": "Hi."}
+MESSAGES_QUERY = """{ viewer { user { messages { nodes { subject draft mailbox { path }
   envelope { from } } } } } }"""
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-async def nodes(client: Client) -> list[Any]:
-    found = (await client(FOUND))["viewer"]["user"]["messages"]["nodes"]
-    return sorted(found, key=lambda node: str(node["subject"]))
+async def list_messages(client: Client) -> list[Any]:
+    messages = (await client(MESSAGES_QUERY))["viewer"]["user"]["messages"]["nodes"]
+    return sorted(messages, key=lambda node: str(node["subject"]))
 
 
-@pytest.mark.parametrize("kind", FULL)
-async def test_what_is_to_go_later_comes_back_as_a_draft(
-    ada: Client, bob: Client, world: Environment, kind: str
+@pytest.mark.parametrize("archive_format", FULL)
+async def test_scheduled_message_is_imported_as_a_draft(
+    ada: Client, bob: Client, world: Environment, archive_format: str
 ) -> None:
-    await run(ada, "messageSend", "submission { id }", **LATER, sendTime="2030-02-01T00:00:00Z")
-    await run(ada, "messageSend", "submission { id }", **{**LATER, "subject": "Now"})
-    made = await exported(ada, format=kind)
-    sent = len(await bodies(world))
-    await imported(bob, made["content"])
-    later, now = await nodes(bob)
-    assert later == {"subject": "Later", "draft": True, "mailbox": {"path": "Drafts"},
+    await run(
+        ada,
+        "messageSend",
+        "submission { id }",
+        **SCHEDULED_MESSAGE,
+        sendTime="2030-02-01T00:00:00Z",
+    )
+    await run(ada, "messageSend", "submission { id }", **{**SCHEDULED_MESSAGE, "subject": "Now"})
+    export = await exported(ada, format=archive_format)
+    submission_count = len(await bodies(world))
+    await imported(bob, export["content"])
+    scheduled_message, sent_message = await list_messages(bob)
+    assert scheduled_message == {"subject": "Later", "draft": True, "mailbox": {"path": "Drafts"},
                      "envelope": None}  # fmt: skip
-    assert (now["subject"], now["draft"], now["mailbox"]["path"]) == ("Now", False, "Sent")
-    assert len(await bodies(world)) == sent  # nobody sends it a second time
+    assert (sent_message["subject"], sent_message["draft"], sent_message["mailbox"]["path"]) == (
+        "Now",
+        False,
+        "Sent",
+    )
+    assert len(await bodies(world)) == submission_count  # no message is queued again
 
 
-async def test_the_record_says_to_whom_and_when(ada: Client) -> None:
-    await run(ada, "messageSend", "submission { id }", **LATER, sendTime="2030-02-01T00:00:00Z")
-    made = await exported(ada, format="EML_ZIP")
-    with zipfile.ZipFile(io.BytesIO(made["content"])) as archive:
+async def test_export_record_has_recipients_and_send_time(ada: Client) -> None:
+    await run(
+        ada,
+        "messageSend",
+        "submission { id }",
+        **SCHEDULED_MESSAGE,
+        sendTime="2030-02-01T00:00:00Z",
+    )
+    export = await exported(ada, format="EML_ZIP")
+    with zipfile.ZipFile(io.BytesIO(export["content"])) as archive:
         name = next(n for n in archive.namelist() if n.endswith("account.json"))
         account = json.loads(archive.read(name))
-    (one,) = account["scheduled"]
-    assert (one["subject"], one["recipients"]) == ("Later", ["carol@example.net"])
-    assert one["sendTime"].startswith("2030-02-01T00:00:00")
+    (submission,) = account["scheduled"]
+    assert (submission["subject"], submission["recipients"]) == ("Later", ["carol@example.net"])
+    assert submission["sendTime"].startswith("2030-02-01T00:00:00")
 
 
-async def quota(client: Client, size: int | None) -> None:
+async def set_quota(client: Client, size: int | None) -> None:
     async with client.world.write_session(client.user.id) as session:
         row = update(User).where(col(User.id) == client.user.id)
         await session.exec(row.values(quota=size))
 
 
-async def scheduled(client: Client, subject: str, **more: Any) -> dict[str, Any]:
-    """Something that is to go in February, without a copy: there is no room for one."""
-    await quota(client, 10)
-    given = {**LATER, "subject": subject, "sendTime": "2030-02-01T00:00:00Z"} | more
-    done = await run(client, "messageSend", "submission { id } message { id }", **given)
-    await quota(client, None)
-    assert done["message"] is None
-    submission: dict[str, Any] = done["submission"]
+async def schedule_without_copy(client: Client, subject: str, **changes: Any) -> dict[str, Any]:
+    """Schedule a message without a copy, since the account is full."""
+    await set_quota(client, 10)
+    message_input = {
+        **SCHEDULED_MESSAGE,
+        "subject": subject,
+        "sendTime": "2030-02-01T00:00:00Z",
+    } | changes
+    payload = await run(client, "messageSend", "submission { id } message { id }", **message_input)
+    await set_quota(client, None)
+    assert payload["message"] is None
+    submission: dict[str, Any] = payload["submission"]
     return submission
 
 
-async def gone(client: Client, subject: str) -> None:
-    """The copy is deleted, into the archive; it goes out all the same."""
-    given = {**LATER, "subject": subject, "sendTime": "2030-02-01T00:00:00Z"}
-    done = await run(client, "messageSend", "message { id }", **given)
-    await run(client, "messageDelete", "deletedCount", select={"ids": [done["message"]["id"]]})
+async def schedule_with_deleted_copy(client: Client, subject: str) -> None:
+    """Schedule a message and delete its copy. The message is still sent."""
+    message_input = {**SCHEDULED_MESSAGE, "subject": subject, "sendTime": "2030-02-01T00:00:00Z"}
+    payload = await run(client, "messageSend", "message { id }", **message_input)
+    await run(client, "messageDelete", "deletedCount", select={"ids": [payload["message"]["id"]]})
 
 
 @pytest.mark.usefixtures("chunked")
-@pytest.mark.parametrize("kind", FULL)
-async def test_what_has_no_copy_comes_back_as_a_draft_too(
-    ada: Client, bob: Client, world: Environment, kind: str
+@pytest.mark.parametrize("archive_format", FULL)
+async def test_scheduled_message_without_copy_is_imported_as_a_draft(
+    ada: Client, bob: Client, world: Environment, archive_format: str
 ) -> None:
     await receive(ada, "a")
-    many = [f"Later {nth}" for nth in range(4)]
-    for subject in many:
-        await scheduled(ada, subject, bcc=[{"address": "dave@example.net"}])
-    await gone(ada, "Later 4")
-    await scheduled(bob, "bob's")
-    whole = (await bodies(world))[:5]
-    made = await exported(ada, format=kind)
-    assert (made["task"]["done"], made["task"]["total"]) == (6, 6)
-    task = await imported(bob, made["content"])
+    scheduled_subjects = [f"Later {number}" for number in range(4)]
+    for subject in scheduled_subjects:
+        await schedule_without_copy(ada, subject, bcc=[{"address": "dave@example.net"}])
+    await schedule_with_deleted_copy(ada, "Later 4")
+    await schedule_without_copy(bob, "bob's")
+    adas_bodies = (await bodies(world))[:5]
+    export = await exported(ada, format=archive_format)
+    assert (export["task"]["done"], export["task"]["total"]) == (6, 6)
+    task = await imported(bob, export["content"])
     assert (task["result"]["stored"], task["result"]["refused"]) == (6, [])
-    first, *later = sorted(await nodes(bob), key=lambda node: node["draft"])
-    assert first["subject"] == "a"
+    received_message, *draft_messages = sorted(
+        await list_messages(bob), key=lambda node: node["draft"]
+    )
+    assert received_message["subject"] == "a"
     drafts = {"draft": True, "mailbox": {"path": "Drafts"}, "envelope": None}
-    assert sorted(later, key=lambda node: str(node["subject"])) == [
-        {"subject": subject, **drafts} for subject in (*many, "Later 4")
+    assert sorted(draft_messages, key=lambda node: str(node["subject"])) == [
+        {"subject": subject, **drafts} for subject in (*scheduled_subjects, "Later 4")
     ]
-    assert b"dave@example.net" in whole[0]
-    assert sorted(await sources(bob)) == sorted(whole)
-    assert len(await bodies(world)) == 6  # nobody sends it a second time
+    assert b"dave@example.net" in adas_bodies[0]
+    assert sorted(await load_draft_sources(bob)) == sorted(adas_bodies)
+    assert len(await bodies(world)) == 6  # no message is queued again
 
 
-async def sources(client: Client) -> list[bytes]:
-    """The drafts of an account, byte for byte."""
-    mail = (await told(client))["mail"]
-    return [raw for path, raw, flags, _ in mail if path == "Drafts" and "\\Draft" in flags]
+async def load_draft_sources(client: Client) -> list[bytes]:
+    """Return the raw drafts of an account."""
+    messages = (await told(client))["mail"]
+    return [raw for path, raw, flags, _ in messages if path == "Drafts" and "\\Draft" in flags]
 
 
-async def test_what_is_sent_or_not_asked_for_is_no_draft(ada: Client) -> None:
+async def test_sent_or_unselected_message_is_not_exported_as_a_draft(ada: Client) -> None:
     await receive(ada, "a")
-    submission = await scheduled(ada, "Later")
-    chosen = await exported(ada, format="JSON", filter={"mailbox": {"path": "INBOX"}})
-    assert subjects(chosen["content"]) == ["a"]
-    assert subjects((await exported(ada, format="JSON"))["content"]) == ["a", "Later"]
+    submission = await schedule_without_copy(ada, "Later")
+    selected_export = await exported(ada, format="JSON", filter={"mailbox": {"path": "INBOX"}})
+    assert archive_subjects(selected_export["content"]) == ["a"]
+    assert archive_subjects((await exported(ada, format="JSON"))["content"]) == ["a", "Later"]
     mbox = (await exported(ada, format="MBOX"))["content"]
     assert (mbox.count(b"Subject: Later"), mbox.count(b"Subject: a\r\n")) == (1, 1)
     await run(ada, "submissionCancel", "submissions { state }", ids=[submission["id"]])
-    await quota(ada, 10)
-    await run(ada, "messageSend", "submission { id }", **LATER)  # goes at once
-    await quota(ada, None)
-    assert subjects((await exported(ada, format="JSON"))["content"]) == ["a"]
+    await set_quota(ada, 10)
+    await run(ada, "messageSend", "submission { id }", **SCHEDULED_MESSAGE)  # sent at once
+    await set_quota(ada, None)
+    assert archive_subjects((await exported(ada, format="JSON"))["content"]) == ["a"]
 
 
-def subjects(content: bytes) -> list[str]:
-    """Of the messages of an archive, in their order."""
+def archive_subjects(content: bytes) -> list[str]:
+    """Return the subjects of the messages of an archive in order."""
     records = [json.loads(line) for line in content.splitlines()]
-    raws = [base64.b64decode(each["source"]) for each in records if each["kind"] == "message"]
+    raws = [base64.b64decode(record["source"]) for record in records if record["kind"] == "message"]
     return [str(message_from_bytes(raw)["Subject"]) for raw in raws]
 
 
-async def test_what_lies_damaged_in_the_queue_is_told(ada: Client, world: Environment) -> None:
+async def test_damaged_queued_message_is_reported(ada: Client, world: Environment) -> None:
     for subject in ("Later", "Whole"):
-        await scheduled(ada, subject)
-    asked = select(col(Submission.blob_id), col(Blob.data), col(Submission.queue_id)).join_from(
+        await schedule_without_copy(ada, subject)
+    statement = select(col(Submission.blob_id), col(Blob.data), col(Submission.queue_id)).join_from(
         Submission, Blob, col(Blob.id) == col(Submission.blob_id)
     )
-    row = (await world.database.read(asked.order_by(col(Submission.id))))[0]
-    await lies(world, row.blob_id, b"junk")
-    made = await exported(ada, format="JSON")
-    await lies(world, row.blob_id, row.data)
-    assert subjects(made["content"]) == ["Whole"]
-    task = await ended(ada, made["task"]["id"])
-    assert [one[0] for one in task["result"]["refused"]] == [f"submission {row.queue_id}"]
+    row = (await world.database.read(statement.order_by(col(Submission.id))))[0]
+    await replace_blob_data(world, row.blob_id, b"junk")
+    export = await exported(ada, format="JSON")
+    await replace_blob_data(world, row.blob_id, row.data)
+    assert archive_subjects(export["content"]) == ["Whole"]
+    task = await ended(ada, export["task"]["id"])
+    assert [refusal[0] for refusal in task["result"]["refused"]] == [f"submission {row.queue_id}"]
 
 
-async def lies(world: Environment, blob_id: int, data: bytes) -> None:
+async def replace_blob_data(world: Environment, blob_id: int, data: bytes) -> None:
     async with world.write_session() as session:
         await session.exec(update(Blob).where(col(Blob.id) == blob_id).values(data=data))

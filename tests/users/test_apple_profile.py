@@ -1,4 +1,4 @@
-"""Profiles for Apple's devices, as plistlib reads them and openssl checks them."""
+"""Apple configuration profiles, read with plistlib and verified with openssl."""
 
 import base64
 import plistlib
@@ -24,53 +24,57 @@ from tests.support.accounts.two_factor_operations import ask
 from tests.support.operations.quarantine_operations import set_options
 
 SERVERS = {"imap_server": "imap.example.org:993", "pop3_server": "pop.example.org:995"}
-BESIDE = replace(CHEAP, imap_server=SERVERS["imap_server"], pop3_server=SERVERS["pop3_server"])
+OPTIONS_WITH_SERVERS = replace(
+    CHEAP, imap_server=SERVERS["imap_server"], pop3_server=SERVERS["pop3_server"]
+)
 IMAP, POP3, SMTP, ALL = (AppPasswordScope(name) for name in ("IMAP", "POP3", "SMTP", "ALL"))
 
 
-async def profile(client: Client, options: Options = BESIDE, **given: Any) -> tuple[bytes, str]:
-    """The bytes of a new profile, and the password in it."""
+async def create_profile(
+    client: Client, options: Options = OPTIONS_WITH_SERVERS, **fields: Any
+) -> tuple[bytes, str]:
+    """Create a profile, and return its bytes and the password in it."""
     ctx = Context(replace(client.world, options=options), context(client).viewer)
-    new = NewAppPassword(**{"description": "Phone", "profile": True, **given})
-    created = await app_passwords.create_app_password(ctx, None, new)
+    new_password = NewAppPassword(**{"description": "Phone", "profile": True, **fields})
+    created = await app_passwords.create_app_password(ctx, None, new_password)
     assert created.profile
     return base64.b64decode(created.profile), created.password
 
 
-async def test_a_profile_holds_the_account(ada: Client) -> None:
-    raw, password = await profile(ada)
-    read = plistlib.loads(raw)
-    assert (read["PayloadType"], read["PayloadVersion"]) == ("Configuration", 1)
-    (account,) = read["PayloadContent"]
+async def test_profile_contains_the_account(ada: Client) -> None:
+    raw, password = await create_profile(ada)
+    profile_data = plistlib.loads(raw)
+    assert (profile_data["PayloadType"], profile_data["PayloadVersion"]) == ("Configuration", 1)
+    (account,) = profile_data["PayloadContent"]
     assert account["PayloadType"] == "com.apple.mail.managed"
     assert account["EmailAccountType"] == "EmailTypeIMAP"
     assert account["EmailAddress"] == "ada@example.org"
     assert account["IncomingPassword"] == password
     assert account["OutgoingPasswordSameAsIncomingPassword"] is True
-    for way, host, port in (
+    for direction, host, port in (
         ("Incoming", "imap.example.org", 993),
         ("Outgoing", "mx.example.org", 465),
     ):
-        assert account[f"{way}MailServerHostName"] == host
-        assert account[f"{way}MailServerPortNumber"] == port
-        assert account[f"{way}MailServerUseSSL"] is True
-        assert account[f"{way}MailServerUsername"] == "ada"
-    assert read["PayloadUUID"] != account["PayloadUUID"]
+        assert account[f"{direction}MailServerHostName"] == host
+        assert account[f"{direction}MailServerPortNumber"] == port
+        assert account[f"{direction}MailServerUseSSL"] is True
+        assert account[f"{direction}MailServerUsername"] == "ada"
+    assert profile_data["PayloadUUID"] != account["PayloadUUID"]
 
 
-async def test_the_schema_gives_it_in_base64(ada: Client) -> None:
+async def test_mobileconfig_is_base64(ada: Client) -> None:
     set_options(ada.world, **SERVERS)
-    given = {"description": "<Phone> & co", "generateMobileconfig": True}
-    done = await ask(ada, "appPasswordCreate", "mobileconfig password", **given)
-    (account,) = plistlib.loads(base64.b64decode(done["mobileconfig"]))["PayloadContent"]
-    assert account["IncomingPassword"] == done["password"]
+    arguments = {"description": "<Phone> & co", "generateMobileconfig": True}
+    payload = await ask(ada, "appPasswordCreate", "mobileconfig password", **arguments)
+    (account,) = plistlib.loads(base64.b64decode(payload["mobileconfig"]))["PayloadContent"]
+    assert account["IncomingPassword"] == payload["password"]
     assert account["EmailAccountDescription"] == "<Phone> & co"
-    plain = await ask(ada, "appPasswordCreate", "mobileconfig", description="x")
-    assert plain["mobileconfig"] is None
+    plain_payload = await ask(ada, "appPasswordCreate", "mobileconfig", description="x")
+    assert plain_payload["mobileconfig"] is None
 
 
 @pytest.mark.parametrize(
-    ("scopes", "kind", "port"),
+    ("scopes", "account_type", "port"),
     [
         ([ALL], "EmailTypeIMAP", 993),
         ([IMAP, POP3, SMTP], "EmailTypeIMAP", 993),
@@ -78,54 +82,63 @@ async def test_the_schema_gives_it_in_base64(ada: Client) -> None:
         ([POP3, SMTP], "EmailTypePOP", 995),
     ],
 )
-async def test_imap_is_preferred(
-    ada: Client, scopes: list[AppPasswordScope], kind: str, port: int
+async def test_imap_is_preferred_to_pop3(
+    ada: Client, scopes: list[AppPasswordScope], account_type: str, port: int
 ) -> None:
-    raw, _ = await profile(ada, scopes=scopes)
+    raw, _ = await create_profile(ada, scopes=scopes)
     (account,) = plistlib.loads(raw)["PayloadContent"]
-    assert (account["EmailAccountType"], account["IncomingMailServerPortNumber"]) == (kind, port)
+    assert (account["EmailAccountType"], account["IncomingMailServerPortNumber"]) == (
+        account_type,
+        port,
+    )
 
 
 @pytest.mark.parametrize("scopes", [[IMAP], [SMTP], [IMAP, POP3], [AppPasswordScope.MAIL]])
-async def test_mail_must_be_read_and_sent(ada: Client, scopes: list[AppPasswordScope]) -> None:
+async def test_scopes_without_reading_or_sending_are_refused(
+    ada: Client, scopes: list[AppPasswordScope]
+) -> None:
     with pytest.raises(InvalidInput) as refusal:
-        await profile(ada, scopes=scopes)
+        await create_profile(ada, scopes=scopes)
     assert (refusal.value.path, refusal.value.constraint) == (["scopes"], "scope")
 
 
-async def test_no_server_is_named_that_nobody_runs(ada: Client) -> None:
-    given = {"description": "Phone", "generateMobileconfig": True}
+async def test_profile_without_configured_server_is_refused(ada: Client) -> None:
+    arguments = {"description": "Phone", "generateMobileconfig": True}
     document = """mutation ($input: AppPasswordCreateInput!) { appPasswordCreate(input: $input) {
       mobileconfig password errors { code path ... on ValidationError { constraint } } } }"""
-    done = (await ada(document, input=given))["appPasswordCreate"]
+    payload = (await ada(document, input=arguments))["appPasswordCreate"]
     path = ["generateMobileconfig"]
-    assert done["errors"] == [{"code": "VALIDATION", "path": path, "constraint": "server"}]
-    assert (done["mobileconfig"], done["password"]) == (None, None)
-    raw, _ = await profile(ada, replace(CHEAP, pop3_server="pop.example.org:995"))
+    assert payload["errors"] == [{"code": "VALIDATION", "path": path, "constraint": "server"}]
+    assert (payload["mobileconfig"], payload["password"]) == (None, None)
+    raw, _ = await create_profile(ada, replace(CHEAP, pop3_server="pop.example.org:995"))
     (account,) = plistlib.loads(raw)["PayloadContent"]
     assert account["EmailAccountType"] == "EmailTypePOP"
     assert account["IncomingMailServerHostName"] == "pop.example.org"
     with pytest.raises(InvalidInput) as refusal:
-        await profile(ada, replace(CHEAP, pop3_server="pop.example.org:995"), scopes=[IMAP, SMTP])
+        await create_profile(
+            ada, replace(CHEAP, pop3_server="pop.example.org:995"), scopes=[IMAP, SMTP]
+        )
     assert refusal.value.constraint == "scope"
 
 
-async def test_the_address_is_the_users(ada: Client, bob: Client) -> None:
-    raw, _ = await profile(ada, address="A.da@Example.org")
+async def test_profile_address_must_belong_to_the_user(ada: Client, bob: Client) -> None:
+    raw, _ = await create_profile(ada, address="A.da@Example.org")
     (account,) = plistlib.loads(raw)["PayloadContent"]
     assert account["EmailAddress"] == "A.da@example.org"
-    for other in (bob.address, "nobody@example.org", "ada@elsewhere.example"):
+    for other_address in (bob.address, "nobody@example.org", "ada@elsewhere.example"):
         with pytest.raises(NotFound) as refusal:
-            await profile(ada, address=other)
+            await create_profile(ada, address=other_address)
         assert refusal.value.path == ["address"]
-    for bad in ("ada", "x" * 10_000, "a@b@c"):
+    for invalid_address in ("ada", "x" * 10_000, "a@b@c"):
         with pytest.raises(InvalidInput):
-            await profile(ada, address=bad)
+            await create_profile(ada, address=invalid_address)
 
 
-async def test_servers_are_as_they_are_set(ada: Client) -> None:
-    set_ = replace(CHEAP, imap_server="imap.example.org:1993", smtp_server="smtp.example.org:587")
-    raw, _ = await profile(ada, set_)
+async def test_profile_uses_the_configured_servers(ada: Client) -> None:
+    options = replace(
+        CHEAP, imap_server="imap.example.org:1993", smtp_server="smtp.example.org:587"
+    )
+    raw, _ = await create_profile(ada, options)
     (account,) = plistlib.loads(raw)["PayloadContent"]
     assert account["IncomingMailServerHostName"] == "imap.example.org"
     assert account["IncomingMailServerPortNumber"] == 1993
@@ -133,12 +146,12 @@ async def test_servers_are_as_they_are_set(ada: Client) -> None:
     assert account["OutgoingMailServerPortNumber"] == 587
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate that vouches for itself, and its key."""
+def write_certificate(folder: Path) -> tuple[Path, Path]:
+    """Write a self-signed certificate and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mx.example.org")])
     now = datetime.now(UTC)
-    made = (
+    signed_certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -149,55 +162,64 @@ def certificate(folder: Path) -> tuple[Path, Path]:
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
-    cert, private = folder / "profile.pem", folder / "profile.key"
-    cert.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(
+    cert_file, key_file = folder / "profile.pem", folder / "profile.key"
+    cert_file.write_bytes(signed_certificate.public_bytes(serialization.Encoding.PEM))
+    key_file.write_bytes(
         key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         )
     )
-    return cert, private
+    return cert_file, key_file
 
 
-def checked(signed: Path, cert: Path) -> "subprocess.CompletedProcess[bytes]":
-    """What openssl says of it: the profile, where the signature is right."""
-    words = ["openssl", "cms", "-verify", "-inform", "DER", "-in", str(signed), "-binary"]
-    words += ["-CAfile", str(cert), "-purpose", "any"]
-    return subprocess.run(words, capture_output=True, check=False)
+def verify_signature(signed_file: Path, cert_file: Path) -> "subprocess.CompletedProcess[bytes]":
+    """Verify the signature with openssl, which prints the profile."""
+    command = ["openssl", "cms", "-verify", "-inform", "DER", "-in", str(signed_file), "-binary"]
+    command += ["-CAfile", str(cert_file), "-purpose", "any"]
+    return subprocess.run(command, capture_output=True, check=False)
 
 
-async def test_a_profile_is_signed_where_a_certificate_is_set(ada: Client, tmp_path: Path) -> None:
-    cert, key = certificate(tmp_path)
-    both = tmp_path / "both.pem"
-    both.write_bytes(cert.read_bytes() + key.read_bytes())
-    raw, _ = await profile(ada, replace(BESIDE, profile_cert=both))
-    (tmp_path / "one").write_bytes(raw)
-    assert checked(tmp_path / "one", cert).returncode == 0
-    raw, password = await profile(ada, replace(BESIDE, profile_cert=cert, profile_key=key))
-    file = tmp_path / "signed.mobileconfig"
-    file.write_bytes(raw)
-    said = checked(file, cert)
-    assert said.returncode == 0, said.stderr
-    (account,) = plistlib.loads(said.stdout)["PayloadContent"]
-    assert account["IncomingPassword"] == password
-    at = raw.index(b"EmailTypeIMAP")
-    file.write_bytes(raw[:at] + b"EmailTypeIMAX" + raw[at + 13 :])
-    assert checked(file, cert).returncode != 0
-
-
-async def test_a_certificate_that_cannot_be_used_makes_no_password(
+async def test_profile_is_signed_with_the_configured_certificate(
     ada: Client, tmp_path: Path
 ) -> None:
-    cert, key = certificate(tmp_path)
+    cert, key = write_certificate(tmp_path)
+    combined_file = tmp_path / "both.pem"
+    combined_file.write_bytes(cert.read_bytes() + key.read_bytes())
+    raw, _ = await create_profile(ada, replace(OPTIONS_WITH_SERVERS, profile_cert=combined_file))
+    (tmp_path / "one").write_bytes(raw)
+    assert verify_signature(tmp_path / "one", cert).returncode == 0
+    raw, password = await create_profile(
+        ada, replace(OPTIONS_WITH_SERVERS, profile_cert=cert, profile_key=key)
+    )
+    file = tmp_path / "signed.mobileconfig"
+    file.write_bytes(raw)
+    result = verify_signature(file, cert)
+    assert result.returncode == 0, result.stderr
+    (account,) = plistlib.loads(result.stdout)["PayloadContent"]
+    assert account["IncomingPassword"] == password
+    position = raw.index(b"EmailTypeIMAP")
+    file.write_bytes(raw[:position] + b"EmailTypeIMAX" + raw[position + 13 :])
+    assert verify_signature(file, cert).returncode != 0
+
+
+async def test_unusable_certificate_creates_no_password(ada: Client, tmp_path: Path) -> None:
+    cert, key = write_certificate(tmp_path)
     empty = tmp_path / "empty"
     empty.write_text("")
     (tmp_path / "other").mkdir()
-    _, other = certificate(tmp_path / "other")
-    for first, second in ((tmp_path / "none", key), (empty, key), (cert, empty), (cert, other)):
+    _, other_key = write_certificate(tmp_path / "other")
+    for cert_file, key_file in (
+        (tmp_path / "none", key),
+        (empty, key),
+        (cert, empty),
+        (cert, other_key),
+    ):
         with pytest.raises(ServiceUnavailable):
-            await profile(ada, replace(BESIDE, profile_cert=first, profile_key=second))
+            await create_profile(
+                ada, replace(OPTIONS_WITH_SERVERS, profile_cert=cert_file, profile_key=key_file)
+            )
     assert await app_passwords.load_app_passwords_of_users(context(ada), [(ada.user.id, True)]) == [
         []
     ]

@@ -1,4 +1,4 @@
-"""Limits that are reached: what the journal tells, and how often."""
+"""Events of reached limits: values, repetition and visibility."""
 
 import asyncio
 from collections.abc import Sequence
@@ -38,31 +38,31 @@ from tests.support.servers.live_server import House, until
 
 
 @pytest.mark.parametrize(
-    ("before", "size", "expected"),
+    ("used_before", "size", "expected"),
     [
         (7_000, 999, []),
         (7_000, 1_000, [storage("WARNING", 8_000)]),
         (7_000, 1_001, [storage("WARNING", 8_001)]),
         (7_000, 2_499, [storage("WARNING", 9_499)]),
-        (7_000, 2_500, [storage("CRITICAL", 9_500)]),  # one row, of two marks
+        (7_000, 2_500, [storage("CRITICAL", 9_500)]),  # one row for two thresholds
         (7_000, 3_000, [storage("FULL", 10_000)]),
         (7_999, 1_499, [storage("WARNING", 9_498)]),
-        (8_000, 1_499, [storage("WARNING", 8_000)]),  # and nothing more
+        (8_000, 1_499, [storage("WARNING", 8_000)]),  # no further event
         (8_000, 1_500, [storage("WARNING", 8_000), storage("CRITICAL", 9_500)]),
         (9_500, 499, [storage("CRITICAL", 9_500)]),
         (9_500, 500, [storage("CRITICAL", 9_500), storage("FULL", 10_000)]),
     ],
 )
-async def test_storage_that_passes_a_mark_is_told_once(
-    ada: Client, before: int, size: int, expected: list[Told]
+async def test_storage_over_a_threshold_is_reported_once(
+    ada: Client, used_before: int, size: int, expected: list[Told]
 ) -> None:
     await bounded(ada, quota=QUOTA)
-    await fill(ada, before, size)
+    await fill(ada, used_before, size)
     assert await told(ada) == expected
     assert await letters(ada.world) == len(expected)
 
 
-async def test_nobody_without_a_limit_hears_of_it(ada: Client) -> None:
+async def test_user_without_limits_gets_no_event(ada: Client) -> None:
     await bounded(ada, quota=0, received_max=0, recipients=0)
     await fill(ada, 5_000, 5_000)
     assert await send(ada, "a@example.net") == []
@@ -70,94 +70,98 @@ async def test_nobody_without_a_limit_hears_of_it(ada: Client) -> None:
 
 
 @pytest.mark.usefixtures("examined")
-async def test_of_many_deliveries_at_once_one_passes_the_mark(ada: Client) -> None:
+async def test_concurrent_deliveries_report_a_threshold_once(ada: Client) -> None:
     await bounded(ada, quota=QUOTA)
     await fill(ada, 5_000)
-    await asyncio.gather(*(fill(ada, 500) for _ in range(8)))  # to 9,000
+    await asyncio.gather(*(fill(ada, 500) for _ in range(8)))  # to 9,000 bytes
     assert await told(ada) == [storage("WARNING", 8_000)]
     assert await letters(ada.world) == 1
 
 
-async def test_a_delivery_that_passes_nothing_costs_what_it_did(
+async def test_delivery_below_thresholds_runs_no_extra_statement(
     ada: Client, statements: list[str]
 ) -> None:
     await bounded(ada, quota=QUOTA)
-    costs: list[int] = []
-    for size in (1_000, 6_000, 500, 500, 500):  # the fourth is at the mark
-        raw, before = weighing(size, f"{size} {len(costs)}"), len(statements)
+    statement_counts: list[int] = []
+    for size in (1_000, 6_000, 500, 500, 500):  # the fourth reaches the threshold
+        raw, count_before = weighing(size, f"{size} {len(statement_counts)}"), len(statements)
         await receive(ada, raw)
-        sent = statements[before:]
-        costs.append(len(sent))
-        assert sum("UPDATE users" in one for one in sent) == (2 if len(costs) == 4 else 1)
-    assert costs[0] == costs[1] == costs[2] == costs[4]
-    assert costs[3] == costs[0] + 6  # two rows of the journal and their numbers, task, account
+        delivery_statements = statements[count_before:]
+        statement_counts.append(len(delivery_statements))
+        assert sum("UPDATE users" in statement for statement in delivery_statements) == (
+            2 if len(statement_counts) == 4 else 1
+        )
+    assert statement_counts[0] == statement_counts[1] == statement_counts[2] == statement_counts[4]
+    assert (
+        statement_counts[3] == statement_counts[0] + 6
+    )  # two journal rows with their positions, a task and the user
 
 
 @pytest.mark.usefixtures("examined")
-async def test_what_falls_below_a_mark_and_passes_it_again_is_told_again(ada: Client) -> None:
+async def test_threshold_that_is_passed_again_is_reported_again(ada: Client) -> None:
     await bounded(ada, quota=QUOTA)
     await fill(ada, 7_500, 600)
-    await fill(ada, 600)  # above it
-    found = await ada("{ viewer { user { messages(first: 2) { nodes { id } } } } }")
-    newest = [node["id"] for node in found["viewer"]["user"]["messages"]["nodes"]]
-    deleted = await ada(DELETE, input={"select": {"ids": newest}})
+    await fill(ada, 600)  # above the threshold
+    response = await ada("{ viewer { user { messages(first: 2) { nodes { id } } } } }")
+    newest_ids = [node["id"] for node in response["viewer"]["user"]["messages"]["nodes"]]
+    deleted = await ada(DELETE, input={"select": {"ids": newest_ids}})
     assert len(await told(ada)) == 1
     await fill(ada, 600)
     assert await told(ada) == [storage("WARNING", 8_100)] * 2
     assert await letters(ada.world) == 2
-    # what is brought back counts again
-    undo = await ada(TAKE_BACK, token=deleted["messageDelete"]["undo"]["token"])
-    assert undo["undo"]["errors"] == []
+    # Restored messages count again.
+    undo_response = await ada(TAKE_BACK, token=deleted["messageDelete"]["undo"]["token"])
+    assert undo_response["undo"]["errors"] == []
     await fill(ada, 300)
     assert (await told(ada))[2:] == [storage("CRITICAL", 9_600)]
 
 
 @pytest.mark.usefixtures("examined")
-async def test_what_is_brought_back_may_pass_a_mark(ada: Client) -> None:
+async def test_undo_of_delete_can_pass_a_threshold(ada: Client) -> None:
     await bounded(ada, quota=QUOTA)
     await fill(ada, 7_000, 2_000)
     select = {"select": {"mailbox": {"path": "INBOX"}, "uids": "1"}}
     token = (await ada(DELETE, input=select))["messageDelete"]["undo"]["token"]
     await fill(ada, 1_500)
-    last = len(await told(ada))
+    event_count = len(await told(ada))
     assert (await ada(TAKE_BACK, token=token))["undo"]["errors"][0]["code"] == "QUOTA_EXCEEDED"
     await bounded(ada, quota=11_000)
     assert (await ada(TAKE_BACK, token=token))["undo"]["errors"] == []
-    assert (await told(ada))[last:] == [("STORAGE", "CRITICAL", 10_500, 11_000, False)]
-    assert await letters(ada.world) == last + 1
+    assert (await told(ada))[event_count:] == [("STORAGE", "CRITICAL", 10_500, 11_000, False)]
+    assert await letters(ada.world) == event_count + 1
 
 
-@pytest.mark.parametrize("road", ["uploaded", "sent"])
-async def test_what_the_account_puts_in_itself_passes_marks_too(ada: Client, road: str) -> None:
+@pytest.mark.parametrize("method", ["uploaded", "sent"])
+async def test_upload_and_sent_copy_can_pass_a_threshold(ada: Client, method: str) -> None:
     await bounded(ada, quota=QUOTA)
     await fill(ada, 7_000)
-    if road == "uploaded":
+    if method == "uploaded":
         raw = weighing(1_500).decode()
-        given = {"mailbox": {"path": "INBOX"}, "raw": raw}
-        assert (await ada(UPLOAD, input=given))["messageUpload"]["errors"] == []
+        arguments = {"mailbox": {"path": "INBOX"}, "raw": raw}
+        assert (await ada(UPLOAD, input=arguments))["messageUpload"]["errors"] == []
     else:
         assert await send(ada, "carol@example.net", text="y" * 1_000 + "\n") == []
-    ((limit, at, used, _, refused),) = await told(ada)
-    assert (limit, at, 8_000 <= used < 9_500, refused) == ("STORAGE", "WARNING", True, False)
+    ((limit, level, used, _, refused),) = await told(ada)
+    assert (limit, level, 8_000 <= used < 9_500, refused) == ("STORAGE", "WARNING", True, False)
     assert await letters(ada.world) == 1
 
 
-async def test_the_marks_are_settings_that_hold_at_once(ada: Client, root: Client) -> None:
+async def test_threshold_settings_apply_at_once(ada: Client, root: Client) -> None:
     document = """mutation ($key: String!, $value: JSON) {
       settingSet(input: {key: $key, value: $value}) { errors { code path
         ... on ValidationError { constraint } } } }"""
 
-    async def put(key: str, value: Any) -> Any:
+    async def change_setting(key: str, value: Any) -> Any:
         errors = (await root(document, key=key, value=value))["settingSet"]["errors"]
         return errors[0].get("constraint") if errors else None
 
     await bounded(ada, quota=QUOTA)
-    assert await put("limits.warning", 50) is None
-    assert await put("limits.letters", False) is None
+    assert await change_setting("limits.warning", 50) is None
+    assert await change_setting("limits.letters", False) is None
     await fill(ada, 5_000)
     assert await told(ada) == [storage("WARNING", 5_000)]
     assert await letters(ada.world) == 0
-    assert await put("limits.critical", 0) is None
+    assert await change_setting("limits.critical", 0) is None
     await fill(ada, 4_900)
     assert len(await told(ada)) == 1
     for key, value, rule in (
@@ -168,27 +172,24 @@ async def test_the_marks_are_settings_that_hold_at_once(ada: Client, root: Clien
         ("limits.letters", "off", "type"),
         ("limits.letters", None, "type"),
     ):
-        assert await put(key, value) == rule
+        assert await change_setting(key, value) == rule
 
 
-# what is turned away
-
-
-async def test_of_a_flood_into_a_full_mailbox_one_row_tells(
+async def test_refusals_of_full_mailbox_are_reported_once_a_day(
     ada: Client, clock: Clock, statements: list[str]
 ) -> None:
     await bounded(ada, quota=QUOTA)
     await fill(ada, QUOTA)
     assert await told(ada) == [storage("FULL", QUOTA)]
-    asked = len(statements)
+    count_before = len(statements)
     assert await asyncio.gather(*(accepted(ada) for _ in range(8))) == ["OverQuota"] * 8
     assert (await told(ada))[1:] == [storage("FULL", QUOTA, refused=True)]
-    assert await letters(ada.world) == 1  # the one that says that it is full
-    asked = len(statements)
+    assert await letters(ada.world) == 1  # the one about the full mailbox
+    count_before = len(statements)
     for _ in range(5):
         assert await accepted(ada) == "OverQuota"
-    assert all(one.startswith("SELECT") for one in statements[asked:])
-    assert len(statements) - asked == 5 * 2
+    assert all(statement.startswith("SELECT") for statement in statements[count_before:])
+    assert len(statements) - count_before == 5 * 2
     clock.tick(hours=23, minutes=59)
     await accepted(ada)
     assert len(await told(ada)) == 2
@@ -198,36 +199,36 @@ async def test_of_a_flood_into_a_full_mailbox_one_row_tells(
     assert await letters(ada.world) == 1
 
 
-async def test_what_does_not_fit_is_told_once_a_day_and_again_after_a_mark(
+async def test_refused_message_is_reported_daily_and_after_a_threshold(
     ada: Client, clock: Clock
 ) -> None:
     await bounded(ada, quota=QUOTA)
     await fill(ada, 5_000)
 
-    async def refused(size: int) -> None:
+    async def expect_refusal(size: int) -> None:
         with pytest.raises(OverQuota):
             await fill(ada, size)
 
     for _ in range(3):
-        await refused(6_000)
+        await expect_refusal(6_000)
     assert await told(ada) == [storage("NORMAL", 5_000, refused=True)]
-    assert await letters(ada.world) == 0  # there is room, only not for that
+    assert await letters(ada.world) == 0  # a smaller message would fit
     await fill(ada, 3_500)
     assert await letters(ada.world) == 1
-    await asyncio.gather(refused(2_000), refused(2_000), refused(2_000))
+    await asyncio.gather(expect_refusal(2_000), expect_refusal(2_000), expect_refusal(2_000))
     assert (await told(ada))[1:] == [
         storage("WARNING", 8_500),
         storage("WARNING", 8_500, refused=True),
     ]
     assert await letters(ada.world) == 2
     clock.tick(days=1)
-    await refused(2_000)
+    await expect_refusal(2_000)
     assert (await told(ada))[3:] == [storage("WARNING", 8_500, refused=True)]
     assert await letters(ada.world) == 2
 
 
 @pytest.mark.usefixtures("examined")
-async def test_neighbours_and_our_own_queue_are_answered_as_before(
+async def test_lmtp_clients_and_own_queue_get_temporary_failures(
     ada: Client, tmp_path: Path
 ) -> None:
     world = ada.world
@@ -236,15 +237,15 @@ async def test_neighbours_and_our_own_queue_are_answered_as_before(
     listener = await lmtp.start_lmtp_listener(
         world, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
     )
-    neighbour = await connect(listener.port)
+    lmtp_client = await connect(listener.port)
     for n in range(3):
-        await neighbour.begin(ada.address)
-        neighbour.send(weighing(2_000, f"{n}") + b".\r\n")
-        assert (await neighbour.hear()).startswith("452 4.2.2")
+        await lmtp_client.begin(ada.address)
+        lmtp_client.send(weighing(2_000, f"{n}") + b".\r\n")
+        assert (await lmtp_client.hear()).startswith("452 4.2.2")
     assert (await told(ada))[1:] == [storage("WARNING", 9_000, refused=True)]
-    to = JobRecipient(1, ada.address, 1, world.now() + timedelta(days=5))
+    recipient = JobRecipient(1, ada.address, 1, world.now() + timedelta(days=5))
     sender = "bob@example.org"
-    job = DeliveryJob(1, 2, "q", 3, 4, 5, sender, "example.org", world.now(), [to])
+    job = DeliveryJob(1, 2, "q", 3, 4, 5, sender, "example.org", world.now(), [recipient])
     for n in range(2):
         results = await local_delivery.deliver_to_local_recipients(
             world, job, weighing(2_000, f"own {n}")
@@ -252,75 +253,81 @@ async def test_neighbours_and_our_own_queue_are_answered_as_before(
         assert results[1].reply_code == 452
     assert len(await told(ada)) == 2
     await bounded(ada, received_max=1, quota=1 << 30)
-    assert await neighbour.say(f"MAIL FROM:<{sender}>") == "250 2.1.0 For whom"
+    assert await lmtp_client.say(f"MAIL FROM:<{sender}>") == "250 2.1.0 For whom"
     for _ in range(2):
-        assert (await neighbour.say(f"RCPT TO:<{ada.address}>")).startswith("450 4.2.1")
+        assert (await lmtp_client.say(f"RCPT TO:<{ada.address}>")).startswith("450 4.2.1")
     assert (await told(ada))[2:] == [("RECEIVED", "FULL", 1, 1, True)]
-    await neighbour.close()
+    await lmtp_client.close()
     await listener.close(1)
 
 
-async def test_messages_that_come_are_told_of_at_their_limit_and_beyond(
+async def test_received_limit_is_reported_when_reached_and_exceeded(
     ada: Client, clock: Clock
 ) -> None:
     await bounded(ada, received_max=3)
     for n in range(3):
         assert await told(ada) == []
         await receive(ada, f"{n}")
-    hit, beyond = ("RECEIVED", "FULL", 3, 3, False), ("RECEIVED", "FULL", 3, 3, True)
-    assert await told(ada) == [hit]
+    reached_event, refused_event = (
+        ("RECEIVED", "FULL", 3, 3, False),
+        ("RECEIVED", "FULL", 3, 3, True),
+    )
+    assert await told(ada) == [reached_event]
     clock.tick(minutes=59)
     for _ in range(4):
         assert await accepted(ada) == "RateLimited"
-    assert await told(ada) == [hit, beyond]
+    assert await told(ada) == [reached_event, refused_event]
     clock.tick(minutes=1)
     for n in range(3):
         await receive(ada, f"again {n}")
     await accepted(ada)
-    assert await told(ada) == [hit, beyond] * 2
+    assert await told(ada) == [reached_event, refused_event] * 2
     assert await letters(ada.world) == 0
 
 
 @pytest.mark.parametrize(
     ("numbers", "used"), [((1, 1, 1), 3), ((2, 1), 3), ((3,), 3), ((1, 1), None)]
 )
-async def test_recipients_are_told_of_by_the_message_that_uses_them_up(
+async def test_recipient_limit_is_reported_by_message_that_reaches_it(
     ada: Client, numbers: Sequence[int], used: int | None
 ) -> None:
     await bounded(ada, recipients=3)
-    for n, many in enumerate(numbers):
+    for n, recipient_count in enumerate(numbers):
         assert await told(ada) == []
-        assert await send(ada, *(f"{n}-{nth}@example.net" for nth in range(many))) == []
+        assert (
+            await send(ada, *(f"{n}-{number}@example.net" for number in range(recipient_count)))
+            == []
+        )
     assert await told(ada) == ([("RECIPIENTS", "FULL", used, 3, False)] if used else [])
 
 
-async def test_no_message_goes_beyond_what_is_left(ada: Client) -> None:
+async def test_message_over_the_remaining_recipients_is_refused(ada: Client) -> None:
     await bounded(ada, recipients=3)
     assert await send(ada, *(f"{n}@example.net" for n in range(4))) == ["RATE_LIMITED"]
     assert await send(ada, "a@example.net", "b@example.net") == []
     assert await send(ada, "c@example.net", "d@example.net") == ["RATE_LIMITED"]
-    assert await send(ada, "c@example.net") == []  # what was refused did not count
+    assert await send(ada, "c@example.net") == []  # refused recipients did not count
     assert await send(ada, "d@example.net") == ["RATE_LIMITED"]
 
 
 @pytest.mark.parametrize("options", [{}, {"idempotencyKey": "once"}])
-async def test_messages_that_may_not_be_sent_are_told_of_once(
+async def test_refused_submission_is_reported_once_a_day(
     ada: Client, clock: Clock, statements: list[str], options: dict[str, Any]
 ) -> None:
     await bounded(ada, recipients=2)
     assert await send(ada, "a@example.net", "b@example.net") == []
     assert await send(ada, "c@example.net", options={"validateOnly": True}) == ["RATE_LIMITED"]
     await wait_for_background_tasks(ada.world)
-    hit = ("RECIPIENTS", "FULL", 2, 2, False)
-    assert await told(ada) == [hit]  # a trial leaves nothing
+    reached_event = ("RECIPIENTS", "FULL", 2, 2, False)
+    assert await told(ada) == [reached_event]  # validateOnly stores no event
     assert await send(ada, "c@example.net", options=options) == ["RATE_LIMITED"]
     await wait_for_background_tasks(ada.world)
-    assert await told(ada) == [hit, ("RECIPIENTS", "FULL", 2, 2, True)]
+    assert await told(ada) == [reached_event, ("RECIPIENTS", "FULL", 2, 2, True)]
     for _ in range(3):
-        asked = len(statements)
+        count_before = len(statements)
         assert await send(ada, "c@example.net") == ["RATE_LIMITED"]
         await wait_for_background_tasks(ada.world)
-        assert all("api_keys" in s or s.startswith("SELECT") for s in statements[asked:])
+        assert all("api_keys" in s or s.startswith("SELECT") for s in statements[count_before:])
     assert len(await told(ada)) == 2
     clock.tick(days=1)
     assert await send(ada, "a@example.net", "b@example.net") == []
@@ -330,7 +337,7 @@ async def test_messages_that_may_not_be_sent_are_told_of_once(
 
 
 @pytest.mark.usefixtures("examined")
-async def test_of_many_messages_at_once_each_refusal_counts_for_one(ada: Client) -> None:
+async def test_concurrent_refused_messages_report_the_limit_once(ada: Client) -> None:
     await bounded(ada, recipients=3)
     answers = await asyncio.gather(*(send(ada, f"{n}@example.net") for n in range(8)))
     await wait_for_background_tasks(ada.world)
@@ -341,80 +348,80 @@ async def test_of_many_messages_at_once_each_refusal_counts_for_one(ada: Client)
     ]
 
 
-# who hears of it, and what is shown
+LIMIT_SUBSCRIPTION = """subscription { changes(kinds: [LIMIT_REACHED]) { events { kind
+  user { username } ... on LimitChange { limit level used allowed refused resetsAt } } } }"""
 
 
-FOLLOW = """subscription { changes(kinds: [LIMIT_REACHED]) { events { kind user { username }
-  ... on LimitChange { limit level used allowed refused resetsAt } } } }"""
-
-
-async def test_followers_of_the_account_hear_of_it_and_nobody_else(
+async def test_only_subscribers_of_the_user_get_limit_events(
     live: House, ada: Client, bob: Client
 ) -> None:
-    ours, theirs = await live.follow(ada, FOLLOW), await live.follow(bob, FOLLOW)
+    ada_socket, bob_socket = (
+        await live.follow(ada, LIMIT_SUBSCRIPTION),
+        await live.follow(bob, LIMIT_SUBSCRIPTION),
+    )
     await until(lambda: live.seats == 2)
     await bounded(ada, quota=QUOTA, received_max=2)
     await fill(ada, 8_000, 500)
     await fill(bob, 500)
-    await until(lambda: len(ours.events) == 2)
-    common = {"kind": "LIMIT_REACHED", "user": {"username": "ada"}, "refused": False}
-    assert ours.events == [
-        {**common, "limit": "STORAGE", "level": "WARNING", "used": 8_000, "allowed": QUOTA,
+    await until(lambda: len(ada_socket.events) == 2)
+    common_fields = {"kind": "LIMIT_REACHED", "user": {"username": "ada"}, "refused": False}
+    assert ada_socket.events == [
+        {**common_fields, "limit": "STORAGE", "level": "WARNING", "used": 8_000, "allowed": QUOTA,
          "resetsAt": None},
-        {**common, "limit": "RECEIVED", "level": "FULL", "used": 2, "allowed": 2,
+        {**common_fields, "limit": "RECEIVED", "level": "FULL", "used": 2, "allowed": 2,
          "resetsAt": "2030-01-01T01:00:00Z"},
     ]  # fmt: skip
-    assert theirs.events == []
-    for one in (ours, theirs):
-        await one.leave()
+    assert bob_socket.events == []
+    for socket in (ada_socket, bob_socket):
+        await socket.leave()
 
 
-LIMITS = """{ users(first: 50) { nodes { username limits { quota { allowed used source level }
+LIMITS_QUERY = """{ users(first: 50) { nodes { username limits { quota { allowed used source level }
   recipients { used source level resetsAt } received { used source level resetsAt } } } } }"""
 
 
-async def test_limits_say_who_set_them_and_how_far_they_are_used_up(
+async def test_limits_have_source_level_and_usage(
     root: Client, ada: Client, world: Environment
 ) -> None:
-    async def shown() -> Any:
-        (node,) = (await root(LIMITS))["users"]["nodes"]
+    async def load_limits() -> Any:
+        (node,) = (await root(LIMITS_QUERY))["users"]["nodes"]
         return node["limits"]
 
-    found = await shown()
-    usual = {"source": "PLATFORM", "level": "NORMAL"}
-    assert found["quota"] == {"allowed": 1 << 30, "used": 0, **usual}
-    assert found["received"] == {"used": 0, "resetsAt": None, **usual}
-    assert found["recipients"] == {"used": 0, "resetsAt": None, **usual}
+    limits = await load_limits()
+    platform_default = {"source": "PLATFORM", "level": "NORMAL"}
+    assert limits["quota"] == {"allowed": 1 << 30, "used": 0, **platform_default}
+    assert limits["received"] == {"used": 0, "resetsAt": None, **platform_default}
+    assert limits["recipients"] == {"used": 0, "resetsAt": None, **platform_default}
     async with world.write_session() as session:
-        given = {"default_user_quota": QUOTA, "quota_allocated": QUOTA}
-        await (await session.connection()).execute(update(Domain).values(**given))
+        column_values = {"default_user_quota": QUOTA, "quota_allocated": QUOTA}
+        await (await session.connection()).execute(update(Domain).values(**column_values))
     await fill(ada, 9_500)
-    assert (await shown())["quota"] == {
+    assert (await load_limits())["quota"] == {
         "allowed": QUOTA, "used": 9_500, "source": "DOMAIN", "level": "CRITICAL"
     }  # fmt: skip
     await bounded(ada, quota=0, recipients=5, received_max=1)
     await send(ada, *(f"{n}@example.net" for n in range(4)))
-    found = await shown()
-    assert (found["quota"]["source"], found["quota"]["level"]) == ("USER", "NORMAL")
-    assert found["recipients"] == {
+    limits = await load_limits()
+    assert (limits["quota"]["source"], limits["quota"]["level"]) == ("USER", "NORMAL")
+    assert limits["recipients"] == {
         "used": 4, "source": "USER", "level": "WARNING", "resetsAt": "2030-01-02T00:00:00Z"
     }  # fmt: skip
-    assert found["received"] == {
+    assert limits["received"] == {
         "used": 1, "source": "USER", "level": "FULL", "resetsAt": "2030-01-01T01:00:00Z"
     }  # fmt: skip
     await bounded(ada, quota=0)
 
 
-async def test_limits_of_twenty_cost_the_statements_of_one(
+async def test_limits_of_many_users_load_in_constant_statements(
     root: Client, statements: list[str]
 ) -> None:
-    costs = await costs_of_users(root, LIMITS, statements)
-    assert len(set(costs)) == 1
+    statement_counts = await costs_of_users(root, LIMITS_QUERY, statements)
+    assert len(set(statement_counts)) == 1
 
 
-async def test_marks_that_are_off_leave_only_what_is_full(ada: Client) -> None:
+async def test_disabled_thresholds_report_only_refusals(ada: Client) -> None:
     options = replace(ada.world.options, limit_warning=0, limit_critical=0)
-    ada.world.apply_options(CommittedOptions(options, 10**6))
+    ada.world.use_options_unless_outdated(CommittedOptions(options, 10**6))
     await bounded(ada, quota=QUOTA)
     await fill(ada, 9_900)
     with suppress(OverQuota):

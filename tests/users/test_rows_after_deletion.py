@@ -1,4 +1,4 @@
-"""What a deletion leaves behind: every row of every table is searched."""
+"""The rows that a deletion leaves: every row of every table is searched."""
 
 import json
 from collections.abc import Iterator
@@ -24,9 +24,9 @@ from tests.support.stores.counter_check import rows
 from tests.support.targets.target_objects import Specimens, furnish
 
 MASTER = frozenset({Scope.MASTER})
-NAMES = {"far.example", "markfaraway.example"}
-# What keeps a name of what is gone, and until when.
-HISTORY = {
+DELETED_NAMES = {"far.example", "markfaraway.example"}
+# Columns that keep a name of a deleted object, and the reason.
+KEPT_COLUMNS = {
     "admin_log.before": "logs are kept for their own time",
     "admin_log.actor": "as above",
     "admin_log.after": "as above",
@@ -54,77 +54,82 @@ HISTORY = {
 }
 
 
-def words(value: Any) -> Iterator[str]:
-    """The names and numbers in a value, as texts."""
+def texts_in_value(value: Any) -> Iterator[str]:
+    """Yield the names and numbers in a value as texts."""
     if isinstance(value, dict):
-        for one in (*value, *value.values()):
-            yield from words(one)
+        for member in (*value, *value.values()):
+            yield from texts_in_value(member)
     elif isinstance(value, list | tuple):
-        for one in value:
-            yield from words(one)
+        for member in value:
+            yield from texts_in_value(member)
     elif value is not None and not isinstance(value, bool | bytes | datetime):
         yield str(value).casefold()
 
 
-async def places_of(world: Environment, numbers: set[int], texts: set[str]) -> set[str]:
-    """The columns, as table.column, in which these numbers and texts occur."""
-    found = set[str]()
-    sought = {str(number) for number in numbers}
+async def find_columns(world: Environment, numbers: set[int], texts: set[str]) -> set[str]:
+    """Return the columns (table.column) with one of these numbers or texts."""
+    columns = set[str]()
+    number_texts = {str(number) for number in numbers}
     for table in SQLModel.metadata.sorted_tables:
         for row in await world.database.read(select(table)):
             for column, value in zip(table.c, row, strict=True):
-                for word in words(value):
-                    if word in sought or any(text in word for text in texts):
-                        found.add(f"{table.name}.{column.name}")
-    return found
+                for value_text in texts_in_value(value):
+                    if value_text in number_texts or any(text in value_text for text in texts):
+                        columns.add(f"{table.name}.{column.name}")
+    return columns
 
 
 @pytest.fixture
-async def far(world: Environment) -> Specimens:
-    """An account of a domain that nobody else is in, with one object of each kind."""
-    new = NewUser(username="faraway", address="faraway@far.example", password_disabled=True)
-    await creation_create.create_user(Context(world, Viewer(role=Role.ROOT, scopes=MASTER)), new)
+async def far_user(world: Environment) -> Specimens:
+    """A user alone in a domain, with one object of each kind."""
+    new_user = NewUser(username="faraway", address="faraway@far.example", password_disabled=True)
+    await creation_create.create_user(
+        Context(world, Viewer(role=Role.ROOT, scopes=MASTER)), new_user
+    )
     await make_user(world, "sharer")
-    asked = select(*select_columns(User)).where(col(User.username).in_(["faraway", "sharer"]))
-    users = {row.username: row for row in await world.database.read(asked)}
+    query = select(*select_columns(User)).where(col(User.username).in_(["faraway", "sharer"]))
+    users = {row.username: row for row in await world.database.read(query)}
     made = await furnish(world, users["faraway"], "faraway@far.example", users["sharer"])
     for domain in ("far.example", "markfaraway.example"):
         await made.add("", RecipientRewrite, local="x", domain=domain, target="a@example.net")
     return made
 
 
-async def test_no_row_names_a_domain_that_was_deleted(
-    root: Client, over: Client, far: Specimens, world: Environment
+async def test_no_row_keeps_the_name_of_a_deleted_domain(
+    root: Client, over: Client, far_user: Specimens, world: Environment
 ) -> None:
-    home = (await rows(world, f"SELECT domain_id FROM users WHERE id = {over.user.id}"))[0][0]  # noqa: S608
-    gone = far.keys["Domain"]
-    for name, domains in (("one", [gone]), ("two", [gone, home])):
+    home_query = f"SELECT domain_id FROM users WHERE id = {over.user.id}"  # noqa: S608
+    home_domain_id = (await rows(world, home_query))[0][0]
+    deleted_id = far_user.keys["Domain"]
+    for name, domains in (("one", [deleted_id]), ("two", [deleted_id, home_domain_id])):
         await make_key(world, name, role=Role.DOMAIN_ADMIN, domains=domains)
-    given = {"domains": [{"name": "far.example"}], "cascade": True}
-    found = await places_of(world, {gone}, NAMES)
-    assert {"recipient_rewrites.domain", "api_keys.domains", "domain_aliases.alias"} <= found
-    done = await run(root, "domainDelete", "deletedIds", **given)
-    assert done["errors"] == []
+    arguments = {"domains": [{"name": "far.example"}], "cascade": True}
+    columns = await find_columns(world, {deleted_id}, DELETED_NAMES)
+    assert {"recipient_rewrites.domain", "api_keys.domains", "domain_aliases.alias"} <= columns
+    payload = await run(root, "domainDelete", "deletedIds", **arguments)
+    assert payload["errors"] == []
     while await tasks.run_next_task(world):
         pass
-    assert await places_of(world, {gone}, NAMES) <= set(HISTORY) | {"tasks.order"}
-    kept = await rows(
+    assert await find_columns(world, {deleted_id}, DELETED_NAMES) <= set(KEPT_COLUMNS) | {
+        "tasks.order"
+    }
+    key_rows = await rows(
         world, "SELECT domains FROM api_keys WHERE user_id IS NULL AND role <> 'ROOT'"
     )
-    assert [words_of(domains) for (domains,) in kept] == [[str(home)]]
+    assert [texts_in_json_list(domains) for (domains,) in key_rows] == [[str(home_domain_id)]]
 
 
-async def test_no_row_names_an_account_that_was_purged(
-    root: Client, far: Specimens, world: Environment
+async def test_no_row_keeps_the_name_of_a_purged_user(
+    root: Client, far_user: Specimens, world: Environment
 ) -> None:
-    who = {"users": {"usernames": ["faraway"]}}
-    assert (await run(root, "userDelete", "deletedIds", **who))["errors"] == []
+    selection = {"users": {"usernames": ["faraway"]}}
+    assert (await run(root, "userDelete", "deletedIds", **selection))["errors"] == []
     while await tasks.run_next_task(world):
         pass
-    found = await places_of(world, {far.user.id}, {"faraway@far.example"})
-    assert found <= {*HISTORY}
+    columns = await find_columns(world, {far_user.user.id}, {"faraway@far.example"})
+    assert columns <= {*KEPT_COLUMNS}
 
 
-def words_of(value: Any) -> list[str]:
+def texts_in_json_list(value: Any) -> list[str]:
     """The numbers in a list that is stored as JSON."""
-    return list(words(json.loads(value) if isinstance(value, str) else value))
+    return list(texts_in_value(json.loads(value) if isinstance(value, str) else value))

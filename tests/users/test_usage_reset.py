@@ -1,4 +1,4 @@
-"""Counters that begin anew: by whom, of whom, and what tells of it."""
+"""Resetting usage counters: selection, events and permissions."""
 
 from typing import Any
 
@@ -19,25 +19,29 @@ from tests.support.accounts.quota_accounts import accepted, bounded, send, told
 from tests.support.accounts.user_operations import chief, create, id_of, run
 from tests.support.stores.counter_check import examine, reached, rows
 
-USED = "users { username limits { recipients { used resetsAt } received { used resetsAt } } }"
-NONE = {"used": 0, "resetsAt": None}
+USERS_WITH_USAGE = (
+    "users { username limits { recipients { used resetsAt } received { used resetsAt } } }"
+)
+UNUSED = {"used": 0, "resetsAt": None}
 
 
-async def reset(client: Client, *who: Client | int, **given: Any) -> tuple[Any, list[Any]]:
-    users = {"ids": [id_of(one) for one in who]}
-    answer = await run(client, "usageReset", USED, **{"users": users, **given})
-    return answer["users"], answer["errors"]
+async def reset_usage(
+    client: Client, *targets: Client | int, **arguments: Any
+) -> tuple[Any, list[Any]]:
+    users = {"ids": [id_of(target) for target in targets]}
+    payload = await run(client, "usageReset", USERS_WITH_USAGE, **{"users": users, **arguments})
+    return payload["users"], payload["errors"]
 
 
-async def counters(world: Environment) -> Any:
-    """All that is counted, by account."""
+async def load_counters(world: Environment) -> Any:
+    """Return all usage counters by user."""
     sent = await rows(world, "SELECT user_id, kind, used FROM usages ORDER BY user_id")
-    came = await rows(world, "SELECT id, received, received_until FROM users ORDER BY id")
-    return sent, came
+    received = await rows(world, "SELECT id, received, received_until FROM users ORDER BY id")
+    return sent, received
 
 
-async def used(client: Client) -> Client:
-    """The same client, who has used up both limits, and been told so."""
+async def use_up_limits(client: Client) -> Client:
+    """Use up both limits of the client, and check the limit events."""
     await bounded(client, recipients=2, received_max=1)
     await receive(client, "Hello")
     await send(client, "a@example.net", "b@example.net")
@@ -50,29 +54,31 @@ async def used(client: Client) -> Client:
 
 @pytest.fixture
 async def busy(ada: Client) -> Client:
-    return await used(ada)
+    return await use_up_limits(ada)
 
 
 @pytest.mark.parametrize(
-    ("kinds", "left"),
+    ("kinds", "expected"),
     [(None, (0, 0)), (["RECIPIENTS", "RECEIVED"], (0, 0)), (["RECIPIENTS"], (0, 1)),
      (["RECEIVED", "RECEIVED"], (2, 0))],
 )  # fmt: skip
-async def test_counters_begin_anew(
-    busy: Client, root: Client, kinds: list[str] | None, left: tuple[int, int]
+async def test_usage_reset_resets_the_selected_counters(
+    busy: Client, root: Client, kinds: list[str] | None, expected: tuple[int, int]
 ) -> None:
-    given = {} if kinds is None else {"kinds": kinds}
-    ((user,), errors) = await reset(root, busy, **given)
-    found = user["limits"]
-    assert (errors, (found["recipients"]["used"], found["received"]["used"])) == ([], left)
-    assert [found[name] == NONE for name in ("recipients", "received")] == [n == 0 for n in left]
-    assert (await accepted(busy) is None) is (left[1] == 0)
-    assert (await send(busy, "c@example.net") == []) is (left[0] == 0)
+    arguments = {} if kinds is None else {"kinds": kinds}
+    ((user,), errors) = await reset_usage(root, busy, **arguments)
+    limits = user["limits"]
+    assert (errors, (limits["recipients"]["used"], limits["received"]["used"])) == ([], expected)
+    assert [limits[name] == UNUSED for name in ("recipients", "received")] == [
+        n == 0 for n in expected
+    ]
+    assert (await accepted(busy) is None) is (expected[1] == 0)
+    assert (await send(busy, "c@example.net") == []) is (expected[0] == 0)
     await wait_for_background_tasks(busy.world)
 
 
-async def test_what_is_used_up_anew_is_told_anew(busy: Client, root: Client) -> None:
-    await reset(root, busy)
+async def test_limit_reached_after_a_reset_is_reported_again(busy: Client, root: Client) -> None:
+    await reset_usage(root, busy)
     await receive(busy, "Again")
     await send(busy, "a@example.net", "b@example.net")
     await accepted(busy)
@@ -81,9 +87,9 @@ async def test_what_is_used_up_anew_is_told_anew(busy: Client, root: Client) -> 
     assert len(await told(busy)) == 8
 
 
-async def test_another_limit_lets_refusals_be_told_anew_too(busy: Client, root: Client) -> None:
-    given: Any = {"users": {"ids": [id_of(busy)]}, "set": {"receivedMax": 2, "recipients": 1}}
-    assert (await run(root, "userUpdate", **given))["errors"] == []
+async def test_changed_limit_reports_refusals_again(busy: Client, root: Client) -> None:
+    arguments: Any = {"users": {"ids": [id_of(busy)]}, "set": {"receivedMax": 2, "recipients": 1}}
+    assert (await run(root, "userUpdate", **arguments))["errors"] == []
     await receive(busy, "Again")
     await receive(busy, "And again")
     await send(busy, "a@example.net")
@@ -96,20 +102,22 @@ async def test_another_limit_lets_refusals_be_told_anew_too(busy: Client, root: 
     ]  # fmt: skip
 
 
-async def test_account_domain_and_log_are_told(busy: Client, root: Client) -> None:
+async def test_reset_is_journaled_for_user_and_domain_and_logged(
+    busy: Client, root: Client
+) -> None:
     world, domain = busy.world, busy.user.domain_id or 0
-    before = {key: await reached(world, key) for key in (busy.user.id, domain, PLATFORM)}
+    positions = {key: await reached(world, key) for key in (busy.user.id, domain, PLATFORM)}
     options = {"reason": "a campaign"}
-    assert (await reset(root, busy, options=options))[1] == []
+    assert (await reset_usage(root, busy, options=options))[1] == []
     table = core_table(Change)
-    for stream, last in before.items():
-        asked = table.select().where(table.c.stream_id == stream, table.c.last > last)
-        found = [
+    for stream, position in positions.items():
+        query = table.select().where(table.c.stream_id == stream, table.c.last > position)
+        changes = [
             (row.kind, row.ids, row.facts["changed"], row.facts["reason"])
-            for row in await world.database.read(asked)
+            for row in await world.database.read(query)
         ]
         expected = [(ChangeKind.USER_CHANGED, [busy.user.id], [["limits"]], "a campaign")]
-        assert found == (expected if stream else [])
+        assert changes == (expected if stream else [])
     document = """{ adminLog(mutation: "usageReset") { nodes { mutation reason before after
       target { ... on User { username } } } } }"""
     (entry,) = (await root(document))["adminLog"]["nodes"]
@@ -120,51 +128,59 @@ async def test_account_domain_and_log_are_told(busy: Client, root: Client) -> No
         "after": {"limits": {"recipients": 0, "received": 0}},
         "target": {"username": "ada"},
     }
-    # what counts nothing is not told of
-    last = await reached(world, busy.user.id)
-    assert (await reset(root, busy))[1] == []
-    assert await reached(world, busy.user.id) == last
+    # A reset that changes nothing is not journaled.
+    position = await reached(world, busy.user.id)
+    assert (await reset_usage(root, busy))[1] == []
+    assert await reached(world, busy.user.id) == position
 
 
-async def test_times_that_are_over_are_nothing_to_tell(
+async def test_reset_of_expired_counters_is_not_journaled(
     busy: Client, root: Client, clock: Clock
 ) -> None:
     clock.tick(days=1)
-    last = await reached(busy.world, busy.user.id)
-    ((user,), errors) = await reset(root, busy)
-    assert (user["limits"], errors) == ({"recipients": NONE, "received": NONE}, [])
-    assert await reached(busy.world, busy.user.id) == last
+    position = await reached(busy.world, busy.user.id)
+    ((user,), errors) = await reset_usage(root, busy)
+    assert (user["limits"], errors) == ({"recipients": UNUSED, "received": UNUSED}, [])
+    assert await reached(busy.world, busy.user.id) == position
 
 
-async def test_many_cost_the_statements_of_one(root: Client, statements: list[str]) -> None:
+async def test_reset_of_many_users_runs_constant_statements(
+    root: Client, statements: list[str]
+) -> None:
     world = root.world
-    made = [(await make_user(world, f"n{nth}")).id for nth in range(21)]
-    until = world.now().replace(hour=1)
+    user_ids = [(await make_user(world, f"n{number}")).id for number in range(21)]
+    window_end = world.now().replace(hour=1)
 
-    async def count() -> None:
+    async def insert_usages() -> None:
         async with world.write_session() as session:
             connection = await session.connection()
-            given = {"kind": UsageKind.RECIPIENTS, "used": 7, "until": until}
-            await connection.execute(insert(Usage), [{"user_id": key, **given} for key in made])
-            some = update(User).where(col(User.id).in_(made[::2]))
-            await connection.execute(some.values(received=3, received_until=until))
+            values = {"kind": UsageKind.RECIPIENTS, "used": 7, "until": window_end}
+            await connection.execute(
+                insert(Usage), [{"user_id": user_id, **values} for user_id in user_ids]
+            )
+            selected = update(User).where(col(User.id).in_(user_ids[::2]))
+            await connection.execute(selected.values(received=3, received_until=window_end))
 
-    async def cost(some: list[int]) -> int:
+    async def count_statements(selected: list[int]) -> int:
         del statements[:]
-        found, errors = await reset(root, *some)
-        assert (len(found), errors) == (len(some), [])
-        return len([one for one in statements if "api_keys" not in one])
+        users, errors = await reset_usage(root, *selected)
+        assert (len(users), errors) == (len(selected), [])
+        return len([statement for statement in statements if "api_keys" not in statement])
 
-    await count()
-    one, others = await cost(made[:1]), await cost(made[1:])
-    assert others <= one + 1  # those with both counters, and those with one
-    assert (await counters(world))[0] == []
-    plan = await rows(world, "SELECT count(*) FROM users WHERE received > 0")
-    assert plan == [(0,)]
+    await insert_usages()
+    count_for_one, count_for_many = (
+        await count_statements(user_ids[:1]),
+        await count_statements(user_ids[1:]),
+    )
+    # one statement for users with both counters, and one for users with one
+    assert count_for_many <= count_for_one + 1
+    assert (await load_counters(world))[0] == []
+    received_rows = await rows(world, "SELECT count(*) FROM users WHERE received > 0")
+    assert received_rows == [(0,)]
 
 
 @pytest.mark.parametrize(
-    ("given", "code", "path"),
+    ("arguments", "code", "path"),
     [
         ({"kinds": []}, "VALIDATION", ["kinds"]),
         ({"users": {"ids": [global_ids.encode("User", 7)]}}, "NOT_FOUND", ["users", "ids"]),
@@ -172,44 +188,46 @@ async def test_many_cost_the_statements_of_one(root: Client, statements: list[st
         ({"users": {}}, "VALIDATION", ["users"]),
     ],
 )
-async def test_what_cannot_be_is_refused_and_changes_nothing(
-    busy: Client, root: Client, given: dict[str, Any], code: str, path: list[str]
+async def test_invalid_usage_reset_is_refused(
+    busy: Client, root: Client, arguments: dict[str, Any], code: str, path: list[str]
 ) -> None:
-    before = await counters(busy.world)
-    users, errors = await reset(root, busy, **given)
-    assert (users, [(each["code"], each["path"]) for each in errors]) == ([], [(code, path)])
-    assert await counters(busy.world) == before
+    counters_before = await load_counters(busy.world)
+    users, errors = await reset_usage(root, busy, **arguments)
+    assert (users, [(error["code"], error["path"]) for error in errors]) == ([], [(code, path)])
+    assert await load_counters(busy.world) == counters_before
 
 
-async def test_only_administrators_of_the_domain_may_with_the_permission(
+async def test_usage_reset_needs_domain_admin_with_permission(
     busy: Client, bob: Client, root: Client
 ) -> None:
-    before = await counters(busy.world)
+    counters_before = await load_counters(busy.world)
 
-    async def tried(client: Client, *who: Client) -> list[str | None]:
-        """What it would take, or the code of the refusal."""
-        _, errors = await reset(client, *who)
-        return [each.get("requires", each["code"]) for each in errors]
+    async def try_reset(client: Client, *targets: Client) -> list[str | None]:
+        """Return the required rights, or the error codes."""
+        _, errors = await reset_usage(client, *targets)
+        return [error.get("requires", error["code"]) for error in errors]
 
-    assert await tried(bob, busy) == ["DOMAIN_ADMIN"]
-    assert await tried(busy, busy) == ["DOMAIN_ADMIN"]  # nobody for themselves
-    bare = await chief(root, AdminPermission.SPAM_POLICY, name="bare")
-    assert await tried(bare, busy) == ["RATELIMIT"]
+    assert await try_reset(bob, busy) == ["DOMAIN_ADMIN"]
+    assert await try_reset(busy, busy) == ["DOMAIN_ADMIN"]  # users can't reset their own counters
+    admin_without_permission = await chief(root, AdminPermission.SPAM_POLICY, name="bare")
+    assert await try_reset(admin_without_permission, busy) == ["RATELIMIT"]
     await create(root, username="x", address="x@afar.example")
-    far = await chief(root, AdminPermission.RATELIMIT, domain="afar.example", name="far")
-    assert await tried(far, busy) == ["NOT_FOUND"]
-    await used(far)  # who lives in example.org, and is in charge elsewhere
-    assert await tried(far, far) == ["ADMIN"]
-    boss = await make_client(root.world, root.http, "boss", role=Role.ADMIN)
-    near = await make_domain_admin(root.world, root.http, "near", [AdminPermission.RATELIMIT])
-    assert await tried(near, busy, boss) == ["ADMIN"]
-    after = await counters(busy.world)
-    mine = {busy.user.id}
-    assert [r for part in after for r in part if r[0] in mine] == [
-        r for part in before for r in part if r[0] in mine
+    other_admin = await chief(root, AdminPermission.RATELIMIT, domain="afar.example", name="far")
+    assert await try_reset(other_admin, busy) == ["NOT_FOUND"]
+    await use_up_limits(other_admin)  # lives in example.org and administers another domain
+    assert await try_reset(other_admin, other_admin) == ["ADMIN"]
+    admin = await make_client(root.world, root.http, "boss", role=Role.ADMIN)
+    domain_admin = await make_domain_admin(
+        root.world, root.http, "near", [AdminPermission.RATELIMIT]
+    )
+    assert await try_reset(domain_admin, busy, admin) == ["ADMIN"]
+    counters_after = await load_counters(busy.world)
+    own_ids = {busy.user.id}
+    assert [row for part in counters_after for row in part if row[0] in own_ids] == [
+        row for part in counters_before for row in part if row[0] in own_ids
     ]
-    assert await tried(near, busy) == []
-    asked = select(col(User.received), col(User.received_until)).where(col(User.id) == busy.user.id)
-    assert [tuple(row) for row in await busy.world.database.read(asked)] == [(0, None)]
-    assert await tried(boss, boss, far) == []
+    assert await try_reset(domain_admin, busy) == []
+    query = select(col(User.received), col(User.received_until)).where(col(User.id) == busy.user.id)
+    assert [tuple(row) for row in await busy.world.database.read(query)] == [(0, None)]
+    assert await try_reset(admin, admin, other_admin) == []
     await examine(busy.world)

@@ -1,4 +1,4 @@
-"""What is counted of accounts and domains is what is there, whatever happens at once."""
+"""The counters of users and domains stay exact under concurrent operations."""
 
 import asyncio
 from contextlib import suppress
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 from sqlalchemy import text, update
 from sqlmodel import col
 
@@ -42,74 +42,76 @@ async def recalculate(client: Client, **users: Any) -> Any:
     return (await client(RECALCULATE, input={"users": users}))["quotaRecalculate"]
 
 
-async def spoil(world: Environment, *keys: int) -> None:
+async def set_wrong_counters(world: Environment, *user_ids: int) -> None:
     async with world.write_session() as session:
-        wrong = update(User).where(col(User.id).in_(keys)).values(used=7, message_count=70)
-        await (await session.connection()).execute(wrong)
+        statement = update(User).where(col(User.id).in_(user_ids)).values(used=7, message_count=70)
+        await (await session.connection()).execute(statement)
 
 
-async def test_a_wrong_count_is_put_right(root: Client, ada: Client, bob: Client) -> None:
+async def test_quota_recalculation_corrects_counters(
+    root: Client, ada: Client, bob: Client
+) -> None:
     await receive(ada, "Hello")
     ((used,),) = await rows(ada.world, "SELECT used FROM users WHERE id = :k", k=ada.user.id)
-    await spoil(ada.world, ada.user.id, bob.user.id)
-    answer = await recalculate(root, usernames=["ada", "bob"])
-    assert answer["results"] == [
+    await set_wrong_counters(ada.world, ada.user.id, bob.user.id)
+    payload = await recalculate(root, usernames=["ada", "bob"])
+    assert payload["results"] == [
         {"user": {"username": "ada", "messageCount": 1},
          "storageUsed": used, "previousStorageUsed": 7},
         {"user": {"username": "bob", "messageCount": 0},
          "storageUsed": 0, "previousStorageUsed": 7},
     ]  # fmt: skip
     await examine(ada.world)
-    refused = await recalculate(bob, usernames=["ada"])
-    assert refused["errors"][0]["code"] == "FORBIDDEN"
+    refused_payload = await recalculate(bob, usernames=["ada"])
+    assert refused_payload["errors"][0]["code"] == "FORBIDDEN"
 
 
-async def test_all_are_counted_by_a_task(
+async def test_recalculation_of_all_users_runs_as_a_task(
     root: Client, ada: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resolvers.users.quota.quota_recalculation.MAX_USERS", 2)
-    people = [(await make_user(ada.world, f"n{n}")).id for n in range(4)]
+    user_ids = [(await make_user(ada.world, f"n{n}")).id for n in range(4)]
     await receive(ada, "Hello")
-    await spoil(ada.world, ada.user.id, *people[:2])
+    await set_wrong_counters(ada.world, ada.user.id, *user_ids[:2])
     task = (await recalculate(root, all=True))["task"]["id"]
     assert await tasks.run_next_task(ada.world)
-    seen = "query ($id: ID!) { task(id: $id) { state done total result } }"
-    assert (await root(seen, id=task))["task"] == {
+    task_query = "query ($id: ID!) { task(id: $id) { state done total result } }"
+    assert (await root(task_query, id=task))["task"] == {
         "state": "SUCCEEDED",
         "done": 5,
         "total": 5,
         "result": {"changed": 5, "corrected": 3},
     }
     await examine(ada.world)
-    await spoil(ada.world, *people)
-    named = {"ids": [global_ids.encode("User", key) for key in people]}
-    assert (await recalculate(root, **named))["task"]
+    await set_wrong_counters(ada.world, *user_ids)
+    selection = {"ids": [global_ids.encode("User", user_id) for user_id in user_ids]}
+    assert (await recalculate(root, **selection))["task"]
     assert await tasks.run_next_task(ada.world)
     await examine(ada.world)
 
 
-async def test_a_count_is_exact_while_mail_comes(root: Client, ada: Client) -> None:
+async def test_recalculation_is_exact_during_deliveries(root: Client, ada: Client) -> None:
     async def deliver(part: int) -> None:
         for n in range(6):
             await receive(ada, f"Letter {part} {n}")
 
-    async def count() -> None:
+    async def recalculate_repeatedly() -> None:
         for _ in range(6):
             assert (await recalculate(root, usernames=["ada"]))["errors"] == []
 
-    await asyncio.gather(deliver(1), count(), deliver(2), count())
+    await asyncio.gather(deliver(1), recalculate_repeatedly(), deliver(2), recalculate_repeatedly())
     await examine(ada.world)
     assert await rows(ada.world, "SELECT message_count FROM users") == [(12,)]
 
 
-steps = some.tuples(
-    some.sampled_from(
+step_strategy = st.tuples(
+    st.sampled_from(
         ["create", "create", "deliver", "deliver", "delete", "restore", "purge", "move", "recount"]
     ),
-    some.integers(0, 3),
-    some.integers(0, 2),
+    st.integers(0, 3),
+    st.integers(0, 2),
 )
-TOTALS = """
+DOMAIN_TOTALS_QUERY = """
 SELECT coalesce(sum(t.used), 0), coalesce(sum(t.messages), 0),
        (SELECT coalesce(sum(u.used), 0) FROM users u WHERE u.domain_id = d.id),
        (SELECT coalesce(sum(u.message_count), 0) FROM users u WHERE u.domain_id = d.id)
@@ -117,19 +119,19 @@ FROM domains d LEFT JOIN domain_totals t ON t.domain_id = d.id GROUP BY d.id
 """
 
 
-class Play:
-    """Accounts of some domains that come and go."""
+class UserLifecycleModel:
+    """Users of some domains that are created, moved, deleted and restored."""
 
     def __init__(self, world: Environment) -> None:
         self.world = world
         self.ctx = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
         self.done = 0
 
-    async def step(self, what: str, who: int, where: int) -> None:
+    async def step(self, operation: str, user_number: int, domain_number: int) -> None:
         with suppress(RequestError):
-            await getattr(self, what)(f"u{who}", f"d{where}.example")
+            await getattr(self, operation)(f"u{user_number}", f"d{domain_number}.example")
             self.done += 1
-        for used, messages, *summed in await rows(self.world, TOTALS):
+        for used, messages, *summed in await rows(self.world, DOMAIN_TOTALS_QUERY):
             assert [used, messages] == summed
 
     async def _id(self, name: str) -> int:
@@ -141,17 +143,21 @@ class Play:
         await creation_create.create_user(self.ctx, new)
 
     async def deliver(self, name: str, domain: str) -> None:
-        for place in (domain, "d0.example"):
+        for domain_name in (domain, "d0.example"):
             with suppress(NotFound):
-                to = await address_resolution.load_recipient(self.world, f"{name}@{place}")
-                letter = await received_messages.read_message(raw_message(f"{self.done}"))
-                await received_messages.store_for_recipient(
-                    self.world, letter, to, "carol@example.com"
+                recipient = await address_resolution.load_recipient_below_limits(
+                    self.world, f"{name}@{domain_name}"
+                )
+                message = await received_messages.parse_storable_message(
+                    raw_message(f"{self.done}")
+                )
+                await received_messages.store_once_for_recipient(
+                    self.world, message, recipient, "carol@example.com"
                 )
 
     async def delete(self, name: str, _domain: str) -> None:
-        later = self.world.now() + timedelta(days=1)
-        await user_delete.delete_users(self.ctx, UserSelector(usernames=(name,)), later)
+        delete_after = self.world.now() + timedelta(days=1)
+        await user_delete.delete_users(self.ctx, UserSelector(usernames=(name,)), delete_after)
 
     async def restore(self, name: str, _domain: str) -> None:
         await user_restore.restore_user(self.ctx, DeletedUserRef(name=name))
@@ -161,41 +167,41 @@ class Play:
         assert await tasks.run_next_task(self.world)
 
     async def move(self, name: str, domain: str) -> None:
-        """Into another domain, with the counters that whoever moves people brings along."""
+        """Move a user to another domain, and update the counters of both domains."""
         sql = "SELECT id FROM domains WHERE name = :name"
-        found, key = await rows(self.world, sql, name=domain), await self._id(name)
+        domain_rows, user_id = await rows(self.world, sql, name=domain), await self._id(name)
         async with self.world.write_session() as session:
             connection = await session.connection()
             for sign in (-1, 1):
-                count = text(
+                counter_statement = text(
                     "UPDATE domains SET user_count = user_count + :sign, quota_allocated ="
                     " quota_allocated + :sign * :quota WHERE id = (SELECT domain_id FROM users"
                     " WHERE id = :key)"
                 )
-                given = {"sign": sign, "quota": 1 << 30, "key": key}
-                await connection.execute(count, given)
-                if found and sign < 0:
-                    moved = update(User).where(col(User.id) == key)
-                    await connection.execute(moved.values(domain_id=found[0][0]))
+                parameters = {"sign": sign, "quota": 1 << 30, "key": user_id}
+                await connection.execute(counter_statement, parameters)
+                if domain_rows and sign < 0:
+                    user_statement = update(User).where(col(User.id) == user_id)
+                    await connection.execute(user_statement.values(domain_id=domain_rows[0][0]))
 
     async def recount(self, name: str, _domain: str) -> None:
         await quota_recalculation.recalculate_quotas(self.ctx, UserSelector(usernames=(name,)))
 
 
-async def test_domains_add_up_whatever_happens(world: Environment) -> None:
-    play, loop = Play(world), asyncio.get_running_loop()
+async def test_domain_totals_match_users_after_any_operations(world: Environment) -> None:
+    model, loop = UserLifecycleModel(world), asyncio.get_running_loop()
 
-    async def run(listed: list[tuple[str, int, int]]) -> None:
-        for step in listed:
-            await play.step(*step)
+    async def run_steps(operations: list[tuple[str, int, int]]) -> None:
+        for step in operations:
+            await model.step(*step)
         await examine(world)
 
-    @given(some.lists(steps, min_size=6, max_size=20))
+    @given(st.lists(step_strategy, min_size=6, max_size=20))
     @settings(
         max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
     )
-    def hold(listed: list[tuple[str, int, int]]) -> None:
-        asyncio.run_coroutine_threadsafe(run(listed), loop).result()
+    def check_operations(operations: list[tuple[str, int, int]]) -> None:
+        asyncio.run_coroutine_threadsafe(run_steps(operations), loop).result()
 
-    await asyncio.to_thread(hold)
-    assert play.done
+    await asyncio.to_thread(check_operations)
+    assert model.done

@@ -1,4 +1,4 @@
-"""Accounts: making them, listing them, and who sees them."""
+"""Creating users: values, permissions, domain limits and mailboxes."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from tests.support.operations.domain_operations import set_domain_columns
 from tests.support.stores.counter_check import journal, rows
 from tests.support.stores.row_counts import user_table_row_counts
 
-CREATE = """
+USER_CREATE = """
 mutation ($input: UserCreateInput!) {
   userCreate(input: $input) {
     user {
@@ -36,16 +36,16 @@ mutation ($input: UserCreateInput!) {
   }
 }
 """
-GOOD = {"address": "eve@new.example", "password": "correct horse"}
+VALID_INPUT = {"address": "eve@new.example", "password": "correct horse"}
 pytestmark = pytest.mark.usefixtures("counted")
 
 
-async def create(client: Client, **given: Any) -> tuple[Any, list[Any]]:
-    answer = (await client(CREATE, input={**GOOD, **given}))["userCreate"]
-    return answer["user"], answer["errors"]
+async def create(client: Client, **arguments: Any) -> tuple[Any, list[Any]]:
+    payload = (await client(USER_CREATE, input={**VALID_INPUT, **arguments}))["userCreate"]
+    return payload["user"], payload["errors"]
 
 
-async def test_an_account_has_what_was_asked_for(root: Client) -> None:
+async def test_created_user_has_the_given_values(root: Client) -> None:
     user, errors = await create(
         root,
         username="Eve.O_1",
@@ -61,8 +61,8 @@ async def test_an_account_has_what_was_asked_for(root: Client) -> None:
         quota="3 GiB",
     )
     assert errors == []
-    key = user.pop("id")
-    assert global_ids.decode("User", key)
+    global_id = user.pop("id")
+    assert global_ids.decode("User", global_id)
     assert user == {
         "username": "eve.o_1",
         "name": "Eve Ö.",
@@ -82,18 +82,20 @@ async def test_an_account_has_what_was_asked_for(root: Client) -> None:
     }
 
 
-async def test_an_account_needs_little(root: Client) -> None:
+async def test_user_create_needs_only_address_and_password(root: Client) -> None:
     user, errors = await create(root)
     assert errors == []
     assert (user["username"], user["role"], user["activated"]) == ("eve@new.example", "USER", True)
     assert user["limits"]["quota"]["allowed"] == 1 << 30
-    answer = await root(CREATE, input={"username": "dan@new.example", "passwordDisabled": True})
-    dan = answer["userCreate"]["user"]
+    response = await root(
+        USER_CREATE, input={"username": "dan@new.example", "passwordDisabled": True}
+    )
+    dan = response["userCreate"]["user"]
     assert (dan["address"]["address"], dan["hasPasswordSet"]) == ("dan@new.example", False)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "refusal"),
+    ("invalid_input", "refusal"),
     [
         ({"username": "ä"}, ("VALIDATION", ["username"], "pattern")),
         ({"username": "a..b"}, ("VALIDATION", ["username"], "pattern")),
@@ -121,8 +123,8 @@ async def test_an_account_needs_little(root: Client) -> None:
         ({"address": "eve@alias.example"}, ("CONFLICT", ["address"], None)),
     ],
 )  # fmt: skip
-async def test_what_cannot_be_is_refused_and_leaves_nothing(
-    root: Client, ada: Client, wrong: dict[str, Any], refusal: tuple[Any, ...]
+async def test_invalid_user_input_is_refused_and_stores_nothing(
+    root: Client, ada: Client, invalid_input: dict[str, Any], refusal: tuple[Any, ...]
 ) -> None:
     assert ada.user.domain_id
     row = AliasDomain(
@@ -130,75 +132,77 @@ async def test_what_cannot_be_is_refused_and_leaves_nothing(
     )
     async with root.world.write_session() as session:
         session.add(row)
-    before = await user_table_row_counts(root.world)
-    user, (error,) = await create(root, **wrong)
+    counts_before = await user_table_row_counts(root.world)
+    user, (error,) = await create(root, **invalid_input)
     assert user is None
     assert (error["code"], error["path"], error.get("constraint")) == refusal
-    assert await user_table_row_counts(root.world) == before
+    assert await user_table_row_counts(root.world) == counts_before
 
 
-async def test_a_dry_run_and_a_failure_in_the_middle_leave_nothing(
+async def test_validate_only_and_internal_error_store_nothing(
     root: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = await user_table_row_counts(world)
-    tried, errors = await create(root, options={"validateOnly": True})
-    assert (tried is not None, errors) == (True, [])
-    assert await user_table_row_counts(world) == before
-    monkeypatch.setattr(insert, "_address_row", None)  # as if our own code broke
-    answer = await root.raw(CREATE, input=GOOD)
-    assert answer["errors"][0]["extensions"]["code"] == "INTERNAL_SERVER_ERROR"
-    assert await user_table_row_counts(world) == before
+    counts_before = await user_table_row_counts(world)
+    user, errors = await create(root, options={"validateOnly": True})
+    assert (user is not None, errors) == (True, [])
+    assert await user_table_row_counts(world) == counts_before
+    monkeypatch.setattr(insert, "_address_row", None)  # simulates an internal error
+    response = await root.raw(USER_CREATE, input=VALID_INPUT)
+    assert response["errors"][0]["extensions"]["code"] == "INTERNAL_SERVER_ERROR"
+    assert await user_table_row_counts(world) == counts_before
 
 
-async def test_nobody_makes_an_account_above_his_own(ada: Client) -> None:
+async def test_domain_admin_creates_no_user_of_higher_role(ada: Client) -> None:
     ctx = await domain_admin_context(ada)
-    with pytest.raises(Forbidden) as refused:
+    with pytest.raises(Forbidden) as error_info:
         await creation_create.create_user(
             ctx, NewUser(address="eve@example.org", password_disabled=True, role=Role.ADMIN)
         )
-    assert (refused.value.path, refused.value.requires) == (["role"], "ADMIN")
-    answer = await ada(CREATE, input=GOOD)
-    assert answer["userCreate"]["errors"][0]["requires"] == "DOMAIN_ADMIN"
+    assert (error_info.value.path, error_info.value.requires) == (["role"], "ADMIN")
+    response = await ada(USER_CREATE, input=VALID_INPUT)
+    assert response["userCreate"]["errors"][0]["requires"] == "DOMAIN_ADMIN"
 
 
-async def test_an_admin_makes_accounts_in_his_domains_only(ada: Client, world: Environment) -> None:
+async def test_domain_admin_creates_users_only_in_own_domains(
+    ada: Client, world: Environment
+) -> None:
     await make_user(
         world,
         "far",
     )
     ctx = await domain_admin_context(ada)
-    made = await creation_create.create_user(
+    user = await creation_create.create_user(
         ctx, NewUser(address="eve@example.org", password_disabled=True)
     )
-    assert made.domain_id == ada.user.domain_id
-    with pytest.raises(NotFound) as refused:
+    assert user.domain_id == ada.user.domain_id
+    with pytest.raises(NotFound) as error_info:
         await creation_create.create_user(
             ctx, NewUser(address="eve@unknown.example", password_disabled=True)
         )
-    assert refused.value.path == ["address"]
+    assert error_info.value.path == ["address"]
     with pytest.raises(Forbidden):
         await creation_create.create_user(
             ctx, NewUser(username="x", empty_address=True, password_disabled=True)
         )
-    nobodys = await domain_admin_context(ada, administers=())
+    ctx_without_domains = await domain_admin_context(ada, administers=())
     with pytest.raises(NotFound):
         await creation_create.create_user(
-            nobodys, NewUser(address="dan@example.org", password_disabled=True)
+            ctx_without_domains, NewUser(address="dan@example.org", password_disabled=True)
         )
 
 
-async def test_unlimited_storage_is_given_by_permission(ada: Client) -> None:
-    new = NewUser(address="eve@example.org", password_disabled=True, quota=0)
-    with pytest.raises(Forbidden) as refused:
-        await creation_create.create_user(await domain_admin_context(ada), new)
-    assert (refused.value.path, refused.value.requires) == (["quota"], "UNLIMITED_QUOTA")
-    may = await domain_admin_context(ada, AdminPermission.UNLIMITED_QUOTA)
-    assert (await creation_create.create_user(may, new)).quota == 0
+async def test_unlimited_quota_needs_permission(ada: Client) -> None:
+    new_user = NewUser(address="eve@example.org", password_disabled=True, quota=0)
+    with pytest.raises(Forbidden) as error_info:
+        await creation_create.create_user(await domain_admin_context(ada), new_user)
+    assert (error_info.value.path, error_info.value.requires) == (["quota"], "UNLIMITED_QUOTA")
+    ctx_with_permission = await domain_admin_context(ada, AdminPermission.UNLIMITED_QUOTA)
+    assert (await creation_create.create_user(ctx_with_permission, new_user)).quota == 0
 
 
 @pytest.mark.usefixtures("ada")
 @pytest.mark.parametrize(
-    ("limits", "given", "refusal"),
+    ("limits", "user_input", "refusal"),
     [
         ({"max_users": 1}, {}, {"path": ["address"], "limit": 1, "used": 1}),
         ({"max_user_quota": 10}, {"quota": 11}, {"path": ["quota"], "limit": 10, "used": 11}),
@@ -214,35 +218,37 @@ async def test_unlimited_storage_is_given_by_permission(ada: Client) -> None:
         ({"max_users": 2}, {}, None),
     ],
 )  # fmt: skip
-async def test_a_domain_has_limits(
-    root: Client, limits: dict[str, int], given: dict[str, Any], refusal: Any
+async def test_domain_limits_apply_to_user_create(
+    root: Client, limits: dict[str, int], user_input: dict[str, Any], refusal: Any
 ) -> None:
-    plain = {"default_user_quota": None, "max_users": 0, "max_user_quota": 0, "quota": 0}
+    no_limits = {"default_user_quota": None, "max_users": 0, "max_user_quota": 0, "quota": 0}
     await set_domain_columns(root.world, **limits)
-    user, errors = await create(root, address="eve@example.org", **given)
+    user, errors = await create(root, address="eve@example.org", **user_input)
     if refusal is None:
         assert errors == []
     else:
         assert [{"code": "LIMIT_REACHED", "index": None, **refusal}] == errors
         assert user is None
-    await set_domain_columns(root.world, **plain, quota_allocated=await allocated(root.world))
+    await set_domain_columns(
+        root.world, **no_limits, quota_allocated=await load_allocated_quota(root.world)
+    )
 
 
-async def allocated(world: Environment) -> int:
-    """What the limits of a test, which come and go, make of the sum."""
+async def load_allocated_quota(world: Environment) -> int:
+    """Return the quota that is allocated to users, since the tests change the limits directly."""
     ((total,),) = await rows(world, "SELECT sum(coalesce(quota, 1073741824)) FROM users")
     return int(total)
 
 
 @pytest.mark.usefixtures("ada")
-async def test_a_full_domain_counts_the_new_one(root: Client) -> None:
+async def test_new_user_counts_for_max_users(root: Client) -> None:
     await set_domain_columns(root.world, max_users=2)
     assert (await create(root, address="eve@example.org"))[1] == []
     _, (error,) = await create(root, address="dan@example.org")
     assert (error["limit"], error["used"]) == (2, 2)
 
 
-FOLDERS = "{ viewer { user { mailboxes { path specialUse subscribed uidValidity } } } }"
+MAILBOXES_QUERY = "{ viewer { user { mailboxes { path specialUse subscribed uidValidity } } } }"
 
 
 @pytest.mark.parametrize(
@@ -258,23 +264,23 @@ FOLDERS = "{ viewer { user { mailboxes { path specialUse subscribed uidValidity 
           "TRASH": "Alt/Weg", None: "Alt"}),
     ],
 )  # fmt: skip
-async def test_an_account_begins_with_its_folders(
+async def test_new_user_has_special_use_mailboxes(
     root: Client, names: dict[str, str], paths: dict[str, str]
 ) -> None:
     user, errors = await create(root, mailboxes=names)
     assert errors == []
-    key = global_ids.decode("User", user["id"])
-    sql = "SELECT special_use, path FROM mailboxes WHERE user_id = :key"
-    found = await rows(root.world, sql, key=key)
-    assert dict(found) == paths
-    assert len(found) == len(paths)
+    user_id = global_ids.decode("User", user["id"])
+    query = "SELECT special_use, path FROM mailboxes WHERE user_id = :key"
+    mailbox_rows = await rows(root.world, query, key=user_id)
+    assert dict(mailbox_rows) == paths
+    assert len(mailbox_rows) == len(paths)
     validities = await rows(root.world, "SELECT DISTINCT uid_validity FROM mailboxes")
     assert len(validities) == len(paths)
-    kinds = [kind for kind, _ in await journal(root.world, key)]
+    kinds = [kind for kind, _ in await journal(root.world, user_id)]
     assert kinds == [ChangeKind.ADDRESS_CHANGED, ChangeKind.MAILBOX_CREATED]
 
 
-async def test_a_call_repeated_with_its_key_makes_one_account(root: Client) -> None:
+async def test_create_with_same_idempotency_key_creates_one_user(root: Client) -> None:
     first, _ = await create(root, options={"idempotencyKey": "k"})
-    again, _ = await create(root, options={"idempotencyKey": "k"})
-    assert first == again
+    repeated, _ = await create(root, options={"idempotencyKey": "k"})
+    assert first == repeated

@@ -1,4 +1,4 @@
-"""The end of accounts: now or later, taken back, and what is left of them."""
+"""Deleting, purging and restoring users."""
 
 import asyncio
 from datetime import timedelta
@@ -30,62 +30,64 @@ from tests.conftest import Client, Clock, make_client, make_user, raw_message, r
 from tests.support.stores.counter_check import examine, journal, rows
 from tests.support.stores.other_processes import taken_for_dead
 
-DELETE = """
+USER_DELETE = """
 mutation ($input: UserDeleteInput!) { userDelete(input: $input) {
   deletedIds task { id state total done } tasks { id }
   errors { code path message ... on ForbiddenError { requires } } } }
 """
-PURGE = """
+USER_PURGE = """
 mutation ($input: UserPurgeInput!) { userPurge(input: $input) {
   purged task { id } errors { code path } } }
 """
-RESTORE = """
+USER_RESTORE = """
 mutation ($input: UserRestoreInput!) { userRestore(input: $input) {
   user { id username disabled address { address } domain { name userCount } }
   recoveredAddresses lostAddresses
   errors { code path message ... on LimitReachedError { limit used } } } }
 """
-LEFT = """
+DELETED_USER_QUERY = """
 query ($by: UserRef!) { deletedUser(by: $by) {
   user username storageUsed tags deletedAt deleteAfter recoverableAddresses } }
 """
 LATER = "2030-02-01T00:00:00Z"
-PASSWORD = "correct horse"  # noqa: S105 - a test's
+PASSWORD = "correct horse"  # noqa: S105 - a password of tests
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-async def delete(client: Client, who: Any, **more: Any) -> tuple[Any, list[Any]]:
-    selection = who if isinstance(who, dict) else {"ids": [global_ids.encode("User", who)]}
-    answer = (await client(DELETE, input={"users": selection, **more}))["userDelete"]
-    return answer, answer["errors"]
+async def delete_users(client: Client, user: Any, **extra: Any) -> tuple[Any, list[Any]]:
+    selection = user if isinstance(user, dict) else {"ids": [global_ids.encode("User", user)]}
+    payload = (await client(USER_DELETE, input={"users": selection, **extra}))["userDelete"]
+    return payload, payload["errors"]
 
 
-async def restore(client: Client, **by: Any) -> tuple[Any, list[Any]]:
-    answer = (await client(RESTORE, input={"by": by}))["userRestore"]
-    return answer, answer["errors"]
+async def restore_user(client: Client, **by: Any) -> tuple[Any, list[Any]]:
+    payload = (await client(USER_RESTORE, input={"by": by}))["userRestore"]
+    return payload, payload["errors"]
 
 
-async def left(client: Client, **by: Any) -> Any:
-    return (await client(LEFT, by=by))["deletedUser"]
+async def load_deleted_user(client: Client, **by: Any) -> Any:
+    return (await client(DELETED_USER_QUERY, by=by))["deletedUser"]
 
 
-async def admin(world: Environment, http: Any, name: str, domain: str) -> Client:
-    """A DOMAIN_ADMIN of this domain, who lives elsewhere."""
+async def make_domain_admin_outside(
+    world: Environment, http: Any, name: str, domain: str
+) -> Client:
+    """Make a domain administrator of this domain who lives in another one."""
     client = await make_client(world, http, name, role=Role.DOMAIN_ADMIN)
-    ((key,),) = await rows(world, "SELECT id FROM domains WHERE name = :name", name=domain)
+    ((domain_id,),) = await rows(world, "SELECT id FROM domains WHERE name = :name", name=domain)
     async with world.write_session() as session:
-        session.add(DomainAdmin(user_id=client.user.id, domain_id=key))
-    authentication.drop_credentials(world, client.user.id)
+        session.add(DomainAdmin(user_id=client.user.id, domain_id=domain_id))
+    authentication.drop_cached_credentials(world, client.user.id)
     return client
 
 
-async def more_addresses(client: Client, *local: str) -> None:
-    sql = "SELECT domain_id FROM addresses WHERE user_id = :key"
-    ((domain_id,),) = await rows(client.world, sql, key=client.user.id)
+async def add_addresses(client: Client, *local_parts: str) -> None:
+    query = "SELECT domain_id FROM addresses WHERE user_id = :key"
+    ((domain_id,),) = await rows(client.world, query, key=client.user.id)
     now = client.world.now()
     async with client.world.write_session(domain_id) as session:
-        (await session.get_one(Domain, domain_id)).address_count += len(local)
-        for name in local:
+        (await session.get_one(Domain, domain_id)).address_count += len(local_parts)
+        for name in local_parts:
             session.add(
                 Address(
                     id=client.world.new_id(),
@@ -99,317 +101,343 @@ async def more_addresses(client: Client, *local: str) -> None:
             )
 
 
-async def nobody(world: Environment, root: Client, user_id: int, name: str) -> None:
-    """Every road says that there is no such account."""
+async def assert_user_is_unknown(world: Environment, root: Client, user_id: int, name: str) -> None:
+    """Check that no query, list, delivery or sign-in finds this user."""
     document = "query ($by: UserRef!) { user(by: $by) { id } }"
-    key = global_ids.encode("User", user_id)
-    for by in ({"id": key}, {"username": name}, {"address": f"{name}@example.org"}):
-        assert await root(document, by=by) == {"user": None}
-    assert await root("query ($id: ID!) { node(id: $id) { id } }", id=key) == {"node": None}
-    listed = await root("{ users(first: 250) { nodes { id } totalCount } }")
-    assert key not in [node["id"] for node in listed["users"]["nodes"]]
-    assert listed["users"]["totalCount"] == len(listed["users"]["nodes"])
+    global_id = global_ids.encode("User", user_id)
+    for user_ref in ({"id": global_id}, {"username": name}, {"address": f"{name}@example.org"}):
+        assert await root(document, by=user_ref) == {"user": None}
+    assert await root("query ($id: ID!) { node(id: $id) { id } }", id=global_id) == {"node": None}
+    user_list = await root("{ users(first: 250) { nodes { id } totalCount } }")
+    assert global_id not in [node["id"] for node in user_list["users"]["nodes"]]
+    assert user_list["users"]["totalCount"] == len(user_list["users"]["nodes"])
     with pytest.raises(NotFound):
-        await address_resolution.load_recipient(world, f"{name}@example.org")
+        await address_resolution.load_recipient_below_limits(world, f"{name}@example.org")
     with pytest.raises(AuthenticationFailed):
         await authentication.authenticate(Context(world, Viewer()), name, PASSWORD)
 
 
-async def test_an_account_ends_at_once_and_its_data_by_a_task(
+async def test_deleted_user_is_hidden_at_once_and_purged_by_a_task(
     root: Client, ada: Client, bob: Client, world: Environment, clock: Clock
 ) -> None:
     for n in range(3):
         await receive(ada, f"Letter {n}")
         await receive(bob, f"Letter {n}")
     document = "mutation ($i: MessageDeleteInput!) { messageDelete(input: $i) { deletedCount } }"
-    ((one,), *_) = await rows(world, "SELECT id FROM messages WHERE user_id = :k", k=ada.user.id)
+    ((message_id,), *_) = await rows(
+        world, "SELECT id FROM messages WHERE user_id = :k", k=ada.user.id
+    )
     await ada(
-        document, i={"select": {"ids": [global_ids.encode("Message", one)]}}
-    )  # to the archive
-    to = await address_resolution.load_recipient(world, ada.address)
-    before = await rows(world, "SELECT count(*) FROM messages")
-    answer, errors = await delete(root, ada.user.id)
+        document, i={"select": {"ids": [global_ids.encode("Message", message_id)]}}
+    )  # to the archive of deleted messages
+    recipient = await address_resolution.load_recipient_below_limits(world, ada.address)
+    count_before = await rows(world, "SELECT count(*) FROM messages")
+    payload, errors = await delete_users(root, ada.user.id)
     assert errors == []
-    assert answer["deletedIds"] == [global_ids.encode("User", ada.user.id)]
-    await nobody(world, root, ada.user.id, "ada")
+    assert payload["deletedIds"] == [global_ids.encode("User", ada.user.id)]
+    await assert_user_is_unknown(world, root, ada.user.id, "ada")
     assert (await ada.raw("{ viewer { user { id } } }"))["errors"]
-    with pytest.raises(NotFound):  # who was told so before is refused as well
-        await received_messages.store_for_recipient(
-            world, await received_messages.read_message(raw_message("Late")), to, "x@example.com"
+    with pytest.raises(NotFound):  # a recipient that was resolved before is refused too
+        await received_messages.store_once_for_recipient(
+            world,
+            await received_messages.parse_storable_message(raw_message("Late")),
+            recipient,
+            "x@example.com",
         )
-    again = await make_user(world, "ada")  # name and address are free
+    new_user = await make_user(world, "ada")  # username and address are free
     await examine(world)
-    assert before == await rows(world, "SELECT count(*) FROM messages")
+    assert count_before == await rows(world, "SELECT count(*) FROM messages")
 
     assert await tasks.run_next_task(world)
     task = await root("query ($id: ID!) { task(id: $id) { state done total } }",
-                      id=answer["task"]["id"])  # fmt: skip
+                      id=payload["task"]["id"])  # fmt: skip
     assert task == {"task": {"state": "SUCCEEDED", "done": 3, "total": 3}}
     for table in ("mailboxes", "messages", "threads", "api_keys", "thread_refs"):
-        sql = f"SELECT count(*) FROM {table} WHERE user_id = :key"  # noqa: S608 - our own names
-        assert await rows(world, sql, key=ada.user.id) == [(0,)]
+        query = f"SELECT count(*) FROM {table} WHERE user_id = :key"  # noqa: S608 - our own names
+        assert await rows(world, query, key=ada.user.id) == [(0,)]
     for table in ("users", "streams", "deleted_users"):
-        sql = f"SELECT count(*) FROM {table} WHERE id = :key"  # noqa: S608 - our own names
-        assert await rows(world, sql, key=ada.user.id) == [(0,)]
+        query = f"SELECT count(*) FROM {table} WHERE id = :key"  # noqa: S608 - our own names
+        assert await rows(world, query, key=ada.user.id) == [(0,)]
     clock.tick(days=2)
     shared = await collect_garbage(world, world.object_store)
-    assert shared.row_count == 0  # bob has the same letters
-    assert (await delete(root, bob.user.id))[1] == []
+    assert shared.row_count == 0  # bob has the same messages
+    assert (await delete_users(root, bob.user.id))[1] == []
     assert await tasks.run_next_task(world)
     assert (await collect_garbage(world, world.object_store)).row_count > 0
     assert await rows(world, "SELECT count(*) FROM blobs") == [(0,)]
     assert (
-        await user_loaders.load_users_by_id(Context(world, Viewer(role=Role.ROOT)), [again.id])
+        await user_loaders.load_users_by_id(Context(world, Viewer(role=Role.ROOT)), [new_user.id])
     )[0]
-    told = [found for kind, found in await journal(world, PLATFORM)
+    user_changes = [ids for kind, ids in await journal(world, PLATFORM)
             if kind is ChangeKind.USER_CHANGED]  # fmt: skip
-    assert [ada.user.id] in told
+    assert [ada.user.id] in user_changes
 
 
-async def test_a_deletion_asked_twice_is_one_task_with_another_time(
+async def test_repeated_delete_changes_the_time_of_the_same_task(
     root: Client, ada: Client, world: Environment, clock: Clock
 ) -> None:
     await receive(ada, "Hello")
-    first, _ = await delete(root, ada.user.id, deleteAfter=LATER)
+    first, _ = await delete_users(root, ada.user.id, deleteAfter=LATER)
     assert not await tasks.run_next_task(world)
-    for who in (
+    for selection in (
         {"ids": [global_ids.encode("User", ada.user.id)]},
         {"usernames": ["A.da"]},
         {"usernames": ["ada"], "ids": [global_ids.encode("User", ada.user.id)]},
     ):
-        again, errors = await delete(root, who, deleteAfter="2030-03-01T00:00:00Z")
-        assert (errors, again["task"]["id"]) == ([], first["task"]["id"])
-        assert again["deletedIds"] == first["deletedIds"]
+        repeated, errors = await delete_users(root, selection, deleteAfter="2030-03-01T00:00:00Z")
+        assert (errors, repeated["task"]["id"]) == ([], first["task"]["id"])
+        assert repeated["deletedIds"] == first["deletedIds"]
     assert await rows(world, "SELECT count(*) FROM tasks") == [(1,)]
     clock.tick(days=32)
     assert not await tasks.run_next_task(world)
-    found = await left(root, username="ada")
-    assert found["deleteAfter"] == "2030-03-01T00:00:00Z"
+    deleted_user = await load_deleted_user(root, username="ada")
+    assert deleted_user["deleteAfter"] == "2030-03-01T00:00:00Z"
     clock.tick(days=32)
     assert await tasks.run_next_task(world)
-    assert await left(root, username="ada") is None
-    _, (error,) = await delete(root, ada.user.id)
+    assert await load_deleted_user(root, username="ada") is None
+    _, (error,) = await delete_users(root, ada.user.id)
     assert (error["code"], error["path"]) == ("NOT_FOUND", ["users", "ids"])
 
 
 @pytest.mark.usefixtures("bob")
-async def test_an_account_comes_back_as_it_was(root: Client, world: Environment) -> None:
+async def test_restored_user_has_its_old_data(root: Client, world: Environment) -> None:
     await make_client(world, root.http, "ada", disabled=True, tags=["x"])
     ada = (await user_loaders.find_user_by_name(Context(world, Viewer(role=Role.ROOT)), "ada")) or 0
     client = Client(root.http, world, ada, "")  # type: ignore[arg-type]
-    await more_addresses(client, "lady", "countess")
-    domain = await rows(world, "SELECT user_count, address_count, quota_allocated FROM domains")
-    answer, _ = await delete(root, client.user.id, deleteAfter=LATER)
-    await nobody(world, root, client.user.id, "ada")
+    await add_addresses(client, "lady", "countess")
+    totals_before = await rows(
+        world, "SELECT user_count, address_count, quota_allocated FROM domains"
+    )
+    delete_payload, _ = await delete_users(root, client.user.id, deleteAfter=LATER)
+    await assert_user_is_unknown(world, root, client.user.id, "ada")
     admin_ctx = Context(world, Viewer(role=Role.ROOT))
     await creation_create.create_user(
         admin_ctx, NewUser(username="carl", address="l.ady@example.org", password_disabled=True)
     )
-    for by in ({"username": "A.DA"}, {"address": "a.da+x@Example.org"},
-               {"address": "countess@example.org"}, {"id": answer["deletedIds"][0]}):  # fmt: skip
-        found = await left(root, **by)
-        assert (found["username"], found["tags"]) == ("ada", ["x"])
-        assert found["recoverableAddresses"] == ["ada@example.org", "countess@example.org"]
-    back, errors = await restore(root, address="countess@example.org")
+    for deleted_ref in (
+        {"username": "A.DA"},
+        {"address": "a.da+x@Example.org"},
+        {"address": "countess@example.org"},
+        {"id": delete_payload["deletedIds"][0]},
+    ):
+        deleted_user = await load_deleted_user(root, **deleted_ref)
+        assert (deleted_user["username"], deleted_user["tags"]) == ("ada", ["x"])
+        assert deleted_user["recoverableAddresses"] == ["ada@example.org", "countess@example.org"]
+    payload, errors = await restore_user(root, address="countess@example.org")
     assert errors == []
-    assert (back["user"]["username"], back["user"]["disabled"]) == ("ada", True)
-    assert back["user"]["address"] == {"address": "ada@example.org"}
-    assert back["recoveredAddresses"] == ["ada@example.org", "countess@example.org"]
-    assert back["lostAddresses"] == ["lady@example.org"]
-    assert await left(root, username="ada") is None
-    now = await rows(world, "SELECT user_count, address_count, quota_allocated FROM domains")
-    assert [n - (1, 0, 1 << 30)[i] for i, n in enumerate(now[0])] == list(domain[0])
+    assert (payload["user"]["username"], payload["user"]["disabled"]) == ("ada", True)
+    assert payload["user"]["address"] == {"address": "ada@example.org"}
+    assert payload["recoveredAddresses"] == ["ada@example.org", "countess@example.org"]
+    assert payload["lostAddresses"] == ["lady@example.org"]
+    assert await load_deleted_user(root, username="ada") is None
+    totals_after = await rows(
+        world, "SELECT user_count, address_count, quota_allocated FROM domains"
+    )
+    assert [n - (1, 0, 1 << 30)[i] for i, n in enumerate(totals_after[0])] == list(totals_before[0])
     assert not await tasks.run_next_task(world)
     state = await root("{ tasks { nodes { state } } }")
     assert state["tasks"]["nodes"] == [{"state": "CANCELLED"}]
-    _, (error,) = await restore(root, username="ada")
+    _, (error,) = await restore_user(root, username="ada")
     assert (error["code"], error["message"]) == ("CONFLICT", "this account is not deleted")
-    _, (error,) = await restore(root, username="nobody")
+    _, (error,) = await restore_user(root, username="nobody")
     assert error["code"] == "NOT_FOUND"
 
 
-async def test_who_is_late_finds_name_and_place_taken(
+async def test_restore_with_taken_name_or_full_domain_is_refused(
     root: Client, ada: Client, world: Environment
 ) -> None:
-    await delete(root, ada.user.id, deleteAfter=LATER)
-    other = await make_user(world, "ada")
-    _, (error,) = await restore(root, id=global_ids.encode("User", ada.user.id))
+    await delete_users(root, ada.user.id, deleteAfter=LATER)
+    other_user = await make_user(world, "ada")
+    _, (error,) = await restore_user(root, id=global_ids.encode("User", ada.user.id))
     assert (error["code"], error["message"]) == ("CONFLICT", "the user name is taken")
-    await delete(root, other.id, deleteAfter=LATER)
-    assert (await left(root, username="ada"))["user"] == global_ids.encode("User", other.id)
+    await delete_users(root, other_user.id, deleteAfter=LATER)
+    assert (await load_deleted_user(root, username="ada"))["user"] == global_ids.encode(
+        "User", other_user.id
+    )
     await make_user(world, "bert")
     async with world.write_session() as session:
         await (await session.connection()).execute(text("UPDATE domains SET max_users = 1"))
-    _, (error,) = await restore(root, id=global_ids.encode("User", ada.user.id))
+    _, (error,) = await restore_user(root, id=global_ids.encode("User", ada.user.id))
     assert (error["code"], error["limit"], error["used"]) == ("LIMIT_REACHED", 1, 1)
-    assert await left(root, id=global_ids.encode("User", ada.user.id))  # nothing was half-done
+    assert await load_deleted_user(
+        root, id=global_ids.encode("User", ada.user.id)
+    )  # the user is still deleted
 
 
-async def test_main_address_and_domain_may_be_gone(
+async def test_user_is_restored_without_main_address_or_domain(
     root: Client, ada: Client, world: Environment
 ) -> None:
-    await more_addresses(ada, "lady")
-    await delete(root, ada.user.id, deleteAfter=LATER)
+    await add_addresses(ada, "lady")
+    await delete_users(root, ada.user.id, deleteAfter=LATER)
     admin_ctx = Context(world, Viewer(role=Role.ROOT))
     await creation_create.create_user(
         admin_ctx, NewUser(username="x", address="ada@example.org", password_disabled=True)
     )
-    back, errors = await restore(root, username="ada")
+    payload, errors = await restore_user(root, username="ada")
     assert errors == []
-    assert back["user"]["address"] == {"address": "lady@example.org"}
-    assert back["lostAddresses"] == ["ada@example.org"]
+    assert payload["user"]["address"] == {"address": "lady@example.org"}
+    assert payload["lostAddresses"] == ["ada@example.org"]
     eve = await creation_create.create_user(
         admin_ctx, NewUser(username="eve", address="eve@gone.example", password_disabled=True)
     )
-    await delete(root, eve.id, deleteAfter=LATER)
+    await delete_users(root, eve.id, deleteAfter=LATER)
     async with world.write_session() as session:
         connection = await session.connection()
         await connection.execute(text("DELETE FROM domains WHERE name = 'gone.example'"))
-    back, errors = await restore(root, username="eve")
-    assert (errors, back["user"]["domain"], back["lostAddresses"]) == (
+    payload, errors = await restore_user(root, username="eve")
+    assert (errors, payload["user"]["domain"], payload["lostAddresses"]) == (
         [],
         None,
         ["eve@gone.example"],
     )
 
 
-async def test_an_administrator_ends_users_of_his_domains_alone(
+async def test_domain_admin_deletes_and_restores_only_own_users(
     root: Client, ada: Client, bob: Client, world: Environment
 ) -> None:
     admin_ctx = Context(world, Viewer(role=Role.ROOT))
     await creation_create.create_user(
         admin_ctx, NewUser(username="far", address="far@new.example", password_disabled=True)
     )
-    here = await admin(world, root.http, "here", "example.org")
-    there = await admin(world, root.http, "there", "new.example")
-    _, (error,) = await delete(there, ada.user.id)
+    own_admin = await make_domain_admin_outside(world, root.http, "here", "example.org")
+    other_admin = await make_domain_admin_outside(world, root.http, "there", "new.example")
+    _, (error,) = await delete_users(other_admin, ada.user.id)
     assert (error["code"], error["path"]) == ("NOT_FOUND", ["users", "ids"])
-    _, (error,) = await delete(there, {"usernames": ["ada"]})
+    _, (error,) = await delete_users(other_admin, {"usernames": ["ada"]})
     assert error["code"] == "NOT_FOUND"
-    answer, _ = await delete(there, {"masks": ["a*"]})
-    assert answer["deletedIds"] == []
-    _, (error,) = await delete(here, here.user.id)
+    payload, _ = await delete_users(other_admin, {"masks": ["a*"]})
+    assert payload["deletedIds"] == []
+    _, (error,) = await delete_users(own_admin, own_admin.user.id)
     assert (error["code"], error["path"]) == ("FORBIDDEN_OPERATION", ["users"])
-    _, (error,) = await delete(here, there.user.id)  # a colleague
+    _, (error,) = await delete_users(own_admin, other_admin.user.id)  # another domain administrator
     assert error["code"] == "FORBIDDEN"
-    _, (error,) = await delete(here, {"all": True})
+    _, (error,) = await delete_users(own_admin, {"all": True})
     assert (error["code"], error["requires"]) == ("FORBIDDEN", "ADMIN")
-    _, (error,) = await delete(here, {})
+    _, (error,) = await delete_users(own_admin, {})
     assert (error["code"], error["path"]) == ("VALIDATION", ["users"])
-    _, (error,) = await delete(bob, ada.user.id)
+    _, (error,) = await delete_users(bob, ada.user.id)
     assert (error["code"], error["requires"]) == ("FORBIDDEN", "DOMAIN_ADMIN")
-    answer, errors = await delete(here, ada.user.id, deleteAfter=LATER)
-    assert (errors, len(answer["deletedIds"])) == ([], 1)
-    seen = "query ($id: ID!) { task(id: $id) { kind user { id } } }"
-    assert (await here(seen, id=answer["task"]["id"]))["task"] == {
+    payload, errors = await delete_users(own_admin, ada.user.id, deleteAfter=LATER)
+    assert (errors, len(payload["deletedIds"])) == ([], 1)
+    task_query = "query ($id: ID!) { task(id: $id) { kind user { id } } }"
+    assert (await own_admin(task_query, id=payload["task"]["id"]))["task"] == {
         "kind": "USER_DELETE",
         "user": None,
     }
-    assert (await there(seen, id=answer["task"]["id"]))["task"] is None
+    assert (await other_admin(task_query, id=payload["task"]["id"]))["task"] is None
     cancel = "mutation ($i: TaskCancelInput!) { taskCancel(input: $i) { errors { code } } }"
-    stopped = await here(cancel, i={"ids": [answer["task"]["id"]]})
-    assert stopped["taskCancel"]["errors"] == [{"code": "FORBIDDEN_OPERATION"}]
-    for by in ({"username": "ada"}, {"address": "ada@example.org"},
-               {"id": answer["deletedIds"][0]}):  # fmt: skip
-        assert await left(there, **by) is None
-        _, (error,) = await restore(there, **by)
+    cancel_response = await own_admin(cancel, i={"ids": [payload["task"]["id"]]})
+    assert cancel_response["taskCancel"]["errors"] == [{"code": "FORBIDDEN_OPERATION"}]
+    for deleted_ref in ({"username": "ada"}, {"address": "ada@example.org"},
+               {"id": payload["deletedIds"][0]}):  # fmt: skip
+        assert await load_deleted_user(other_admin, **deleted_ref) is None
+        _, (error,) = await restore_user(other_admin, **deleted_ref)
         assert error["code"] == "NOT_FOUND"
-        assert await left(here, **by)
-    _, (error,) = await delete(there, ada.user.id)
+        assert await load_deleted_user(own_admin, **deleted_ref)
+    _, (error,) = await delete_users(other_admin, ada.user.id)
     assert error["code"] == "NOT_FOUND"
-    refused = await here(PURGE, input={"users": {"ids": answer["deletedIds"]}})
-    assert refused["userPurge"]["errors"][0]["code"] == "FORBIDDEN"
-    assert (await restore(here, username="ada"))[1] == []
+    purge_response = await own_admin(USER_PURGE, input={"users": {"ids": payload["deletedIds"]}})
+    assert purge_response["userPurge"]["errors"][0]["code"] == "FORBIDDEN"
+    assert (await restore_user(own_admin, username="ada"))[1] == []
 
 
-async def test_purging_does_not_wait(
+async def test_purge_does_not_wait_for_delete_after(
     root: Client, ada: Client, bob: Client, world: Environment
 ) -> None:
     await receive(ada, "Hello")
-    answer, _ = await delete(root, ada.user.id, deleteAfter=LATER)
-    both = {"ids": [global_ids.encode("User", one.user.id) for one in (ada, bob)]}
-    purged = (await root(PURGE, input={"users": both}))["userPurge"]
-    assert (purged["purged"], purged["errors"]) == (both["ids"], [])
-    assert purged["task"] == {"id": answer["task"]["id"]}
+    delete_payload, _ = await delete_users(root, ada.user.id, deleteAfter=LATER)
+    selection = {"ids": [global_ids.encode("User", client.user.id) for client in (ada, bob)]}
+    purge_payload = (await root(USER_PURGE, input={"users": selection}))["userPurge"]
+    assert (purge_payload["purged"], purge_payload["errors"]) == (selection["ids"], [])
+    assert purge_payload["task"] == {"id": delete_payload["task"]["id"]}
     assert await tasks.run_next_task(world)
     assert await tasks.run_next_task(world)
     assert await rows(world, "SELECT count(*) FROM users") == [(0,)]
-    _, (error,) = await restore(root, username="ada")
+    _, (error,) = await restore_user(root, username="ada")
     assert error["code"] == "NOT_FOUND"
 
 
-async def test_a_purge_that_has_begun_goes_on_and_is_not_taken_back(
+async def test_started_purge_continues_and_cannot_be_restored(
     root: Client, ada: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for n in range(5):
         await receive(ada, f"Letter {n}")
-    answer, _ = await delete(root, ada.user.id)
+    payload, _ = await delete_users(root, ada.user.id)
     monkeypatch.setattr("resolvers.users.purge.CHUNK_ROWS", 2)
-    real, units = tasks._store_progress, list[int]()  # noqa: SLF001 - where a worker may die
+    original_store, calls = tasks._require_lease_and_store_values, list[int]()  # noqa: SLF001 - where a worker may die
 
-    async def broken(*given: Any) -> None:
-        units.append(1)
-        if len(units) == 5:
+    async def fail_at_fifth_call(*arguments: Any) -> None:
+        calls.append(1)
+        if len(calls) == 5:
             raise RuntimeError("the worker has died")
-        await real(*given)
+        await original_store(*arguments)
 
-    monkeypatch.setattr(tasks, "_store_progress", broken)
+    monkeypatch.setattr(tasks, "_require_lease_and_store_values", fail_at_fifth_call)
     with pytest.raises(RuntimeError):
         await tasks.run_next_task(world)
     await examine(world)
     assert 0 < (await rows(world, "SELECT count(*) FROM messages"))[0][0] < 5
-    _, (error,) = await restore(root, username="ada")
+    _, (error,) = await restore_user(root, username="ada")
     assert (error["code"], error["message"]) == ("CONFLICT", "its data is being removed already")
-    _, (error,) = await delete(root, ada.user.id, deleteAfter=LATER)
+    _, (error,) = await delete_users(root, ada.user.id, deleteAfter=LATER)
     assert (error["code"], error["path"]) == ("CONFLICT", ["deleteAfter"])
-    same, errors = await delete(root, ada.user.id)
-    assert (errors, same["task"]["id"]) == ([], answer["task"]["id"])
+    repeated, errors = await delete_users(root, ada.user.id)
+    assert (errors, repeated["task"]["id"]) == ([], payload["task"]["id"])
     await taken_for_dead(world)
     assert await tasks.run_next_task(world)
     task = await root("query ($id: ID!) { task(id: $id) { state done total } }",
-                      id=answer["task"]["id"])  # fmt: skip
+                      id=payload["task"]["id"])  # fmt: skip
     assert task["task"] == {"state": "SUCCEEDED", "done": 5, "total": 5}
     assert await rows(world, "SELECT count(*) FROM users") == [(0,)]
 
 
-async def test_races_have_one_outcome(root: Client, ada: Client, world: Environment) -> None:
-    letter = await received_messages.read_message(raw_message("Racing"))
-    to = await address_resolution.load_recipient(world, ada.address)
-    key = {"ids": [global_ids.encode("User", ada.user.id)]}
+async def test_concurrent_delete_restore_and_delivery_are_consistent(
+    root: Client, ada: Client, world: Environment
+) -> None:
+    message = await received_messages.parse_storable_message(raw_message("Racing"))
+    recipient = await address_resolution.load_recipient_below_limits(world, ada.address)
+    selection = {"ids": [global_ids.encode("User", ada.user.id)]}
     outcomes = await asyncio.gather(
-        *(delete(root, key, deleteAfter=LATER) for _ in range(4)),
+        *(delete_users(root, selection, deleteAfter=LATER) for _ in range(4)),
         *(
-            received_messages.store_for_recipient(world, letter, to, f"s{n}@example.com")
+            received_messages.store_once_for_recipient(
+                world, message, recipient, f"s{n}@example.com"
+            )
             for n in range(4)
         ),
         return_exceptions=True,
     )
     deleted, delivered = outcomes[:4], outcomes[4:]
-    assert len({answer["task"]["id"] for answer, _ in deleted}) == 1
-    assert all(isinstance(one, NotFound | message_insert.InsertedMessage) for one in delivered)
+    assert len({payload["task"]["id"] for payload, _ in deleted}) == 1
+    assert all(
+        isinstance(delivery_result, NotFound | message_insert.InsertedMessage)
+        for delivery_result in delivered
+    )
     await examine(world)
-    outcomes = await asyncio.gather(restore(root, username="ada"), tasks.run_next_task(world),
-                                    restore(root, username="ada"))  # fmt: skip
+    outcomes = await asyncio.gather(restore_user(root, username="ada"), tasks.run_next_task(world),
+                                    restore_user(root, username="ada"))  # fmt: skip
     assert sorted(len(errors) for _, errors in (outcomes[0], outcomes[2])) == [0, 1]
     assert outcomes[1] is False
-    await delete(root, ada.user.id)
-    back, done = await asyncio.gather(restore(root, username="ada"), tasks.run_next_task(world))
-    there = await rows(world, "SELECT count(*) FROM users")
-    assert (there == [(1,)]) is (back[1] == [])
-    assert done or back[1] == []
+    await delete_users(root, ada.user.id)
+    restore_result, has_purged = await asyncio.gather(
+        restore_user(root, username="ada"), tasks.run_next_task(world)
+    )
+    user_rows = await rows(world, "SELECT count(*) FROM users")
+    assert (user_rows == [(1,)]) is (restore_result[1] == [])
+    assert has_purged or restore_result[1] == []
 
 
-async def test_many_accounts_cost_as_many_statements_as_one(
+async def test_delete_of_many_users_runs_constant_statements(
     world: Environment, statements: list[str]
 ) -> None:
-    people = [(await make_user(world, f"n{n}")).id for n in range(21)]
+    all_ids = [(await make_user(world, f"n{n}")).id for n in range(21)]
     ctx = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
 
-    async def cost(keys: list[int]) -> int:
+    async def count_statements(user_ids: list[int]) -> int:
         del statements[:]
         await user_delete.delete_users(
-            ctx, UserSelector(ids=tuple(keys)), world.now() + timedelta(days=3)
+            ctx, UserSelector(ids=tuple(user_ids)), world.now() + timedelta(days=3)
         )
         return len(statements)
 
-    assert await cost(people[:1]) == await cost(people[1:])
+    assert await count_statements(all_ids[:1]) == await count_statements(all_ids[1:])

@@ -1,4 +1,4 @@
-"""What accounts may use and have used, what services are told, and clients that start afresh."""
+"""Limits of users, effective settings for services, and client resets."""
 
 import asyncio
 from datetime import timedelta
@@ -22,37 +22,42 @@ from tests.conftest import Client, Clock, context, make_client, receive
 from tests.support.accounts.user_operations import costs_of_users
 from tests.support.stores.counter_check import rows
 
-LIMITS = """
+LIMITS_QUERY = """
 query ($by: UserRef) { user(by: $by) {
   limits { quota { allowed used } recipients { allowed used ttl } received { allowed used ttl } }
   quotaPercent messageCount localPart isRelayed temporaryAddressCount
   temporaryAddresses(first: 1) { nodes { address } totalCount pageInfo { hasNextPage } } } }
 """
-SEND = """
+MESSAGE_SEND = """
 mutation ($input: MessageSendInput!) { messageSend(input: $input) {
   submission { id } errors { code ... on RateLimitedError { retryAfter } } } }
 """
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-async def change(world: Environment, table: type[Any], **values: Any) -> None:
+async def update_rows(world: Environment, table: type[Any], **values: Any) -> None:
     async with world.write_session() as session:
         await (await session.connection()).execute(update(table).values(**values))
 
 
-async def send(client: Client, *to: str, **more: Any) -> list[Any]:
-    message = {"to": [{"address": one} for one in to], "subject": "Hi", "text": "Yo", **more}
-    errors: list[Any] = (await client(SEND, input=message))["messageSend"]["errors"]
+async def send_message(client: Client, *recipients: str, **extra: Any) -> list[Any]:
+    message = {
+        "to": [{"address": recipient} for recipient in recipients],
+        "subject": "Hi",
+        "text": "Yo",
+        **extra,
+    }
+    errors: list[Any] = (await client(MESSAGE_SEND, input=message))["messageSend"]["errors"]
     return errors
 
 
-async def limits(client: Client) -> Any:
-    return (await client(LIMITS))["user"]["limits"]
+async def load_limits(client: Client) -> Any:
+    return (await client(LIMITS_QUERY))["user"]["limits"]
 
 
-async def test_limits_are_told_with_what_is_used(ada: Client, world: Environment) -> None:
+async def test_limits_have_allowed_and_used_values(ada: Client, world: Environment) -> None:
     await receive(ada, "Hello")
-    user = (await ada(LIMITS))["user"]
+    user = (await ada(LIMITS_QUERY))["user"]
     ((used,),) = await rows(world, "SELECT used FROM users")
     assert user["limits"] == {
         "quota": {"allowed": 1 << 30, "used": used},
@@ -61,73 +66,77 @@ async def test_limits_are_told_with_what_is_used(ada: Client, world: Environment
     }
     assert user["quotaPercent"] == used * 100 / (1 << 30)
     assert (user["messageCount"], user["localPart"], user["isRelayed"]) == (1, "ada", False)
-    await change(world, User, quota=0, recipients=0, received_max=5)
-    await change(world, Domain, backup_mx=True, quota_allocated=0)
-    user = (await ada(LIMITS))["user"]
+    await update_rows(world, User, quota=0, recipients=0, received_max=5)
+    await update_rows(world, Domain, backup_mx=True, quota_allocated=0)
+    user = (await ada(LIMITS_QUERY))["user"]
     assert (user["quotaPercent"], user["isRelayed"]) == (None, True)
     assert user["limits"]["recipients"]["allowed"] == 0
     assert user["limits"]["received"]["allowed"] == 5
 
 
-async def test_recipients_are_counted_for_a_day_from_the_first(
+async def test_recipients_are_counted_for_a_day(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
-    await change(world, User, recipients=3)
-    assert await send(ada, "a@example.net", "b@example.net") == []
-    assert await send(ada, "c@example.net", isDraft=True) == []  # goes nowhere
+    await update_rows(world, User, recipients=3)
+    assert await send_message(ada, "a@example.net", "b@example.net") == []
+    assert await send_message(ada, "c@example.net", isDraft=True) == []  # a draft is not sent
     clock.tick(hours=1)
-    assert (await limits(ada))["recipients"] == {"allowed": 3, "used": 2, "ttl": "PT82800S"}
-    refused = [{"code": "RATE_LIMITED", "retryAfter": "PT82800S"}]
-    assert await send(ada, "c@example.net", "d@example.net") == refused  # one would be too many
-    assert (await limits(ada))["recipients"]["used"] == 2
-    assert await send(ada, "c@example.net") == []
-    before = await rows(world, "SELECT count(*) FROM messages")
-    assert await send(ada, "e@example.net") == refused
-    assert await rows(world, "SELECT count(*) FROM messages") == before
+    assert (await load_limits(ada))["recipients"] == {"allowed": 3, "used": 2, "ttl": "PT82800S"}
+    expected_errors = [{"code": "RATE_LIMITED", "retryAfter": "PT82800S"}]
+    assert (
+        await send_message(ada, "c@example.net", "d@example.net") == expected_errors
+    )  # one recipient too many
+    assert (await load_limits(ada))["recipients"]["used"] == 2
+    assert await send_message(ada, "c@example.net") == []
+    count_before = await rows(world, "SELECT count(*) FROM messages")
+    assert await send_message(ada, "e@example.net") == expected_errors
+    assert await rows(world, "SELECT count(*) FROM messages") == count_before
     clock.tick(hours=23)
-    assert (await limits(ada))["recipients"] == {"allowed": 3, "used": 0, "ttl": None}
-    assert await send(ada, "e@example.net") == []
-    assert (await limits(ada))["recipients"]["used"] == 1
+    assert (await load_limits(ada))["recipients"] == {"allowed": 3, "used": 0, "ttl": None}
+    assert await send_message(ada, "e@example.net") == []
+    assert (await load_limits(ada))["recipients"]["used"] == 1
     clock.tick(days=1)
     assert (await housekeeping.run_round(world)).usages == 1
     assert await rows(world, "SELECT count(*) FROM usages") == [(0,)]
 
 
-async def test_no_limit_is_zero(ada: Client, world: Environment) -> None:
-    await change(world, User, recipients=0)
+async def test_recipient_limit_zero_is_unlimited(ada: Client, world: Environment) -> None:
+    await update_rows(world, User, recipients=0)
     for n in range(3):
-        assert await send(ada, f"{n}@example.net") == []
-    assert (await limits(ada))["recipients"]["used"] == 3
+        assert await send_message(ada, f"{n}@example.net") == []
+    assert (await load_limits(ada))["recipients"]["used"] == 3
 
 
-async def test_of_many_at_once_no_more_are_sent_than_may(ada: Client, world: Environment) -> None:
-    await change(world, User, recipients=3)
-    answers = await asyncio.gather(*(send(ada, f"{n}@example.net") for n in range(8)))
+async def test_concurrent_submissions_respect_the_recipient_limit(
+    ada: Client, world: Environment
+) -> None:
+    await update_rows(world, User, recipients=3)
+    answers = await asyncio.gather(*(send_message(ada, f"{n}@example.net") for n in range(8)))
     assert sum(errors == [] for errors in answers) == 3
     assert await rows(world, "SELECT count(*) FROM submissions") == [(3,)]
     assert await rows(world, "SELECT used FROM usages") == [(3,)]
 
 
-async def test_what_comes_is_put_off_beyond_its_limit(
+async def test_message_over_the_received_limit_is_deferred(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
-    await change(world, User, received_max=2)
+    await update_rows(world, User, received_max=2)
     await receive(ada, "One")
     clock.tick(minutes=10)
     await receive(ada, "Two")
-    assert (await limits(ada))["received"] == {"allowed": 2, "used": 2, "ttl": "PT3000S"}
-    with pytest.raises(RateLimited) as refused:
-        await address_resolution.load_recipient(world, ada.address)
-    assert refused.value.retry_after == timedelta(minutes=50)
+    assert (await load_limits(ada))["received"] == {"allowed": 2, "used": 2, "ttl": "PT3000S"}
+    with pytest.raises(RateLimited) as error_info:
+        await address_resolution.load_recipient_below_limits(world, ada.address)
+    assert error_info.value.retry_after == timedelta(minutes=50)
     clock.tick(minutes=50)
     await receive(ada, "Three")
-    assert (await limits(ada))["received"]["used"] == 1
+    assert (await load_limits(ada))["received"]["used"] == 1
     document = "mutation ($i: MessageUploadInput!) { messageUpload(input: $i) { message { id } } }"
     await ada(document, i={"mailbox": {"path": "INBOX"}, "raw": "Subject: x\r\n\r\ny\r\n"})
-    assert (await limits(ada))["received"]["used"] == 1  # it did not come from outside
+    assert (await load_limits(ada))["received"]["used"] == 1  # an upload does not count as received
 
 
-async def test_temporary_addresses_are_those_with_an_end(
+async def test_temporary_addresses_are_those_with_an_expiry(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
     now = clock()
@@ -144,8 +153,8 @@ async def test_temporary_addresses_are_those_with_an_end(
                 updated_at=now,
             )
             session.add(address)
-    await change(world, Domain, address_count=4)
-    user = (await ada(LIMITS))["user"]
+    await update_rows(world, Domain, address_count=4)
+    user = (await ada(LIMITS_QUERY))["user"]
     assert user["temporaryAddressCount"] == 2
     assert user["temporaryAddresses"] == {
         "nodes": [{"address": "t1@example.org"}],
@@ -154,11 +163,11 @@ async def test_temporary_addresses_are_those_with_an_end(
     }
 
 
-NEW = "query ($by: UserRef) { user(by: $by) { maxNewQuota } }"
+MAX_NEW_QUOTA_QUERY = "query ($by: UserRef) { user(by: $by) { maxNewQuota } }"
 
 
 @pytest.mark.parametrize(
-    ("given", "most"),
+    ("domain_limits", "expected"),
     [
         ({}, None),
         ({"max_user_quota": 7}, 7),
@@ -168,17 +177,21 @@ NEW = "query ($by: UserRef) { user(by: $by) { maxNewQuota } }"
     ],
 )
 @pytest.mark.usefixtures("bob")
-async def test_most_that_could_be_given(
-    root: Client, ada: Client, world: Environment, given: dict[str, int], most: int | None
+async def test_max_new_quota_respects_the_domain_limits(
+    root: Client,
+    ada: Client,
+    world: Environment,
+    domain_limits: dict[str, int],
+    expected: int | None,
 ) -> None:
-    await change(world, Domain, **{"quota": 0, **given})
-    found = await root(NEW, by={"username": "ada"})
-    assert found["user"]["maxNewQuota"] == most
-    refused = await ada.raw(NEW)
-    assert refused["errors"][0]["extensions"] == {"code": "FORBIDDEN"}
+    await update_rows(world, Domain, **{"quota": 0, **domain_limits})
+    response = await root(MAX_NEW_QUOTA_QUERY, by={"username": "ada"})
+    assert response["user"]["maxNewQuota"] == expected
+    refused_response = await ada.raw(MAX_NEW_QUOTA_QUERY)
+    assert refused_response["errors"][0]["extensions"] == {"code": "FORBIDDEN"}
 
 
-SETTINGS = """
+EFFECTIVE_SETTINGS_QUERY = """
 query ($by: UserRef, $service: String, $fields: [String!], $only: Boolean! = false,
        $expand: String) {
   user(by: $by) { storageFormat effectiveSettings(
@@ -186,88 +199,98 @@ query ($by: UserRef, $service: String, $fields: [String!], $only: Boolean! = fal
 """
 
 
-async def told(client: Client, **given: Any) -> dict[str, str]:
-    answer = await client(SETTINGS, by={"username": "ada"}, **given)
-    return {one["key"]: one["value"] for one in answer["user"]["effectiveSettings"]}
+async def load_effective_settings(client: Client, **arguments: Any) -> dict[str, str]:
+    response = await client(EFFECTIVE_SETTINGS_QUERY, by={"username": "ada"}, **arguments)
+    return {setting["key"]: setting["value"] for setting in response["user"]["effectiveSettings"]}
 
 
 @pytest.mark.usefixtures("ada")
-async def test_a_service_is_told_what_it_needs(root: Client, world: Environment) -> None:
-    found = await told(root)
-    assert found["user"] == "ada"
-    assert found["quota/storage"] == str(1 << 30)
-    assert found["namespace/inbox/separator"] == "/"
-    assert found["mailbox/sent"] == "Sent"
-    assert (found["limit/received"], found["limit/recipients"]) == ("3600", "2000")
-    assert set(await told(root, only=True)) < set(found)
-    assert await told(root, service="POP3", fields=["user", "service/enabled", "x"]) == {
+async def test_effective_settings_have_values_for_services(
+    root: Client, world: Environment
+) -> None:
+    effective = await load_effective_settings(root)
+    assert effective["user"] == "ada"
+    assert effective["quota/storage"] == str(1 << 30)
+    assert effective["namespace/inbox/separator"] == "/"
+    assert effective["mailbox/sent"] == "Sent"
+    assert (effective["limit/received"], effective["limit/recipients"]) == ("3600", "2000")
+    assert set(await load_effective_settings(root, only=True)) < set(effective)
+    assert await load_effective_settings(
+        root, service="POP3", fields=["user", "service/enabled", "x"]
+    ) == {
         "user": "ada",
         "service/enabled": "yes",
     }
-    await change(world, User, disabled_scopes=["POP3"])
-    assert (await told(root, service="pop3"))["service/enabled"] == "no"
-    assert "limit/received" not in await told(root, service="smtp")
+    await update_rows(world, User, disabled_scopes=["POP3"])
+    assert (await load_effective_settings(root, service="pop3"))["service/enabled"] == "no"
+    assert "limit/received" not in await load_effective_settings(root, service="smtp")
     template = "/mail/%{domain}/%{local}/%{user}/100%%"
-    expanded = await told(root, fields=["user"], expand=template)
+    expanded = await load_effective_settings(root, fields=["user"], expand=template)
     assert expanded == {"user": "ada", "expand": "/mail/example.org/ada/ada/100%"}
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "invalid_arguments",
     [
         {"service": "telnet"}, {"expand": "%{password}"}, {"expand": "%"}, {"expand": "%u"},
         {"expand": "%{user"}, {"expand": "x" * 1001}, {"expand": "%{}"}, {"expand": "%{%{user}}"},
     ],
 )  # fmt: skip
 @pytest.mark.usefixtures("ada")
-async def test_what_no_service_and_no_template_is_is_refused(
-    root: Client, wrong: dict[str, str]
+async def test_unknown_service_and_invalid_template_are_refused(
+    root: Client, invalid_arguments: dict[str, str]
 ) -> None:
-    answer = await root.raw(SETTINGS, by={"username": "ada"}, **wrong)
-    assert answer["errors"][0]["extensions"]["code"] != "INTERNAL_SERVER_ERROR"
+    response = await root.raw(EFFECTIVE_SETTINGS_QUERY, by={"username": "ada"}, **invalid_arguments)
+    assert response["errors"][0]["extensions"]["code"] != "INTERNAL_SERVER_ERROR"
 
 
-async def test_settings_are_for_administrators(ada: Client) -> None:
-    refused = await ada.raw(SETTINGS)
-    codes = [error["extensions"]["code"] for error in refused["errors"]]
+async def test_effective_settings_need_an_admin(ada: Client) -> None:
+    response = await ada.raw(EFFECTIVE_SETTINGS_QUERY)
+    codes = [error["extensions"]["code"] for error in response["errors"]]
     assert codes == ["FORBIDDEN"] * len(codes)
 
 
-async def test_limits_of_many_cost_the_same_as_of_one(root: Client, statements: list[str]) -> None:
+async def test_limits_of_many_users_load_in_constant_statements(
+    root: Client, statements: list[str]
+) -> None:
     document = """{ users(first: 50) { nodes { limits { quota { allowed } recipients { used }
         received { used } } quotaPercent maxNewQuota localPart isRelayed storageFormat
         temporaryAddressCount temporaryAddresses { nodes { id } totalCount }
         effectiveSettings(expand: "%{user}") { key value } } } }"""
-    costs = await costs_of_users(root, document, statements)
-    assert len(set(costs)) == 1
+    statement_counts = await costs_of_users(root, document, statements)
+    assert len(set(statement_counts)) == 1
 
 
-RESET = """
+CLIENT_STATE_RESET = """
 mutation ($input: ClientStateResetInput!) { clientStateReset(input: $input) {
   users { username } errors { code path ... on ForbiddenError { requires } } } }
 """
 
 
-async def test_clients_start_afresh(
+async def test_client_state_reset_ends_streams_and_cursors(
     root: Client, ada: Client, bob: Client, world: Environment
 ) -> None:
     await receive(ada, "Hello")
-    ((last,),) = await rows(world, "SELECT last FROM streams WHERE id = :k", k=ada.user.id)
-    live = stream_reader.follow_changes(context(ada), FollowRequest(min_interval=timedelta(0)))
-    waiting = asyncio.ensure_future(anext(live))
+    ((last_position,),) = await rows(world, "SELECT last FROM streams WHERE id = :k", k=ada.user.id)
+    change_stream = stream_reader.follow_changes(
+        context(ada), FollowRequest(min_interval=timedelta(0))
+    )
+    pending_batch = asyncio.ensure_future(anext(change_stream))
     await asyncio.sleep(0.05)
-    answer = (await ada(RESET, input={}))["clientStateReset"]
-    assert answer == {"users": [{"username": "ada"}], "errors": []}
+    payload = (await ada(CLIENT_STATE_RESET, input={}))["clientStateReset"]
+    assert payload == {"users": [{"username": "ada"}], "errors": []}
     async with asyncio.timeout(5):
-        batch = await waiting
+        batch = await pending_batch
         assert batch.resync_reason is ResyncReason.CURSOR_EXPIRED
-        (event,) = (await anext(live)).events
+        (event,) = (await anext(change_stream)).events
         assert (event.kind, event.object_id) == (ChangeKind.USER_CHANGED, ada.user.id)
-        await live.aclose()
-        for number in (0, last - 1, last):
-            stale = stream_reader.follow_changes(context(ada), FollowRequest({ada.user.id: number}))
-            assert (await anext(stale)).resync_reason is ResyncReason.CURSOR_EXPIRED
-            await stale.aclose()
+        await change_stream.aclose()
+        for position in (0, last_position - 1, last_position):
+            stale_stream = stream_reader.follow_changes(
+                context(ada), FollowRequest({ada.user.id: position})
+            )
+            assert (await anext(stale_stream)).resync_reason is ResyncReason.CURSOR_EXPIRED
+            await stale_stream.aclose()
     ((kicked, untouched),) = await rows(
         world,
         "SELECT (SELECT count(*) FROM users WHERE id = :a AND kicked_at IS NOT NULL),"
@@ -277,13 +300,17 @@ async def test_clients_start_afresh(
     )
     assert (kicked, untouched) == (1, 1)
     await receive(ada, "And on")
-    both = (await root(RESET, input={"users": {"usernames": ["ada", "bob"]}}))["clientStateReset"]
-    assert len(both["users"]) == 2
-    refused = (await ada(RESET, input={"users": {"usernames": ["bob"]}}))["clientStateReset"]
-    assert refused["errors"][0]["code"] == "NOT_FOUND"
-    await change(world, User, permissions=[])
+    both_payload = (await root(CLIENT_STATE_RESET, input={"users": {"usernames": ["ada", "bob"]}}))[
+        "clientStateReset"
+    ]
+    assert len(both_payload["users"]) == 2
+    refused_payload = (await ada(CLIENT_STATE_RESET, input={"users": {"usernames": ["bob"]}}))[
+        "clientStateReset"
+    ]
+    assert refused_payload["errors"][0]["code"] == "NOT_FOUND"
+    await update_rows(world, User, permissions=[])
     eve = await make_client(world, root.http, "eve")
     async with world.write_session() as session:
         await session.exec(update(User).where(col(User.id) == eve.user.id).values(permissions=[]))
-    refused = (await eve(RESET, input={}))["clientStateReset"]
-    assert refused["errors"][0]["requires"] == "CLIENT_RESET"
+    refused_payload = (await eve(CLIENT_STATE_RESET, input={}))["clientStateReset"]
+    assert refused_payload["errors"][0]["requires"] == "CLIENT_RESET"

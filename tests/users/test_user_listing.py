@@ -1,4 +1,4 @@
-"""Accounts: listing them, and who sees them."""
+"""Lists of users: filters, order, pages and visibility."""
 
 from datetime import timedelta
 from typing import Any
@@ -19,8 +19,8 @@ from resolvers.users.creation.create import NewUser
 from tests.conftest import Client, make_client, make_user
 from tests.support.stores.counter_check import rows
 
-ALL = ["ann", "bert", "carl", "d.an", "eve@new.example", "zoe"]
-LIST = """
+ALL_USERNAMES = ["ann", "bert", "carl", "d.an", "eve@new.example", "zoe"]
+USERS_QUERY = """
 query ($filter: UserFilter, $first: Int, $after: String, $last: Int, $before: String,
        $orderBy: UserOrder! = USERNAME) {
   users(filter: $filter, first: $first, after: $after, last: $last, before: $before,
@@ -33,43 +33,43 @@ query ($filter: UserFilter, $first: Int, $after: String, $last: Int, $before: St
 pytestmark = pytest.mark.usefixtures("counted")
 
 
-async def far(world: Environment) -> int:
-    """An account of another domain."""
+async def create_user_of_other_domain(world: Environment) -> int:
+    """Create a user of another domain."""
     admin = Context(world, Viewer(role=Role.ROOT))
-    new = NewUser(address="eve@new.example", password_disabled=True)
-    return (await creation_create.create_user(admin, new)).id
+    new_user = NewUser(address="eve@new.example", password_disabled=True)
+    return (await creation_create.create_user(admin, new_user)).id
 
 
 @pytest.fixture
-async def crowd(root: Client) -> Client:
+async def client_with_users(root: Client) -> Client:
     admin = Context(root.world, Viewer(role=Role.ROOT))
-    people: tuple[tuple[str, dict[str, Any]], ...] = (
+    user_fields: tuple[tuple[str, dict[str, Any]], ...] = (
         ("d.an", {"name": "Dän Brown", "suspended": True}),
         ("bert", {"disabled": True, "tags": ["x"]}),
         ("zoe", {"name": "Zoë_100%", "role": Role.ADMIN}),
         ("ann", {}),
         ("carl", {"tags": ["X", "Y"]}),
     )
-    for name, more in people:
+    for name, extra in user_fields:
         await creation_create.create_user(
-            admin, NewUser(name, address=f"{name}@example.org", password_disabled=True, **more)
+            admin, NewUser(name, address=f"{name}@example.org", password_disabled=True, **extra)
         )
-    await far(root.world)
+    await create_user_of_other_domain(root.world)
     return root
 
 
-async def listed(client: Client, **ask: Any) -> Any:
-    return (await client(LIST, **ask))["users"]
+async def load_user_page(client: Client, **page_arguments: Any) -> Any:
+    return (await client(USERS_QUERY, **page_arguments))["users"]
 
 
-def names_of(page: Any) -> list[str]:
+def usernames_of_page(page: Any) -> list[str]:
     return [node["username"] for node in page["nodes"]]
 
 
 @pytest.mark.parametrize(
     ("condition", "expected"),
     [
-        (None, ALL),
+        (None, ALL_USERNAMES),
         ({"query": "AN"}, ["ann"]),
         ({"query": "d.A"}, ["d.an"]),
         ({"query": "DA"}, ["d.an"]),
@@ -107,29 +107,33 @@ def names_of(page: Any) -> list[str]:
         ({"suspended": False, "disabled": False}, ["ann", "carl", "eve@new.example", "zoe"]),
     ],
 )
-async def test_a_listing_is_narrowed(
-    crowd: Client, condition: dict[str, Any] | None, expected: list[str]
+async def test_user_list_has_filters(
+    client_with_users: Client, condition: dict[str, Any] | None, expected: list[str]
 ) -> None:
-    page = await listed(crowd, filter=condition)
-    assert (names_of(page), page["totalCount"]) == (expected, len(expected))
+    page = await load_user_page(client_with_users, filter=condition)
+    assert (usernames_of_page(page), page["totalCount"]) == (expected, len(expected))
 
 
-async def test_pages_meet_without_gap_both_ways(crowd: Client) -> None:
-    seen, at = [], {"hasNextPage": True, "endCursor": None}
-    while at["hasNextPage"]:
-        page = await listed(crowd, first=2, after=at["endCursor"])
-        seen.append(names_of(page))
-        at = page["pageInfo"]
-    assert seen == [ALL[:2], ALL[2:4], ALL[4:]]
-    back, at = [], {"hasPreviousPage": True, "startCursor": None}
-    while at["hasPreviousPage"]:
-        page = await listed(crowd, last=4, before=at["startCursor"])
-        back.append(names_of(page))
-        at = page["pageInfo"]
-    assert back == [ALL[2:], ALL[:2]]
-    await make_user(crowd.world, "anna")  # between the pages: what was read stays where it is
-    first = await listed(crowd, first=1)
-    assert names_of(await listed(crowd, first=1, after=first["pageInfo"]["endCursor"])) == ["anna"]
+async def test_pages_have_no_gaps_in_both_directions(client_with_users: Client) -> None:
+    forward_pages, page_info = [], {"hasNextPage": True, "endCursor": None}
+    while page_info["hasNextPage"]:
+        page = await load_user_page(client_with_users, first=2, after=page_info["endCursor"])
+        forward_pages.append(usernames_of_page(page))
+        page_info = page["pageInfo"]
+    assert forward_pages == [ALL_USERNAMES[:2], ALL_USERNAMES[2:4], ALL_USERNAMES[4:]]
+    backward_pages, page_info = [], {"hasPreviousPage": True, "startCursor": None}
+    while page_info["hasPreviousPage"]:
+        page = await load_user_page(client_with_users, last=4, before=page_info["startCursor"])
+        backward_pages.append(usernames_of_page(page))
+        page_info = page["pageInfo"]
+    assert backward_pages == [ALL_USERNAMES[2:], ALL_USERNAMES[:2]]
+    await make_user(
+        client_with_users.world, "anna"
+    )  # a new user between two pages does not move the cursor
+    first = await load_user_page(client_with_users, first=1)
+    assert usernames_of_page(
+        await load_user_page(client_with_users, first=1, after=first["pageInfo"]["endCursor"])
+    ) == ["anna"]
 
 
 @pytest.mark.parametrize(
@@ -140,54 +144,63 @@ async def test_pages_meet_without_gap_both_ways(crowd: Client) -> None:
         ("LAST_LOGIN", ["zoe", "ann", "eve@new.example", "carl", "bert", "d.an"]),
     ],
 )
-async def test_each_order_pages_both_ways_with_ties_and_without_gap(
-    crowd: Client, order: str, expected: list[str]
+async def test_each_order_has_pages_without_gaps_in_both_directions(
+    client_with_users: Client, order: str, expected: list[str]
 ) -> None:
-    async with crowd.world.write_session() as session:
+    async with client_with_users.world.write_session() as session:
         connection = await session.connection()
-        for name, used, login in (
+        for name, used, has_login in (
             ("carl", 9, None),
             ("bert", 5, None),
             ("zoe", 0, 7),
             ("ann", 0, 7),
         ):
-            values = {"used": used, "last_login_at": crowd.world.now() if login else None}
+            values = {
+                "used": used,
+                "last_login_at": client_with_users.world.now() if has_login else None,
+            }
             if name == "zoe":
-                values["last_login_at"] = crowd.world.now() + timedelta(seconds=1)
+                values["last_login_at"] = client_with_users.world.now() + timedelta(seconds=1)
             await connection.execute(update(User).where(col(User.username) == name).values(values))
     for size in (1, 2, 4, 6):
-        seen, at = [], {"hasNextPage": True, "endCursor": None}
-        while at["hasNextPage"]:
-            page = await listed(crowd, first=size, after=at["endCursor"], orderBy=order)
-            seen += names_of(page)
-            at = page["pageInfo"]
-        back: list[str] = []
-        at = {"hasPreviousPage": True, "startCursor": None}
-        while at["hasPreviousPage"]:
-            page = await listed(crowd, last=size, before=at["startCursor"], orderBy=order)
-            back = names_of(page) + back
-            at = page["pageInfo"]
-        assert (seen, back) == (expected, expected)
-    other = await crowd.raw(LIST, first=1, after=page["pageInfo"]["startCursor"])
-    assert other["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
-    async with crowd.world.write_session() as session:
+        forward_names, page_info = [], {"hasNextPage": True, "endCursor": None}
+        while page_info["hasNextPage"]:
+            page = await load_user_page(
+                client_with_users, first=size, after=page_info["endCursor"], orderBy=order
+            )
+            forward_names += usernames_of_page(page)
+            page_info = page["pageInfo"]
+        backward_names: list[str] = []
+        page_info = {"hasPreviousPage": True, "startCursor": None}
+        while page_info["hasPreviousPage"]:
+            page = await load_user_page(
+                client_with_users, last=size, before=page_info["startCursor"], orderBy=order
+            )
+            backward_names = usernames_of_page(page) + backward_names
+            page_info = page["pageInfo"]
+        assert (forward_names, backward_names) == (expected, expected)
+    other_response = await client_with_users.raw(
+        USERS_QUERY, first=1, after=page["pageInfo"]["startCursor"]
+    )
+    assert other_response["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
+    async with client_with_users.world.write_session() as session:
         await (await session.connection()).execute(update(User).values(used=0))
 
 
-async def test_forged_cursors_and_too_much_are_refused(crowd: Client) -> None:
+async def test_forged_cursor_and_large_filter_are_refused(client_with_users: Client) -> None:
     forged = str(Cursor("users-CREATED", "text", 7))
-    answer = await crowd.raw(LIST, first=1, after=forged, orderBy="CREATED")
-    assert answer["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
+    response = await client_with_users.raw(USERS_QUERY, first=1, after=forged, orderBy="CREATED")
+    assert response["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
     for condition in (
         {"query": "x" * 1001}, {"masks": ["x" * 129]}, {"masks": ["x"] * 101},
         {"tags": ["x"] * 101}, {"requiredTags": ["x"] * 101},
     ):  # fmt: skip
-        answer = await crowd.raw(LIST, filter=condition or None)
-        assert answer["errors"], condition
+        response = await client_with_users.raw(USERS_QUERY, filter=condition or None)
+        assert response["errors"], condition
 
 
 @pytest.mark.parametrize(
-    ("ask", "code"),
+    ("page_arguments", "code"),
     [
         ({"first": 251}, "BAD_PAGINATION"),
         ({"first": -1}, "BAD_PAGINATION"),
@@ -198,123 +211,126 @@ async def test_forged_cursors_and_too_much_are_refused(crowd: Client) -> None:
         ({"before": "x", "first": 1}, "BAD_PAGINATION"),
     ],
 )
-async def test_a_page_that_is_none_says_so_in_a_code(
-    root: Client, ask: dict[str, Any], code: str
+async def test_invalid_page_arguments_have_an_error_code(
+    root: Client, page_arguments: dict[str, Any], code: str
 ) -> None:
-    answer = await root.raw(LIST, **ask)
-    assert answer["errors"][0]["extensions"] == {"code": code}
+    response = await root.raw(USERS_QUERY, **page_arguments)
+    assert response["errors"][0]["extensions"] == {"code": code}
 
 
-async def test_a_cursor_belongs_to_its_filter(crowd: Client) -> None:
-    cursor = (await listed(crowd, first=1))["pageInfo"]["endCursor"]
-    answer = await crowd.raw(LIST, first=1, after=cursor, filter={"suspended": False})
-    assert answer["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
+async def test_cursor_of_other_filter_is_refused(client_with_users: Client) -> None:
+    cursor = (await load_user_page(client_with_users, first=1))["pageInfo"]["endCursor"]
+    response = await client_with_users.raw(
+        USERS_QUERY, first=1, after=cursor, filter={"suspended": False}
+    )
+    assert response["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
 
 
 @pytest.mark.usefixtures("ada")
-async def test_a_listing_costs_the_same_however_many_there_are(
-    root: Client, statements: list[str]
-) -> None:
+async def test_user_list_runs_constant_statements(root: Client, statements: list[str]) -> None:
     document = """{ users { totalCount nodes { username cursor limits { quota { allowed } }
         domain { name } address { address domain { name } user { username } }
         mailboxes { path } addresses { totalCount nodes { address } } } } }"""
 
-    async def cost() -> int:
+    async def count_statements() -> int:
         del statements[:]
         await root(document)
-        return len([sent for sent in statements if "api_keys" not in sent])
+        return len([statement for statement in statements if "api_keys" not in statement])
 
-    one = await cost()
+    count_before = await count_statements()
     for n in range(20):
         await make_user(root.world, f"user{n}")
-    assert await cost() == one
+    assert await count_statements() == count_before
 
 
-# who sees whom
-
-USER = """query ($by: UserRef) { user(by: $by) { username } }"""
+USER_QUERY = """query ($by: UserRef) { user(by: $by) { username } }"""
 
 
 @pytest.mark.parametrize(
-    "by",
+    "user_ref",
     [
         {"username": "Bob"}, {"username": "b.o.b"}, {"username": "bob@example.org"},
         {"address": "B.ob+x@example.org"},
     ],
 )  # fmt: skip
-async def test_an_account_has_many_names_and_only_its_owner_and_admins_see_it(
-    root: Client, ada: Client, bob: Client, by: dict[str, str]
+async def test_user_is_found_by_any_name_only_by_owner_and_admins(
+    root: Client, ada: Client, bob: Client, user_ref: dict[str, str]
 ) -> None:
-    for client, seen in ((root, True), (bob, True), (ada, False)):
-        assert await client(USER, by=by) == {"user": {"username": "bob"} if seen else None}
+    for client, is_visible in ((root, True), (bob, True), (ada, False)):
+        assert await client(USER_QUERY, by=user_ref) == {
+            "user": {"username": "bob"} if is_visible else None
+        }
     by_id = {"id": global_ids.encode("User", bob.user.id)}
-    for client, seen in ((root, True), (bob, True), (ada, False)):
-        assert await client(USER, by=by_id) == {"user": {"username": "bob"} if seen else None}
+    for client, is_visible in ((root, True), (bob, True), (ada, False)):
+        assert await client(USER_QUERY, by=by_id) == {
+            "user": {"username": "bob"} if is_visible else None
+        }
 
 
 @pytest.mark.usefixtures("ada")
-@pytest.mark.parametrize("odd", ["", "nobody", "*@example.org", "@", "é@example.org"])
-async def test_an_unknown_name_is_nobody(root: Client, odd: str) -> None:
-    assert await root(USER, by={"username": odd}) == {"user": None}
+@pytest.mark.parametrize("unknown_name", ["", "nobody", "*@example.org", "@", "é@example.org"])
+async def test_unknown_username_returns_null(root: Client, unknown_name: str) -> None:
+    assert await root(USER_QUERY, by={"username": unknown_name}) == {"user": None}
 
 
-async def test_nothing_named_is_oneself(root: Client, ada: Client) -> None:
-    assert await ada(USER) == {"user": {"username": "ada"}}
-    answer = await root.raw(USER)
-    assert answer["errors"][0]["extensions"] == {"code": "FORBIDDEN"}
+async def test_user_without_argument_is_the_viewer(root: Client, ada: Client) -> None:
+    assert await ada(USER_QUERY) == {"user": {"username": "ada"}}
+    response = await root.raw(USER_QUERY)
+    assert response["errors"][0]["extensions"] == {"code": "FORBIDDEN"}
 
 
-async def test_a_made_up_id_is_refused(ada: Client) -> None:
-    answer = await ada.raw(USER, by={"id": global_ids.encode("Mailbox", 7)})
-    assert answer["errors"][0]["extensions"] == {"code": "BAD_ID"}
+async def test_id_of_other_type_is_refused(ada: Client) -> None:
+    response = await ada.raw(USER_QUERY, by={"id": global_ids.encode("Mailbox", 7)})
+    assert response["errors"][0]["extensions"] == {"code": "BAD_ID"}
 
 
-NODES = """query ($ids: [ID!]!) { nodes(ids: $ids) { __typename id } }"""
+NODES_QUERY = """query ($ids: [ID!]!) { nodes(ids: $ids) { __typename id } }"""
 
 
-async def test_a_user_finds_nothing_of_others_by_any_id(ada: Client, bob: Client) -> None:
-    sql = """SELECT 'Mailbox', id FROM mailboxes WHERE user_id = :key
+async def test_nodes_of_other_users_are_hidden(ada: Client, bob: Client) -> None:
+    query = """SELECT 'Mailbox', id FROM mailboxes WHERE user_id = :key
         UNION SELECT 'Address', id FROM addresses WHERE user_id = :key
         UNION SELECT 'User', id FROM users WHERE id = :key"""
-    given = [global_ids.encode(*row) for row in await rows(ada.world, sql, key=bob.user.id)]
-    assert len(given) == 7
-    assert await ada(NODES, ids=given) == {"nodes": [None] * 7}
-    assert None not in (await bob(NODES, ids=given))["nodes"]
+    node_ids = [global_ids.encode(*row) for row in await rows(ada.world, query, key=bob.user.id)]
+    assert len(node_ids) == 7
+    assert await ada(NODES_QUERY, ids=node_ids) == {"nodes": [None] * 7}
+    assert None not in (await bob(NODES_QUERY, ids=node_ids))["nodes"]
 
 
-async def test_a_domain_is_seen_from_inside_and_by_admins(
+async def test_domain_is_visible_to_its_users_and_admins(
     root: Client, ada: Client, world: Environment
 ) -> None:
-    await far(world)
-    sql = "SELECT id FROM domains WHERE name = :name"
-    keys = [
-        global_ids.encode("Domain", (await rows(world, sql, name=name))[0][0])
+    await create_user_of_other_domain(world)
+    query = "SELECT id FROM domains WHERE name = :name"
+    domain_ids = [
+        global_ids.encode("Domain", (await rows(world, query, name=name))[0][0])
         for name in ("example.org", "new.example")
     ]
-    mine, foreign = (await ada(NODES, ids=keys))["nodes"]
-    assert (mine["id"], foreign) == (keys[0], None)
-    assert [node["id"] for node in (await root(NODES, ids=keys))["nodes"]] == keys
+    own_domain, other_domain = (await ada(NODES_QUERY, ids=domain_ids))["nodes"]
+    assert (own_domain["id"], other_domain) == (domain_ids[0], None)
+    assert [node["id"] for node in (await root(NODES_QUERY, ids=domain_ids))["nodes"]] == domain_ids
 
 
-async def test_the_list_of_users_is_for_admins(ada: Client) -> None:
-    answer = await ada.raw("{ users { nodes { username } } }")
-    assert (answer["data"], answer["errors"][0]["extensions"]) == (None, {"code": "FORBIDDEN"})
+async def test_user_list_needs_an_admin(ada: Client) -> None:
+    response = await ada.raw("{ users { nodes { username } } }")
+    assert (response["data"], response["errors"][0]["extensions"]) == (None, {"code": "FORBIDDEN"})
 
 
 async def test_internal_data_is_hidden_from_its_user(root: Client, world: Environment) -> None:
     eve = await make_client(world, root.http, "eve", internal_data={"debt": 7})
     document = "query ($by: UserRef) { user(by: $by) { username internalData } }"
-    answer = await eve.raw(document)
-    assert answer["data"] == {"user": {"username": "eve", "internalData": None}}
-    assert answer["errors"][0]["extensions"] == {"code": "FORBIDDEN"}
-    seen = await root(document, by={"username": "eve"})
-    assert seen["user"]["internalData"] == {"debt": 7}
+    refused_response = await eve.raw(document)
+    assert refused_response["data"] == {"user": {"username": "eve", "internalData": None}}
+    assert refused_response["errors"][0]["extensions"] == {"code": "FORBIDDEN"}
+    response = await root(document, by={"username": "eve"})
+    assert response["user"]["internalData"] == {"debt": 7}
 
 
-async def test_a_domain_admin_sees_the_users_of_his_domains(
-    ada: Client, world: Environment
-) -> None:
-    foreign, inside = await far(world), await make_user(world, "inside")
+async def test_domain_admin_sees_users_of_own_domains(ada: Client, world: Environment) -> None:
+    other_user_id, inside = (
+        await create_user_of_other_domain(world),
+        await make_user(world, "inside"),
+    )
     assert ada.user.domain_id
     viewer = Viewer(
         ada.user.id,
@@ -322,7 +338,7 @@ async def test_a_domain_admin_sees_the_users_of_his_domains(
         frozenset({Scope.MASTER}),
         administered_domains=frozenset({ada.user.domain_id}),
     )
-    found = await user_loaders.load_users_by_id(
-        Context(world, viewer), [ada.user.id, foreign, inside.id]
+    user_rows = await user_loaders.load_users_by_id(
+        Context(world, viewer), [ada.user.id, other_user_id, inside.id]
     )
-    assert [row and row.username for row in found] == ["ada", None, "inside"]
+    assert [row and row.username for row in user_rows] == ["ada", None, "inside"]

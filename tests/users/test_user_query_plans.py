@@ -1,4 +1,4 @@
-"""How the stores find accounts: by which index, and without looking at all there are."""
+"""Query plans of user lists: each query uses an index and scans no whole table."""
 
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, replace
@@ -17,51 +17,51 @@ from resolvers.users import listing as user_listing
 from resolvers.users.listing import UserConditions, UserOrder
 from tests.support.stores.query_plans import Plans, explained
 
-MANY = 6000
+USER_COUNT = 6000
 
 
 @dataclass
-class Crowd:
-    """Many accounts, and how the store finds them."""
+class ManyUsers:
+    """Many users, and the plans of queries for them."""
 
     world: Environment
     domains: dict[str, int]
     plans: Plans
 
-    async def of(self, work: Awaitable[Any]) -> str:
-        """The plan of the one select of accounts that `work` sends."""
+    async def explain_users(self, query: Awaitable[Any]) -> str:
+        """Return the plan of the only select of users that `work` runs."""
         (plan,) = await self.plans.those(
-            work, lambda sent: "users.deleted_at" in sent or "count" in sent
+            query, lambda sql: "users.deleted_at" in sql or "count" in sql
         )
         return plan
 
-    def ctx(self, role: Role = Role.ADMIN, *domains: str) -> Context:
+    def make_context(self, role: Role = Role.ADMIN, *domains: str) -> Context:
         administers = frozenset(self.domains[name] for name in domains)
         return Context(self.world, Viewer(role=role, user_id=0, administered_domains=administers))
 
 
 @pytest.fixture
-async def crowd(world: Environment) -> AsyncIterator[Crowd]:
-    await insert_users(world, MANY)
+async def many_users(world: Environment) -> AsyncIterator[ManyUsers]:
+    await insert_users(world, USER_COUNT)
     async with world.database.engine.connect() as connection:
-        found = await connection.execute(text("SELECT name, id FROM domains"))
-        domains = {name: int(key) for name, key in found}
+        domain_rows = await connection.execute(text("SELECT name, id FROM domains"))
+        domains = {name: int(domain_id) for name, domain_id in domain_rows}
     with explained(world) as plans:
-        yield Crowd(world, domains, plans)
+        yield ManyUsers(world, domains, plans)
 
 
-def whole(plan: str) -> bool:
-    """Whether all accounts are looked at, one by one."""
+def scans_all_users(plan: str) -> bool:
+    """True if the plan reads all users one by one."""
     lines = [line.strip() for line in plan.splitlines()]
     return any(line in {"SCAN users", "SCAN u"} or "Seq Scan on users" in line for line in lines)
 
 
-def sorts(plan: str) -> bool:
-    full = [line for line in plan.splitlines() if "Incremental Sort" not in line]
-    return any("USE TEMP B-TREE FOR ORDER BY" in line or "Sort  (" in line for line in full)
+def has_sort(plan: str) -> bool:
+    plan_lines = [line for line in plan.splitlines() if "Incremental Sort" not in line]
+    return any("USE TEMP B-TREE FOR ORDER BY" in line or "Sort  (" in line for line in plan_lines)
 
 
-ORDERS = {
+INDEX_BY_ORDER = {
     UserOrder.USERNAME: "uq_users_username_key",
     UserOrder.CREATED: "ix_users_created_at",
     UserOrder.QUOTA_USED: "ix_users_used",
@@ -69,29 +69,31 @@ ORDERS = {
 }
 
 
-async def test_each_order_is_read_by_its_index_both_ways(crowd: Crowd) -> None:
-    ctx = crowd.ctx()
-    for order, index in ORDERS.items():
+async def test_each_order_uses_its_index_in_both_directions(many_users: ManyUsers) -> None:
+    ctx = many_users.make_context()
+    for order, index in INDEX_BY_ORDER.items():
         page = await user_listing.load_user_page(
             ctx, UserConditions(), PageRequest("x"), {"username"}, order
         )
         row = page.rows[-1]
-        at = Cursor("x", user_listing.sort_key(order, row), row.id)
-        for ask in (
+        cursor = Cursor("x", user_listing.sort_key(order, row), row.id)
+        for page_request in (
             PageRequest("x"),
             PageRequest("x", is_backward=True),
-            PageRequest("x", cursor=at),
-            PageRequest("x", 5, at, is_backward=True),
+            PageRequest("x", cursor=cursor),
+            PageRequest("x", 5, cursor, is_backward=True),
         ):
-            plan = await crowd.of(
-                user_listing.load_user_page(ctx, UserConditions(), ask, {"username"}, order)
+            plan = await many_users.explain_users(
+                user_listing.load_user_page(
+                    ctx, UserConditions(), page_request, {"username"}, order
+                )
             )
             assert index in plan or "sqlite_autoindex_users" in plan, plan
-            assert not whole(plan), plan
-            assert not sorts(plan), plan
+            assert not scans_all_users(plan), plan
+            assert not has_sort(plan), plan
 
 
-FILTERS = {
+FILTERS_WITH_INDEX = {
     "three letters": (UserConditions(query="lovelace.0000"), "search_users"),
     "in the middle": (UserConditions(query="ELLER.00009"), "search_users"),
     "one letter": (UserConditions(query="z"), "MAINS"),
@@ -104,66 +106,79 @@ FILTERS = {
     "suspended": (UserConditions(suspended=True), "ix_users_suspended"),
     "domain": (UserConditions(domain="d3.crowd.example"), "ix_users_of_domain"),
 }
-NAMED = {
+INDEX_BY_DIALECT = {
     "sqlite": {"NAMES": "sqlite_autoindex_users", "MAINS": "uq_addresses_local_domain_id"},
     "postgresql": {"NAMES": "search_users_names", "MAINS": "search_users_mains"},
 }
 
 
-async def test_each_filter_has_an_index(crowd: Crowd) -> None:
-    for name in FILTERS:
-        await check_index(crowd, name)
+async def test_each_filter_uses_an_index(many_users: ManyUsers) -> None:
+    for name in FILTERS_WITH_INDEX:
+        await check_index(many_users, name)
 
 
-async def check_index(crowd: Crowd, name: str) -> None:
-    where, index = FILTERS[name]
-    index = NAMED[crowd.world.database.dialect].get(index, index)
-    page = await user_listing.load_user_page(crowd.ctx(), where, PageRequest("x"), {"username"})
+async def check_index(many_users: ManyUsers, filter_name: str) -> None:
+    conditions, index = FILTERS_WITH_INDEX[filter_name]
+    index = INDEX_BY_DIALECT[many_users.world.database.dialect].get(index, index)
+    page = await user_listing.load_user_page(
+        many_users.make_context(), conditions, PageRequest("x"), {"username"}
+    )
     assert page.rows
-    for work in (
-        user_listing.load_user_page(crowd.ctx(), where, PageRequest("x"), {"username"}),
-        user_listing.count_users(crowd.ctx(), where),
+    for query in (
+        user_listing.load_user_page(
+            many_users.make_context(), conditions, PageRequest("x"), {"username"}
+        ),
+        user_listing.count_users(many_users.make_context(), conditions),
     ):
-        plan = await crowd.of(work)
-        assert not whole(plan), plan
-        if name != "domain" or "username_key" in crowd.plans.sent[-1][0]:  # its count is a column
+        plan = await many_users.explain_users(query)
+        assert not scans_all_users(plan), plan
+        # the count of a domain is a column
+        if filter_name != "domain" or "username_key" in many_users.plans.sent[-1][0]:
             assert index in plan, plan
 
 
-async def test_who_administers_domains_reads_them_in_order_each(crowd: Crowd) -> None:
-    ctx = crowd.ctx(Role.DOMAIN_ADMIN, "d0.crowd.example", "d1.crowd.example", "d2.crowd.example")
-    plan = await crowd.of(
+async def test_domain_admin_list_reads_each_domain_by_index(many_users: ManyUsers) -> None:
+    ctx = many_users.make_context(
+        Role.DOMAIN_ADMIN, "d0.crowd.example", "d1.crowd.example", "d2.crowd.example"
+    )
+    plan = await many_users.explain_users(
         user_listing.load_user_page(ctx, UserConditions(), PageRequest("x"), {"username"})
     )
     assert plan.count("ix_users_of_domain") == 3, plan
-    assert not whole(plan), plan
-    asked = UserConditions(query="a")
-    mine = [
+    assert not scans_all_users(plan), plan
+    conditions = UserConditions(query="a")
+    user_ids = [
         row.id
         for row in (
-            await user_listing.load_user_page(ctx, asked, PageRequest("x", 250), {"id"})
+            await user_listing.load_user_page(ctx, conditions, PageRequest("x", 250), {"id"})
         ).rows
     ]
-    wide = replace(
+    wide_viewer = replace(
         ctx.viewer, administered_domains=ctx.viewer.administered_domains | set(range(1, 100))
     )
-    many = Context(crowd.world, wide)  # too many to be read apart
-    assert mine == [
-        r.id
-        for r in (
-            await user_listing.load_user_page(many, asked, PageRequest("x", 250), {"id"})
+    wide_context = Context(many_users.world, wide_viewer)  # too many domains to be read separately
+    assert user_ids == [
+        row.id
+        for row in (
+            await user_listing.load_user_page(
+                wide_context, conditions, PageRequest("x", 250), {"id"}
+            )
         ).rows
     ]
-    assert len(mine) > 100
+    assert len(user_ids) > 100
 
 
-async def test_all_are_counted_by_an_index(crowd: Crowd) -> None:
-    assert await user_listing.count_users(crowd.ctx(), UserConditions()) == MANY
-    plan = await crowd.of(user_listing.count_users(crowd.ctx(), UserConditions()))
-    if crowd.world.database.dialect == "sqlite":
-        assert "USING COVERING INDEX" in plan, plan
-    half = await user_listing.count_users(crowd.ctx(), UserConditions(domain="d0.crowd.example"))
-    assert half == await user_listing.count_users(
-        crowd.ctx(Role.DOMAIN_ADMIN, "d0.crowd.example"), UserConditions()
+async def test_user_count_uses_an_index(many_users: ManyUsers) -> None:
+    assert await user_listing.count_users(many_users.make_context(), UserConditions()) == USER_COUNT
+    plan = await many_users.explain_users(
+        user_listing.count_users(many_users.make_context(), UserConditions())
     )
-    assert is_visible_user(crowd.ctx()) is not None
+    if many_users.world.database.dialect == "sqlite":
+        assert "USING COVERING INDEX" in plan, plan
+    domain_count = await user_listing.count_users(
+        many_users.make_context(), UserConditions(domain="d0.crowd.example")
+    )
+    assert domain_count == await user_listing.count_users(
+        many_users.make_context(Role.DOMAIN_ADMIN, "d0.crowd.example"), UserConditions()
+    )
+    assert is_visible_user(many_users.make_context()) is not None

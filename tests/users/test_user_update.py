@@ -1,4 +1,4 @@
-"""Changing accounts: one or many, all or nothing, and who may change what."""
+"""Updating users: one or many, all or nothing, and who can change which field."""
 
 import asyncio
 from datetime import timedelta
@@ -31,14 +31,14 @@ GIB = 1 << 30
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-async def test_a_patch_changes_what_it_names_and_clears_what_is_null(ada: Client) -> None:
-    key = key_of("Ada <ada@example.org>")
+async def test_update_sets_named_fields_and_clears_null_fields(ada: Client) -> None:
+    public_key = key_of("Ada <ada@example.org>")
     (user,), errors = await change(
         ada,
         name="Ada L.",
         language="de",
         retention="P1D",
-        pubKey=key,
+        pubKey=public_key,
         metaData={"a": 1},
         spamLevel=7,
     )
@@ -57,53 +57,53 @@ async def test_a_patch_changes_what_it_names_and_clears_what_is_null(ada: Client
     assert user["spam"]["level"] == 50
 
 
-async def test_what_changes_is_told_to_the_account_and_its_domain(
-    ada: Client, root: Client
-) -> None:
+async def test_update_is_journaled_for_user_and_domain(ada: Client, root: Client) -> None:
     world, domain = ada.world, ada.user.domain_id or 0
-    own, theirs = await reached(world, ada.user.id), await reached(world, domain)
+    user_position, domain_position = await reached(world, ada.user.id), await reached(world, domain)
     assert (await change(ada, name="New", language="de"))[1] == []
-    told = (ChangeKind.USER_CHANGED, [ada.user.id], [["language", "name"]])
-    assert await events(world, ada.user.id, own) == [told]
-    assert await events(world, domain, theirs) == [told]
-    own = await reached(world, ada.user.id)
-    assert (await change(ada, name="New"))[1] == []  # as it is: nothing to tell
-    assert await events(world, ada.user.id, own) == []
+    expected = (ChangeKind.USER_CHANGED, [ada.user.id], [["language", "name"]])
+    assert await events(world, ada.user.id, user_position) == [expected]
+    assert await events(world, domain, domain_position) == [expected]
+    user_position = await reached(world, ada.user.id)
+    assert (await change(ada, name="New"))[1] == []  # an unchanged value is not journaled
+    assert await events(world, ada.user.id, user_position) == []
     assert await rows(world, "SELECT id FROM admin_log WHERE mutation = 'userUpdate'") == []
     dan, _ = await create(root, username="dan", address=None, emptyAddress=True)
-    before = await reached(world, PLATFORM)
-    key = global_ids.decode("User", dan["id"])
-    assert (await change(root, key, name="D"))[1] == []
-    assert await events(world, PLATFORM, before) == [(ChangeKind.USER_CHANGED, [key], [["name"]])]
+    platform_position = await reached(world, PLATFORM)
+    user_id = global_ids.decode("User", dan["id"])
+    assert (await change(root, user_id, name="D"))[1] == []
+    assert await events(world, PLATFORM, platform_position) == [
+        (ChangeKind.USER_CHANGED, [user_id], [["name"]])
+    ]
 
 
-async def test_many_are_changed_at_once_or_none(root: Client, statements: list[str]) -> None:
-    made = [await make_user(root.world, f"n{nth}") for nth in range(30)]
-    keys = [user.id for user in made]
-    given = {"tags": ["a", "B"], "quota": 5, "spamLevel": 3, "suspended": True, "recipients": 9}
+async def test_update_of_many_users_is_all_or_nothing(root: Client, statements: list[str]) -> None:
+    new_users = [await make_user(root.world, f"n{number}") for number in range(30)]
+    user_ids = [user.id for user in new_users]
+    patch = {"tags": ["a", "B"], "quota": 5, "spamLevel": 3, "suspended": True, "recipients": 9}
 
-    async def cost(some: list[int]) -> int:
+    async def count_statements(ids: list[int]) -> int:
         del statements[:]
-        users, errors = await change(root, *some, **given)
-        assert (len(users), errors) == (len(some), [])
-        return len([one for one in statements if "api_keys" not in one])
+        users, errors = await change(root, *ids, **patch)
+        assert (len(users), errors) == (len(ids), [])
+        return len([statement for statement in statements if "api_keys" not in statement])
 
-    assert await cost(keys[:1]) == await cost(keys[1:])
+    assert await count_statements(user_ids[:1]) == await count_statements(user_ids[1:])
     ((allocated,),) = await rows(root.world, "SELECT quota_allocated FROM domains")
     assert allocated == 150
-    ((many,),) = await rows(root.world, "SELECT count(*) FROM user_tags")
-    assert many == 60
+    ((tag_count,),) = await rows(root.world, "SELECT count(*) FROM user_tags")
+    assert tag_count == 60
     await set_domain_columns(root.world, quota=200)
-    before = await rows(root.world, "SELECT id, quota, name FROM users ORDER BY id")
-    users, (error,) = await change(root, *keys, quota=7, name="X")
+    rows_before = await rows(root.world, "SELECT id, quota, name FROM users ORDER BY id")
+    users, (error,) = await change(root, *user_ids, quota=7, name="X")
     assert (users, error["code"], error["path"]) == ([], "LIMIT_REACHED", ["set", "quota"])
-    users, (error,) = await change(root, *keys, 77, name="X")
+    users, (error,) = await change(root, *user_ids, 77, name="X")
     assert (users, error["code"]) == ([], "NOT_FOUND")
-    assert await rows(root.world, "SELECT id, quota, name FROM users ORDER BY id") == before
+    assert await rows(root.world, "SELECT id, quota, name FROM users ORDER BY id") == rows_before
 
 
 @pytest.mark.parametrize(
-    ("given", "path", "rule"),
+    ("patch", "path", "rule"),
     [
         ({}, "", "required"),
         ({"passwordDisabled": False, "hashedPassword": True}, "", "required"),
@@ -124,49 +124,52 @@ async def test_many_are_changed_at_once_or_none(root: Client, statements: list[s
         ({"retention": "P999Y"}, "retention", "range"),
     ],
 )
-async def test_what_cannot_be_is_refused_by_field_and_rule(
-    root: Client, ada: Client, given: dict[str, Any], path: str, rule: str
+async def test_invalid_update_names_field_and_rule(
+    root: Client, ada: Client, patch: dict[str, Any], path: str, rule: str
 ) -> None:
-    before = await row_of(root.world, ada)
-    users, (error,) = await change(root, ada, **given)
-    where = ["set", *filter(None, [path])]
-    assert (users, error["path"], error["constraint"]) == ([], where, rule)
-    assert await row_of(root.world, ada) == before
+    row_before = await row_of(root.world, ada)
+    users, (error,) = await change(root, ada, **patch)
+    expected_path = ["set", *filter(None, [path])]
+    assert (users, error["path"], error["constraint"]) == ([], expected_path, rule)
+    assert await row_of(root.world, ada) == row_before
 
 
-async def test_a_rename_keeps_names_apart_and_search_in_step(
+async def test_username_change_updates_key_and_search_words(
     root: Client, ada: Client, bob: Client
 ) -> None:
     (user,), errors = await change(root, ada, username="Ada.Byron")
     assert (errors, user["username"]) == ([], "ada.byron")
     row = await row_of(root.world, ada)
     assert (row.username_key, row.words) == ("adabyron", "ada.byron\nada@example.org\nadabyron")
-    for taken in ("adabyron", "a.dabyron", "ADA.byron"):
-        users, (error,) = await change(root, bob, username=taken)
+    for taken_name in ("adabyron", "a.dabyron", "ADA.byron"):
+        users, (error,) = await change(root, bob, username=taken_name)
         assert (users, error["code"], error["path"]) == ([], "CONFLICT", ["set", "username"])
-    assert (await change(root, ada, username="adabyron"))[1] == []  # its own
-    answer = await root('{ user(by: {username: "ada.byron"}) { username } }')
-    assert answer["user"] == {"username": "adabyron"}
+    # another spelling of the own name
+    assert (await change(root, ada, username="adabyron"))[1] == []
+    response = await root('{ user(by: {username: "ada.byron"}) { username } }')
+    assert response["user"] == {"username": "adabyron"}
     users, (error,) = await change(root, ada, bob, username="both")
     assert (error["constraint"], error["path"]) == ("exclusive", ["set", "username"])
     (user,), _ = await change(root, ada, name="Ada Ö")
     assert (await row_of(root.world, ada)).words == "adabyron\nada ö\nada@example.org"
 
 
-async def test_of_two_renames_to_one_name_exactly_one_wins(root: Client, ada: Client) -> None:
-    elsewhere, _ = await create(root, address="x@elsewhere.example")
-    keys = [ada.user.id, global_ids.decode("User", elsewhere["id"])]
-    answers = await asyncio.gather(*(change(root, key, username="ra.ce") for key in keys))
-    assert sorted(len(errors) for _, errors in answers) == [0, 1]
-    ((error,),) = [errors for _, errors in answers if errors]
+async def test_one_of_concurrent_username_changes_succeeds(root: Client, ada: Client) -> None:
+    other_user, _ = await create(root, address="x@elsewhere.example")
+    user_ids = [ada.user.id, global_ids.decode("User", other_user["id"])]
+    results = await asyncio.gather(
+        *(change(root, user_id, username="ra.ce") for user_id in user_ids)
+    )
+    assert sorted(len(errors) for _, errors in results) == [0, 1]
+    ((error,),) = [errors for _, errors in results if errors]
     assert (error["code"], error["path"]) == ("CONFLICT", ["set", "username"])
 
 
-async def test_quotas_obey_the_domain_and_never_drift(
+async def test_quota_changes_respect_the_domain_limits(
     root: Client, ada: Client, bob: Client
 ) -> None:
-    async def given(quota: Any, *who: Client) -> Any:
-        users, errors = await change(root, *who, quota=quota)
+    async def set_quota(quota: Any, *targets: Client) -> Any:
+        users, errors = await change(root, *targets, quota=quota)
         await examine(root.world)
         return (
             (errors[0]["limit"], errors[0]["used"])
@@ -174,46 +177,44 @@ async def test_quotas_obey_the_domain_and_never_drift(
             else users[0]["limits"]["quota"]["allowed"]
         )
 
-    assert await given("3 GiB", ada) == 3 * GIB
-    assert await given(None, ada) == GIB
+    assert await set_quota("3 GiB", ada) == 3 * GIB
+    assert await set_quota(None, ada) == GIB
     await set_domain_columns(root.world, quota=4 * GIB, max_user_quota=3 * GIB)
-    assert await given(3 * GIB, ada) == 3 * GIB  # at the edge
-    assert await given(GIB + 1, bob) == (4 * GIB, 4 * GIB)
-    assert await given(3 * GIB + 1, ada) == (3 * GIB, 3 * GIB + 1)
-    assert await given(0, ada) == (3 * GIB, 0)
-    assert await given(2 * GIB, ada, bob) == 2 * GIB
-    assert await given(2 * GIB + 1, ada, bob) == (4 * GIB, 4 * GIB)
-    await set_domain_columns(root.world, quota=GIB, max_user_quota=0)  # less than is given away
-    assert await given(GIB, ada) == GIB  # but less than before
-    assert await given(GIB + 1, ada) == (GIB, 3 * GIB)
+    assert await set_quota(3 * GIB, ada) == 3 * GIB  # at the limit
+    assert await set_quota(GIB + 1, bob) == (4 * GIB, 4 * GIB)
+    assert await set_quota(3 * GIB + 1, ada) == (3 * GIB, 3 * GIB + 1)
+    assert await set_quota(0, ada) == (3 * GIB, 0)
+    assert await set_quota(2 * GIB, ada, bob) == 2 * GIB
+    assert await set_quota(2 * GIB + 1, ada, bob) == (4 * GIB, 4 * GIB)
+    # less than the allocated quota
+    await set_domain_columns(root.world, quota=GIB, max_user_quota=0)
+    assert await set_quota(GIB, ada) == GIB  # less than before
+    assert await set_quota(GIB + 1, ada) == (GIB, 3 * GIB)
     await set_domain_columns(root.world, quota=0)
-    assert await given(0, ada) == 0
-    many = [asyncio.create_task(given(n * 1000, ada if n % 2 else bob)) for n in range(1, 9)]
-    await asyncio.gather(*many)
+    assert await set_quota(0, ada) == 0
+    changes = [asyncio.create_task(set_quota(n * 1000, ada if n % 2 else bob)) for n in range(1, 9)]
+    await asyncio.gather(*changes)
 
 
-async def test_changing_a_limit_begins_to_count_afresh(
-    root: Client, ada: Client, bob: Client
-) -> None:
-    until = root.world.now() + timedelta(hours=1)
+async def test_changed_limit_resets_its_counter(root: Client, ada: Client, bob: Client) -> None:
+    window_end = root.world.now() + timedelta(hours=1)
     async with root.world.write_session() as session:
-        for who in (ada, bob):
-            kind = UsageKind.RECIPIENTS  # all others are counted in the account's row
-            session.add(Usage(user_id=who.user.id, kind=kind, used=3, until=until))
+        for client in (ada, bob):
+            kind = UsageKind.RECIPIENTS  # the other counters are in the row of the user
+            session.add(Usage(user_id=client.user.id, kind=kind, used=3, until=window_end))
 
-    async def left() -> set[tuple[int, str]]:
+    async def load_counters() -> set[tuple[int, str]]:
         return set(await rows(root.world, "SELECT user_id, kind FROM usages"))
 
-    everything = await left()
+    counters_before = await load_counters()
     assert (await change(root, ada, recipients=5))[1] == []
-    assert everything - await left() == {(ada.user.id, "RECIPIENTS")}
+    assert counters_before - await load_counters() == {(ada.user.id, "RECIPIENTS")}
     assert (await change(root, ada, bob, receivedMax=5, recipients=5))[1] == []
-    assert await left() == {(bob.user.id, "RECIPIENTS")} - {(bob.user.id, "RECIPIENTS")}
+    assert await load_counters() == {(bob.user.id, "RECIPIENTS")} - {(bob.user.id, "RECIPIENTS")}
     assert (await row_of(root.world, bob)).received_max == 5
 
 
-# Who may change what.
-OWN: dict[str, Any] = {
+OWN_FIELDS: dict[str, Any] = {
     "name": "N",
     "language": "fr",
     "retention": "P2D",
@@ -228,7 +229,7 @@ OWN: dict[str, Any] = {
     "encryptForwarded": False,
     "delimiterAction": "SUBJECT",
 }
-OTHERS: dict[str, Any] = {
+ADMIN_FIELDS: dict[str, Any] = {
     "username": "other",
     "requirePasswordChange": True,
     "disabled": True,
@@ -246,124 +247,129 @@ OTHERS: dict[str, Any] = {
 }
 
 
-async def test_a_user_changes_some_things_and_no_others(ada: Client) -> None:
-    for name, value in OWN.items():
+async def test_user_changes_only_permitted_own_fields(ada: Client) -> None:
+    for name, value in OWN_FIELDS.items():
         assert (await change(ada, **{name: value}))[1] == [], name
-    before = await row_of(ada.world, ada)
-    for name, value in OTHERS.items():
+    row_before = await row_of(ada.world, ada)
+    for name, value in ADMIN_FIELDS.items():
         users, (error,) = await change(ada, name="X", **{name: value})
         assert (users, error["code"], error["requires"]) == ([], "FORBIDDEN", "DOMAIN_ADMIN"), name
         assert error["path"] == ["set", name]
     _, (error,) = await change(ada, password=LEGACY_HASHES[0][1], hashedPassword=True)
     assert error["requires"] == "DOMAIN_ADMIN"
-    assert await row_of(ada.world, ada) == before
+    assert await row_of(ada.world, ada) == row_before
     assert (await run(ada, "userPermissionsSet", users={"usernames": ["ada"]}, permissions=[]))[
         "errors"
     ][0]["requires"]
 
 
-async def test_every_field_of_a_patch_is_judged(root: Client) -> None:
-    answer = await root('{ __type(name: "UserPatch") { inputFields { name } } }')
-    named = {one["name"] for one in answer["__type"]["inputFields"]}
-    words = {"password", "passwordDisabled", "hashedPassword", "allowUnsafe", "disable2fa"}
-    assert named == {*OWN, *OTHERS, *words}
+async def test_all_patch_fields_are_covered_by_these_tests(root: Client) -> None:
+    response = await root('{ __type(name: "UserPatch") { inputFields { name } } }')
+    field_names = {field["name"] for field in response["__type"]["inputFields"]}
+    password_fields = {
+        "password",
+        "passwordDisabled",
+        "hashedPassword",
+        "allowUnsafe",
+        "disable2fa",
+    }
+    assert field_names == {*OWN_FIELDS, *ADMIN_FIELDS, *password_fields}
 
 
-async def test_what_a_user_may_no_longer(root: Client, ada: Client) -> None:
-    given = await run(root, "userPermissionsSet", users={"ids": [id_of(ada)]}, permissions=[])
-    assert given["errors"] == []
+async def test_user_without_permission_cannot_change_field(root: Client, ada: Client) -> None:
+    payload = await run(root, "userPermissionsSet", users={"ids": [id_of(ada)]}, permissions=[])
+    assert payload["errors"] == []
     _, (error,) = await change(ada, spamLevel=1)
     assert (error["requires"], error["path"]) == ("SPAM_SCORE", ["set", "spamLevel"])
 
 
-async def test_a_key_for_settings_reaches_ones_own_only(root: Client, ada: Client) -> None:
-    async def with_scope(who: Client, scope: Scope) -> Client:
-        name = f"{who.user.username}{scope}"
+async def test_settings_scope_changes_only_own_settings(root: Client, ada: Client) -> None:
+    async def make_scoped_client(target: Client, scope: Scope) -> Client:
+        name = f"{target.user.username}{scope}"
         secret = await make_key(
-            root.world, name, user_id=who.user.id, role=who.user.role, scopes=[scope]
+            root.world, name, user_id=target.user.id, role=target.user.role, scopes=[scope]
         )
-        return Client(root.http, root.world, who.user, secret)
+        return Client(root.http, root.world, target.user, secret)
 
-    boss = await make_client(root.world, root.http, "boss", role=Role.ADMIN)
-    narrow = await with_scope(boss, Scope.SETTINGS)
-    assert (await change(narrow, name="B"))[1] == []
-    for who, given in ((ada, {"name": "X"}), (boss, {"quota": 0}), (boss, {"password": NEW})):
-        _, (error,) = await change(narrow, who, **given)
+    admin = await make_client(root.world, root.http, "boss", role=Role.ADMIN)
+    settings_client = await make_scoped_client(admin, Scope.SETTINGS)
+    assert (await change(settings_client, name="B"))[1] == []
+    for target, patch in ((ada, {"name": "X"}), (admin, {"quota": 0}), (admin, {"password": NEW})):
+        _, (error,) = await change(settings_client, target, **patch)
         assert error["requires"] == "MASTER"
-    _, (error,) = await change(await with_scope(boss, Scope.MAIL), name="B")
+    _, (error,) = await change(await make_scoped_client(admin, Scope.MAIL), name="B")
     assert error["requires"] == "SETTINGS"
 
 
-async def test_others_see_and_change_nothing(root: Client, ada: Client, bob: Client) -> None:
-    far, _ = await create(root, address="x@elsewhere.example", tags=["t"])
-    key = global_ids.decode("User", far["id"])
-    boss = await chief(root, *AdminPermission)
-    before = await row_of(root.world, key), await row_of(root.world, bob)
-    texts = set()
+async def test_update_of_unmanaged_users_changes_nothing(
+    root: Client, ada: Client, bob: Client
+) -> None:
+    far_user, _ = await create(root, address="x@elsewhere.example", tags=["t"])
+    far_user_id = global_ids.decode("User", far_user["id"])
+    domain_admin = await chief(root, *AdminPermission)
+    rows_before = await row_of(root.world, far_user_id), await row_of(root.world, bob)
+    error_texts = set()
     for client, target in (
         (ada, bob.user.id),
-        (ada, key),
+        (ada, far_user_id),
         (ada, 12345),
-        (boss, key),
-        (boss, 12345),
+        (domain_admin, far_user_id),
+        (domain_admin, 12345),
     ):
         users, (error,) = await change(client, target, name="X")
-        texts.add((error["code"], error["message"], *error["path"]))
+        error_texts.add((error["code"], error["message"], *error["path"]))
         assert users == []
-    assert texts == {("NOT_FOUND", "no such object", "users", "ids")}
-    for chosen in ({"usernames": ["x@elsewhere.example"]}, {"usernames": ["nobody"]}):
-        answer = await boss(UPDATE, input={"users": chosen, "set": {"name": "X"}})
-        assert answer["userUpdate"]["errors"][0]["code"] == "NOT_FOUND"
-    for chosen in ({"domains": ["elsewhere.example"]}, {"masks": ["x*"]}, {"tags": ["t"]}):
-        answer = await boss(UPDATE, input={"users": chosen, "set": {"name": "X"}})
-        assert answer["userUpdate"] == {"users": [], "errors": []}
-    answer = await boss(UPDATE, input={"users": {"all": True}, "set": {"name": "X"}})
-    assert answer["userUpdate"]["errors"][0]["requires"] == "ADMIN"
-    assert (await row_of(root.world, key), await row_of(root.world, bob)) == before
+    assert error_texts == {("NOT_FOUND", "no such object", "users", "ids")}
+    for selection in ({"usernames": ["x@elsewhere.example"]}, {"usernames": ["nobody"]}):
+        response = await domain_admin(UPDATE, input={"users": selection, "set": {"name": "X"}})
+        assert response["userUpdate"]["errors"][0]["code"] == "NOT_FOUND"
+    for selection in ({"domains": ["elsewhere.example"]}, {"masks": ["x*"]}, {"tags": ["t"]}):
+        response = await domain_admin(UPDATE, input={"users": selection, "set": {"name": "X"}})
+        assert response["userUpdate"] == {"users": [], "errors": []}
+    response = await domain_admin(UPDATE, input={"users": {"all": True}, "set": {"name": "X"}})
+    assert response["userUpdate"]["errors"][0]["requires"] == "ADMIN"
+    assert (await row_of(root.world, far_user_id), await row_of(root.world, bob)) == rows_before
 
 
-async def test_a_domain_admin_changes_users_of_the_domain_and_nobody_above(
-    root: Client, ada: Client
-) -> None:
-    boss = await chief(root, *AdminPermission)
-    given = {**OTHERS, "fromWhitelist": ["x@example.org"], "quota": 0, "disabled": False}
-    (user,), errors = await change(boss, ada, **given)
+async def test_domain_admin_updates_users_but_no_admins(root: Client, ada: Client) -> None:
+    domain_admin = await chief(root, *AdminPermission)
+    patch = {**ADMIN_FIELDS, "fromWhitelist": ["x@example.org"], "quota": 0, "disabled": False}
+    (user,), errors = await change(domain_admin, ada, **patch)
     assert (errors, user["username"], user["limits"]["quota"]["allowed"]) == ([], "other", 0)
-    assert (await change(boss, ada, password=NEW))[1] == []
+    assert (await change(domain_admin, ada, password=NEW))[1] == []
     for role in (Role.DOMAIN_ADMIN, Role.ADMIN, Role.ROOT):
-        other = await make_client(root.world, root.http, f"o{role.lower()}", role=role)
-        for more in ({"name": "X"}, {"password": NEW}, {"disabled": True}):
-            users, (error,) = await change(boss, other, **more)
+        higher_user = await make_client(root.world, root.http, f"o{role.lower()}", role=role)
+        for refused_patch in ({"name": "X"}, {"password": NEW}, {"disabled": True}):
+            users, (error,) = await change(domain_admin, higher_user, **refused_patch)
             assert (users, error["code"], error["requires"]) == ([], "FORBIDDEN", role)
     admin = await make_client(root.world, root.http, "admin2", role=Role.ADMIN)
-    _, (error,) = await change(admin, other, password=NEW)  # a ROOT
+    _, (error,) = await change(admin, higher_user, password=NEW)  # of role ROOT
     assert error["requires"] == "ROOT"
-    _, (error,) = await change(boss, ada, fromWhitelist=["*"])
+    _, (error,) = await change(domain_admin, ada, fromWhitelist=["*"])
     assert (error["requires"], error["path"]) == ("ADMIN", ["set", "fromWhitelist"])
 
 
 @pytest.mark.usefixtures("ada")
-async def test_a_domain_admin_who_lives_elsewhere_is_a_user_there(root: Client) -> None:
+async def test_domain_admin_of_other_domain_is_a_plain_user_at_home(root: Client) -> None:
     await create(root, address="x@elsewhere.example")
-    boss = await chief(root, *AdminPermission, domain="elsewhere.example")
-    assert (await change(boss, name="Me"))[1] == []
-    for name, value in OTHERS.items():
-        _, (error,) = await change(boss, **{name: value})
+    domain_admin = await chief(root, *AdminPermission, domain="elsewhere.example")
+    assert (await change(domain_admin, name="Me"))[1] == []
+    for name, value in ADMIN_FIELDS.items():
+        _, (error,) = await change(domain_admin, **{name: value})
         assert error["requires"] == "ADMIN", name
 
 
-# What the fields do.
-SEND = """mutation ($input: MessageSendInput!) {
+MESSAGE_SEND = """mutation ($input: MessageSendInput!) {
   messageSend(input: $input) { submission { id } errors { code path message } } }"""
 
 
 @pytest.mark.usefixtures("bob")
-async def test_further_senders_may_be_sent_as(root: Client, ada: Client) -> None:
-    async def sends(address: str, **more: Any) -> bool:
-        given = {"from": {"address": address}, "to": [{"address": "c@x.example"}], "text": "Hi"}
-        answer = (await ada(SEND, input={**given, **more}))["messageSend"]
-        assert [one["code"] for one in answer["errors"]] in ([], ["FORBIDDEN_OPERATION"])
-        return not answer["errors"]
+async def test_from_whitelist_allows_further_senders(root: Client, ada: Client) -> None:
+    async def can_send(address: str, **extra: Any) -> bool:
+        message = {"from": {"address": address}, "to": [{"address": "c@x.example"}], "text": "Hi"}
+        payload = (await ada(MESSAGE_SEND, input={**message, **extra}))["messageSend"]
+        assert [error["code"] for error in payload["errors"]] in ([], ["FORBIDDEN_OPERATION"])
+        return not payload["errors"]
 
     cases = {
         "bob@example.org": (["Bob@EXAMPLE.org"], "bob@example.org", "bobby@example.org"),
@@ -374,45 +380,47 @@ async def test_further_senders_may_be_sent_as(root: Client, ada: Client) -> None
         "prefix": (["news*"], "news-1@any.example", "x@news.example"),
         "all": (["*"], "who@ever.example", None),
     }
-    for patterns, good, bad in cases.values():
-        assert not await sends(good)
+    for patterns, allowed_sender, refused_sender in cases.values():
+        assert not await can_send(allowed_sender)
         assert (await change(root, ada, fromWhitelist=patterns))[1] == []
-        assert await sends(good), patterns
-        assert bad is None or not await sends(bad), patterns
-        envelope = {"from": {"address": good}, "to": [{"address": "c@x.example"}]}
-        assert await sends("ada@example.org", envelope=envelope)
+        assert await can_send(allowed_sender), patterns
+        assert refused_sender is None or not await can_send(refused_sender), patterns
+        envelope = {"from": {"address": allowed_sender}, "to": [{"address": "c@x.example"}]}
+        assert await can_send("ada@example.org", envelope=envelope)
         assert (await change(root, ada, fromWhitelist=None))[1] == []
-    assert not await sends("bob@example.org")
+    assert not await can_send("bob@example.org")
 
 
-async def test_spam_policies(root: Client, ada: Client, bob: Client) -> None:
+async def test_spam_policy_set_changes_levels_and_scores(
+    root: Client, ada: Client, bob: Client
+) -> None:
     fields = "users { spam { level junkScore rejectScore } }"
-    answer = await run(ada, "spamPolicySet", fields, level=10, junkScore=4.5)
-    assert answer == {
+    payload = await run(ada, "spamPolicySet", fields, level=10, junkScore=4.5)
+    assert payload == {
         "users": [{"spam": {"level": 10, "junkScore": 4.5, "rejectScore": 15}}],
         "errors": [],
     }
-    answer = await run(ada, "spamPolicySet", fields, level=None, junkScore=None, rejectScore=8)
-    assert answer["users"] == [{"spam": {"level": 50, "junkScore": 8, "rejectScore": 8}}]
-    both = {"ids": [id_of(ada), id_of(bob)]}
-    for given, path in (
-        ({"junkScore": 9}, "rejectScore"),  # ada's is 8
+    payload = await run(ada, "spamPolicySet", fields, level=None, junkScore=None, rejectScore=8)
+    assert payload["users"] == [{"spam": {"level": 50, "junkScore": 8, "rejectScore": 8}}]
+    both_users = {"ids": [id_of(ada), id_of(bob)]}
+    for policy, path in (
+        ({"junkScore": 9}, "rejectScore"),  # the reject score of ada is 8
         ({"junkScore": 0}, "junkScore"),
         ({"rejectScore": -1}, "rejectScore"),
         ({"rejectScore": 1e308}, "rejectScore"),
         ({"level": 101}, "level"),
         ({}, "level"),
     ):
-        answer = await run(root, "spamPolicySet", fields, users=both, **given)
-        assert (answer["users"], answer["errors"][0]["path"]) == ([], [path])
-    answer = await run(root, "spamPolicySet", fields, users=both, junkScore=7)
-    assert [user["spam"]["junkScore"] for user in answer["users"]] == [7, 7]
+        payload = await run(root, "spamPolicySet", fields, users=both_users, **policy)
+        assert (payload["users"], payload["errors"][0]["path"]) == ([], [path])
+    payload = await run(root, "spamPolicySet", fields, users=both_users, junkScore=7)
+    assert [user["spam"]["junkScore"] for user in payload["users"]] == [7, 7]
     assert (
         len(await rows(root.world, "SELECT id FROM admin_log WHERE mutation = 'spamPolicySet'"))
         == 2
     )
-    answer = await run(ada, "spamPolicySet", users={"ids": [id_of(bob)]}, level=1)
-    assert answer["errors"][0]["code"] == "NOT_FOUND"
-    boss = await chief(root)
-    answer = await run(boss, "spamPolicySet", users={"ids": [id_of(bob)]}, level=1)
-    assert answer["errors"][0]["requires"] == "SPAM_POLICY"
+    payload = await run(ada, "spamPolicySet", users={"ids": [id_of(bob)]}, level=1)
+    assert payload["errors"][0]["code"] == "NOT_FOUND"
+    domain_admin = await chief(root)
+    payload = await run(domain_admin, "spamPolicySet", users={"ids": [id_of(bob)]}, level=1)
+    assert payload["errors"][0]["requires"] == "SPAM_POLICY"

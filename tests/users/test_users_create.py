@@ -1,4 +1,4 @@
-"""Many accounts at once: all or none, errors by index; and refusals that cost no hash."""
+"""Creating many users at once: all or nothing, errors by index, and no hash for refused users."""
 
 import multiprocessing
 import os
@@ -23,118 +23,126 @@ from tests.support.operations.quarantine_operations import set_options
 from tests.support.stores.counter_check import rows
 from tests.support.stores.row_counts import user_table_row_counts
 
-CRYPT = "$1$abcdefgh$cHJi5PXp/ki/ktXzqlk6I1"  # of "secret"
-SLOW = "$pbkdf2-sha256$i=2000000$c2FsdA$VawEblbjCJ/sFpHCJUS2BflBhSFt3gRl5oudV8INrLw"
-PAYLOAD = "userCount users { id username hasPasswordSet domain { name userCount } }"
+MD5_CRYPT_HASH = "$1$abcdefgh$cHJi5PXp/ki/ktXzqlk6I1"  # hash of "secret"
+SLOW_HASH = "$pbkdf2-sha256$i=2000000$c2FsdA$VawEblbjCJ/sFpHCJUS2BflBhSFt3gRl5oudV8INrLw"
+PAYLOAD_FIELDS = "userCount users { id username hasPasswordSet domain { name userCount } }"
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-def hashed(name: str, **more: Any) -> dict[str, Any]:
-    return {"address": name, "password": CRYPT, "hashedPassword": True, **more}
+def user_with_hash(address: str, **extra: Any) -> dict[str, Any]:
+    return {"address": address, "password": MD5_CRYPT_HASH, "hashedPassword": True, **extra}
 
 
 def cpu_time() -> float:
-    """Seconds of CPU of this process, whose threads hash, and of the processes that hash."""
+    """CPU seconds of this process, which hashes in threads, and of its hash processes."""
     pids = [process.pid for process in multiprocessing.active_children()]
     stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
     ticks = sum(int(fields[11]) + int(fields[12]) for fields in stats)
     return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
-async def create_all(client: Client, *users: dict[str, Any], **more: Any) -> Any:
-    return await run(client, "usersCreate", PAYLOAD, users=list(users), **more)
+async def create_all(client: Client, *users: dict[str, Any], **extra: Any) -> Any:
+    return await run(client, "usersCreate", PAYLOAD_FIELDS, users=list(users), **extra)
 
 
-async def test_accounts_are_created_in_the_order_of_the_input(root: Client) -> None:
-    names = [f"n{nth}@{'ab'[nth % 2]}.example" for nth in range(20)]
+async def test_users_are_created_in_input_order(root: Client) -> None:
+    names = [f"n{number}@{'ab'[number % 2]}.example" for number in range(20)]
     await create(root, address="x@a.example")
     await create(root, address="x@b.example")
-    done = await create_all(root, *map(hashed, names), {"username": "nobody", "emptyAddress": True,
-                                                        "passwordDisabled": True})  # fmt: skip
-    assert (done["errors"], done["userCount"]) == ([], 21)
-    assert [user["username"] for user in done["users"]] == [*names, "nobody"]
-    assert {user["domain"]["name"]: user["domain"]["userCount"] for user in done["users"][:-1]} == {
+    without_address = {"username": "nobody", "emptyAddress": True, "passwordDisabled": True}
+    payload = await create_all(root, *map(user_with_hash, names), without_address)
+    assert (payload["errors"], payload["userCount"]) == ([], 21)
+    assert [user["username"] for user in payload["users"]] == [*names, "nobody"]
+    assert {
+        user["domain"]["name"]: user["domain"]["userCount"] for user in payload["users"][:-1]
+    } == {
         "a.example": 11,
         "b.example": 11,
     }
     assert await signs_in(root.world, names[7], "secret")
     assert await signs_in(root.world, names[7], "wrong") is None
-    folders = "SELECT count(*) FROM mailboxes WHERE user_id = :key"
-    key = global_ids.decode("User", done["users"][-1]["id"])
-    assert await rows(root.world, folders, key=key) == [(5,)]
-    noted = "SELECT count(*) FROM admin_log WHERE mutation = 'usersCreate'"
-    assert await rows(root.world, noted) == [(21,)]
+    mailbox_count_query = "SELECT count(*) FROM mailboxes WHERE user_id = :key"
+    user_id = global_ids.decode("User", payload["users"][-1]["id"])
+    assert await rows(root.world, mailbox_count_query, key=user_id) == [(5,)]
+    log_query = "SELECT count(*) FROM admin_log WHERE mutation = 'usersCreate'"
+    assert await rows(root.world, log_query) == [(21,)]
 
 
 @pytest.mark.usefixtures("ada")
-async def test_each_refusal_has_the_index_of_its_account_and_nothing_is_stored(
+async def test_errors_have_the_index_of_the_user_and_nothing_is_stored(
     root: Client,
 ) -> None:
-    before = await user_table_row_counts(root.world)
-    done = await create_all(
+    counts_before = await user_table_row_counts(root.world)
+    payload = await create_all(
         root,
-        hashed("one@example.org"),
-        hashed("ada@example.org"),
-        hashed("one@example.org", username="other"),
-        hashed("two@example.org", spamLevel=101, tags=["fine", "a\x1f"]),
-        hashed("two@example.org", administers=[{"name": "none.example"}], role="DOMAIN_ADMIN"),
-        hashed("two@example.org"),
+        user_with_hash("one@example.org"),
+        user_with_hash("ada@example.org"),
+        user_with_hash("one@example.org", username="other"),
+        user_with_hash("two@example.org", spamLevel=101, tags=["fine", "a\x1f"]),
+        user_with_hash(
+            "two@example.org", administers=[{"name": "none.example"}], role="DOMAIN_ADMIN"
+        ),
+        user_with_hash("two@example.org"),
     )
-    assert (done["users"], done["userCount"]) == ([], 0)
-    assert [(one["code"], one["index"], one["path"]) for one in done["errors"]] == [
+    assert (payload["users"], payload["userCount"]) == ([], 0)
+    assert [(error["code"], error["index"], error["path"]) for error in payload["errors"]] == [
         ("CONFLICT", 1, ["users", "1", "address"]),
         ("CONFLICT", 2, ["users", "2", "address"]),
         ("VALIDATION", 3, ["users", "3", "spamLevel"]),
         ("VALIDATION", 3, ["users", "3", "tags", "1"]),
         ("NOT_FOUND", 4, ["users", "4", "administers", "0"]),
     ]
-    assert await user_table_row_counts(root.world) == before
+    assert await user_table_row_counts(root.world) == counts_before
 
 
 @pytest.mark.usefixtures("ada")
-async def test_a_domain_takes_no_more_than_it_may(root: Client) -> None:
+async def test_users_over_the_domain_limit_are_refused(root: Client) -> None:
     await set_domain_columns(root.world, max_users=3)
-    boss = await chief(root)  # the second
-    before = await user_table_row_counts(root.world)
-    done = await create_all(boss, *(hashed(f"n{nth}@example.org") for nth in range(3)))
-    assert [(one["code"], one["index"], one["limit"]) for one in done["errors"]] == [
+    domain_admin = await chief(root)  # the second user
+    counts_before = await user_table_row_counts(root.world)
+    payload = await create_all(
+        domain_admin, *(user_with_hash(f"n{number}@example.org") for number in range(3))
+    )
+    assert [(error["code"], error["index"], error["limit"]) for error in payload["errors"]] == [
         ("LIMIT_REACHED", 1, 3),
         ("LIMIT_REACHED", 2, 3),
     ]
-    assert await user_table_row_counts(root.world) == before
-    assert (await create_all(boss, hashed("n0@example.org")))["errors"] == []
+    assert await user_table_row_counts(root.world) == counts_before
+    assert (await create_all(domain_admin, user_with_hash("n0@example.org")))["errors"] == []
 
 
 @pytest.mark.usefixtures("ada")
-async def test_a_call_has_a_limit_of_accounts_and_of_passwords_to_hash(root: Client) -> None:
-    many = [hashed(f"n{nth}@example.org") for nth in range(bulk_create.MAX_USERS + 1)]
-    plain = [
-        {"address": f"p{nth}@example.org", "password": "correct horse"}
-        for nth in range(bulk_create.MAX_PASSWORDS + 1)
+async def test_number_of_users_and_passwords_per_call_is_limited(root: Client) -> None:
+    too_many_users = [
+        user_with_hash(f"n{number}@example.org") for number in range(bulk_create.MAX_USERS + 1)
     ]
-    for users in ([], many, plain):
+    too_many_passwords = [
+        {"address": f"p{number}@example.org", "password": "correct horse"}
+        for number in range(bulk_create.MAX_PASSWORDS + 1)
+    ]
+    for users in ([], too_many_users, too_many_passwords):
         (error,) = (await create_all(root, *users))["errors"]
         assert (error["code"], error["path"], error["constraint"]) == (
             "VALIDATION", ["users"], "max",
         )  # fmt: skip
-    done = await create_all(root, *plain[:2], options={"validateOnly": True})
-    assert (done["errors"], done["userCount"]) == ([], 2)
-    assert (await create_all(root, *plain[:2]))["errors"] == []
+    payload = await create_all(root, *too_many_passwords[:2], options={"validateOnly": True})
+    assert (payload["errors"], payload["userCount"]) == ([], 2)
+    assert (await create_all(root, *too_many_passwords[:2]))["errors"] == []
     assert await signs_in(root.world, "p1@example.org", "correct horse")
 
 
 @pytest.mark.usefixtures("ada")
-async def test_an_account_without_room_is_refused_before_its_password_is_hashed(
+async def test_refused_user_costs_no_password_hash(
     root: Client,
 ) -> None:
-    """Five refusals take less CPU than one account, nearly all of whose time is the hash."""
+    """Five refusals take less CPU time than one creation, most of which is the hash."""
     set_options(root.world, argon2_memory=1 << 14, argon2_time=60)
-    before = cpu_time()
+    started_at = cpu_time()
     assert (await create(root, address="room@example.org"))[1] == []
-    one = cpu_time() - before
+    creation_time = cpu_time() - started_at
     await set_domain_columns(root.world, max_users=1)
-    before = cpu_time()
-    for wrong, code in (
+    started_at = cpu_time()
+    for invalid_input, code in (
         ({"address": "eve@example.org"}, "LIMIT_REACHED"),
         ({"username": "ada", "address": "eve@example.org"}, "CONFLICT"),
         ({"address": "ada@example.org", "username": "eve"}, "CONFLICT"),
@@ -142,28 +150,28 @@ async def test_an_account_without_room_is_refused_before_its_password_is_hashed(
           "role": "DOMAIN_ADMIN"}, "NOT_FOUND"),
         ({"address": "eve@example.org", "targets": ["x"]}, "VALIDATION"),
     ):  # fmt: skip
-        user, errors = await create(root, **wrong)
+        user, errors = await create(root, **invalid_input)
         assert (user, errors[0]["code"]) == (None, code)
-    assert cpu_time() - before < one
+    assert cpu_time() - started_at < creation_time
 
 
-async def test_an_imported_hash_is_not_tried(root: Client) -> None:
-    """A comparison with this hash takes about a second: ten imports must take less than three."""
-    begun = time.process_time()
-    foreign_hashes.verify_foreign_hash("secret", SLOW)
-    one = time.process_time() - begun
+async def test_imported_hash_is_not_computed(root: Client) -> None:
+    """A comparison with this hash takes about a second. Ten imports take less than three."""
+    started_at = time.process_time()
+    foreign_hashes.verify_foreign_hash("secret", SLOW_HASH)
+    comparison_time = time.process_time() - started_at
     ctx = Context(root.world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
     policy = password_policy.policy_of_domain(root.world, None)
-    begun = time.monotonic()
+    started_at = time.monotonic()
     for _ in range(10):
-        new = NewPassword(SLOW, is_hash=True)
+        new_password = NewPassword(SLOW_HASH, is_hash=True)
         assert (
-            await new_passwords.validate_new_password(ctx, new, policy)
-        ).password_or_hash == SLOW
-    assert time.monotonic() - begun < 3 * one
+            await new_passwords.validate_new_password(ctx, new_password, policy)
+        ).password_or_hash == SLOW_HASH
+    assert time.monotonic() - started_at < 3 * comparison_time
 
 
-async def test_of_two_lists_with_a_name_in_common_one_is_stored(root: Client) -> None:
+async def test_one_of_concurrent_lists_with_a_common_name_is_stored(root: Client) -> None:
     import asyncio
 
     ctx = Context(root.world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
@@ -172,9 +180,9 @@ async def test_of_two_lists_with_a_name_in_common_one_is_stored(root: Client) ->
         for names in (("a", "b"), ("c", "b"))
     ]
     await create(root, address="x@example.org")
-    made = await asyncio.gather(
-        *(bulk_create.create_users(ctx.fresh_copy(), news) for news in lists),
+    results = await asyncio.gather(
+        *(bulk_create.create_users(ctx.fresh_copy(), new_users) for new_users in lists),
         return_exceptions=True,
     )
-    assert sorted(isinstance(one, Conflict) for one in made) == [False, True]
+    assert sorted(isinstance(result, Conflict) for result in results) == [False, True]
     assert await rows(root.world, "SELECT count(*) FROM users") == [(3,)]

@@ -1,4 +1,4 @@
-"""`validateOnly` tells how many accounts a mutation would change, and changes none."""
+"""`validateOnly` returns the number of users that a mutation would change, and changes none."""
 
 from typing import Any
 
@@ -17,19 +17,19 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "given"), CASES)
+@pytest.mark.parametrize(("name", "input_fields"), CASES)
 @pytest.mark.usefixtures("ada", "bob")
-async def test_validate_only_counts_the_accounts(
-    over: Client, name: str, given: dict[str, Any]
+async def test_validate_only_counts_the_users(
+    over: Client, name: str, input_fields: dict[str, Any]
 ) -> None:
-    async def done(*usernames: str, only: bool) -> Any:
+    async def run_document(*usernames: str, only: bool) -> Any:
         options = {"validateOnly": only, "reason": "a trial"}
         document = f"mutation ($input: {name[0].upper()}{name[1:]}Input!) {{ done: {name}("
         document += "input: $input) { userCount errors { code message path } } }"
         users = {"users": {"usernames": list(usernames)}}
-        return (await over(document, input={**given, **users, "options": options}))["done"]
+        return (await over(document, input={**input_fields, **users, "options": options}))["done"]
 
-    both = {"userCount": 2, "errors": []}
-    assert await done("ada", "bob", only=True) == both
-    assert await done("ada", only=True) == {"userCount": 1, "errors": []}
-    assert await done("ada", "bob", only=False) == both
+    expected_for_both = {"userCount": 2, "errors": []}
+    assert await run_document("ada", "bob", only=True) == expected_for_both
+    assert await run_document("ada", only=True) == {"userCount": 1, "errors": []}
+    assert await run_document("ada", "bob", only=False) == expected_for_both

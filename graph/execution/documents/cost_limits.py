@@ -157,7 +157,7 @@ class _ObjectMemberCounter(Visitor):
         self.count += 1
 
 
-def exceeded_limits(
+def exceeded_limit_texts(
     document: DocumentNode, measure: SelectionMeasure, limits: OperationLimits
 ) -> Iterator[str]:
     """Yield a text for each limit that a document exceeds.
@@ -205,12 +205,12 @@ class PageSize:
         found += [
             n
             for name in self.variables
-            if (n := _object_count(variable_values.get(name))) is not None
+            if (n := _object_count_of_argument(variable_values.get(name))) is not None
         ]
         return max(found, default=self.default)
 
 
-def _object_count(value: object) -> int | None:
+def _object_count_of_argument(value: object) -> int | None:
     match value:
         case bool():
             return None
@@ -396,7 +396,9 @@ def _page_size(
     ]
     variables = tuple(v.name.value for v in argument_values.values() if isinstance(v, VariableNode))
     usual = [
-        n for name in names if (n := _object_count(definition.args[name].default_value)) is not None
+        n
+        for name in names
+        if (n := _object_count_of_argument(definition.args[name].default_value)) is not None
     ]
     default = max(usual, default=1 if names == ["ids"] else DEFAULT_PAGE_SIZE)
     return PageSize(max(literals, default=None), variables, default)
@@ -405,7 +407,9 @@ def _page_size(
 def _count_of_literal(value: ValueNode | None) -> int | None:
     match value:
         case IntValueNode():
-            return _object_count(int(value.value[:20]))  # a longer text is no Int and slow to parse
+            return _object_count_of_argument(
+                int(value.value[:20])
+            )  # a longer text is no Int and slow to parse
         case ListValueNode():
             return len(value.values)
         case _:

@@ -38,7 +38,7 @@ from graph.execution.documents.cost_limits import (
     OperationLimits,
     SelectionMeasure,
     default_variable_counts,
-    exceeded_limits,
+    exceeded_limit_texts,
 )
 from graph.execution.documents.literal_rule import LocatedLiteralRule
 from graph.execution.documents.required_scopes import required_scopes
@@ -181,7 +181,7 @@ class DocumentCache:
             max_entries=200, max_bytes=1 << 20
         )
 
-    def find_or_read(self, text: str, operation_name: str | None) -> PreparedDocument:
+    def find_or_prepare(self, text: str, operation_name: str | None) -> PreparedDocument:
         """Return a prepared document with its operation, from the cache or read from the text.
 
         Without a name the document must have a single operation. A document that can't be run has
@@ -194,7 +194,7 @@ class DocumentCache:
             self.used_again.put(key, cached, size=size)
         DOCUMENT_LOOKUPS.add("miss" if cached is None else "bad" if cached.faults else "hit")
         if cached is None:
-            cached = self._prepare(text, operation_name)
+            cached = self._parse_validate_and_price(text, operation_name)
             self._store(key, cached)
         return cached
 
@@ -213,11 +213,11 @@ class DocumentCache:
             self.refused.put(key, prepared, size=size)
         else:
             each = BYTES_PER_PARSED_TOKEN + BYTES_PER_COMPILED_TOKEN * (
-                prepared.plan_cache.max_outcomes if prepared.plan_cache else 0
+                prepared.plan_cache.max_plan_count if prepared.plan_cache else 0
             )
             self.used_once.put(key, prepared, size=size + each * _token_count(prepared.document))
 
-    def _prepare(self, text: str, operation_name: str | None) -> PreparedDocument:
+    def _parse_validate_and_price(self, text: str, operation_name: str | None) -> PreparedDocument:
         if len(text) > MAX_DOCUMENT_LENGTH:
             message = f"A document has at most {MAX_DOCUMENT_LENGTH} characters."
             return _refused_document(operation_name, DocumentFault(message, "TOO_LARGE"))
@@ -236,7 +236,7 @@ class DocumentCache:
         if isinstance(operation, DocumentFault):
             return _refused_document(operation_name, operation)
         ruler = SelectionMeasure(document)
-        if found := list(exceeded_limits(document, ruler, self.limits)):
+        if found := list(exceeded_limit_texts(document, ruler, self.limits)):
             message = f"The document is too large. {'; '.join(found)}."
             return _refused_document(operation_name, DocumentFault(message, "QUERY_TOO_COMPLEX"))
         if faults := self._validation_faults(document):

@@ -27,7 +27,7 @@ def validate_document(documents: DocumentCache, text: str) -> DocumentVerdict:
             (), (DocumentFault("A document must not hold the character NUL.", "BAD_USER_INPUT"),)
         )
     names = _operation_names(text)
-    all_faults = [fault for name in names for fault in documents.find_or_read(text, name).faults]
+    all_faults = [fault for name in names for fault in documents.find_or_prepare(text, name).faults]
     distinct_faults = tuple(
         fault for nth, fault in enumerate(all_faults) if fault not in all_faults[:nth]
     )

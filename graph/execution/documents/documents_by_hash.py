@@ -111,7 +111,9 @@ class DocumentsByHash:
             max_entries=100, max_bytes=1 << 20
         )
 
-    async def resolve_document(self, request: GraphqlRequest, context: Context) -> GraphqlRequest:
+    async def resolve_or_register_document(
+        self, request: GraphqlRequest, context: Context
+    ) -> GraphqlRequest:
         """Return the request with the text of its document.
 
         Raises Rejected if the hash doesn't belong to the text, UnknownDocumentRejected if no

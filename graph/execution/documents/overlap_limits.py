@@ -49,14 +49,14 @@ class OverlapCounter:
         waiting: list[tuple[tuple[SelectionSetNode, ...], int]] = [((selection,), 0)]
         while waiting and not self._is_exceeded():
             merged_selections, level = waiting.pop()
-            fields_by_response_name = self._fields_by_response_name(merged_selections)
+            fields_by_response_name = self._group_fields_and_count_fragments(merged_selections)
             for group in fields_by_response_name.values():
                 self.pairs += len(group) * (len(group) - 1) // 2
                 below = tuple(node.selection_set for node in group if node.selection_set)
                 if below and level < MAX_FOLLOWED_LEVELS:
                     waiting.append((below, level + 1))
 
-    def _fields_by_response_name(
+    def _group_fields_and_count_fragments(
         self, merged_selections: Iterable[SelectionSetNode]
     ) -> dict[str, list[FieldNode]]:
         """Return the fields of the merged selections by response name."""

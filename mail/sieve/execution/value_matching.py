@@ -86,12 +86,12 @@ def _key_finder(
     """Return a function that matches a value with a key."""
     if match_type in ("value", "count"):
         relation = call.chosen_tag(match_type, "eq").lower()
-        return lambda value: _groups_if(
+        return lambda value: _whole_value_if(
             value, comparators.satisfies_relation(relation, value, key, comparator)
         )
     if comparator == NUMERIC:
         number = comparators.numeric_key(key)
-        return lambda value: _groups_if(value, comparators.numeric_key(value) == number)
+        return lambda value: _whole_value_if(value, comparators.numeric_key(value) == number)
     if match_type == "regex":
         return _regex_finder(run, call, key, ignore_case=comparator == CASEMAP)
     if match_type == "matches":
@@ -99,7 +99,7 @@ def _key_finder(
     raise LookupError(match_type)
 
 
-def _groups_if(value: str, matches: bool) -> MatchGroups | None:
+def _whole_value_if(value: str, matches: bool) -> MatchGroups | None:
     return (value,) if matches else None
 
 

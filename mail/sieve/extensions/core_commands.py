@@ -169,7 +169,7 @@ def _evaluate_envelope(run: ScriptRun, call: SieveCall) -> bool:
 
 def parse_field_addresses(raw_field: str) -> list[ParsedAddress]:
     """Return the addresses of a raw header field."""
-    return parse_address_list(encoded_words.unfold_value(raw_field.partition(":")[2]))
+    return parse_address_list(encoded_words.unfold_and_decode_utf8(raw_field.partition(":")[2]))
 
 
 def address_parts(addresses: Iterable[str], part: str) -> list[str]:

@@ -23,14 +23,16 @@ def flags_to_store(run: ScriptRun, call: SieveCall) -> tuple[str, ...]:
     )
 
 
-def _current_flags(run: ScriptRun, call: SieveCall, variable: str) -> tuple[str, ...]:
+def _variable_or_run_flags(run: ScriptRun, call: SieveCall, variable: str) -> tuple[str, ...]:
     """Return the flags of the variable if the command has one, else of the run."""
     return (
         parse_flags([run.variable_value(variable)]) if call.has_argument("variable") else run.flags
     )
 
 
-def _store_flags(run: ScriptRun, call: SieveCall, variable: str, flags: tuple[str, ...]) -> None:
+def _set_variable_or_run_flags(
+    run: ScriptRun, call: SieveCall, variable: str, flags: tuple[str, ...]
+) -> None:
     """Set the flags of the variable if the command has one, else of the run."""
     run.add_trace_step(call, " ".join(flags))
     if call.has_argument("variable"):
@@ -57,22 +59,24 @@ def _variable_and_flags(run: ScriptRun, call: SieveCall) -> tuple[str, tuple[str
 
 def _execute_setflag(run: ScriptRun, call: SieveCall) -> None:
     name, flags = _variable_and_flags(run, call)
-    _store_flags(run, call, name, flags)
+    _set_variable_or_run_flags(run, call, name, flags)
 
 
 def _execute_addflag(run: ScriptRun, call: SieveCall) -> None:
     name, flags = _variable_and_flags(run, call)
-    _store_flags(run, call, name, parse_flags([*_current_flags(run, call, name), *flags]))
+    _set_variable_or_run_flags(
+        run, call, name, parse_flags([*_variable_or_run_flags(run, call, name), *flags])
+    )
 
 
 def _execute_removeflag(run: ScriptRun, call: SieveCall) -> None:
     name, flags = _variable_and_flags(run, call)
     gone = {flag.lower() for flag in flags}
-    _store_flags(
+    _set_variable_or_run_flags(
         run,
         call,
         name,
-        tuple(flag for flag in _current_flags(run, call, name) if flag.lower() not in gone),
+        tuple(flag for flag in _variable_or_run_flags(run, call, name) if flag.lower() not in gone),
     )
 
 

@@ -55,7 +55,9 @@ def aspects_of_field(run: ScriptRun, call: SieveCall, field: DecodedField) -> li
     run.count_steps(call, comparators.comparison_steps(len(field.raw), 16))
     word, found = "", dict[str, str]()
     if field.key.lower() in ("content-type", "content-disposition"):
-        word, found = parse_parameters(encoded_words.unfold_value(field.raw.partition(":")[2]))
+        word, found = parse_parameters(
+            encoded_words.unfold_and_decode_utf8(field.raw.partition(":")[2])
+        )
     if aspect == "param":
         return [found.get(name.lower(), "") for name in run.strings_argument(call, "param")]
     kind, _, subtype = word.partition("/")

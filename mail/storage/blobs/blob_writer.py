@@ -131,7 +131,7 @@ async def store_message_blobs(  # noqa: PLR0913 - the blobs and how to store the
     )
 
 
-def store_small_message(
+def inline_blobs_of_small_message(
     environment: Environment, tenant_id: int, layout_blob: NewBlob, part_blobs: Sequence[NewBlob]
 ) -> "asyncio.Future[StoredMessageBlobs] | None":
     """Compress a message without part blobs and return a future that is done.
@@ -159,14 +159,18 @@ async def _store_blobs(
     store_again: bool,
 ) -> StoredPartBlobs:
     large = [piece.digest for piece in blobs if piece.size > max_inline]
-    before = await find_existing_blobs(environment, tenant_id, large) if large else ExistingBlobs()
+    before = (
+        await find_intact_and_damaged_blobs(environment, tenant_id, large)
+        if large
+        else ExistingBlobs()
+    )
     known = () if store_again else before.intact_digests
     new = [piece for piece in blobs if piece.digest not in known]
     rows = [await _store_blob(environment, tenant_id, piece, max_inline) for piece in new]
     return StoredPartBlobs(rows, known, before.damaged_objects)
 
 
-async def find_existing_blobs(
+async def find_intact_and_damaged_blobs(
     environment: Environment, tenant_id: int, digests: Sequence[str]
 ) -> ExistingBlobs:
     """Look up which blobs a tenant has, and check that their objects exist with their size.

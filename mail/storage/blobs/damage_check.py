@@ -43,7 +43,7 @@ class IntactObjects:
 _INTACT_BY_STORE: WeakKeyDictionary[ObjectStoreProtocol, IntactObjects] = WeakKeyDictionary()
 
 
-async def check_blob(store: ObjectStoreProtocol, blob: ColumnRow) -> None:
+async def require_intact_blob(store: ObjectStoreProtocol, blob: ColumnRow) -> None:
     """Raise CorruptBlob if a blob is lost or damaged. Holds at most 1 MiB of it in memory."""
     intact = _INTACT_BY_STORE.setdefault(store, IntactObjects())
     if blob.name in intact and await store.size(blob.name) == blob.stored_size:
@@ -55,7 +55,7 @@ async def check_blob(store: ObjectStoreProtocol, blob: ColumnRow) -> None:
         intact.add(blob.name)
 
 
-async def check_blobs(
+async def require_intact_blobs(
     store: ObjectStoreProtocol, blobs: Iterable[ColumnRow], byte_budget: int = MAX_VERIFIED_BYTES
 ) -> int:
     """Raise CorruptBlob if one of the blobs is lost or damaged; return the rest of the budget.
@@ -66,17 +66,20 @@ async def check_blobs(
     unread: list[ColumnRow] = []
     for blob in blobs:
         if blob.size <= byte_budget:
-            await check_blob(store, blob)
+            await require_intact_blob(store, blob)
             byte_budget -= blob.size
         elif blob.name is not None:
             unread.append(blob)
     for at in range(0, len(unread), CONCURRENT_SIZE_CHECKS):
         await asyncio.gather(
-            *(_check_size(store, blob) for blob in unread[at : at + CONCURRENT_SIZE_CHECKS])
+            *(
+                _require_object_size(store, blob)
+                for blob in unread[at : at + CONCURRENT_SIZE_CHECKS]
+            )
         )
     return byte_budget
 
 
-async def _check_size(store: ObjectStoreProtocol, blob: ColumnRow) -> None:
+async def _require_object_size(store: ObjectStoreProtocol, blob: ColumnRow) -> None:
     if await store.size(blob.name) != blob.stored_size:
         raise CorruptBlob(f"The object {blob.name} of {blob.digest} is lost, or has another size")

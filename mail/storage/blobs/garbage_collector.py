@@ -73,7 +73,7 @@ async def collect_garbage(
         )
         collected += found
     if list_objects:
-        collected += await _remove_unlisted_objects(
+        collected += await _remove_or_record_unnamed_objects(
             environment, store, before, keep_objects=bool(keep_objects_for)
         )
     return collected + await _remove_dropped_objects(
@@ -91,7 +91,9 @@ def insert_dropped_objects(
         connection.execute(new, rows)
 
 
-async def remove_unnamed_objects(environment: Environment, object_names: Collection[str]) -> None:
+async def remove_or_mark_dropped_objects(
+    environment: Environment, object_names: Collection[str]
+) -> None:
     """Remove objects that no row names.
 
     With a restore window they are recorded as dropped, and removed after the window.
@@ -193,7 +195,7 @@ async def _delete_unused_rows(
         return gone
 
 
-async def _remove_unlisted_objects(
+async def _remove_or_record_unnamed_objects(
     environment: Environment,
     store: ObjectStoreProtocol,
     stored_before: datetime,

@@ -435,4 +435,4 @@ def _blob_span_bytes(blob_span: BlobSpan, content: bytes, start: int, end: int) 
     """The bytes of a blob span, by offsets in the span."""
     if blob_span.wrapping is None:
         return content[start:end]
-    return base64_lines.encode(content, blob_span.wrapping, start, end)
+    return base64_lines.encode_range(content, blob_span.wrapping, start, end)

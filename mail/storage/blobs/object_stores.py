@@ -364,7 +364,7 @@ class _OutageGuard:
     ) -> None:
         if problem is None:
             if not OUTAGES.is_quiet:
-                OUTAGES.note_success(StorageComponent.BLOBS)
+                OUTAGES.end_outages_if_quiet(StorageComponent.BLOBS)
         elif (failure := _outage_from(problem)) is not None:
             failure.__cause__ = problem
             failure.is_noted = True

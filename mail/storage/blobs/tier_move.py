@@ -44,19 +44,20 @@ def is_in_tier(*, cold: bool) -> ColumnElement[bool]:
     return far if cold else ~func.coalesce(far, False)
 
 
-def needs_move(*, cold: bool) -> ColumnElement[bool]:
+def has_blob_in_other_tier(*, cold: bool) -> ColumnElement[bool]:
     """SQL: true if a blob of the message is in the other tier."""
     needed = select(col(MessageBlob.blob_id)).join(Blob, col(Blob.id) == col(MessageBlob.blob_id))
     mine = needed.where(col(MessageBlob.message_id) == col(Message.id), is_in_tier(cold=not cold))
     return mine.correlate(Message).exists()
 
 
-async def copy_to_tier(
+async def copy_blobs_to_tier(
     environment: Environment, message_ids: Sequence[int], *, cold: bool
 ) -> list[MovedBlob]:
-    """Copy the blobs of the messages to a tier, each once; `name_moved_blobs` changes the rows.
+    """Copy the blobs of the messages to a tier, each once.
 
-    A lost or damaged blob is skipped: `merganser check` reports it.
+    `update_rows_of_moved_blobs` changes the rows. A lost or damaged blob is skipped:
+    `merganser check` reports it.
     """
     needed = select(col(MessageBlob.blob_id)).where(col(MessageBlob.message_id).in_(message_ids))
     wanted = col(Blob.id).in_(needed)
@@ -98,7 +99,9 @@ async def _copy_blob(
     return MovedBlob(row.id, row.name, name, None)
 
 
-def name_moved_blobs(transaction: DatabaseTransaction, moved: Sequence[MovedBlob]) -> None:
+def update_rows_of_moved_blobs(
+    transaction: DatabaseTransaction, moved: Sequence[MovedBlob]
+) -> None:
     """Set the new location in the rows of moved blobs, unless another process has moved them.
 
     The old objects are then without a row, and the garbage collector removes them.

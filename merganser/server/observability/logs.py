@@ -46,7 +46,7 @@ def extra_fields(record: logging.LogRecord) -> Mapping[str, Any]:
 
 
 class OutageFilter(logging.Filter):
-    """A filter that drops records whose exception is an outage of a component.
+    """A filter that drops records with the exception of an outage of a component.
 
     An outage has one line at its beginning and one at its end (models/store/outage_log.py),
     with the number of dropped records.

@@ -246,7 +246,7 @@ class ProcessSupervisor:
     def _stop_processes(self, signal_number: signal.Signals) -> None:
         """Stop the listening processes, then the background process.
 
-        A second signal is passed on as it is, so that they stop without waiting.
+        A second signal is passed on unchanged, so that the processes stop without waiting.
         """
         self._stop_request_count += 1
         for process in self._processes:

@@ -64,7 +64,8 @@ async def compare_lock(settings: Settings) -> AsyncGenerator[None]:
     if not is_postgres(settings.store):
         yield
         return
-    from models.store.postgres.connection import postgres_engine  # noqa: PLC0415 - needs asyncpg
+    # asyncpg is an optional dependency
+    from models.store.postgres.connection import postgres_engine  # noqa: PLC0415
 
     engine = postgres_engine(settings.store, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     try:

@@ -32,7 +32,8 @@ async def load_missing_revisions(database: Database) -> list[str]:
 
 def _upgrade_connection(connection: Connection) -> None:
     if _missing_revisions(connection):
-        from merganser.server.store import alembic_commands  # noqa: PLC0415 - slow to load, and seldom needed
+        # Alembic is slow to import, and most starts need no migration
+        from merganser.server.store import alembic_commands  # noqa: PLC0415
 
         alembic_commands.upgrade_to_head(connection)
 
@@ -47,6 +48,7 @@ def _missing_revisions(connection: Connection) -> list[str]:
         versions = connection.execute(text("SELECT version_num FROM alembic_version")).scalars()
         if list(versions) == [last_revision()]:
             return []
-    from merganser.server.store import alembic_commands  # noqa: PLC0415 - slow to load, and seldom needed
+    # Alembic is slow to import, and most starts need no migration
+    from merganser.server.store import alembic_commands  # noqa: PLC0415
 
     return alembic_commands.missing_revisions(connection)

@@ -113,7 +113,8 @@ class _FileLock:
 @asynccontextmanager
 async def _try_server_lock(store: str, *, is_shared: bool) -> AsyncGenerator[bool]:
     """Try to take the advisory lock of a PostgreSQL database; yields whether it was taken."""
-    from models.store.postgres.connection import postgres_engine  # noqa: PLC0415 - needs asyncpg
+    # asyncpg is an optional dependency
+    from models.store.postgres.connection import postgres_engine  # noqa: PLC0415
 
     engine = postgres_engine(store, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     function = "pg_try_advisory_lock_shared" if is_shared else "pg_try_advisory_lock"

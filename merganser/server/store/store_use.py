@@ -34,7 +34,7 @@ async def use_beside_servers(
         except DatabaseReserved as reserved:
             if time.monotonic() >= deadline:
                 raise CommandError(str(reserved)) from reserved
-            await leases.delete_dead_processes(environment)
+            await leases.deregister_dead_processes(environment)
             await asyncio.sleep(environment.process.heartbeat_seconds)
     async with leases.registered_process(environment):
         yield
@@ -51,7 +51,7 @@ async def use_exclusively(
     """
     async with store_lock.lock_for_repair(settings.store, purpose):
         if store_lock.sqlite_lock_path(settings.store) is not None:
-            await leases.delete_exclusive_processes(
+            await leases.delete_exclusive_registrations(
                 environment
             )  # the file lock proves that they ended
         process = environment.process
@@ -73,7 +73,7 @@ async def use_exclusively(
                     raise CommandError(
                         f"a merganser uses this store at {holders}: stop it, then {purpose}"
                     )
-                await leases.delete_dead_processes(environment)
+                await leases.deregister_dead_processes(environment)
                 await asyncio.sleep(process.heartbeat_seconds / 5)
             yield
 

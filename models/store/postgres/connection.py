@@ -72,7 +72,7 @@ class PostgresConnector:
         timeout = self.address.get_number("connect_timeout", CONNECT_TIMEOUT)
         how: dict[str, Any] = {"ssl": False if tls is None else tls}
         if tls is not None and self.address.sslmode in {"allow", "prefer"}:
-            how = {"dsn": self._optional_tls_dsn(), "ssl": None}
+            how = {"dsn": self._tls_parameters_dsn(), "ssl": None}
         names = ("user", "password", "passfile", "krbsrvname", "gsslib")
         known = {name: self.address.get(name) for name in names if self.address.get(name)}
         return await asyncpg.connect(
@@ -87,7 +87,7 @@ class PostgresConnector:
             **how,
         )
 
-    def _optional_tls_dsn(self) -> str:
+    def _tls_parameters_dsn(self) -> str:
         """Return a DSN with the TLS parameters that the driver must retry without."""
         names = (
             "sslcert", "sslkey", "sslpassword", "ssl_min_protocol_version",

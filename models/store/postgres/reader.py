@@ -63,7 +63,7 @@ class PostgresReaders:
     async def _read_by_driver(
         self, pool: "DriverPool", statement: PreparedStatement, parameters: Mapping[str, Any]
     ) -> Sequence[Any]:
-        driven, values = statement.compile_with_values(self.engine, parameters)
+        driven, values = statement.compile_with_values_and_notify(self.engine, parameters)
         try:
             return LazyRows(driven, await pool.fetch(driven, values))
         except Exception:  # noqa: BLE001 - the second try raises it as usual
@@ -82,7 +82,7 @@ class PostgresReaders:
         await self._read_engine.dispose()
 
 
-def check_idle_connections(engine: Engine) -> None:
+def ping_idle_connections_at_checkout(engine: Engine) -> None:
     """Let no transaction begin on a connection that has ended.
 
     A ping of the database takes three round trips. So only idle connections are pinged; the driver

@@ -33,27 +33,31 @@ class StreamGate:
         self._queues: dict[int, StreamQueue] = {}
 
     @asynccontextmanager
-    async def enter(self, stream_ids: Collection[int]) -> AsyncGenerator[None]:
+    async def hold_places(self, stream_ids: Collection[int]) -> AsyncGenerator[None]:
         """Take a place in the queue of each stream.
 
         Places are taken in the order of the ids, as row locks are, so there is no deadlock. Raises
         StreamBusy after WAIT_SECONDS without a place.
         """
         taken: list[int] = []
-        is_busy = is_free = False
+        has_lock_timed_out = has_got_lock = False
         try:
             for stream in sorted(set(stream_ids)):
                 await self._take_place(stream)
                 taken.append(stream)
             yield
         except StreamBusy:
-            is_busy = len(taken) == 1 == len(set(stream_ids))  # else it is unknown which one
+            has_lock_timed_out = (
+                len(taken) == 1 == len(set(stream_ids))
+            )  # else it is unknown which one
             raise
         else:
-            is_free = True
+            has_got_lock = True
         finally:
             for stream in taken:
-                self._release_place(stream, is_busy=is_busy, is_free=is_free)
+                self._release_place_and_admit_waiters(
+                    stream, has_lock_timed_out=has_lock_timed_out, has_got_lock=has_got_lock
+                )
 
     async def _take_place(self, stream_id: int) -> None:
         lane = self._queues.setdefault(stream_id, StreamQueue())
@@ -77,8 +81,8 @@ class StreamGate:
                 await place
         except BaseException as problem:
             if place.done() and not place.cancelled() and place.exception() is None:
-                self._release_place(
-                    stream_id, is_busy=False
+                self._release_place_and_admit_waiters(
+                    stream_id, has_lock_timed_out=False
                 )  # the place was assigned at the same moment
             elif place in queue.waiting:
                 queue.waiting.remove(place)
@@ -87,11 +91,13 @@ class StreamGate:
                 raise StreamBusy from None
             raise
 
-    def _release_place(self, stream_id: int, *, is_busy: bool, is_free: bool = False) -> None:
+    def _release_place_and_admit_waiters(
+        self, stream_id: int, *, has_lock_timed_out: bool, has_got_lock: bool = False
+    ) -> None:
         lane = self._queues[stream_id]
         lane.active_count -= 1
-        lane.is_stuck = is_busy or (lane.is_stuck and not is_free)
-        while lane.waiting and is_busy:
+        lane.is_stuck = has_lock_timed_out or (lane.is_stuck and not has_got_lock)
+        while lane.waiting and has_lock_timed_out:
             place = lane.waiting.popleft()
             if not place.done():
                 place.set_exception(StreamBusy())

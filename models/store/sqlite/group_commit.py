@@ -57,17 +57,17 @@ class GroupCommit:
     @asynccontextmanager
     async def write_session(self) -> AsyncGenerator[AsyncSession]:
         """Open a session in a savepoint, and wait until its group is committed."""
-        await self._acquire_lock()
+        await self._acquire_lock_committing_if_cancelled()
         with (
             cancel_safety.delay_cancellation()
         ):  # from here on it ends normally, even if it is cancelled
             try:
                 group = self._open_group = self._open_group or await self._begin_group()
                 try:
-                    async with self._savepoint(group) as session:
+                    async with self._session_in_savepoint(group) as session:
                         yield session
                 finally:
-                    if self._is_group_full(group):
+                    if self._must_commit_group_now(group):
                         await self._commit_group(group)
             finally:
                 self._lock.release()
@@ -83,14 +83,14 @@ class GroupCommit:
             raise
 
     @asynccontextmanager
-    async def exclusive(self) -> AsyncGenerator[None]:
+    async def locked_without_open_group(self) -> AsyncGenerator[None]:
         """Hold the lock without an open group, for a writer with its own connection."""
         async with self._lock:
             if self._open_group:
                 await self._commit_group(self._open_group)
             yield
 
-    async def _acquire_lock(self) -> None:
+    async def _acquire_lock_committing_if_cancelled(self) -> None:
         self._waiting += 1
         try:
             await self._lock.acquire()
@@ -102,7 +102,7 @@ class GroupCommit:
             self._waiting -= 1
 
     @asynccontextmanager
-    async def _savepoint(self, group: CommitGroup) -> AsyncGenerator[AsyncSession]:
+    async def _session_in_savepoint(self, group: CommitGroup) -> AsyncGenerator[AsyncSession]:
         group.transaction_count += 1
         try:
             async with AsyncSession(
@@ -114,14 +114,14 @@ class GroupCommit:
                         session.commit()
                     )  # releases the savepoint: another one's failure does not matter
                 except Exception as problem:
-                    await _note_lost_transaction(group, problem)
+                    await _note_if_sqlite_rolled_back(group, problem)
                     raise
         except Exception:
             if group.failure is not None:  # there is no savepoint to roll back to
                 raise group.failure from group.failure.__cause__
             raise
 
-    def _is_group_full(self, group: CommitGroup) -> bool:
+    def _must_commit_group_now(self, group: CommitGroup) -> bool:
         old = time.monotonic() - group.began_at > MAX_GROUP_SECONDS
         return (
             group.failure is not None
@@ -149,7 +149,7 @@ class GroupCommit:
                 self.write_lock.release()
 
 
-async def _note_lost_transaction(group: CommitGroup, problem: Exception) -> None:
+async def _note_if_sqlite_rolled_back(group: CommitGroup, problem: Exception) -> None:
     """Note why SQLite rolled the transaction of a group back, if it did.
 
     It does so when the disk is full, or fails: https://www.sqlite.org/lang_transaction.html After a
@@ -204,13 +204,15 @@ class WriteQueue:
     async def _run_jobs(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting_jobs:
-            async with self._group_commit.exclusive():
+            async with self._group_commit.locked_without_open_group():
                 jobs = [
                     self._waiting_jobs.popleft()
                     for _ in range(min(MAX_GROUP_SIZE, len(self._waiting_jobs)))
                 ]
                 try:
-                    done = await loop.run_in_executor(self._thread, self._commit_locked, jobs)
+                    done = await loop.run_in_executor(
+                        self._thread, self._commit_jobs_with_write_lock, jobs
+                    )
                 except Exception as broken:  # noqa: BLE001 - each transaction of the group raises it
                     done = [(None, broken)] * len(jobs)
             self._waiting_jobs.extendleft(
@@ -224,7 +226,9 @@ class WriteQueue:
                 else:
                     job.result.set_result(value)
 
-    def _commit_locked(self, jobs: list[WriteJob]) -> list[tuple[Any, Exception | None]]:
+    def _commit_jobs_with_write_lock(
+        self, jobs: list[WriteJob]
+    ) -> list[tuple[Any, Exception | None]]:
         self._group_commit.write_lock.acquire_blocking()
         try:
             return self._commit_jobs(jobs)

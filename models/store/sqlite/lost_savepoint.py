@@ -13,11 +13,11 @@ LOST_SAVEPOINT_MESSAGE = "no such savepoint"
 FAILURE_KEY = "merganser_failure"  # in the `info` of a connection
 
 
-def raise_first_failure(engine: Engine) -> None:
+def raise_first_failure_for_lost_savepoints(engine: Engine) -> None:
     """Let statements that miss their savepoint raise the failure that ended the transaction."""
 
     @event.listens_for(engine, "handle_error")
-    def replace(context: ExceptionContext) -> None:
+    def raise_cause_of_lost_savepoint(context: ExceptionContext) -> None:
         if context.connection is None:
             return
         info, problem = context.connection.info, context.original_exception

@@ -78,7 +78,7 @@ class HashQueue:
         self._jobs: list[Future[TimedHashResult[Any]]] = []
         self._progress_at = 0.0  # when a job last ended, or the first of these was submitted
 
-    def count_unfinished(self) -> int:
+    def count_unfinished_and_update_averages(self) -> int:
         """Count the jobs that have not ended, and update the averages from the others."""
         ended = [job for job in self._jobs if job.done()]
         for job in ended:
@@ -89,9 +89,9 @@ class HashQueue:
                 self.cpu = (self.cpu + job.result().cpu) / 2
         return len(self._jobs)
 
-    def expected_wait(self) -> float:
+    def expected_wait_seconds(self) -> float:
         """Return the expected seconds until a new job ends; 0 if no other is waiting."""
-        unfinished_count = self.count_unfinished()
+        unfinished_count = self.count_unfinished_and_update_averages()
         if not unfinished_count:
             return 0.0
         seconds_of_first = max(self.elapsed, time.monotonic() - self._progress_at)
@@ -104,7 +104,7 @@ class HashQueue:
         **kwargs: Arguments.kwargs,
     ) -> HashResult:
         """Run a job and return its result. Raises RateLimited if it does not end in time."""
-        if not self.count_unfinished():
+        if not self.count_unfinished_and_update_averages():
             self._progress_at = time.monotonic()
         timed: Callable[[], TimedHashResult[HashResult]] = partial(
             _run_timed, partial(function, *args, **kwargs)
@@ -115,12 +115,13 @@ class HashQueue:
             async with asyncio.timeout(HASH_TIMEOUT):
                 return (await asyncio.wrap_future(job)).result
         except TimeoutError:
-            raise self.rate_limited() from None
+            raise self.rate_limited_error() from None
 
-    def rate_limited(self) -> RateLimited:
+    def rate_limited_error(self) -> RateLimited:
         """Return the error for a hash that would wait too long."""
         return RateLimited(
-            BUSY_TEXT, retry_after=timedelta(seconds=max(2, math.ceil(self.expected_wait())))
+            BUSY_TEXT,
+            retry_after=timedelta(seconds=max(2, math.ceil(self.expected_wait_seconds()))),
         )
 
 
@@ -177,13 +178,13 @@ class HashWorkerPool:
         self._saved_at = now
         can_use_thread = (
             releases_gil
-            and self.thread_queue.count_unfinished() < MAX_THREAD_HASHES
+            and self.thread_queue.count_unfinished_and_update_averages() < MAX_THREAD_HASHES
             and self._saved_cpu_seconds > 0
         )
-        if can_use_thread and self.thread_queue.expected_wait() <= MAX_EXPECTED_WAIT:
+        if can_use_thread and self.thread_queue.expected_wait_seconds() <= MAX_EXPECTED_WAIT:
             return self.thread_queue
-        if self.process_queue.expected_wait() > MAX_EXPECTED_WAIT:
-            raise self.process_queue.rate_limited()
+        if self.process_queue.expected_wait_seconds() > MAX_EXPECTED_WAIT:
+            raise self.process_queue.rate_limited_error()
         return self.process_queue
 
 

@@ -8,13 +8,13 @@ from resolvers.auth.passwords import new_passwords, password_hashes, password_po
 from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Context
 from resolvers.users.selection import UserSelector
-from resolvers.users.user_locks import lock_users
+from resolvers.users.user_locks import lock_users_and_store_changes
 
 TEMPORARY_LIFETIME = timedelta(hours=24)
 MAX_START_DELAY = timedelta(days=365)  # until a temporary password becomes valid
 
 
-async def reset_password(ctx: Context, user_id: int, valid_after: datetime | None) -> str:
+async def set_temporary_password(ctx: Context, user_id: int, valid_after: datetime | None) -> str:
     """Give a user a temporary password beside the current one; return it.
 
     It is valid for a day, from now or from `valid_after`, and can only be used to set a new
@@ -31,7 +31,7 @@ async def reset_password(ctx: Context, user_id: int, valid_after: datetime | Non
     policy = await ctx.load(password_policy.load_policies_of_users, user_id)
     password = new_passwords.generate_password(ctx.environment, policy)
     password_hash = await password_hashes.hash_password(ctx.environment, password)
-    async with lock_users(
+    async with lock_users_and_store_changes(
         ctx, UserSelector(ids=(user_id,)), "passwordReset", path="user"
     ) as locked_users:
         for user in locked_users.rows:

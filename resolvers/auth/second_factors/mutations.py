@@ -24,8 +24,8 @@ from resolvers.auth.second_factors import recovery_codes, totp, webauthn
 from resolvers.auth.second_factors.second_factor_check import (
     SecondFactorProof,
     TwoFactorMethod,
-    check_second_factor,
     enabled_methods,
+    verify_and_use_up_second_factor,
 )
 from resolvers.auth.second_factors.totp import NewTotpSecret
 from resolvers.auth.second_factors.webauthn import Ceremony
@@ -36,6 +36,7 @@ from resolvers.users.selection import load_managed_user
 CUSTOM, TOTP, WEBAUTHN = TwoFactorMethod.CUSTOM, TwoFactorMethod.TOTP, TwoFactorMethod.WEBAUTHN
 NO_PROOF = SecondFactorProof()
 MANAGE_GUARD = GuardRule(scope=Scope.MASTER)
+UserId = int  # of the user whose factors a mutation has changed or checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class EnabledFactor:
     last_used_at: datetime | None = None
 
 
-async def _load_managed_user(ctx: Context, user_id: int | None) -> ColumnRow:
+async def _load_managed_user_or_viewer(ctx: Context, user_id: int | None) -> ColumnRow:
     """Load a user that the viewer manages; None: the viewer's own."""
     return await load_managed_user(ctx, require_user_id(ctx) if user_id is None else user_id)
 
@@ -60,7 +61,7 @@ async def _load_pending_or_managed_user(ctx: Context, user_id: int | None) -> Co
     pending_user_id = ctx.viewer.pending_user_id
     if not pending_user_id:
         ctx.viewer.require(MANAGE_GUARD)
-        return await _load_managed_user(ctx, user_id)
+        return await _load_managed_user_or_viewer(ctx, user_id)
     if user_id not in (None, pending_user_id):
         raise NotFound(str(user_id), path=["user"])
     statement = select(*select_columns(User)).where(
@@ -78,7 +79,7 @@ async def _require_proof_or_reason(ctx: Context, user: ColumnRow, proof: SecondF
     without a right proof, Invalid without a reason, and Forbidden if only the factor CUSTOM is on.
     """
     if proof.is_given:
-        await check_second_factor(ctx, user, proof)
+        await verify_and_use_up_second_factor(ctx, user, proof)
     elif ctx.viewer.user_id != user.id:
         if not ctx.reason:
             raise InvalidInput("say why", constraint="required", path=["options", "reason"])
@@ -89,7 +90,9 @@ async def _require_proof_or_reason(ctx: Context, user: ColumnRow, proof: SecondF
         raise AuthenticationFailed("prove a second factor that is on")
 
 
-async def _require_proof_to_add(ctx: Context, user: ColumnRow, proof: SecondFactorProof) -> None:
+async def _require_proof_for_further_factor(
+    ctx: Context, user: ColumnRow, proof: SecondFactorProof
+) -> None:
     """Require a proof before a further factor is added: its owner could prove it from then on."""
     if enabled_methods(user) and (proof.is_given or ctx.viewer.user_id == user.id):
         await _require_proof_or_reason(ctx, user, proof)
@@ -104,7 +107,7 @@ class FactorChange:
     target: str | None = None
 
 
-async def _log_change(
+async def _log_and_record_change(
     ctx: Context,
     session: AsyncSession,
     user: ColumnRow,
@@ -145,17 +148,14 @@ async def _reload_user(session: AsyncSession, user: ColumnRow) -> ColumnRow:
     return row
 
 
-async def _enable_factor(
+async def _enable_factor_and_end_sign_ins(
     ctx: Context,
     session: AsyncSession,
     user: ColumnRow,
     method: TwoFactorMethod,
     change: FactorChange,
-) -> bool:
-    """Add a factor to those that are on; other sign-ins of the user end.
-
-    Returns True if it is the first factor that this server checks.
-    """
+) -> None:
+    """Add a factor to those that are on; other sign-ins of the user end."""
     enabled_before = enabled_methods(user)
     enabled_after = [each for each in TwoFactorMethod if each in {*enabled_before, method}]
     connection = await session.connection()
@@ -177,8 +177,12 @@ async def _enable_factor(
         await connection.execute(
             update(AccessToken).where(is_current_token).values(auth_version=version)
         )
-    await _log_change(ctx, session, user, change, enabled_after)
-    return method is not CUSTOM and not {TOTP, WEBAUTHN}.intersection(enabled_before)
+    await _log_and_record_change(ctx, session, user, change, enabled_after)
+
+
+def _has_factor_with_recovery_codes(user: ColumnRow) -> bool:
+    """True if a factor is on that this server checks: such users have recovery codes."""
+    return bool({TOTP, WEBAUTHN}.intersection(enabled_methods(user)))
 
 
 async def _disable_factors(
@@ -199,10 +203,10 @@ async def _disable_factors(
     if TOTP in methods:
         await totp.delete_totp_secrets(session, user.id)
     if WEBAUTHN in methods:
-        await webauthn.delete_keys(session, user.id)
+        await webauthn.delete_keys_and_count_remaining(session, user.id)
     if not {TOTP, WEBAUTHN}.intersection(enabled_after):
         await recovery_codes.delete_recovery_codes(session, user.id)
-    await _log_change(ctx, session, user, change, enabled_after)
+    await _log_and_record_change(ctx, session, user, change, enabled_after)
 
 
 def _require_enabled(user: ColumnRow, method: TwoFactorMethod) -> None:
@@ -223,9 +227,9 @@ async def _disable_factor(
     proof: SecondFactorProof,
     method: TwoFactorMethod,
     change: FactorChange,
-) -> int:
+) -> UserId:
     """Turn one factor off after a proof; return the user id. Raises Conflict if it is off."""
-    user = await _load_managed_user(ctx, user_id)
+    user = await _load_managed_user_or_viewer(ctx, user_id)
     _require_enabled(user, method)
     await _require_proof_or_reason(ctx, user, proof)
     async with ctx.write_session(user.id) as session:
@@ -242,7 +246,7 @@ async def set_up_totp(
 
     Raises Conflict if TOTP is on.
     """
-    user = await _load_managed_user(ctx, user_id)
+    user = await _load_managed_user_or_viewer(ctx, user_id)
     async with ctx.write_session(user.id) as session:
         user = await _reload_user(session, user)
         _require_disabled(user, TOTP)
@@ -253,48 +257,57 @@ async def set_up_totp(
 
 async def enable_totp(
     ctx: Context, user_id: int | None, code: str, proof: SecondFactorProof = NO_PROOF
-) -> tuple[int, list[str]]:
+) -> tuple[UserId, list[str]]:
     """Turn TOTP on by a code of the new secret. Returns the user id and new recovery codes.
 
     Raises AuthenticationFailed for a wrong code, Conflict if TOTP is on or no secret is pending.
     """
-    user = await _load_managed_user(ctx, user_id)
+    user = await _load_managed_user_or_viewer(ctx, user_id)
     _require_disabled(user, TOTP)
-    await _require_proof_to_add(ctx, user, proof)
+    await _require_proof_for_further_factor(ctx, user, proof)
     async with ctx.write_session(user.id) as session:
         user = await _reload_user(session, user)
         _require_disabled(user, TOTP)
         await totp.enable_pending_secret(ctx, session, user.id, code)
-        await _enable_factor(ctx, session, user, TOTP, FactorChange("totpEnable", "totp enable"))
+        await _enable_factor_and_end_sign_ins(
+            ctx, session, user, TOTP, FactorChange("totpEnable", "totp enable")
+        )
         codes = await recovery_codes.replace_recovery_codes(ctx.environment, session, user.id)
-    authentication.drop_credentials(ctx.environment, user.id)
+    authentication.drop_cached_credentials(ctx.environment, user.id)
     return user.id, codes
 
 
-async def import_totp(ctx: Context, user_id: int, encoded_secret: str) -> int:
+async def enable_imported_totp(ctx: Context, user_id: int, encoded_secret: str) -> UserId:
     """Turn TOTP on by a secret that the user's authenticator has from another system.
 
     Returns the user id. Raises Invalid for a malformed secret, Conflict if TOTP is on.
     """
-    user, secret = await _load_managed_user(ctx, user_id), totp.decode_secret(encoded_secret)
-    await _require_proof_to_add(ctx, user, NO_PROOF)
+    user, secret = (
+        await _load_managed_user_or_viewer(ctx, user_id),
+        totp.decode_secret(encoded_secret),
+    )
+    await _require_proof_for_further_factor(ctx, user, NO_PROOF)
     async with ctx.write_session(user.id) as session:
         user = await _reload_user(session, user)
         _require_disabled(user, TOTP)
         await totp.enable_imported_secret(ctx, session, user.id, secret)
-        await _enable_factor(ctx, session, user, TOTP, FactorChange("totpImport", "totp enable"))
-    authentication.drop_credentials(ctx.environment, user.id)
+        await _enable_factor_and_end_sign_ins(
+            ctx, session, user, TOTP, FactorChange("totpImport", "totp enable")
+        )
+    authentication.drop_cached_credentials(ctx.environment, user.id)
     return int(user.id)
 
 
-async def disable_totp(ctx: Context, user_id: int | None, proof: SecondFactorProof) -> int:
+async def disable_totp(ctx: Context, user_id: int | None, proof: SecondFactorProof) -> UserId:
     """Turn TOTP off, and no other factor. Returns the user id."""
     return await _disable_factor(
         ctx, user_id, proof, TOTP, FactorChange("totpDisable", "totp disable")
     )
 
 
-async def prove_second_factor(ctx: Context, user_id: int | None, proof: SecondFactorProof) -> int:
+async def prove_second_factor(
+    ctx: Context, user_id: int | None, proof: SecondFactorProof
+) -> UserId:
     """Prove a second factor of the user; a pending sign-in is completed. Returns the user id.
 
     Raises Conflict if no factor is on, AuthenticationFailed for a wrong proof.
@@ -302,26 +315,28 @@ async def prove_second_factor(ctx: Context, user_id: int | None, proof: SecondFa
     user = await _load_pending_or_managed_user(ctx, user_id)
     if not enabled_methods(user):
         raise Conflict("no second factor is on")
-    await check_second_factor(ctx, user, proof)
+    await verify_and_use_up_second_factor(ctx, user, proof)
     if ctx.viewer.pending_user_id:
         async with ctx.write_session(user.id) as session:
             await authentication.complete_pending_token(ctx, session)
     return int(user.id)
 
 
-async def enable_custom_factor(ctx: Context, user_id: int | None) -> int:
+async def enable_custom_factor(ctx: Context, user_id: int | None) -> UserId:
     """Turn on the factor CUSTOM, which an application checks. Returns the user id."""
-    user = await _load_managed_user(ctx, user_id)
+    user = await _load_managed_user_or_viewer(ctx, user_id)
     async with ctx.write_session(user.id) as session:
         user = await _reload_user(session, user)
         _require_disabled(user, CUSTOM)
         change = FactorChange("customTwoFactorEnable", "custom enable")
-        await _enable_factor(ctx, session, user, CUSTOM, change)
-    authentication.drop_credentials(ctx.environment, user.id)
+        await _enable_factor_and_end_sign_ins(ctx, session, user, CUSTOM, change)
+    authentication.drop_cached_credentials(ctx.environment, user.id)
     return int(user.id)
 
 
-async def disable_custom_factor(ctx: Context, user_id: int | None, proof: SecondFactorProof) -> int:
+async def disable_custom_factor(
+    ctx: Context, user_id: int | None, proof: SecondFactorProof
+) -> UserId:
     """Turn off the factor CUSTOM. Returns the user id."""
     change = FactorChange("customTwoFactorDisable", "custom disable")
     return await _disable_factor(ctx, user_id, proof, CUSTOM, change)
@@ -339,7 +354,7 @@ async def create_webauthn_challenge(
         if ceremony is Ceremony.REGISTRATION:
             raise Forbidden("sign in first, then add keys", requires=Role.USER)
         ceremony = Ceremony.AUTHENTICATION
-    return await webauthn.create_challenge(ctx, user, ceremony or Ceremony.REGISTRATION)
+    return await webauthn.create_challenge_options(ctx, user, ceremony or Ceremony.REGISTRATION)
 
 
 async def register_webauthn_key(
@@ -350,20 +365,21 @@ async def register_webauthn_key(
     proof: SecondFactorProof = NO_PROOF,
 ) -> tuple[WebauthnKey, list[str]]:
     """Register a security key. Returns it, and recovery codes if it is the first factor."""
-    name, user = webauthn.validate_key_name(name), await _load_managed_user(ctx, user_id)
-    await _require_proof_to_add(ctx, user, proof)
+    name, user = webauthn.validate_key_name(name), await _load_managed_user_or_viewer(ctx, user_id)
+    await _require_proof_for_further_factor(ctx, user, proof)
     new_key = await webauthn.verify_registration(ctx, user.id, response)
     async with ctx.write_session(user.id) as session:
         user = await _reload_user(session, user)
-        row = await webauthn.store_key(ctx, session, user.id, name, new_key)
+        row = await webauthn.store_key_and_delete_challenge(ctx, session, user.id, name, new_key)
         change = FactorChange("webauthnRegister", "webauthn register", target=name)
-        is_first_factor = await _enable_factor(ctx, session, user, WEBAUTHN, change)
+        is_first_factor = not _has_factor_with_recovery_codes(user)
+        await _enable_factor_and_end_sign_ins(ctx, session, user, WEBAUTHN, change)
         codes = (
             await recovery_codes.replace_recovery_codes(ctx.environment, session, user.id)
             if is_first_factor
             else []
         )
-    authentication.drop_credentials(ctx.environment, user.id)
+    authentication.drop_cached_credentials(ctx.environment, user.id)
     return row, codes
 
 
@@ -381,22 +397,24 @@ async def delete_webauthn_keys(ctx: Context, ids: Sequence[int], proof: SecondFa
         return
     if len({row.user_id for row in keys}) > 1:
         raise InvalidInput("keys of one account at a time", constraint="unsupported", path=["ids"])
-    user = await _load_managed_user(ctx, keys[0].user_id)
+    user = await _load_managed_user_or_viewer(ctx, keys[0].user_id)
     await _require_proof_or_reason(ctx, user, proof)
     async with ctx.write_session(user.id) as session:
         user = await _reload_user(session, user)
-        remaining_count = await webauthn.delete_keys(session, user.id, ids)
+        remaining_count = await webauthn.delete_keys_and_count_remaining(session, user.id, ids)
         names = {row.id: row.name for row in keys}.values()
         change = FactorChange("webauthnDelete", "webauthn delete", target=", ".join(names))
         await _disable_factors(ctx, session, user, [] if remaining_count else [WEBAUTHN], change)
 
 
-async def disable_all_factors(ctx: Context, user_id: int | None, proof: SecondFactorProof) -> int:
+async def disable_all_factors(
+    ctx: Context, user_id: int | None, proof: SecondFactorProof
+) -> UserId:
     """Turn all factors off and delete secrets, keys and recovery codes. Returns the user id.
 
     Raises Conflict if no factor is on.
     """
-    user = await _load_managed_user(ctx, user_id)
+    user = await _load_managed_user_or_viewer(ctx, user_id)
     if not enabled_methods(user):
         raise Conflict("no second factor is on")
     await _require_proof_or_reason(ctx, user, proof)
@@ -407,7 +425,9 @@ async def disable_all_factors(ctx: Context, user_id: int | None, proof: SecondFa
     return int(user.id)
 
 
-async def require_reason_to_disable(ctx: Context, user: ColumnRow, path: Sequence[str]) -> None:
+async def require_reason_to_disable_factors(
+    ctx: Context, user: ColumnRow, path: Sequence[str]
+) -> None:
     """Require that another user turns all factors of a user off, and gives a reason.
 
     Does nothing if no factor is on. Raises AuthenticationFailed for the viewer's own account, which
@@ -422,13 +442,15 @@ async def require_reason_to_disable(ctx: Context, user: ColumnRow, path: Sequenc
         raise
 
 
-async def delete_all_factors(ctx: Context, session: AsyncSession, user: ColumnRow) -> None:
+async def delete_secrets_of_all_factors(
+    ctx: Context, session: AsyncSession, user: ColumnRow
+) -> None:
     """Delete secrets, keys and recovery codes of a user that is locked, and log it.
 
     The caller changes `User.second_factors`.
     """
     await totp.delete_totp_secrets(session, user.id)
-    await webauthn.delete_keys(session, user.id)
+    await webauthn.delete_keys_and_count_remaining(session, user.id)
     await recovery_codes.delete_recovery_codes(session, user.id)
     await security_log.log_event(ctx, session, NewSecurityEvent("2fa disable", user.id))
 
@@ -438,8 +460,8 @@ async def renew_recovery_codes(ctx: Context, proof: SecondFactorProof) -> list[s
 
     Raises Conflict if neither TOTP nor WebAuthn is on.
     """
-    user = await _load_managed_user(ctx, require_user_id(ctx))
-    if not {TOTP, WEBAUTHN}.intersection(enabled_methods(user)):
+    user = await _load_managed_user_or_viewer(ctx, require_user_id(ctx))
+    if not _has_factor_with_recovery_codes(user):
         raise Conflict("no second factor of ours is on")
     await _require_proof_or_reason(ctx, user, proof)
     async with ctx.write_session(user.id) as session:
@@ -451,10 +473,7 @@ async def renew_recovery_codes(ctx: Context, proof: SecondFactorProof) -> list[s
 
 
 async def load_enabled_factors(ctx: Context, user_ids: list[int]) -> list[list[EnabledFactor]]:
-    """Load the factors that are on for these users.
-
-    None for users that the viewer can't oversee.
-    """
+    """Load the factors that are on for these users; none for users the viewer can't oversee."""
     statement = (
         select(
             *select_columns(User, ("id", "second_factors")),

@@ -75,7 +75,7 @@ async def is_unused_code(ctx: Context, user_id: int, code: str) -> bool:
     return bool(await ctx.read(statement))
 
 
-async def use_recovery_code(
+async def use_up_recovery_code(
     environment: Environment, session: AsyncSession, user_id: int, code: str
 ) -> bool:
     """Mark a code as used. Returns False if it was used already."""

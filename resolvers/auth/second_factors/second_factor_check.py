@@ -56,7 +56,7 @@ def enabled_methods(user: ColumnRow) -> list[TwoFactorMethod]:
     return [method for method in TwoFactorMethod if method in user.second_factors]
 
 
-async def check_second_factor(
+async def verify_and_use_up_second_factor(
     ctx: Context, user: ColumnRow, proof: SecondFactorProof
 ) -> TwoFactorMethod:
     """Check a proof and use it up; return the factor it proves.
@@ -65,7 +65,7 @@ async def check_second_factor(
     that has written. Raises AuthenticationFailed if the proof fits no factor that is on, and
     RateLimited after too many failures; a counted failure stays counted.
     """
-    limits = {f"factor:{user.id}": throttles.limit_of_name(ctx.environment.options)}
+    limits = {f"factor:{user.id}": throttles.limit_of_name_and_network(ctx.environment.options)}
     await throttles.require_not_throttled(ctx, limits)
     valid_proof = await _verify_proof(ctx, user, proof)
     if valid_proof is None:
@@ -98,7 +98,7 @@ async def _verify_proof(
     """Return the valid proof of a factor that is on; None if the proof is wrong."""
     methods = enabled_methods(user)
     if proof.totp is not None:
-        return await _verify_code(ctx, user.id, proof.totp, methods)
+        return await _verify_totp_or_recovery_code(ctx, user.id, proof.totp, methods)
     if proof.webauthn is not None and TwoFactorMethod.WEBAUTHN in methods:
         assertion = await webauthn.verify_assertion(ctx, user.id, proof.webauthn)
         if assertion is not None:
@@ -108,14 +108,14 @@ async def _verify_proof(
     return None
 
 
-async def _verify_code(
+async def _verify_totp_or_recovery_code(
     ctx: Context, user_id: int, code: str, methods: list[TwoFactorMethod]
 ) -> ValidProof | None:
     """Return the valid proof of a TOTP or recovery code; None if the code is wrong."""
     if TwoFactorMethod.TOTP in methods:
-        step = await totp.find_unused_step(ctx, user_id, code)
+        step = await totp.find_step_of_unused_code(ctx, user_id, code)
         if step is not None:
-            use_up = partial(totp.use_totp_step, user_id=user_id, step=step)
+            use_up = partial(totp.use_up_totp_step, user_id=user_id, step=step)
             return ValidProof(TwoFactorMethod.TOTP, "totp check", use_up)
     normalized = recovery_codes.normalize_recovery_code(code)
     if methods and normalized and await recovery_codes.is_unused_code(ctx, user_id, normalized):
@@ -130,10 +130,10 @@ async def _verify_code(
 async def _use_up_assertion(
     ctx: Context, assertion: webauthn.VerifiedAssertion, session: AsyncSession
 ) -> bool:
-    return await webauthn.use_assertion(ctx.environment, session, assertion)
+    return await webauthn.use_up_assertion(ctx.environment, session, assertion)
 
 
 async def _use_up_recovery_code(
     ctx: Context, user_id: int, code: str, session: AsyncSession
 ) -> bool:
-    return await recovery_codes.use_recovery_code(ctx.environment, session, user_id, code)
+    return await recovery_codes.use_up_recovery_code(ctx.environment, session, user_id, code)

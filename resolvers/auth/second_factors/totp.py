@@ -109,7 +109,7 @@ async def create_pending_secret(
         _base32_from_secret(secret), secret_box_purpose(user.id)
     )
     await _upsert_totp_row(session, user.id, pending=encrypted, pending_at=ctx.environment.now())
-    return _show_secret(secret, *names)
+    return _secret_for_authenticators(secret, *names)
 
 
 def _validate_label(text: str | None, field: str) -> str | None:
@@ -123,7 +123,7 @@ def _validate_label(text: str | None, field: str) -> str | None:
     return text
 
 
-def _show_secret(secret: bytes, label: str, issuer: str) -> NewTotpSecret:
+def _secret_for_authenticators(secret: bytes, label: str, issuer: str) -> NewTotpSecret:
     """Return a secret as base32, URL and QR code."""
     import pyotp  # noqa: PLC0415 - only set-ups need both
     import segno  # noqa: PLC0415
@@ -204,7 +204,7 @@ def _decrypt_secret(environment: Environment, encrypted: str, user_id: int) -> b
     return decode_secret(environment.secret_box.decrypt(encrypted, secret_box_purpose(user_id)))
 
 
-async def find_unused_step(ctx: Context, user_id: int, code: str) -> int | None:
+async def find_step_of_unused_code(ctx: Context, user_id: int, code: str) -> int | None:
     """Return the time step of an unused code of the user's secret; None if the code is wrong."""
     rows = await ctx.read(_select_totp_row(user_id))
     digits = normalize_totp_code(code)
@@ -217,7 +217,7 @@ async def find_unused_step(ctx: Context, user_id: int, code: str) -> int | None:
     return step if step is not None and (last_used_step is None or last_used_step < step) else None
 
 
-async def use_totp_step(session: AsyncSession, user_id: int, step: int) -> bool:
+async def use_up_totp_step(session: AsyncSession, user_id: int, step: int) -> bool:
     """Use up the code of this time step and all earlier ones.
 
     Returns False if it was used already.

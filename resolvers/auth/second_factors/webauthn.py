@@ -102,7 +102,9 @@ def relying_party(options: Options) -> RelyingParty:
     return RelyingParty(host, origins)
 
 
-async def create_challenge(ctx: Context, user: ColumnRow, ceremony: Ceremony) -> dict[str, Any]:
+async def create_challenge_options(
+    ctx: Context, user: ColumnRow, ceremony: Ceremony
+) -> dict[str, Any]:
     """Create a challenge: the JSON options for `create` or `get` of `navigator.credentials`.
 
     Raises Conflict to authenticate a user without a key, LimitReached to register too many keys.
@@ -208,7 +210,7 @@ async def verify_registration(
     called inside a transaction that has written.
     """
     rp = relying_party(ctx.environment.options)
-    challenge_text = await _load_challenge(ctx, user_id, response, is_registration=True)
+    challenge_text = await _load_answered_challenge(ctx, user_id, response, is_registration=True)
 
     def verify() -> VerifiedRegistration:
         from webauthn import verify_registration_response  # noqa: PLC0415
@@ -242,7 +244,7 @@ async def verify_registration(
     return verified
 
 
-async def store_key(
+async def store_key_and_delete_challenge(
     ctx: Context, session: AsyncSession, user_id: int, name: str, registration: VerifiedRegistration
 ) -> WebauthnKey:
     """Store a new key and delete its challenge.
@@ -284,10 +286,10 @@ def validate_key_name(name: str) -> str:
     return name
 
 
-def _require_below_limit(used_count: int) -> None:
+def _require_below_limit(key_count: int) -> None:
     """Raise LimitReached if the user has the highest number of keys."""
-    if used_count >= MAX_KEYS:
-        raise LimitReached(f"at most {MAX_KEYS} security keys", limit=MAX_KEYS, used=used_count)
+    if key_count >= MAX_KEYS:
+        raise LimitReached(f"at most {MAX_KEYS} security keys", limit=MAX_KEYS, used=key_count)
 
 
 async def verify_assertion(
@@ -299,7 +301,7 @@ async def verify_assertion(
     written.
     """
     rp = relying_party(ctx.environment.options)
-    challenge_text = await _load_challenge(ctx, user_id, response, is_registration=False)
+    challenge_text = await _load_answered_challenge(ctx, user_id, response, is_registration=False)
     statement = select(*select_columns(WebauthnKey)).where(
         col(WebauthnKey.user_id) == user_id,
         col(WebauthnKey.credential_id) == _normalize_base64url(response.get("id")),
@@ -331,7 +333,7 @@ async def verify_assertion(
     return await _verify_or_delete_challenge(ctx.environment, challenge_text, verify)
 
 
-async def use_assertion(
+async def use_up_assertion(
     environment: Environment, session: AsyncSession, assertion: VerifiedAssertion
 ) -> bool:
     """Delete the challenge and store the signature counter.
@@ -351,7 +353,7 @@ async def use_assertion(
     return result.rowcount == 1
 
 
-async def _load_challenge(
+async def _load_answered_challenge(
     ctx: Context, user_id: int, response: Mapping[str, Any], *, is_registration: bool
 ) -> str | None:
     """Load the challenge that a response answers.
@@ -465,14 +467,18 @@ async def load_keys_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None
     return await read_by_keys(ctx, statement, col(WebauthnKey.id), ids)
 
 
-async def delete_keys(session: AsyncSession, user_id: int, ids: Sequence[int] | None = None) -> int:
+async def delete_keys_and_count_remaining(
+    session: AsyncSession, user_id: int, ids_or_all: Sequence[int] | None = None
+) -> int:
     """Delete these keys of the user, or all; return the number left.
 
     The last one takes the user's challenges with it.
     """
     connection = await session.connection()
     is_of_user = col(WebauthnKey.user_id) == user_id
-    condition = is_of_user if ids is None else is_of_user & col(WebauthnKey.id).in_(ids)
+    condition = (
+        is_of_user if ids_or_all is None else is_of_user & col(WebauthnKey.id).in_(ids_or_all)
+    )
     await connection.execute(delete(WebauthnKey).where(condition))
     rows = (await connection.execute(select(col(WebauthnKey.id)).where(is_of_user))).all()
     if not rows:

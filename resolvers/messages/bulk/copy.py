@@ -13,7 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.limits import user_limits
 from mail.storage import audit_copies
 from mail.storage.message_flags import imap_flags
-from mail.storage.message_insert import take_quota
+from mail.storage.message_insert import take_quota_and_count_received
 from models.admin.audits import AuditRoad
 from models.events.journal import ChangeKind
 from models.events.wakeups import UNINDEXED
@@ -37,7 +37,9 @@ async def copy_messages(
     """
     ordered = sorted(rows, key=lambda row: (row.mailbox_id, row.uid))
     size, owner = sum(row.size for row in ordered), target.user_id
-    take = partial(take_quota, user_id=owner, byte_count=size, message_count=len(ordered))
+    take = partial(
+        take_quota_and_count_received, user_id=owner, byte_count=size, message_count=len(ordered)
+    )
     first_uids = await ctx.environment.run_in_session(session, take)
     uids = await row_changes.reserve_uids(session, target, len(ordered))
     keys = [ctx.environment.new_id() for _ in ordered]
@@ -52,7 +54,7 @@ async def copy_messages(
     )
     threads: Mapping[int, int] = {}
     if ordered[0].user_id != owner:
-        threads = await _map_threads_to_owner(ctx, session, ordered, owner)
+        threads = await _find_or_create_threads_of_owner(ctx, session, ordered, owner)
     at = ctx.environment.now()
     common_values = {
         "user_id": owner,
@@ -82,7 +84,7 @@ async def copy_messages(
     )
 
     def record_copies(transaction: DatabaseTransaction) -> None:
-        user_limits.report_storage_usage(transaction, owner, first_uids, size)
+        user_limits.report_raised_storage_level(transaction, owner, first_uids, size)
         audit_copies.copy_stored_messages(transaction, owner, keys, AuditRoad.SAVED)
 
     await ctx.environment.run_in_session(session, record_copies)
@@ -119,7 +121,7 @@ def _chunks(keys: Sequence[Any]) -> list[Sequence[Any]]:
     ]
 
 
-async def _map_threads_to_owner(
+async def _find_or_create_threads_of_owner(
     ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow], owner_id: int
 ) -> dict[int, int]:
     """Return the owner's thread for each thread of these messages.

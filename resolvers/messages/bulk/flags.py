@@ -97,7 +97,7 @@ def change_flags_in_transaction(
     """
     after = _flags_after_each(rows, changes)
     statements, ids = list(extra_statements), []
-    for owner, indexes in _places_of_changed_rows(rows, after).items():
+    for owner, indexes in _changed_row_indexes_by_user(rows, after).items():
         changed_messages = MessagesWithFlags(
             rows_at(rows, indexes), [after[index] for index in indexes]
         )
@@ -105,11 +105,13 @@ def change_flags_in_transaction(
         _set_keywords(transaction, changed_messages)
         ids += raw_values(changed_messages.rows, "id")
     transaction.execute_statements(statements)
-    training_worker.enqueue_for_keywords(transaction, ids, [*changes.add, *(changes.replace or ())])
+    training_worker.enqueue_lessons_for_junk_keywords(
+        transaction, ids, [*changes.add, *(changes.replace or ())]
+    )
     return ids
 
 
-def _places_of_changed_rows(
+def _changed_row_indexes_by_user(
     rows: Sequence[ColumnRow], flags_after: Sequence[FlagsAfter]
 ) -> dict[int, list[int]]:
     """Return the row numbers of messages that change, by user ID."""
@@ -144,8 +146,8 @@ def flag_names_of_rows(rows: Sequence[ColumnRow]) -> list[list[str]]:
     return [names_by_state[state] for state in states]
 
 
-def undo_values(rows: Sequence[ColumnRow]) -> list[list[Any]]:
-    """Return what an undo needs of each message: ID, mailbox, flags, expiry and snooze."""
+def states_for_undo(rows: Sequence[ColumnRow]) -> list[list[Any]]:
+    """Return the state of each message for an undo: ID, mailbox, flags, expiry and snooze."""
     columns = [
         raw_values(rows, "id"),
         raw_values(rows, "mailbox_id"),
@@ -220,7 +222,9 @@ def _modseq_and_journal_statements(
         uid=raw_values(rows, "uid"),
         flags=flag_names,
     )
-    return transaction.entry_statements(owner_id, entries, at=ctx.environment.now())
+    return transaction.lock_stream_and_plan_entry_statements(
+        owner_id, entries, at=ctx.environment.now()
+    )
 
 
 @prepare_cached

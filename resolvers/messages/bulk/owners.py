@@ -12,7 +12,11 @@ from models.events.journal import PLATFORM
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.store.columns import ColumnRow
-from resolvers.access import is_of_managed_user_unshared, require_user_id, sees_administered_records
+from resolvers.access import (
+    can_see_managed_mail_records,
+    is_of_managed_user_unshared,
+    require_user_id,
+)
 from resolvers.admin import admin_log
 from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.auth import security_log
@@ -20,7 +24,7 @@ from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Context
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import MailboxSelector
-from resolvers.mailboxes.owners import load_owners
+from resolvers.mailboxes.owners import load_managed_mail_owners
 from resolvers.messages.bulk import rights as bulk_rights
 from resolvers.messages.content_access import require_readable_account
 from resolvers.messages.filters.filter_conditions import MessageSelector
@@ -94,7 +98,7 @@ async def load_accounts_of_selector(
 
 async def _load_managed_owners(ctx: Context, selector: MessageSelector) -> Sequence[ColumnRow]:
     """Return the owners of the IDs in a selector, or [] if all belong to the viewer."""
-    if not sees_administered_records(ctx):
+    if not can_see_managed_mail_records(ctx):
         return []
     mailbox = bulk_rights.mailbox_id_of_selector(selector)
     if selector.ids is not None:
@@ -118,7 +122,7 @@ async def load_accounts_of_share(
     viewer_id, owner = require_user_id(ctx), await bulk_rights.load_owner_id(ctx, selector)
     if target_mailbox is None:
         return BulkAccounts([owner], grantee_id=viewer_id if owner != viewer_id else 0)
-    mailbox, given_to = await bulk_rights.load_target_and_owner(ctx, target_mailbox, owner)
+    mailbox, given_to = await bulk_rights.load_target_and_other_owner(ctx, target_mailbox, owner)
     grantee = viewer_id if {owner, mailbox.user_id} != {viewer_id} else 0
     return BulkAccounts(
         [owner], receiving_user=given_to, target_by_user={owner: mailbox}, grantee_id=grantee
@@ -128,10 +132,10 @@ async def load_accounts_of_share(
 async def _load_selected_accounts(
     ctx: Context, users: UserSelector, source_user: UserSelector | None
 ) -> BulkAccounts:
-    rows = await load_owners(ctx, users, "users")
+    rows = await load_managed_mail_owners(ctx, users, "users")
     if source_user is None:
         return BulkAccounts([row.id for row in rows], _without_viewer(ctx, rows))
-    (origin,) = await load_owners(ctx, source_user, "sourceUser")
+    (origin,) = await load_managed_mail_owners(ctx, source_user, "sourceUser")
     if len(rows) != 1:
         text = "from another account messages go to one: select one in users"
         raise InvalidInput(text, constraint="exclusive", path=["select", "users"])

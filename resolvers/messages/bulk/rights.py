@@ -14,8 +14,9 @@ from resolvers.access import is_shared, require_user_id
 from resolvers.context import Context
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes import rights as mailbox_rights
-from resolvers.mailboxes.loaders import MailboxSelector, require_mailbox
+from resolvers.mailboxes.loaders import MailboxSelector, require_own_or_shared_mailbox
 from resolvers.mailboxes.rights import NO_RIGHTS
+from resolvers.messages.bulk.bulk_requests import BulkRequest
 from resolvers.messages.bulk.row_changes import FlagChanges
 from resolvers.messages.filters.filter_conditions import MessageSelector
 
@@ -52,7 +53,7 @@ def mailbox_id_of_selector(selector: MessageSelector) -> int | None:
     return name.id if name is not None else None
 
 
-async def load_target_and_owner(
+async def load_target_and_other_owner(
     ctx: Context, target_mailbox: MailboxSelector, owner_id: int
 ) -> tuple[ColumnRow, ColumnRow | None]:
     """Return the target mailbox, and its owner if that is another account.
@@ -60,7 +61,7 @@ async def load_target_and_owner(
     A path or special use selects a mailbox of the viewer, an ID also a shared one. Raises NotFound,
     Forbidden, or Conflict if the accounts share no storage.
     """
-    mailbox = await require_mailbox(
+    mailbox = await require_own_or_shared_mailbox(
         ctx, target_mailbox, ShareRight.INSERT, path_in_input=TARGET_PATH
     )
     if mailbox.user_id == owner_id:
@@ -84,6 +85,21 @@ def rights_for_changes(changes: FlagChanges | None) -> Rights:
     if flags - {"seen", "deleted"} or changes.add or changes.remove or changes.values:
         rights.add(ShareRight.WRITE)
     return frozenset(rights | ({ShareRight.WRITE} if changes.replace is not None else set()))
+
+
+def rights_needed_in_source(request: BulkRequest, *, to_other_account: bool) -> Rights:
+    """Return the rights that the request needs in shared mailboxes that contain the messages.
+
+    A message that goes to another account is lost for its owner, so this needs EXPUNGE.
+    """
+    rights = {ShareRight.READ}
+    if request.target_mailbox is None:
+        rights |= rights_for_changes(request.changes)
+    elif not request.is_copy:
+        rights |= {ShareRight.DELETE, *({ShareRight.EXPUNGE} if to_other_account else ())}
+    if request.is_delete:
+        rights.add(ShareRight.EXPUNGE if request.is_permanent else ShareRight.DELETE)
+    return frozenset(rights)
 
 
 async def load_missing_rights(

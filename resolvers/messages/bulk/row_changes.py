@@ -20,8 +20,8 @@ from mail.limits import user_limits
 from mail.scanners import training_worker
 from mail.storage import audit_copies
 from mail.storage.message_flags import SYSTEM_FLAGS, imap_flags
-from mail.storage.message_insert import take_quota
-from mail.storage.thread_assignment import delete_empty_threads
+from mail.storage.message_insert import take_quota_and_count_received
+from mail.storage.thread_assignment import delete_empty_threads_statement
 from models.errors import InvalidInput, NotFound
 from models.events.journal import ChangeKind
 from models.mailboxes.tables import Mailbox
@@ -123,7 +123,7 @@ class FlagChanges:
         return [*system, *self.add, *self.remove]
 
     @property
-    def set_flag_names(self) -> list[str]:
+    def flag_names_set_afterwards(self) -> list[str]:
         """The IMAP names of the changed flags and keywords that are set afterwards."""
         system = [name for name, column in _COLUMN_BY_FLAG.items() if self.flags.get(column)]
         return [*system, *self.add, *(self.replace or ())]
@@ -285,7 +285,7 @@ async def move_messages(
     tallies = _deltas_by_mailbox(moved, -1)
     tallies[target.id] = arrival_delta(moved)
     await apply_counter_deltas(session, last, tallies)
-    await training_worker.enqueue_for_moved(ctx.environment, session, moved, target)
+    await training_worker.enqueue_lessons_if_junk_changes(ctx.environment, session, moved, target)
     new = {row.id: uid for row, uid in zip(moved, uids, strict=True)}
     return {row.id: (row.uid, new.get(row.id, row.uid)) for row in rows}
 
@@ -354,7 +354,7 @@ def _placement_update_query(dialect: str) -> Update:
     )
 
 
-async def archive_messages(
+async def archive_as_deleted(
     ctx: Context,
     session: AsyncSession,
     rows: Sequence[ColumnRow],
@@ -367,7 +367,7 @@ async def archive_messages(
     at = ctx.environment.now()
     options = ctx.environment.options
     for user_id, user_rows in group_rows_by_user(rows).items():
-        last = await _record_removal_from_mailboxes(
+        last = await _record_removal_returning_modseq(
             ctx, session, ChangeKind.MESSAGE_ARCHIVED, user_rows
         )
         for row_kind, keep in ((False, options.archive_for), (True, options.undo_window)):
@@ -409,11 +409,13 @@ async def delete_permanently(
     connection = await session.connection()
     for user_id, user_rows in group_rows_by_user(rows).items():
         await copy_to_audits(ctx, session, user_id, [row.id for row in user_rows])
-        await _record_removal_from_mailboxes(ctx, session, ChangeKind.MESSAGE_DELETED, user_rows)
+        await _record_removal_returning_modseq(ctx, session, ChangeKind.MESSAGE_DELETED, user_rows)
         for start in range(0, len(user_rows), 1000):
             ids = [row.id for row in user_rows[start : start + 1000]]
             await connection.execute(delete_rows(Message).where(col(Message.id).in_(ids)))
-        await connection.execute(delete_empty_threads({row.thread_id for row in user_rows}))
+        await connection.execute(
+            delete_empty_threads_statement({row.thread_id for row in user_rows})
+        )
         await _release_quota(session, user_id, user_rows)
 
 
@@ -429,7 +431,7 @@ async def copy_to_audits(
     )
 
 
-async def _record_removal_from_mailboxes(
+async def _record_removal_returning_modseq(
     ctx: Context, session: AsyncSession, kind: ChangeKind, rows: Sequence[ColumnRow]
 ) -> int:
     last = await ctx.record_change(
@@ -449,7 +451,9 @@ async def restore_messages(
 ) -> None:
     """Restore archived messages of one account into its mailbox. Raises OverQuota or NotFound."""
     user_id, size = target.user_id, sum(row.size for row in rows)
-    take = partial(take_quota, user_id=user_id, byte_count=size, message_count=len(rows))
+    take = partial(
+        take_quota_and_count_received, user_id=user_id, byte_count=size, message_count=len(rows)
+    )
     first_uids = await ctx.environment.run_in_session(session, take)
     ordered = sorted(rows, key=lambda row: row.id)
     uids = await reserve_uids(session, target, len(ordered))
@@ -465,7 +469,7 @@ async def restore_messages(
     await _write_placement(ctx, session, zip(ordered, uids, strict=True), (target, last))
     await apply_counter_deltas(session, last, {target.id: arrival_delta(ordered)})
     tell = partial(
-        user_limits.report_storage_usage, user_id=user_id, usage=first_uids, added_bytes=size
+        user_limits.report_raised_storage_level, user_id=user_id, usage=first_uids, added_bytes=size
     )
     await ctx.environment.run_in_session(session, tell)
 
@@ -485,5 +489,5 @@ def columns_from_flag_names(names: Collection[str]) -> dict[str, Any]:
 
 
 def parse_stored_time(text: str | None) -> datetime | None:
-    """Parse a time that `flags.undo_values` stored. None stays None."""
+    """Parse a time that `flags.states_for_undo` stored. None stays None."""
     return datetime.fromisoformat(text) if text else None

@@ -53,7 +53,7 @@ def require_no_snooze(changes: FlagChanges | None) -> None:
         raise Forbidden("messages are for their owner to snooze", path=INPUT_PATH)
 
 
-async def apply_snooze(
+async def snooze_or_unsnooze_messages(
     ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow], changes: FlagChanges | None
 ) -> None:
     """Apply the snooze of the changes to these messages, inside the caller's transaction."""

@@ -20,8 +20,8 @@ from resolvers.admin.task_steps import (
     TaskStepPlan,
     TaskStepResult,
     insert_tasks,
-    next_ids,
-    result_after_ids,
+    next_ids_of_task,
+    step_result_after_ids,
 )
 from resolvers.context import Context
 from resolvers.messages.bulk import owners
@@ -62,7 +62,7 @@ async def move_to_tier(
     order_columns = (col(Message.user_id), col(Message.id))
     rows = await ctx.read(
         select(*order_columns)
-        .where(*found, tier_move.needs_move(cold=cold))
+        .where(*found, tier_move.has_blob_in_other_tier(cold=cold))
         .order_by(*order_columns)
     )
     ids, count_by_user = [row.id for row in rows], Counter(row.user_id for row in rows)
@@ -74,7 +74,7 @@ async def move_to_tier(
     moved = (
         []
         if late or ctx.is_dry_run
-        else await tier_move.copy_to_tier(ctx.environment, ids, cold=cold)
+        else await tier_move.copy_blobs_to_tier(ctx.environment, ids, cold=cold)
     )
     ctx.environment.reach_fault_point("tier")
     async with ctx.write_session(PLATFORM) as session:
@@ -86,7 +86,7 @@ async def move_to_tier(
             await ctx.record_change(session, PLATFORM, ChangeKind.TASK_CHANGED, [task.id])
             return TierMoveOutcome(task=task)
         await ctx.environment.run_in_session(
-            session, lambda transaction: tier_move.name_moved_blobs(transaction, moved)
+            session, lambda transaction: tier_move.update_rows_of_moved_blobs(transaction, moved)
         )
     return TierMoveOutcome(len(ids))
 
@@ -106,10 +106,10 @@ async def copy_next_blobs(
     ctx: Context, task_order: dict[str, Any], checkpoint: dict[str, Any]
 ) -> TaskStepPlan:
     """Copy the next bodies to their new tier."""
-    ids = next_ids(task_order, checkpoint, MESSAGES_PER_STEP)
+    ids = next_ids_of_task(task_order, checkpoint, MESSAGES_PER_STEP)
     return TaskStepPlan(
         ids=ids,
-        prepared=await tier_move.copy_to_tier(ctx.environment, ids, cold=task_order["cold"]),
+        prepared=await tier_move.copy_blobs_to_tier(ctx.environment, ids, cold=task_order["cold"]),
     )
 
 
@@ -122,9 +122,10 @@ async def switch_copied_blobs(
 ) -> TaskStepResult:
     """Update the rows of the copied bodies to their new tier."""
     await ctx.environment.run_in_session(
-        session, lambda transaction: tier_move.name_moved_blobs(transaction, task_plan.prepared)
+        session,
+        lambda transaction: tier_move.update_rows_of_moved_blobs(transaction, task_plan.prepared),
     )
-    return result_after_ids(task_plan.ids, task_order, checkpoint, len(task_plan.ids))
+    return step_result_after_ids(task_plan.ids, task_order, checkpoint, len(task_plan.ids))
 
 
 async def load_storage_tiers(ctx: Context, blob_ids: list[int]) -> list[StorageTier]:

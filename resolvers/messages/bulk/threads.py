@@ -13,7 +13,7 @@ from models.store.query_hints import without_index
 from resolvers.access import is_visible, require_user_id
 from resolvers.context import Context
 from resolvers.messages.bulk import bulk_changes
-from resolvers.messages.bulk.bulk_changes import BulkOutcome, BulkRequest
+from resolvers.messages.bulk.bulk_requests import BulkOutcome, BulkRequest
 from resolvers.messages.bulk.mute import set_muted
 from resolvers.messages.bulk.row_changes import FlagChanges
 from resolvers.messages.filters.filter_conditions import MessageSelector

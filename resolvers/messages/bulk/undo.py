@@ -21,7 +21,7 @@ from models.store.prepared_statements import PreparedStatement, StatementWithVal
 from resolvers.access import is_visible, require_user_id
 from resolvers.auth.authentication import secret_digest
 from resolvers.context import Context
-from resolvers.mailboxes.owners import lock_owners
+from resolvers.mailboxes.owners import lock_mail_owners_and_log_change
 from resolvers.messages.bulk import flags as bulk_flags
 from resolvers.messages.bulk import mute, row_changes
 from resolvers.messages.bulk.row_changes import FlagChanges
@@ -155,9 +155,9 @@ def _stored_state(state: StateBeforeChange) -> dict[str, Any]:
     before: dict[str, Any] = {
         "kind": kind,
         "owners": sorted(set(raw_values(rows, "user_id"))),
-        "messages": bulk_flags.undo_values(rows),
+        "messages": bulk_flags.states_for_undo(rows),
         "flags": None if changes.replace is not None else changes.touched_flag_names,
-        "left": changes.set_flag_names,
+        "left": changes.flag_names_set_afterwards,
         "expires": kind != "MESSAGE_UPDATE" or "expires" in values,
     }
     if state.target_by_user is not None and kind == "MESSAGE_MOVE":
@@ -189,7 +189,7 @@ async def undo_by_token(ctx: Context, token: str) -> int:
             ctx, is_this_undo, await drafts.prepare_draft_restoration(ctx, stored_state.before)
         )
     owners = stored_state.before.get("owners", [user_id]) if stored_state else [user_id]
-    async with lock_owners(
+    async with lock_mail_owners_and_log_change(
         ctx, UserSelector(ids=tuple(owners)), "undo", path="token"
     ) as locked_owners:
         return await _revert_changes(

@@ -1,7 +1,5 @@
 """SQL conditions of message filters and of the selections of bulk operations."""
 
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,7 +10,6 @@ from sqlalchemy import (
     String,
     and_,
     case,
-    cast,
     column,
     exists,
     false,
@@ -23,26 +20,30 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.sql.elements import UnaryExpression
-from sqlalchemy.sql.operators import custom_op
 from sqlmodel import col
 
 from mail.search.tokenizer import AllOf, AnyOf, SearchExpression
-from mail.storage.blobs.tier_move import is_in_tier
 from models.errors import InvalidInput
-from models.files.blobs import Blob, StorageTier
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
 from models.store.columns import core_table
 from models.store.query_hints import without_index
 from models.store.text_folding import fold_text
-from models.submission.tables import Submission
 from resolvers.context import Context
 from resolvers.mailboxes.loaders import MailboxSelector
+from resolvers.messages.filters.column_conditions import (
+    FLAG_COLUMNS,
+    flag_conditions,
+    has_attachments_sql,
+    highest_uid_sql,
+    message_id_from_guid,
+    range_conditions,
+    text_conditions,
+)
 from resolvers.messages.filters.filter_lookups import (
     READ_FIELDS,
     FilterLookups,
-    FilterScope,
+    ScopedMessageFilter,
     iterate_parts,
     load_lookups,
 )
@@ -54,12 +55,8 @@ from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
 MAX_TERMS = 250  # per filter; SQLite allows expressions of at most 1000 levels
 TOO_MANY_TERMS_MESSAGE = f"a filter has at most {MAX_TERMS} terms"
-MAX_GUIDS = 1000
-GUID_PATTERN = re.compile("[0-9a-fA-F]{32}")
-MAX_MESSAGE_ID = (1 << 63) - 1  # of a 64-bit ID
 UNSEARCHED_SPECIAL_USES = (SpecialUse.JUNK, SpecialUse.TRASH)
 ATTACHMENT_KEYS = ("filename", "content_type")  # the keys of a stored attachment
-FLAG_COLUMNS = ("seen", "flagged", "answered", "draft", "deleted")
 VALUELESS_FIELDS = (
     *FLAG_COLUMNS,
     "forwarded",
@@ -68,20 +65,6 @@ VALUELESS_FIELDS = (
     "has_attachment",
     "tier",
 )
-RECIPIENT_COLUMNS = {
-    "to": (Message.to, Message.cc),
-    "to_only": (Message.to,),
-    "cc": (Message.cc,),
-    "bcc": (Message.bcc,),
-    "recipient": (Message.to, Message.cc, Message.bcc, Message.envelope_to),
-}
-TIME_COLUMNS = {
-    "received": col(Message.listed_at),
-    "sent": col(Message.date),
-    "saved": col(Message.saved_at),
-    "expires": col(Message.expires),
-}
-_NOT = custom_op[Any]("NOT")  # as in the index of unseen messages: SQLite compares the SQL text
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +99,8 @@ class FilterSql:
         return [self.index_matches, case((and_(*all_conditions), 1), else_=0) == 1]
 
 
-async def load_lookups_of_scope(ctx: Context, scope: FilterScope) -> FilterLookups:
-    """Look up what the filter of this scope needs before its statement."""
+async def load_lookups_of_scoped_filter(ctx: Context, scope: ScopedMessageFilter) -> FilterLookups:
+    """Look up what this filter needs before its statement."""
     (lookups,) = (
         await load_lookups(
             ctx, [scope], lambda conditions, lookups: build_conditions(ctx, conditions, lookups)
@@ -126,7 +109,7 @@ async def load_lookups_of_scope(ctx: Context, scope: FilterScope) -> FilterLooku
     return lookups
 
 
-async def load_filter_sql(ctx: Context, scopes: list[FilterScope]) -> list[FilterSql]:
+async def load_filter_sql(ctx: Context, scopes: list[ScopedMessageFilter]) -> list[FilterSql]:
     """Build the filters of these scopes as SQL. Equal filters are built once."""
     lookups = await load_lookups(
         ctx, scopes, lambda conditions, lookups: build_conditions(ctx, conditions, lookups)
@@ -168,9 +151,9 @@ def validate_values(message_conditions: MessageConditions) -> None:
             expression_from_query(one.query)
         for name in ("uids", "seqs"):
             if given := getattr(one, name):
-                is_in_set_sql(given, col(Message.uid), _highest_uid_sql, input_name=name)
+                is_in_set_sql(given, col(Message.uid), highest_uid_sql, input_name=name)
         for nth, text in enumerate(one.guids or ()):
-            _message_id_from_guid(text, nth)
+            message_id_from_guid(text, nth)
         value_count += 1 + sum(
             getattr(one, name) is not None for name in MessageConditions.__slots__
         )
@@ -237,9 +220,9 @@ class _ConditionBuilder:
     def build(self, message_conditions: MessageConditions) -> list[ColumnElement[bool]]:
         terms = [
             *self._word_conditions(message_conditions),
-            *_text_conditions(message_conditions),
-            *_flag_conditions(message_conditions),
-            *_range_conditions(message_conditions),
+            *text_conditions(message_conditions),
+            *flag_conditions(message_conditions),
+            *range_conditions(message_conditions),
         ]
         terms += self._mailbox_conditions(message_conditions)
         if message_conditions.attachment:
@@ -319,7 +302,7 @@ class _ConditionBuilder:
         if message_conditions.uids is not None:
             terms.append(
                 is_in_set_sql(
-                    message_conditions.uids, col(Message.uid), _highest_uid_sql, input_name="uids"
+                    message_conditions.uids, col(Message.uid), highest_uid_sql, input_name="uids"
                 )
             )
         if message_conditions.seqs is not None and message_conditions.mailbox:
@@ -400,137 +383,6 @@ class _ConditionBuilder:
         )
 
 
-def people_text_sql(*columns: Any) -> ColumnElement[str]:
-    """Build one SQL text of all people in these columns. A missing name is not the text "null"."""
-    listed: list[Any] = [
-        func.replace(cast(col(column), String), "[null,", "[", type_=String) for column in columns
-    ]
-    whole: ColumnElement[str] = listed[0]
-    for one in listed[1:]:
-        whole = whole + one
-    return whole
-
-
-def _text_conditions(message_conditions: MessageConditions) -> list[ColumnElement[bool]]:
-    terms: list[ColumnElement[bool]] = []
-    if message_conditions.from_:
-        name, address = col(Message.from_name), col(Message.from_address)
-        sender = func.coalesce(name, "") + " " + func.coalesce(address, "")
-        terms.append(contains_text_sql(sender, message_conditions.from_))
-    for field_, columns in RECIPIENT_COLUMNS.items():
-        if value := getattr(message_conditions, field_):
-            terms.append(contains_text_sql(people_text_sql(*columns), _json_text(value)))
-    if message_conditions.subject:
-        terms.append(contains_text_sql(col(Message.subject), message_conditions.subject))
-    if message_conditions.list_id:
-        stored_value: Any = col(Message.mailing_list)
-        terms.append(
-            contains_text_sql(
-                func.coalesce(stored_value["id"].as_string(), ""), message_conditions.list_id
-            )
-        )
-    if message_conditions.message_id:
-        terms.append(col(Message.message_id) == message_conditions.message_id)
-    if message_conditions.guids is not None:
-        terms.append(
-            col(Message.id).in_(
-                [
-                    _message_id_from_guid(text, nth)
-                    for nth, text in enumerate(message_conditions.guids)
-                ]
-            )
-        )
-    return terms
-
-
-def _message_id_from_guid(text: str, index: int) -> int:
-    """Return the message ID that a GUID encodes. Raises InvalidInput."""
-    if index >= MAX_GUIDS:
-        raise InvalidInput(f"at most {MAX_GUIDS} guids", constraint="max", path=["filter", "guids"])
-    if not GUID_PATTERN.fullmatch(text):
-        error_text = "a guid has 32 hex digits"
-        raise InvalidInput(error_text, constraint="pattern", path=["filter", "guids"], index=index)
-    return min(int(text, 16), MAX_MESSAGE_ID)
-
-
-def _json_text(text: str) -> str:
-    """Return the text in its form inside a JSON string."""
-    return json.dumps(text, ensure_ascii=False)[1:-1]
-
-
-def _flag_conditions(message_conditions: MessageConditions) -> list[Any]:
-    terms: list[Any] = []
-    for name in FLAG_COLUMNS:
-        value = getattr(message_conditions, name)
-        if value is not None:
-            flag: Any = col(getattr(Message, name))
-            terms.append(flag.is_(True) if value else UnaryExpression(flag, operator=_NOT))
-    keywords = cast(col(Message.keywords), String)
-    if message_conditions.keyword:
-        terms.append(contains_text_sql(keywords, f'"{_json_text(message_conditions.keyword)}"'))
-    if message_conditions.forwarded is not None:
-        forwarded = func.lower(keywords).contains('"$forwarded"', autoescape=True)
-        terms.append(forwarded if message_conditions.forwarded else not_(forwarded))
-    if message_conditions.snoozed is not None:
-        until = col(Message.snoozed_until)
-        terms.append(until.is_not(None) if message_conditions.snoozed else until.is_(None))
-    if message_conditions.submission_states is not None:
-        sent_submissions = select(col(Submission.id)).where(
-            col(Submission.message_id) == col(Message.id),
-            col(Submission.state).in_(message_conditions.submission_states),
-        )
-        terms.append(sent_submissions.correlate(Message).exists())
-    if message_conditions.tier is not None:
-        is_blob_of_message = col(Blob.id) == col(Message.blob_id)
-        cold_blobs = (
-            select(col(Blob.id))
-            .where(is_blob_of_message, is_in_tier(cold=True))
-            .correlate(Message)
-            .exists()
-        )
-        terms.append(
-            cold_blobs if message_conditions.tier is StorageTier.COLD else not_(cold_blobs)
-        )
-    if message_conditions.has_attachment is not None:
-        terms.append(
-            has_attachments_sql()
-            if message_conditions.has_attachment
-            else not_(has_attachments_sql())
-        )
-    return terms
-
-
-def has_attachments_sql() -> ColumnElement[bool]:
-    """Build the condition that a message has attachments."""
-    return col(Message.attachment_count) > 0
-
-
-def _range_conditions(message_conditions: MessageConditions) -> list[ColumnElement[bool]]:
-    terms: list[ColumnElement[bool]] = []
-    for name, moment in TIME_COLUMNS.items():
-        if since := getattr(message_conditions, f"{name}_since", None):
-            terms.append(moment >= since)
-        if before := getattr(message_conditions, f"{name}_before"):
-            terms.append(moment < before)
-    if message_conditions.larger is not None:
-        terms.append(col(Message.size) > message_conditions.larger)
-    if message_conditions.smaller is not None:
-        terms.append(col(Message.size) < message_conditions.smaller)
-    if message_conditions.modified_since is not None:
-        terms.append(col(Message.modseq) > message_conditions.modified_since)
-    return terms
-
-
-def _highest_uid_sql() -> Any:
-    other = core_table(Message).alias("other")
-    return (
-        select(func.max(other.c.uid))
-        .where(other.c.mailbox_id == col(Message.mailbox_id))
-        .correlate(Message)
-        .scalar_subquery()
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class MessageSelector:
     """Messages of accounts, by exactly one of IDs, mailbox and conditions.
@@ -561,7 +413,7 @@ class MessageSelector:
             return self
         conditions = self.conditions or MessageConditions(mailbox=self.mailbox, uids=self.uids)
         found, *_ = await load_filter_sql(
-            ctx, [FilterScope(conditions, owner) for owner in owner_ids]
+            ctx, [ScopedMessageFilter(conditions, owner) for owner in owner_ids]
         )
         return replace(self, filter_sql=found)
 

@@ -25,7 +25,7 @@ from models.messages.tables import Message
 from models.store.columns import select_columns
 from models.store.text_folding import fold_text
 from models.users.roles import Role
-from resolvers.access import is_visible_record, sees_administered_records
+from resolvers.access import can_see_managed_mail_records, is_visible_or_managed
 from resolvers.context import Context
 from resolvers.messages.content_access import (
     content_refusal,
@@ -41,8 +41,8 @@ READ_FIELDS = ("text", "body", "header")  # conditions that need the message to 
 ReadCondition = tuple[str, Any]  # one of READ_FIELDS, and its value
 
 
-class FilterScope(NamedTuple):
-    """The scope of a filter: an account, or one of its mailboxes or threads."""
+class ScopedMessageFilter(NamedTuple):
+    """A message filter for an account, or for one of its mailboxes or threads."""
 
     conditions: MessageConditions
     user_id: int
@@ -89,7 +89,7 @@ def iterate_parts(conditions: MessageConditions) -> Iterator[MessageConditions]:
         waiting += ((part, depth + 1) for part in below)
 
 
-def _read_conditions(conditions: MessageConditions) -> set[ReadCondition]:
+def _conditions_requiring_read(conditions: MessageConditions) -> set[ReadCondition]:
     return {
         (name, value)
         for one in iterate_parts(conditions)
@@ -99,15 +99,15 @@ def _read_conditions(conditions: MessageConditions) -> set[ReadCondition]:
 
 
 async def load_lookups(
-    ctx: Context, scopes: Sequence[FilterScope], build_conditions: ConditionsFunction
+    ctx: Context, scopes: Sequence[ScopedMessageFilter], build_conditions: ConditionsFunction
 ) -> dict[tuple[MessageConditions, bool], FilterLookups]:
     """Load the lookups of these filters, in a fixed number of statements per filter.
 
     `build_conditions` builds the SQL of the other conditions. Raises LimitReached if too many
     messages would have to be read: other conditions must narrow them.
     """
-    scopes_by_filter: defaultdict[tuple[MessageConditions, bool], list[FilterScope]] = defaultdict(
-        list
+    scopes_by_filter: defaultdict[tuple[MessageConditions, bool], list[ScopedMessageFilter]] = (
+        defaultdict(list)
     )
     for scope in scopes:
         scopes_by_filter[scope.conditions, scope.is_deleted].append(scope)
@@ -120,7 +120,7 @@ async def load_lookups(
 async def _load_lookups_of_filter(
     ctx: Context,
     conditions: MessageConditions,
-    scopes: Sequence[FilterScope],
+    scopes: Sequence[ScopedMessageFilter],
     build_conditions: ConditionsFunction,
 ) -> FilterLookups:
     filters = list(iterate_parts(conditions))
@@ -133,27 +133,31 @@ async def _load_lookups_of_filter(
         lookups = replace(
             lookups, mailbox_ids_by_mask=await _mailbox_ids_by_mask(ctx, owners, masks)
         )
-    leaves = _read_conditions(conditions)
+    leaves = _conditions_requiring_read(conditions)
     if leaves:
-        await _require_readable(ctx, scopes)
+        await _require_readable_and_log_root(ctx, scopes)
         sql_conditions = [
-            *_scope_conditions(ctx, scopes, owners),
-            *build_conditions(_without_read_conditions(conditions), lookups),
+            *_messages_in_scopes_sql(ctx, scopes, owners),
+            *build_conditions(_without_conditions_requiring_read(conditions), lookups),
         ]
         lookups = replace(
             lookups,
-            message_ids_by_condition=await _read_matching_messages(ctx, sql_conditions, leaves),
+            message_ids_by_condition=await _find_matching_ids_by_reading(
+                ctx, sql_conditions, leaves
+            ),
         )
     return lookups
 
 
-async def _require_readable(ctx: Context, scopes: Sequence[FilterScope]) -> None:
+async def _require_readable_and_log_root(
+    ctx: Context, scopes: Sequence[ScopedMessageFilter]
+) -> None:
     """Raise Forbidden if the viewer can't read the texts the filter asks for.
 
     Reads by ROOT are logged.
     """
     foreign = {scope for scope in scopes if scope.user_id != ctx.viewer.user_id}
-    if not foreign or not sees_administered_records(ctx):  # only shared messages can be found
+    if not foreign or not can_see_managed_mail_records(ctx):  # only shared messages can be found
         return
     mailboxes = await load_readable_mailbox_ids(ctx, {scope.mailbox_id for scope in foreign})
     refused_user_ids = {scope.user_id for scope in foreign if scope.mailbox_id not in mailboxes}
@@ -162,10 +166,10 @@ async def _require_readable(ctx: Context, scopes: Sequence[FilterScope]) -> None
     await log_content_read(ctx, refused_user_ids)
 
 
-def _scope_conditions(
-    ctx: Context, scopes: Sequence[FilterScope], owner_ids: Sequence[int]
+def _messages_in_scopes_sql(
+    ctx: Context, scopes: Sequence[ScopedMessageFilter], owner_ids: Sequence[int]
 ) -> list[ColumnElement[bool]]:
-    found = [is_visible_record(ctx, Message), col(Message.user_id).in_(owner_ids)]
+    found = [is_visible_or_managed(ctx, Message), col(Message.user_id).in_(owner_ids)]
     for name in ("mailbox_id", "thread_id"):
         keys = {getattr(scope, name) for scope in scopes}
         if None not in keys:
@@ -179,14 +183,14 @@ async def _mailbox_ids_by_mask(
 ) -> dict[str, list[int]]:
     statement = select(*select_columns(Mailbox, {"id", "path"}))
     rows = await ctx.read(
-        statement.where(is_visible_record(ctx, Mailbox), col(Mailbox.user_id).in_(owner_ids))
+        statement.where(is_visible_or_managed(ctx, Mailbox), col(Mailbox.user_id).in_(owner_ids))
     )
     fits = {mask: paths.compile_mask(mask).fullmatch for mask in masks}
     folded = [(row.id, fold_text(row.path)) for row in rows]
     return {mask: [key for key, path in folded if fit(path)] for mask, fit in fits.items()}
 
 
-def _without_read_conditions(conditions: MessageConditions) -> MessageConditions:
+def _without_conditions_requiring_read(conditions: MessageConditions) -> MessageConditions:
     """Return a wider filter, without the conditions that need a message to be read."""
     return replace(
         conditions,
@@ -195,13 +199,17 @@ def _without_read_conditions(conditions: MessageConditions) -> MessageConditions
         header=None,
         every=None
         if conditions.every is None
-        else tuple(map(_without_read_conditions, conditions.every)),
-        some=conditions.some if not any(map(_read_conditions, conditions.some or ())) else None,
-        none=conditions.none if conditions.none and not _read_conditions(conditions.none) else None,
+        else tuple(map(_without_conditions_requiring_read, conditions.every)),
+        some=conditions.some
+        if not any(map(_conditions_requiring_read, conditions.some or ()))
+        else None,
+        none=conditions.none
+        if conditions.none and not _conditions_requiring_read(conditions.none)
+        else None,
     )
 
 
-async def _read_matching_messages(
+async def _find_matching_ids_by_reading(
     ctx: Context,
     message_conditions: Sequence[ColumnElement[bool]],
     read_conditions: Iterable[ReadCondition],

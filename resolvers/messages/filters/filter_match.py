@@ -160,7 +160,7 @@ def _selector_from_json(json_values: Mapping[str, Any]) -> MailboxSelector:
     return MailboxSelector(**values)
 
 
-async def matches(
+async def matches_unstored_message(
     conditions: MessageConditions,
     fetched_message: SourceMessage,
     parsed_message: StorableMessage,

@@ -35,9 +35,9 @@ async def create_users(
     checked_users, errors = await check_users(ctx, valid_candidates, {})
     errors |= _error_lists(known_errors)
     prepared = {nth: one.prepared for nth, one in checked_users.items()}
-    errors |= _error_lists(await insert.find_errors(ctx, prepared))
+    errors |= _error_lists(await insert.find_collisions_and_limit_errors(ctx, prepared))
     _raise_errors(errors)
-    prepared = await complete_users(ctx, checked_users)
+    prepared = await hash_passwords_and_build_welcomes(ctx, checked_users)
     try:
         await insert.store_users(
             ctx, prepared, mutation="usersCreate", path_of=lambda nth: [INPUT_PATH, str(nth)]
@@ -70,7 +70,7 @@ async def check_users(
     return checked_users, errors
 
 
-async def complete_users(
+async def hash_passwords_and_build_welcomes(
     ctx: Context, checked_users: Mapping[int, CheckedUser]
 ) -> dict[int, PreparedUser]:
     """Hash the passwords of checked users, a few at a time; return them in the same order."""
@@ -78,7 +78,10 @@ async def complete_users(
     for start in range(0, len(indexes), CONCURRENT_HASHES):
         part = indexes[start : start + CONCURRENT_HASHES]
         part_prepared = await asyncio.gather(
-            *(creation_create.complete_user(ctx, checked_users[key]) for key in part)
+            *(
+                creation_create.hash_password_and_build_welcome(ctx, checked_users[key])
+                for key in part
+            )
         )
         prepared |= zip(part, part_prepared, strict=True)
     return prepared

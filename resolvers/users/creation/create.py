@@ -16,7 +16,7 @@ from models.mailboxes.tables import SpecialUse
 from models.users.roles import AdminPermission, Role, UserPermission
 from models.users.search_index import search_text
 from models.users.tables import DelimiterAction, ProtocolScope, User
-from resolvers.addresses.targets import validate_targets
+from resolvers.addresses.targets import validate_forward_targets
 from resolvers.auth.passwords import new_passwords, password_policy
 from resolvers.auth.passwords.new_passwords import NewPassword
 from resolvers.context import Context
@@ -33,7 +33,7 @@ from resolvers.users.validation import (
     DEFAULT_SPAM_LEVEL,
     camel_case,
     require_column_permissions,
-    require_quota_permission,
+    require_unlimited_quota_permission,
     validate_columns,
 )
 
@@ -126,9 +126,11 @@ async def create_user(
     fail come before the password is hashed.
     """
     checked_user = await check_user(ctx, new_user, problems or ErrorCollector())
-    for error in (await insert.find_errors(ctx, {0: checked_user.prepared})).values():
+    for error in (
+        await insert.find_collisions_and_limit_errors(ctx, {0: checked_user.prepared})
+    ).values():
         raise error
-    prepared = await complete_user(ctx, checked_user)
+    prepared = await hash_password_and_build_welcome(ctx, checked_user)
     try:
         await insert.store_users(ctx, {0: prepared}, mutation="userCreate")
     except NewUsersRefused as refused:
@@ -140,7 +142,7 @@ async def create_user(
 
 async def check_user(ctx: Context, new_user: NewUser, problems: ErrorCollector) -> CheckedUser:
     """Validate all fields of a new user. Raises all errors, with the `problems` found before."""
-    _require_role(ctx, new_user)
+    _require_may_give_role(ctx, new_user)
     username, address = _username_and_address(ctx, new_user, problems)
     values = validate_columns(
         {name: getattr(new_user, name) for name in VALIDATED_COLUMNS}, problems
@@ -152,7 +154,7 @@ async def check_user(ctx: Context, new_user: NewUser, problems: ErrorCollector) 
     user_id = ctx.environment.new_id()
     forwarding: dict[str, Any] = {}
     with problems.collecting():
-        forward_target_set = validate_targets(ctx, new_user.targets, {}, ["targets"])
+        forward_target_set = validate_forward_targets(ctx, new_user.targets, {}, ["targets"])
         forwarding = forward_targets.target_columns_of_new_user(
             ctx, user_id, forward_target_set, address, ["targets"]
         )
@@ -175,7 +177,7 @@ async def check_user(ctx: Context, new_user: NewUser, problems: ErrorCollector) 
     return CheckedUser(prepared, password)
 
 
-async def complete_user(ctx: Context, checked_user: CheckedUser) -> PreparedUser:
+async def hash_password_and_build_welcome(ctx: Context, checked_user: CheckedUser) -> PreparedUser:
     """Hash the password of a checked user, and build its welcome messages."""
     prepared, user = checked_user.prepared, checked_user.prepared.user
     if checked_user.password:
@@ -259,7 +261,7 @@ def _check_role(new_user: NewUser, problems: ErrorCollector) -> None:
         check_domain_admin_fields(new_user.role, new_user.administers, new_user.admin_permissions)
 
 
-def _require_role(ctx: Context, new_user: NewUser) -> None:
+def _require_may_give_role(ctx: Context, new_user: NewUser) -> None:
     """Raise Forbidden if the viewer can't give this role, or create a user without a domain."""
     viewer = ctx.viewer
     if not viewer.role.includes(new_user.role):
@@ -287,8 +289,10 @@ async def _require_permissions(ctx: Context, new_user: NewUser, values: Mapping[
     require_column_permissions(
         ctx, [name for name, value in defaults.items() if values[name] != value]
     )
-    require_quota_permission(ctx, values["quota"])
-    await sender_patterns.check_pattern_rights(ctx, values["from_whitelist"], ["fromWhitelist"])
+    require_unlimited_quota_permission(ctx, values["quota"])
+    await sender_patterns.require_rights_for_patterns(
+        ctx, values["from_whitelist"], ["fromWhitelist"]
+    )
     await require_administered_domains(ctx, new_user.administers)
     for permission in sorted(set(new_user.admin_permissions) - viewer.permissions):
         if not viewer.role.includes(Role.ADMIN):

@@ -32,7 +32,7 @@ from resolvers.context import Context, Viewer
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.loaders import DomainIdOrName
 from resolvers.files import uploads
-from resolvers.files.stored_files import describe_uncompressed_object, read_tenant_id
+from resolvers.files.stored_files import blob_rows_of_uncompressed_object, read_tenant_id
 from resolvers.files.uploads import ReceivedFile
 from resolvers.transfer import imports
 from resolvers.transfer.exports import require_few_running_tasks
@@ -73,11 +73,11 @@ async def queue_file_create(
     upload: ColumnRow = require_found(
         await ctx.load(uploads.load_uploads_by_id, upload_id), str(upload_id), path=FILE_PATH
     )
-    head = await uploads.read_head(ctx, upload, HEAD_SIZE)
+    head = await uploads.read_upload_head(ctx, upload, HEAD_SIZE)
     file_format = file_format or user_records.detect_format(head)
     user_records.check_head(head, file_format)
     file = ReceivedFile(b"", upload.size, upload.digest, filename=upload.filename or "users")
-    stored_file = await describe_uncompressed_object(
+    stored_file = await blob_rows_of_uncompressed_object(
         ctx.environment, await read_tenant_id(ctx, owner_id), file, upload.blob_name
     )
     viewer, archive_id = ctx.viewer, ctx.environment.new_id()
@@ -227,10 +227,12 @@ class UserBatch:
         checked_users, more_errors = await bulk_create.check_users(ctx, new_users, problems)
         errors |= more_errors
         prepared = {nth: item.prepared for nth, item in checked_users.items()}
-        for index, collision in (await creation_insert.find_errors(ctx, prepared)).items():
+        for index, collision in (
+            await creation_insert.find_collisions_and_limit_errors(ctx, prepared)
+        ).items():
             errors[index] = collision.all_errors
             checked_users.pop(index)
-        prepared = await _complete_when_idle(ctx, checked_users)
+        prepared = await _hash_passwords_when_idle(ctx, checked_users)
         return cls(ctx, {nth: one.line for nth, one in enumerate(records)}, prepared, errors)
 
     async def store(self) -> BatchResult:
@@ -273,13 +275,13 @@ async def _user_from_record(ctx: Context, record: UserRecord, problems: ErrorCol
     return new_user
 
 
-async def _complete_when_idle(
+async def _hash_passwords_when_idle(
     ctx: Context, checked_users: Mapping[int, Any]
 ) -> dict[int, PreparedUser]:
     """Hash passwords; wait if sign-ins keep all workers busy."""
     while True:
         try:
-            return await bulk_create.complete_users(ctx, checked_users)
+            return await bulk_create.hash_passwords_and_build_welcomes(ctx, checked_users)
         except RateLimited as busy:
             await asyncio.sleep(busy.retry_after.total_seconds())
 

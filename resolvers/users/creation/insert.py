@@ -28,7 +28,7 @@ from resolvers.admin import admin_log
 from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
-from resolvers.mailboxes.loaders import build_mailbox
+from resolvers.mailboxes.loaders import build_mailbox_with_next_uid_validity
 from resolvers.users.creation import welcome_messages
 from resolvers.users.creation.welcome_messages import WelcomeMessage
 from resolvers.users.quota.quota_allocation import (
@@ -127,7 +127,7 @@ class NewUsersRefused(Exception):
         self.errors = errors
 
 
-async def find_errors(
+async def find_collisions_and_limit_errors(
     ctx: Context, prepared: Mapping[int, PreparedUser]
 ) -> dict[int, RequestError]:
     """Return the errors of users that can't be stored at present, by the same keys.
@@ -230,10 +230,10 @@ async def _resolve_domains(
             result[name] = Conflict(f"{name} is an alias of another domain", path=["address"])
         elif domain is not None and (is_admin or domain.id in viewer.administered_domains):
             result[name] = domain
-        elif domain is None and domain_loaders.may_create_domains(ctx):
+        elif domain is None and domain_loaders.can_create_domain_for_address(ctx):
             try:
                 confusables.refuse_confusable_domain(name, path="address")
-                result[name] = domain_loaders.new_domain(ctx, name)
+                result[name] = domain_loaders.new_domain_with_defaults(ctx, name)
             except InvalidInput as refusal:
                 result[name] = refusal
         else:
@@ -310,7 +310,7 @@ async def _insert_users(
             path=[box.path for box in mailboxes_by_user[row.id]],
         )
     await session.flush()
-    await journal.record_in_user_streams(session, entries, at=ctx.environment.now())
+    await journal.record_entries_in_streams_or_raise(session, entries, at=ctx.environment.now())
     for new_user in prepared:
         if new_user.welcome:
             await welcome_messages.store_welcome_messages(
@@ -326,7 +326,9 @@ async def _insert_users(
         stream: ctx.journal_entries(ChangeKind.USER_CHANGED, ids, did="created")
         for stream, ids in user_ids_by_stream.items()
     }
-    await journal.record_in_user_streams(session, user_entries, at=ctx.environment.now())
+    await journal.record_entries_in_streams_or_raise(
+        session, user_entries, at=ctx.environment.now()
+    )
 
 
 def _address_row(ctx: Context, user: PreparedUser) -> Address:
@@ -347,7 +349,7 @@ def _address_row(ctx: Context, user: PreparedUser) -> Address:
 def _special_mailboxes(ctx: Context, user: User, paths: Mapping[SpecialUse, str]) -> list[Mailbox]:
     use_by_path = {path: use for use, path in paths.items()}
     mailboxes = [
-        build_mailbox(ctx, user, path, use_by_path.get(path))
+        build_mailbox_with_next_uid_validity(ctx, user, path, use_by_path.get(path))
         for path in missing_paths_with_parents(use_by_path)
     ]
     for box in mailboxes:

@@ -25,7 +25,7 @@ from mail.compose import message_builder
 from mail.compose.message_builder import MessageDraft, OutgoingFile
 from mail.mime.header_encoding import NamedAddress
 from mail.storage.message_insert import MessagePlacement, StorableMessage, insert_message
-from mail.storage.received_messages import read_message, store_blobs
+from mail.storage.received_messages import parse_storable_message, store_blobs
 from models.errors import RequestError
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.runtime.environment import Environment
@@ -181,7 +181,7 @@ async def _build_message(
     message_bytes = await asyncio.to_thread(message_builder.build_message, draft)
     mailbox = str(properties.get("mailbox") or SpecialUse.INBOX)
     return WelcomeMessage(
-        await read_message(message_bytes),
+        await parse_storable_message(message_bytes),
         mailbox,
         bool(properties.get("seen")),
         bool(properties.get("flagged")),

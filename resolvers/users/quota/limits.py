@@ -13,7 +13,7 @@ from mail.limits.user_limits import (
     ReachedLimit,
     is_already_reported,
     journal_limit,
-    report_refusal,
+    report_refusal_once_per_period,
     usage_level,
 )
 from models.errors import RateLimited
@@ -173,18 +173,18 @@ def _usage_window(
     )
 
 
-async def require_can_write(ctx: Context, user: ColumnRow) -> None:
+async def require_below_sending_limits(ctx: Context, user: ColumnRow) -> None:
     """Raise RateLimited if the user has reached a limit of sending.
 
     Call it before a message is built.
     """
-    await rate_limits.require_below_rate(ctx, user.id)
+    await rate_limits.require_below_sending_rates(ctx, user.id)
     if not (limit := _recipient_limit(ctx.environment, user.recipients)):
         return
     parameters = {"user": user.id, "now": ctx.environment.now()}
     row = next(iter(await ctx.read_prepared(_SELECT_RUNNING_USAGE, **parameters)), None)
     if row and row.used >= limit:
-        raise _rate_limited(ctx, limit, row, row.used)
+        raise _report_and_build_rate_limited(ctx, limit, row, row.used)
 
 
 @prepare_cached
@@ -209,7 +209,7 @@ class RecipientLimitExceeded(RateLimited):
 
 
 @contextmanager
-def raise_rate_limited(ctx: Context) -> Generator[None]:
+def convert_exceeded_limits(ctx: Context) -> Generator[None]:
     """Convert exceeded limits of a transaction to RateLimited.
 
     A transaction can run in a thread, so it raises errors without a context.
@@ -217,13 +217,15 @@ def raise_rate_limited(ctx: Context) -> Generator[None]:
     try:
         yield
     except rate_limits.SendingRateExceeded as over:
-        raise rate_limits.rate_limited_error(ctx, over) from None
+        raise rate_limits.record_and_build_rate_limited_error(ctx, over) from None
     except RecipientLimitExceeded as over:
-        raise _rate_limited(ctx, over.limit, over.row, over.used_before) from None
+        raise _report_and_build_rate_limited(ctx, over.limit, over.row, over.used_before) from None
 
 
-def count_recipients(transaction: DatabaseTransaction, user_id: int, count: int) -> None:
-    """Count recipients in the transaction that queues them, inside `raise_rate_limited`.
+def count_against_recipient_limit(
+    transaction: DatabaseTransaction, user_id: int, count: int
+) -> None:
+    """Count recipients in the transaction that queues them, inside `convert_exceeded_limits`.
 
     Raises RecipientLimitExceeded beyond the limit. A user who just reaches it gets a message.
     """
@@ -253,14 +255,16 @@ def _recipient_limit(environment: Environment, own_limit: int | None) -> int:
     return environment.options.recipients_daily if own_limit is None else own_limit
 
 
-def _rate_limited(ctx: Context, limit: int, row: ColumnRow, used_before: int) -> RateLimited:
+def _report_and_build_rate_limited(
+    ctx: Context, limit: int, row: ColumnRow, used_before: int
+) -> RateLimited:
     """Return the error; the user gets a message about the first one of a window."""
     now = ctx.environment.now()
     if not (ctx.is_dry_run or is_already_reported(ctx.environment, row.told_until)):
         reached = ReachedLimit(LimitKind.RECIPIENTS, used_before, limit, row.until, is_refusal=True)
         # in the background: the error rolls the open transaction back
         cache_of_database(ctx.environment.database).run_in_background(
-            report_refusal(ctx.environment, row.user_id, reached)
+            report_refusal_once_per_period(ctx.environment, row.user_id, reached)
         )
     message = f"{limit} recipients in 24 hours are all: {max(limit - used_before, 0)} are left"
     return RateLimited(message, retry_after=row.until - now)

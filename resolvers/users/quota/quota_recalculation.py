@@ -53,7 +53,7 @@ async def recalculate_quotas(ctx: Context, selection: UserSelector) -> QuotaReca
         return QuotaRecalculation(task=await _queue_recalculation(ctx, ids))
     task_plan = await _plan_recalculation(ctx, ids)
     async with ctx.write_session(*task_plan.stream_ids) as session:
-        return QuotaRecalculation(await recount_locked_users(ctx, session, ids))
+        return QuotaRecalculation(await recount_and_correct_locked_users(ctx, session, ids))
 
 
 async def _queue_recalculation(ctx: Context, ids: Sequence[int] | None) -> Task:
@@ -94,7 +94,7 @@ async def recalculate_chunk(
     task_plan: TaskStepPlan,
 ) -> TaskStepResult:
     """Recalculate the users of one transaction; return the task step."""
-    counts = await recount_locked_users(ctx, session, task_plan.ids)
+    counts = await recount_and_correct_locked_users(ctx, session, task_plan.ids)
     corrected_count = checkpoint.get("corrected", 0) + sum(
         count.bytes_before != count.bytes_now for count in counts
     )
@@ -105,7 +105,7 @@ async def recalculate_chunk(
     )
 
 
-async def recount_locked_users(
+async def recount_and_correct_locked_users(
     ctx: Context, session: AsyncSession, ids: Collection[int]
 ) -> list[QuotaCount]:
     """Count the messages of users, which are locked, and correct their counters."""

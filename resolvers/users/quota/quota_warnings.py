@@ -20,7 +20,7 @@ from mail.storage.message_insert import (
     StorableMessage,
     insert_message,
 )
-from mail.storage.received_messages import read_message, store_blobs
+from mail.storage.received_messages import parse_storable_message, store_blobs
 from mail.text.languages import text_in_language
 from models.addresses.tables import Address
 from models.errors import NotFound
@@ -73,7 +73,7 @@ async def plan_warning(
         was_message_refused=order["refused"],
         is_full=current_level is UsageLevel.FULL,
     )
-    message = await read_message(message_builder.build_message(draft))
+    message = await parse_storable_message(message_builder.build_message(draft))
     stored_message = await store_blobs(ctx.environment, row.tenant_id, message)
     recipients = [person.address for person in draft.to]
     placement = MessagePlacement(

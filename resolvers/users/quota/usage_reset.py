@@ -8,10 +8,10 @@ from sqlmodel import col
 
 from models.store.columns import ColumnRow
 from models.users.tables import Usage, UsageKind
-from resolvers.access import require_administered_domain
+from resolvers.access import require_users_in_administered_domains
 from resolvers.context import Context
 from resolvers.users.selection import UserSelector
-from resolvers.users.user_locks import LockedUsers, lock_users
+from resolvers.users.user_locks import LockedUsers, lock_users_and_store_changes
 
 RESET_RECEIVED = {"received": 0, "received_until": None, "received_told_until": None}
 
@@ -24,8 +24,8 @@ async def reset_usage(
     A DOMAIN_ADMIN can do so for users of administered domains only. Raises Forbidden otherwise.
     """
     now = ctx.environment.now()
-    async with lock_users(ctx, selection, "usageReset") as locked_users:
-        require_administered_domain(ctx, locked_users.rows, ["users"])
+    async with lock_users_and_store_changes(ctx, selection, "usageReset") as locked_users:
+        require_users_in_administered_domains(ctx, locked_users.rows, ["users"])
         old_counts: defaultdict[int, dict[str, int]] = defaultdict(dict)
         for deleted in await delete_usage(
             locked_users, [row.id for row in locked_users.rows], kinds

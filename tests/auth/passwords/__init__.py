@@ -1,1 +1,1 @@
-"""Tests of passwords auth."""
+"""Tests of passwords and sign-ins with passwords."""

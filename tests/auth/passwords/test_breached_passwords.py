@@ -1,4 +1,4 @@
-"""Passwords that others have found out: by heart, from a file, and from a service."""
+"""Breached passwords: in the built-in list, in a file, and at a range service."""
 
 import hashlib
 from collections.abc import Iterator
@@ -14,61 +14,80 @@ import pytest
 from models.runtime.environment import Environment
 from resolvers.auth.passwords import breached_passwords
 
-BAD = "Tr0ub4dor&3 of all"
+UNLISTED_PHRASE = "Tr0ub4dor&3 of all"
 
 
-def sha1(password: str) -> str:
+def sha1_digest(password: str) -> str:
     return hashlib.sha1(password.encode(), usedforsecurity=False).hexdigest().upper()
 
 
-def with_options(world: Environment, **options: Any) -> Environment:
+def environment_with_options(world: Environment, **options: Any) -> Environment:
     return replace(world, options=replace(world.options, **options))
 
 
-async def test_the_commonest_are_known_by_heart(world: Environment) -> None:
+async def test_common_passwords_are_breached_without_a_list(world: Environment) -> None:
     for password in ("password123", "Passw0rd!", "12345678", "QWERTYUIOP"):
         assert await breached_passwords.is_breached(world, password)
-    assert not await breached_passwords.is_breached(world, BAD)
+    assert not await breached_passwords.is_breached(world, UNLISTED_PHRASE)
 
 
-@pytest.mark.parametrize("kind", ["hashes", "counted", "lower", "words", "crlf"])
-async def test_a_file_is_looked_up_by_halves(world: Environment, tmp_path: Path, kind: str) -> None:
-    words = [f"{BAD} {nth}" for nth in range(257)]
-    lines = words if kind in {"words", "crlf"} else [sha1(word) for word in words]
-    if kind == "lower":
+@pytest.mark.parametrize("file_format", ["hashes", "counted", "lower", "words", "crlf"])
+async def test_breached_password_is_found_in_sorted_file(
+    world: Environment, tmp_path: Path, file_format: str
+) -> None:
+    passwords = [f"{UNLISTED_PHRASE} {number}" for number in range(257)]
+    lines = (
+        passwords
+        if file_format in {"words", "crlf"}
+        else [sha1_digest(password) for password in passwords]
+    )
+    if file_format == "lower":
         lines = [line.lower() for line in lines]
     lines = sorted(lines, key=str.encode)
-    if kind == "counted":
-        lines = [f"{line}:{nth + 1}" for nth, line in enumerate(lines)]
-    end = "\r\n" if kind == "crlf" else "\n"
+    if file_format == "counted":
+        lines = [f"{line}:{number + 1}" for number, line in enumerate(lines)]
+    line_end = "\r\n" if file_format == "crlf" else "\n"
     file = tmp_path / "known"
-    for closing in ("", end):
-        file.write_bytes((end.join(lines) + closing).encode())
-        asked = with_options(world, breached_list=file)
-        for word in words:
-            assert await breached_passwords.is_breached(asked, word), (word, closing)
-        for other in (BAD, "", "\uffff", f"{BAD} 2577", words[0][:-1]):
-            assert not await breached_passwords.is_breached(asked, other)
+    for last_line_end in ("", line_end):
+        file.write_bytes((line_end.join(lines) + last_line_end).encode())
+        configured_environment = environment_with_options(world, breached_list=file)
+        for password in passwords:
+            assert await breached_passwords.is_breached(configured_environment, password), (
+                password,
+                last_line_end,
+            )
+        for missing_password in (
+            UNLISTED_PHRASE,
+            "",
+            "\uffff",
+            f"{UNLISTED_PHRASE} 2577",
+            passwords[0][:-1],
+        ):
+            assert not await breached_passwords.is_breached(
+                configured_environment, missing_password
+            )
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\n", b"\n\n\n", b"\xff\xfe"])
-async def test_a_file_that_cannot_be_read_knows_nothing(
+async def test_unreadable_file_contains_no_password(
     world: Environment, tmp_path: Path, content: bytes | None
 ) -> None:
     file = tmp_path / "known"
     if content is not None:
         file.write_bytes(content)
-    assert not await breached_passwords.is_breached(with_options(world, breached_list=file), BAD)
+    assert not await breached_passwords.is_breached(
+        environment_with_options(world, breached_list=file), UNLISTED_PHRASE
+    )
 
 
-class Service(BaseHTTPRequestHandler):
-    asked: list[str]
+class RangeServiceHandler(BaseHTTPRequestHandler):
+    requested_paths: list[str]
     answer: str
     status: int
     pause: float
 
     def do_GET(self) -> None:
-        self.asked.append(self.path)
+        self.requested_paths.append(self.path)
         sleep(self.pause)
         self.send_response(self.status)
         self.end_headers()
@@ -79,41 +98,45 @@ class Service(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def service() -> Iterator[tuple[type[Service], str]]:
-    class Ours(Service):
+def service() -> Iterator[tuple[type[RangeServiceHandler], str]]:
+    class StubHandler(RangeServiceHandler):
         answer, status, pause = "", 200, 0.0
 
-    Ours.asked = []
+    StubHandler.requested_paths = []
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Ours)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), StubHandler)
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield Ours, f"http://127.0.0.1:{server.server_port}/range"
+    yield StubHandler, f"http://127.0.0.1:{server.server_port}/range"
     server.shutdown()
     thread.join()
     server.server_close()
 
 
-async def test_a_service_learns_five_digits(world: Environment, service: Any) -> None:
+async def test_range_service_receives_five_digits_of_the_hash(
+    world: Environment, service: Any
+) -> None:
     handler, url = service
-    digest = sha1(BAD)
+    digest = sha1_digest(UNLISTED_PHRASE)
     handler.answer = f"{'0' * 35}:7\r\n{digest[5:]}:3\r\n"
-    asked = with_options(world, breached_range=url)
-    assert await breached_passwords.is_breached(asked, BAD)
-    assert handler.asked == [f"/range/{digest[:5]}"]
-    handler.answer = f"{digest[5:]}:0\r\nnonsense\r\n"  # padding
-    assert not await breached_passwords.is_breached(asked, BAD)
+    configured_environment = environment_with_options(world, breached_range=url)
+    assert await breached_passwords.is_breached(configured_environment, UNLISTED_PHRASE)
+    assert handler.requested_paths == [f"/range/{digest[:5]}"]
+    handler.answer = f"{digest[5:]}:0\r\nnonsense\r\n"  # a line of padding has the count 0
+    assert not await breached_passwords.is_breached(configured_environment, UNLISTED_PHRASE)
 
 
-@pytest.mark.parametrize("how", ["down", "slow", "broken", "away"])
-async def test_a_service_that_does_not_answer_is_passed_over(
-    world: Environment, service: Any, how: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("failure", ["down", "slow", "broken", "away"])
+async def test_failing_range_service_is_ignored(
+    world: Environment, service: Any, failure: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handler, url = service
     monkeypatch.setattr(breached_passwords, "RANGE_TIMEOUT", 0.3)
-    handler.answer = f"{sha1(BAD)[5:]}:3"
-    if how == "down":
+    handler.answer = f"{sha1_digest(UNLISTED_PHRASE)[5:]}:3"
+    if failure == "down":
         url = "http://127.0.0.1:1/range"
-    handler.pause = 1.0 if how == "slow" else 0.0
-    handler.status = {"broken": 503, "away": 302}.get(how, 200)
-    assert not await breached_passwords.is_breached(with_options(world, breached_range=url), BAD)
+    handler.pause = 1.0 if failure == "slow" else 0.0
+    handler.status = {"broken": 503, "away": 302}.get(failure, 200)
+    assert not await breached_passwords.is_breached(
+        environment_with_options(world, breached_range=url), UNLISTED_PHRASE
+    )

@@ -1,4 +1,4 @@
-"""Hashes of other systems: known answers, what is refused, and the first sign-in."""
+"""Password hashes of other systems: checks, refusals, and the replacement at sign-in."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ from tests.support.accounts.sign_in_environment import SignInEnvironment
 
 
 @pytest.mark.parametrize(("password", "stored"), LEGACY_HASHES)
-async def test_known_answers(
+async def test_legacy_hash_accepts_only_its_password(
     sign_in_environment: SignInEnvironment, password: str, stored: str
 ) -> None:
     assert foreign_hashes.validate_foreign_hash(f" {stored}\n") == stored
@@ -43,14 +43,16 @@ async def test_known_answers(
         "\0" * 13,
         "$argon2id$",
         "$argon2x$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$V2ZLF9Rz1I5x88qWRftZTg",
-        "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$V2ZLF9Rz1I5x88qWRftZT",  # ends inside a byte
-        "$argon2id$v=19$m=1,t=1,p=1$c2FsdHNhbHQ$V2ZLF9Rz1I5x88qWRftZTg",  # less than any takes
+        "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$V2ZLF9Rz1I5x88qWRftZT",  # base64 ends inside a byte
+        # less memory than the minimum
+        "$argon2id$v=19$m=1,t=1,p=1$c2FsdHNhbHQ$V2ZLF9Rz1I5x88qWRftZTg",
         "$argon2id$v=19$m=8,t=0,p=1$c2FsdHNhbHQ$V2ZLF9Rz1I5x88qWRftZTg",
         "$2x$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
         "$2a$03$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
         "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOe",
-        "$2b$05$CCCCCCCCCCCCCCCCCCCCCCE5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",  # a salt of 16½ bytes
-        "$argon2id$v=19$m=31,t=1,p=4$c2FsdHNhbHQ$V2ZLF9Rz1I5x88qWRftZTg",  # 8 KiB for each lane
+        "$2b$05$CCCCCCCCCCCCCCCCCCCCCCE5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",  # salt of 16½ bytes
+        # less than 8 KiB per lane
+        "$argon2id$v=19$m=31,t=1,p=4$c2FsdHNhbHQ$V2ZLF9Rz1I5x88qWRftZTg",
         "$5$rounds=01000$abcdefgh$gruCpC7VkOTspMQTTSAR8mtlO9Upms.fwqE5y16JVM.",
         "$5$rounds=999$abcdefgh$gruCpC7VkOTspMQTTSAR8mtlO9Upms.fwqE5y16JVM.",
         "$5$abcdefgh$gruCpC7V",
@@ -63,10 +65,10 @@ async def test_known_answers(
         "$y$j9T$abc$def",
     ],
 )
-def test_what_is_no_hash_we_know_is_refused(stored: str) -> None:
-    with pytest.raises(InvalidInput) as refused:
+def test_unknown_hash_format_is_refused(stored: str) -> None:
+    with pytest.raises(InvalidInput) as error_info:
         foreign_hashes.validate_foreign_hash(stored, path=["set", "password"])
-    assert (refused.value.constraint, refused.value.path) == ("hash", ["set", "password"])
+    assert (error_info.value.constraint, error_info.value.path) == ("hash", ["set", "password"])
     with pytest.raises(ValueError, match="no known form"):
         foreign_hashes.verify_foreign_hash("secret", "nobody's")
 
@@ -85,10 +87,10 @@ def test_what_is_no_hash_we_know_is_refused(stored: str) -> None:
         "$argon2id$v=19$m=8192,t=1,p=17$c2FsdHNhbHQ$V2ZLF9Rz1I5x88qWRftZTg",
     ],
 )
-def test_what_would_cost_too_much_is_refused_and_not_tried(stored: str) -> None:
-    with pytest.raises(InvalidInput) as refused:
+def test_hash_with_excessive_cost_is_refused(stored: str) -> None:
+    with pytest.raises(InvalidInput) as error_info:
         foreign_hashes.validate_foreign_hash(stored)
-    assert refused.value.constraint == "cost"
+    assert error_info.value.constraint == "cost"
 
 
 @pytest.mark.parametrize(
@@ -100,15 +102,15 @@ def test_what_would_cost_too_much_is_refused_and_not_tried(stored: str) -> None:
         "$argon2id$v=19$m=65536,t=16,p=1$c2FsdHNhbHQ$V2ZLF9Rz1I5x88qWRftZTg",
     ],
 )
-def test_an_expensive_hash_is_checked_without_a_trial(stored: str) -> None:
-    """Each of these takes from half a second to several seconds to compare a password with."""
+def test_expensive_hash_is_validated_without_hashing(stored: str) -> None:
+    """One comparison with these hashes takes from half a second to several seconds."""
     before = time.process_time()
     assert [foreign_hashes.validate_foreign_hash(stored) for _ in range(10)] == [stored] * 10
     assert time.process_time() - before < 0.1
 
 
 @pytest.mark.parametrize(("password", "stored"), LEGACY_HASHES[1:4] + LEGACY_HASHES[7:13])
-async def test_the_first_sign_in_makes_it_one_of_ours(
+async def test_first_sign_in_replaces_legacy_hash(
     sign_in_environment: SignInEnvironment, password: str, stored: str
 ) -> None:
     await sign_in_environment.change_user("ada", password=stored)
@@ -116,41 +118,43 @@ async def test_the_first_sign_in_makes_it_one_of_ours(
         await sign_in_environment.sign_in("ada", f"x{password}")
     assert (await sign_in_environment.load_user_row("ada")).password == stored
     await sign_in_environment.sign_in("ada", password)
-    fresh = (await sign_in_environment.load_user_row("ada")).password
-    assert fresh.startswith("$argon2id$v=19$m=8,t=1,p=1$")
+    new_hash = (await sign_in_environment.load_user_row("ada")).password
+    assert new_hash.startswith("$argon2id$v=19$m=8,t=1,p=1$")
     await sign_in_environment.sign_in("ada", password)
-    assert (await sign_in_environment.load_user_row("ada")).password == fresh
+    assert (await sign_in_environment.load_user_row("ada")).password == new_hash
 
 
-async def test_bcrypt_looks_at_so_many_bytes_and_we_at_all(
+async def test_sign_in_replaces_bcrypt_hash_of_first_72_bytes(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     import bcrypt
 
-    long = "ü" * 50
-    stored = bcrypt.hashpw(long.encode()[:72], bcrypt.gensalt(4)).decode()
-    assert await password_hashes.check_password(sign_in_environment.world, stored, long)
+    password = "ü" * 50
+    stored = bcrypt.hashpw(password.encode()[:72], bcrypt.gensalt(4)).decode()
+    assert await password_hashes.check_password(sign_in_environment.world, stored, password)
     await sign_in_environment.change_user("ada", password=stored)
-    await sign_in_environment.sign_in("ada", long)
+    await sign_in_environment.sign_in("ada", password)
     with pytest.raises(AuthenticationFailed):
-        await sign_in_environment.sign_in("ada", f"{long}x")  # now of ours
+        await sign_in_environment.sign_in("ada", f"{password}x")  # the new hash covers all bytes
 
 
-async def test_a_password_hashed_as_it_was_typed_is_known_again(
+async def test_bcrypt_hash_of_unnormalized_password_is_accepted(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     import bcrypt
 
-    typed = "Gru\u0308ße sehr"  # not as we write it
-    stored = bcrypt.hashpw(typed.encode(), bcrypt.gensalt(4)).decode()
-    assert await password_hashes.check_password(sign_in_environment.world, stored, typed)
+    unnormalized = "Gru\u0308ße sehr"
+    stored = bcrypt.hashpw(unnormalized.encode(), bcrypt.gensalt(4)).decode()
+    assert await password_hashes.check_password(sign_in_environment.world, stored, unnormalized)
 
 
-def test_nobody_waits_at_the_start_for_what_few_need() -> None:
+def test_schema_import_loads_no_rarely_used_module() -> None:
     code = (
         "import sys, graph.schema; "
-        # bcrypt comes along with what reads keys in cryptography
+        # cryptography imports bcrypt, so that bcrypt is not in the list
         "print([one for one in ('passlib', 'pysequoia') if one in sys.modules])"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == "[]"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""A new password of an account ends what it really ends, and no other stream."""
+"""A password change ends the streams of access tokens and of no other credential."""
 
 import base64
 from dataclasses import replace
@@ -13,19 +13,19 @@ from tests.support.servers.live_server import PLAIN, House, until
 
 UPDATE = """mutation ($input: UserUpdateInput!) { userUpdate(input: $input) {
   errors { code path } } }"""
-APP = """mutation ($input: AppPasswordCreateInput!) { appPasswordCreate(input: $input) {
+CREATE = """mutation ($input: AppPasswordCreateInput!) { appPasswordCreate(input: $input) {
   password errors { code } } }"""
 
 
 async def set_password(client: Client) -> None:
-    given = {"users": {"usernames": ["ada"]}, "set": {"password": "correct horse battery"}}
-    assert (await client(UPDATE, input=given))["userUpdate"]["errors"] == []
+    arguments = {"users": {"usernames": ["ada"]}, "set": {"password": "correct horse battery"}}
+    assert (await client(UPDATE, input=arguments))["userUpdate"]["errors"] == []
 
 
-async def credentials_of(client: Client) -> dict[str, Client]:
-    """A key, an application password, and a token of the same account."""
-    given = {"description": "Phone", "scopes": ["MAIL_READ"]}
-    password = (await client(APP, input=given))["appPasswordCreate"]["password"]
+async def make_credential_clients(client: Client) -> dict[str, Client]:
+    """Make an API key, an application password and an access token of the same user."""
+    arguments = {"description": "Phone", "scopes": ["MAIL_READ"]}
+    password = (await client(CREATE, input=arguments))["appPasswordCreate"]["password"]
     basic = base64.b64encode(f"ada:{password}".encode()).decode()
     return {
         "key": client,
@@ -34,47 +34,47 @@ async def credentials_of(client: Client) -> dict[str, Client]:
     }
 
 
-async def test_only_streams_of_tokens_end_with_the_password(
+async def test_password_change_ends_only_token_streams(
     live: House, ada: Client, over: Client
 ) -> None:
-    clients = await credentials_of(ada)
+    clients = await make_credential_clients(ada)
     basic = {"authorization": clients.pop("app password").secret}
-    program = await authentication.authenticate_request(ada.world, basic)
+    app_password_viewer = await authentication.authenticate_request(ada.world, basic)
     sockets = {name: await live.follow(client, PLAIN) for name, client in clients.items()}
     await until(lambda: len(live.endpoint.connection_watch.connections) == len(clients))
     await set_password(over)
-    await live.endpoint.connection_watch.check_credentials()
+    await live.endpoint.connection_watch.disconnect_ended_and_kicked()
     token = sockets["token"]
     await until(lambda: token.ws and token.ws.close_code)
     assert token.ws
     assert token.ws.close_code == 4403
     assert not sockets["key"].over
-    assert not await authentication.has_credential_ended(ada.world, program)
+    assert not await authentication.has_credential_ended_or_narrowed(ada.world, app_password_viewer)
     await sockets["key"].leave()
 
 
 @pytest.mark.parametrize("change", [{"disabled": True}, {"suspended": True}])
-async def test_a_key_ends_with_its_account(
+async def test_stream_of_api_key_ends_if_user_is_disabled(
     live: House, ada: Client, over: Client, change: dict[str, Any]
 ) -> None:
     socket = await live.follow(ada, PLAIN)
     await until(lambda: live.endpoint.connection_watch.connections)
-    given = {"users": {"usernames": ["ada"]}, "set": change}
-    assert (await over(UPDATE, input=given))["userUpdate"]["errors"] == []
-    await live.endpoint.connection_watch.check_credentials()
+    arguments = {"users": {"usernames": ["ada"]}, "set": change}
+    assert (await over(UPDATE, input=arguments))["userUpdate"]["errors"] == []
+    await live.endpoint.connection_watch.disconnect_ended_and_kicked()
     await until(lambda: socket.ws and socket.ws.close_code)
     assert socket.ws
     assert socket.ws.close_code == 4403
 
 
-async def test_a_token_that_sets_the_password_keeps_its_streams(ada: Client) -> None:
+async def test_token_that_sets_password_keeps_its_streams(ada: Client) -> None:
     secrets = [await make_access_token(ada.world, ada.user) for _ in range(2)]
-    mine = replace(ada, secret=secrets[0])
-    viewer, other = [
+    token_client = replace(ada, secret=secrets[0])
+    viewer, other_viewer = [
         await authentication.authenticate_request(ada.world, {"authorization": f"Bearer {secret}"})
         for secret in secrets
     ]
-    given = {"set": {"password": "correct horse battery"}}
-    assert (await mine(UPDATE, input=given))["userUpdate"]["errors"] == []
-    assert not await authentication.has_credential_ended(ada.world, viewer)
-    assert await authentication.has_credential_ended(ada.world, other)
+    arguments = {"set": {"password": "correct horse battery"}}
+    assert (await token_client(UPDATE, input=arguments))["userUpdate"]["errors"] == []
+    assert not await authentication.has_credential_ended_or_narrowed(ada.world, viewer)
+    assert await authentication.has_credential_ended_or_narrowed(ada.world, other_viewer)

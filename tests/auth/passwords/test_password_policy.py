@@ -1,4 +1,4 @@
-"""How strong passwords must be that are set: the platform says it, or else their domain."""
+"""Password policies of the platform and of domains."""
 # ruff: noqa: S106 - the passwords are those of tests
 
 from typing import Any
@@ -27,64 +27,73 @@ from tests.support.operations.domain_operations import CREATE, UPDATE, done
 from tests.support.operations.setting_operations import put
 from tests.support.stores.counter_check import rows
 
-POLICY = "passwordPolicy { minLength minClasses ownMinLength ownMinClasses }"
-DOMAIN = f"query ($by: DomainRef!) {{ domain(by: $by) {{ {POLICY} }} }}"
-OWN = f"{{ user {{ {POLICY} domain {{ {POLICY} }} }} }}"
-STRICT = {"minLength": 14, "minClasses": 3}
-GOOD = "Fourteen signs 1"
+POLICY_FIELDS = "passwordPolicy { minLength minClasses ownMinLength ownMinClasses }"
+DOMAIN_POLICY_QUERY = f"query ($by: DomainRef!) {{ domain(by: $by) {{ {POLICY_FIELDS} }} }}"
+OWN_POLICY_QUERY = f"{{ user {{ {POLICY_FIELDS} domain {{ {POLICY_FIELDS} }} }} }}"
+STRICT_POLICY = {"minLength": 14, "minClasses": 3}
+STRONG_PHRASE = "Fourteen signs 1"
 
 
-async def tighten(root: Client, policy: Any = STRICT, name: str = "example.org") -> list[Any]:
-    given = {"domains": [{"name": name}], "set": {"passwordPolicy": policy}}
-    _, errors = await done(root, UPDATE, **given)
+async def set_domain_policy(
+    root: Client, policy: Any = STRICT_POLICY, name: str = "example.org"
+) -> list[Any]:
+    arguments = {"domains": [{"name": name}], "set": {"passwordPolicy": policy}}
+    _, errors = await done(root, UPDATE, **arguments)
     return errors
 
 
-def shown(policy: dict[str, Any]) -> list[Any]:
-    return [policy[f"{own}{name}"] for own in ("min", "ownMin") for name in ("Length", "Classes")]
+def policy_values(policy: dict[str, Any]) -> list[Any]:
+    return [
+        policy[f"{prefix}{name}"] for prefix in ("min", "ownMin") for name in ("Length", "Classes")
+    ]
 
 
 @pytest.fixture
 async def eve(root: Client) -> Client:
-    """Somebody with a password, which is as old as the rule."""
+    """A user with a password that is older than the policy."""
     return await make_client(root.world, root.http, "eve", password=PASSWORD)
 
 
-async def test_a_domain_says_what_it_wants_and_inherits_the_rest(root: Client, ada: Client) -> None:
-    async def policy() -> list[Any]:
+async def test_domain_policy_inherits_unset_values_from_platform(root: Client, ada: Client) -> None:
+    async def load_policy() -> list[Any]:
         by = {"name": "example.org"}
-        found = shown((await root(DOMAIN, by=by))["domain"]["passwordPolicy"])
-        mine = (await ada(OWN))["user"]
-        assert shown(mine["passwordPolicy"]) == shown(mine["domain"]["passwordPolicy"]) == found
-        return found
+        values = policy_values((await root(DOMAIN_POLICY_QUERY, by=by))["domain"]["passwordPolicy"])
+        own_user = (await ada(OWN_POLICY_QUERY))["user"]
+        assert (
+            policy_values(own_user["passwordPolicy"])
+            == policy_values(own_user["domain"]["passwordPolicy"])
+            == values
+        )
+        return values
 
-    assert await policy() == [8, 1, None, None]
-    assert await tighten(root, {"minLength": 6}) == []  # weaker than the platform's is its right
-    assert await policy() == [6, 1, 6, None]
+    assert await load_policy() == [8, 1, None, None]
+    # a domain can allow weaker passwords than the platform
+    assert await set_domain_policy(root, {"minLength": 6}) == []
+    assert await load_policy() == [6, 1, 6, None]
     await put(root, "passwords.minLength", 10)
     await put(root, "passwords.minClasses", 2)
-    assert await policy() == [6, 2, 6, None]
-    assert await tighten(root, {"minClasses": 4}) == []
-    assert await policy() == [6, 4, 6, 4]
-    assert await tighten(root, {"minLength": None}) == []
-    assert await policy() == [10, 4, None, 4]
-    assert await tighten(root, None) == []
-    assert await policy() == [10, 2, None, None]
-    asked = "SELECT before, after FROM admin_log WHERE mutation = 'domainUpdate' ORDER BY id"
-    logged = await rows(root.world, asked)
+    assert await load_policy() == [6, 2, 6, None]
+    assert await set_domain_policy(root, {"minClasses": 4}) == []
+    assert await load_policy() == [6, 4, 6, 4]
+    assert await set_domain_policy(root, {"minLength": None}) == []
+    assert await load_policy() == [10, 4, None, 4]
+    assert await set_domain_policy(root, None) == []
+    assert await load_policy() == [10, 2, None, None]
+    log_query = "SELECT before, after FROM admin_log WHERE mutation = 'domainUpdate' ORDER BY id"
+    logged = await rows(root.world, log_query)
     assert "password_min" in str(logged[0])
     assert "password_classes" in str(logged[1])
 
 
-async def test_a_domain_is_made_with_a_policy(root: Client) -> None:
-    _, errors = await done(root, CREATE, name="new.example", passwordPolicy=STRICT)
+async def test_domain_create_sets_password_policy(root: Client) -> None:
+    _, errors = await done(root, CREATE, name="new.example", passwordPolicy=STRICT_POLICY)
     assert errors == []
-    found = await root(DOMAIN, by={"name": "new.example"})
-    assert shown(found["domain"]["passwordPolicy"]) == [14, 3, 14, 3]
+    result = await root(DOMAIN_POLICY_QUERY, by={"name": "new.example"})
+    assert policy_values(result["domain"]["passwordPolicy"]) == [14, 3, 14, 3]
 
 
 @pytest.mark.parametrize(
-    ("policy", "wrong"),
+    ("policy", "invalid_fields"),
     [
         ({"minLength": 0}, ["minLength"]),
         ({"minLength": 257}, ["minLength"]),
@@ -93,16 +102,16 @@ async def test_a_domain_is_made_with_a_policy(root: Client) -> None:
     ],
 )
 @pytest.mark.usefixtures("ada")
-async def test_a_policy_that_is_none_is_refused(
-    root: Client, policy: dict[str, int], wrong: list[str]
+async def test_invalid_password_policy_is_refused(
+    root: Client, policy: dict[str, int], invalid_fields: list[str]
 ) -> None:
-    errors = await tighten(root, policy)
-    expected = [(["set", "passwordPolicy", name], "range") for name in wrong]
+    errors = await set_domain_policy(root, policy)
+    expected = [(["set", "passwordPolicy", name], "range") for name in invalid_fields]
     assert [(error["path"], error["constraint"]) for error in errors] == expected
-    (error,) = await tighten(root, {})
+    (error,) = await set_domain_policy(root, {})
     assert (error["path"], error["constraint"]) == (["set"], "required")
-    asked = "SELECT password_min, password_classes FROM domains"
-    assert await rows(root.world, asked) == [(None, None)]
+    policy_query = "SELECT password_min, password_classes FROM domains"
+    assert await rows(root.world, policy_query) == [(None, None)]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +126,7 @@ async def test_a_policy_that_is_none_is_refused(
         ("Eight 88", 8, 4, None),
         ("ÉTÉ été", 7, 3, None),
         ("été", 3, 2, "classes"),
-        ("e\u0301te\u0301", 4, 1, "min"),  # three characters: their accents are no others
+        ("e\u0301te\u0301", 4, 1, "min"),  # three characters after normalization
         ("e\u0301te\u0301", 3, 2, "classes"),
         ("パスワード", 5, 1, None),
         ("パスワード٣", 6, 2, None),
@@ -125,67 +134,68 @@ async def test_a_policy_that_is_none_is_refused(
         ("x" * 257, 1, 1, "max"),
     ],
 )
-def test_length_and_kinds_are_counted_in_characters(
+def test_policy_counts_characters_and_character_classes(
     password: str, length: int, classes: int, rule: str | None
 ) -> None:
     policy = EffectivePasswordPolicy(length, classes)
     if rule is None:
         policy.require_strong(password, ["password"])
         return
-    with pytest.raises(InvalidInput) as refused:
+    with pytest.raises(InvalidInput) as error_info:
         policy.require_strong(password, ["password"])
-    assert (refused.value.constraint, refused.value.path) == (rule, ["password"])
-    assert not password or password not in refused.value.message
+    assert (error_info.value.constraint, error_info.value.path) == (rule, ["password"])
+    assert not password or password not in error_info.value.message
 
 
 @pytest.mark.parametrize(
-    ("password", "rule"), [("Short 1", "min"), ("fourteen signs", "classes"), (GOOD, None)]
+    ("password", "rule"),
+    [("Short 1", "min"), ("fourteen signs", "classes"), (STRONG_PHRASE, None)],
 )
-async def test_it_holds_wherever_a_password_is_set(
+async def test_policy_applies_to_every_way_to_set_a_password(
     root: Client, eve: Client, password: str, rule: str | None
 ) -> None:
-    assert await tighten(root) == []
-    boss = await chief(root, *AdminPermission)
-    tries = [
+    assert await set_domain_policy(root) == []
+    domain_admin = await chief(root, *AdminPermission)
+    attempts = [
         await create(root, address="new@example.org", password=password),
-        await create(boss, address="other@EXAMPLE.org", password=password),
+        await create(domain_admin, address="other@EXAMPLE.org", password=password),
         await create(root, username="dan@example.org", address=None, password=password),
         await change(eve, password=password, existingPassword=PASSWORD),
         await change(root, eve, password=password),
-        await change(boss, eve, password=password, allowUnsafe=False),
+        await change(domain_admin, eve, password=password, allowUnsafe=False),
     ]
-    for _, errors in tries:
-        assert [(one["path"][-1], one["constraint"]) for one in errors] == (
+    for _, errors in attempts:
+        assert [(error["path"][-1], error["constraint"]) for error in errors] == (
             [("password", rule)] if rule else []
         )
         assert password not in str(errors)
     assert bool(await signs_in(eve.world, "eve", PASSWORD)) is bool(rule)
 
 
-async def test_elsewhere_the_platforms_holds(root: Client) -> None:
-    await tighten(root)
+async def test_platform_policy_applies_outside_of_the_domain(root: Client) -> None:
+    await set_domain_policy(root)
     assert (await create(root, address="a@elsewhere.example", password="8 signs."))[1] == []
-    nowhere = {"username": "bot", "address": None, "emptyAddress": True}
-    user, errors = await create(root, **nowhere, password="8 signs.")
+    user_input = {"username": "bot", "address": None, "emptyAddress": True}
+    user, errors = await create(root, **user_input, password="8 signs.")
     assert errors == []
-    key = global_ids.decode("User", user["id"])
-    assert (await change(root, key, password="signs. 8"))[1] == []
-    _, (error,) = await change(root, key, password="7 signs")
+    user_id = global_ids.decode("User", user["id"])
+    assert (await change(root, user_id, password="signs. 8"))[1] == []
+    _, (error,) = await change(root, user_id, password="7 signs")
     assert error["constraint"] == "min"
 
 
-async def test_hashes_go_by_and_nobody_is_locked_out(root: Client, eve: Client) -> None:
+async def test_imported_hashes_and_older_passwords_stay_valid(root: Client, eve: Client) -> None:
     imported, errors = await create(
         root, address="old@example.org", password=LEGACY_HASHES[0][1], hashedPassword=True
     )
     assert errors == []
-    assert await tighten(root, {"minLength": 40, "minClasses": 4}) == []
-    key = global_ids.decode("User", imported["id"])
-    assert (await change(root, key, password=LEGACY_HASHES[0][1], hashedPassword=True))[1] == []
+    assert await set_domain_policy(root, {"minLength": 40, "minClasses": 4}) == []
+    user_id = global_ids.decode("User", imported["id"])
+    assert (await change(root, user_id, password=LEGACY_HASHES[0][1], hashedPassword=True))[1] == []
     assert await signs_in(
         root.world, "old@example.org", LEGACY_HASHES[0][0]
-    )  # and has another hash by it
-    assert (await row_of(root.world, key)).password.startswith("$argon2id$")
+    )  # the sign-in replaces the hash
+    assert (await row_of(root.world, user_id)).password.startswith("$argon2id$")
     assert await signs_in(root.world, "old@example.org", LEGACY_HASHES[0][0])
     assert await signs_in(root.world, "eve", PASSWORD)
     assert (await change(eve, name="Eve"))[1] == []
@@ -193,73 +203,86 @@ async def test_hashes_go_by_and_nobody_is_locked_out(root: Client, eve: Client) 
     assert error["constraint"] == "min"
 
 
-async def test_a_temporary_password_fulfils_it(root: Client, eve: Client) -> None:
-    for policy, length in ((STRICT, 14), ({"minLength": 2, "minClasses": 4}, 14),
+async def test_temporary_password_meets_policy(root: Client, eve: Client) -> None:
+    for policy, length in ((STRICT_POLICY, 14), ({"minLength": 2, "minClasses": 4}, 14),
                            ({"minLength": 20, "minClasses": 1}, 21)):  # fmt: skip
-        assert await tighten(root, policy) == []
-        made = (await run(root, "passwordReset", "password", user={"username": "eve"}))["password"]
-        assert len(made) == length
-        EffectivePasswordPolicy(length, policy["minClasses"]).require_strong(made, ["password"])
-        assert await signs_in(eve.world, "eve", made)
+        assert await set_domain_policy(root, policy) == []
+        password = (await run(root, "passwordReset", "password", user={"username": "eve"}))[
+            "password"
+        ]
+        assert len(password) == length
+        EffectivePasswordPolicy(length, policy["minClasses"]).require_strong(password, ["password"])
+        assert await signs_in(eve.world, "eve", password)
 
 
-def test_generated_ones_fulfil_every_policy(world: Environment) -> None:
+def test_generated_password_meets_every_policy(world: Environment) -> None:
     for length in (1, 12, 13, 14, 15, 20, 255, 256):
         for classes in range(1, 5):
             policy = EffectivePasswordPolicy(length, classes)
-            made = {new_passwords.generate_password(world, policy) for _ in range(20)}
-            assert len(made) == 20
-            for one in made:
-                policy.require_strong(one, ["password"])
-                assert new_passwords.GENERATED_PATTERN.fullmatch(one)
-                assert one.isalnum() is (length <= 12 and classes < 4)
+            passwords = {new_passwords.generate_password(world, policy) for _ in range(20)}
+            assert len(passwords) == 20
+            for password in passwords:
+                policy.require_strong(password, ["password"])
+                assert new_passwords.GENERATED_PATTERN.fullmatch(password)
+                assert password.isalnum() is (length <= 12 and classes < 4)
 
 
-async def test_others_neither_see_nor_change_it(root: Client, ada: Client) -> None:
+async def test_policy_of_other_domain_is_hidden_and_unchangeable(root: Client, ada: Client) -> None:
     await create(root, address="far@elsewhere.example")
-    await tighten(root, name="elsewhere.example")
-    boss = await chief(root, *AdminPermission)
-    for client in (ada, boss):
-        answer = await client.raw(DOMAIN, by={"name": "elsewhere.example"})
-        assert not (answer.get("data") or {}).get("domain")
-        answer = await client(f"query ($by: UserRef) {{ user(by: $by) {{ {POLICY} }} }}",
+    await set_domain_policy(root, name="elsewhere.example")
+    domain_admin = await chief(root, *AdminPermission)
+    for client in (ada, domain_admin):
+        response = await client.raw(DOMAIN_POLICY_QUERY, by={"name": "elsewhere.example"})
+        assert not (response.get("data") or {}).get("domain")
+        response = await client(f"query ($by: UserRef) {{ user(by: $by) {{ {POLICY_FIELDS} }} }}",
                               by={"address": "far@elsewhere.example"})  # fmt: skip
-        assert answer["user"] is None
+        assert response["user"] is None
     _, (error,) = await done(
-        boss, UPDATE, domains=[{"name": "example.org"}], set={"passwordPolicy": {"minLength": 1}}
+        domain_admin,
+        UPDATE,
+        domains=[{"name": "example.org"}],
+        set={"passwordPolicy": {"minLength": 1}},
     )
     assert (error["code"], error["requires"]) == ("FORBIDDEN", Role.ADMIN)
     assert error["path"] == ["set", "passwordPolicy", "minLength"]
-    _, (error,) = await create(boss, address="x@elsewhere.example", password="8 signs.")
-    assert error["code"] == "NOT_FOUND"  # and not a word of what passwords are there
-    ctx = Context(root.world, Viewer(boss.user.id, Role.DOMAIN_ADMIN))
-    (far,) = await rows(root.world, "SELECT id FROM users WHERE username LIKE 'far%'")
-    assert await password_policy.load_policies_of_users(ctx, [far[0]]) == [
+    _, (error,) = await create(domain_admin, address="x@elsewhere.example", password="8 signs.")
+    assert error["code"] == "NOT_FOUND"  # the error does not reveal the password policy
+    ctx = Context(root.world, Viewer(domain_admin.user.id, Role.DOMAIN_ADMIN))
+    (other_user,) = await rows(root.world, "SELECT id FROM users WHERE username LIKE 'far%'")
+    assert await password_policy.load_policies_of_users(ctx, [other_user[0]]) == [
         EffectivePasswordPolicy(8, 1)
     ]
 
 
-async def test_of_many_accounts_and_domains_it_costs_one_statement(
+async def test_policies_of_many_users_load_in_constant_statements(
     root: Client, statements: list[str]
 ) -> None:
-    lists = f"{{ users(first: 50) {{ nodes {{ {POLICY} }} }} domains {{ nodes {{ {POLICY} }} }} }}"
+    list_query = (
+        f"{{ users(first: 50) {{ nodes {{ {POLICY_FIELDS} }} }} "
+        f"domains {{ nodes {{ {POLICY_FIELDS} }} }} }}"
+    )
 
-    async def cost() -> int:
+    async def count_statements() -> int:
         del statements[:]
-        await root(lists)
-        return len([one for one in statements if "api_keys" not in one])
+        await root(list_query)
+        return len([statement for statement in statements if "api_keys" not in statement])
 
     await make_user(root.world, "one")
-    before = await cost()
+    count_before = await count_statements()
     for n in range(20):
         await create(root, address=f"n{n}@elsewhere{n % 3}.example")
-    assert await cost() == before
+    assert await count_statements() == count_before
 
 
-async def test_a_service_is_told_of_it(root: Client, ada: Client) -> None:
-    await tighten(root)
-    asked = """query ($by: UserRef) { user(by: $by) {
+async def test_effective_settings_contain_password_policy(root: Client, ada: Client) -> None:
+    await set_domain_policy(root)
+    settings_query = """query ($by: UserRef) { user(by: $by) {
       effectiveSettings(service: "api") { key value } } }"""
-    found = (await root(asked, by={"username": ada.user.username}))["user"]["effectiveSettings"]
-    told = {one["key"]: one["value"] for one in found}
-    assert (told["password/min_length"], told["password/min_classes"]) == ("14", "3")
+    settings = (await root(settings_query, by={"username": ada.user.username}))["user"][
+        "effectiveSettings"
+    ]
+    values_by_key = {setting["key"]: setting["value"] for setting in settings}
+    assert (values_by_key["password/min_length"], values_by_key["password/min_classes"]) == (
+        "14",
+        "3",
+    )

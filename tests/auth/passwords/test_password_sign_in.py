@@ -1,4 +1,4 @@
-"""Names and passwords: who gets in, and who has to wait."""
+"""Sign-ins with username and password, and the limits on failures."""
 
 import asyncio
 import multiprocessing
@@ -33,20 +33,20 @@ from tests.support.stores.row_counts import row_count
 MAILBOX = AddressKind.MAILBOX
 
 
-async def test_a_hash_is_argon2id_and_nobody_has_the_one_of_nobody(
+async def test_password_hash_is_argon2id_of_normalized_text(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     stored = await password_hashes.hash_password(sign_in_environment.world, "Grüße")
     assert stored.startswith("$argon2id$v=19$m=8,t=1,p=1$")
     assert await password_hashes.check_password(
         sign_in_environment.world, stored, "Gru\u0308ße"
-    )  # written in another way
+    )  # decomposed characters
     assert not await password_hashes.check_password(sign_in_environment.world, stored, "Grusse")
     assert not await password_hashes.check_password(sign_in_environment.world, None, "Grüße")
 
 
 @pytest.mark.parametrize("password", ["", "x" * 257, "nul\0", "half \ud800"])
-async def test_what_cannot_be_a_password_is_refused(
+async def test_invalid_password_text_is_refused(
     sign_in_environment: SignInEnvironment, password: str
 ) -> None:
     with pytest.raises(InvalidInput):
@@ -55,38 +55,43 @@ async def test_what_cannot_be_a_password_is_refused(
         await sign_in_environment.sign_in("ada", password)
 
 
-async def test_too_many_who_wait_are_sent_away(sign_in_environment: SignInEnvironment) -> None:
-    stored = PasswordHasher(time_cost=1, memory_cost=8192).hash(PASSWORD)  # some milliseconds
-    many = password_hashes.worker_pool(sign_in_environment.world).job_limit.limit + 5
+async def test_password_checks_over_queue_limit_are_refused(
+    sign_in_environment: SignInEnvironment,
+) -> None:
+    # a check takes some milliseconds
+    stored = PasswordHasher(time_cost=1, memory_cost=8192).hash(PASSWORD)
+    check_count = password_hashes.worker_pool(sign_in_environment.world).job_limit.limit + 5
     checks = (
         password_hashes.check_password(sign_in_environment.world, stored, PASSWORD)
-        for _ in range(many)
+        for _ in range(check_count)
     )
     answers = await asyncio.gather(*checks, return_exceptions=True)
-    refused = [type(answer) for answer in answers].count(RateLimited)
-    assert 0 < refused <= 5
-    assert answers.count(True) == many - refused
+    refused_count = [type(answer) for answer in answers].count(RateLimited)
+    assert 0 < refused_count <= 5
+    assert answers.count(True) == check_count - refused_count
     assert await password_hashes.check_password(
         sign_in_environment.world, stored, PASSWORD
-    )  # there is place again
+    )  # the queue has room again
 
 
-async def test_of_too_many_who_sign_in_nothing_is_looked_up(
+async def test_sign_in_over_slot_limit_runs_no_statement(
     sign_in_environment: SignInEnvironment, statements: list[str]
 ) -> None:
-    with ExitStack() as taken:
+    with ExitStack() as slots:
         for _ in range(password_hashes.worker_pool(sign_in_environment.world).sign_in_limit.limit):
-            taken.enter_context(password_hashes.sign_in_slot(sign_in_environment.world))
+            slots.enter_context(password_hashes.sign_in_slot(sign_in_environment.world))
         statements.clear()
         for name in ("ada", "nobody"):
             with pytest.raises(RateLimited):
                 await sign_in_environment.sign_in(name)
         assert statements == []
-    await sign_in_environment.sign_in("ada")  # there is place again
+    await sign_in_environment.sign_in("ada")  # a slot is free again
 
 
-async def test_a_killed_process_costs_no_sign_in(sign_in_environment: SignInEnvironment) -> None:
-    stored = sha512_crypt.hash(PASSWORD)  # such hashes are checked in processes
+async def test_password_check_survives_killed_worker_process(
+    sign_in_environment: SignInEnvironment,
+) -> None:
+    stored = sha512_crypt.hash(PASSWORD)  # helper processes check hashes of this kind
     assert await password_hashes.check_password(sign_in_environment.world, stored, PASSWORD)
     children = multiprocessing.active_children()
     assert children
@@ -96,24 +101,24 @@ async def test_a_killed_process_costs_no_sign_in(sign_in_environment: SignInEnvi
         assert await password_hashes.check_password(sign_in_environment.world, stored, PASSWORD)
 
 
-async def test_a_hash_of_other_costs_is_made_anew_at_sign_in(
+async def test_sign_in_replaces_hash_of_other_cost(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    old = PasswordHasher(time_cost=2, memory_cost=64).hash(PASSWORD)
-    await sign_in_environment.change_user("ada", password=old)
+    old_hash = PasswordHasher(time_cost=2, memory_cost=64).hash(PASSWORD)
+    await sign_in_environment.change_user("ada", password=old_hash)
     await sign_in_environment.sign_in("ada")
-    fresh = (await sign_in_environment.load_user_row("ada")).password
-    assert fresh.startswith("$argon2id$v=19$m=8,t=1,p=1$")
+    new_hash = (await sign_in_environment.load_user_row("ada")).password
+    assert new_hash.startswith("$argon2id$v=19$m=8,t=1,p=1$")
     await sign_in_environment.sign_in("ada")
-    assert (await sign_in_environment.load_user_row("ada")).password == fresh
+    assert (await sign_in_environment.load_user_row("ada")).password == new_hash
 
 
-async def test_a_sign_in_notes_when_and_gives_no_token_unasked(
+async def test_sign_in_sets_last_login_and_creates_no_token(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     sign_in_environment.clock.tick(hours=3)
-    done = await sign_in_environment.sign_in("ada")
-    assert (done.user.id, done.scope, done.token) == (
+    authenticated = await sign_in_environment.sign_in("ada")
+    assert (authenticated.user.id, authenticated.scope, authenticated.token) == (
         sign_in_environment.users["ada"],
         Scope.MASTER,
         None,
@@ -124,23 +129,27 @@ async def test_a_sign_in_notes_when_and_gives_no_token_unasked(
     assert await row_count(sign_in_environment.world, AccessToken) == 0
 
 
-async def test_names_and_addresses_lead_to_the_same_account(
+async def test_username_and_addresses_sign_in_the_same_user(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     now, ada = sign_in_environment.clock(), sign_in_environment.users["ada"]
     async with sign_in_environment.world.write_session() as session:
-        for local, kind in (("adal", MAILBOX), ("any*", MAILBOX), ("away", AddressKind.FORWARD)):
-            there = Address(
+        for local_part, kind in (
+            ("adal", MAILBOX),
+            ("any*", MAILBOX),
+            ("away", AddressKind.FORWARD),
+        ):
+            address = Address(
                 id=sign_in_environment.world.new_id(),
-                local=local,
-                shown=local,
+                local=local_part,
+                shown=local_part,
                 kind=kind,
                 domain_id=sign_in_environment.domain_id,
                 user_id=ada,
                 created_at=now,
                 updated_at=now,
             )
-            session.add(there)
+            session.add(address)
     for name in ("Ada", "ada.l@example.org", "A.dal+x@EXAMPLE.com"):
         assert (await sign_in_environment.sign_in(name)).user.id == ada
     for name in ("away@example.org", "anybody@example.org", "adal@example.net", "adal", "\0", "@"):
@@ -148,13 +157,13 @@ async def test_names_and_addresses_lead_to_the_same_account(
             await sign_in_environment.sign_in(name)
 
 
-async def test_unknown_names_and_wrong_passwords_have_one_answer(
+async def test_all_failed_sign_ins_have_the_same_error(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     await sign_in_environment.add_user("bob", disabled=True)
     await sign_in_environment.add_user("carol", suspended=True)
     await sign_in_environment.add_user("dave", password=None)
-    answers = set()
+    errors = set()
     for name, password in (
         ("nobody", PASSWORD),
         ("ada", "wrong"),
@@ -165,60 +174,62 @@ async def test_unknown_names_and_wrong_passwords_have_one_answer(
     ):
         with pytest.raises(AuthenticationFailed) as refusal:
             await sign_in_environment.sign_in(name, password)
-        answers.add(repr(vars(refusal.value)))
-    assert len(answers) == 1
+        errors.add(repr(vars(refusal.value)))
+    assert len(errors) == 1
 
 
-async def test_unknown_names_cost_the_same_statements(
+async def test_unknown_username_runs_the_same_statements(
     sign_in_environment: SignInEnvironment, statements: list[str]
 ) -> None:
-    costs = []
+    statement_lists = []
     for name in ("ada", "nobody"):
         del statements[:]
         with pytest.raises(AuthenticationFailed):
             await sign_in_environment.sign_in(name, "wrong")
-        costs.append([statement.partition("\n")[0] for statement in statements])
+        statement_lists.append([statement.partition("\n")[0] for statement in statements])
         await authentication.wait_for_background_tasks(
             sign_in_environment.world
-        )  # what is noted behind the answer
-    assert costs[0] == costs[1]
-    assert len(costs[0]) > 3
+        )  # entries that are written after the response
+    assert statement_lists[0] == statement_lists[1]
+    assert len(statement_lists[0]) > 3
 
 
-async def test_only_the_scope_master_gives_a_token(sign_in_environment: SignInEnvironment) -> None:
-    done = await sign_in_environment.sign_in(
+async def test_only_scope_master_creates_a_token(sign_in_environment: SignInEnvironment) -> None:
+    authenticated = await sign_in_environment.sign_in(
         "ada", attempt=SignInRequest(scope=Scope.IMAP, protocol="IMAP")
     )
-    assert (done.scope, done.token) == (Scope.IMAP, None)
+    assert (authenticated.scope, authenticated.token) == (Scope.IMAP, None)
     with pytest.raises(InvalidInput):
         await sign_in_environment.sign_in(
             "ada", attempt=SignInRequest(scope=Scope.IMAP, token=True)
         )
 
 
-async def test_who_must_change_the_password_is_told(sign_in_environment: SignInEnvironment) -> None:
+async def test_sign_in_reports_required_password_change(
+    sign_in_environment: SignInEnvironment,
+) -> None:
     await sign_in_environment.change_user("ada", require_password_change=True)
     assert (await sign_in_environment.sign_in("ada")).require_password_change
 
 
-async def test_a_trial_keeps_no_token_but_counts_its_failures(
+async def test_rolled_back_sign_in_keeps_no_token_but_counts_failures(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     ctx = Context(sign_in_environment.world, Viewer())
     async with ctx.combined_transaction(commit=False):
-        done = await authentication.authenticate(ctx, "ada", PASSWORD, TOKEN_REQUEST)
-    assert done.token
-    assert await sign_in_environment.is_refused(done.token)
+        authenticated = await authentication.authenticate(ctx, "ada", PASSWORD, TOKEN_REQUEST)
+    assert authenticated.token
+    assert await sign_in_environment.is_refused(authenticated.token)
     with pytest.raises(AuthenticationFailed):
         async with ctx.combined_transaction(commit=False):
             await authentication.authenticate(ctx, "ada", "wrong", TOKEN_REQUEST)
     assert (
         await row_count(sign_in_environment.world, Throttle) == 2
-    )  # of the account, and of the account and network
+    )  # per account, and per account and network
 
 
 @pytest.mark.parametrize("name", ["ada", "nobody", "a.b+c@example.net"])
-async def test_twelve_failures_close_a_name_for_the_rest_of_two_minutes(
+async def test_twelve_failures_block_username_for_two_minutes(
     sign_in_environment: SignInEnvironment, name: str
 ) -> None:
     await fail_sign_ins(sign_in_environment, name, 6, ip="192.0.2.1")
@@ -231,25 +242,26 @@ async def test_twelve_failures_close_a_name_for_the_rest_of_two_minutes(
     await fail_sign_ins(sign_in_environment, name, 12, ip="192.0.2.1")  # a new window
 
 
-async def test_what_is_closed_is_not_hashed(sign_in_environment: SignInEnvironment) -> None:
+async def test_blocked_sign_in_compares_no_hash(sign_in_environment: SignInEnvironment) -> None:
     await fail_sign_ins(sign_in_environment, "ada", 12, ip="192.0.2.1")
-    await sign_in_environment.change_user("ada", password="none")  # noqa: S106 - who compared with it would break
+    # a comparison with "none" would raise
+    await sign_in_environment.change_user("ada", password="none")  # noqa: S106
     with pytest.raises(RateLimited):
         await sign_in_environment.sign_in("ada", ip="192.0.2.1")
 
 
-async def test_spellings_of_an_unknown_address_are_one_name(
+async def test_spellings_of_unknown_address_share_one_throttle(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    for nth in range(12):
+    for number in range(12):
         await fail_sign_ins(
-            sign_in_environment, f"A.{'.' * nth}b+{nth}@Example.NET", 1, ip="192.0.2.1"
+            sign_in_environment, f"A.{'.' * number}b+{number}@Example.NET", 1, ip="192.0.2.1"
         )
     with pytest.raises(RateLimited):
         await sign_in_environment.sign_in("ab@example.net", ip="192.0.2.1")
 
 
-async def test_a_success_forgets_the_failures_of_the_name(
+async def test_successful_sign_in_resets_failures_of_username(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     await fail_sign_ins(sign_in_environment, "ada", 11, ip="192.0.2.1")
@@ -259,11 +271,11 @@ async def test_a_success_forgets_the_failures_of_the_name(
         await sign_in_environment.sign_in("ada", ip="192.0.2.1")
 
 
-async def test_a_hundred_failures_close_a_network_for_everybody(
+async def test_hundred_failures_block_network_for_all_users(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    for nth in range(100):
-        await fail_sign_ins(sign_in_environment, f"name{nth}", 1, ip=f"192.0.2.{nth}")
+    for number in range(100):
+        await fail_sign_ins(sign_in_environment, f"name{number}", 1, ip=f"192.0.2.{number}")
     with pytest.raises(RateLimited):
         await sign_in_environment.sign_in("ada", ip="192.0.2.200")
     with pytest.raises(RateLimited):
@@ -273,18 +285,21 @@ async def test_a_hundred_failures_close_a_network_for_everybody(
     assert await sign_in_environment.sign_in("ada", ip="192.0.2.200")
 
 
-async def test_of_many_guesses_at_once_twelve_are_heard(
+async def test_twelve_of_many_concurrent_guesses_are_checked(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    guesses = (sign_in_environment.sign_in("ada", f"guess {nth}", ip=None) for nth in range(40))
+    guesses = (
+        sign_in_environment.sign_in("ada", f"guess {number}", ip=None) for number in range(40)
+    )
     answers = await asyncio.gather(*guesses, return_exceptions=True)
-    heard = [type(answer) for answer in answers].count(AuthenticationFailed)
+    checked_count = [type(answer) for answer in answers].count(AuthenticationFailed)
     limited = [answer for answer in answers if isinstance(answer, RateLimited)]
-    assert heard + len(limited) == 40
-    unheard = [answer for answer in limited if answer.message == BUSY_TEXT]  # too slow a machine
-    assert heard == 12 or (heard < 12 and unheard)
-    for nth in range(heard, 12):
+    assert checked_count + len(limited) == 40
+    # the machine is too slow
+    busy_errors = [answer for answer in limited if answer.message == BUSY_TEXT]
+    assert checked_count == 12 or (checked_count < 12 and busy_errors)
+    for number in range(checked_count, 12):
         with pytest.raises(AuthenticationFailed):
-            await sign_in_environment.sign_in("ada", f"later guess {nth}", ip=None)
+            await sign_in_environment.sign_in("ada", f"later guess {number}", ip=None)
     with pytest.raises(RateLimited, match="too many failures"):
-        await sign_in_environment.sign_in("ada", ip=None)  # also with the right one
+        await sign_in_environment.sign_in("ada", ip=None)  # the correct password is refused too

@@ -1,4 +1,4 @@
-"""Wrong passwords close an account for the network they come from, not for its user."""
+"""Failed sign-ins block an account for the network they come from, not for its user."""
 
 import base64
 from dataclasses import replace
@@ -20,106 +20,108 @@ from resolvers.auth.sign_in import SignInRequest
 from tests.conftest import Clock, make_user
 from tests.support.accounts.sign_in_environment import SignInEnvironment, fail_sign_ins
 
-STRANGER, HOME, HOME6 = "203.0.113.5", "198.51.100.7", "2001:db8:1:2::7"
-OLD = "the password until now"
+ATTACKER_IP, HOME_IPV4, HOME_IPV6 = "203.0.113.5", "198.51.100.7", "2001:db8:1:2::7"
+OLD_PHRASE = "the password until now"
 
 
-def networks(many: int) -> list[str]:
-    """Addresses in as many networks."""
-    return [f"203.{n // 250}.{n % 250}.1" for n in range(many)]
+def network_ips(count: int) -> list[str]:
+    """One IP address in each of this number of networks."""
+    return [f"203.{n // 250}.{n % 250}.1" for n in range(count)]
 
 
-async def test_a_stranger_closes_an_account_for_the_own_network_alone(
+async def test_failures_block_account_only_for_their_network(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    await fail_sign_ins(sign_in_environment, "ada", 12, ip=STRANGER)
-    for ip in (STRANGER, "203.0.113.77"):
+    await fail_sign_ins(sign_in_environment, "ada", 12, ip=ATTACKER_IP)
+    for ip in (ATTACKER_IP, "203.0.113.77"):
         with pytest.raises(RateLimited):
             await sign_in_environment.sign_in("ada", ip=ip)
-    for other in (HOME, HOME6, None):
+    for other_ip in (HOME_IPV4, HOME_IPV6, None):
         assert (
-            await sign_in_environment.sign_in("ada", ip=other)
+            await sign_in_environment.sign_in("ada", ip=other_ip)
         ).user.id == sign_in_environment.users["ada"]
 
 
-@pytest.mark.parametrize("home", [HOME, HOME6])
-async def test_guesses_from_many_networks_close_it_for_unknown_networks(
-    sign_in_environment: SignInEnvironment, home: str
+@pytest.mark.parametrize("home_ip", [HOME_IPV4, HOME_IPV6])
+async def test_guesses_from_many_networks_block_unknown_networks(
+    sign_in_environment: SignInEnvironment, home_ip: str
 ) -> None:
-    await sign_in_environment.sign_in("ada", ip=home)
+    await sign_in_environment.sign_in("ada", ip=home_ip)
     await authentication.wait_for_background_tasks(sign_in_environment.world)
-    for ip in networks(10):
+    for ip in network_ips(10):
         await fail_sign_ins(sign_in_environment, "ada", 10, ip=ip)
     with pytest.raises(RateLimited):
         await sign_in_environment.sign_in("ada", ip="192.0.2.200")
-    await sign_in_environment.sign_in("ada", ip=home)
+    await sign_in_environment.sign_in("ada", ip=home_ip)
     with pytest.raises(AuthenticationFailed):
-        await sign_in_environment.sign_in("ada", "wrong", ip=home)
-    await sign_in_environment.sign_in("ada", ip=home)
-    await fail_sign_ins(sign_in_environment, "ada", 12, ip=home)
+        await sign_in_environment.sign_in("ada", "wrong", ip=home_ip)
+    await sign_in_environment.sign_in("ada", ip=home_ip)
+    await fail_sign_ins(sign_in_environment, "ada", 12, ip=home_ip)
     with pytest.raises(RateLimited):
-        await sign_in_environment.sign_in("ada", ip=home)
+        await sign_in_environment.sign_in("ada", ip=home_ip)
 
 
-async def test_a_device_with_a_token_makes_its_network_known(
+async def test_token_use_makes_its_network_known(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     world = replace(
         sign_in_environment.world,
         options=replace(sign_in_environment.world.options, authlog_for=timedelta()),
     )
-    here = SignInEnvironment(
+    unlogged_environment = SignInEnvironment(
         world, sign_in_environment.clock, sign_in_environment.domain_id, sign_in_environment.users
     )
-    await here.create_token("ada")  # from 192.0.2.1
-    for ip in networks(10):
-        await fail_sign_ins(here, "ada", 10, ip=ip)
+    await unlogged_environment.create_token("ada")  # from 192.0.2.1
+    for ip in network_ips(10):
+        await fail_sign_ins(unlogged_environment, "ada", 10, ip=ip)
     with pytest.raises(RateLimited):
-        await here.sign_in("ada", ip=HOME)
-    assert await here.sign_in("ada", ip="192.0.2.9")
+        await unlogged_environment.sign_in("ada", ip=HOME_IPV4)
+    assert await unlogged_environment.sign_in("ada", ip="192.0.2.9")
 
 
-async def test_all_ways_to_sign_in_count_together(sign_in_environment: SignInEnvironment) -> None:
+async def test_failures_of_all_protocols_count_together(
+    sign_in_environment: SignInEnvironment,
+) -> None:
     for scope in (Scope.SMTP, Scope.IMAP, Scope.MASTER):
         for _ in range(4):
             attempt = SignInRequest(scope=scope, protocol=str(scope))
             with pytest.raises(AuthenticationFailed):
-                await sign_in_environment.sign_in("ada", "wrong", attempt, ip=STRANGER)
+                await sign_in_environment.sign_in("ada", "wrong", attempt, ip=ATTACKER_IP)
     basic = base64.b64encode(b"ada:wrong").decode()
     with pytest.raises(RateLimited):
         await authentication.authenticate_request(
-            sign_in_environment.world, {"authorization": f"Basic {basic}"}, ip=STRANGER
+            sign_in_environment.world, {"authorization": f"Basic {basic}"}, ip=ATTACKER_IP
         )
     with pytest.raises(RateLimited):
         await sign_in_environment.sign_in(
-            "ada", attempt=SignInRequest(scope=Scope.SMTP), ip=STRANGER
+            "ada", attempt=SignInRequest(scope=Scope.SMTP), ip=ATTACKER_IP
         )
 
 
-async def test_the_user_is_told_once_a_day(world: Environment, clock: Clock) -> None:
-    eve = await make_user(world, "eve", password=OLD)
+async def test_user_is_notified_of_guesses_once_a_day(world: Environment, clock: Clock) -> None:
+    eve = await make_user(world, "eve", password=OLD_PHRASE)
     sign_in_environment = SignInEnvironment(world, clock)
 
-    async def told() -> tuple[int, int]:
+    async def count_notifications() -> tuple[int, int]:
         await authentication.wait_for_background_tasks(world)
         while await tasks.run_next_task(world):
             pass
-        mine: Any = select(col(SecurityEvent.count).label("many")).where(
+        event_query: Any = select(col(SecurityEvent.count).label("many")).where(
             col(SecurityEvent.user_id) == eve.id, col(SecurityEvent.action) == "password guessing"
         )
-        letters = select(col(Message.id)).where(
+        message_query = select(col(Message.id)).where(
             col(Message.user_id) == eve.id,
             col(Message.subject) == "Somebody tries to guess your password",
         )
-        events = [row.many for row in await world.database.read(mine)]
-        return sum(events), len(await world.database.read(letters))
+        events = [row.many for row in await world.database.read(event_query)]
+        return sum(events), len(await world.database.read(message_query))
 
-    await fail_sign_ins(sign_in_environment, "eve", 11, ip=STRANGER)
-    assert await told() == (0, 0)
-    await fail_sign_ins(sign_in_environment, "eve", 1, ip=STRANGER)
-    assert await told() == (1, 1)
-    await fail_sign_ins(sign_in_environment, "eve", 12, ip=HOME)
-    assert await told() == (2, 1)
+    await fail_sign_ins(sign_in_environment, "eve", 11, ip=ATTACKER_IP)
+    assert await count_notifications() == (0, 0)
+    await fail_sign_ins(sign_in_environment, "eve", 1, ip=ATTACKER_IP)
+    assert await count_notifications() == (1, 1)
+    await fail_sign_ins(sign_in_environment, "eve", 12, ip=HOME_IPV4)
+    assert await count_notifications() == (2, 1)
     sign_in_environment.clock.tick(days=1, minutes=1)
-    await fail_sign_ins(sign_in_environment, "eve", 12, ip=STRANGER)
-    assert (await told())[1] == 2
+    await fail_sign_ins(sign_in_environment, "eve", 12, ip=ATTACKER_IP)
+    assert (await count_notifications())[1] == 2

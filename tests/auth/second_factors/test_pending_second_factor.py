@@ -37,30 +37,34 @@ mutation ($name: String!, $totp: String, $webauthn: JSON) {
 """
 
 
-async def pending(sign_in_environment: SignInEnvironment, **more: Any) -> tuple[str, Viewer]:
+async def make_pending_token(
+    sign_in_environment: SignInEnvironment, **extra: Any
+) -> tuple[str, Viewer]:
     await sign_in_environment.change_user("ada", second_factors=["TOTP"])
-    secret = await sign_in_environment.create_token("ada", **more)
+    secret = await sign_in_environment.create_token("ada", **extra)
     return secret, await sign_in_environment.authenticate(secret)
 
 
-async def test_a_pending_token_is_nobody_yet(sign_in_environment: SignInEnvironment) -> None:
-    secret, viewer = await pending(sign_in_environment)
+async def test_pending_token_has_no_user_and_no_role(
+    sign_in_environment: SignInEnvironment,
+) -> None:
+    secret, viewer = await make_pending_token(sign_in_environment)
     assert (viewer.role, viewer.user_id, viewer.scopes) == (Role.PUBLIC, 0, frozenset())
     assert viewer.pending_user_id == sign_in_environment.users["ada"]
     assert (await sign_in_environment.load_user_row("ada")).last_login_at is None
     ctx = Context(sign_in_environment.world, viewer)
-    assert await access_tokens.revoke_access_tokens(ctx, all=True) == 0
-    assert await access_tokens.load_tokens_of_users(ctx, [sign_in_environment.users["ada"]]) != [
+    assert await access_tokens.revoke_own_access_tokens(ctx, all=True) == 0
+    assert await access_tokens.load_own_tokens_by_user(ctx, [sign_in_environment.users["ada"]]) != [
         []
-    ]  # its own, and no other
-    assert await access_tokens.revoke_access_tokens(ctx) == 1
+    ]  # the viewer sees the own token
+    assert await access_tokens.revoke_own_access_tokens(ctx) == 1
     assert await sign_in_environment.is_refused(secret)
 
 
-async def test_a_pending_token_ends_after_ten_minutes_however_it_is_used(
+async def test_pending_token_expires_after_ten_minutes_despite_use(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    secret, viewer = await pending(sign_in_environment)
+    secret, viewer = await make_pending_token(sign_in_environment)
     assert viewer.expires_at == sign_in_environment.clock() + timedelta(minutes=10)
     for _ in range(9):
         sign_in_environment.clock.tick(seconds=66)
@@ -70,16 +74,20 @@ async def test_a_pending_token_ends_after_ten_minutes_however_it_is_used(
     assert await sign_in_environment.is_refused(secret)
 
 
-async def test_what_is_proved_makes_it_a_full_one_that_lasts_as_was_asked(
+async def test_completed_token_has_requested_lifetime(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    secret, viewer = await pending(sign_in_environment, ttl=timedelta(hours=1))
+    secret, viewer = await make_pending_token(sign_in_environment, ttl=timedelta(hours=1))
     sign_in_environment.clock.tick(minutes=5)
     ctx = Context(sign_in_environment.world, viewer)
     async with ctx.write_session(sign_in_environment.users["ada"]) as session:
         await authentication.complete_pending_token(ctx, session)
-    full = await sign_in_environment.authenticate(secret)
-    assert (full.user_id, full.scopes, full.pending_user_id) == (
+    completed_viewer = await sign_in_environment.authenticate(secret)
+    assert (
+        completed_viewer.user_id,
+        completed_viewer.scopes,
+        completed_viewer.pending_user_id,
+    ) == (
         sign_in_environment.users["ada"],
         MASTER_SCOPES,
         0,
@@ -87,7 +95,7 @@ async def test_what_is_proved_makes_it_a_full_one_that_lasts_as_was_asked(
     assert (
         await sign_in_environment.load_user_row("ada")
     ).last_login_at == sign_in_environment.clock()
-    assert await authentication.has_credential_ended(sign_in_environment.world, viewer)
+    assert await authentication.has_credential_ended_or_narrowed(sign_in_environment.world, viewer)
     sign_in_environment.clock.tick(minutes=59)
     assert not await sign_in_environment.is_refused(secret)
     await authentication.wait_for_background_tasks(sign_in_environment.world)
@@ -96,10 +104,10 @@ async def test_what_is_proved_makes_it_a_full_one_that_lasts_as_was_asked(
 
 
 @pytest.mark.parametrize("change", [{"disabled": True}, {"suspended": True}, {"auth_version": 9}])
-async def test_nothing_is_completed_for_who_may_not_sign_in(
+async def test_pending_token_of_blocked_user_is_not_completed(
     sign_in_environment: SignInEnvironment, change: dict[str, Any]
 ) -> None:
-    secret, viewer = await pending(sign_in_environment)
+    secret, viewer = await make_pending_token(sign_in_environment)
     await sign_in_environment.change_user("ada", **change)
     ctx = Context(sign_in_environment.world, viewer)
     with pytest.raises(AuthenticationFailed):
@@ -109,7 +117,9 @@ async def test_nothing_is_completed_for_who_may_not_sign_in(
     assert await sign_in_environment.is_refused(secret)
 
 
-async def test_who_has_signed_in_completes_nothing(sign_in_environment: SignInEnvironment) -> None:
+async def test_completing_a_full_token_changes_nothing(
+    sign_in_environment: SignInEnvironment,
+) -> None:
     ctx = Context(
         sign_in_environment.world,
         await sign_in_environment.authenticate(await sign_in_environment.create_token("ada")),
@@ -119,98 +129,113 @@ async def test_who_has_signed_in_completes_nothing(sign_in_environment: SignInEn
     assert ctx.viewer.user_id
 
 
-async def test_without_a_token_it_is_only_said_that_a_factor_is_missing(
+async def test_sign_in_without_token_only_reports_missing_factor(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     await sign_in_environment.change_user("ada", second_factors=["TOTP", "WEBAUTHN"])
-    done = await sign_in_environment.sign_in("ada")
-    assert (done.require2fa, done.token) == (["TOTP", "WEBAUTHN"], None)
+    authenticated = await sign_in_environment.sign_in("ada")
+    assert (authenticated.require2fa, authenticated.token) == (["TOTP", "WEBAUTHN"], None)
 
 
-async def test_a_factor_that_an_application_checks_is_its_to_check(
+async def test_application_key_signs_in_without_custom_factor(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     await sign_in_environment.change_user("ada", second_factors=["CUSTOM"])
     assert (
         await sign_in_environment.authenticate(await sign_in_environment.create_token("ada"))
     ).pending_user_id
-    front = Viewer(role=Role.ADMIN, scopes=MASTER_SCOPES, api_key_id=7)
-    done = await authentication.authenticate(
-        Context(sign_in_environment.world, front), "ada", PASSWORD, TOKEN_REQUEST
+    application_viewer = Viewer(role=Role.ADMIN, scopes=MASTER_SCOPES, api_key_id=7)
+    authenticated = await authentication.authenticate(
+        Context(sign_in_environment.world, application_viewer), "ada", PASSWORD, TOKEN_REQUEST
     )
-    assert done.require2fa == ["CUSTOM"]
-    assert done.token
+    assert authenticated.require2fa == ["CUSTOM"]
+    assert authenticated.token
     assert (
-        await sign_in_environment.authenticate(done.token)
+        await sign_in_environment.authenticate(authenticated.token)
     ).user_id == sign_in_environment.users["ada"]
 
 
-async def test_the_second_factor_at_once_and_later(
+async def test_second_factor_in_the_sign_in_request_or_later(
     world: Environment, http: httpx.AsyncClient, clock: Clock
 ) -> None:
-    boss = Context(world, Viewer(role=Role.ROOT, scopes=MASTER_SCOPES))
-    new = NewUser(address="eve@example.org", username="eve", password=PASSWORD)
-    user = await creation_create.create_user(boss, new)
+    root_context = Context(world, Viewer(role=Role.ROOT, scopes=MASTER_SCOPES))
+    new_user = NewUser(address="eve@example.org", username="eve", password=PASSWORD)
+    user = await creation_create.create_user(root_context, new_user)
     eve = Client(http, world, user, await make_key(world, "eve", user_id=user.id))
-    seed, (recovery, *_) = await authenticators.totp_on(eve)
+    totp_secret, (recovery_code, *_) = await authenticators.totp_on(eve)
 
     def code(steps: int) -> str:
-        return authenticators.code_of(world, seed, steps)
+        return authenticators.code_of(world, totp_secret, steps)
 
     clock.tick(minutes=5)
-    wrong = (await post_document(http, SIGN_IN, name="eve", totp="000000"))["data"]["authenticate"]
-    assert (wrong["token"], wrong["errors"]) == (
+    wrong_code_payload = (await post_document(http, SIGN_IN, name="eve", totp="000000"))["data"][
+        "authenticate"
+    ]
+    assert (wrong_code_payload["token"], wrong_code_payload["errors"]) == (
         None,
         [{"code": "AUTHENTICATION_FAILED", "path": [], "require2fa": ["TOTP"]}],
     )
-    whole = (await post_document(http, SIGN_IN, name="eve", totp=code(0)))["data"]["authenticate"]
-    assert (whole["require2fa"], whole["errors"]) == ([], [])
-    assert (await post_document(http, VIEWER_QUERY, whole["token"]))["data"]["viewer"][
-        "role"
-    ] == "USER"
-    again = (await post_document(http, SIGN_IN, name="eve", totp=code(0)))["data"]["authenticate"]
-    assert again["token"] is None  # a code works once
-    by_code = (await post_document(http, SIGN_IN, name="eve", totp=recovery))["data"][
+    complete_payload = (await post_document(http, SIGN_IN, name="eve", totp=code(0)))["data"][
         "authenticate"
     ]
-    assert by_code["token"]
+    assert (complete_payload["require2fa"], complete_payload["errors"]) == ([], [])
+    assert (await post_document(http, VIEWER_QUERY, complete_payload["token"]))["data"]["viewer"][
+        "role"
+    ] == "USER"
+    repeated_payload = (await post_document(http, SIGN_IN, name="eve", totp=code(0)))["data"][
+        "authenticate"
+    ]
+    assert repeated_payload["token"] is None  # a code works once
+    recovery_payload = (await post_document(http, SIGN_IN, name="eve", totp=recovery_code))["data"][
+        "authenticate"
+    ]
+    assert recovery_payload["token"]
 
-    half = (await post_document(http, SIGN_IN, name="eve"))["data"]["authenticate"]
-    assert (half["require2fa"], half["expiresAt"]) == (["TOTP"], "2030-01-01T00:15:00Z")
-    viewer = (await post_document(http, VIEWER_QUERY, half["token"]))["data"]["viewer"]
+    pending_payload = (await post_document(http, SIGN_IN, name="eve"))["data"]["authenticate"]
+    assert (pending_payload["require2fa"], pending_payload["expiresAt"]) == (
+        ["TOTP"],
+        "2030-01-01T00:15:00Z",
+    )
+    viewer = (await post_document(http, VIEWER_QUERY, pending_payload["token"]))["data"]["viewer"]
     assert (viewer["role"], viewer["user"], viewer["token"]["current"]) == ("PUBLIC", None, True)
-    refused = await post_document(http, "{ user { id } }", half["token"])
-    assert [error["extensions"]["code"] for error in refused["errors"]] == ["UNAUTHENTICATED"]
+    refused_response = await post_document(http, "{ user { id } }", pending_payload["token"])
+    assert [error["extensions"]["code"] for error in refused_response["errors"]] == [
+        "UNAUTHENTICATED"
+    ]
     clock.tick(seconds=60)
-    check = authenticators.document("totpCheck", "valid")
-    proved = await post_document(http, check, half["token"], input={"token": code(0)})
-    assert proved["data"]["totpCheck"]["valid"] is True
-    assert (await post_document(http, VIEWER_QUERY, half["token"]))["data"]["viewer"][
+    check_document = authenticators.document("totpCheck", "valid")
+    check_response = await post_document(
+        http, check_document, pending_payload["token"], input={"token": code(0)}
+    )
+    assert check_response["data"]["totpCheck"]["valid"] is True
+    assert (await post_document(http, VIEWER_QUERY, pending_payload["token"]))["data"]["viewer"][
         "role"
     ] == "USER"
 
 
-async def test_a_pending_token_fetches_no_bytes(sign_in_environment: SignInEnvironment) -> None:
-    _, viewer = await pending(sign_in_environment)
+async def test_pending_token_has_no_scope(sign_in_environment: SignInEnvironment) -> None:
+    _, viewer = await make_pending_token(sign_in_environment)
     with pytest.raises(Unauthenticated):
         viewer.require_scope(next(iter(MASTER_SCOPES)))
 
 
-async def test_right_and_wrong_at_once_open_no_more_than_they_may(
+async def test_concurrent_guesses_end_after_twelve_failures(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    """Of many guesses at once no right one is heard behind twelve wrong ones."""
-    words = [f"guess {nth}" for nth in range(30)]
-    words[15] = PASSWORD
-    tries = [sign_in_environment.sign_in("ada", word, ip=None) for word in words]
-    answers = await asyncio.gather(*tries, return_exceptions=True)
+    """The correct password is not accepted after twelve wrong ones."""
+    passwords = [f"guess {number}" for number in range(30)]
+    passwords[15] = PASSWORD
+    attempts = [sign_in_environment.sign_in("ada", password, ip=None) for password in passwords]
+    answers = await asyncio.gather(*attempts, return_exceptions=True)
     failures = sum(isinstance(answer, AuthenticationFailed) for answer in answers)
-    opened = [answer for answer in answers if isinstance(answer, authentication.AuthenticatedUser)]
-    assert failures <= 12 * (1 + len(opened))
-    assert all(isinstance(answer, Exception) or answer in opened for answer in answers)
+    successes = [
+        answer for answer in answers if isinstance(answer, authentication.AuthenticatedUser)
+    ]
+    assert failures <= 12 * (1 + len(successes))
+    assert all(isinstance(answer, Exception) or answer in successes for answer in answers)
 
 
-async def test_a_proof_is_not_needed_where_no_factor_is_on(
+async def test_second_factor_proof_is_ignored_without_a_factor(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     attempt = SignInRequest(token=True, proof=SecondFactorProof(totp="000000"))

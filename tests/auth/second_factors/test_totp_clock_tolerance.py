@@ -1,4 +1,4 @@
-"""How wrong the clock of an authenticator may be: as a setting says, and a code is good once."""
+"""The tolerated clock deviation of authenticators: the setting auth.totpSteps."""
 
 from datetime import datetime, timedelta
 
@@ -11,54 +11,57 @@ from tests.support.accounts.two_factor_operations import codes
 from tests.support.operations.setting_operations import put, refused
 
 
-@pytest.mark.parametrize("far", [0, 3, 10])
-async def test_how_wrong_a_clock_may_be_is_set_while_we_run(
-    ada: Client, root: Client, clock: Clock, far: int
+@pytest.mark.parametrize("max_steps", [0, 3, 10])
+async def test_totp_steps_setting_applies_at_once(
+    ada: Client, root: Client, clock: Clock, max_steps: int
 ) -> None:
-    await put(root, "auth.totpSteps", far)
-    seed = await _seed(ada)
-    for steps in (-far - 1, far + 1):
-        early = await codes(ada, "totpEnable", token=code_of(ada.world, seed, steps))
-        assert early == ["AUTHENTICATION_FAILED"]
-    assert await codes(ada, "totpEnable", token=code_of(ada.world, seed, -far)) == []
+    await put(root, "auth.totpSteps", max_steps)
+    secret = await _create_secret_with_unique_codes(ada)
+    for steps in (-max_steps - 1, max_steps + 1):
+        error_codes = await codes(ada, "totpEnable", token=code_of(ada.world, secret, steps))
+        assert error_codes == ["AUTHENTICATION_FAILED"]
+    assert await codes(ada, "totpEnable", token=code_of(ada.world, secret, -max_steps)) == []
     clock.tick(minutes=30)
-    for steps in (-far - 1, far + 1):
-        assert await codes(ada, "totpCheck", token=code_of(ada.world, seed, steps)) == [
+    for steps in (-max_steps - 1, max_steps + 1):
+        assert await codes(ada, "totpCheck", token=code_of(ada.world, secret, steps)) == [
             "AUTHENTICATION_FAILED"
         ]
-    spent = range(-far, far + 1)
-    for steps in spent:
-        assert await codes(ada, "totpCheck", token=code_of(ada.world, seed, steps)) == []
-    await put(root, "auth.totpSteps", 10)  # what is spent stays so
-    clock.tick(minutes=5)  # and the failures that were counted are forgotten
-    ahead = clock() - timedelta(minutes=5)
-    for steps in spent[-10:]:
-        token = totp.code_at(totp.decode_secret(seed), totp.step_at(ahead) + steps)
-        assert await codes(ada, "totpCheck", token=token) == ["AUTHENTICATION_FAILED"]
+    used_steps = range(-max_steps, max_steps + 1)
+    for steps in used_steps:
+        assert await codes(ada, "totpCheck", token=code_of(ada.world, secret, steps)) == []
+    await put(root, "auth.totpSteps", 10)  # used codes stay used
+    clock.tick(minutes=5)  # the counted failures expire
+    checked_at = clock() - timedelta(minutes=5)
+    for steps in used_steps[-10:]:
+        code = totp.code_at(totp.decode_secret(secret), totp.step_at(checked_at) + steps)
+        assert await codes(ada, "totpCheck", token=code) == ["AUTHENTICATION_FAILED"]
 
 
-async def _seed(ada: Client) -> str:
-    """A seed with no two codes alike in this hour: about one in 300 has some."""
+async def _create_secret_with_unique_codes(ada: Client) -> str:
+    """Create a TOTP secret with different codes in this hour.
+
+    About one of 300 secrets has equal codes.
+    """
     while True:
-        seed = await seed_of(ada)
-        shown = [code_of(ada.world, seed, steps) for steps in range(-11, 72)]
-        if len(set(shown)) == len(shown):
-            return seed
+        secret = await seed_of(ada)
+        totp_codes = [code_of(ada.world, secret, steps) for steps in range(-11, 72)]
+        if len(set(totp_codes)) == len(totp_codes):
+            return secret
 
 
-@pytest.mark.parametrize("far", [-1, 11])
-async def test_a_clock_is_wrong_by_five_minutes_at_most(root: Client, far: int) -> None:
-    error = await refused(root, "auth.totpSteps", far)
-    assert (error["path"], error["constraint"]) == (["value"], "min" if far < 0 else "max")
+@pytest.mark.parametrize("steps", [-1, 11])
+async def test_totp_steps_setting_out_of_range_is_refused(root: Client, steps: int) -> None:
+    error = await refused(root, "auth.totpSteps", steps)
+    assert (error["path"], error["constraint"]) == (["value"], "min" if steps < 0 else "max")
 
 
-async def test_a_code_of_a_clock_that_is_fast_was_not_used_in_time_to_come(
+async def test_last_use_is_not_in_the_future_if_clock_is_fast(
     ada: Client, root: Client, clock: Clock
 ) -> None:
     await put(root, "auth.totpSteps", 10)
-    seed, _ = await totp_on(ada)
+    secret, _ = await totp_on(ada)
     clock.tick(minutes=30)
-    assert await codes(ada, "totpCheck", token=code_of(ada.world, seed, 10)) == []
-    answer = await ada("{ user { twoFactors { lastUsedAt } } }")
-    (factor,) = answer["user"]["twoFactors"]
+    assert await codes(ada, "totpCheck", token=code_of(ada.world, secret, 10)) == []
+    response = await ada("{ user { twoFactors { lastUsedAt } } }")
+    (factor,) = response["user"]["twoFactors"]
     assert datetime.fromisoformat(factor["lastUsedAt"]) == clock()

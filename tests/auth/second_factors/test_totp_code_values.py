@@ -1,4 +1,4 @@
-"""Codes by time, as the RFCs have them."""
+"""HOTP and TOTP codes of the RFC test vectors."""
 
 import base64
 import random
@@ -8,19 +8,19 @@ import pytest
 
 from resolvers.auth.second_factors import totp
 
-SEED = b"12345678901234567890"  # of both RFCs
+RFC_KEY = b"12345678901234567890"  # of both RFCs
 
 
-HOTP = "755224 287082 359152 969429 338314 254676 287922 162583 399871 520489"
+HOTP_CODES = "755224 287082 359152 969429 338314 254676 287922 162583 399871 520489"
 
 
-@pytest.mark.parametrize(("step", "code"), list(enumerate(HOTP.split())))
-def test_codes_are_those_of_rfc_4226_appendix_d(step: int, code: str) -> None:
-    assert totp.code_at(SEED, step) == code
+@pytest.mark.parametrize(("step", "code"), list(enumerate(HOTP_CODES.split())))
+def test_hotp_codes_match_rfc_4226_appendix_d(step: int, code: str) -> None:
+    assert totp.code_at(RFC_KEY, step) == code
 
 
 @pytest.mark.parametrize(
-    ("at", "code"),  # of which the RFC shows eight digits
+    ("timestamp", "code"),  # the RFC shows eight digits
     [
         (59, "94287082"),
         (1111111109, "07081804"),
@@ -30,14 +30,14 @@ def test_codes_are_those_of_rfc_4226_appendix_d(step: int, code: str) -> None:
         (20000000000, "65353130"),
     ],
 )
-def test_codes_are_those_of_rfc_6238_appendix_b(at: int, code: str) -> None:
-    assert totp.code_at(SEED, at // totp.STEP_SECONDS) == code[2:]
+def test_totp_codes_match_rfc_6238_appendix_b(timestamp: int, code: str) -> None:
+    assert totp.code_at(RFC_KEY, timestamp // totp.STEP_SECONDS) == code[2:]
 
 
-def test_codes_are_those_of_another_implementation() -> None:
-    dice = random.Random(6238)  # noqa: S311
+def test_totp_codes_match_pyotp() -> None:
+    rng = random.Random(6238)  # noqa: S311
     for _ in range(50):
-        seed = dice.randbytes(dice.randint(14, 64))
-        at = dice.randrange(2**37)
-        other = pyotp.TOTP(base64.b32encode(seed).decode()).at(at)
-        assert totp.code_at(seed, at // totp.STEP_SECONDS) == other
+        secret = rng.randbytes(rng.randint(14, 64))
+        timestamp = rng.randrange(2**37)
+        pyotp_code = pyotp.TOTP(base64.b32encode(secret).decode()).at(timestamp)
+        assert totp.code_at(secret, timestamp // totp.STEP_SECONDS) == pyotp_code

@@ -1,4 +1,4 @@
-"""Security keys: both ceremonies by an authenticator of our own, and all that may be wrong."""
+"""WebAuthn security keys: registration and authentication by a software authenticator."""
 
 import asyncio
 from dataclasses import replace
@@ -22,7 +22,7 @@ from resolvers.auth.second_factors import webauthn
 from resolvers.auth.second_factors.second_factor_check import (
     SecondFactorProof,
     TwoFactorMethod,
-    check_second_factor,
+    verify_and_use_up_second_factor,
 )
 from resolvers.auth.second_factors.webauthn import Ceremony
 from resolvers.context import Context, Viewer
@@ -49,24 +49,26 @@ from tests.support.accounts.two_factor_operations import (
     waiting,
 )
 
-FAILED = ["AUTHENTICATION_FAILED"]
-KEYS = "{ user { webauthnKeys { id name createdAt lastUsedAt } enabled2fa } }"
+FAILED_CODES = ["AUTHENTICATION_FAILED"]
+KEYS_QUERY = "{ user { webauthnKeys { id name createdAt lastUsedAt } enabled2fa } }"
 
 
 @pytest.mark.parametrize("algorithm", ["ES256", "EdDSA"])
-async def test_a_key_is_registered_and_proved(ada: Client, clock: Clock, algorithm: str) -> None:
+async def test_security_key_is_registered_and_checked(
+    ada: Client, clock: Clock, algorithm: str
+) -> None:
     key = SoftKey(algorithm)
     options = await challenged(ada, "REGISTRATION")
     assert options["rp"] == {"name": "Merganser", "id": "mail.example.org"}
     assert options["user"]["name"] == "ada"
     assert len(unpacked(options["challenge"])) == 64
-    assert {one["alg"] for one in options["pubKeyCredParams"]} >= {-7, -8}
-    given = {"name": " Blue ", "response": key.create(options)}
-    payload = f"webauthnKey {{ id name }} recoveryCodes {USER}"
-    done = await ask(ada, "webauthnRegister", payload, **given)
-    assert done["webauthnKey"]["name"] == "Blue"
-    assert done["user"]["enabled2fa"] == ["WEBAUTHN"]
-    assert len(done["recoveryCodes"]) == 10
+    assert {parameters["alg"] for parameters in options["pubKeyCredParams"]} >= {-7, -8}
+    arguments = {"name": " Blue ", "response": key.create(options)}
+    payload_fields = f"webauthnKey {{ id name }} recoveryCodes {USER}"
+    payload = await ask(ada, "webauthnRegister", payload_fields, **arguments)
+    assert payload["webauthnKey"]["name"] == "Blue"
+    assert payload["user"]["enabled2fa"] == ["WEBAUTHN"]
+    assert len(payload["recoveryCodes"]) == 10
     (row,) = await all_of(ada.world, WebauthnKey)
     assert row.transports == ["nfc", "usb"]
     clock.tick(hours=1)
@@ -76,53 +78,55 @@ async def test_a_key_is_registered_and_proved(ada: Client, clock: Clock, algorit
     assert (allowed["id"], allowed["transports"]) == (base64url(key.id), ["nfc", "usb"])
     handle = str(ada.user.id)
     assert await codes(ada, "webauthnCheck", response=key.get(options, handle=handle)) == []
-    (shown,) = (await ada(KEYS))["user"]["webauthnKeys"]
-    assert shown["lastUsedAt"] == clock().isoformat().replace("+00:00", "Z")
+    (shown_key,) = (await ada(KEYS_QUERY))["user"]["webauthnKeys"]
+    assert shown_key["lastUsedAt"] == clock().isoformat().replace("+00:00", "Z")
     (row,) = await all_of(ada.world, WebauthnKey)
     assert row.sign_count == key.count == 2
 
 
-async def test_a_key_that_does_not_count_works_again_and_again(ada: Client) -> None:
+async def test_security_key_without_sign_count_works_repeatedly(ada: Client) -> None:
     key = await key_on(ada)
     key = SoftKey(counts=False)
-    proof = {"totp": (await _codes(ada))[0]}
+    proof = {"totp": (await _create_recovery_codes(ada))[0]}
     response = await made(ada, key)
-    given = {"name": "Passkey", "response": response, "proof": proof}
-    assert await codes(ada, "webauthnRegister", **given) == []
+    arguments = {"name": "Passkey", "response": response, "proof": proof}
+    assert await codes(ada, "webauthnRegister", **arguments) == []
     for _ in range(3):
         assert await codes(ada, "webauthnCheck", response=await signed(ada, key)) == []
 
 
-async def _codes(client: Client) -> list[str]:
-    """New recovery codes, without a proof."""
+async def _create_recovery_codes(client: Client) -> list[str]:
+    """Create new recovery codes without a proof."""
     from resolvers.auth.second_factors import recovery_codes
 
     async with client.world.write_session(client.user.id) as session:
         return await recovery_codes.replace_recovery_codes(client.world, session, client.user.id)
 
 
-async def test_the_first_key_ends_other_sign_ins_and_a_second_none(ada: Client) -> None:
-    mine, other = await token_of(ada, "mine"), await token_of(ada, "other")
-    key = await key_on(mine)
-    assert await viewer_of(mine)
-    assert await viewer_of(other) is None
-    third = await token_of(ada, "third")
-    options = await challenged(mine, "REGISTRATION")
-    assert [one["id"] for one in options["excludeCredentials"]] == [base64url(key.id)]
-    second = await key_on(mine, "EdDSA", proof={"webauthn": await signed(mine, key)})
-    assert await viewer_of(third)
-    assert len((await ada(KEYS))["user"]["webauthnKeys"]) == 2
-    assert await codes(ada, "webauthnCheck", response=await signed(ada, second)) == []
+async def test_only_first_security_key_ends_other_tokens(ada: Client) -> None:
+    current_client, other_client = await token_of(ada, "mine"), await token_of(ada, "other")
+    key = await key_on(current_client)
+    assert await viewer_of(current_client)
+    assert await viewer_of(other_client) is None
+    third_client = await token_of(ada, "third")
+    options = await challenged(current_client, "REGISTRATION")
+    assert [item["id"] for item in options["excludeCredentials"]] == [base64url(key.id)]
+    second_key = await key_on(
+        current_client, "EdDSA", proof={"webauthn": await signed(current_client, key)}
+    )
+    assert await viewer_of(third_client)
+    assert len((await ada(KEYS_QUERY))["user"]["webauthnKeys"]) == 2
+    assert await codes(ada, "webauthnCheck", response=await signed(ada, second_key)) == []
 
 
-async def test_a_further_key_needs_a_proof(ada: Client) -> None:
+async def test_additional_security_key_needs_a_proof(ada: Client) -> None:
     await totp_on(ada)
     response = await made(ada, SoftKey())
-    assert await codes(ada, "webauthnRegister", name="x", response=response) == FAILED
+    assert await codes(ada, "webauthnRegister", name="x", response=response) == FAILED_CODES
     assert await all_of(ada.world, WebauthnKey) == []
 
 
-WRONG: dict[str, dict[str, Any]] = {
+INVALID_CLIENT_DATA: dict[str, dict[str, Any]] = {
     "origin": {"origin": "https://mail.example.org.evil.example"},
     "scheme": {"origin": "http://mail.example.org"},
     "port": {"origin": "https://mail.example.org:8443"},
@@ -133,118 +137,120 @@ WRONG: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("what", WRONG)
-async def test_a_registration_that_is_not_right_is_refused(ada: Client, what: str) -> None:
-    response = await made(ada, SoftKey(), **WRONG[what])
-    assert await codes(ada, "webauthnRegister", name="x", response=response) == FAILED
+@pytest.mark.parametrize("case", INVALID_CLIENT_DATA)
+async def test_invalid_registration_is_refused(ada: Client, case: str) -> None:
+    response = await made(ada, SoftKey(), **INVALID_CLIENT_DATA[case])
+    assert await codes(ada, "webauthnRegister", name="x", response=response) == FAILED_CODES
     assert await all_of(ada.world, WebauthnKey) == []
     assert (await row_of(ada.world, ada.user.id)).second_factors == []
 
 
-@pytest.mark.parametrize("what", [*WRONG, "handle"])
-async def test_an_assertion_that_is_not_right_is_refused(ada: Client, what: str) -> None:
+@pytest.mark.parametrize("case", [*INVALID_CLIENT_DATA, "handle"])
+async def test_invalid_assertion_is_refused(ada: Client, case: str) -> None:
     key = await key_on(ada)
-    response = await signed(ada, key, **WRONG.get(what, {"handle": "7"}))
-    assert await codes(ada, "webauthnCheck", response=response) == FAILED
+    response = await signed(ada, key, **INVALID_CLIENT_DATA.get(case, {"handle": "7"}))
+    assert await codes(ada, "webauthnCheck", response=response) == FAILED_CODES
     events = {(row.action, row.result) for row in await all_of(ada.world, SecurityEvent)}
     assert ("webauthn check", "fail") in events
 
 
 @pytest.mark.parametrize("part", ["signature", "authenticatorData", "clientDataJSON"])
-@pytest.mark.parametrize("at", [0, 10, -1])
-async def test_what_was_tampered_with_is_refused(ada: Client, part: str, at: int) -> None:
+@pytest.mark.parametrize("index", [0, 10, -1])
+async def test_assertion_with_a_changed_byte_is_refused(ada: Client, part: str, index: int) -> None:
     key = await key_on(ada)
     response = await signed(ada, key)
     raw = bytearray(unpacked(response["response"][part]))
-    raw[at] ^= 1
+    raw[index] ^= 1
     response["response"][part] = base64url(bytes(raw))
-    assert await codes(ada, "webauthnCheck", response=response) == FAILED
+    assert await codes(ada, "webauthnCheck", response=response) == FAILED_CODES
 
 
-async def test_a_challenge_is_answered_once(ada: Client) -> None:
+async def test_challenge_is_valid_once(ada: Client) -> None:
     key = SoftKey()
     response = await made(ada, key)
     assert await codes(ada, "webauthnRegister", name="x", response=response) == []
     proof = {"webauthn": await signed(ada, key)}
-    again = await codes(ada, "webauthnRegister", name="y", response=response, proof=proof)
-    assert again == FAILED
+    error_codes = await codes(ada, "webauthnRegister", name="y", response=response, proof=proof)
+    assert error_codes == FAILED_CODES
     response = await signed(ada, key)
     assert await codes(ada, "webauthnCheck", response=response) == []
-    assert await codes(ada, "webauthnCheck", response=response) == FAILED
+    assert await codes(ada, "webauthnCheck", response=response) == FAILED_CODES
 
 
-async def test_a_challenge_that_was_answered_wrongly_is_void(ada: Client) -> None:
+async def test_challenge_is_invalid_after_a_wrong_response(ada: Client) -> None:
     key = await key_on(ada)
     options = await challenged(ada, "AUTHENTICATION")
-    assert await codes(ada, "webauthnCheck", response=key.get(options, party="x")) == FAILED
-    assert await codes(ada, "webauthnCheck", response=key.get(options)) == FAILED
+    assert await codes(ada, "webauthnCheck", response=key.get(options, party="x")) == FAILED_CODES
+    assert await codes(ada, "webauthnCheck", response=key.get(options)) == FAILED_CODES
 
 
-async def test_of_one_answer_given_many_times_at_once_one_counts(ada: Client) -> None:
+async def test_concurrent_use_of_assertion_succeeds_once(ada: Client) -> None:
     key = SoftKey(counts=False)
     response = await made(ada, key)
     assert await codes(ada, "webauthnRegister", name="x", response=response) == []
-    answer, user = await signed(ada, key), await row_of(ada.world, ada.user.id)
+    assertion, user = await signed(ada, key), await row_of(ada.world, ada.user.id)
 
-    async def tried() -> Any:
+    async def try_assertion() -> Any:
         try:
-            return await check_second_factor(context(ada), user, SecondFactorProof(webauthn=answer))
+            return await verify_and_use_up_second_factor(
+                context(ada), user, SecondFactorProof(webauthn=assertion)
+            )
         except AuthenticationFailed:
             return None
 
-    came = await asyncio.gather(*(tried() for _ in range(6)))
-    assert sorted(came, key=str) == [None] * 5 + [TwoFactorMethod.WEBAUTHN]
+    results = await asyncio.gather(*(try_assertion() for _ in range(6)))
+    assert sorted(results, key=str) == [None] * 5 + [TwoFactorMethod.WEBAUTHN]
 
 
-@pytest.mark.parametrize(("minutes", "found"), [(59, []), (60, FAILED)])
-async def test_a_challenge_is_good_for_an_hour(
-    ada: Client, clock: Clock, minutes: int, found: list[str]
+@pytest.mark.parametrize(("minutes", "expected_codes"), [(59, []), (60, FAILED_CODES)])
+async def test_challenge_expires_after_one_hour(
+    ada: Client, clock: Clock, minutes: int, expected_codes: list[str]
 ) -> None:
     response = await made(ada, SoftKey())
     clock.tick(minutes=minutes)
-    assert await codes(ada, "webauthnRegister", name="x", response=response) == found
+    assert await codes(ada, "webauthnRegister", name="x", response=response) == expected_codes
 
 
-async def test_a_challenge_is_for_one_ceremony_only(ada: Client) -> None:
+async def test_challenge_is_valid_for_one_ceremony_only(ada: Client) -> None:
     key = await key_on(ada)
-    registration = await challenged(ada, "REGISTRATION")
-    assert await codes(ada, "webauthnCheck", response=key.get(registration)) == FAILED
+    registration_options = await challenged(ada, "REGISTRATION")
+    assert await codes(ada, "webauthnCheck", response=key.get(registration_options)) == FAILED_CODES
     proof = {"webauthn": await signed(ada, key)}
     response = SoftKey().create(await challenged(ada, "AUTHENTICATION"))
-    refused = await codes(ada, "webauthnRegister", name="y", response=response, proof=proof)
-    assert refused == FAILED
+    error_codes = await codes(ada, "webauthnRegister", name="y", response=response, proof=proof)
+    assert error_codes == FAILED_CODES
 
 
-async def test_a_challenge_and_a_key_are_their_owners(ada: Client, bob: Client) -> None:
+async def test_challenge_and_key_of_other_user_are_refused(ada: Client, bob: Client) -> None:
     hers, his = await key_on(ada), await key_on(bob)
-    for_ada = await challenged(ada, "AUTHENTICATION")
-    for_bob = await challenged(bob, "AUTHENTICATION")
-    assert await codes(bob, "webauthnCheck", response=his.get(for_ada)) == FAILED
-    assert await codes(bob, "webauthnCheck", response=hers.get(for_bob)) == FAILED
-    assert await codes(ada, "webauthnCheck", response=hers.get(for_ada)) == []
+    ada_options = await challenged(ada, "AUTHENTICATION")
+    bob_options = await challenged(bob, "AUTHENTICATION")
+    assert await codes(bob, "webauthnCheck", response=his.get(ada_options)) == FAILED_CODES
+    assert await codes(bob, "webauthnCheck", response=hers.get(bob_options)) == FAILED_CODES
+    assert await codes(ada, "webauthnCheck", response=hers.get(ada_options)) == []
 
 
-async def test_a_counter_that_went_back_is_a_copy_of_the_key(ada: Client) -> None:
+async def test_sign_count_that_does_not_increase_is_refused(ada: Client) -> None:
     key = await key_on(ada)
     for _ in range(3):
         assert await codes(ada, "webauthnCheck", response=await signed(ada, key)) == []
     key.count = 2
-    for _ in range(2):  # one behind, and the same again
-        assert await codes(ada, "webauthnCheck", response=await signed(ada, key)) == FAILED
+    for _ in range(2):  # one lower, then equal
+        assert await codes(ada, "webauthnCheck", response=await signed(ada, key)) == FAILED_CODES
     assert await codes(ada, "webauthnCheck", response=await signed(ada, key)) == []
 
 
-async def test_a_key_is_registered_once(ada: Client, bob: Client) -> None:
+async def test_security_key_is_registered_once(ada: Client, bob: Client) -> None:
     key = await key_on(ada)
     proof = {"webauthn": await signed(ada, key)}
-    given = {"name": "again", "response": await made(ada, key)}
-    assert await codes(ada, "webauthnRegister", **given, proof=proof) == ["CONFLICT"]
+    arguments = {"name": "again", "response": await made(ada, key)}
+    assert await codes(ada, "webauthnRegister", **arguments, proof=proof) == ["CONFLICT"]
     response = await made(bob, key)
     assert await codes(bob, "webauthnRegister", name="mine", response=response) == ["CONFLICT"]
     assert (await row_of(ada.world, bob.user.id)).second_factors == []
 
 
-BROKEN: list[Any] = [
+MALFORMED_RESPONSES: list[Any] = [
     {},
     {"id": 7},
     {"response": None},
@@ -259,14 +265,14 @@ BROKEN: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("response", BROKEN)
-async def test_what_is_no_answer_is_refused(ada: Client, response: Any) -> None:
-    assert await codes(ada, "webauthnRegister", name="x", response=response) == FAILED
+@pytest.mark.parametrize("response", MALFORMED_RESPONSES)
+async def test_malformed_webauthn_response_is_refused(ada: Client, response: Any) -> None:
+    assert await codes(ada, "webauthnRegister", name="x", response=response) == FAILED_CODES
     await key_on(ada)
-    assert await codes(ada, "webauthnCheck", response=response) == FAILED
+    assert await codes(ada, "webauthnCheck", response=response) == FAILED_CODES
 
 
-async def test_parts_of_an_answer_that_are_nonsense_are_refused(ada: Client) -> None:
+async def test_malformed_attestation_is_refused(ada: Client) -> None:
     for part, value in (
         ("attestationObject", ""),
         ("attestationObject", base64url(b"\xa0")),
@@ -277,34 +283,36 @@ async def test_parts_of_an_answer_that_are_nonsense_are_refused(ada: Client) -> 
     ):
         response = await made(ada, SoftKey())
         response["response"][part] = value
-        found = await codes(ada, "webauthnRegister", name="x", response=response)
-        good = part == "transports"
-        assert found == ([] if good else FAILED), (part, value)
-        if good:
-            await ask(ada, "twoFactorDisable", proof={"totp": (await _codes(ada))[0]})
+        error_codes = await codes(ada, "webauthnRegister", name="x", response=response)
+        is_valid = part == "transports"
+        assert error_codes == ([] if is_valid else FAILED_CODES), (part, value)
+        if is_valid:
+            await ask(
+                ada, "twoFactorDisable", proof={"totp": (await _create_recovery_codes(ada))[0]}
+            )
 
 
-async def test_an_answer_has_its_bounds(ada: Client) -> None:
-    odd: list[Any] = [[], "x", 7]
-    for response in odd:
-        done = await ask(ada, "webauthnRegister", name="x", response=response)
-        assert [(e["code"], e["path"]) for e in done["errors"]] == [("VALIDATION", ["response"])]
-    huge: Any = {"response": {"clientDataJSON": "a" * 40_000}}
-    assert await codes(ada, "webauthnRegister", name="x", response=huge) == ["VALIDATION"]
+async def test_invalid_response_type_size_and_name_are_refused(ada: Client) -> None:
+    invalid_responses: list[Any] = [[], "x", 7]
+    for response in invalid_responses:
+        payload = await ask(ada, "webauthnRegister", name="x", response=response)
+        assert [(e["code"], e["path"]) for e in payload["errors"]] == [("VALIDATION", ["response"])]
+    large_response: Any = {"response": {"clientDataJSON": "a" * 40_000}}
+    assert await codes(ada, "webauthnRegister", name="x", response=large_response) == ["VALIDATION"]
     for name in ("", " ", "x" * 129, "a\x7f"):
-        done = await ask(ada, "webauthnRegister", name=name, response={})
-        assert [(e["code"], e["path"]) for e in done["errors"]] == [("VALIDATION", ["name"])]
+        payload = await ask(ada, "webauthnRegister", name=name, response={})
+        assert [(e["code"], e["path"]) for e in payload["errors"]] == [("VALIDATION", ["name"])]
 
 
-async def test_keys_and_challenges_are_bounded(ada: Client, clock: Clock) -> None:
-    first = await challenged(ada, "REGISTRATION")
+async def test_number_of_keys_and_challenges_is_limited(ada: Client, clock: Clock) -> None:
+    first_options = await challenged(ada, "REGISTRATION")
     for _ in range(webauthn.MAX_CHALLENGES + 3):
-        last = await challenged(ada, "REGISTRATION")
+        last_options = await challenged(ada, "REGISTRATION")
     assert len(await all_of(ada.world, WebauthnChallenge)) == webauthn.MAX_CHALLENGES
-    given = {"name": "x", "response": SoftKey().create(first)}
-    assert await codes(ada, "webauthnRegister", **given) == FAILED
-    given = {"name": "x", "response": SoftKey().create(last)}
-    assert await codes(ada, "webauthnRegister", **given) == []
+    arguments = {"name": "x", "response": SoftKey().create(first_options)}
+    assert await codes(ada, "webauthnRegister", **arguments) == FAILED_CODES
+    arguments = {"name": "x", "response": SoftKey().create(last_options)}
+    assert await codes(ada, "webauthnRegister", **arguments) == []
     async with ada.world.write_session() as session:
         session.add_all(
             WebauthnKey(
@@ -317,18 +325,15 @@ async def test_keys_and_challenges_are_bounded(ada: Client, clock: Clock) -> Non
             )
             for n in range(webauthn.MAX_KEYS - 1)
         )
-    done = await ask(ada, "webauthnChallenge", ceremony="REGISTRATION")
-    assert [error["code"] for error in done["errors"]] == ["LIMIT_REACHED"]
+    payload = await ask(ada, "webauthnChallenge", ceremony="REGISTRATION")
+    assert [error["code"] for error in payload["errors"]] == ["LIMIT_REACHED"]
 
 
-async def test_without_keys_nobody_is_asked_for_one(ada: Client) -> None:
+async def test_authentication_challenge_without_keys_is_refused(ada: Client) -> None:
     assert await codes(ada, "webauthnChallenge", ceremony="AUTHENTICATION") == ["CONFLICT"]
 
 
-# ---------------------------------------------------------------- sign-ins that wait
-
-
-async def test_a_sign_in_that_waits_is_complete_with_a_key(ada: Client) -> None:
+async def test_security_key_completes_pending_sign_in(ada: Client) -> None:
     key = await key_on(ada)
     ctx = await waiting(ada)
     with pytest.raises(Forbidden):
@@ -344,74 +349,72 @@ async def test_a_sign_in_that_waits_is_complete_with_a_key(ada: Client) -> None:
     assert not token.pending
 
 
-async def test_strangers_get_no_challenge_whomever_they_name(ada: Client, bob: Client) -> None:
+async def test_challenge_without_sign_in_is_refused(ada: Client, bob: Client) -> None:
     await key_on(ada)
-    nobody = Context(ada.world, Viewer())
-    for key in (None, ada.user.id, bob.user.id, 7):
+    public_context = Context(ada.world, Viewer())
+    for user_id in (None, ada.user.id, bob.user.id, 7):
         with pytest.raises(Unauthenticated):
-            await second_factors_mutations.create_webauthn_challenge(nobody, key, None)
-    text = "mutation ($u: UserRef) { webauthnChallenge(input: {user: $u}) { challenge } }"
-    answers = []
+            await second_factors_mutations.create_webauthn_challenge(public_context, user_id, None)
+    document = "mutation ($u: UserRef) { webauthnChallenge(input: {user: $u}) { challenge } }"
+    errors = []
     for user in ({"username": "ada"}, {"username": "bob"}, {"username": "nobody"}, None):
-        asked = {"query": text, "variables": {"u": user}}
-        (error,) = (await ada.http.post("/graphql", json=asked)).json()["errors"]
-        answers.append((error["message"], error["extensions"]["code"]))
-    assert len(set(answers)) == 1
+        body = {"query": document, "variables": {"u": user}}
+        (error,) = (await ada.http.post("/graphql", json=body)).json()["errors"]
+        errors.append((error["message"], error["extensions"]["code"]))
+    assert len(set(errors)) == 1
     ctx = await waiting(bob)
-    for key in (ada.user.id, 7):
+    for user_id in (ada.user.id, 7):
         with pytest.raises(NotFound):
-            await second_factors_mutations.create_webauthn_challenge(ctx, key, None)
+            await second_factors_mutations.create_webauthn_challenge(ctx, user_id, None)
     assert len(await all_of(ada.world, WebauthnChallenge)) == 0
 
 
-# ---------------------------------------------------------------- removing
-
-
-async def test_with_the_last_key_the_factor_is_off(ada: Client) -> None:
-    first = await key_on(ada)
-    proof = {"webauthn": await signed(ada, first)}
-    second = await key_on(ada, "EdDSA", proof=proof)
-    assert await codes(ada, "webauthnDelete", ids=[second.global_id]) == FAILED
-    proof = {"webauthn": await signed(ada, first)}
-    done = await ask(ada, "webauthnDelete", "deletedIds", ids=[second.global_id], proof=proof)
-    assert done["deletedIds"] == [second.global_id]
-    assert (await ada(KEYS))["user"]["enabled2fa"] == ["WEBAUTHN"]
-    proof = {"webauthn": await signed(ada, first)}
-    assert await codes(ada, "webauthnDelete", ids=[first.global_id], proof=proof) == []
-    assert (await ada(KEYS))["user"] == {"webauthnKeys": [], "enabled2fa": []}
+async def test_deleting_last_key_disables_webauthn(ada: Client) -> None:
+    first_key = await key_on(ada)
+    proof = {"webauthn": await signed(ada, first_key)}
+    second_key = await key_on(ada, "EdDSA", proof=proof)
+    assert await codes(ada, "webauthnDelete", ids=[second_key.global_id]) == FAILED_CODES
+    proof = {"webauthn": await signed(ada, first_key)}
+    payload = await ask(
+        ada, "webauthnDelete", "deletedIds", ids=[second_key.global_id], proof=proof
+    )
+    assert payload["deletedIds"] == [second_key.global_id]
+    assert (await ada(KEYS_QUERY))["user"]["enabled2fa"] == ["WEBAUTHN"]
+    proof = {"webauthn": await signed(ada, first_key)}
+    assert await codes(ada, "webauthnDelete", ids=[first_key.global_id], proof=proof) == []
+    assert (await ada(KEYS_QUERY))["user"] == {"webauthnKeys": [], "enabled2fa": []}
     assert await all_of(ada.world, WebauthnChallenge) == []
 
 
-async def test_keys_go_all_or_none(ada: Client, bob: Client, root: Client) -> None:
+async def test_webauthn_delete_is_all_or_nothing(ada: Client, bob: Client, root: Client) -> None:
     hers, his = await key_on(ada), await key_on(bob)
     options = {"reason": "lost"}
-    both = [hers.global_id, his.global_id]
-    assert await codes(root, "webauthnDelete", ids=both, options=options) == ["VALIDATION"]
-    done = await ask(ada, "webauthnDelete", ids=both, proof={"totp": "x"})
-    assert [(e["code"], e["index"]) for e in done["errors"]] == [("NOT_FOUND", 1)]
+    key_ids = [hers.global_id, his.global_id]
+    assert await codes(root, "webauthnDelete", ids=key_ids, options=options) == ["VALIDATION"]
+    payload = await ask(ada, "webauthnDelete", ids=key_ids, proof={"totp": "x"})
+    assert [(e["code"], e["index"]) for e in payload["errors"]] == [("NOT_FOUND", 1)]
     assert len(await all_of(ada.world, WebauthnKey)) == 2
-    assert await codes(root, "webauthnDelete", ids=both[:1]) == ["VALIDATION"]
-    assert await codes(root, "webauthnDelete", ids=both[:1], options=options) == []
+    assert await codes(root, "webauthnDelete", ids=key_ids[:1]) == ["VALIDATION"]
+    assert await codes(root, "webauthnDelete", ids=key_ids[:1], options=options) == []
     assert await codes(root, "webauthnDelete", ids=[], options=options) == []
 
 
-async def test_others_see_no_key(ada: Client, bob: Client, root: Client) -> None:
+async def test_security_key_is_hidden_from_other_users(
+    ada: Client, bob: Client, root: Client
+) -> None:
     key = await key_on(ada)
-    text = "query ($id: ID!) { node(id: $id) { id ... on WebauthnKey { name } } }"
-    assert (await ada(text, id=key.global_id))["node"]["name"] == "Blue"
-    assert (await root(text, id=key.global_id))["node"]["name"] == "Blue"
-    assert (await bob(text, id=key.global_id))["node"] is None
+    node_query = "query ($id: ID!) { node(id: $id) { id ... on WebauthnKey { name } } }"
+    assert (await ada(node_query, id=key.global_id))["node"]["name"] == "Blue"
+    assert (await root(node_query, id=key.global_id))["node"]["name"] == "Blue"
+    assert (await bob(node_query, id=key.global_id))["node"] is None
     assert await codes(bob, "webauthnDelete", ids=[key.global_id]) == ["NOT_FOUND"]
-    other, theirs = await admin_of(bob, domain="elsewhere.example"), await admin_of(bob)
-    assert await webauthn.load_keys_of_users(other, [ada.user.id]) == [[]]
-    assert len((await webauthn.load_keys_of_users(theirs, [ada.user.id]))[0]) == 1
-
-
-# ---------------------------------------------------------------- who relies on them
+    other_admin, own_admin = await admin_of(bob, domain="elsewhere.example"), await admin_of(bob)
+    assert await webauthn.load_keys_of_users(other_admin, [ada.user.id]) == [[]]
+    assert len((await webauthn.load_keys_of_users(own_admin, [ada.user.id]))[0]) == 1
 
 
 @pytest.mark.parametrize(
-    ("options", "party"),
+    ("options", "expected_party"),
     [
         (
             Options(public_url="https://Mail.Example.org/x"),
@@ -431,27 +434,29 @@ async def test_others_see_no_key(ada: Client, bob: Client, root: Client) -> None
         ),
     ],
 )
-def test_the_party_is_what_is_set(options: Options, party: tuple[str, list[str]]) -> None:
-    found = webauthn.relying_party(options)
-    assert (found.id, found.origins) == party
+def test_relying_party_follows_settings(
+    options: Options, expected_party: tuple[str, list[str]]
+) -> None:
+    relying_party = webauthn.relying_party(options)
+    assert (relying_party.id, relying_party.origins) == expected_party
 
 
-async def test_without_an_address_there_are_no_ceremonies(ada: Client) -> None:
+async def test_challenge_without_public_url_is_refused(ada: Client) -> None:
     world = replace(ada.world, options=Options(hostname="mx.example.org"))
     ctx = Context(world, context(ada).viewer)
     with pytest.raises(ServiceUnavailable, match="MERGANSER_PUBLIC_URL"):
         await second_factors_mutations.create_webauthn_challenge(ctx, None, None)
 
 
-async def test_the_host_of_a_request_is_not_believed(ada: Client) -> None:
-    text = "mutation { webauthnChallenge(input: {}) { challenge } }"
+async def test_challenge_ignores_host_headers(ada: Client) -> None:
+    document = "mutation { webauthnChallenge(input: {}) { challenge } }"
     headers = {**ada.headers, "Host": "evil.example", "X-Forwarded-Host": "evil.example"}
-    answer = await ada.http.post("/graphql", json={"query": text}, headers=headers)
-    assert "evil" not in answer.text
-    assert "mail.example.org" in answer.text
+    response = await ada.http.post("/graphql", json={"query": document}, headers=headers)
+    assert "evil" not in response.text
+    assert "mail.example.org" in response.text
 
 
-async def test_old_challenges_are_tidied_away(ada: Client, clock: Clock) -> None:
+async def test_housekeeping_deletes_old_challenges(ada: Client, clock: Clock) -> None:
     from mail.maintenance.housekeeping import run_round
 
     await challenged(ada, "REGISTRATION")
@@ -459,22 +464,22 @@ async def test_old_challenges_are_tidied_away(ada: Client, clock: Clock) -> None
     assert (await run_round(ada.world)).challenges == 1
 
 
-async def test_many_accounts_cost_no_more_statements_than_one(
+async def test_factors_of_many_users_load_in_constant_statements(
     ada: Client, root: Client, statements: list[str]
 ) -> None:
     from tests.conftest import make_user
 
-    text = """{ users(first: 50) { nodes { enabled2fa recoveryCodesLeft
+    query = """{ users(first: 50) { nodes { enabled2fa recoveryCodesLeft
       twoFactors { method } webauthnKeys { name } appPasswords { description } } } }"""
 
-    async def cost() -> int:
+    async def count_statements() -> int:
         del statements[:]
-        await root(text)
-        return len([sent for sent in statements if "api_keys" not in sent])
+        await root(query)
+        return len([statement for statement in statements if "api_keys" not in statement])
 
     await key_on(ada)
-    costs = [await cost()]
+    statement_counts = [await count_statements()]
     for n in range(20):
         await make_user(ada.world, f"n{n}")
-    costs += [await cost(), await cost()]
-    assert len(set(costs)) == 1
+    statement_counts += [await count_statements(), await count_statements()]
+    assert len(set(statement_counts)) == 1

@@ -1,1 +1,1 @@
-"""Tests of delivery e2e."""
+"""End-to-end tests of delivery."""

@@ -1,4 +1,4 @@
-"""Killed in the middle of a copy, the server has all mail of the source: once, and unchanged."""
+"""Tests that a server that is killed while it fetches keeps all mail once and unchanged."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,42 +15,60 @@ SEED = 3
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that others than we can be let into: pytest shuts its own."""
+    """A folder that other users can enter. Folders of pytest are private."""
     needed()
     with TemporaryDirectory() as name:
         yield Path(name)
 
 
-async def test_a_copy_that_is_killed_goes_on_where_it_was(folder: Path) -> None:
+async def test_killed_fetch_continues_without_loss_or_duplicates(folder: Path) -> None:
     plan = [PlannedKill("fetched", 2), PlannedKill("commit", 40), PlannedKill("outside", 20)]
-    verdict = await fetch_soak.run_fetch_soak(folder, plan, seed=SEED)
-    assert verdict.differences == []
-    assert [life.exit_code for life in verdict.rounds] == [-9, -9, -9, 0, 0]
-    copied = [life.copied_count for life in verdict.rounds]
-    assert 0 < copied[0] < copied[2] < copied[3] == copied[4] == verdict.received_count
-    assert {life.remaining_count for life in verdict.rounds[3:]} == {verdict.received_count}
-    there = await fetch_soak.read_copied_messages(folder / "server")
-    came = set(there)
-    assert fetch_soak.find_differences(came, there) == []
-    (mark, path, flags, digest), (other, *_its), *rest = there
-    changed = fetch_soak.CopiedMessage(
-        mark, f"{path}/else", flags | {"\\Flagged", "\\Answered"}, digest[::-1]
+    result = await fetch_soak.run_fetch_soak(folder, plan, seed=SEED)
+    assert result.differences == []
+    assert [crash_round.exit_code for crash_round in result.rounds] == [-9, -9, -9, 0, 0]
+    copied_counts = [crash_round.copied_count for crash_round in result.rounds]
+    assert (
+        0
+        < copied_counts[0]
+        < copied_counts[2]
+        < copied_counts[3]
+        == copied_counts[4]
+        == result.received_count
     )
-    assert fetch_soak.find_differences(came, [changed, rest[0], *rest]) == [
-        f"{other} is missing",
-        f"{rest[0][0]} is here 2 times",
-        *(f"{mark} has other {what} here" for what in ("folder", "flags", "bytes")),
+    assert {crash_round.remaining_count for crash_round in result.rounds[3:]} == {
+        result.received_count
+    }
+    copied_messages = await fetch_soak.read_copied_messages(folder / "server")
+    expected_messages = set(copied_messages)
+    assert fetch_soak.find_differences(expected_messages, copied_messages) == []
+    (message_name, path, flags, digest), (missing_name, *_other_fields), *remaining = (
+        copied_messages
+    )
+    changed = fetch_soak.CopiedMessage(
+        message_name, f"{path}/else", flags | {"\\Flagged", "\\Answered"}, digest[::-1]
+    )
+    assert fetch_soak.find_differences(expected_messages, [changed, remaining[0], *remaining]) == [
+        f"{missing_name} is missing",
+        f"{remaining[0][0]} is here 2 times",
+        *(
+            f"{message_name} has other {property_name} here"
+            for property_name in ("folder", "flags", "bytes")
+        ),
     ]
 
 
-async def test_nothing_is_deleted_at_the_source_that_is_not_here(folder: Path) -> None:
+async def test_killed_fetch_deletes_only_copied_messages_at_source(folder: Path) -> None:
     plan = [PlannedKill("expunged", 1), PlannedKill("outside", 10), PlannedKill("fetched", 1)]
-    verdict = await fetch_soak.run_fetch_soak(folder, plan, seed=SEED, delete=True)
-    assert verdict.differences == []
-    lives = verdict.rounds
-    assert [life.exit_code for life in lives] == [-9, -9, -9, 0, 0]
-    assert lives[0].copied_count > 0
+    result = await fetch_soak.run_fetch_soak(folder, plan, seed=SEED, delete=True)
+    assert result.differences == []
+    crash_rounds = result.rounds
+    assert [crash_round.exit_code for crash_round in crash_rounds] == [-9, -9, -9, 0, 0]
+    assert crash_rounds[0].copied_count > 0
     assert (
-        lives[0].remaining_count == fetch_soak.NEW_MESSAGE_COUNT - lives[0].copied_count
-    )  # it was killed when they were gone
-    assert (lives[4].copied_count, lives[4].remaining_count) == (verdict.received_count, 0)
+        crash_rounds[0].remaining_count
+        == fetch_soak.NEW_MESSAGE_COUNT - crash_rounds[0].copied_count
+    )  # the server was killed after their expunge
+    assert (crash_rounds[4].copied_count, crash_rounds[4].remaining_count) == (
+        result.received_count,
+        0,
+    )

@@ -1,4 +1,4 @@
-"""Pushes of a real server that is killed while it pushes."""
+"""Tests of push notifications of a server that is killed while it sends one."""
 
 import asyncio
 from pathlib import Path
@@ -11,43 +11,43 @@ from tests.support.operations.push_receivers import SET
 from tests.support.servers.merganser_server import Server
 from tests.support.servers.webhook_receiver import OK, Got, receiving
 
-KEY = "mgk_" + "b" * 43
+API_KEY = "mgk_" + "b" * 43
 
 
-async def test_what_a_killed_server_was_pushing_is_pushed_by_the_next(tmp_path: Path) -> None:
-    server = Server(tmp_path, more={"PUSH_PRIVATE": "on", "BOOTSTRAP_KEY": KEY})
+async def test_push_of_killed_server_is_sent_again_after_restart(tmp_path: Path) -> None:
+    server = Server(tmp_path, more={"PUSH_PRIVATE": "on", "BOOTSTRAP_KEY": API_KEY})
     server.make("ada")
-    hang = True
+    is_hanging = True
 
-    async def answer(_got: Got, writer: asyncio.StreamWriter) -> None:
-        if hang:
+    async def respond(_request: Got, writer: asyncio.StreamWriter) -> None:
+        if is_hanging:
             await asyncio.sleep(5)
         else:
             writer.write(OK)
 
     async with receiving() as receiver, httpx.AsyncClient(timeout=30) as http:
-        receiver.answer = answer
+        receiver.answer = respond
         server.start()
         try:
-            given = {
+            channel_input = {
                 "users": {"usernames": ["ada"]},
                 "kind": "HTTP",
                 "endpoint": f"http://127.0.0.1:{receiver.port}/topic",
             }
-            made = await http.post(
+            response = await http.post(
                 f"{server.url}/graphql",
-                json={"query": SET, "variables": {"input": given}},
-                headers={"Authorization": f"Bearer {KEY}"},
+                json={"query": SET, "variables": {"input": channel_input}},
+                headers={"Authorization": f"Bearer {API_KEY}"},
             )
-            assert made.json()["data"]["pushChannelSet"]["errors"] == []
+            assert response.json()["data"]["pushChannelSet"]["errors"] == []
             await asyncio.to_thread(send, server, "ada@example.org", raw_message("Once"))
             async with asyncio.timeout(10):
                 await receiver.wait(1)
             server.kill()
-            hang = False
+            is_hanging = False
             await asyncio.to_thread(server.start)
             async with asyncio.timeout(90):
                 await receiver.wait(2)
         finally:
             server.stop()
-    assert [got.raw for got in receiver.got] == [b"Once", b"Once"]
+    assert [request.raw for request in receiver.got] == [b"Once", b"Once"]

@@ -1,4 +1,4 @@
-"""The main road: mail in, news to those who follow, bytes out, mail out."""
+"""Tests of the main path: messages are delivered, reported to subscribers, read, and sent."""
 
 import asyncio
 import base64
@@ -14,7 +14,7 @@ from tests.support.mail_servers.smtp_and_dns_servers import Server as Hop
 from tests.support.mail_servers.smtp_and_dns_servers import listening
 from tests.support.servers.merganser_server import Client, Server, Socket, kinds
 
-FOLLOW = """
+CHANGES_SUBSCRIPTION = """
 subscription ($after: Cursor) { changes(after: $after) { cursor hasMore events {
   kind cursor
   ... on MessageChange { messageId uid flags message { subject } }
@@ -22,57 +22,69 @@ subscription ($after: Cursor) { changes(after: $after) { cursor hasMore events {
   ... on SubmissionChange { submission { state recipients { state } } }
 } } }
 """
-READ = """
+MESSAGE_QUERY = """
 query ($id: ID!) { message(by: {id: $id}) {
   subject text html(sanitize: false) size sourceUrl
   from { name address } envelope { from rcpt { value } }
   attachments { filename contentType size url }
 } }
 """
-STATE = "query ($id: ID!) { submission(by: {id: $id}) { state recipients { state lastResponse } } }"
+SUBMISSION_QUERY = (
+    "query ($id: ID!) { submission(by: {id: $id}) { state recipients { state lastResponse } } }"
+)
 
 
-async def arrived(server: Server, subject: str, to: str = "ada@example.org") -> str:
-    answer = await server.deliver(raw_message(subject), to)
-    assert answer.startswith("250 2.0.0 Delivered")
+async def deliver_message(server: Server, subject: str, recipient: str = "ada@example.org") -> str:
+    reply = await server.deliver(raw_message(subject), recipient)
+    assert reply.startswith("250 2.0.0 Delivered")
     return subject
 
 
-async def _reads_all_of_it(client: Client, id: str, whole: bytes) -> None:
-    read = (await client(READ, id=id))["message"]
-    assert read["subject"] == "Rich"
-    assert read["from"] == {"name": "Carol", "address": "carol@example.com"}
-    assert read["envelope"] == {"from": "carol@example.com", "rcpt": [{"value": "ada@example.org"}]}
-    assert read["text"].strip() == TEXT
-    assert [html.strip() for html in read["html"]] == [HTML.decode()]
+async def _assert_message_is_read_completely(
+    client: Client, message_id: str, source: bytes
+) -> None:
+    message = (await client(MESSAGE_QUERY, id=message_id))["message"]
+    assert message["subject"] == "Rich"
+    assert message["from"] == {"name": "Carol", "address": "carol@example.com"}
+    assert message["envelope"] == {
+        "from": "carol@example.com",
+        "rcpt": [{"value": "ada@example.org"}],
+    }
+    assert message["text"].strip() == TEXT
+    assert [html.strip() for html in message["html"]] == [HTML.decode()]
 
-    names = {each["filename"]: each for each in read["attachments"]}
-    assert names["large.pdf"]["size"] == len(LARGE)
-    url = names["large.pdf"]["url"]
+    attachments_by_name = {
+        attachment["filename"]: attachment for attachment in message["attachments"]
+    }
+    assert attachments_by_name["large.pdf"]["size"] == len(LARGE)
+    url = attachments_by_name["large.pdf"]["url"]
     async with httpx.AsyncClient(
         base_url=client.http.base_url, timeout=30
-    ) as stranger:  # by signature alone
-        fetched = await stranger.get(url)
-        assert fetched.status_code == 200
-        assert fetched.content == LARGE
-        part = await stranger.get(url, headers={"Range": "bytes=1000-1999"})
-        assert (part.status_code, part.content) == (206, LARGE[1000:2000])
-        assert part.headers["content-range"] == f"bytes 1000-1999/{len(LARGE)}"
-        beyond = await stranger.get(url, headers={"Range": f"bytes={len(LARGE)}-"})
-        assert beyond.status_code == 416
-        kept = await stranger.get(url, headers={"If-None-Match": fetched.headers["etag"]})
-        assert kept.status_code == 304
-        source = await stranger.get(read["sourceUrl"])
-        assert below(source.content) == whole
-        assert read["size"] == len(source.content)
-        forged = await stranger.get(url[:-1] + ("A" if url[-1] != "A" else "B"))
-        assert forged.status_code in {401, 403, 404}
+    ) as anonymous:  # the signature of the URL is sufficient
+        full_response = await anonymous.get(url)
+        assert full_response.status_code == 200
+        assert full_response.content == LARGE
+        range_response = await anonymous.get(url, headers={"Range": "bytes=1000-1999"})
+        assert (range_response.status_code, range_response.content) == (206, LARGE[1000:2000])
+        assert range_response.headers["content-range"] == f"bytes 1000-1999/{len(LARGE)}"
+        beyond_response = await anonymous.get(url, headers={"Range": f"bytes={len(LARGE)}-"})
+        assert beyond_response.status_code == 416
+        not_modified_response = await anonymous.get(
+            url, headers={"If-None-Match": full_response.headers["etag"]}
+        )
+        assert not_modified_response.status_code == 304
+        source_response = await anonymous.get(message["sourceUrl"])
+        assert below(source_response.content) == source
+        assert message["size"] == len(source_response.content)
+        forged_response = await anonymous.get(url[:-1] + ("A" if url[-1] != "A" else "B"))
+        assert forged_response.status_code in {401, 403, 404}
 
 
-async def test_mail_in_is_heard_on_websocket_and_sse_and_read_to_the_last_byte(
+async def test_delivered_message_is_sent_to_subscribers_and_read_completely(
     server: Server,
 ) -> None:
-    whole = raw([file for file in FILES if file.content != BINARY]) + b"\r\n"  # that has NULs
+    # BINARY contains NULs
+    source = raw([file for file in FILES if file.content != BINARY]) + b"\r\n"
     async with AsyncExitStack() as stack:
         ada = await stack.enter_async_context(server.client("ada"))
         bob = await stack.enter_async_context(server.client("bob"))
@@ -80,89 +92,106 @@ async def test_mail_in_is_heard_on_websocket_and_sse_and_read_to_the_last_byte(
             await stack.enter_async_context(server.socket(server.secrets[name]))
             for name in ("ada", "ada", "bob")
         ]
-        start = await ada.cursor()
-        stream = await stack.enter_async_context(ada.stream(FOLLOW, after=start))
+        start_cursor = await ada.cursor()
+        stream = await stack.enter_async_context(
+            ada.stream(CHANGES_SUBSCRIPTION, after=start_cursor)
+        )
         for socket in sockets[:2]:
-            await socket.subscribe(FOLLOW, after=start)
-        await sockets[2].subscribe(FOLLOW, after=await bob.cursor())
+            await socket.subscribe(CHANGES_SUBSCRIPTION, after=start_cursor)
+        await sockets[2].subscribe(CHANGES_SUBSCRIPTION, after=await bob.cursor())
 
-        assert (await server.deliver(whole, "ada@example.org")).startswith("250 2.0.0 Delivered")
+        assert (await server.deliver(source, "ada@example.org")).startswith("250 2.0.0 Delivered")
         (event,) = await sockets[0].events(1)
         assert event["kind"] == "MESSAGE_ADDED"
         assert event["message"] == {"subject": "Rich"}
         assert await sockets[1].events(1) == [event]
         assert (await stream.hear())["data"]["changes"]["events"] == [event]
-        await _reads_all_of_it(ada, event["messageId"], whole)
+        await _assert_message_is_read_completely(ada, event["messageId"], source)
 
         assert await sockets[2].silent()
-        assert (await bob(READ, id=event["messageId"]))["message"] is None
+        assert (await bob(MESSAGE_QUERY, id=event["messageId"]))["message"] is None
 
 
-def _away(one: Any) -> tuple[str, str, tuple[str, ...]]:
-    return one["cursor"], one["messageId"], tuple(one["flags"] or ())
+def event_summary(event: Any) -> tuple[str, str, tuple[str, ...]]:
+    return event["cursor"], event["messageId"], tuple(event["flags"] or ())
 
 
-async def caught_up(socket: Socket, cursor: str) -> tuple[list[Any], list[Any]]:
-    """All batches up to a cursor, and their events."""
+async def read_batches_until(socket: Socket, cursor: str) -> tuple[list[Any], list[Any]]:
+    """Read batches until a cursor. Return them and their events."""
     batches: list[Any] = []
     while not batches or batches[-1]["cursor"] != cursor:
         batches.append(await socket.batch())
     return batches, [event for batch in batches for event in batch["events"]]
 
 
-async def test_who_comes_back_hears_what_was_missed_each_once_and_in_order(server: Server) -> None:
+async def test_resumed_subscription_delivers_missed_events_once_in_order(server: Server) -> None:
     async with server.client("eve") as eve:
         async with server.socket(server.secrets["eve"]) as socket:
-            await socket.subscribe(FOLLOW, after=await eve.cursor())
-            await arrived(server, "heard", "eve@example.org")
-            (heard,) = await socket.events(1)
+            await socket.subscribe(CHANGES_SUBSCRIPTION, after=await eve.cursor())
+            await deliver_message(server, "heard", "eve@example.org")
+            (first_event,) = await socket.events(1)
         for subject in ("first", "second", "third"):
-            await arrived(server, subject, "eve@example.org")
+            await deliver_message(server, subject, "eve@example.org")
         async with server.socket(server.secrets["eve"]) as socket:
-            await socket.subscribe(FOLLOW, after=heard["cursor"])
-            missed = await socket.events(3)
-            assert [one["message"]["subject"] for one in missed] == ["first", "second", "third"]
-            await arrived(server, "live", "eve@example.org")
-            (live,) = await socket.events(1)
-            assert live["message"]["subject"] == "live"
+            await socket.subscribe(CHANGES_SUBSCRIPTION, after=first_event["cursor"])
+            missed_events = await socket.events(3)
+            assert [event["message"]["subject"] for event in missed_events] == [
+                "first",
+                "second",
+                "third",
+            ]
+            await deliver_message(server, "live", "eve@example.org")
+            (live_event,) = await socket.events(1)
+            assert live_event["message"]["subject"] == "live"
             assert await socket.silent()
-        async with eve.stream(FOLLOW, after=heard["cursor"]) as events:
-            again = (await events.hear())["data"]["changes"]["events"]
-        assert [one["cursor"] for one in again] == [one["cursor"] for one in [*missed, live]]
+        async with eve.stream(CHANGES_SUBSCRIPTION, after=first_event["cursor"]) as stream:
+            replayed_events = (await stream.hear())["data"]["changes"]["events"]
+        assert [event["cursor"] for event in replayed_events] == [
+            event["cursor"] for event in [*missed_events, live_event]
+        ]
 
 
-async def test_a_thousand_missed_changes_come_in_batches_each_event_once(server: Server) -> None:
-    async with server.client("gil") as gil, server.socket(server.secrets["gil"]) as stayed:
+async def test_thousand_missed_events_are_delivered_once_in_batches(server: Server) -> None:
+    async with server.client("gil") as gil, server.socket(server.secrets["gil"]) as open_socket:
         for number in range(20):
-            await arrived(server, f"many {number}", "gil@example.org")
-        start = await gil.cursor()
-        await stayed.subscribe(FOLLOW, after=start)
-        for turn in range(50):
-            given = {"select": {"mailbox": {"path": "INBOX"}}, "set": {"flags": [f"turn{turn}"]}}
-            done = await gil.do("messageUpdate", given, "updatedCount")
-            assert done == {"updatedCount": 20}
-        end = await gil.cursor()
-        _, live = await caught_up(stayed, end)
-        async with server.socket(server.secrets["gil"]) as back:
-            await back.subscribe(FOLLOW, after=start)
-            batches, missed = await caught_up(back, end)
-            assert await back.silent()
-        assert len({one["cursor"] for one in missed}) == len(missed) == 1000
-        assert [_away(one) for one in missed] == [_away(one) for one in live]
+            await deliver_message(server, f"many {number}", "gil@example.org")
+        start_cursor = await gil.cursor()
+        await open_socket.subscribe(CHANGES_SUBSCRIPTION, after=start_cursor)
+        for update_number in range(50):
+            update_input = {
+                "select": {"mailbox": {"path": "INBOX"}},
+                "set": {"flags": [f"turn{update_number}"]},
+            }
+            payload = await gil.do("messageUpdate", update_input, "updatedCount")
+            assert payload == {"updatedCount": 20}
+        end_cursor = await gil.cursor()
+        _, live_events = await read_batches_until(open_socket, end_cursor)
+        async with server.socket(server.secrets["gil"]) as resumed_socket:
+            await resumed_socket.subscribe(CHANGES_SUBSCRIPTION, after=start_cursor)
+            batches, missed_events = await read_batches_until(resumed_socket, end_cursor)
+            assert await resumed_socket.silent()
+        assert len({event["cursor"] for event in missed_events}) == len(missed_events) == 1000
+        assert [event_summary(event) for event in missed_events] == [
+            event_summary(event) for event in live_events
+        ]
         assert batches[0]["hasMore"]
         assert not batches[-1]["hasMore"]
         assert max(len(batch["events"]) for batch in batches) <= 500
 
-        halfway = batches[0]["events"][123]["cursor"]  # inside of what was stored as one change
-        async with server.socket(server.secrets["gil"]) as back:
-            await back.subscribe(FOLLOW, after=halfway)
-            _, rest = await caught_up(back, end)
-        assert [_away(one) for one in rest] == [_away(one) for one in missed[124:]]
+        middle_cursor = batches[0]["events"][123][
+            "cursor"
+        ]  # inside events that are stored as one change
+        async with server.socket(server.secrets["gil"]) as resumed_socket:
+            await resumed_socket.subscribe(CHANGES_SUBSCRIPTION, after=middle_cursor)
+            _, remaining_events = await read_batches_until(resumed_socket, end_cursor)
+        assert [event_summary(event) for event in remaining_events] == [
+            event_summary(event) for event in missed_events[124:]
+        ]
 
 
-async def test_mail_out_is_taken_by_the_next_hop_and_its_way_is_heard(server: Server) -> None:
+async def test_sent_message_reaches_next_hop_and_states_are_reported(server: Server) -> None:
     content = base64.b64encode(b"1;2").decode()
-    given = {
+    send_input = {
         "to": [{"address": "carol@far.example", "name": "Carol"}],
         "cc": [{"address": "bob@example.org"}],
         "subject": "Out",
@@ -175,50 +204,55 @@ async def test_mail_out_is_taken_by_the_next_hop_and_its_way_is_heard(server: Se
         server.client("ada") as ada,
         server.socket(server.secrets["ada"]) as socket,
     ):
-        await socket.subscribe(FOLLOW, after=await ada.cursor())
-        sent = (await ada.do("messageSend", given, "submission { id state }"))["submission"]
-        heard: list[Any] = []
+        await socket.subscribe(CHANGES_SUBSCRIPTION, after=await ada.cursor())
+        sent = (await ada.do("messageSend", send_input, "submission { id state }"))["submission"]
+        events: list[Any] = []
         states: list[str] = []
         while "SENT" not in states:
-            heard += (await socket.batch())["events"]
-            ours = [one for one in heard if one["kind"] == "SUBMISSION_CHANGED"]
-            states = [one["submission"]["state"] for one in ours]
-        assert "MESSAGE_ADDED" in kinds(heard)  # the copy in Sent
+            events += (await socket.batch())["events"]
+            submission_events = [event for event in events if event["kind"] == "SUBMISSION_CHANGED"]
+            states = [event["submission"]["state"] for event in submission_events]
+        assert "MESSAGE_ADDED" in kinds(events)  # the copy in Sent
         async with asyncio.timeout(5):
-            while not hop.mails:  # noqa: ASYNC110 - it rings no bell
+            while not hop.mails:  # noqa: ASYNC110 - the server has no event for this
                 await asyncio.sleep(0.01)
-        settled = (await ada(STATE, id=sent["id"]))["submission"]
+        final_submission = (await ada(SUBMISSION_QUERY, id=sent["id"]))["submission"]
     (mail,) = hop.mails
     assert (mail.sender, mail.to) == ("ada@example.org", ["carol@far.example"])
     assert b"Subject: Out\r\n" in mail.raw
     assert b"\r\n.\r\n..dots\r\n" in mail.raw
-    assert settled["state"] == "SENT"
-    by_state = {each["state"]: each["lastResponse"] for each in settled["recipients"]}
+    assert final_submission["state"] == "SENT"
+    by_state = {
+        recipient["state"]: recipient["lastResponse"]
+        for recipient in final_submission["recipients"]
+    }
     assert by_state.keys() == {"RELAYED", "DELIVERED"}
     assert "250 2.0.0 Taken" in by_state["RELAYED"]
 
 
-async def test_a_recipient_the_next_hop_refuses_comes_back_as_a_report(server: Server) -> None:
-    given = {"to": [{"address": "gone@far.example"}], "subject": "Lost", "text": "Hi."}
+async def test_recipient_refused_by_next_hop_is_bounced(server: Server) -> None:
+    send_input = {"to": [{"address": "gone@far.example"}], "subject": "Lost", "text": "Hi."}
     hop = Hop(replies={"gone": "550 5.1.1 No such user"})
     async with (
         listening(hop, port=server.hop),
         server.client("ada") as ada,
         server.socket(server.secrets["ada"]) as socket,
     ):
-        await socket.subscribe(FOLLOW, after=await ada.cursor())
-        await ada.do("messageSend", given)
-        heard: list[Any] = []
-        while kinds(heard).count("MESSAGE_ADDED") < 2:  # in Sent, and the report
-            heard += (await socket.batch())["events"]
-        states = [one["submission"] for one in heard if one["kind"] == "SUBMISSION_CHANGED"]
-        assert states[-1]["state"] == "FAILED"
-        assert [each["state"] for each in states[-1]["recipients"]] == ["BOUNCED"]
+        await socket.subscribe(CHANGES_SUBSCRIPTION, after=await ada.cursor())
+        await ada.do("messageSend", send_input)
+        events: list[Any] = []
+        while kinds(events).count("MESSAGE_ADDED") < 2:  # the copy in Sent and the DSN
+            events += (await socket.batch())["events"]
+        submissions = [
+            event["submission"] for event in events if event["kind"] == "SUBMISSION_CHANGED"
+        ]
+        assert submissions[-1]["state"] == "FAILED"
+        assert [recipient["state"] for recipient in submissions[-1]["recipients"]] == ["BOUNCED"]
 
 
-async def test_nothing_of_mails_or_secrets_is_in_the_log(server: Server) -> None:
+async def test_log_contains_no_mail_content_or_secrets(server: Server) -> None:
     async with server.client("ada") as ada:
-        await arrived(server, "Unspeakable", "ada@example.org")
+        await deliver_message(server, "Unspeakable", "ada@example.org")
         await ada("{ viewer { user { messages { nodes { subject text } } } } }")
     log = server.log
     words = ["Unspeakable", "Carol", "carol@", "ada@example.org", "Hi there", "mgk_"]

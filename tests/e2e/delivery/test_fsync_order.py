@@ -1,6 +1,6 @@
-"""What the kernel is told, in which order, before the bytes of a promise leave the server.
+"""Tests of the order of sync system calls before the server confirms a message or an upload.
 
-A kill cannot show a missing sync, for what is in the page cache survives it: strace can.
+A kill does not show a missing sync, because the page cache survives it. strace shows it.
 """
 
 import os
@@ -24,15 +24,15 @@ from resolvers.auth import api_keys
 from resolvers.auth.api_keys import NewApiKey
 from tests.support.run_scope import CI
 
-CALLS = "fsync,fdatasync,rename,renameat,renameat2,sendto,sendmsg,write,writev"
-LINE = re.compile(r"^(\d+) +(?:(\w+)\((.*)|<\.\.\. (\w+) resumed>(.*))$")
+TRACED_CALLS = "fsync,fdatasync,rename,renameat,renameat2,sendto,sendmsg,write,writev"
+TRACE_LINE = re.compile(r"^(\d+) +(?:(\w+)\((.*)|<\.\.\. (\w+) resumed>(.*))$")
 SYNCS, RENAMES = ("fsync", "fdatasync"), ("rename", "renameat", "renameat2")
-FILE = 400_000  # bytes that cannot be compressed: they become an object in the blob store
+ATTACHMENT_BYTES = 400_000  # incompressible, so that it becomes an object in the blob store
 
 
 @dataclass
-class Call:
-    """A system call: the lines of the trace where it begins and ends, and what is between."""
+class SystemCall:
+    """A system call with its text and the numbers of its first and last trace line."""
 
     name: str
     text: str
@@ -40,94 +40,96 @@ class Call:
     end: int
 
 
-def calls(trace: Sequence[str]) -> list[Call]:
-    found: list[Call] = []
-    open_: dict[str, Call] = {}
+def parse_trace(trace: Sequence[str]) -> list[SystemCall]:
+    parsed: list[SystemCall] = []
+    unfinished: dict[str, SystemCall] = {}
     for number, line in enumerate(trace):
-        if not (match := LINE.match(line)):
+        if not (match := TRACE_LINE.match(line)):
             continue
-        thread, name, text, _, rest = match.groups()
+        thread, name, text, _, remainder = match.groups()
         if name is None:
-            call = open_.pop(thread)
-            call.text, call.end = call.text + rest, number
+            call = unfinished.pop(thread)
+            call.text, call.end = call.text + remainder, number
         else:
-            call = Call(name, text, number, number)
-            found.append(call)
+            call = SystemCall(name, text, number, number)
+            parsed.append(call)
             if text.endswith("<unfinished ...>"):
-                open_[thread] = call
-    return found
+                unfinished[thread] = call
+    return parsed
 
 
-Step = tuple[str, Sequence[str], str]  # what it is, by which calls, of what
-DELIVERY: Sequence[Step] = (
+SyncStep = tuple[str, Sequence[str], str]  # description, names of the calls, pattern of their text
+DELIVERY_STEPS: Sequence[SyncStep] = (
     ("sync of the blob", SYNCS, r"/blobs/[0-9a-f]{2}/\.part-[^>]*>"),
     ("rename of the blob", RENAMES, r"/blobs/[0-9a-f]{2}/\.part-.*/blobs/"),
     ("sync of its folder", SYNCS, r"/blobs/[0-9a-f]{2}>"),
     ("sync of the store's log", SYNCS, r"/merganser\.db-wal>"),
 )
-PIECE: Sequence[Step] = (
+UPLOAD_PART: Sequence[SyncStep] = (
     ("sync of the piece", SYNCS, r"/spool/http/upload-[0-9a-f]+>"),
     ("sync of the spool", SYNCS, r"/spool/http>"),
     ("sync of the store's log", SYNCS, r"/merganser\.db-wal>"),
 )
 
 
-def promised_too_early(
-    trace: Sequence[str], promise: str = "250 2.0.0 Delivered", steps: Sequence[Step] = DELIVERY
+def first_late_step(
+    trace: Sequence[str],
+    reply_text: str = "250 2.0.0 Delivered",
+    steps: Sequence[SyncStep] = DELIVERY_STEPS,
 ) -> str:
-    """What had not been done yet when a promise was written; "" when all was."""
-    done = calls(trace)
-    (reply,) = [call for call in done if f'"{promise}' in call.text]
-    earlier = [call for call in done if call.end < reply.begin]
-    at = -1
-    for what, names, holds in steps:
-        came = [
+    """Return the first step that was not done when the reply was written, or ""."""
+    system_calls = parse_trace(trace)
+    (reply_call,) = [call for call in system_calls if f'"{reply_text}' in call.text]
+    earlier = [call for call in system_calls if call.end < reply_call.begin]
+    previous_end = -1
+    for description, names, pattern in steps:
+        matching_ends = [
             call.end
             for call in earlier
-            if call.begin > at and call.name in names and re.search(holds, call.text)
+            if call.begin > previous_end and call.name in names and re.search(pattern, call.text)
         ]
-        if not came:
-            return what
-        at = came[0]
+        if not matching_ends:
+            return description
+        previous_end = matching_ends[0]
     return ""
 
 
 @pytest.fixture(scope="module")
 def strace() -> str:
-    found = shutil.which("strace")
-    if found is None and CI:
+    program = shutil.which("strace")
+    if program is None and CI:
         pytest.fail("CI has to have strace")
-    if found is None:
+    if program is None:
         pytest.skip("there is no strace here")
-    return found
+    return program
 
 
-async def traced(strace: str, folder: Path) -> list[str]:
-    """The trace of a server that got a message with a large file, and a piece of an upload."""
+async def trace_server(strace: str, folder: Path) -> list[str]:
+    """Trace a server that receives a message with a large attachment and an upload part."""
     server, log = MerganserServer(folder), folder / "trace"
     async with open_environment(Settings(data=folder), migrate=True) as world:
         user = await create_user(world, RECEIVER_ADDRESS)
         _, secret = await api_keys.create_api_key(
             root_context(world), NewApiKey("piece", user_id=user.id)
         )
-    before = (strace, "-f", "-y", "-s", "64", "-e", f"trace={CALLS}", "-o", str(log))
-    process = await server.start(command_prefix=before)
+    strace_command = (strace, "-f", "-y", "-s", "64", "-e", f"trace={TRACED_CALLS}", "-o", str(log))
+    process = await server.start(command_prefix=strace_command)
     try:
-        neighbour = await connect(server.lmtp_port)
-        raw = MessageGenerator().make_message(1, attachment=os.urandom(FILE))
-        assert (await neighbour.deliver(RECEIVER_ADDRESS, raw)).startswith("250 2.0.0 Delivered")
-        await neighbour.close()
-        await _piece(server.http_port, secret)
+        lmtp_client = await connect(server.lmtp_port)
+        raw = MessageGenerator().make_message(1, attachment=os.urandom(ATTACHMENT_BYTES))
+        assert (await lmtp_client.deliver(RECEIVER_ADDRESS, raw)).startswith("250 2.0.0 Delivered")
+        await lmtp_client.close()
+        await _send_upload_part(server.http_port, secret)
     finally:
-        os.killpg(process.pid, signal.SIGTERM)  # strace hands on no signal of its own accord
+        os.killpg(process.pid, signal.SIGTERM)  # strace does not pass the signal on
         await stop_process(process)
     return log.read_text(errors="replace").splitlines()
 
 
-async def _piece(port: int, secret: str) -> None:
-    named = {"Authorization": f"Bearer {secret}", "Tus-Resumable": "1.0.0"}
+async def _send_upload_part(port: int, secret: str) -> None:
+    auth_headers = {"Authorization": f"Bearer {secret}", "Tus-Resumable": "1.0.0"}
     async with httpx.AsyncClient(
-        base_url=f"http://127.0.0.1:{port}", headers=named, timeout=30
+        base_url=f"http://127.0.0.1:{port}", headers=auth_headers, timeout=30
     ) as http:
         created = await http.post("/rest/uploads", headers={"Upload-Length": "10"})
         headers = {"Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
@@ -135,14 +137,14 @@ async def _piece(port: int, secret: str) -> None:
         assert (await http.patch(path, content=b"12345", headers=headers)).status_code == 204
 
 
-async def test_what_is_promised_is_on_the_disk_before(strace: str, tmp_path: Path) -> None:
-    trace = await traced(strace, tmp_path)
-    assert promised_too_early(trace) == ""
-    assert promised_too_early(trace, "HTTP/1.1 204 No Content", PIECE) == ""
+async def test_data_is_synced_before_confirmation(strace: str, tmp_path: Path) -> None:
+    trace = await trace_server(strace, tmp_path)
+    assert first_late_step(trace) == ""
+    assert first_late_step(trace, "HTTP/1.1 204 No Content", UPLOAD_PART) == ""
 
 
 BLOB = "/d/blobs/ab"
-ORDER = (
+CORRECT_TRACE = (
     f"7 fsync(12<{BLOB}/.part-x>) = 0",
     f'7 rename("{BLOB}/.part-x", "{BLOB}/abc.1") = 0',
     f"7 fsync(13<{BLOB}>) = 0",
@@ -151,12 +153,12 @@ ORDER = (
 )
 
 
-def test_the_right_order_passes() -> None:
-    assert promised_too_early(ORDER) == ""
+def test_correct_order_is_accepted() -> None:
+    assert first_late_step(CORRECT_TRACE) == ""
 
 
 @pytest.mark.parametrize(
-    ("missing", "what"),
+    ("missing", "step"),
     [
         (0, "sync of the blob"),
         (1, "rename of the blob"),
@@ -164,13 +166,18 @@ def test_the_right_order_passes() -> None:
         (3, "sync of the store's log"),
     ],
 )
-def test_a_step_that_is_missing_or_late_is_found(missing: int, what: str) -> None:
-    without = [line for number, line in enumerate(ORDER) if number != missing]
-    assert promised_too_early(without) == what
-    assert promised_too_early([*without, ORDER[missing]]) == what
+def test_missing_or_late_step_is_detected(missing: int, step: str) -> None:
+    incomplete_trace = [line for number, line in enumerate(CORRECT_TRACE) if number != missing]
+    assert first_late_step(incomplete_trace) == step
+    assert first_late_step([*incomplete_trace, CORRECT_TRACE[missing]]) == step
 
 
-def test_a_sync_that_has_only_begun_when_the_reply_goes_does_not_count() -> None:
-    begun = "8 fdatasync(9</d/merganser.db-wal> <unfinished ...>"
-    late = [*ORDER[:3], begun, ORDER[4], "8 <... fdatasync resumed>) = 0"]
-    assert promised_too_early(late) == "sync of the store's log"
+def test_unfinished_sync_before_reply_is_detected() -> None:
+    unfinished_line = "8 fdatasync(9</d/merganser.db-wal> <unfinished ...>"
+    trace = [
+        *CORRECT_TRACE[:3],
+        unfinished_line,
+        CORRECT_TRACE[4],
+        "8 <... fdatasync resumed>) = 0",
+    ]
+    assert first_late_step(trace) == "sync of the store's log"

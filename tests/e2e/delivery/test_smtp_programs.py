@@ -1,4 +1,4 @@
-"""The whole server, and programs that speak SMTP to it."""
+"""Tests of SMTP programs against the whole server."""
 
 import asyncio
 import smtplib
@@ -14,83 +14,83 @@ from tests.support.mail_servers.queue_worker import until
 from tests.support.mail_servers.smtp_client import NAME, Authority
 from tests.support.servers.merganser_server import PASSWORD, Client, Server
 
-SUBJECTS = (
+SUBJECTS_QUERY = (
     "{ viewer { user { mailbox(by: {specialUse: INBOX}) { messages { nodes { subject } } } } } }"
 )
-NAMES = ("SMTP", "SUBMISSION", "SUBMISSIONS")
+LISTENER_NAMES = ("SMTP", "SUBMISSION", "SUBMISSIONS")
 
 
-def served(folder: Path, *words: str) -> tuple[Server, Authority, dict[str, int]]:
-    """A server that listens everywhere, and who signs its certificate."""
-    authority, ports = Authority(folder), {name: free_port() for name in NAMES}
-    more = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
-    more["TLS_CERT"] = str(authority.issue())
-    server = Server(folder, more=more, words=words)
+def create_smtp_server(folder: Path, *arguments: str) -> tuple[Server, Authority, dict[str, int]]:
+    """Create a server that listens on all SMTP ports, and the authority of its certificate."""
+    authority, ports = Authority(folder), {name: free_port() for name in LISTENER_NAMES}
+    settings = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
+    settings["TLS_CERT"] = str(authority.issue())
+    server = Server(folder, more=settings, words=arguments)
     server.make("ada", "bob")
     return server, authority, ports
 
 
-def letter(subject: str, sender: str) -> EmailMessage:
-    made = EmailMessage()
-    made["From"], made["To"], made["Subject"] = sender, "bob@example.org", subject
-    made.set_content("Hello\n")
-    return made
+def create_message(subject: str, sender: str) -> EmailMessage:
+    message = EmailMessage()
+    message["From"], message["To"], message["Subject"] = sender, "bob@example.org", subject
+    message.set_content("Hello\n")
+    return message
 
 
-def come_in(port: int, authority: Authority, subject: str) -> None:
+def send_by_smtp(port: int, authority: Authority, subject: str) -> None:
     with smtplib.SMTP("127.0.0.1", port, timeout=30) as smtp:
         smtp._host = NAME  # type: ignore[attr-defined]  # noqa: SLF001
         smtp.starttls(context=authority.client())
-        smtp.send_message(letter(subject, "carol@example.net"))
+        smtp.send_message(create_message(subject, "carol@example.net"))
 
 
-def hand_in(ports: dict[str, int], authority: Authority, subject: str) -> None:
+def submit(ports: dict[str, int], authority: Authority, subject: str) -> None:
     with smtplib.SMTP("127.0.0.1", ports["SUBMISSION"], timeout=30) as smtp:
         smtp._host = NAME  # type: ignore[attr-defined]  # noqa: SLF001
         smtp.starttls(context=authority.client())
         smtp.login("ada", PASSWORD)
-        smtp.send_message(letter(subject, "ada@example.org"))
+        smtp.send_message(create_message(subject, "ada@example.org"))
 
 
-async def subjects(client: Client) -> list[str]:
-    answer = await client(SUBJECTS)
-    nodes = answer["viewer"]["user"]["mailbox"]["messages"]["nodes"]
+async def inbox_subjects(client: Client) -> list[str]:
+    response = await client(SUBJECTS_QUERY)
+    nodes = response["viewer"]["user"]["mailbox"]["messages"]["nodes"]
     return sorted(node["subject"] for node in nodes)
 
 
-async def arrived(server: Server, *wanted: str) -> None:
+async def wait_for_subjects(server: Server, *expected: str) -> None:
     async with server.client("bob") as bob:
 
-        async def there() -> bool:
-            return await subjects(bob) == sorted(wanted)
+        async def all_arrived() -> bool:
+            return await inbox_subjects(bob) == sorted(expected)
 
-        await until(there)
+        await until(all_arrived)
 
 
 @pytest.fixture(params=[(), ("--workers", "2")])
-def house(
+def smtp_server(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[tuple[Server, Authority, dict[str, int]]]:
-    """A server that does not outlive its test."""
-    made = served(tmp_path, *request.param)
-    yield made
-    with suppress(AssertionError):  # it has ended
-        made[0].kill()
+    """A server that is killed after its test."""
+    created = create_smtp_server(tmp_path, *request.param)
+    yield created
+    with suppress(AssertionError):  # the server has already ended
+        created[0].kill()
 
 
-async def test_mail_comes_in_and_is_handed_in(
-    house: tuple[Server, Authority, dict[str, int]],
+async def test_messages_are_received_and_submitted_by_smtp_programs(
+    smtp_server: tuple[Server, Authority, dict[str, int]],
 ) -> None:
-    server, authority, ports = house
+    server, authority, ports = smtp_server
     await asyncio.to_thread(server.start)
-    await asyncio.to_thread(come_in, ports["SMTP"], authority, "From afar")
-    await asyncio.to_thread(hand_in, ports, authority, "From here")
-    await arrived(server, "From afar", "From here")
-    open_ = smtplib.SMTP("127.0.0.1", ports["SMTP"], timeout=30)
+    await asyncio.to_thread(send_by_smtp, ports["SMTP"], authority, "From afar")
+    await asyncio.to_thread(submit, ports, authority, "From here")
+    await wait_for_subjects(server, "From afar", "From here")
+    open_connection = smtplib.SMTP("127.0.0.1", ports["SMTP"], timeout=30)
     await asyncio.to_thread(server.stop)
-    assert open_.getreply()[0] == 421
-    open_.close()
+    assert open_connection.getreply()[0] == 421
+    open_connection.close()
     await asyncio.to_thread(server.start)
-    await asyncio.to_thread(come_in, ports["SMTP"], authority, "Again")
-    await arrived(server, "From afar", "From here", "Again")
+    await asyncio.to_thread(send_by_smtp, ports["SMTP"], authority, "Again")
+    await wait_for_subjects(server, "From afar", "From here", "Again")
     await asyncio.to_thread(server.stop)

@@ -1,1 +1,1 @@
-"""Tests of hostile clients e2e."""
+"""End-to-end tests of hostile clients."""

@@ -1,6 +1,6 @@
-"""What strangers and users try against a server, and what it costs.
+"""Tests of what attacks of anonymous clients and users cost the server.
 
-`ATTACKS=docs/attacks.md` writes the table that was measured into that file.
+`ATTACKS=docs/attacks.md` writes the measured table to that file.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from tests.support.attacks.attack_runner import Attack, Siege
 from tests.support.servers.merganser_server import Server
 
 SETTINGS = {
-    "PROXIES": "127.0.0.1",  # attackers of any other address of the loopback are strangers to it
+    "PROXIES": "127.0.0.1",  # attackers from other loopback addresses are not proxies
     "HEAD_TIMEOUT": "1 s",
     "BODY_TIMEOUT": "1 s",
     "INIT_TIMEOUT": "1 s",
@@ -29,12 +29,12 @@ SETTINGS = {
     "OPERATIONS_EACH": "8",
     "BUDGET_USERS": "100000",
 }
-IN_TURN = [*document_attacks.ATTACKS, *http_attacks.ATTACKS, *websocket_attacks.ATTACKS]
-NAMES = [attack.name for attack in (*IN_TURN, *slow_attacks.ATTACKS)]
-SLOW = [attack for attack in slow_attacks.ATTACKS if attack.name.startswith("slow:")]
-QUICK = [attack for attack in slow_attacks.ATTACKS if attack not in SLOW]
-GROWTH = 56 * 1024  # KiB, of all together: caches of plans, threads, files that are read once
-WORDS = "password", "mgk_", "evil", "pwned", "msg_", "nope", "Traceback"
+SEQUENTIAL_ATTACKS = [*document_attacks.ATTACKS, *http_attacks.ATTACKS, *websocket_attacks.ATTACKS]
+ATTACK_NAMES = [attack.name for attack in (*SEQUENTIAL_ATTACKS, *slow_attacks.ATTACKS)]
+SLOW_ATTACKS = [attack for attack in slow_attacks.ATTACKS if attack.name.startswith("slow:")]
+QUICK_ATTACKS = [attack for attack in slow_attacks.ATTACKS if attack not in SLOW_ATTACKS]
+MAX_GROWTH = 56 * 1024  # KiB of all attacks: plan caches, threads, files that are read once
+SECRET_WORDS = "password", "mgk_", "evil", "pwned", "msg_", "nope", "Traceback"
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +48,18 @@ def siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
 
 
 @pytest.fixture(scope="module")
-def before(siege: Siege) -> tuple[int, int]:
-    """KiB and sockets of the process before anything is tried."""
+def initial_usage(siege: Siege) -> tuple[int, int]:
+    """KiB and sockets of the process before the first attack."""
     return siege.memory(), siege.connections()
 
 
-@pytest.mark.usefixtures("before")
-@pytest.mark.parametrize("attack", IN_TURN + QUICK, ids=lambda attack: attack.name)
-async def test_an_attack_is_answered_soon_and_leaves_nothing(siege: Siege, attack: Attack) -> None:
+@pytest.mark.usefixtures("initial_usage")
+@pytest.mark.parametrize(
+    "attack", SEQUENTIAL_ATTACKS + QUICK_ATTACKS, ids=lambda attack: attack.name
+)
+async def test_attack_is_answered_within_limits_and_leaves_nothing(
+    siege: Siege, attack: Attack
+) -> None:
     assert await attack.fought(siege) in attack.expected
     row = siege.rows[-1]
     assert row.work < attack.ms
@@ -63,50 +67,56 @@ async def test_an_attack_is_answered_soon_and_leaves_nothing(siege: Siege, attac
     await siege.served()
 
 
-async def test_those_who_are_slow_are_dropped_and_nobody_waits_for_them(siege: Siege) -> None:
-    """They are tried beside each other: each is charged with what all of them took."""
-    said = asyncio.gather(*(attack.fought(siege) for attack in SLOW))
-    async for _ in until(said):
+async def test_slow_attackers_are_disconnected_and_others_are_served(siege: Siege) -> None:
+    """The attacks run concurrently, so that each is measured with the time of all."""
+    outcomes = asyncio.gather(*(attack.fought(siege) for attack in SLOW_ATTACKS))
+    async for _ in poll_until_done(outcomes):
         await siege.served()
-    for attack, answer in zip(SLOW, await said, strict=True):
-        assert (attack.name, answer in attack.expected) == (attack.name, True), answer
-    for row in siege.rows[-len(SLOW) :]:
-        (attack,) = (one for one in SLOW if one.name == row.name)
+    for attack, outcome in zip(SLOW_ATTACKS, await outcomes, strict=True):
+        assert (attack.name, outcome in attack.expected) == (attack.name, True), outcome
+    for row in siege.rows[-len(SLOW_ATTACKS) :]:
+        (attack,) = (slow_attack for slow_attack in SLOW_ATTACKS if slow_attack.name == row.name)
         assert row.ms < attack.ms, row
 
 
-async def until(done: "asyncio.Future[list[str]]") -> AsyncIterator[None]:
-    """Again and again, as long as others work."""
-    while not done.done():
+async def poll_until_done(future: "asyncio.Future[list[str]]") -> AsyncIterator[None]:
+    """Yield repeatedly until the future is done."""
+    while not future.done():
         yield
         await asyncio.sleep(0.1)
 
 
-async def test_in_the_end_nothing_is_left_of_them(siege: Siege, before: tuple[int, int]) -> None:
-    assert len(NAMES) == len(set(NAMES)) >= 60
-    assert sorted(row.name for row in siege.rows) == sorted(NAMES)
-    kib, sockets = before
+async def test_attacks_leave_no_memory_sockets_or_secrets(
+    siege: Siege, initial_usage: tuple[int, int]
+) -> None:
+    assert len(ATTACK_NAMES) == len(set(ATTACK_NAMES)) >= 60
+    assert sorted(row.name for row in siege.rows) == sorted(ATTACK_NAMES)
+    kib, sockets = initial_usage
     async with asyncio.timeout(10):
-        while siege.connections() > sockets:  # noqa: ASYNC110 - another process's
+        while siege.connections() > sockets:  # noqa: ASYNC110 - another process has them
             await asyncio.sleep(0.1)
-    assert siege.memory() - kib < GROWTH
+    assert siege.memory() - kib < MAX_GROWTH
     await siege.served()
-    foreign = "Rejected WebSocket connection from origin"
-    assert [line for line in siege.server.complaints() if foreign not in line["event"]] == []
+    expected_complaint = "Rejected WebSocket connection from origin"
+    assert [
+        line for line in siege.server.complaints() if expected_complaint not in line["event"]
+    ] == []
     secrets = siege.server.secrets.values()
     log = siege.server.log.replace("https://evil.example", "")
-    assert [word for word in (*WORDS, *secrets) if word in log] == []
+    assert [word for word in (*SECRET_WORDS, *secrets) if word in log] == []
     if path := os.environ.get("ATTACKS"):
-        _write(Path(path), siege, siege.memory() - kib)
+        _write_page(Path(path), siege, siege.memory() - kib)
 
 
-def _write(path: Path, siege: Siege, kib: int) -> None:
-    where = f"CPython {platform.python_version()}, {os.cpu_count()} cores"
-    head = HEAD.format(where=where, kib=kib, count=len(siege.rows), slowest=siege.slowest * 1e3)
-    path.write_text(f"{head}\n{siege.table()}\n")
+def _write_page(path: Path, siege: Siege, kib: int) -> None:
+    environment = f"CPython {platform.python_version()}, {os.cpu_count()} cores"
+    page_head = PAGE_HEAD.format(
+        where=environment, kib=kib, count=len(siege.rows), slowest=siege.slowest * 1e3
+    )
+    path.write_text(f"{page_head}\n{siege.table()}\n")
 
 
-HEAD = """# Attacks
+PAGE_HEAD = """# Attacks
 
 {count} attacks on a real server process, tried by `make test`, with what it answers to each, the time until
 then (the worst, of those that are tried twice), and by how much the process has grown. The server of the

@@ -1,4 +1,4 @@
-"""Those who say nothing, or half of something, or vanish: nobody else waits for them."""
+"""Tests of clients that send nothing, half a request, or disappear: other clients are served."""
 
 import asyncio
 import json
@@ -17,263 +17,276 @@ from tests.support.servers.merganser_server import PASSWORD, Server
 
 STORES = ["sqlite"]
 MIB = 1 << 20
-ME = "{ viewer { user { username } } }"
-WATCHED = "subscription { changes { events { kind } } }"
-TELL = "mutation { tokenRevoke(input: {}) { revoked errors { code } } }"
+VIEWER_QUERY = "{ viewer { user { username } } }"
+CHANGES_SUBSCRIPTION = "subscription { changes { events { kind } } }"
+REVOKE_MUTATION = "mutation { tokenRevoke(input: {}) { revoked errors { code } } }"
 SIGN_IN = f"""mutation {{ authenticate(
   input: {{username: "dora", password: "{PASSWORD}", token: true}}) {{ token }} }}"""
-RECHECK = 45.0  # seconds: a look every 30, of credentials that are remembered for 5
-SHORT = 10.0  # seconds: those who follow with it have long begun by then
-HEAD = "POST /graphql HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+RECHECK_LIMIT = 45.0  # seconds: credentials are checked every 30 s and cached for 5 s
+SHORT_LIFETIME = 10.0  # seconds: longer than the subscriptions need to start
+REQUEST_HEAD = "POST /graphql HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
 
 
 @asynccontextmanager
-async def opened(port: int, sent: bytes = b"") -> AsyncGenerator[tuple[Any, Any]]:
-    """A connection that has said this much; at the end it is gone without a word."""
+async def open_connection(port: int, data: bytes = b"") -> AsyncGenerator[tuple[Any, Any]]:
+    """Open a connection and send these bytes. Abort it at the end."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        writer.write(sent)
+        writer.write(data)
         yield reader, writer
     finally:
         writer.transport.abort()
 
 
-async def served(server: Server) -> None:
-    """Somebody else is answered, quickly and on all roads."""
-    began = time.monotonic() - server.hindered()
+async def assert_server_responds(server: Server) -> None:
+    """Assert that other clients are served quickly by HTTP, WebSocket and LMTP."""
+    started_at = time.monotonic() - server.hindered()
     async with server.client("ada") as ada, server.socket(server.secrets["ada"]) as socket:
-        await socket.subscribe(WATCHED)
+        await socket.subscribe(CHANGES_SUBSCRIPTION)
         assert await socket.silent(0.1)
-        assert (await ada(ME))["viewer"]["user"]["username"] == "ada"
-        answer = await server.deliver(raw_message(f"{began}"), "ada@example.org")
-        assert answer.startswith("250 2.0.0 Delivered")
+        assert (await ada(VIEWER_QUERY))["viewer"]["user"]["username"] == "ada"
+        reply = await server.deliver(raw_message(f"{started_at}"), "ada@example.org")
+        assert reply.startswith("250 2.0.0 Delivered")
         assert (await socket.batch())["events"] == [{"kind": "MESSAGE_ADDED"}]
-    assert time.monotonic() - server.hindered() - began < 3
+    assert time.monotonic() - server.hindered() - started_at < 3
 
 
-async def _ended(server: Server, secret: str, end: Any) -> tuple[Any, int, float]:
-    """What a socket hears last, the code it is closed with, and the seconds until then."""
+async def _subscribe_until_closed(
+    server: Server, secret: str, end_credential: Any
+) -> tuple[Any, int, float]:
+    """Subscribe, end the credential, and return the last frame, close code and seconds until it."""
     async with server.socket(secret) as socket:
-        await socket.subscribe(WATCHED)
-        with suppress(TimeoutError):  # news of the others whose credential ends: it is followed
+        await socket.subscribe(CHANGES_SUBSCRIPTION)
+        with suppress(TimeoutError):  # events of other credentials of the same user
             assert (await socket.hear(0.3))["type"] == "next"
-        began = time.monotonic()
-        await end()
-        frame = await socket.hear(RECHECK)
+        started_at = time.monotonic()
+        await end_credential()
+        frame = await socket.hear(RECHECK_LIMIT)
         while frame["type"] == "next":
-            frame = await socket.hear(RECHECK)
-        return frame, await socket.closed(), time.monotonic() - began
+            frame = await socket.hear(RECHECK_LIMIT)
+        return frame, await socket.closed(), time.monotonic() - started_at
 
 
-async def _streamed(server: Server, secret: str) -> list[Any]:
-    """The last events of a stream whose credential ends."""
+async def _read_stream_until_end(server: Server, secret: str) -> list[Any]:
+    """Read the lines of an SSE stream until its credential ends."""
     server.secrets["short"] = secret
     async with server.client("short") as client:
-        sent = {"query": WATCHED}
+        body = {"query": CHANGES_SUBSCRIPTION}
         headers = {"Accept": "text/event-stream"}
-        async with asyncio.timeout(RECHECK):
-            asked = client.http.stream("POST", "/graphql", json=sent, headers=headers, timeout=None)
-            async with asked as response:
+        async with asyncio.timeout(RECHECK_LIMIT):
+            request = client.http.stream(
+                "POST", "/graphql", json=body, headers=headers, timeout=None
+            )
+            async with request as response:
                 return [line async for line in response.aiter_lines() if line]
 
 
-async def doom(server: Server) -> dict[str, Any]:
-    """End credentials in every way there is, while somebody follows with them."""
-    async with server.client("dora") as dora, server.client() as stranger:
-        token = (await stranger(SIGN_IN))["authenticate"]["token"]
-        soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + SHORT))
-        short = await dora.do("apiKeyCreate", {"name": "short", "expiresAt": soon}, "secret")
-        lost = await dora.do("apiKeyCreate", {"name": "lost"}, "secret apiKey { id }")
+async def end_credentials(server: Server) -> dict[str, Any]:
+    """End credentials in each possible way while a subscription uses them."""
+    async with server.client("dora") as dora, server.client() as anonymous:
+        token = (await anonymous(SIGN_IN))["authenticate"]["token"]
+        expires_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + SHORT_LIFETIME))
+        short_key = await dora.do(
+            "apiKeyCreate", {"name": "short", "expiresAt": expires_at}, "secret"
+        )
+        deleted_key = await dora.do("apiKeyCreate", {"name": "lost"}, "secret apiKey { id }")
 
         async def sign_out() -> None:
             server.secrets["token"] = token
-            async with server.client("token") as leaving:
-                assert (await leaving(TELL))["tokenRevoke"] == {"revoked": 1, "errors": []}
+            async with server.client("token") as client:
+                assert (await client(REVOKE_MUTATION))["tokenRevoke"] == {
+                    "revoked": 1,
+                    "errors": [],
+                }
 
         async def delete() -> None:
             document = "mutation ($id: ID!) { apiKeyDelete(input: {ids: [$id]}) { deletedIds } }"
-            assert (await dora(document, id=lost["apiKey"]["id"]))["apiKeyDelete"]["deletedIds"]
+            assert (await dora(document, id=deleted_key["apiKey"]["id"]))["apiKeyDelete"][
+                "deletedIds"
+            ]
 
         async def wait() -> None:
-            await asyncio.sleep(SHORT)
+            await asyncio.sleep(SHORT_LIFETIME)
 
-        async def another_password() -> None:
+        async def change_password() -> None:
             words = ("user", "passwd", "eve", "--password-stdin")
-            said = await asyncio.to_thread(server.command, *words, stdin="another horse\n")
-            assert said.code == 0, said.err
+            result = await asyncio.to_thread(server.command, *words, stdin="another horse\n")
+            assert result.code == 0, result.err
 
-        signed = SIGN_IN.replace('"dora"', '"eve"')
-        eves = (await stranger(signed))["authenticate"]["token"]
+        eve_sign_in = SIGN_IN.replace('"dora"', '"eve"')
+        eve_token = (await anonymous(eve_sign_in))["authenticate"]["token"]
         names = ("signed out", "deleted", "expired", "password", "stream")
-        found = await asyncio.gather(
-            _ended(server, token, sign_out),
-            _ended(server, lost["secret"], delete),
-            _ended(server, short["secret"], wait),
-            _ended(server, eves, another_password),
-            _streamed(server, short["secret"]),
+        results = await asyncio.gather(
+            _subscribe_until_closed(server, token, sign_out),
+            _subscribe_until_closed(server, deleted_key["secret"], delete),
+            _subscribe_until_closed(server, short_key["secret"], wait),
+            _subscribe_until_closed(server, eve_token, change_password),
+            _read_stream_until_end(server, short_key["secret"]),
         )
-        ended = dict(zip(names, found, strict=True))
-        ended["secrets"] = {
+        results_by_name = dict(zip(names, results, strict=True))
+        results_by_name["secrets"] = {
             "signed out": token,
-            "deleted": lost["secret"],
-            "expired": short["secret"],
-            "password": eves,
+            "deleted": deleted_key["secret"],
+            "expired": short_key["secret"],
+            "password": eve_token,
         }
-        return ended
+        return results_by_name
 
 
 @pytest.fixture(scope="module")
-def doomed(server: Server) -> Iterator["Future[dict[str, Any]]"]:
-    """What became of those whose credential ended: it takes as long as the other tests."""
+def credential_results(server: Server) -> Iterator["Future[dict[str, Any]]"]:
+    """The results of ended credentials. They take as long as the other tests."""
     with ThreadPoolExecutor(1) as thread:
-        yield thread.submit(lambda: asyncio.run(doom(server)))
+        yield thread.submit(lambda: asyncio.run(end_credentials(server)))
 
 
-pytestmark = pytest.mark.usefixtures("doomed")
+pytestmark = pytest.mark.usefixtures("credential_results")
 
 
-async def test_two_hundred_who_say_nothing_keep_nobody_waiting(server: Server) -> None:
+async def test_four_hundred_idle_connections_delay_no_one(server: Server) -> None:
     async with AsyncExitStack() as stack:
         for _ in range(100):
-            await stack.enter_async_context(opened(server.http))
-            await stack.enter_async_context(opened(server.lmtp))
+            await stack.enter_async_context(open_connection(server.http))
+            await stack.enter_async_context(open_connection(server.lmtp))
         for _ in range(200):
-            await stack.enter_async_context(opened(server.http, HEAD.encode()))
-        await served(server)
+            await stack.enter_async_context(open_connection(server.http, REQUEST_HEAD.encode()))
+        await assert_server_responds(server)
 
 
-async def test_a_trickle_is_ended_and_others_are_served_meanwhile(server: Server) -> None:
-    """Header, body and websocket each say a little, for as long as they may."""
-    trickling = f"{HEAD}Content-Length: 900\r\n\r\n"
+async def test_slow_request_is_ended_and_other_clients_are_served(server: Server) -> None:
+    """The header, the body and the WebSocket send slowly until their time limit."""
+    request_head = f"{REQUEST_HEAD}Content-Length: 900\r\n\r\n"
 
-    async def body() -> bytes:
-        async with opened(server.http, trickling.encode()) as (reader, writer):
-            dripping = asyncio.create_task(_drip(writer))
+    async def send_slow_body() -> bytes:
+        async with open_connection(server.http, request_head.encode()) as (reader, writer):
+            slow_writer = asyncio.create_task(_write_slowly(writer))
             async with asyncio.timeout(20):
-                answer: bytes = await reader.read()
-            dripping.cancel()
-            return answer
+                response: bytes = await reader.read()
+            slow_writer.cancel()
+            return response
 
-    async def mute() -> int:
+    async def open_silent_socket() -> int:
         async with server.socket() as socket:
             return await socket.closed()
 
-    async with opened(server.http, b"POST /graphql HTTP/1.1\r\nHost") as (_, writer):
-        dripping = asyncio.create_task(_drip(writer))
-        waiting = asyncio.gather(body(), mute())
-        await served(server)
-        answer, closed = await waiting
-        await served(server)
-        dripping.cancel()
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert b'"DEADLINE_EXCEEDED"' in answer
-    assert closed == 4408
+    async with open_connection(server.http, b"POST /graphql HTTP/1.1\r\nHost") as (_, writer):
+        slow_writer = asyncio.create_task(_write_slowly(writer))
+        slow_clients = asyncio.gather(send_slow_body(), open_silent_socket())
+        await assert_server_responds(server)
+        response, close_code = await slow_clients
+        await assert_server_responds(server)
+        slow_writer.cancel()
+    assert response.startswith(b"HTTP/1.1 408 ")
+    assert b'"DEADLINE_EXCEEDED"' in response
+    assert close_code == 4408
 
 
-async def _drip(writer: asyncio.StreamWriter) -> None:
+async def _write_slowly(writer: asyncio.StreamWriter) -> None:
     while not writer.transport.is_closing():
         writer.write(b"a")
         await asyncio.sleep(0.2)
 
 
-async def test_lmtp_lines_too_long_are_refused_and_the_session_goes_on(server: Server) -> None:
-    neighbour = await server.neighbour()
-    assert (await neighbour.say("NOOP " + "x" * 100_000)).startswith("500 5.5.2 Line too long")
-    assert (await neighbour.say("RCPT TO:<ada@example.org>")).startswith("503")
-    big = await neighbour.say(f"MAIL FROM:<a@b.example> SIZE={16 * MIB + 1}")
-    assert big.startswith("552 5.3.4")
-    huge = await neighbour.say("MAIL FROM:<a@b.example> SIZE=" + "9" * 20)
-    assert huge.startswith("552 5.3.4")
-    assert (await neighbour.say("MAIL FROM:<a@b.example> SIZE=-1")).startswith("501")
-    for long in (b"Subject: too long\r\n\r\n" + b"x" * (MIB + 9), b"x\r\n" * (6 * MIB)):
-        await neighbour.begin("ada@example.org")
-        neighbour.send(long + b"\r\n.\r\n")
-        assert (await neighbour.hear()).startswith(("500 5.5.2", "552 5.3.4"))
-    await neighbour.begin("ada@example.org")
-    neighbour.send(raw_message("good at last") + b".\r\n")
-    assert (await neighbour.hear()).startswith("250 2.0.0 Delivered")
-    await neighbour.close()
+async def test_lmtp_refuses_long_lines_and_session_continues(server: Server) -> None:
+    lmtp_client = await server.neighbour()
+    assert (await lmtp_client.say("NOOP " + "x" * 100_000)).startswith("500 5.5.2 Line too long")
+    assert (await lmtp_client.say("RCPT TO:<ada@example.org>")).startswith("503")
+    large_size_reply = await lmtp_client.say(f"MAIL FROM:<a@b.example> SIZE={16 * MIB + 1}")
+    assert large_size_reply.startswith("552 5.3.4")
+    huge_size_reply = await lmtp_client.say("MAIL FROM:<a@b.example> SIZE=" + "9" * 20)
+    assert huge_size_reply.startswith("552 5.3.4")
+    assert (await lmtp_client.say("MAIL FROM:<a@b.example> SIZE=-1")).startswith("501")
+    for content in (b"Subject: too long\r\n\r\n" + b"x" * (MIB + 9), b"x\r\n" * (6 * MIB)):
+        await lmtp_client.begin("ada@example.org")
+        lmtp_client.send(content + b"\r\n.\r\n")
+        assert (await lmtp_client.hear()).startswith(("500 5.5.2", "552 5.3.4"))
+    await lmtp_client.begin("ada@example.org")
+    lmtp_client.send(raw_message("good at last") + b".\r\n")
+    assert (await lmtp_client.hear()).startswith("250 2.0.0 Delivered")
+    await lmtp_client.close()
 
 
-async def test_who_vanishes_in_the_middle_leaves_nothing(server: Server) -> None:
-    before = await _messages(server)
-    for way in (Neighbour.reset, Neighbour.close):
-        neighbour = await server.neighbour()
-        await neighbour.begin("ada@example.org")
-        neighbour.send(raw_message("never") * 900)
+async def test_aborted_transfers_leave_no_files_or_messages(server: Server) -> None:
+    count_before = await _message_count(server)
+    for disconnect in (Neighbour.reset, Neighbour.close):
+        lmtp_client = await server.neighbour()
+        await lmtp_client.begin("ada@example.org")
+        lmtp_client.send(raw_message("never") * 900)
         await asyncio.sleep(0.1)
-        if gone := way(neighbour):
-            await gone
-    signed = f"Authorization: Bearer {server.secrets['ada']}\r\n"
-    sent = f"POST /rest/uploads HTTP/1.1\r\nHost: a\r\n{signed}"
-    upload = f"{sent}Content-Length: {8 * MIB}\r\n\r\n".encode() + b"x" * 5 * MIB
-    async with opened(server.http, upload):
-        await _until_spooled(server, some=True)
-    asking = f"{HEAD}Content-Length: 900\r\n\r\n".encode() + b'{"query": "{ viewer'
-    async with opened(server.http, asking):
+        if disconnecting := disconnect(lmtp_client):
+            await disconnecting
+    auth_header = f"Authorization: Bearer {server.secrets['ada']}\r\n"
+    upload_head = f"POST /rest/uploads HTTP/1.1\r\nHost: a\r\n{auth_header}"
+    upload = f"{upload_head}Content-Length: {8 * MIB}\r\n\r\n".encode() + b"x" * 5 * MIB
+    async with open_connection(server.http, upload):
+        await _wait_for_spool_files(server, expected=True)
+    partial_request = f"{REQUEST_HEAD}Content-Length: 900\r\n\r\n".encode() + b'{"query": "{ viewer'
+    async with open_connection(server.http, partial_request):
         await asyncio.sleep(0.1)
-    async with opened(server.http, f"{sent}Content-Length: {8 * MIB + 1}\r\n\r\n".encode()) as (
+    async with open_connection(
+        server.http, f"{upload_head}Content-Length: {8 * MIB + 1}\r\n\r\n".encode()
+    ) as (
         reader,
         _,
     ):
         async with asyncio.timeout(10):
             assert (await reader.read()).startswith(b"HTTP/1.1 413 ")
-    await _until_spooled(server, some=False)
-    assert await _messages(server) == before
+    await _wait_for_spool_files(server, expected=False)
+    assert await _message_count(server) == count_before
 
 
-async def _messages(server: Server) -> int:
+async def _message_count(server: Server) -> int:
     async with server.client("ada") as ada:
         return int(
             (await ada("{ viewer { user { messageCount } } }"))["viewer"]["user"]["messageCount"]
         )
 
 
-async def _until_spooled(server: Server, *, some: bool) -> None:
-    """Wait until the spool has files, or has none; who claims it is none of them."""
+async def _wait_for_spool_files(server: Server, *, expected: bool) -> None:
+    """Wait until the spool has non-empty files, or has none."""
     spool = server.folder / "var" / "spool"
 
-    def there() -> list[Path]:
+    def spool_files() -> list[Path]:
         return [path for path in spool.rglob("*") if path.is_file() and path.stat().st_size]
 
     async with asyncio.timeout(10):
-        while bool(there()) is not some:  # noqa: ASYNC110 - another process's files
+        while bool(spool_files()) is not expected:  # noqa: ASYNC110 - another process writes the files
             await asyncio.sleep(0.02)
 
 
-async def test_a_socket_that_does_not_read_and_one_that_vanishes(server: Server) -> None:
+async def test_sockets_that_do_not_read_or_disappear_delay_no_one(server: Server) -> None:
     async with AsyncExitStack() as stack:
-        deaf = []
+        unread_sockets = []
         for _ in range(20):
             socket = await stack.enter_async_context(server.socket(server.secrets["eve"]))
-            await socket.subscribe(WATCHED)
-            deaf.append(socket)
-        for socket in deaf[:10]:
+            await socket.subscribe(CHANGES_SUBSCRIPTION)
+            unread_sockets.append(socket)
+        for socket in unread_sockets[:10]:
             socket.ws.transport.abort()
         await server.deliver(raw_message("to all"), "eve@example.org")
-        await served(server)
+        await assert_server_responds(server)
 
 
-async def test_whose_credential_ends_is_sent_away_in_time(
-    server: Server, doomed: "Future[dict[str, Any]]"
+async def test_subscription_is_closed_soon_after_credential_ends(
+    server: Server, credential_results: "Future[dict[str, Any]]"
 ) -> None:
-    ended = await asyncio.to_thread(doomed.result, RECHECK + 15)
-    for name, secret in ended.pop("secrets").items():
+    results = await asyncio.to_thread(credential_results.result, RECHECK_LIMIT + 15)
+    for name, secret in results.pop("secrets").items():
         async with server.client() as client:
-            shown = {"Authorization": f"Bearer {secret}"}
-            answer = await client.post({"query": "{ __typename }"}, **shown)
-        assert (answer.status_code, name) == (401, name)
-        assert answer.json()["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED"
-    stream = "\n".join(ended.pop("stream")[-4:])
+            auth_header = {"Authorization": f"Bearer {secret}"}
+            response = await client.post({"query": "{ __typename }"}, **auth_header)
+        assert (response.status_code, name) == (401, name)
+        assert response.json()["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED"
+    stream = "\n".join(results.pop("stream")[-4:])
     assert '"UNAUTHENTICATED"' in stream
     assert "event: complete" in stream
-    for name, (frame, closed, seconds) in ended.items():
-        assert (name, closed, frame["type"]) == (name, 4403, "error")
+    for name, (frame, close_code, seconds) in results.items():
+        assert (name, close_code, frame["type"]) == (name, 4403, "error")
         assert frame["payload"][0]["extensions"]["code"] == "UNAUTHENTICATED"
-        assert seconds < RECHECK
+        assert seconds < RECHECK_LIMIT
 
 
-async def test_in_the_end_all_is_whole_and_the_log_is_quiet(server: Server) -> None:
+async def test_database_is_consistent_and_log_has_no_complaints(server: Server) -> None:
     report = await asyncio.to_thread(server.command, "check")
     assert (report.code, json.loads(report.out)["findings"]) == (0, [])
     assert server.complaints() == []

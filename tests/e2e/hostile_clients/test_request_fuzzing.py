@@ -1,4 +1,4 @@
-"""Whatever comes in: an answer with a code, never a bug, and never half of a change."""
+"""Fuzz tests: each request gets a response code, without internal errors or partial changes."""
 
 import asyncio
 import json
@@ -35,39 +35,42 @@ from tests.support.attacks.random_requests import ODD, Known, json_value, reques
 from tests.support.mail.multipart_message import FILES, raw
 from tests.support.stores import store_fixtures
 
-LONG = "LONG" in os.environ
-EXAMPLES = 5000 if LONG else 200
-GRAPHQL = schema._schema  # noqa: SLF001 - there is no other way to the types
+IS_LONG_RUN = "LONG" in os.environ
+EXAMPLE_COUNT = 5000 if IS_LONG_RUN else 200
+GRAPHQL = schema._schema  # noqa: SLF001 - no public access to the types
 SETTINGS = settings(
-    max_examples=EXAMPLES,
+    max_examples=EXAMPLE_COUNT,
     deadline=None,
     database=None,
-    derandomize=not LONG,
-    phases=[Phase.generate],  # rows of earlier examples stay: nothing could be made smaller
+    derandomize=not IS_LONG_RUN,
+    phases=[Phase.generate],  # rows of earlier examples remain, so shrinking is not possible
     suppress_health_check=list(HealthCheck),
 )
-PATIENCE = 0.03  # seconds until we leave a stream of events that is silent
+SILENT_STREAM_LIMIT = 0.03  # seconds until a silent event stream is closed
 
 
 @dataclass
-class Answer:
+class AppResponse:
     status: int = 0
-    kind: str = ""
+    media_type: str = ""
     body: bytes = b""
 
     @property
     def results(self) -> list[Any]:
-        """The results of a stream, or the only one."""
+        """The results of a stream, or the only result."""
         text = self.body.decode()
-        if self.kind != "text/event-stream":
+        if self.media_type != "text/event-stream":
             return [json.loads(text)]
         lines = [line.removeprefix("data: ") for line in text.splitlines()]
         return [json.loads(line) for line in lines if line.startswith("{")]
 
 
-async def asked(app: Starlette, body: bytes, headers: dict[str, str]) -> Answer:
-    """The answer of the app; a stream is left when it says nothing any more."""
-    answer, coming = Answer(), [{"type": "http.request", "body": body, "more_body": False}]
+async def send_request(app: Starlette, body: bytes, headers: dict[str, str]) -> AppResponse:
+    """Send a body to the app. A stream is closed when it is silent."""
+    response, request_messages = (
+        AppResponse(),
+        [{"type": "http.request", "body": body, "more_body": False}],
+    )
     raw_headers = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     scope = {
         "type": "http",
@@ -84,49 +87,49 @@ async def asked(app: Starlette, body: bytes, headers: dict[str, str]) -> Answer:
         "server": ("test", 80),
     }
 
-    async def take() -> dict[str, Any]:
-        if coming:
-            return coming.pop()
-        await asyncio.sleep(PATIENCE)
+    async def receive_message() -> dict[str, Any]:
+        if request_messages:
+            return request_messages.pop()
+        await asyncio.sleep(SILENT_STREAM_LIMIT)
         return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
         if message["type"] == "http.response.start":
-            kind = dict(message["headers"])[b"content-type"].decode()
-            answer.status, answer.kind = message["status"], kind.partition(";")[0]
-        answer.body += message.get("body", b"")
+            content_type = dict(message["headers"])[b"content-type"].decode()
+            response.status, response.media_type = message["status"], content_type.partition(";")[0]
+        response.body += message.get("body", b"")
 
     async with asyncio.timeout(20):
-        await app(scope, take, send)
-    return answer
+        await app(scope, receive_message, send)
+    return response
 
 
-class Ears(logging.Handler):
-    """Keeps what is logged as an error."""
+class ErrorRecorder(logging.Handler):
+    """Records the log lines of level ERROR."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self.setFormatter(logging.Formatter("%(name)s %(message)s"))
-        self.heard: list[str] = []
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.heard.append(self.format(record))
+        self.messages.append(self.format(record))
 
 
 @dataclass
-class Town:
-    """A store with two accounts and their mail, and an app over it."""
+class FuzzTarget:
+    """A database with two accounts and their mail, and an app on it."""
 
     world: Environment
     app: Starlette
     known: Known
-    people: dict[str, dict[str, str]]
-    ears: Ears = field(default_factory=Ears)
-    troubles: dict[str, str] = field(default_factory=dict)
-    answers: Counter[str] = field(default_factory=Counter)
+    headers_by_user: dict[str, dict[str, str]]
+    error_recorder: ErrorRecorder = field(default_factory=ErrorRecorder)
+    failures: dict[str, str] = field(default_factory=dict)
+    code_counts: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    async def found(cls, url: str, folder: Path) -> Self:
+    async def create(cls, url: str, folder: Path) -> Self:
         database = Database(url)
         if database.dialect != "sqlite":
             await store_fixtures.emptied(database)
@@ -135,123 +138,146 @@ class Town:
         app = create_app(world, spool_folder=folder / "spool")
         http = httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test")
         ada, bob = [await make_client(world, http, name) for name in ("ada", "bob")]
-        placed = [await receive(client, f"News {n}") for client in (ada, bob) for n in range(3)]
-        placed.append(await receive(ada, raw(FILES[2:7])))
-        boxes = [await client.box(path) for client in (ada, bob) for path in ("INBOX", "Trash")]
-        shown = await ada(
+        received = [await receive(client, f"News {n}") for client in (ada, bob) for n in range(3)]
+        received.append(await receive(ada, raw(FILES[2:7])))
+        mailboxes = [await client.box(path) for client in (ada, bob) for path in ("INBOX", "Trash")]
+        result = await ada(
             "{ viewer { user { cursor messages { nodes { guid thread { id } "
             "attachments { id } } } } } }"
         )
-        mine = shown["viewer"]["user"]
-        names = [
-            *(global_ids.encode("Message", one.message_id) for one in placed),
-            *(global_ids.encode("Mailbox", box.id) for box in boxes),
+        user = result["viewer"]["user"]
+        global_id_values = [
+            *(global_ids.encode("Message", message.message_id) for message in received),
+            *(global_ids.encode("Mailbox", mailbox.id) for mailbox in mailboxes),
             *(global_ids.encode("User", client.user.id) for client in (ada, bob)),
-            *(node["thread"]["id"] for node in mine["messages"]["nodes"]),
-            *(one["id"] for node in mine["messages"]["nodes"] for one in node["attachments"]),
+            *(node["thread"]["id"] for node in user["messages"]["nodes"]),
+            *(
+                message["id"]
+                for node in user["messages"]["nodes"]
+                for message in node["attachments"]
+            ),
         ]
-        words = [node["guid"] for node in mine["messages"]["nodes"]]
-        root = await make_key(world, "root", role=Role.ROOT, scopes=[Scope.MASTER])
-        reader = {"user_id": ada.user.id, "role": Role.USER, "scopes": [Scope.MASTER]}
-        reading = await make_key(world, "reader", read_only=True, **reader)
-        people = {
+        guids = [node["guid"] for node in user["messages"]["nodes"]]
+        root_key = await make_key(world, "root", role=Role.ROOT, scopes=[Scope.MASTER])
+        reader_options = {"user_id": ada.user.id, "role": Role.USER, "scopes": [Scope.MASTER]}
+        reader_key = await make_key(world, "reader", read_only=True, **reader_options)
+        headers_by_user = {
             "ada": ada.headers,
-            "root": {"Authorization": f"Bearer {root}"},
-            "reader": {"Authorization": f"Bearer {reading}"},
+            "root": {"Authorization": f"Bearer {root_key}"},
+            "reader": {"Authorization": f"Bearer {reader_key}"},
             "nobody": {},
         }
         await http.aclose()
-        return cls(world, app, Known(tuple(names), (mine["cursor"],), tuple(words)), people)
+        return cls(
+            world,
+            app,
+            Known(tuple(global_id_values), (user["cursor"],), tuple(guids)),
+            headers_by_user,
+        )
 
     async def close(self) -> None:
         await authentication.wait_for_background_tasks(self.world)
         await self.world.object_store.close()
         await self.world.database.close()
 
-    async def counted(self) -> int:
-        """How many events the journal has had."""
+    async def count_events(self) -> int:
+        """Return the number of events in the journal."""
         (row,) = await self.world.database.read(select(func.sum(col(Stream.last)).label("all")))
         return int(row.all)
 
-    async def judge(self, who: str, request: Any, body: bytes, events: str = "") -> None:
-        """Ask, and note what must not be."""
-        before, heard = await self.counted(), len(self.ears.heard)
-        headers = self.people[who] | ({"Accept": events} if events else {})
+    async def check_request(self, user: str, request: Any, body: bytes, events: str = "") -> None:
+        """Send a request and record a failure."""
+        count_before, message_count = await self.count_events(), len(self.error_recorder.messages)
+        headers = self.headers_by_user[user] | ({"Accept": events} if events else {})
         try:
-            answer = await asked(self.app, body, headers)
-            unchanged = await self.counted() == before
-            fault = self._fault(answer, request, by_root=who == "root", unchanged=unchanged)
-        except Exception as error:  # noqa: BLE001 - a bug that is to be shown with its input
-            fault = repr(error)
-        logged = "\n".join(self.ears.heard[heard:])
-        if fault or logged:
-            field = request["query"].partition(" it: ")[2][:20] if isinstance(request, dict) else ""
-            signature = "\n".join([field, *(logged or fault).splitlines()[-3:]])
-            self.troubles.setdefault(signature, f"{who}: {body!r}\n{fault}\n{logged}")
+            response = await send_request(self.app, body, headers)
+            unchanged = await self.count_events() == count_before
+            failure = self._find_failure(
+                response, request, by_root=user == "root", unchanged=unchanged
+            )
+        except Exception as error:  # noqa: BLE001 - a bug, which is reported with its input
+            failure = repr(error)
+        logged = "\n".join(self.error_recorder.messages[message_count:])
+        if failure or logged:
+            field_name = (
+                request["query"].partition(" it: ")[2][:20] if isinstance(request, dict) else ""
+            )
+            signature = "\n".join([field_name, *(logged or failure).splitlines()[-3:]])
+            self.failures.setdefault(signature, f"{user}: {body!r}\n{failure}\n{logged}")
 
-    def _fault(self, answer: Answer, request: Any, *, by_root: bool, unchanged: bool) -> str:
-        text = answer.body.decode()
-        results = answer.results
+    def _find_failure(
+        self, response: AppResponse, request: Any, *, by_root: bool, unchanged: bool
+    ) -> str:
+        text = response.body.decode()
+        results = response.results
         codes = [
-            error["extensions"]["code"] for one in results for error in one.get("errors") or []
+            error["extensions"]["code"]
+            for result in results
+            for error in result.get("errors") or []
         ]
-        self.answers.update(codes or ["OK"])
-        if answer.status >= 500 or "INTERNAL_SERVER_ERROR" in text:
-            return f"{answer.status} {text[:2000]}"
+        self.code_counts.update(codes or ["OK"])
+        if response.status >= 500 or "INTERNAL_SERVER_ERROR" in text:
+            return f"{response.status} {text[:2000]}"
         if unchanged:
             return ""
-        for one in results:
-            payload = (one.get("data") or {}).get("it")
-            if any(len(error.get("path") or ()) > 1 for error in one.get("errors") or ()):
-                continue  # it was done, and something behind it asked for wrongly
+        for result in results:
+            payload = (result.get("data") or {}).get("it")
+            if any(len(error.get("path") or ()) > 1 for error in result.get("errors") or ()):
+                continue  # the mutation was done, and a selected field failed
             if by_root and isinstance(payload, list):
-                continue  # of nodes: it has looked at what is others', and is noted for it
+                continue  # nodes: reading objects of other users is recorded in the admin log
             if not isinstance(payload, dict):
                 return f"it was refused, and changed something: {text[:2000]}"
-            if payload.get("errors") and not _done(payload):
+            if payload.get("errors") and not _has_results(payload):
                 return f"it failed, and changed something: {text[:2000]}"
-        if _trial(request):
+        if _is_validate_only(request):
             return f"it was a trial, and changed something: {text[:2000]}"
         return ""
 
-    async def whole(self) -> None:
-        """Nothing that was asked has broken anything, nor left half of anything."""
+    async def assert_consistent(self) -> None:
+        """Assert that the requests have left the database consistent."""
         async with asyncio.timeout(60):
             while await tasks.run_next_task(self.world):
                 pass
         report = (await check_consistency(self.world)).to_json()
         assert report["whole"], report["findings"]
-        assert not self.ears.heard, self.ears.heard
+        assert not self.error_recorder.messages, self.error_recorder.messages
 
 
-def _done(payload: dict[str, Any]) -> bool:
-    """Whether a payload tells of something that was done beside what failed."""
-    rest = {k: v for k, v in payload.items() if k not in ("__typename", "errors", "warnings")}
-    return any(rest.values())
+def _has_results(payload: dict[str, Any]) -> bool:
+    """True if the payload has results apart from its errors."""
+    other_fields = {
+        name: value
+        for name, value in payload.items()
+        if name not in ("__typename", "errors", "warnings")
+    }
+    return any(other_fields.values())
 
 
-def _trial(request: Any) -> bool:
-    given = [*request["variables"].values()] if isinstance(request, dict) else []
-    options = [one.get("options") for one in given if isinstance(one, dict)]
-    return any(isinstance(one, dict) and one.get("validateOnly") is True for one in options)
+def _is_validate_only(request: Any) -> bool:
+    variables = [*request["variables"].values()] if isinstance(request, dict) else []
+    options = [value.get("options") for value in variables if isinstance(value, dict)]
+    return any(isinstance(value, dict) and value.get("validateOnly") is True for value in options)
 
 
 @contextmanager
-def a_town(url: str, folder: Path) -> Iterator[tuple[Town, Callable[[Awaitable[None]], None]]]:
+def open_fuzz_target(
+    url: str, folder: Path
+) -> Iterator[tuple[FuzzTarget, Callable[[Awaitable[None]], None]]]:
     with asyncio.Runner() as runner:
-        town = runner.run(Town.found(url, folder))
-        logging.getLogger().addHandler(town.ears)
+        target = runner.run(FuzzTarget.create(url, folder))
+        logging.getLogger().addHandler(target.error_recorder)
 
-        def run(work: Awaitable[None]) -> None:
-            runner.run(work)  # type: ignore[arg-type]
+        def run(awaitable: Awaitable[None]) -> None:
+            runner.run(awaitable)  # type: ignore[arg-type]
 
         try:
-            yield town, run
-            assert not town.troubles, "\n\n".join(["", *town.troubles.values()])
-            run(town.whole())
+            yield target, run
+            assert not target.failures, "\n\n".join(["", *target.failures.values()])
+            run(target.assert_consistent())
         finally:
-            logging.getLogger().removeHandler(town.ears)
-            run(town.close())
+            logging.getLogger().removeHandler(target.error_recorder)
+            run(target.close())
 
 
 @pytest.fixture(params=store_fixtures.STORES)
@@ -261,30 +287,30 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("postgres"))
 
 
-def test_any_values_for_any_field_are_answered_or_refused(url: str, tmp_path: Path) -> None:
-    with a_town(url, tmp_path) as (town, run):
-        who = some.sampled_from([*["ada"] * 8, *["root"] * 3, "reader", "nobody"])
+def test_random_values_for_any_field_are_answered_or_refused(url: str, tmp_path: Path) -> None:
+    with open_fuzz_target(url, tmp_path) as (target, run):
+        users = some.sampled_from([*["ada"] * 8, *["root"] * 3, "reader", "nobody"])
 
         @SETTINGS
         @given(some.data())
-        def one(data: some.DataObject) -> None:
-            request = data.draw(requests(GRAPHQL, town.known))
+        def check_example(data: some.DataObject) -> None:
+            request = data.draw(requests(GRAPHQL, target.known))
             events = "text/event-stream" if request["query"].startswith("subscription") else ""
             body = json.dumps(request).encode()
-            run(town.judge(data.draw(who), request, body, events))
+            run(target.check_request(data.draw(users), request, body, events))
 
-        one()
-    assert town.answers["OK"] > EXAMPLES / 5, "too little gets through to test anything"
+        check_example()
+    assert target.code_counts["OK"] > EXAMPLE_COUNT / 5, "too little gets through to test anything"
 
 
-MEMBERS = ("query", "variables", "operationName", "extensions", "query", "\0")
+BODY_MEMBERS = ("query", "variables", "operationName", "extensions", "query", "\0")
 QUERIES = ("{ __typename }", "{ viewer { role } }", "{ nope }", "mutation", *ODD)
 
 
 @some.composite
-def bodies(draw: some.DrawFn) -> bytes:
-    """JSON, nearly what is meant or not at all, and what is no JSON."""
-    names = draw(some.lists(some.sampled_from(MEMBERS), max_size=4))
+def random_bodies(draw: some.DrawFn) -> bytes:
+    """Valid, nearly valid and invalid JSON bodies."""
+    names = draw(some.lists(some.sampled_from(BODY_MEMBERS), max_size=4))
     value: Any = {name: json_value(draw) for name in names}
     match draw(some.integers(0, 3)):
         case 0:
@@ -298,21 +324,21 @@ def bodies(draw: some.DrawFn) -> bytes:
         case 0:
             return body[: draw(some.integers(0, len(body)))]
         case 1:
-            at = draw(some.integers(0, len(body)))
-            return body[:at] + draw(some.binary(max_size=3)) + body[at:]
+            position = draw(some.integers(0, len(body)))
+            return body[:position] + draw(some.binary(max_size=3)) + body[position:]
         case 2:
             return draw(some.binary(max_size=40))
     return body
 
 
-def test_any_body_is_answered_or_refused(url: str, tmp_path: Path) -> None:
-    with a_town(url, tmp_path) as (town, run):
-        who = some.sampled_from(["ada", "nobody"])
+def test_random_body_is_answered_or_refused(url: str, tmp_path: Path) -> None:
+    with open_fuzz_target(url, tmp_path) as (target, run):
+        users = some.sampled_from(["ada", "nobody"])
 
         @SETTINGS
         @given(some.data())
-        def one(data: some.DataObject) -> None:
-            run(town.judge(data.draw(who), None, data.draw(bodies())))
+        def check_example(data: some.DataObject) -> None:
+            run(target.check_request(data.draw(users), None, data.draw(random_bodies())))
 
-        one()
-    assert len(town.answers) > 3, town.answers
+        check_example()
+    assert len(target.code_counts) > 3, target.code_counts

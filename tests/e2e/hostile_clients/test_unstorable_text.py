@@ -1,4 +1,4 @@
-"""Texts that no store or mail can hold, in every place that takes text."""
+"""Tests of text that a database or a message can't hold, in every argument that takes text."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import raw_message
 from tests.support.servers.merganser_server import PASSWORD, Client, Server
 
-QUERIES = {  # what to ask, with the text as $it of the type before it
+FIELDS_BY_NAME = {  # fields with the text as $it, after the type of the variable
     "node": ("ID", "node(id: $it) { id }"),
     "nodes": ("ID", "nodes(ids: [$it]) { id }"),
     "thread": ("ID", "thread(id: $it) { id }"),
@@ -35,7 +35,7 @@ QUERIES = {  # what to ask, with the text as $it of the type before it
     "bodyPart": ("String", "viewer { user { messages { nodes { bodyPart(section: $it) } } } }"),
     "binaryPart": ("String", "viewer { user { messages { nodes { binaryPart(section: $it) } } } }"),
 }
-FILTERS = {
+FILTERS_BY_NAME = {
     "query": "query: $it",
     "subject": "subject: $it",
     "from": "from: $it",
@@ -47,9 +47,9 @@ FILTERS = {
     "and": "and: [{not: {subject: $it}}]",
     "or": "or: [{query: $it}, {from: $it}]",
 }
-TO = 'to: [{address: "x@far.example"}]'
-BARE = "emptyAddress: true, passwordDisabled: true"
-MUTATIONS = {  # what is before the dot, with this input
+TO_FIELD = 'to: [{address: "x@far.example"}]'
+NEW_USER_FIELDS = "emptyAddress: true, passwordDisabled: true"
+INPUTS_BY_MUTATION = {  # inputs of the mutation that is named before the dot
     "mailboxCreate.path": "paths: [$it]",
     "mailboxCreate.paths": 'paths: ["Good", $it]',
     "mailboxRename.path": 'mailbox: {path: "Old"}, newPath: $it',
@@ -59,19 +59,19 @@ MUTATIONS = {  # what is before the dot, with this input
     "messageUpdate.flag": 'select: {mailbox: {path: "INBOX"}}, set: {addFlags: [$it]}',
     "messageUpdate.filter": "select: {filter: {query: $it}}, set: {seen: true}",
     "messageUpload.raw": 'mailbox: {path: "INBOX"}, raw: $it',
-    "messageSend.subject": f"{TO}, subject: $it",
-    "messageSend.text": f"{TO}, text: $it, html: $it",
+    "messageSend.subject": f"{TO_FIELD}, subject: $it",
+    "messageSend.text": f"{TO_FIELD}, text: $it, html: $it",
     "messageSend.name": 'to: [{address: "x@far.example", name: $it}], text: "a"',
     "messageSend.address": 'to: [{address: $it}], text: "a"',
-    "messageSend.from": f'{TO}, from: {{address: "ada@example.org", name: $it}}',
-    "messageSend.envelope": f"{TO}, envelope: {{to: [{{address: $it}}]}}",
-    "messageSend.key": f'{TO}, headers: [{{key: $it, value: "a"}}]',
-    "messageSend.value": f'{TO}, headers: [{{key: "X-A", value: $it}}]',
-    "messageSend.file": f'{TO}, attachments: [{{content: "", filename: $it}}]',
-    "messageSend.cid": f'{TO}, attachments: [{{content: "", cid: $it}}]',
-    "messageSend.kind": f'{TO}, attachments: [{{content: "", contentType: $it}}]',
-    "messageSend.content": f"{TO}, attachments: [{{content: $it, encoding: UTF8}}]",
-    "messageSend.draft": f"{TO}, isDraft: true, mailbox: {{path: $it}}",
+    "messageSend.from": f'{TO_FIELD}, from: {{address: "ada@example.org", name: $it}}',
+    "messageSend.envelope": f"{TO_FIELD}, envelope: {{to: [{{address: $it}}]}}",
+    "messageSend.key": f'{TO_FIELD}, headers: [{{key: $it, value: "a"}}]',
+    "messageSend.value": f'{TO_FIELD}, headers: [{{key: "X-A", value: $it}}]',
+    "messageSend.file": f'{TO_FIELD}, attachments: [{{content: "", filename: $it}}]',
+    "messageSend.cid": f'{TO_FIELD}, attachments: [{{content: "", cid: $it}}]',
+    "messageSend.kind": f'{TO_FIELD}, attachments: [{{content: "", contentType: $it}}]',
+    "messageSend.content": f"{TO_FIELD}, attachments: [{{content: $it, encoding: UTF8}}]",
+    "messageSend.draft": f"{TO_FIELD}, isDraft: true, mailbox: {{path: $it}}",
     "keyValueSet.key": 'key: $it, value: "a"',
     "keyValueSet.value": 'key: "a", value: $it',
     "keyValueSet.store": 'key: "a", value: "a", store: $it',
@@ -82,12 +82,12 @@ MUTATIONS = {  # what is before the dot, with this input
     "userCreate.username": 'username: $it, address: "u1@example.org", passwordDisabled: true',
     "userCreate.address": 'username: "u2", address: $it, passwordDisabled: true',
     "userCreate.password": 'username: "u3", emptyAddress: true, password: $it',
-    "userCreate.name": f'username: "u4", {BARE}, name: $it',
-    "userCreate.tags": f'username: "u5", {BARE}, tags: [$it]',
-    "userCreate.language": f'username: "u6", {BARE}, language: $it',
-    "userCreate.folders": f'username: "u7", {BARE}, mailboxes: {{sent: $it}}',
-    "userCreate.senders": f'username: "u8", {BARE}, fromWhitelist: [$it]',
-    "userCreate.pubKey": f'username: "u9", {BARE}, pubKey: $it',
+    "userCreate.name": f'username: "u4", {NEW_USER_FIELDS}, name: $it',
+    "userCreate.tags": f'username: "u5", {NEW_USER_FIELDS}, tags: [$it]',
+    "userCreate.language": f'username: "u6", {NEW_USER_FIELDS}, language: $it',
+    "userCreate.folders": f'username: "u7", {NEW_USER_FIELDS}, mailboxes: {{sent: $it}}',
+    "userCreate.senders": f'username: "u8", {NEW_USER_FIELDS}, fromWhitelist: [$it]',
+    "userCreate.pubKey": f'username: "u9", {NEW_USER_FIELDS}, pubKey: $it',
     "userCreate.hash": 'username: "v1", emptyAddress: true, hashedPassword: true, password: $it',
     "userUpdate.name": "set: {name: $it}",
     "userUpdate.language": "set: {language: $it}",
@@ -102,25 +102,28 @@ MUTATIONS = {  # what is before the dot, with this input
     "mailboxCreate.session": 'paths: ["Session"], options: {sessionId: $it}',
     "mailboxCreate.reason": 'paths: ["Reason"], options: {reason: $it}',
 }
-INBOX = 'mailbox: {path: "INBOX"}'
-PLACES = {
-    **{name: f"query ($it: {kind}!) {{ {field} }}" for name, (kind, field) in QUERIES.items()},
+INBOX_FIELD = 'mailbox: {path: "INBOX"}'
+DOCUMENTS_BY_ARGUMENT = {
+    **{
+        name: f"query ($it: {kind}!) {{ {field} }}"
+        for name, (kind, field) in FIELDS_BY_NAME.items()
+    },
     **{
         f"filter.{name}": "query ($it: String!) { viewer { user { messages(filter: "
         f"{{{given}}}) {{ nodes {{ id }} totalCount }} }} }} }}"
-        for name, given in FILTERS.items()
+        for name, given in FILTERS_BY_NAME.items()
     },
     **{
         name: f"mutation ($it: String!) {{ {name.partition('.')[0]}(input: {{{given}}}) "
         "{ errors { code path } } }"
-        for name, given in MUTATIONS.items()
+        for name, given in INPUTS_BY_MUTATION.items()
     },
-    "metaData": f"mutation ($it: JSON!) {{ messageUpdate(input: {{select: {{{INBOX}}}, "
+    "metaData": f"mutation ($it: JSON!) {{ messageUpdate(input: {{select: {{{INBOX_FIELD}}}, "
     "set: {metaData: {a: $it}}}) { errors { code } } }",
-    "rawUpload": f"mutation ($it: Upload!) {{ messageUpload(input: {{{INBOX}, rawUpload: $it}}) "
-    "{ errors { code } } }",
+    "rawUpload": f"mutation ($it: Upload!) {{ messageUpload(input: {{{INBOX_FIELD}, "
+    "rawUpload: $it}) { errors { code } } }",
 }
-TEXTS = {
+TEXTS_BY_NAME = {
     "NUL": "\0",
     "NUL inside": "a\0b",
     "NUL in an address": "a\0b@example.org",
@@ -133,75 +136,81 @@ TEXTS = {
 }
 
 
-def _codes(answer: Any) -> list[str]:
-    """Codes of all errors, in whichever place they stand."""
-    found = [error["extensions"]["code"] for error in answer.get("errors", [])]
-    for payload in (answer.get("data") or {}).values():
+def _error_codes(result: Any) -> list[str]:
+    """Return the codes of all errors of a response and its payloads."""
+    codes = [error["extensions"]["code"] for error in result.get("errors", [])]
+    for payload in (result.get("data") or {}).values():
         if isinstance(payload, dict):
-            found += [error["code"] for error in payload.get("errors") or []]
-    return found
+            codes += [error["code"] for error in payload.get("errors") or []]
+    return codes
 
 
-@pytest.mark.parametrize("text", TEXTS)
-async def test_every_place_that_takes_text_takes_this_or_refuses_it(
-    server: Server, text: str
-) -> None:
+@pytest.mark.parametrize("text", TEXTS_BY_NAME)
+async def test_every_text_argument_accepts_or_refuses_text(server: Server, text: str) -> None:
     await server.deliver(raw_message(f"About {text}"), "ada@example.org")
-    broken: dict[str, Any] = {}
+    failures: dict[str, Any] = {}
     async with server.client("ada") as ada, server.client("root") as root:
-        for place, document in PLACES.items():
-            asked: Client = root if place.startswith("user") else ada
-            answer = await asked.post({"query": document, "variables": {"it": TEXTS[text]}})
-            codes = _codes(answer.json())
-            if answer.status_code >= 500 or "INTERNAL_SERVER_ERROR" in codes:
-                broken[place] = answer.text
-            if "\0" in TEXTS[text] and codes != ["BAD_USER_INPUT"]:
-                broken[place] = f"a NUL was taken: {answer.text}"
-    assert not broken, "\n".join(f"{place}: {why}" for place, why in broken.items())
+        for argument, document in DOCUMENTS_BY_ARGUMENT.items():
+            client: Client = root if argument.startswith("user") else ada
+            response = await client.post(
+                {"query": document, "variables": {"it": TEXTS_BY_NAME[text]}}
+            )
+            codes = _error_codes(response.json())
+            if response.status_code >= 500 or "INTERNAL_SERVER_ERROR" in codes:
+                failures[argument] = response.text
+            if "\0" in TEXTS_BY_NAME[text] and codes != ["BAD_USER_INPUT"]:
+                failures[argument] = f"a NUL was taken: {response.text}"
+    assert not failures, "\n".join(
+        f"{argument}: {failure}" for argument, failure in failures.items()
+    )
 
 
-async def test_bytes_and_addresses_with_nul_are_refused(server: Server) -> None:
+async def test_paths_and_uploads_with_nul_are_refused(server: Server) -> None:
     async with server.client("ada") as ada:
         for path in ("/rest/messages/%00/message.eml", "/rest/messages/a%00b/parts/%00"):
             assert (await ada.http.get(path)).status_code == 404
-        shown = "{ viewer { user { messages(first: 1) { nodes { id sourceUrl } } } } }"
-        (message,) = (await ada(shown))["viewer"]["user"]["messages"]["nodes"]
+        viewer_query = "{ viewer { user { messages(first: 1) { nodes { id sourceUrl } } } } }"
+        (message,) = (await ada(viewer_query))["viewer"]["user"]["messages"]["nodes"]
         for part in ("%00", "1%00", "9" * 99, quote("٣"), "..%2f..", "-1"):
-            for kind in ("parts", "attachments"):
-                answer = await ada.http.get(f"/rest/messages/{message['id']}/{kind}/{part}")
-                assert answer.status_code == 404, part
+            for route in ("parts", "attachments"):
+                response = await ada.http.get(f"/rest/messages/{message['id']}/{route}/{part}")
+                assert response.status_code == 404, part
         for query in ("?sig=%00", "?sig=a&expires=%00", "?expires=" + "9" * 99 + "&sig=a"):
             path = message["sourceUrl"].partition("?")[0] + query
             assert (await ada.http.get(path)).status_code in {401, 403, 404}, query
-        named = {"Content-Disposition": "attachment; filename*=UTF-8''a%00b%0d%0a%ED%A0%80.txt"}
-        opaque = {"Content-Type": 'text/plain; a="%00'}
-        answer = await ada.http.post("/rest/uploads", content=b"a\0b", headers={**named, **opaque})
-        assert answer.status_code == 201
-        given = {"mailbox": {"path": "INBOX"}, "rawUpload": answer.json()["id"]}
+        disposition_header = {
+            "Content-Disposition": "attachment; filename*=UTF-8''a%00b%0d%0a%ED%A0%80.txt"
+        }
+        type_header = {"Content-Type": 'text/plain; a="%00'}
+        response = await ada.http.post(
+            "/rest/uploads", content=b"a\0b", headers={**disposition_header, **type_header}
+        )
+        assert response.status_code == 201
+        upload_input = {"mailbox": {"path": "INBOX"}, "rawUpload": response.json()["id"]}
         document = (
             "mutation ($input: MessageUploadInput!) { it: messageUpload(input: $input) "
             "{ message { subject text } errors { code } } }"
         )
-        assert "INTERNAL_SERVER_ERROR" not in str(await ada.raw(document, input=given))
+        assert "INTERNAL_SERVER_ERROR" not in str(await ada.raw(document, input=upload_input))
 
 
-async def test_lmtp_refuses_nul_in_commands_and_takes_it_in_mail(server: Server) -> None:
-    neighbour = await server.neighbour()
-    assert (await neighbour.say("MAIL FROM:<a\0@b>")).startswith("500 5.5.2")
-    assert (await neighbour.say(b"MAIL FROM:<\xff@b>")).startswith("500 5.5.2")
-    assert (await neighbour.say("NOOP \0")).startswith("500 5.5.2")
-    await neighbour.begin("ada@example.org")
-    neighbour.send(b"Subject: nul\0nul\r\n\r\nx\0y\r\n.\r\n")
-    answer = await neighbour.hear()
-    await neighbour.close()
-    assert answer.startswith("250 2.0.0 Delivered as ")
+async def test_lmtp_refuses_nul_in_commands_and_accepts_it_in_mail(server: Server) -> None:
+    lmtp_client = await server.neighbour()
+    assert (await lmtp_client.say("MAIL FROM:<a\0@b>")).startswith("500 5.5.2")
+    assert (await lmtp_client.say(b"MAIL FROM:<\xff@b>")).startswith("500 5.5.2")
+    assert (await lmtp_client.say("NOOP \0")).startswith("500 5.5.2")
+    await lmtp_client.begin("ada@example.org")
+    lmtp_client.send(b"Subject: nul\0nul\r\n\r\nx\0y\r\n.\r\n")
+    reply = await lmtp_client.hear()
+    await lmtp_client.close()
+    assert reply.startswith("250 2.0.0 Delivered as ")
     async with server.client("ada") as ada:
         document = "{ viewer { user { messages(first: 100) { nodes { subject text } } } } }"
         nodes = (await ada(document))["viewer"]["user"]["messages"]["nodes"]
     assert {"subject": "nulnul", "text": "x\0y\n"} in nodes
 
 
-async def test_nothing_half_stored_and_nothing_told_to_the_log(server: Server) -> None:
+async def test_database_is_consistent_and_log_contains_no_secrets(server: Server) -> None:
     report = server.command("check")
     assert (report.code, json.loads(report.out)["findings"]) == (0, [])
     words = [PASSWORD, "example.org", "far.example", "Bcc", "About", "mgk_", "wrong"]

@@ -1,1 +1,1 @@
-"""Tests of operation e2e."""
+"""End-to-end tests of operation."""

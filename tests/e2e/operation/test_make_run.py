@@ -1,4 +1,4 @@
-"""What `make run` starts: the server with its demo account, as a stranger meets it."""
+"""Tests of `make run`, which starts the server with its demo account."""
 
 import asyncio
 import contextlib
@@ -18,18 +18,18 @@ from bench.servers.ports import free_port
 from tests.support.servers.forked_process import ForkedProcess, Streams
 
 ROOT = Path(__file__).parents[3]
-COUNT = 40
+DEMO_MESSAGE_COUNT = 40
 
 
 @dataclass
-class House:
-    """A data folder, and places to listen."""
+class DemoInstallation:
+    """A data folder and free ports for the listeners."""
 
     folder: Path
-    more: dict[str, str] = field(default_factory=dict)
+    extra_environment: dict[str, str] = field(default_factory=dict)
     http: int = field(default_factory=free_port)
     lmtp: int = field(default_factory=free_port)
-    begun: list["Command"] = field(default_factory=list)
+    commands: list["RunningCommand"] = field(default_factory=list)
 
     @property
     def env(self) -> dict[str, str]:
@@ -38,87 +38,89 @@ class House:
             "MERGANSER_DATA": str(self.folder),
             "MERGANSER_HTTP": f"127.0.0.1:{self.http}",
             "MERGANSER_LMTP": f"127.0.0.1:{self.lmtp}",
-            **self.more,
+            **self.extra_environment,
         }
 
-    async def begin(self, *words: str) -> "Command":
+    async def start_command(self, *arguments: str) -> "RunningCommand":
         """Start a command."""
         self.folder.parent.mkdir(exist_ok=True)
-        nth = len(self.begun)
-        out, err = (self.folder.parent / f"{name}-{nth}" for name in ("out", "err"))
+        number = len(self.commands)
+        out, err = (self.folder.parent / f"{name}-{number}" for name in ("out", "err"))
         for file in (out, err):
             file.touch()
-        process = await asyncio.to_thread(ForkedProcess, words, self.env, Streams(out, err))
-        self.begun.append(Command(process, out, err))
-        return self.begun[-1]
+        process = await asyncio.to_thread(ForkedProcess, arguments, self.env, Streams(out, err))
+        self.commands.append(RunningCommand(process, out, err))
+        return self.commands[-1]
 
-    async def told(self, *words: str) -> tuple[int, str, str]:
-        """Code, stdout and stderr of a command."""
-        command = await self.begin(*words)
+    async def run_command(self, *arguments: str) -> tuple[int, str, str]:
+        """Run a command and return its exit code, stdout and stderr."""
+        command = await self.start_command(*arguments)
         code = await command.wait(120)
         return code, command.out.read_text(), command.err.read_text()
 
-    async def asked(self, key: str, document: str) -> Any:
+    async def query(self, api_key: str, document: str) -> Any:
         async with httpx.AsyncClient(timeout=30) as client:
-            headers = {"Authorization": f"Bearer {key}"}
+            headers = {"Authorization": f"Bearer {api_key}"}
             url = f"http://127.0.0.1:{self.http}/graphql"
-            answer = await client.post(url, json={"query": document}, headers=headers)
-            return answer.json()
+            response = await client.post(url, json={"query": document}, headers=headers)
+            return response.json()
 
 
 @dataclass
-class Command:
-    """A command, and the files that it writes."""
+class RunningCommand:
+    """A command and its output files."""
 
     process: ForkedProcess
     out: Path
     err: Path
 
     async def wait(self, seconds: float) -> int:
-        """Wait for its end; its exit code."""
+        """Wait for the end of the process and return its exit code."""
         return await asyncio.to_thread(self.process.wait, seconds)
 
 
 @dataclass
-class Running:
-    """A server with a demo account, and what it has said."""
+class DemoServer:
+    """A server with a demo account and its start banner."""
 
-    command: Command
+    command: RunningCommand
     banner: str
 
-    def line(self, words: str) -> str:
-        return next(line.strip() for line in self.banner.splitlines() if words in line)
+    def banner_line(self, text: str) -> str:
+        return next(line.strip() for line in self.banner.splitlines() if text in line)
 
     @property
-    def key(self) -> str:
-        return self.line("API key").split()[-1]
+    def api_key(self) -> str:
+        return self.banner_line("API key").split()[-1]
 
-    async def end(self, how: signal.Signals = signal.SIGTERM) -> None:
-        self.command.process.send_signal(how)
+    async def stop(self, signal_number: signal.Signals = signal.SIGTERM) -> None:
+        self.command.process.send_signal(signal_number)
         code, log = await self.command.wait(60), self.command.err.read_text()
         assert code == 0, log
         assert "Traceback" not in log
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    house = House(tmp_path / "var")
-    yield house
-    for command in house.begun:  # of a test that has failed
+async def installation(tmp_path: Path) -> AsyncIterator[DemoInstallation]:
+    installation = DemoInstallation(tmp_path / "var")
+    yield installation
+    for command in installation.commands:  # commands of a failed test
         command.process.kill()
         await command.wait(60)
 
 
-async def running(house: House) -> Running:
-    command = await house.begin("serve", "--demo", "--demo-count", str(COUNT))
+async def start_demo_server(installation: DemoInstallation) -> DemoServer:
+    command = await installation.start_command(
+        "serve", "--demo", "--demo-count", str(DEMO_MESSAGE_COUNT)
+    )
     async with asyncio.timeout(120):
         while "send-test" not in (banner := command.out.read_text()) or banner[-1] != "\n":
             assert command.process.poll() is None, command.err.read_text()
             await asyncio.sleep(0.02)
-    return Running(command, banner)
+    return DemoServer(command, banner)
 
 
-async def shell(line: str, env: dict[str, str]) -> str:
+async def run_shell_line(line: str, env: dict[str, str]) -> str:
     process = await asyncio.create_subprocess_shell(
         line, env=env, cwd=ROOT, stdout=asyncio.subprocess.PIPE
     )
@@ -127,90 +129,105 @@ async def shell(line: str, env: dict[str, str]) -> str:
     return out.decode()
 
 
-async def totals(house: House, key: str) -> dict[str, int]:
-    answer = await house.asked(key, "{ viewer { user { mailboxes { path total } } } }")
-    return {box["path"]: box["total"] for box in answer["data"]["viewer"]["user"]["mailboxes"]}
+async def message_counts(installation: DemoInstallation, api_key: str) -> dict[str, int]:
+    result = await installation.query(api_key, "{ viewer { user { mailboxes { path total } } } }")
+    return {
+        mailbox["path"]: mailbox["total"]
+        for mailbox in result["data"]["viewer"]["user"]["mailboxes"]
+    }
 
 
-async def test_a_stranger_starts_it_reads_writes_and_starts_it_again(house: House) -> None:
-    first = await running(house)
-    answer = json.loads(await shell(first.line("curl"), dict(os.environ)))
-    nodes = answer["data"]["viewer"]["user"]["mailbox"]["messages"]["nodes"]
+async def test_demo_server_is_used_and_restarted_with_same_data(
+    installation: DemoInstallation,
+) -> None:
+    first_server = await start_demo_server(installation)
+    result = json.loads(await run_shell_line(first_server.banner_line("curl"), dict(os.environ)))
+    nodes = result["data"]["viewer"]["user"]["mailbox"]["messages"]["nodes"]
     assert len([node["subject"] for node in nodes]) == 3
 
-    before = await totals(house, first.key)
-    assert sum(before.values()) == COUNT
-    said = await shell(first.line("send-test"), dict(os.environ))
-    assert "250 2.0.0 Delivered" in said
+    counts_before = await message_counts(installation, first_server.api_key)
+    assert sum(counts_before.values()) == DEMO_MESSAGE_COUNT
+    output = await run_shell_line(first_server.banner_line("send-test"), dict(os.environ))
+    assert "250 2.0.0 Delivered" in output
     page = await asyncio.to_thread(
         httpx.get,
-        re.findall(r"http://\S+", first.line("GraphiQL"))[0],
+        re.findall(r"http://\S+", first_server.banner_line("GraphiQL"))[0],
         headers={"Accept": "text/html"},
     )
     assert "GraphiQL" in page.text
-    assert (await totals(house, first.key))["INBOX"] == before["INBOX"] + 1
-    await first.end(signal.SIGINT)
+    assert (await message_counts(installation, first_server.api_key))["INBOX"] == counts_before[
+        "INBOX"
+    ] + 1
+    await first_server.stop(signal.SIGINT)
 
-    second = await running(house)
-    assert second.banner == first.banner
-    assert (await totals(house, second.key))["INBOX"] == before["INBOX"] + 1
-    await second.end(signal.SIGTERM)
+    second_server = await start_demo_server(installation)
+    assert second_server.banner == first_server.banner
+    assert (await message_counts(installation, second_server.api_key))["INBOX"] == counts_before[
+        "INBOX"
+    ] + 1
+    await second_server.stop(signal.SIGTERM)
 
 
-async def test_a_second_server_on_the_store_and_a_taken_port_are_told_in_one_sentence(
-    house: House, tmp_path: Path
+async def test_second_server_and_occupied_port_are_reported_in_one_line(
+    installation: DemoInstallation, tmp_path: Path
 ) -> None:
-    server = await running(house)
-    code, _, err = await house.told("serve")
+    server = await start_demo_server(installation)
+    code, _, err = await installation.run_command("serve")
     assert (code, err.count("\n")) == (1, 1)
     assert f"another merganser uses this store (pid {server.command.process.pid})" in err
 
-    elsewhere = House(tmp_path / "other", http=house.http, begun=house.begun)
-    code, _, err = await elsewhere.told("serve")
+    other_installation = DemoInstallation(
+        tmp_path / "other", http=installation.http, commands=installation.commands
+    )
+    code, _, err = await other_installation.run_command("serve")
     assert (code, err.splitlines()[-1].partition(": address")[0]) == (
         1,
-        f"merganser: cannot listen on 127.0.0.1:{house.http}",
+        f"merganser: cannot listen on 127.0.0.1:{installation.http}",
     )
     assert "MERGANSER_HTTP" in err
-    elsewhere = House(tmp_path / "other", lmtp=house.lmtp, begun=house.begun)
-    code, _, err = await elsewhere.told("serve")
+    other_installation = DemoInstallation(
+        tmp_path / "other", lmtp=installation.lmtp, commands=installation.commands
+    )
+    code, _, err = await other_installation.run_command("serve")
     assert code == 1
     assert "set MERGANSER_LMTP to another place" in err.splitlines()[-1]
     assert "Traceback" not in err
 
-    code, _, err = await house.told("check", "--repair")
+    code, _, err = await installation.run_command("check", "--repair")
     assert code == 1
     assert "stop it, then repair" in err
-    await server.end()
+    await server.stop()
 
 
-async def test_what_the_command_line_does_beside_a_server_is_heard(
-    house: House, tmp_path: Path
+async def test_changes_by_command_line_reach_subscribers_of_server(
+    installation: DemoInstallation, tmp_path: Path
 ) -> None:
     import websockets
 
-    server = await running(house)
+    server = await start_demo_server(installation)
     (tmp_path / "a.eml").write_bytes(b"Subject: from the side\r\n\r\nHello\r\n")
-    url = f"ws://127.0.0.1:{house.http}/graphql"
+    url = f"ws://127.0.0.1:{installation.http}/graphql"
     protocol = websockets.Subprotocol("graphql-transport-ws")
     async with websockets.connect(url, subprotocols=[protocol]) as ws:
-        signed = {"Authorization": f"Bearer {server.key}"}
-        await ws.send(json.dumps({"type": "connection_init", "payload": signed}))
+        auth_payload = {"Authorization": f"Bearer {server.api_key}"}
+        await ws.send(json.dumps({"type": "connection_init", "payload": auth_payload}))
         assert json.loads(await ws.recv())["type"] == "connection_ack"
         query = "subscription { changes { events { kind } } }"
         await ws.send(json.dumps({"id": "1", "type": "subscribe", "payload": {"query": query}}))
-        await asyncio.sleep(0.5)  # until it waits for the bell
-        code, out, err = await house.told("import", str(tmp_path / "a.eml"), "--user", "demo")
+        await asyncio.sleep(0.5)  # until the subscription waits for a wake-up
+        code, out, err = await installation.run_command(
+            "import", str(tmp_path / "a.eml"), "--user", "demo"
+        )
         assert (code, out) == (0, "1 messages imported.\n"), err
-        assert "MESSAGE_ADDED" in await heard(ws)
-        code, _, err = await house.told("send-test")
+        assert "MESSAGE_ADDED" in await read_event_kinds(ws)
+        code, _, err = await installation.run_command("send-test")
         assert code == 0, err
-        assert "MESSAGE_ADDED" in await heard(ws)
-        await server.end()  # whoever listens does not hold it up
+        assert "MESSAGE_ADDED" in await read_event_kinds(ws)
+        await server.stop()  # a subscriber does not delay the stop
 
 
-async def heard(ws: Any) -> list[str]:
-    """The kinds of all that comes until a message does, or for a while."""
+async def read_event_kinds(ws: Any) -> list[str]:
+    """Return the kinds of events until a message is added, or for 30 seconds."""
     kinds: list[str] = []
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(30):
@@ -220,36 +237,41 @@ async def heard(ws: Any) -> list[str]:
     return kinds
 
 
-async def test_nobody_else_is_served_until_there_is_a_credential(house: House) -> None:
-    house.more["MERGANSER_HTTP"] = f"0.0.0.0:{house.http}"
-    code, _, err = await house.told("serve")
+async def test_public_listener_needs_a_credential(installation: DemoInstallation) -> None:
+    installation.extra_environment["MERGANSER_HTTP"] = f"0.0.0.0:{installation.http}"
+    code, _, err = await installation.run_command("serve")
     assert code == 1
     assert err.splitlines()[-1].startswith("merganser: MERGANSER_HTTP is open to other machines")
     assert "merganser token create --name root --role ROOT" in err
-    code, _, err = await house.told("token", "create", "--name", "root", "--role", "ROOT")
+    code, _, err = await installation.run_command(
+        "token", "create", "--name", "root", "--role", "ROOT"
+    )
     assert code == 0, err
-    command = await house.begin("serve")
+    command = await installation.start_command("serve")
     async with asyncio.timeout(120), httpx.AsyncClient(timeout=30) as client:
         while True:
             try:
-                answer = await client.get(f"http://127.0.0.1:{house.http}/health")
+                response = await client.get(f"http://127.0.0.1:{installation.http}/health")
             except httpx.ConnectError:
                 await asyncio.sleep(0.05)
             else:
                 break
-    assert answer.status_code == 200
-    await Running(command, "").end(signal.SIGINT)
+    assert response.status_code == 200
+    await DemoServer(command, "").stop(signal.SIGINT)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-async def test_told_to_end_while_it_starts_it_ends_quietly(
-    house: House, how: signal.Signals
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+async def test_signal_during_start_stops_server_without_error(
+    installation: DemoInstallation, signal_number: signal.Signals
 ) -> None:
-    command = await house.begin("serve", "--demo", "--demo-count", "400")
+    command = await installation.start_command("serve", "--demo", "--demo-count", "400")
     async with asyncio.timeout(90):
-        while not (house.folder / "demo.json").exists():  # noqa: ASYNC110 - another process's
+        while not (installation.folder / "demo.json").exists():  # noqa: ASYNC110 - another process writes the file
             await asyncio.sleep(0.02)
-    await Running(command, "").end(how)
-    server = await running(house)
-    assert sum((await totals(house, server.key)).values()) in (COUNT, 400)
-    await server.end()
+    await DemoServer(command, "").stop(signal_number)
+    server = await start_demo_server(installation)
+    assert sum((await message_counts(installation, server.api_key)).values()) in (
+        DEMO_MESSAGE_COUNT,
+        400,
+    )
+    await server.stop()

@@ -1,4 +1,4 @@
-"""What a server tells of itself: metrics, traces, logs, health; and what it never tells."""
+"""Tests of metrics, traces, logs and health of a server, and that they contain no secrets."""
 
 import asyncio
 import os
@@ -29,28 +29,31 @@ from tests.support.servers.metric_samples import MetricSamples, metric_value, pa
 from tests.support.servers.otlp_collector import Collector, collecting
 
 COLLECTOR = "http://127.0.0.1:4318"
-KEY = "a key for metrics only"
+METRICS_KEY = "a key for metrics only"
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-NEW = "application/openmetrics-text;version=1.0.0"
-OF_SEVERAL = ("merganser_worker_up", "worker ")  # where there are several processes
-SECRET = "Xylophones and quinces"  # noqa: S105 - in what is sent; nowhere in what is told
-LOGIN = (
+OPENMETRICS = "application/openmetrics-text;version=1.0.0"
+WORKER_METRIC = ("merganser_worker_up", "worker ")  # exists only with several processes
+SECRET = "Xylophones and quinces"  # noqa: S105 - it is sent, and must not be in logs, metrics or traces
+SIGN_IN = (
     "mutation SignIn($i: AuthenticateInput!) { authenticate(input: $i) { token errors { code } } }"
 )
 
 
 @dataclass
-class Watched(Server):
-    """A server with settings of OpenTelemetry's own."""
+class ObservedServer(Server):
+    """A server with settings of OpenTelemetry."""
 
-    otel: dict[str, str] = field(default_factory=dict)
+    otel_settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def env(self) -> dict[str, str]:
-        return {**super().env, **{f"OTEL_{name}": text for name, text in self.otel.items()}}
+        return {
+            **super().env,
+            **{f"OTEL_{name}": text for name, text in self.otel_settings.items()},
+        }
 
-    def ended(self) -> int:
-        """Its code, once it has ended."""
+    def wait_for_exit(self) -> int:
+        """Wait for the end of the process and return its exit code."""
         assert self._process
         return self._process.wait(START)
 
@@ -60,199 +63,260 @@ class Watched(Server):
             self._process.wait()
 
     def scrape(self, **headers: str) -> httpx.Response:
-        """The metrics, asked for with the key and through a proxy, or else as is said."""
-        given = {"Authorization": f"Bearer {KEY}", "Accept": NEW, "Via": "1.1 proxy", **headers}
-        return httpx.get(f"{self.url}/metrics", headers=given, timeout=15)
+        """Read the metrics with the key and as if through a proxy, unless the headers differ."""
+        request_headers = {
+            "Authorization": f"Bearer {METRICS_KEY}",
+            "Accept": OPENMETRICS,
+            "Via": "1.1 proxy",
+            **headers,
+        }
+        return httpx.get(f"{self.url}/metrics", headers=request_headers, timeout=15)
 
-    def numbers(self) -> MetricSamples:
+    def read_metrics(self) -> MetricSamples:
         return parse_metrics(self.scrape().text)
 
-    def ask(self, document: str, who: str | None = "ada", **more: Any) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {self.secrets[who]}"} if who else {}
-        headers |= more.pop("headers", {})
-        sent = {"query": document, **more}
-        return httpx.post(f"{self.url}/graphql", json=sent, headers=headers, timeout=15)
+    def query(self, document: str, username: str | None = "ada", **extra: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.secrets[username]}"} if username else {}
+        headers |= extra.pop("headers", {})
+        body = {"query": document, **extra}
+        return httpx.post(f"{self.url}/graphql", json=body, headers=headers, timeout=15)
 
-    def told(self, **facts: Any) -> list[dict[str, Any]]:
-        """Lines of the log with these facts."""
-        return [line for line in self.logged() if facts.items() <= line.items()]
+    def log_lines_with(self, **fields: Any) -> list[dict[str, Any]]:
+        """Return the log lines with these fields."""
+        return [line for line in self.logged() if fields.items() <= line.items()]
 
 
-def until(done: Callable[[], Any], seconds: float = 10) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := done()):
-        assert time.monotonic() < end, "it did not come to pass"
+def wait_until(condition: Callable[[], Any], seconds: float = 10) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < deadline, "it did not come to pass"
         time.sleep(0.05)
-    return found
+    return result
 
 
 @pytest.fixture(scope="module")
 def collector() -> Iterator[Collector]:
-    with collecting() as made:
-        yield made
+    with collecting() as running_collector:
+        yield running_collector
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Watched]:
-    """Traces by request only, so that each is known; both exports are quick.
+def observed_server(
+    tmp_path_factory: pytest.TempPathFactory, collector: Collector
+) -> Iterator[ObservedServer]:
+    """A server that traces only requests with a traceparent, and exports quickly.
 
-    The tests break it in the end, and the last one tells it to stop.
+    The last tests break it and stop it.
     """
-    more = {
+    settings = {
         "METRICS": "loopback",
-        "METRICS_KEY": KEY,
+        "METRICS_KEY": METRICS_KEY,
         "OTLP": collector.url,
         "TRACE_SHARE": "0",
         "DRAIN": "1 min",
     }
-    otel = {
+    otel_settings = {
         "BSP_SCHEDULE_DELAY": "50",
         "METRIC_EXPORT_INTERVAL": "300",
         "EXPORTER_OTLP_HEADERS": "x-tenant=ours",
     }
-    made = Watched(tmp_path_factory.mktemp("watched"), more=more, otel=otel)
-    made.make("ada", "bob")
-    made.start()
-    yield made
-    made.kill()
+    server = ObservedServer(
+        tmp_path_factory.mktemp("watched"), more=settings, otel_settings=otel_settings
+    )
+    server.make("ada", "bob")
+    server.start()
+    yield server
+    server.kill()
 
 
-def test_metrics_are_for_those_who_may_know(house: Watched) -> None:
-    def status(shown: str) -> int:
-        return house.scrape(Authorization=shown).status_code
+def test_metrics_need_key_or_privileged_credential(observed_server: ObservedServer) -> None:
+    def status(credential: str) -> int:
+        return observed_server.scrape(Authorization=credential).status_code
 
-    assert status("") == status("Bearer nobody") == status(f"Basic {KEY}") == 401
-    assert status(f"Bearer {KEY}x") == status(f"Bearer {KEY[:-1]}") == status("Bearer") == 401
-    assert status(f"Bearer {house.secrets['ada']}") == 403
-    assert status(f"Bearer {house.secrets['root']}") == status(f"bearer {KEY}") == 200
-    assert house.ask(
-        "{ viewer { role } }", None, headers={"Authorization": f"Bearer {KEY}"}
+    assert status("") == status("Bearer nobody") == status(f"Basic {METRICS_KEY}") == 401
+    assert (
+        status(f"Bearer {METRICS_KEY}x")
+        == status(f"Bearer {METRICS_KEY[:-1]}")
+        == status("Bearer")
+        == 401
+    )
+    assert status(f"Bearer {observed_server.secrets['ada']}") == 403
+    assert (
+        status(f"Bearer {observed_server.secrets['root']}")
+        == status(f"bearer {METRICS_KEY}")
+        == 200
+    )
+    assert observed_server.query(
+        "{ viewer { role } }", None, headers={"Authorization": f"Bearer {METRICS_KEY}"}
     ).json()["errors"]
 
 
-def test_both_formats_are_read_by_a_real_parser(house: Watched) -> None:
-    new, old = house.scrape(), house.scrape(Accept="*/*")
-    assert new.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
-    assert old.headers["content-type"].startswith("text/plain; version=0.0.4")
-    first, second = parse_metrics(new.text), parse_metrics(old.text, older)
-    assert first.keys() <= second.keys() | {key for key in first if "_http_" in key[0]}
-    assert metric_value(first, "merganser_store_up") == 1
-    assert metric_value(first, "process_resident_memory_bytes") > 10 << 20
-    assert metric_value(first, "process_start_time_seconds") == pytest.approx(time.time(), abs=600)
-    (build,) = [key for key in first if key[0] == "merganser_build_info"]
+def test_both_metric_formats_are_parsed(observed_server: ObservedServer) -> None:
+    openmetrics_response, text_response = (
+        observed_server.scrape(),
+        observed_server.scrape(Accept="*/*"),
+    )
+    assert openmetrics_response.headers["content-type"].startswith(
+        "application/openmetrics-text; version=1.0.0"
+    )
+    assert text_response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    openmetrics_samples, text_samples = (
+        parse_metrics(openmetrics_response.text),
+        parse_metrics(text_response.text, older),
+    )
+    assert openmetrics_samples.keys() <= text_samples.keys() | {
+        key for key in openmetrics_samples if "_http_" in key[0]
+    }
+    assert metric_value(openmetrics_samples, "merganser_store_up") == 1
+    assert metric_value(openmetrics_samples, "process_resident_memory_bytes") > 10 << 20
+    assert metric_value(openmetrics_samples, "process_start_time_seconds") == pytest.approx(
+        time.time(), abs=600
+    )
+    (build,) = [key for key in openmetrics_samples if key[0] == "merganser_build_info"]
     assert ("store", "sqlite") in build[1]
 
 
-def test_operations_are_counted_by_name_with_codes_and_cost(house: Watched) -> None:
-    before = house.numbers()
+def test_operations_are_counted_by_name_code_and_cost(observed_server: ObservedServer) -> None:
+    metrics_before = observed_server.read_metrics()
     for _ in range(3):
-        house.ask("query Who { viewer { user { username } } }")
-    house.ask("{ viewer { role } }")
-    house.ask("query Wrong { nope }")
-    house.ask('query Gone { node(id: "u_x") { id } }')
-    after = house.numbers()
+        observed_server.query("query Who { viewer { user { username } } }")
+    observed_server.query("{ viewer { role } }")
+    observed_server.query("query Wrong { nope }")
+    observed_server.query('query Gone { node(id: "u_x") { id } }')
+    metrics_after = observed_server.read_metrics()
 
-    def more(name: str, **labels: str) -> float:
-        return metric_value(after, name, **labels) - metric_value(before, name, **labels)
+    def increase(name: str, **labels: str) -> float:
+        return metric_value(metrics_after, name, **labels) - metric_value(
+            metrics_before, name, **labels
+        )
 
     seconds = "merganser_operation_seconds_count"
-    assert more(seconds, operation="Who", kind="query") == 3
-    assert more(seconds, operation="anonymous", kind="query") == 1
-    assert more(seconds, operation="refused", kind="none") == 1
-    assert more("merganser_operation_cost_total", operation="Who") >= 3
+    assert increase(seconds, operation="Who", kind="query") == 3
+    assert increase(seconds, operation="anonymous", kind="query") == 1
+    assert increase(seconds, operation="refused", kind="none") == 1
+    assert increase("merganser_operation_cost_total", operation="Who") >= 3
     errors = "merganser_operation_errors_total"
-    assert more(errors, operation="refused", code="GRAPHQL_VALIDATION_FAILED") == 1
-    assert more(errors, operation="Gone", code="BAD_ID") == 1
-    assert not any(("operation", "Wrong") in labels for _, labels in after)
-    assert more("merganser_document_lookups_total", result="hit") >= 2
-    assert sum(more("merganser_store_seconds_count", work=work) for work in ("read", "find")) >= 1
-    assert more("merganser_http_responses_total", road="graphql", status="200") >= 5
+    assert increase(errors, operation="refused", code="GRAPHQL_VALIDATION_FAILED") == 1
+    assert increase(errors, operation="Gone", code="BAD_ID") == 1
+    assert not any(("operation", "Wrong") in labels for _, labels in metrics_after)
+    assert increase("merganser_document_lookups_total", result="hit") >= 2
+    assert (
+        sum(increase("merganser_store_seconds_count", work=work) for work in ("read", "find")) >= 1
+    )
+    assert increase("merganser_http_responses_total", road="graphql", status="200") >= 5
 
 
-def test_the_documentation_names_all_that_is_counted(house: Watched) -> None:
+def test_documentation_lists_all_metrics(observed_server: ObservedServer) -> None:
     docs = (ROOT / "docs" / "operating.md").read_text()
-    told = set(re.findall(r"^\| `(merganser_\w+)` \| ([\w, ]*) ?\|", docs, re.MULTILINE))
-    told.discard(OF_SEVERAL)
+    documented = set(re.findall(r"^\| `(merganser_\w+)` \| ([\w, ]*) ?\|", docs, re.MULTILINE))
+    documented.discard(WORKER_METRIC)
     parse: Callable[[str], Any] = openmetrics
-    known = {family.name: family for family in parse(house.scrape().text)}
-    assert {name for name, _ in told} == {name for name in known if name.startswith("merganser_")}
-    for name, labels in told:
-        for sample in known[name].samples:
+    families = {family.name: family for family in parse(observed_server.scrape().text)}
+    assert {name for name, _ in documented} == {
+        name for name in families if name.startswith("merganser_")
+    }
+    for name, labels in documented:
+        for sample in families[name].samples:
             assert set(sample.labels) - {"le"} == set(filter(None, labels.strip().split(", ")))
 
 
-async def test_a_flood_of_names_makes_no_flood_of_numbers(house: Watched) -> None:
+async def test_number_of_operation_labels_is_limited(observed_server: ObservedServer) -> None:
     async with httpx.AsyncClient(timeout=30) as http:
         for start in range(0, 120, 20):
-            asked = [
+            requests = [
                 http.post(
-                    f"{house.url}/graphql", json={"query": f"query Flood{nth} {{ __typename }}"}
+                    f"{observed_server.url}/graphql",
+                    json={"query": f"query Flood{number} {{ __typename }}"},
                 )
-                for nth in range(start, start + 20)
+                for number in range(start, start + 20)
             ]
-            await asyncio.gather(*asked)
-    found = house.numbers()
-    labels = {dict(key[1]).get("operation", "") for key in found}
+            await asyncio.gather(*requests)
+    metrics = observed_server.read_metrics()
+    labels = {dict(key[1]).get("operation", "") for key in metrics}
     assert 0 < len([label for label in labels if label.startswith("Flood")]) <= 50
     count = "merganser_operation_seconds_count"
-    assert metric_value(found, count, operation="other", kind="query") >= 70
-    house.ask("query AfterTheFlood { viewer { role } }")
-    assert metric_value(house.numbers(), count, operation="AfterTheFlood", kind="query") == 1
+    assert metric_value(metrics, count, operation="other", kind="query") >= 70
+    observed_server.query("query AfterTheFlood { viewer { role } }")
+    assert (
+        metric_value(observed_server.read_metrics(), count, operation="AfterTheFlood", kind="query")
+        == 1
+    )
 
 
-def test_an_operation_is_one_line_of_the_log(house: Watched) -> None:
+def test_operation_is_one_log_line(observed_server: ObservedServer) -> None:
     headers = {"X-Request-Id": "line-of-the-log"}
-    house.ask("query Line { viewer { role } }", headers=headers)
-    (line,) = house.told(request_id="line-of-the-log")
+    observed_server.query("query Line { viewer { role } }", headers=headers)
+    (line,) = observed_server.log_lines_with(request_id="line-of-the-log")
     assert (line["event"], line["level"], line["kind"]) == ("operation", "info", "query")
     assert (line["operation"], line["status"], line["cost"]) == ("Line", "ok", 1)
     assert 0 < line["ms"] < 10_000
     assert isinstance(line["user"], int)
     assert "codes" not in line
-    house.ask("query Line($a: Int!) { viewer { role } }", headers={"X-Request-Id": "refused-one"})
-    (line,) = house.told(request_id="refused-one")
+    observed_server.query(
+        "query Line($a: Int!) { viewer { role } }", headers={"X-Request-Id": "refused-one"}
+    )
+    (line,) = observed_server.log_lines_with(request_id="refused-one")
     assert line["status"] == "refused"
     assert line["codes"]
 
 
-def traced(house: Watched, document: str, who: str | None, trace_id: str, **more: Any) -> None:
-    header = {"traceparent": f"00-{trace_id}-{SPAN}-01"}
-    house.ask(document, who, headers=header, **more)
+def query_with_trace(
+    observed_server: ObservedServer,
+    document: str,
+    username: str | None,
+    trace_id: str,
+    **extra: Any,
+) -> None:
+    trace_header = {"traceparent": f"00-{trace_id}-{SPAN}-01"}
+    observed_server.query(document, username, headers=trace_header, **extra)
 
 
-def test_an_operation_is_traced_where_its_caller_traces(
-    house: Watched, collector: Collector
+def test_operation_is_traced_if_caller_sends_traceparent(
+    observed_server: ObservedServer, collector: Collector
 ) -> None:
     document = "query Traced { viewer { user { username mailboxes { path } } } }"
-    traced(house, document, "ada", TRACE)
-    whole = collector.wait(lambda: [s for s in collector.trace(TRACE) if s.parent_id == SPAN])[0]
-    assert (whole.name, whole.failed) == ("query Traced", False)
-    assert whole.facts["graphql.operation.name"] == "Traced"
-    assert whole.facts["graphql.document.hash"].startswith("sha256:")
-    assert whole.facts["merganser.cost"] > 0
-    parts = [span for span in collector.trace(TRACE) if span.parent_id == whole.span_id]
-    names = {part.name for part in parts}
+    query_with_trace(observed_server, document, "ada", TRACE)
+    operation_span = collector.wait(
+        lambda: [candidate for candidate in collector.trace(TRACE) if candidate.parent_id == SPAN]
+    )[0]
+    assert (operation_span.name, operation_span.failed) == ("query Traced", False)
+    assert operation_span.facts["graphql.operation.name"] == "Traced"
+    assert operation_span.facts["graphql.document.hash"].startswith("sha256:")
+    assert operation_span.facts["merganser.cost"] > 0
+    child_spans = [
+        span for span in collector.trace(TRACE) if span.parent_id == operation_span.span_id
+    ]
+    names = {child.name for child in child_spans}
     assert "load users.loaders.load_users_by_id" in names
     assert names & {"store read", "store find"}
-    assert all(whole.began <= part.began <= part.ended <= whole.ended for part in parts)
-    assert len(collector.trace(TRACE)) == len(parts) + 1
+    assert all(
+        operation_span.began <= child.began <= child.ended <= operation_span.ended
+        for child in child_spans
+    )
+    assert len(collector.trace(TRACE)) == len(child_spans) + 1
     assert collector.resources[-1]["service.name"] == "merganser"
     assert collector.headers[-1]["x-tenant"] == "ours"
 
 
-def test_codes_are_in_a_trace_and_a_stranger_cannot_begin_one(
-    house: Watched, collector: Collector
+def test_trace_has_error_codes_and_needs_credential(
+    observed_server: ObservedServer, collector: Collector
 ) -> None:
-    strange, known = "1" * 32, "2" * 32
-    traced(house, "query Strange { viewer { role } }", None, strange)
-    traced(house, 'query Known { node(id: "u_x") { id } }', "ada", known)
-    (span,) = collector.wait(lambda: [s for s in collector.trace(known) if s.parent_id == SPAN])
+    anonymous_trace, known_trace = "1" * 32, "2" * 32
+    query_with_trace(observed_server, "query Strange { viewer { role } }", None, anonymous_trace)
+    query_with_trace(observed_server, 'query Known { node(id: "u_x") { id } }', "ada", known_trace)
+    (span,) = collector.wait(
+        lambda: [
+            candidate for candidate in collector.trace(known_trace) if candidate.parent_id == SPAN
+        ]
+    )
     assert span.facts["merganser.codes"] == ["BAD_ID"]
-    assert not collector.trace(strange)
+    assert not collector.trace(anonymous_trace)
 
 
-def test_numbers_are_sent_to_the_collector_too(house: Watched, collector: Collector) -> None:
-    house.ask("query Sent { viewer { role } }")
+def test_metrics_are_exported_to_collector(
+    observed_server: ObservedServer, collector: Collector
+) -> None:
+    observed_server.query("query Sent { viewer { role } }")
 
     def count() -> int:
         metric = collector.metrics.get("merganser_operation_seconds")
@@ -275,150 +339,178 @@ def test_numbers_are_sent_to_the_collector_too(house: Watched, collector: Collec
     assert collector.metrics["process_resident_memory_bytes"].unit == "By"
 
 
-async def test_mail_that_comes_and_those_who_listen_are_counted(house: Watched) -> None:
-    before = house.numbers()
+async def test_deliveries_and_subscriptions_are_counted(observed_server: ObservedServer) -> None:
+    metrics_before = observed_server.read_metrics()
     raw = f"From: carol@example.com\r\nSubject: {SECRET}\r\n\r\n{SECRET}\r\n".encode()
     document = "subscription Listen { changes { cursor events { kind } } }"
-    async with house.socket(house.secrets["ada"]) as socket:
+    async with observed_server.socket(observed_server.secrets["ada"]) as socket:
         await socket.subscribe(document)
         await asyncio.sleep(0.1)
-        assert "250" in await house.deliver(raw, "ada@example.org")
+        assert "250" in await observed_server.deliver(raw, "ada@example.org")
         await socket.batch()
-        during = house.numbers()
+        metrics_during = observed_server.read_metrics()
         assert (
-            metric_value(during, "merganser_sockets")
-            == metric_value(during, "merganser_subscriptions")
+            metric_value(metrics_during, "merganser_sockets")
+            == metric_value(metrics_during, "merganser_subscriptions")
             == 1
         )
-    neighbour = await house.neighbour()
-    assert "250" in await neighbour.say("MAIL FROM:<>")
-    assert "550" in await neighbour.say("RCPT TO:<nobody@example.org>")
-    await neighbour.close()
-    until(lambda: metric_value(house.numbers(), "merganser_sockets") == 0)
-    after = house.numbers()
-    delivered = metric_value(after, "merganser_lmtp_recipients_total", outcome="delivered")
+    lmtp_client = await observed_server.neighbour()
+    assert "250" in await lmtp_client.say("MAIL FROM:<>")
+    assert "550" in await lmtp_client.say("RCPT TO:<nobody@example.org>")
+    await lmtp_client.close()
+    wait_until(lambda: metric_value(observed_server.read_metrics(), "merganser_sockets") == 0)
+    metrics_after = observed_server.read_metrics()
+    delivered = metric_value(metrics_after, "merganser_lmtp_recipients_total", outcome="delivered")
     assert (
-        delivered - metric_value(before, "merganser_lmtp_recipients_total", outcome="delivered")
+        delivered
+        - metric_value(metrics_before, "merganser_lmtp_recipients_total", outcome="delivered")
         == 1
     )
-    assert metric_value(after, "merganser_lmtp_recipients_total", outcome="refused") == 1
-    assert metric_value(after, "merganser_change_lag_seconds_count") >= 1
-    (line,) = house.told(operation="Listen")
+    assert metric_value(metrics_after, "merganser_lmtp_recipients_total", outcome="refused") == 1
+    assert metric_value(metrics_after, "merganser_change_lag_seconds_count") >= 1
+    (line,) = observed_server.log_lines_with(operation="Listen")
     assert (line["kind"], line["status"]) == ("subscription", "ok")
     assert line["events"] >= 1
 
 
-def test_no_secret_and_no_mail_is_told_anywhere(house: Watched, collector: Collector) -> None:
-    known = "3" * 32
-    wrong = {"username": "ada", "password": OTHER}
-    right = {"username": "ada", "password": PASSWORD, "token": True}
-    traced(house, LOGIN, "ada", known, variables={"i": wrong})
-    answer = house.ask(LOGIN, None, variables={"i": right}).json()
-    token = answer["data"]["authenticate"]["token"]
-    traced(house, f'query Literal {{ node(id: "{SECRET}") {{ id }} }}', "ada", "4" * 32)
-    house.ask("query Odd { viewer { role } }", operationName=SECRET)
-    house.ask(f'query {{ nope(it: "{SECRET}") }}', variables={SECRET: SECRET})
-    house.ask("{ viewer { role } }", None, headers={"Authorization": f"Bearer {token}x"})
-    collector.wait(lambda: collector.trace(known) and collector.trace("4" * 32))
-    everything = house.log.encode() + house.scrape().content + b"".join(collector.raw)
-    secrets = [SECRET, PASSWORD, OTHER, token, KEY, *house.secrets.values(), "nope"]
+def test_logs_metrics_and_traces_contain_no_secrets_or_mail(
+    observed_server: ObservedServer, collector: Collector
+) -> None:
+    trace_id = "3" * 32
+    wrong_credentials = {"username": "ada", "password": OTHER}
+    valid_credentials = {"username": "ada", "password": PASSWORD, "token": True}
+    query_with_trace(observed_server, SIGN_IN, "ada", trace_id, variables={"i": wrong_credentials})
+    result = observed_server.query(SIGN_IN, None, variables={"i": valid_credentials}).json()
+    token = result["data"]["authenticate"]["token"]
+    query_with_trace(
+        observed_server, f'query Literal {{ node(id: "{SECRET}") {{ id }} }}', "ada", "4" * 32
+    )
+    observed_server.query("query Odd { viewer { role } }", operationName=SECRET)
+    observed_server.query(f'query {{ nope(it: "{SECRET}") }}', variables={SECRET: SECRET})
+    observed_server.query(
+        "{ viewer { role } }", None, headers={"Authorization": f"Bearer {token}x"}
+    )
+    collector.wait(lambda: collector.trace(trace_id) and collector.trace("4" * 32))
+    all_output = (
+        observed_server.log.encode() + observed_server.scrape().content + b"".join(collector.raw)
+    )
+    secrets = [
+        SECRET,
+        PASSWORD,
+        OTHER,
+        token,
+        METRICS_KEY,
+        *observed_server.secrets.values(),
+        "nope",
+    ]
     for secret in secrets:
-        assert secret.encode() not in everything
-    assert b"ada@example.org" not in everything
+        assert secret.encode() not in all_output
+    assert b"ada@example.org" not in all_output
     assert b"127.0.0.1" not in b"".join(collector.raw)
-    assert metric_value(house.numbers(), "merganser_sign_ins_total", result="failed") >= 1
+    assert (
+        metric_value(observed_server.read_metrics(), "merganser_sign_ins_total", result="failed")
+        >= 1
+    )
 
 
-def ready(server: Watched) -> tuple[int, list[str]]:
-    """The status, and the components that are not well."""
-    answer = httpx.get(f"{server.url}/health/ready", timeout=15)
-    found = answer.json()["components"]
-    assert set(found) == {"store", "migrations", "workers", "spool", "serving"}
-    return answer.status_code, [name for name, state in found.items() if state != "ok"]
+def readiness(server: ObservedServer) -> tuple[int, list[str]]:
+    """Return the status and the components that are not ready."""
+    response = httpx.get(f"{server.url}/health/ready", timeout=15)
+    components = response.json()["components"]
+    assert set(components) == {"store", "migrations", "workers", "spool", "serving"}
+    return response.status_code, [name for name, state in components.items() if state != "ok"]
 
 
-def test_who_asks_from_this_machine_may_read_where_it_is_set(house: Watched) -> None:
-    local = httpx.get(f"{house.url}/metrics", timeout=15)
+def test_metrics_are_readable_from_loopback_without_proxy(observed_server: ObservedServer) -> None:
+    local = httpx.get(f"{observed_server.url}/metrics", timeout=15)
     assert local.status_code == 200
     for name in ("Via", "Forwarded", "X-Forwarded-For", "X-Real-IP"):
-        passed_on = httpx.get(f"{house.url}/metrics", headers={name: "127.0.0.1"}, timeout=15)
-        assert passed_on.status_code == 401
+        proxied = httpx.get(
+            f"{observed_server.url}/metrics", headers={name: "127.0.0.1"}, timeout=15
+        )
+        assert proxied.status_code == 401
 
 
-def test_the_incident_of_an_error_finds_its_lines(house: Watched) -> None:
-    store = sqlite3.connect(house.folder / "var" / "merganser.db")
-    with store:
-        store.execute("ALTER TABLE addresses RENAME TO hidden")
-    answer = house.ask("query Broken { viewer { user { addresses { nodes { id } } } } }").json()
-    with store:
-        store.execute("ALTER TABLE hidden RENAME TO addresses")
-    store.close()
-    (error,) = answer["errors"]
-    incident = error["extensions"]["requestId"]
+def test_request_id_of_error_identifies_its_log_lines(observed_server: ObservedServer) -> None:
+    connection = sqlite3.connect(observed_server.folder / "var" / "merganser.db")
+    with connection:
+        connection.execute("ALTER TABLE addresses RENAME TO hidden")
+    result = observed_server.query(
+        "query Broken { viewer { user { addresses { nodes { id } } } } }"
+    ).json()
+    with connection:
+        connection.execute("ALTER TABLE hidden RENAME TO addresses")
+    connection.close()
+    (error,) = result["errors"]
+    request_id = error["extensions"]["requestId"]
     assert error["extensions"]["code"] == "INTERNAL_SERVER_ERROR"
-    lines = house.told(request_id=incident)
+    lines = observed_server.log_lines_with(request_id=request_id)
     assert [line["level"] for line in lines] == ["error", "info"]
     assert "no such table" in lines[0]["traceback"]
     assert (lines[1]["operation"], lines[1]["status"]) == ("Broken", "failed")
     assert lines[1]["codes"] == ["INTERNAL_SERVER_ERROR"]
 
 
-def test_a_server_that_cannot_work_says_which_part_is_not_ready(house: Watched) -> None:
-    assert ready(house) == (200, [])
-    assert httpx.get(f"{house.url}/health", timeout=30).json() == {"status": "ok"}
-    spool = house.folder / "var" / "spool" / "http"
-    store = sqlite3.connect(house.folder / "var" / "merganser.db")
-    (version,) = store.execute("SELECT version_num FROM alembic_version").fetchone()
-    with store:
-        store.execute("UPDATE alembic_version SET version_num = 'newer'")
+def test_readiness_names_components_that_fail(observed_server: ObservedServer) -> None:
+    assert readiness(observed_server) == (200, [])
+    assert httpx.get(f"{observed_server.url}/health", timeout=30).json() == {"status": "ok"}
+    spool = observed_server.folder / "var" / "spool" / "http"
+    connection = sqlite3.connect(observed_server.folder / "var" / "merganser.db")
+    (version,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    with connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'newer'")
     spool.rename(spool.with_name("away"))
-    until(lambda: ready(house) == (503, ["migrations", "spool"]))
-    assert httpx.get(f"{house.url}/health/live", timeout=30).json() == {"status": "ok"}
-    assert httpx.get(f"{house.url}/health", timeout=30).status_code == 200
+    wait_until(lambda: readiness(observed_server) == (503, ["migrations", "spool"]))
+    assert httpx.get(f"{observed_server.url}/health/live", timeout=30).json() == {"status": "ok"}
+    assert httpx.get(f"{observed_server.url}/health", timeout=30).status_code == 200
     spool.with_name("away").rename(spool)
-    with store:
-        store.execute("UPDATE alembic_version SET version_num = ?", [version])
-    store.close()
-    until(lambda: ready(house) == (200, []))
-    assert len(house.told(event="not well", component="spool")) == 1
-    assert len(house.told(event="well again", component="spool")) == 1
+    with connection:
+        connection.execute("UPDATE alembic_version SET version_num = ?", [version])
+    connection.close()
+    wait_until(lambda: readiness(observed_server) == (200, []))
+    assert len(observed_server.log_lines_with(event="not well", component="spool")) == 1
+    assert len(observed_server.log_lines_with(event="well again", component="spool")) == 1
 
 
-def test_told_to_stop_it_is_not_ready_but_answers_until_it_is_told_again(house: Watched) -> None:
-    os.kill(house.pid, signal.SIGTERM)
-    until(lambda: ready(house) == (503, ["serving"]))
-    assert house.ask("{ viewer { role } }").status_code == 200
-    assert house.told(event="draining", seconds=60.0)
-    os.kill(house.pid, signal.SIGTERM)
-    assert house.ended() == 0
+def test_draining_server_is_not_ready_but_answers_until_second_signal(
+    observed_server: ObservedServer,
+) -> None:
+    os.kill(observed_server.pid, signal.SIGTERM)
+    wait_until(lambda: readiness(observed_server) == (503, ["serving"]))
+    assert observed_server.query("{ viewer { role } }").status_code == 200
+    assert observed_server.log_lines_with(event="draining", seconds=60.0)
+    os.kill(observed_server.pid, signal.SIGTERM)
+    assert observed_server.wait_for_exit() == 0
 
 
-async def test_the_time_to_drain_ends(world: Environment, tmp_path: Path) -> None:
+async def test_drain_ends_after_its_time_limit(world: Environment, tmp_path: Path) -> None:
     app = create_app(world, spool_folder=tmp_path)
-    web = http_server.create_http_server(app, Settings())
-    ending = GracefulShutdown(0.1, http_server=web)
-    ending.handle_signal(signal.SIGINT)
-    assert ending.is_requested
-    assert not web.should_exit
+    web_server = http_server.create_http_server(app, Settings())
+    shutdown = GracefulShutdown(0.1, http_server=web_server)
+    shutdown.handle_signal(signal.SIGINT)
+    assert shutdown.is_requested
+    assert not web_server.should_exit
     await asyncio.sleep(0.3)
-    assert web.should_exit
-    assert not web.force_exit  # requests still get their time
+    assert web_server.should_exit
+    assert not web_server.force_exit  # current requests can still finish
 
 
-def test_without_the_packages_a_collector_is_refused_in_one_sentence(
+def test_otlp_without_packages_is_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)  # as if it were not there
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)  # as if it were not installed
     assert otlp.enabled_signals(Settings()) == []
-    words = "MERGANSER_OTLP is set, but it needs OpenTelemetry: pip install 'merganser.telemetry.'"
-    with pytest.raises(CommandError, match=words):
+    error_pattern = (
+        "MERGANSER_OTLP is set, but it needs OpenTelemetry: pip install 'merganser.telemetry.'"
+    )
+    with pytest.raises(CommandError, match=error_pattern):
         otlp.enabled_signals(Settings(otlp=COLLECTOR))
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", COLLECTOR)
-    assert otlp.enabled_signals(Settings()) == []  # it may be meant for others
+    assert otlp.enabled_signals(Settings()) == []  # other programs can use this variable
 
 
 @pytest.mark.parametrize(
-    ("environment", "asked"),
+    ("variables", "expected"),
     [
         ({}, []),
         ({"EXPORTER_OTLP_ENDPOINT": COLLECTOR}, ["traces", "metrics"]),
@@ -427,9 +519,9 @@ def test_without_the_packages_a_collector_is_refused_in_one_sentence(
         ({"EXPORTER_OTLP_ENDPOINT": COLLECTOR, "SDK_DISABLED": "true"}, []),
     ],
 )
-def test_the_usual_variables_say_what_is_sent(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], asked: list[str]
+def test_opentelemetry_variables_select_signals(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: list[str]
 ) -> None:
-    for name, text in environment.items():
+    for name, text in variables.items():
         monkeypatch.setenv(f"OTEL_{name}", text)
-    assert otlp.enabled_signals(Settings()) == asked
+    assert otlp.enabled_signals(Settings()) == expected

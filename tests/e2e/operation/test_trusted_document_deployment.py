@@ -1,4 +1,4 @@
-"""Trusted documents, as an operator and a client meet them: the real server."""
+"""Tests of trusted documents with a real server, an operator and a client."""
 
 import hashlib
 from collections.abc import Iterator
@@ -12,16 +12,16 @@ from resolvers.admin.trusted_documents import NewTrustedDocument
 from tests.support.servers.merganser_server import Server
 
 QUERY = "query Who { viewer { user { username } } }"
-FOLLOW = "subscription Follow { changes { cursor } }"
+CHANGES_SUBSCRIPTION = "subscription Follow { changes { cursor } }"
 
 
-def named(text: str) -> dict[str, str]:
+def document_id_body(text: str) -> dict[str, str]:
     return {"documentId": f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"}
 
 
 @pytest.fixture
-def strict(tmp_path: Path) -> Iterator[Server]:
-    """A server that runs trusted documents only."""
+def trusted_only_server(tmp_path: Path) -> Iterator[Server]:
+    """A server that runs only trusted documents."""
     server = Server(tmp_path, more={"DOCUMENTS": "trusted"})
     server.make("ada")
     server.start()
@@ -29,26 +29,38 @@ def strict(tmp_path: Path) -> Iterator[Server]:
     server.stop()
 
 
-async def test_a_server_of_trusted_documents_runs_what_is_added_beside_it(
-    strict: Server,
+async def test_documents_added_by_other_process_are_trusted_at_once(
+    trusted_only_server: Server,
 ) -> None:
-    async with strict.client("ada") as ada, strict.socket(strict.secrets["ada"]) as socket:
+    async with (
+        trusted_only_server.client("ada") as ada,
+        trusted_only_server.socket(trusted_only_server.secrets["ada"]) as socket,
+    ):
         assert (await ada.raw(QUERY))["errors"][0]["extensions"]["code"] == "DOCUMENT_NOT_TRUSTED"
-        async with strict.world() as beside:  # as the command opens it
-            new = [NewTrustedDocument(text) for text in (QUERY, FOLLOW)]
-            assert await trusted_documents.add_documents(root_context(beside), new) == 2
-        me = {"viewer": {"user": {"username": "ada"}}}
-        assert (await ada.post(named(QUERY))).json()["data"] == me
-        assert (await ada.http.get("/graphql", params=named(QUERY))).json()["data"] == me
-        await socket.say({"id": "1", "type": "subscribe", "payload": named(QUERY)})
-        assert (await socket.hear())["payload"]["data"] == me
-        answer = await ada.post({"query": "{ __schema { queryType { name } } }"})
-        assert answer.json()["errors"][0]["extensions"]["code"] == "DOCUMENT_NOT_TRUSTED"
+        async with trusted_only_server.world() as environment:  # as the command opens it
+            new_documents = [NewTrustedDocument(text) for text in (QUERY, CHANGES_SUBSCRIPTION)]
+            assert (
+                await trusted_documents.add_documents_and_count_new(
+                    root_context(environment), new_documents
+                )
+                == 2
+            )
+        expected = {"viewer": {"user": {"username": "ada"}}}
+        assert (await ada.post(document_id_body(QUERY))).json()["data"] == expected
+        assert (await ada.http.get("/graphql", params=document_id_body(QUERY))).json()[
+            "data"
+        ] == expected
+        await socket.say({"id": "1", "type": "subscribe", "payload": document_id_body(QUERY)})
+        assert (await socket.hear())["payload"]["data"] == expected
+        response = await ada.post({"query": "{ __schema { queryType { name } } }"})
+        assert response.json()["errors"][0]["extensions"]["code"] == "DOCUMENT_NOT_TRUSTED"
         events = {"Accept": "text/event-stream"}
-        sent = ada.http.stream("POST", "/graphql", json=named(FOLLOW), headers=events)
-        async with sent as stream:
+        request = ada.http.stream(
+            "POST", "/graphql", json=document_id_body(CHANGES_SUBSCRIPTION), headers=events
+        )
+        async with request as stream:
             assert stream.headers["content-type"].startswith("text/event-stream")
-            await strict.deliver(b"Subject: Hello\r\n\r\nHi.\r\n", "ada@example.org")
+            await trusted_only_server.deliver(b"Subject: Hello\r\n\r\nHi.\r\n", "ada@example.org")
             async for line in stream.aiter_lines():
                 if line.startswith("data: "):
                     assert "cursor" in line

@@ -1,4 +1,4 @@
-"""Several processes behind one place: what one does the others tell, and all end together."""
+"""Tests of a server with several worker processes: events and metrics of all, and a common end."""
 
 import asyncio
 import os
@@ -22,9 +22,9 @@ from tests.support.stores import store_fixtures
 from tests.support.stores.store_fixtures import create_database
 
 WORKERS = 2
-SOON = 3.0  # seconds in which all processes have heard, on a machine that does other things too
-KICK = "mutation { sessionKick(input: {revokeTokens: true}) { kicked errors { code } } }"
-KINDS = {
+EVENT_LIMIT = 3.0  # seconds until all processes have received an event, on a busy machine
+SESSION_KICK = "mutation { sessionKick(input: {revokeTokens: true}) { kicked errors { code } } }"
+BUS_BY_KIND = {
     "sqlite": "auto",
     "postgres": "auto",
     "sqlite+redis": "redis",
@@ -33,48 +33,55 @@ KINDS = {
 
 
 @dataclass
-class Fleet:
-    """A server of several processes, and its bus."""
+class WorkerFleet:
+    """A server with several processes, and its event bus."""
 
     server: Server
     bus: InterruptibleBus
-    names: Iterator[int] = field(default_factory=lambda: iter(range(10**9)))
+    operation_numbers: Iterator[int] = field(default_factory=lambda: iter(range(10**9)))
 
     @property
     def pids(self) -> list[int]:
-        """The processes that the first has begun."""
+        """The worker processes of the first process."""
         pid = self.server.pid
-        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [
+            int(child_pid)
+            for child_pid in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
 
     @property
-    def background(self) -> int:
-        """The process that works behind those that listen."""
-        (found,) = (pid for pid in self.pids if not self._listens(pid))
-        return found
+    def background_pid(self) -> int:
+        """The process that runs the background work and has no listener."""
+        (worker_pid,) = (pid for pid in self.pids if not self._is_listening(pid))
+        return worker_pid
 
-    def _listens(self, pid: int) -> bool:
+    def _is_listening(self, pid: int) -> bool:
         lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()]
         port, listening = f":{self.server.http:04X}", "0A"
-        ours = {f"socket:[{w[9]}]" for w in lines if w[1].endswith(port) and w[3] == listening}
+        listening_sockets = {
+            f"socket:[{columns[9]}]"
+            for columns in lines
+            if columns[1].endswith(port) and columns[3] == listening
+        }
         for link in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(FileNotFoundError):  # closed meanwhile
-                if str(link.readlink()) in ours:
+            with suppress(FileNotFoundError):  # closed in the meantime
+                if str(link.readlink()) in listening_sockets:
                     return True
         return False
 
-    def at(self) -> str:
-        """A name for an operation, by which the log tells who has answered it."""
-        return f"Where{next(self.names)}"
+    def new_operation_name(self) -> str:
+        """Return a new operation name, which identifies the worker in the log."""
+        return f"Where{next(self.operation_numbers)}"
 
-    async def worker(self, socket: Socket) -> str:
-        """The worker that this socket is connected to."""
-        name = self.at()
+    async def worker_of_socket(self, socket: Socket) -> str:
+        """Return the worker that this socket is connected to."""
+        name = self.new_operation_name()
         await socket.subscribe(f"query {name} {{ viewer {{ role }} }}", id=name)
         frames = [(await socket.hear())["type"] for _ in range(2)]
         assert frames == ["next", "complete"]
-        return await self.who_answered(name)
+        return await self.worker_of_operation(name)
 
-    async def who_answered(self, name: str) -> str:
+    async def worker_of_operation(self, name: str) -> str:
         async with asyncio.timeout(5):
             while True:
                 for line in self.server.logged():
@@ -84,161 +91,167 @@ class Fleet:
 
     @asynccontextmanager
     async def sockets(self, user: str) -> AsyncGenerator[dict[str, Socket]]:
-        """A socket of the user at each worker that listens."""
-        found: dict[str, Socket] = {}
+        """Open a socket of the user at each worker that has a listener."""
+        sockets_by_worker: dict[str, Socket] = {}
         async with AsyncExitStack() as stack:
             for _ in range(40):
-                one = await stack.enter_async_context(self.server.socket(self.server.secrets[user]))
-                found.setdefault(await self.worker(one), one)
-                if len(found) == WORKERS:
+                socket = await stack.enter_async_context(
+                    self.server.socket(self.server.secrets[user])
+                )
+                sockets_by_worker.setdefault(await self.worker_of_socket(socket), socket)
+                if len(sockets_by_worker) == WORKERS:
                     break
-            assert sorted(found) == ["1", "2"]
-            yield found
+            assert sorted(sockets_by_worker) == ["1", "2"]
+            yield sockets_by_worker
 
 
-def kinds() -> list[str]:
-    return [kind for kind in KINDS if kind.partition("+")[0] in store_fixtures.STORES]
+def available_kinds() -> list[str]:
+    return [kind for kind in BUS_BY_KIND if kind.partition("+")[0] in store_fixtures.STORES]
 
 
-@pytest.fixture(params=kinds(), scope="module")
+@pytest.fixture(params=available_kinds(), scope="module")
 def fleet(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Fleet]:
-    store, more = "", {}
+) -> Iterator[WorkerFleet]:
+    store, settings = "", {}
     folder = tmp_path_factory.mktemp("fleet")
     bus: InterruptibleBus = SocketBus(folder / "var")
     if request.param.startswith("postgres"):
         store = create_database(request.getfixturevalue("postgres"), "fleet")
         bus = PostgresNotifyBus(store)
-    if KINDS[request.param] in BROKERS:
-        broker = BROKERS[KINDS[request.param]](folder)
+    if BUS_BY_KIND[request.param] in BROKERS:
+        broker = BROKERS[BUS_BY_KIND[request.param]](folder)
         broker.start()
-        request.addfinalizer(broker.stop)  # noqa: PT021 - also where the server does not begin
-        more["WAKEUPS"] = broker.url
+        request.addfinalizer(broker.stop)  # noqa: PT021 - also if the server does not start
+        settings["WAKEUPS"] = broker.url
         bus = broker
-    server = Server(folder, store, more, words=("--workers", str(WORKERS)))
+    server = Server(folder, store, settings, words=("--workers", str(WORKERS)))
     server.make("ada", "bob", "dora", "eve", "fay")
     server.start()
-    yield Fleet(server, bus)
+    yield WorkerFleet(server, bus)
     server.stop()
 
 
-DELIVERED = "merganser_lmtp_recipients_total"
-NOTED = 1.0  # seconds between two notes of a process
+RECIPIENTS_METRIC = "merganser_lmtp_recipients_total"
+METRICS_INTERVAL = 1.0  # seconds between two metric updates of a process
 
 
-async def until(true: Callable[[], Awaitable[bool] | bool], seconds: float = 40) -> None:
+async def wait_until(condition: Callable[[], Awaitable[bool] | bool], seconds: float = 40) -> None:
     async with asyncio.timeout(seconds):
         while True:
-            found = true()
-            if found if isinstance(found, bool) else await found:
+            value = condition()
+            if value if isinstance(value, bool) else await value:
                 return
             await asyncio.sleep(0.05)
 
 
-async def ready(fleet: Fleet) -> bool:
+async def is_ready(fleet: WorkerFleet) -> bool:
     with suppress(httpx.TransportError):
         async with httpx.AsyncClient(timeout=30) as http:
             return is_complete(await http.get(f"{fleet.server.url}/health/ready"))
     return False
 
 
-async def subjects(socket: Socket, many: int) -> list[str]:
-    events = await socket.events(many)
+async def read_subjects(socket: Socket, count: int) -> list[str]:
+    events = await socket.events(count)
     return [event["message"]["subject"] for event in events]
 
 
-async def test_what_comes_in_at_one_worker_is_heard_at_all(fleet: Fleet) -> None:
-    names = [f"News {number}" for number in range(12)]
+async def test_delivery_at_one_worker_reaches_subscribers_of_all(fleet: WorkerFleet) -> None:
+    sent_subjects = [f"News {number}" for number in range(12)]
     async with fleet.sockets("ada") as sockets:
         for socket in sockets.values():
             await socket.subscribe(CHANGES_SUBSCRIPTION)
             assert await socket.silent()
-        for name in names:  # each over a connection of its own: some here, some there
-            begun = time.monotonic()
-            sent = await fleet.server.deliver(raw_message(name), "ada@example.org")
-            assert sent.startswith("250 2.0.0 Delivered")
+        for subject in sent_subjects:  # each delivery has its own connection, to either worker
+            started_at = time.monotonic()
+            reply = await fleet.server.deliver(raw_message(subject), "ada@example.org")
+            assert reply.startswith("250 2.0.0 Delivered")
             for socket in sockets.values():
-                assert await subjects(socket, 1) == [name]
-            assert time.monotonic() - begun < SOON
+                assert await read_subjects(socket, 1) == [subject]
+            assert time.monotonic() - started_at < EVENT_LIMIT
 
 
-async def test_many_who_write_at_once_are_all_heard(fleet: Fleet) -> None:
-    names = [f"Storm {number}" for number in range(64)]
+async def test_concurrent_deliveries_all_reach_subscribers(fleet: WorkerFleet) -> None:
+    sent_subjects = [f"Storm {number}" for number in range(64)]
 
-    async def write(name: str) -> str:
-        return await fleet.server.deliver(raw_message(name), "fay@example.org")
+    async def write(subject: str) -> str:
+        return await fleet.server.deliver(raw_message(subject), "fay@example.org")
 
     async with fleet.sockets("fay") as sockets:
         for socket in sockets.values():
             await socket.subscribe(CHANGES_SUBSCRIPTION)
             assert await socket.silent()
-        answers = await asyncio.gather(*map(write, names))
-        assert {one[:19] for one in answers} == {"250 2.0.0 Delivered"}
+        replies = await asyncio.gather(*map(write, sent_subjects))
+        assert {reply[:19] for reply in replies} == {"250 2.0.0 Delivered"}
         for socket in sockets.values():
-            assert sorted(await subjects(socket, len(names))) == sorted(names)
+            assert sorted(await read_subjects(socket, len(sent_subjects))) == sorted(sent_subjects)
     assert not [line for line in fleet.server.logged() if "locked" in str(line)]
 
 
-async def test_who_is_kicked_at_one_worker_is_gone_from_all(fleet: Fleet) -> None:
+async def test_session_kick_closes_sockets_of_all_workers(fleet: WorkerFleet) -> None:
     async with fleet.sockets("bob") as sockets, fleet.server.client("bob") as bob:
         for socket in sockets.values():
             await socket.subscribe(CHANGES_SUBSCRIPTION)
             assert await socket.silent()
-        done = await bob(KICK)
-        assert done["sessionKick"]["errors"] == []
-        begun = time.monotonic()
+        result = await bob(SESSION_KICK)
+        assert result["sessionKick"]["errors"] == []
+        started_at = time.monotonic()
         assert [await socket.closed() for socket in sockets.values()] == [4403, 4403]
-        assert time.monotonic() - begun < SOON + 0.5  # what closing takes
+        assert time.monotonic() - started_at < EVENT_LIMIT + 0.5  # the close handshake takes time
 
 
-async def test_one_process_works_behind_the_others(fleet: Fleet) -> None:
+async def test_one_process_runs_background_work(fleet: WorkerFleet) -> None:
     assert len(fleet.pids) == WORKERS + 1
-    began = [line for line in fleet.server.logged() if line["event"] in {"working", "listening"}]
-    assert {line["worker"] for line in began} == {"1", "2", "background"}
-    assert {line["worker"] for line in began if line["event"] == "working"} == {"background"}
+    start_lines = [
+        line for line in fleet.server.logged() if line["event"] in {"working", "listening"}
+    ]
+    assert {line["worker"] for line in start_lines} == {"1", "2", "background"}
+    assert {line["worker"] for line in start_lines if line["event"] == "working"} == {"background"}
 
 
-async def test_nothing_is_lost_while_the_bus_is_away(fleet: Fleet) -> None:
-    names = [f"Letter {number}" for number in range(30)]
+async def test_outage_of_event_bus_loses_no_event(fleet: WorkerFleet) -> None:
+    sent_subjects = [f"Letter {number}" for number in range(30)]
     async with fleet.sockets("dora") as sockets:
         for socket in sockets.values():
             await socket.subscribe(CHANGES_SUBSCRIPTION)
             assert await socket.silent()
-        for number, name in enumerate(names):
+        for number, subject in enumerate(sent_subjects):
             if number == 10:
                 await fleet.bus.interrupt()
             if number == 20:
                 await fleet.bus.restore()
-            await fleet.server.deliver(raw_message(name), "dora@example.org")
+            await fleet.server.deliver(raw_message(subject), "dora@example.org")
             await asyncio.sleep(0.05)
         for socket in sockets.values():
-            assert await subjects(socket, len(names)) == names
-        warned = [line for line in fleet.server.logged() if "wake-ups are not" in line["event"]]
-        assert len(warned) <= 4 * (WORKERS + 1)  # once for each break, however much was told
+            assert await read_subjects(socket, len(sent_subjects)) == sent_subjects
+        warnings = [line for line in fleet.server.logged() if "wake-ups are not" in line["event"]]
+        assert len(warnings) <= 4 * (WORKERS + 1)  # one warning per outage and process
 
 
-async def test_a_worker_that_is_killed_is_replaced_and_its_clients_go_on(fleet: Fleet) -> None:
-    await until(lambda: ready(fleet))
+async def test_killed_worker_is_replaced_and_clients_continue(fleet: WorkerFleet) -> None:
+    await wait_until(lambda: is_ready(fleet))
     async with fleet.server.client("eve") as eve, fleet.sockets("eve") as sockets:
         cursor = await eve.cursor()
         for socket in sockets.values():
             await socket.subscribe(CHANGES_SUBSCRIPTION, after=cursor)
-        before = fleet.pids
-        os.kill(before[0], signal.SIGKILL)
-        await until(lambda: len(fleet.pids) == len(before) and before[0] not in fleet.pids)
+        pids_before = fleet.pids
+        os.kill(pids_before[0], signal.SIGKILL)
+        await wait_until(
+            lambda: len(fleet.pids) == len(pids_before) and pids_before[0] not in fleet.pids
+        )
         for number in range(5):
             await fleet.server.deliver(raw_message(f"Again {number}"), "eve@example.org")
-    names = [f"Again {number}" for number in range(5)]
-    await until(lambda: ready(fleet))
+    sent_subjects = [f"Again {number}" for number in range(5)]
+    await wait_until(lambda: is_ready(fleet))
     async with fleet.sockets("eve") as sockets:
         for socket in sockets.values():
             await socket.subscribe(CHANGES_SUBSCRIPTION, after=cursor)
-            assert await subjects(socket, 5) == names
+            assert await read_subjects(socket, 5) == sent_subjects
 
 
-def numbers(fleet: Fleet) -> MetricSamples:
-    """What whoever is asked tells of all, over a connection of its own."""
+def read_metrics(fleet: WorkerFleet) -> MetricSamples:
+    """Read the metrics of all processes from any worker, over a new connection."""
     headers = {
         "Authorization": f"Bearer {fleet.server.secrets['root']}",
         "Accept": "application/openmetrics-text",
@@ -246,126 +259,138 @@ def numbers(fleet: Fleet) -> MetricSamples:
     return parse_metrics(httpx.get(f"{fleet.server.url}/metrics", headers=headers, timeout=15).text)
 
 
-def up(found: MetricSamples) -> dict[str, float]:
+def worker_up_values(metrics: MetricSamples) -> dict[str, float]:
     return {
         dict(labels)["worker"]: value
-        for (name, labels), value in found.items()
+        for (name, labels), value in metrics.items()
         if name == "merganser_worker_up"
     }
 
 
-async def _delivered(fleet: Fleet) -> float:
-    """How much has been delivered, once all processes have noted what they did before."""
-    before, now = -1.0, -2.0
-    while before != now:
-        before = now
-        await asyncio.sleep(2 * NOTED)
-        now = metric_value(await asyncio.to_thread(numbers, fleet), DELIVERED, outcome="delivered")
-    return now
+async def _delivered_count(fleet: WorkerFleet) -> float:
+    """Return the number of deliveries, after all processes have updated their metrics."""
+    previous, current = -1.0, -2.0
+    while previous != current:
+        previous = current
+        await asyncio.sleep(2 * METRICS_INTERVAL)
+        current = metric_value(
+            await asyncio.to_thread(read_metrics, fleet), RECIPIENTS_METRIC, outcome="delivered"
+        )
+    return current
 
 
-async def test_whoever_is_asked_tells_what_all_have_counted(fleet: Fleet) -> None:
-    await until(lambda: ready(fleet))
-    seconds = "merganser_operation_seconds_count"
-    earlier = await _delivered(fleet)
-    name, many = fleet.at(), 12
+async def test_every_worker_reports_metrics_of_all_workers(fleet: WorkerFleet) -> None:
+    await wait_until(lambda: is_ready(fleet))
+    operation_metric = "merganser_operation_seconds_count"
+    delivered_before = await _delivered_count(fleet)
+    name, query_count = fleet.new_operation_name(), 12
     async with fleet.sockets("eve") as sockets:
         for socket in sockets.values():
-            for _ in range(many):
+            for _ in range(query_count):
                 await socket.subscribe(f"query {name} {{ viewer {{ role }} }}")
                 assert [(await socket.hear())["type"] for _ in range(2)] == ["next", "complete"]
             await socket.subscribe(CHANGES_SUBSCRIPTION)
         for number in range(8):
             await fleet.server.deliver(raw_message(f"Counted {number}"), "fay@example.org")
 
-        async def told() -> bool:
-            found = await asyncio.to_thread(numbers, fleet)
-            more = metric_value(found, DELIVERED, outcome="delivered")
+        async def has_all_counts() -> bool:
+            metrics = await asyncio.to_thread(read_metrics, fleet)
+            delivered = metric_value(metrics, RECIPIENTS_METRIC, outcome="delivered")
             return (
-                metric_value(found, seconds, operation=name, kind="query") == WORKERS * many
-                and more - earlier == 8
-                and metric_value(found, "merganser_subscriptions") == WORKERS
+                metric_value(metrics, operation_metric, operation=name, kind="query")
+                == WORKERS * query_count
+                and delivered - delivered_before == 8
+                and metric_value(metrics, "merganser_subscriptions") == WORKERS
             )
 
-        await until(told)
-        for _ in range(6):  # here or there
-            found = await asyncio.to_thread(numbers, fleet)
-            assert metric_value(found, seconds, operation=name, kind="query") == WORKERS * many
-            assert up(found) == {"1": 1, "2": 1, "background": 1}
-    start = {labels for name, labels in found if name == "process_start_time_seconds"}
-    assert {dict(labels)["worker"] for labels in start} == {"1", "2", "background"}
-    begun = [metric_value(found, "process_start_time_seconds", **dict(labels)) for labels in start]
-    assert all(abs(time.time() - each) < 600 for each in begun)
+        await wait_until(has_all_counts)
+        for _ in range(6):  # at either worker
+            metrics = await asyncio.to_thread(read_metrics, fleet)
+            assert (
+                metric_value(metrics, operation_metric, operation=name, kind="query")
+                == WORKERS * query_count
+            )
+            assert worker_up_values(metrics) == {"1": 1, "2": 1, "background": 1}
+    start_labels = {labels for name, labels in metrics if name == "process_start_time_seconds"}
+    assert {dict(labels)["worker"] for labels in start_labels} == {"1", "2", "background"}
+    start_times = [
+        metric_value(metrics, "process_start_time_seconds", **dict(labels))
+        for labels in start_labels
+    ]
+    assert all(abs(time.time() - start_time) < 600 for start_time in start_times)
 
 
-async def test_what_is_counted_does_not_go_down_with_a_worker(fleet: Fleet) -> None:
-    await until(lambda: ready(fleet))
-    name, seconds = fleet.at(), "merganser_operation_seconds_count"
+async def test_metrics_of_killed_worker_are_kept(fleet: WorkerFleet) -> None:
+    await wait_until(lambda: is_ready(fleet))
+    name, operation_metric = fleet.new_operation_name(), "merganser_operation_seconds_count"
 
-    async def counted(many: int) -> bool:
-        found = await asyncio.to_thread(numbers, fleet)
-        return metric_value(found, seconds, operation=name, kind="query") == many
+    async def has_count(expected: int) -> bool:
+        metrics = await asyncio.to_thread(read_metrics, fleet)
+        return metric_value(metrics, operation_metric, operation=name, kind="query") == expected
 
     async with fleet.sockets("eve") as sockets:
         for socket in sockets.values():
             await socket.subscribe(f"query {name} {{ viewer {{ role }} }}")
             assert [(await socket.hear())["type"] for _ in range(2)] == ["next", "complete"]
-        await until(lambda: counted(WORKERS))
-        behind = fleet.background
-        killed = next(pid for pid in fleet.pids if pid != behind)
-        os.kill(killed, signal.SIGKILL)
-        os.kill(behind, signal.SIGSTOP)  # it lives, and answers nobody
+        await wait_until(lambda: has_count(WORKERS))
+        background_process = fleet.background_pid
+        killed_pid = next(pid for pid in fleet.pids if pid != background_process)
+        os.kill(killed_pid, signal.SIGKILL)
+        os.kill(background_process, signal.SIGSTOP)  # it is alive and does not respond
         try:
 
-            async def told() -> bool:
-                with suppress(httpx.TransportError):  # its connections end with it
-                    found = await asyncio.to_thread(numbers, fleet)
-                    assert metric_value(found, seconds, operation=name, kind="query") == WORKERS
-                    return up(found) == {"1": 1, "2": 1, "background": 0}
+            async def has_all_counts() -> bool:
+                with suppress(httpx.TransportError):  # connections to the killed worker end
+                    metrics = await asyncio.to_thread(read_metrics, fleet)
+                    assert (
+                        metric_value(metrics, operation_metric, operation=name, kind="query")
+                        == WORKERS
+                    )
+                    return worker_up_values(metrics) == {"1": 1, "2": 1, "background": 0}
                 return False
 
-            await until(lambda: killed not in fleet.pids)
-            await until(told)
+            await wait_until(lambda: killed_pid not in fleet.pids)
+            await wait_until(has_all_counts)
         finally:
-            os.kill(behind, signal.SIGCONT)
-    await until(lambda: ready(fleet))
+            os.kill(background_process, signal.SIGCONT)
+    await wait_until(lambda: is_ready(fleet))
 
 
-async def test_a_second_server_is_refused_on_the_same_place(fleet: Fleet) -> None:
-    said = await asyncio.to_thread(fleet.server.command, "serve", "--workers", "2")
-    assert said.code == 1
-    assert "another merganser uses this store" in said.err or "cannot listen on" in said.err
-    assert "Traceback" not in said.err
+async def test_second_server_with_same_store_is_refused(fleet: WorkerFleet) -> None:
+    result = await asyncio.to_thread(fleet.server.command, "serve", "--workers", "2")
+    assert result.code == 1
+    assert "another merganser uses this store" in result.err or "cannot listen on" in result.err
+    assert "Traceback" not in result.err
 
 
-def _gone(pids: list[int]) -> bool:
+def _have_ended(pids: list[int]) -> bool:
     return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-async def test_told_to_stop_all_end_and_nobody_is_left(fleet: Fleet) -> None:
+async def test_stop_ends_all_processes(fleet: WorkerFleet) -> None:
     pids = fleet.pids
     await asyncio.to_thread(fleet.server.stop)
-    assert _gone(pids)
+    assert _have_ended(pids)
     await asyncio.to_thread(fleet.server.start)
 
 
-async def test_without_the_first_process_the_others_end(fleet: Fleet) -> None:
+async def test_workers_end_without_first_process(fleet: WorkerFleet) -> None:
     pids = fleet.pids
     fleet.server.kill()
-    await until(lambda: _gone(pids))
+    await wait_until(lambda: _have_ended(pids))
     await asyncio.to_thread(fleet.server.start)
 
 
-async def test_server_is_ready_while_one_process_is_missing(fleet: Fleet) -> None:
-    await until(lambda: ready(fleet))
-    os.kill(fleet.background, signal.SIGKILL)
+async def test_server_is_ready_while_one_process_is_missing(fleet: WorkerFleet) -> None:
+    await wait_until(lambda: is_ready(fleet))
+    os.kill(fleet.background_pid, signal.SIGKILL)
     counts: list[dict[str, int]] = []
     async with asyncio.timeout(60), httpx.AsyncClient(timeout=30) as http:
         while not counts or len(counts) < 2 or counts[-1] == counts[-2] or counts[-1]["up"] < 3:
             with suppress(httpx.TransportError):
-                answer = await http.get(f"{fleet.server.url}/health/ready")
-                assert answer.status_code == 200, answer.text
-                if not counts or counts[-1] != answer.json()["processes"]:
-                    counts.append(answer.json()["processes"])
+                response = await http.get(f"{fleet.server.url}/health/ready")
+                assert response.status_code == 200, response.text
+                if not counts or counts[-1] != response.json()["processes"]:
+                    counts.append(response.json()["processes"])
     assert counts[0]["configured"] == WORKERS + 1
     assert min(count["up"] for count in counts) == WORKERS

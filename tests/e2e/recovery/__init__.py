@@ -1,1 +1,1 @@
-"""Tests of recovery e2e."""
+"""End-to-end tests of recovery."""

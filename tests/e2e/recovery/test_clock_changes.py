@@ -1,7 +1,7 @@
-"""The clocks of real servers are set while mail leaves: nothing is sent twice, nothing waits.
+"""Tests that changes of the clocks of real servers neither duplicate nor delay mail.
 
 libfaketime changes the time of day of a server, and not its monotonic clocks. Its offset is in a
-file, so the clock of a running server can be set.
+file, so that the clock of a running server can be set.
 """
 
 import asyncio
@@ -22,15 +22,17 @@ from tests.support.servers.clock_controlled_servers import (
 from tests.support.stores import store_fixtures
 from tests.support.stores.store_fixtures import create_database
 
-USUAL = [f"d{nth}.example" for nth in range(4)]
+DOMAINS = [f"d{nth}.example" for nth in range(4)]
 CLUSTERS = [("sqlite", [0])]
-if "LONG" in os.environ:  # `make conformance`; e2e/test_cluster_sending has skewed clocks, too
+if "LONG" in os.environ:  # `make conformance`
     CLUSTERS += [("postgres", [0, 300]), ("postgres", [0, HOUR])]
-FLUSH = "mutation ($input: QueueFlushInput!) { queueFlush(input: $input) { errors { message } } }"
+QUEUE_FLUSH = (
+    "mutation ($input: QueueFlushInput!) { queueFlush(input: $input) { errors { message } } }"
+)
 
 
-@pytest.fixture(params=CLUSTERS, ids=lambda given: f"{given[0]}{given[1]}")
-async def here(
+@pytest.fixture(params=CLUSTERS, ids=lambda arguments: f"{arguments[0]}{arguments[1]}")
+async def servers(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> AsyncGenerator[ClockControlledServers]:
     kind, skews = request.param
@@ -41,58 +43,62 @@ async def here(
         url = create_database(request.getfixturevalue("postgres"), f"clocks{skews[-1]}")
     async with (
         asyncio.timeout(TEST_TIME_LIMIT),
-        run_clock_controlled_servers(tmp_path, url, skews) as made,
+        run_clock_controlled_servers(tmp_path, url, skews) as started_servers,
     ):
-        yield made
+        yield started_servers
 
 
-async def test_steps_of_an_hour_neither_double_nor_delay_mail(here: ClockControlledServers) -> None:
-    for ahead in (HOUR, 0, -HOUR):
-        here.far.open.clear()
-        await here.wait_until_received(*await here.send(*USUAL))
-        await here.wait_until_received(
-            *await here.send(LATER)
-        )  # its retry is planned by the old clock
-        await here.set_clocks(ahead)
-        for nth in here.cluster.running:  # it looks at the queue: are the leases over?
-            await here.wait_until_received(*await here.send(f"s{nth}.example", by=nth))
-        here.far.open.set()
-        await here.wait_until_delivered()
-    assert here.far.deferred
-    assert set(here.far.received.values()) == {1}
-
-
-async def test_servers_killed_while_their_clocks_are_ahead_go_on_at_once(
-    here: ClockControlledServers,
+async def test_clock_steps_of_an_hour_neither_duplicate_nor_delay_mail(
+    servers: ClockControlledServers,
 ) -> None:
-    far = here.far
-    await here.set_clocks(HOUR)
-    far.open.set()
-    far.defers_always = True
-    (stuck,) = await here.send(LATER)
-    async with asyncio.timeout(STEP_TIME_LIMIT):  # its third attempt is an hour later
-        while far.received_recipients.count(stuck) < 2:  # noqa: ASYNC110 - nobody rings
-            await asyncio.sleep(0.02)
-    far.open.clear()
-    for nth in here.cluster.running:
-        await here.wait_until_received(
-            *await here.send(*(f"s{nth}-{each}" for each in USUAL), by=nth)
-        )
-    await here.kill_all()
-    assert here.cluster.unconfirmed
-    await here.set_clocks(0)
-    far.open.set()
-    before = far.received_recipients.count(stuck)
-    for nth in range(len(here.cluster.servers)):
-        await here.cluster.start(nth)
-    here.sent.remove(stuck)
-    await here.wait_until_delivered()
-    assert max(far.received.values()) <= 2
-    assert {to for to, times in far.received.items() if times > 1} <= set(here.cluster.unconfirmed)
+    for offset in (HOUR, 0, -HOUR):
+        servers.far.open.clear()
+        await servers.wait_until_received(*await servers.send(*DOMAINS))
+        await servers.wait_until_received(
+            *await servers.send(LATER)
+        )  # its retry is scheduled by the old clock
+        await servers.set_clocks(offset)
+        for number in servers.cluster.running:  # the server reads the queue and checks the leases
+            await servers.wait_until_received(*await servers.send(f"s{number}.example", by=number))
+        servers.far.open.set()
+        await servers.wait_until_delivered()
+    assert servers.far.deferred
+    assert set(servers.far.received.values()) == {1}
 
-    assert far.received_recipients.count(stuck) == before
-    far.defers_always = False
-    await here.run_mutation("queueFlush", FLUSH, {"all": True}, (here.root, 0))
-    here.sent.add(stuck)
-    await here.wait_until_delivered()
-    assert far.received[stuck] == 1
+
+async def test_servers_killed_with_clocks_ahead_continue_at_once(
+    servers: ClockControlledServers,
+) -> None:
+    receiver = servers.far
+    await servers.set_clocks(HOUR)
+    receiver.open.set()
+    receiver.defers_always = True
+    (deferred_recipient,) = await servers.send(LATER)
+    async with asyncio.timeout(STEP_TIME_LIMIT):  # the third attempt is an hour later
+        while receiver.received_recipients.count(deferred_recipient) < 2:  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.02)
+    receiver.open.clear()
+    for number in servers.cluster.running:
+        await servers.wait_until_received(
+            *await servers.send(*(f"s{number}-{domain}" for domain in DOMAINS), by=number)
+        )
+    await servers.kill_all()
+    assert servers.cluster.unconfirmed
+    await servers.set_clocks(0)
+    receiver.open.set()
+    attempts_before = receiver.received_recipients.count(deferred_recipient)
+    for number in range(len(servers.cluster.servers)):
+        await servers.cluster.start(number)
+    servers.sent.remove(deferred_recipient)
+    await servers.wait_until_delivered()
+    assert max(receiver.received.values()) <= 2
+    assert {recipient for recipient, count in receiver.received.items() if count > 1} <= set(
+        servers.cluster.unconfirmed
+    )
+
+    assert receiver.received_recipients.count(deferred_recipient) == attempts_before
+    receiver.defers_always = False
+    await servers.run_mutation("queueFlush", QUEUE_FLUSH, {"all": True}, (servers.root, 0))
+    servers.sent.add(deferred_recipient)
+    await servers.wait_until_delivered()
+    assert receiver.received[deferred_recipient] == 1

@@ -1,4 +1,4 @@
-"""Real restores: clients with cursors, UIDs and links of the lost history are told so."""
+"""Tests of real restores: cursors, UIDs and links of the lost history become invalid."""
 
 import asyncio
 import contextlib
@@ -28,462 +28,477 @@ from tests.support.servers.merganser_server import ROOT, Client, Server
 from tests.support.servers.postgres_cluster import Cluster
 from tests.support.stores import store_fixtures
 
-CHANGES = """query ($after: Cursor!) { changes(after: $after) { cursor events { kind
+CHANGES_QUERY = """query ($after: Cursor!) { changes(after: $after) { cursor events { kind
   ... on ResyncChange { reason } ... on MessageChange { messageId } } } }"""
-STATE = """{ viewer { user { cursor
+STATE_QUERY = """{ viewer { user { cursor
   mailboxes { path uidValidity }
   messages(first: 1) { nodes { attachments { url } } } } } }"""
-FOLLOW = "subscription ($after: Cursor) { changes(after: $after) { cursor events { kind \
+CHANGES_SUBSCRIPTION = (
+    "subscription ($after: Cursor) { changes(after: $after) { cursor events { kind \
   ... on ResyncChange { reason } } } }"
+)
 PATIENCE = 90.0  # seconds, on a busy machine
-RESTORED = [{"kind": "RESYNC", "reason": "STORE_RESTORED"}]
+RESTORE_EVENTS = [{"kind": "RESYNC", "reason": "STORE_RESTORED"}]
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a client has seen at one moment."""
+class ClientState:
+    """What a client has read at one moment."""
 
     cursor: str
     validities: dict[str, int]
     link: str
 
 
-async def look(client: Client) -> Seen:
-    user = (await client(STATE))["viewer"]["user"]
-    boxes = {box["path"]: int(box["uidValidity"]) for box in user["mailboxes"]}
+async def read_state(client: Client) -> ClientState:
+    user = (await client(STATE_QUERY))["viewer"]["user"]
+    validities = {mailbox["path"]: int(mailbox["uidValidity"]) for mailbox in user["mailboxes"]}
     (message,) = user["messages"]["nodes"]
-    return Seen(user["cursor"], boxes, message["attachments"][0]["url"])
+    return ClientState(user["cursor"], validities, message["attachments"][0]["url"])
 
 
-async def missed(client: Client, after: str) -> list[Any]:
-    """The events of a page after a cursor."""
-    return list((await client(CHANGES, after=after))["changes"]["events"])
+async def events_after(client: Client, after: str) -> list[Any]:
+    """Return the events of a page after a cursor."""
+    return list((await client(CHANGES_QUERY, after=after))["changes"]["events"])
 
 
 async def deliver(server: Server, *subjects: str) -> None:
     for subject in subjects:
-        answer = await server.deliver(letter(subject, attached=9000), "ada@example.org")
-        assert answer.startswith("250"), answer
+        reply = await server.deliver(letter(subject, attached=9000), "ada@example.org")
+        assert reply.startswith("250"), reply
 
 
-async def marked(server: Server) -> None:
-    """Wait until a mark was written that tells of all that the users have."""
+async def wait_for_incarnation_mark(server: Server) -> None:
+    """Wait until an incarnation mark covers the streams of all users."""
     async with server.world() as world:
-        asked = select(col(Stream.id), col(Stream.last)).join(User, col(User.id) == Stream.id)
-        wanted = {row.id: row.last for row in await world.database.read(asked)}
+        query = select(col(Stream.id), col(Stream.last)).join(User, col(User.id) == Stream.id)
+        positions = {row.id: row.last for row in await world.database.read(query)}
         async with asyncio.timeout(PATIENCE):
-            known = dict[int, int]()
-            while not wanted.items() <= known.items():
+            marked_positions = dict[int, int]()
+            while not positions.items() <= marked_positions.items():
                 await asyncio.sleep(0.05)
-                known = dict(mark.streams) if (mark := await read_mark(world)) else {}
+                marked_positions = dict(mark.streams) if (mark := await read_mark(world)) else {}
 
 
-async def begun_anew(server: Server) -> None:
-    """Wait until a server that runs has begun a new incarnation."""
+async def wait_for_new_incarnation(server: Server) -> None:
+    """Wait until a running server has begun a new incarnation."""
     async with asyncio.timeout(PATIENCE):
         while CHANGES_LOST not in server.log:  # noqa: ASYNC110 - a log has no event
             await asyncio.sleep(0.05)
 
 
-async def history(server: Server, backup: Callable[[], None]) -> tuple[Seen, Seen]:
-    """Live through a backup and what comes after it; what a client sees before and after it."""
+async def run_backup_and_changes(
+    server: Server, backup: Callable[[], None]
+) -> tuple[ClientState, ClientState]:
+    """Deliver mail, back up, deliver more. Return the client state before and after the backup."""
     await deliver(server, "one", "two")
     async with server.client("ada") as client:
-        before = await look(client)
-        await marked(server)
+        state_before = await read_state(client)
+        await wait_for_incarnation_mark(server)
         await asyncio.to_thread(backup)
         await deliver(server, "lost 1", "lost 2", "lost 3")
-        return before, await look(client)
+        return state_before, await read_state(client)
 
 
-async def told(server: Server, before: Seen, after: Seen) -> None:
-    """Both clients must be asked to read their state again, also when the numbers overtake."""
-    await deliver(server, *(f"new {nth}" for nth in range(5)))
-    async with server.client("ada") as client, httpx.AsyncClient(base_url=server.url) as stranger:
-        now = await look(client)
-        for seen in (before, after):
-            assert await missed(client, seen.cursor) == RESTORED
-            assert not set(seen.validities.values()) & set(now.validities.values())
-            assert (await stranger.get(path_of(seen.link))).status_code == 401
-        assert (await stranger.get(path_of(now.link))).status_code == 200
-        assert await missed(client, now.cursor) == []
+async def assert_clients_must_resync(
+    server: Server, before: ClientState, after: ClientState
+) -> None:
+    """Assert that cursors, UIDVALIDITY and links from before the restore are invalid."""
+    await deliver(server, *(f"new {number}" for number in range(5)))
+    async with server.client("ada") as client, httpx.AsyncClient(base_url=server.url) as anonymous:
+        current = await read_state(client)
+        for old_state in (before, after):
+            assert await events_after(client, old_state.cursor) == RESTORE_EVENTS
+            assert not set(old_state.validities.values()) & set(current.validities.values())
+            assert (await anonymous.get(url_path(old_state.link))).status_code == 401
+        assert (await anonymous.get(url_path(current.link))).status_code == 200
+        assert await events_after(client, current.cursor) == []
         await deliver(server, "later")
-        assert {event["kind"] for event in await missed(client, now.cursor)} >= {"MESSAGE_ADDED"}
-        async with client.stream(FOLLOW, after=after.cursor) as events:
+        assert {event["kind"] for event in await events_after(client, current.cursor)} >= {
+            "MESSAGE_ADDED"
+        }
+        async with client.stream(CHANGES_SUBSCRIPTION, after=after.cursor) as events:
             payload = await events.hear()
-            assert payload["data"]["changes"]["events"] == RESTORED
+            assert payload["data"]["changes"]["events"] == RESTORE_EVENTS
 
 
-async def untold(server: Server, seen: Seen) -> None:
-    """Nothing was lost, so everything that a client knows is still good."""
+async def assert_clients_can_continue(server: Server, client_state: ClientState) -> None:
+    """Assert that all that a client knows is still valid."""
     async with server.client("ada") as client:
-        now = await look(client)
-        assert now.validities == seen.validities
-        assert now.cursor == seen.cursor
-        assert await missed(client, seen.cursor) == []
+        current = await read_state(client)
+        assert current.validities == client_state.validities
+        assert current.cursor == client_state.cursor
+        assert await events_after(client, client_state.cursor) == []
         await deliver(server, "next")
-        assert {event["kind"] for event in await missed(client, seen.cursor)} >= {"MESSAGE_ADDED"}
+        assert {event["kind"] for event in await events_after(client, client_state.cursor)} >= {
+            "MESSAGE_ADDED"
+        }
 
 
-def path_of(link: str) -> str:
+def url_path(link: str) -> str:
     return "/" + link.split("/", 3)[3] if "://" in link else link
 
 
 @pytest.fixture
-def alone(tmp_path: Path) -> Iterator[Server]:
-    """A server on SQLite with one user, started."""
-    made = Server(tmp_path)
-    made.make("ada")
-    made.start()
-    yield made
+def sqlite_server(tmp_path: Path) -> Iterator[Server]:
+    """A started SQLite server with one user."""
+    server = Server(tmp_path)
+    server.make("ada")
+    server.start()
+    yield server
     with contextlib.suppress(AssertionError):
-        made.kill()
+        server.kill()
 
 
-def var(alone: Server) -> Path:
-    return alone.folder / "var"
+def data_folder(sqlite_server: Server) -> Path:
+    return sqlite_server.folder / "var"
 
 
-def remove_database(alone: Server) -> None:
-    for path in var(alone).glob("merganser.db*"):
+def remove_database(sqlite_server: Server) -> None:
+    for path in data_folder(sqlite_server).glob("merganser.db*"):
         path.unlink()
 
 
-@pytest.mark.parametrize("end", ["stop", "kill"])
-def test_the_documented_restore_is_detected(alone: Server, end: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("end_method", ["stop", "kill"])
+def test_documented_restore_is_detected(
+    sqlite_server: Server, end_method: str, tmp_path: Path
+) -> None:
     copy = tmp_path / "backup.db"
 
     def backup() -> None:
-        with contextlib.closing(sqlite3.connect(var(alone) / "merganser.db")) as database:
+        with contextlib.closing(
+            sqlite3.connect(data_folder(sqlite_server) / "merganser.db")
+        ) as database:
             database.execute("VACUUM INTO ?", (str(copy),))
 
-    async def live() -> tuple[Seen, Seen]:
-        seen = await history(alone, backup)
-        if end == "kill":
-            await marked(alone)
-        return seen
+    async def run_history() -> tuple[ClientState, ClientState]:
+        client_state = await run_backup_and_changes(sqlite_server, backup)
+        if end_method == "kill":
+            await wait_for_incarnation_mark(sqlite_server)
+        return client_state
 
-    before, after = store_fixtures.run(live())
-    getattr(alone, end)()
-    remove_database(alone)
-    shutil.copy(copy, var(alone) / "merganser.db")
-    alone.start()
-    store_fixtures.run(told(alone, before, after))
-    alone.stop()
-    check = alone.command("check")
+    before, after = store_fixtures.run(run_history())
+    getattr(sqlite_server, end_method)()
+    remove_database(sqlite_server)
+    shutil.copy(copy, data_folder(sqlite_server) / "merganser.db")
+    sqlite_server.start()
+    store_fixtures.run(assert_clients_must_resync(sqlite_server, before, after))
+    sqlite_server.stop()
+    check = sqlite_server.command("check")
     assert check.code == 0, check.out
 
 
-def test_a_copied_file_is_detected(alone: Server, tmp_path: Path) -> None:
-    async def live() -> Seen:
-        await deliver(alone, "one", "two")
-        async with alone.client("ada") as client:
-            return await look(client)
+def test_restored_database_file_is_detected(sqlite_server: Server, tmp_path: Path) -> None:
+    async def deliver_and_read_state() -> ClientState:
+        await deliver(sqlite_server, "one", "two")
+        async with sqlite_server.client("ada") as client:
+            return await read_state(client)
 
-    before = store_fixtures.run(live())
-    alone.stop()
-    shutil.copy(var(alone) / "merganser.db", tmp_path / "copy.db")
-    alone.start()
+    before = store_fixtures.run(deliver_and_read_state())
+    sqlite_server.stop()
+    shutil.copy(data_folder(sqlite_server) / "merganser.db", tmp_path / "copy.db")
+    sqlite_server.start()
 
-    async def more() -> Seen:
-        await deliver(alone, "lost 1", "lost 2")
-        async with alone.client("ada") as client:
-            return await look(client)
+    async def deliver_lost_messages() -> ClientState:
+        await deliver(sqlite_server, "lost 1", "lost 2")
+        async with sqlite_server.client("ada") as client:
+            return await read_state(client)
 
-    after = store_fixtures.run(more())
-    alone.stop()
-    remove_database(alone)
-    shutil.copy(tmp_path / "copy.db", var(alone) / "merganser.db")
-    alone.start()
-    store_fixtures.run(told(alone, before, after))
-
-
-@pytest.mark.parametrize("end", ["stop", "kill"])
-def test_a_restart_changes_nothing(alone: Server, end: str) -> None:
-    async def live() -> Seen:
-        await deliver(alone, "one")
-        async with alone.client("ada") as client:
-            return await look(client)
-
-    seen = store_fixtures.run(live())
-    getattr(alone, end)()
-    alone.start()
-    store_fixtures.run(untold(alone, seen))
+    after = store_fixtures.run(deliver_lost_messages())
+    sqlite_server.stop()
+    remove_database(sqlite_server)
+    shutil.copy(tmp_path / "copy.db", data_folder(sqlite_server) / "merganser.db")
+    sqlite_server.start()
+    store_fixtures.run(assert_clients_must_resync(sqlite_server, before, after))
 
 
-def test_several_processes_detect_a_restore(alone: Server, tmp_path: Path) -> None:
-    alone.stop()
-    alone.words = ("--workers", "2")
-    alone.start()
+@pytest.mark.parametrize("end_method", ["stop", "kill"])
+def test_restart_keeps_incarnation(sqlite_server: Server, end_method: str) -> None:
+    async def deliver_and_read_state() -> ClientState:
+        await deliver(sqlite_server, "one")
+        async with sqlite_server.client("ada") as client:
+            return await read_state(client)
+
+    client_state = store_fixtures.run(deliver_and_read_state())
+    getattr(sqlite_server, end_method)()
+    sqlite_server.start()
+    store_fixtures.run(assert_clients_can_continue(sqlite_server, client_state))
+
+
+def test_restore_is_detected_by_several_processes(sqlite_server: Server, tmp_path: Path) -> None:
+    sqlite_server.stop()
+    sqlite_server.words = ("--workers", "2")
+    sqlite_server.start()
     copy = tmp_path / "backup.db"
 
     def backup() -> None:
-        with contextlib.closing(sqlite3.connect(var(alone) / "merganser.db")) as database:
+        with contextlib.closing(
+            sqlite3.connect(data_folder(sqlite_server) / "merganser.db")
+        ) as database:
             database.execute("VACUUM INTO ?", (str(copy),))
 
-    before, after = store_fixtures.run(history(alone, backup))
-    alone.stop()
-    remove_database(alone)
-    shutil.copy(copy, var(alone) / "merganser.db")
-    alone.start()
-    store_fixtures.run(told(alone, before, after))
+    before, after = store_fixtures.run(run_backup_and_changes(sqlite_server, backup))
+    sqlite_server.stop()
+    remove_database(sqlite_server)
+    shutil.copy(copy, data_folder(sqlite_server) / "merganser.db")
+    sqlite_server.start()
+    store_fixtures.run(assert_clients_must_resync(sqlite_server, before, after))
 
 
-def test_a_restore_of_everything_is_told_by_a_command(alone: Server, tmp_path: Path) -> None:
-    async def live(*subjects: str) -> Seen:
-        await deliver(alone, *subjects)
-        async with alone.client("ada") as client:
-            return await look(client)
+def test_complete_restore_is_announced_by_command(sqlite_server: Server, tmp_path: Path) -> None:
+    async def deliver_and_read_state(*subjects: str) -> ClientState:
+        await deliver(sqlite_server, *subjects)
+        async with sqlite_server.client("ada") as client:
+            return await read_state(client)
 
-    before = store_fixtures.run(live("one"))
-    alone.stop()
-    shutil.copytree(var(alone), tmp_path / "copy")
-    alone.start()
-    after = store_fixtures.run(live("lost 1", "lost 2"))
-    refused = alone.command("check", "--restored", "--quick")
-    assert refused.code != 0
-    assert "stop" in refused.err
-    alone.stop()
-    shutil.rmtree(var(alone))
-    shutil.copytree(tmp_path / "copy", var(alone))
-    done = alone.command("check", "--restored", "--quick")
-    assert done.code == 0, done.out + done.err
-    alone.start()
-    store_fixtures.run(told(alone, before, after))
-
-
-def test_objects_without_a_mark_begin_a_new_incarnation(alone: Server) -> None:
-    async def live() -> Seen:
-        await deliver(alone, "one")
-        async with alone.client("ada") as client:
-            return await look(client)
-
-    seen = store_fixtures.run(live())
-    alone.stop()
-    (var(alone) / "blobs" / MARK_OBJECT_NAME).unlink()
-    alone.start()
-    store_fixtures.run(told(alone, seen, seen))
+    before = store_fixtures.run(deliver_and_read_state("one"))
+    sqlite_server.stop()
+    shutil.copytree(data_folder(sqlite_server), tmp_path / "copy")
+    sqlite_server.start()
+    after = store_fixtures.run(deliver_and_read_state("lost 1", "lost 2"))
+    refused_check = sqlite_server.command("check", "--restored", "--quick")
+    assert refused_check.code != 0
+    assert "stop" in refused_check.err
+    sqlite_server.stop()
+    shutil.rmtree(data_folder(sqlite_server))
+    shutil.copytree(tmp_path / "copy", data_folder(sqlite_server))
+    check = sqlite_server.command("check", "--restored", "--quick")
+    assert check.code == 0, check.out + check.err
+    sqlite_server.start()
+    store_fixtures.run(assert_clients_must_resync(sqlite_server, before, after))
 
 
-def documented(kind: str) -> str:
-    """The commands of a block in docs/operating.md."""
+def test_missing_incarnation_mark_begins_new_incarnation(sqlite_server: Server) -> None:
+    async def deliver_and_read_state() -> ClientState:
+        await deliver(sqlite_server, "one")
+        async with sqlite_server.client("ada") as client:
+            return await read_state(client)
+
+    client_state = store_fixtures.run(deliver_and_read_state())
+    sqlite_server.stop()
+    (data_folder(sqlite_server) / "blobs" / MARK_OBJECT_NAME).unlink()
+    sqlite_server.start()
+    store_fixtures.run(assert_clients_must_resync(sqlite_server, client_state, client_state))
+
+
+def documented_commands(kind: str) -> str:
+    """Return the commands of a block in docs/operating.md."""
     page = (ROOT / "docs" / "operating.md").read_text()
-    (found,) = re.findall(rf"^```sh {kind}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    return str(found)
+    (commands,) = re.findall(rf"^```sh {kind}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return str(commands)
 
 
-def run_documented(kind: str, server: Server) -> None:
-    """Run these commands as they are written, beside the data folder, with a usual umask."""
-    ours = server.folder / "bin"
-    ours.mkdir(exist_ok=True)
-    command = ours / "merganser"
+def run_documented_commands(kind: str, server: Server) -> None:
+    """Run these commands as printed, beside the data folder, with the usual umask."""
+    bin_folder = server.folder / "bin"
+    bin_folder.mkdir(exist_ok=True)
+    command = bin_folder / "merganser"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m merganser "$@"\n')
     command.chmod(0o700)
-    env = {**server.env, "PATH": f"{ours}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        ["/bin/sh", "-eu", "-c", f"umask 022\n{documented(kind)}"],
+    env = {**server.env, "PATH": f"{bin_folder}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    process = subprocess.run(
+        ["/bin/sh", "-eu", "-c", f"umask 022\n{documented_commands(kind)}"],
         cwd=server.folder,
         env=env,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
 def readable_by_others(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and path.stat().st_mode & 0o077]
 
 
-def test_the_documented_backup_is_private_and_enough_for_a_new_machine(alone: Server) -> None:
+def test_documented_backup_is_private_and_restores_a_new_machine(sqlite_server: Server) -> None:
     def backup() -> None:
-        for _ in range(2):  # the second replaces the first
-            run_documented("backup", alone)
+        for _ in range(2):  # the second backup replaces the first
+            run_documented_commands("backup", sqlite_server)
 
-    store_fixtures.run(deliver(alone, "old"))
-    before, after = store_fixtures.run(history(alone, backup))
-    alone.stop()
-    copies = [alone.folder / name for name in ("backup", "keys")]
+    store_fixtures.run(deliver(sqlite_server, "old"))
+    before, after = store_fixtures.run(run_backup_and_changes(sqlite_server, backup))
+    sqlite_server.stop()
+    copies = [sqlite_server.folder / name for name in ("backup", "keys")]
     assert [readable_by_others(copy) for copy in copies] == [[], []]
-    shutil.rmtree(var(alone))
-    run_documented("restore", alone)
-    assert readable_by_others(var(alone)) == []
-    alone.start()
-    store_fixtures.run(told(alone, before, after))
-    alone.stop()
-    check = alone.command("check")
+    shutil.rmtree(data_folder(sqlite_server))
+    run_documented_commands("restore", sqlite_server)
+    assert readable_by_others(data_folder(sqlite_server)) == []
+    sqlite_server.start()
+    store_fixtures.run(assert_clients_must_resync(sqlite_server, before, after))
+    sqlite_server.stop()
+    check = sqlite_server.command("check")
     assert check.code == 0, check.out
 
 
-# ---------------------------------------------------------------- PostgreSQL
-
-
 @pytest.fixture
-def cluster() -> Iterator[Cluster]:
+def primary() -> Iterator[Cluster]:
     if "postgres" not in store_fixtures.STORES:
         pytest.skip("STORES has no postgres")
-    made = Cluster().make().start()
-    yield made
-    made.remove()
+    started_cluster = Cluster().make().start()
+    yield started_cluster
+    started_cluster.remove()
 
 
 @pytest.fixture
-def other() -> Iterator[Cluster]:
-    """An empty place for a restored cluster."""
-    made = Cluster()
-    yield made
-    made.remove()
+def second_cluster() -> Iterator[Cluster]:
+    """An empty cluster for a restore or a standby."""
+    empty_cluster = Cluster()
+    yield empty_cluster
+    empty_cluster.remove()
 
 
 @pytest.fixture
-def on_postgres(cluster: Cluster, tmp_path: Path) -> Iterator[Server]:
-    made = Server(tmp_path, cluster.store)
-    made.make("ada")
-    made.start()
-    yield made
+def postgres_server(primary: Cluster, tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path, primary.store)
+    server.make("ada")
+    server.start()
+    yield server
     with contextlib.suppress(AssertionError):
-        made.kill()
+        server.kill()
 
 
-def test_pg_restore_is_detected(on_postgres: Server, cluster: Cluster) -> None:
-    dump = cluster.home / "dump"
+def test_pg_restore_is_detected(postgres_server: Server, primary: Cluster) -> None:
+    dump = primary.home / "dump"
     before, after = store_fixtures.run(
-        history(on_postgres, lambda: void(cluster.run("pg_dump", "-Fc", "-f", dump, "postgres")))
+        run_backup_and_changes(
+            postgres_server, lambda: discard(primary.run("pg_dump", "-Fc", "-f", dump, "postgres"))
+        )
     )
-    on_postgres.stop()
-    cluster.sql("CREATE DATABASE restored")
-    cluster.run("pg_restore", "-d", "restored", dump)
-    on_postgres.store = cluster.store_of("restored")
-    on_postgres.start()
-    store_fixtures.run(told(on_postgres, before, after))
+    postgres_server.stop()
+    primary.sql("CREATE DATABASE restored")
+    primary.run("pg_restore", "-d", "restored", dump)
+    postgres_server.store = primary.store_of("restored")
+    postgres_server.start()
+    store_fixtures.run(assert_clients_must_resync(postgres_server, before, after))
 
 
-def test_a_dump_and_restore_that_lost_nothing_changes_nothing(
-    on_postgres: Server, cluster: Cluster, other: Cluster
+def test_complete_dump_and_restore_keeps_incarnation(
+    postgres_server: Server, primary: Cluster, second_cluster: Cluster
 ) -> None:
-    async def live() -> Seen:
-        await deliver(on_postgres, "one")
-        async with on_postgres.client("ada") as client:
-            return await look(client)
+    async def deliver_and_read_state() -> ClientState:
+        await deliver(postgres_server, "one")
+        async with postgres_server.client("ada") as client:
+            return await read_state(client)
 
-    seen = store_fixtures.run(live())
-    on_postgres.stop()
-    cluster.run("pg_dump", "-Fc", "-f", cluster.home / "dump", "postgres")
-    other.make().start()
-    other.run("pg_restore", "-d", "postgres", cluster.home / "dump")
-    on_postgres.store = other.store
-    on_postgres.start()
-    store_fixtures.run(untold(on_postgres, seen))
+    client_state = store_fixtures.run(deliver_and_read_state())
+    postgres_server.stop()
+    primary.run("pg_dump", "-Fc", "-f", primary.home / "dump", "postgres")
+    second_cluster.make().start()
+    second_cluster.run("pg_restore", "-d", "postgres", primary.home / "dump")
+    postgres_server.store = second_cluster.store
+    postgres_server.start()
+    store_fixtures.run(assert_clients_can_continue(postgres_server, client_state))
 
 
-def test_a_dump_of_a_server_that_was_killed_begins_a_new_incarnation_in_another_cluster(
-    on_postgres: Server, cluster: Cluster, other: Cluster
+def test_dump_of_killed_server_begins_new_incarnation_in_other_cluster(
+    postgres_server: Server, primary: Cluster, second_cluster: Cluster
 ) -> None:
-    async def live() -> Seen:
-        await deliver(on_postgres, "one")
-        async with on_postgres.client("ada") as client:
-            return await look(client)
+    async def deliver_and_read_state() -> ClientState:
+        await deliver(postgres_server, "one")
+        async with postgres_server.client("ada") as client:
+            return await read_state(client)
 
-    seen = store_fixtures.run(live())
-    on_postgres.kill()
-    cluster.run("pg_dump", "-Fc", "-f", cluster.home / "dump", "postgres")
-    other.make().start()
-    other.run("pg_restore", "-d", "postgres", cluster.home / "dump")
-    on_postgres.store = other.store
-    on_postgres.start()
-    store_fixtures.run(told(on_postgres, seen, seen))
+    client_state = store_fixtures.run(deliver_and_read_state())
+    postgres_server.kill()
+    primary.run("pg_dump", "-Fc", "-f", primary.home / "dump", "postgres")
+    second_cluster.make().start()
+    second_cluster.run("pg_restore", "-d", "postgres", primary.home / "dump")
+    postgres_server.store = second_cluster.store
+    postgres_server.start()
+    store_fixtures.run(assert_clients_must_resync(postgres_server, client_state, client_state))
 
 
 @pytest.mark.parametrize("point_in_time", [False, True])
 def test_pg_basebackup_is_detected(
-    on_postgres: Server, cluster: Cluster, other: Cluster, point_in_time: bool
+    postgres_server: Server, primary: Cluster, second_cluster: Cluster, point_in_time: bool
 ) -> None:
     def backup() -> None:
-        cluster.copy_to(other)
+        primary.copy_to(second_cluster)
         if point_in_time:
-            cluster.sql("SELECT pg_create_restore_point('here')")
+            primary.sql("SELECT pg_create_restore_point('here')")
 
-    before, after = store_fixtures.run(history(on_postgres, backup))
-    on_postgres.stop()
-    cluster.sql("SELECT pg_switch_wal()")
-    cluster.stop()
+    before, after = store_fixtures.run(run_backup_and_changes(postgres_server, backup))
+    postgres_server.stop()
+    primary.sql("SELECT pg_switch_wal()")
+    primary.stop()
     if point_in_time:
-        assert cluster.archive
-        other.recover(cluster.archive, "recovery_target_name = 'here'")
-    other.start()
-    on_postgres.store = other.store
-    on_postgres.start()
-    store_fixtures.run(told(on_postgres, before, after))
+        assert primary.archive
+        second_cluster.recover(primary.archive, "recovery_target_name = 'here'")
+    second_cluster.start()
+    postgres_server.store = second_cluster.store
+    postgres_server.start()
+    store_fixtures.run(assert_clients_must_resync(postgres_server, before, after))
 
 
-@pytest.mark.parametrize("end", ["stop", "kill"])
-def test_a_failover_to_a_standby_that_lost_nothing_changes_nothing(
-    on_postgres: Server, cluster: Cluster, other: Cluster, end: str
+@pytest.mark.parametrize("end_method", ["stop", "kill"])
+def test_failover_to_complete_standby_keeps_incarnation(
+    postgres_server: Server, primary: Cluster, second_cluster: Cluster, end_method: str
 ) -> None:
-    cluster.copy_to(other, "-R")
-    other.start()
+    primary.copy_to(second_cluster, "-R")
+    second_cluster.start()
 
-    async def live() -> Seen:
-        await deliver(on_postgres, "one", "two")
-        async with on_postgres.client("ada") as client:
-            return await look(client)
+    async def deliver_and_read_state() -> ClientState:
+        await deliver(postgres_server, "one", "two")
+        async with postgres_server.client("ada") as client:
+            return await read_state(client)
 
-    seen = store_fixtures.run(live())
-    getattr(on_postgres, end)()
-    caught_up(cluster, other)
-    cluster.stop("immediate")
-    other.run("pg_ctl", "-w", "-D", other.data, "promote")
-    on_postgres.store = other.store
-    on_postgres.start()
-    store_fixtures.run(untold(on_postgres, seen))
+    client_state = store_fixtures.run(deliver_and_read_state())
+    getattr(postgres_server, end_method)()
+    wait_for_standby(primary, second_cluster)
+    primary.stop("immediate")
+    second_cluster.run("pg_ctl", "-w", "-D", second_cluster.data, "promote")
+    postgres_server.store = second_cluster.store
+    postgres_server.start()
+    store_fixtures.run(assert_clients_can_continue(postgres_server, client_state))
 
 
-@pytest.mark.parametrize("lost", [False, True])
-def test_a_failover_under_a_running_server(
-    on_postgres: Server, cluster: Cluster, other: Cluster, lost: bool
+@pytest.mark.parametrize("loses_commits", [False, True])
+def test_failover_under_running_server_is_detected_if_commits_are_lost(
+    postgres_server: Server, primary: Cluster, second_cluster: Cluster, loses_commits: bool
 ) -> None:
-    """The server keeps its address; behind it the standby takes the place of the primary."""
-    cluster.copy_to(other, "-R")
-    other.start()
+    """The server keeps its database URL. The standby replaces the primary behind it."""
+    primary.copy_to(second_cluster, "-R")
+    second_cluster.start()
 
-    async def live() -> Seen:
-        await deliver(on_postgres, "one", "two")
-        caught_up(cluster, other)
-        if lost:
-            other.stop()
-            await deliver(on_postgres, "lost 1", "lost 2")
-        async with on_postgres.client("ada") as client:
-            return await look(client)
+    async def deliver_and_read_state() -> ClientState:
+        await deliver(postgres_server, "one", "two")
+        wait_for_standby(primary, second_cluster)
+        if loses_commits:
+            second_cluster.stop()
+            await deliver(postgres_server, "lost 1", "lost 2")
+        async with postgres_server.client("ada") as client:
+            return await read_state(client)
 
-    seen = store_fixtures.run(live())
-    if not lost:
-        caught_up(cluster, other)
-    cluster.stop("immediate")
-    shutil.rmtree(cluster.data)
-    if lost:
-        (other.data / "standby.signal").unlink()
+    client_state = store_fixtures.run(deliver_and_read_state())
+    if not loses_commits:
+        wait_for_standby(primary, second_cluster)
+    primary.stop("immediate")
+    shutil.rmtree(primary.data)
+    if loses_commits:
+        (second_cluster.data / "standby.signal").unlink()
     else:
-        other.run("pg_ctl", "-w", "-D", other.data, "promote")
-        other.stop()
-    shutil.copytree(other.data, cluster.data, symlinks=True)
-    cluster.own()
-    cluster.start()
-    if lost:
-        store_fixtures.run(begun_anew(on_postgres))
-        store_fixtures.run(told(on_postgres, seen, seen))
+        second_cluster.run("pg_ctl", "-w", "-D", second_cluster.data, "promote")
+        second_cluster.stop()
+    shutil.copytree(second_cluster.data, primary.data, symlinks=True)
+    primary.own()
+    primary.start()
+    if loses_commits:
+        store_fixtures.run(wait_for_new_incarnation(postgres_server))
+        store_fixtures.run(assert_clients_must_resync(postgres_server, client_state, client_state))
     else:
-        time.sleep(2 * CHECK_INTERVAL + 1)  # until it has looked at the database
-        store_fixtures.run(untold(on_postgres, seen))
+        time.sleep(2 * CHECK_INTERVAL + 1)  # until the server has checked the database
+        store_fixtures.run(assert_clients_can_continue(postgres_server, client_state))
 
 
-def caught_up(cluster: Cluster, other: Cluster) -> None:
-    """Wait until the standby has replayed all that the primary has."""
-    there = cluster.sql("SELECT pg_current_wal_lsn()")
+def wait_for_standby(primary: Cluster, second_cluster: Cluster) -> None:
+    """Wait until the standby has replayed all changes of the primary."""
+    position = primary.sql("SELECT pg_current_wal_lsn()")
     for _ in range(600):
-        if other.sql(f"SELECT pg_last_wal_replay_lsn() >= '{there}'") == "t":
+        if second_cluster.sql(f"SELECT pg_last_wal_replay_lsn() >= '{position}'") == "t":
             return
     raise AssertionError("the standby lags behind")
 
 
-def void(_: object) -> None:
-    """Drop a value."""
+def discard(_: object) -> None:
+    """Discard a value."""

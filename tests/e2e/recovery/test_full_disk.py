@@ -1,4 +1,4 @@
-"""A server whose disk is full: it says so, breaks nothing, and goes on when there is room."""
+"""Tests of a server with a full disk: it reports errors, loses nothing and recovers later."""
 
 import asyncio
 import base64
@@ -19,127 +19,137 @@ from tests.support.servers.merganser_server import Client, Server
 from tests.support.stores import store_fixtures
 from tests.support.stores.small_disk import SmallDisk, small_disk
 
-CREATE = """mutation ($path: String!) {
+MAILBOX_CREATE = """mutation ($path: String!) {
     mailboxCreate(input: {paths: [$path]}) { errors { code message } }
 }"""
-ATOMIC = """mutation ($path: String!, $other: String!) @atomic {
+ATOMIC_MAILBOX_CREATE = """mutation ($path: String!, $other: String!) @atomic {
     a: mailboxCreate(input: {paths: [$path]}) { errors { code message } }
     b: mailboxCreate(input: {paths: [$other]}) { errors { code message } }
 }"""
-DRAFT = """mutation ($file: String!) {
+DRAFT_UPLOAD = """mutation ($file: String!) {
     messageUpload(input: {
         mailbox: {specialUse: DRAFTS}, draft: true, text: "Hi",
         attachments: [{filename: "a.bin", content: $file}]
     }) { errors { code message } }
 }"""
-PASSING = {"code": "UNAVAILABLE", "retryAfter": "PT5S", "retryAfterSeconds": 5}
-TOLD = (
+UNAVAILABLE_EXTENSIONS = {"code": "UNAVAILABLE", "retryAfter": "PT5S", "retryAfterSeconds": 5}
+EXPECTED_COMPLAINTS = (
     "a component is unavailable",
     "a component is available again",
     "the mark of the incarnation cannot be kept",
 )
-NO_ROOM = "452 4.3.1 No room for it now, try again later"
-LETTER = b"Subject: Hello\r\n\r\n%s\r\n"
+NO_ROOM_REPLY = "452 4.3.1 No room for it now, try again later"
+MESSAGE_TEMPLATE = b"Subject: Hello\r\n\r\n%s\r\n"
 POSTGRES = pytest.mark.skipif(
     "postgres" not in store_fixtures.STORES, reason="STORES has no postgres"
 )
 
 
-def letter(size: int) -> bytes:
-    """A message of so many bytes that can't be compressed."""
+def incompressible_message(size: int) -> bytes:
+    """Return an incompressible message of this size in bytes."""
     lines = [os.urandom(36).hex() for _ in range(size // 72)]
-    return LETTER % "\r\n".join(lines).encode()
+    return MESSAGE_TEMPLATE % "\r\n".join(lines).encode()
 
 
-def clean(server: Server) -> None:
-    """End the server: its log tells of the outage, and of nothing else."""
+def stop_and_check_log(server: Server) -> None:
+    """Stop the server and assert that its log reports only the outage."""
     server.stop()
-    assert not [line for line in server.complaints() if line["event"] not in TOLD]
+    assert not [line for line in server.complaints() if line["event"] not in EXPECTED_COMPLAINTS]
     assert "Traceback" not in server.log
-    assert "never" not in server.log  # a future whose error is never retrieved, a coroutine
+    # asyncio logs "never retrieved" or "never awaited"
+    assert "never" not in server.log
 
 
 @pytest.fixture
-def parts() -> Iterator[ExitStack]:
-    """What a test has opened, closed at its end."""
+def cleanup_stack() -> Iterator[ExitStack]:
+    """Resources of the test, closed at its end."""
     with ExitStack() as stack:
         yield stack
 
 
 @pytest.fixture
-def public() -> Iterator[Path]:
-    """A folder that every user of the machine reaches: the server of PostgreSQL is another one."""
+def public_folder() -> Iterator[Path]:
+    """A folder that the operating system user of PostgreSQL can enter."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
         folder = Path(name)
         folder.chmod(0o711)
         yield folder
 
 
-def started(parts: ExitStack, folder: Path, store: str = "", **more: str) -> Server:
-    """A server that does not outlive its test."""
-    server = Server(folder, store, {"SMTP": f"127.0.0.1:{free_port()}", **more})
+def start_server(cleanup_stack: ExitStack, folder: Path, store: str = "", **extra: str) -> Server:
+    """Start a server that is killed after its test."""
+    server = Server(folder, store, {"SMTP": f"127.0.0.1:{free_port()}", **extra})
     server.make("ada")
     server.start()
 
-    def end() -> None:
+    def kill_server() -> None:
         with suppress(AssertionError):
             server.kill()
 
-    parts.callback(end)
+    cleanup_stack.callback(kill_server)
     return server
 
 
-def refused(answer: Any, component: str) -> None:
-    """Errors of an answer say when to try again; nothing was done then."""
-    for error in answer.get("errors", ()):
-        assert error["extensions"] == {**PASSING, "component": component}, answer
+def assert_unavailable_errors(result: Any, component: str) -> None:
+    """Assert that errors have a retry time, and that nothing was done in their response."""
+    for error in result.get("errors", ()):
+        assert error["extensions"] == {**UNAVAILABLE_EXTENSIONS, "component": component}, result
         assert error["message"].endswith(", try again later")
-        fields = (answer.get("data") or {}).values()
-        assert {one["code"] for field in fields if field for one in field["errors"]} <= {"ABORTED"}
-        assert all(field is None or field["errors"] for field in fields), answer
+        fields = (result.get("data") or {}).values()
+        assert {
+            payload_error["code"] for field in fields if field for payload_error in field["errors"]
+        } <= {"ABORTED"}
+        assert all(field is None or field["errors"] for field in fields), result
 
 
-async def smtp(server: Server, size: int = 200_000) -> str:
-    """The reply to MAIL and DATA by SMTP."""
-    neighbour = await connect(int(server.more["SMTP"].rpartition(":")[2]))
+async def smtp_reply(server: Server, size: int = 200_000) -> str:
+    """Send a message by SMTP and return the last reply."""
+    smtp_client = await connect(int(server.more["SMTP"].rpartition(":")[2]))
     try:
-        await neighbour.say("EHLO client.example.net")
-        reply = await neighbour.say("MAIL FROM:<carol@example.net>")
+        await smtp_client.say("EHLO client.example.net")
+        reply = await smtp_client.say("MAIL FROM:<carol@example.net>")
         for line in ("RCPT TO:<ada@example.org>", "DATA"):
             if reply[0] in "23":
-                reply = await neighbour.say(line)
+                reply = await smtp_client.say(line)
         if reply.startswith("354"):
-            neighbour.send(letter(size) + b".\r\n")
-            reply = await neighbour.hear()
+            smtp_client.send(incompressible_message(size) + b".\r\n")
+            reply = await smtp_client.hear()
         return reply
     finally:
-        await neighbour.close()
+        await smtp_client.close()
 
 
-async def mutate(ada: Client, component: str) -> None:
-    """Run mutations at once, alone and in one unit, until many were refused.
+async def mutate_until_refused(ada: Client, component: str) -> None:
+    """Run concurrent mutations, single and atomic, until many were refused.
 
-    The first may find room in the log of SQLite, or in pages of PostgreSQL.
+    The first ones can find space in the WAL of SQLite or in pages of PostgreSQL.
     """
-    alone = together = 0
-    for turn in range(100):
-        asked = [ada.raw(CREATE, path=f"{turn}-{one}".ljust(200, "x")) for one in range(10)]
-        asked += [
-            ada.raw(ATOMIC, path=f"a{turn}-{one}".ljust(200, "x"), other=f"b{turn}-{one}")
-            for one in range(5)
+    single_refusals = atomic_refusals = 0
+    for round_number in range(100):
+        requests = [
+            ada.raw(MAILBOX_CREATE, path=f"{round_number}-{index}".ljust(200, "x"))
+            for index in range(10)
         ]
-        answers = await asyncio.gather(*asked)
-        for answer in answers:
-            refused(answer, component)
-        alone += sum("errors" in answer for answer in answers[:10])
-        together += sum("errors" in answer for answer in answers[10:])
-        if alone > 20 and together > 5:
+        requests += [
+            ada.raw(
+                ATOMIC_MAILBOX_CREATE,
+                path=f"a{round_number}-{index}".ljust(200, "x"),
+                other=f"b{round_number}-{index}",
+            )
+            for index in range(5)
+        ]
+        results = await asyncio.gather(*requests)
+        for result in results:
+            assert_unavailable_errors(result, component)
+        single_refusals += sum("errors" in result for result in results[:10])
+        atomic_refusals += sum("errors" in result for result in results[10:])
+        if single_refusals > 20 and atomic_refusals > 5:
             return
     pytest.fail("the disk is not full")
 
 
-async def move(uri: str, url: str, disk: SmallDisk) -> None:
-    """Move a database of PostgreSQL to a disk."""
+async def move_database(uri: str, url: str, disk: SmallDisk) -> None:
+    """Move a PostgreSQL database to the disk."""
     name = urlsplit(url).path.removeprefix("/")
     connection = await asyncpg.connect(uri)
     try:
@@ -150,8 +160,8 @@ async def move(uri: str, url: str, disk: SmallDisk) -> None:
         await connection.close()
 
 
-async def remove(uri: str, url: str) -> None:
-    """Remove that database and its tablespace."""
+async def remove_database(uri: str, url: str) -> None:
+    """Remove the database and its tablespace."""
     name = urlsplit(url).path.removeprefix("/")
     connection = await asyncpg.connect(uri)
     try:
@@ -161,76 +171,91 @@ async def remove(uri: str, url: str) -> None:
         await connection.close()
 
 
-async def all_done(server: Server, ada: Client) -> None:
-    """The server works."""
-    assert await server.deliver(letter(200_000), "ada@example.org") != NO_ROOM
-    await ada(CREATE, path="Room")
-    answer = await ada.http.post("/rest/uploads", content=bytes(3_000_000))
-    assert answer.status_code == 201
-    assert (await smtp(server)).startswith("250 ")
+async def assert_server_works(server: Server, ada: Client) -> None:
+    """Assert that the server accepts mail, mutations and uploads."""
+    assert await server.deliver(incompressible_message(200_000), "ada@example.org") != NO_ROOM_REPLY
+    await ada(MAILBOX_CREATE, path="Room")
+    response = await ada.http.post("/rest/uploads", content=bytes(3_000_000))
+    assert response.status_code == 201
+    assert (await smtp_reply(server)).startswith("250 ")
 
 
-async def test_sqlite_on_a_full_disk(parts: ExitStack, tmp_path: Path) -> None:
-    disk = parts.enter_context(small_disk(tmp_path / "var", 96))
-    server = started(parts, tmp_path, DISK_RESERVE="0")
+async def test_sqlite_on_full_disk_reports_unavailable_and_recovers(
+    cleanup_stack: ExitStack, tmp_path: Path
+) -> None:
+    disk = cleanup_stack.enter_context(small_disk(tmp_path / "var", 96))
+    server = start_server(cleanup_stack, tmp_path, DISK_RESERVE="0")
     async with server.client("ada") as ada:
-        await all_done(server, ada)
+        await assert_server_works(server, ada)
         disk.fill()
-        await mutate(ada, "store")
-        assert await server.deliver(letter(9_000_000), "ada@example.org") == NO_ROOM
-        assert await smtp(server, 9_000_000) == NO_ROOM
-        answer = await ada.http.post("/rest/uploads", content=bytes(3_000_000))
-        assert answer.status_code == 507
-        assert answer.json()["errors"][0]["extensions"] == PASSING
-        assert answer.headers["retry-after"] == "5"
+        await mutate_until_refused(ada, "store")
+        assert (
+            await server.deliver(incompressible_message(9_000_000), "ada@example.org")
+            == NO_ROOM_REPLY
+        )
+        assert await smtp_reply(server, 9_000_000) == NO_ROOM_REPLY
+        response = await ada.http.post("/rest/uploads", content=bytes(3_000_000))
+        assert response.status_code == 507
+        assert response.json()["errors"][0]["extensions"] == UNAVAILABLE_EXTENSIONS
+        assert response.headers["retry-after"] == "5"
         disk.empty()
-        await ada(CREATE, path="After")
-        assert (await server.deliver(letter(200_000), "ada@example.org")).startswith("250 ")
-        assert (await smtp(server)).startswith("250 ")
-    clean(server)
+        await ada(MAILBOX_CREATE, path="After")
+        assert (
+            await server.deliver(incompressible_message(200_000), "ada@example.org")
+        ).startswith("250 ")
+        assert (await smtp_reply(server)).startswith("250 ")
+    stop_and_check_log(server)
 
 
-async def test_blobs_on_a_full_disk(parts: ExitStack, tmp_path: Path) -> None:
-    disk = parts.enter_context(small_disk(tmp_path / "blobs", 16))
-    server = started(parts, tmp_path, BLOBS=str(disk.folder))
+async def test_blobs_on_full_disk_report_unavailable_and_recover(
+    cleanup_stack: ExitStack, tmp_path: Path
+) -> None:
+    disk = cleanup_stack.enter_context(small_disk(tmp_path / "blobs", 16))
+    server = start_server(cleanup_stack, tmp_path, BLOBS=str(disk.folder))
     file = base64.b64encode(os.urandom(400_000)).decode()
     async with server.client("ada") as ada:
-        await all_done(server, ada)
+        await assert_server_works(server, ada)
         disk.fill()
-        assert await server.deliver(letter(1_500_000), "ada@example.org") == NO_ROOM
-        assert await smtp(server, 1_500_000) == NO_ROOM
-        for answer in await asyncio.gather(*(ada.raw(DRAFT, file=file) for _ in range(5))):
-            assert "errors" in answer
-            refused(answer, "blobs")
-        answer = await ada.http.post("/rest/uploads", content=os.urandom(3_000_000))
-        assert answer.status_code == 507
-        assert answer.json()["errors"][0]["extensions"]["component"] == "blobs"
-        await ada(CREATE, path="The store has room")
+        assert (
+            await server.deliver(incompressible_message(1_500_000), "ada@example.org")
+            == NO_ROOM_REPLY
+        )
+        assert await smtp_reply(server, 1_500_000) == NO_ROOM_REPLY
+        for response in await asyncio.gather(*(ada.raw(DRAFT_UPLOAD, file=file) for _ in range(5))):
+            assert "errors" in response
+            assert_unavailable_errors(response, "blobs")
+        response = await ada.http.post("/rest/uploads", content=os.urandom(3_000_000))
+        assert response.status_code == 507
+        assert response.json()["errors"][0]["extensions"]["component"] == "blobs"
+        await ada(MAILBOX_CREATE, path="The store has room")
         disk.empty()
-        assert (await ada(DRAFT, file=file))["messageUpload"]["errors"] == []
-        await all_done(server, ada)
-    clean(server)
+        assert (await ada(DRAFT_UPLOAD, file=file))["messageUpload"]["errors"] == []
+        await assert_server_works(server, ada)
+    stop_and_check_log(server)
 
 
 @POSTGRES
-async def test_postgres_on_a_full_disk(
-    public: Path, parts: ExitStack, tmp_path: Path, postgres: str
+async def test_postgres_on_full_disk_reports_unavailable_and_recovers(
+    public_folder: Path, cleanup_stack: ExitStack, tmp_path: Path, postgres: str
 ) -> None:
     url, uri = await store_fixtures.beside(postgres, "full"), postgres.replace("+asyncpg", "")
-    disk = parts.enter_context(small_disk(public / "table", 64))
-    await move(uri, url, disk)
-    server = started(parts, tmp_path, url)
+    disk = cleanup_stack.enter_context(small_disk(public_folder / "table", 64))
+    await move_database(uri, url, disk)
+    server = start_server(cleanup_stack, tmp_path, url)
     try:
         async with server.client("ada") as ada:
-            await all_done(server, ada)
+            await assert_server_works(server, ada)
             disk.fill()
-            await mutate(ada, "store")
-            assert await server.deliver(letter(500_000), "ada@example.org") == NO_ROOM
-            assert await smtp(server) == NO_ROOM
+            await mutate_until_refused(ada, "store")
+            assert (
+                await server.deliver(incompressible_message(500_000), "ada@example.org")
+                == NO_ROOM_REPLY
+            )
+            assert await smtp_reply(server) == NO_ROOM_REPLY
             disk.empty()
-            await all_done(server, ada)
-        clean(server)
+            await assert_server_works(server, ada)
+        stop_and_check_log(server)
     finally:
         if server.is_running:
             server.kill()
-        await remove(uri, url)
+        await remove_database(uri, url)

@@ -1,4 +1,4 @@
-"""A task that kills its server, or that a dead server left behind, holds up no other task."""
+"""Tests that a task that kills its server, or has a dead server, does not block other tasks."""
 
 import asyncio
 import signal
@@ -16,7 +16,7 @@ from models.admin.tasks import Task, TaskState
 from models.runtime.environment import Environment
 from models.users.tables import User
 from resolvers.messages.bulk import bulk_changes
-from resolvers.messages.bulk.bulk_changes import BulkRequest
+from resolvers.messages.bulk.bulk_requests import BulkRequest
 from resolvers.messages.bulk.row_changes import FlagChanges
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.filters.message_filter import MessageConditions
@@ -27,12 +27,12 @@ from tests.support.servers.merganser_server import START, Server
 from tests.support.stores import store_fixtures
 from tests.support.stores.store_fixtures import create_database
 
-LIMIT = 60.0  # seconds until a task has ended, on a busy machine
-DEADLY = {"MERGANSER_FAULT": "exported:1"}  # the server kills itself when it exports
+TASK_LIMIT = 60.0  # seconds until a task has ended, on a busy machine
+EXPORT_FAULT = {"MERGANSER_FAULT": "exported:1"}  # the server kills itself during an export
 
 
 @pytest.fixture(params=store_fixtures.STORES)
-def stopped(request: pytest.FixtureRequest, tmp_path: Path) -> Server:
+def stopped_server(request: pytest.FixtureRequest, tmp_path: Path) -> Server:
     """A server with users that does not run."""
     store = ""
     if request.param != "sqlite":
@@ -43,7 +43,7 @@ def stopped(request: pytest.FixtureRequest, tmp_path: Path) -> Server:
 
 
 @asynccontextmanager
-async def accounts(server: Server) -> AsyncGenerator[tuple[Environment, dict[str, int]]]:
+async def open_accounts(server: Server) -> AsyncGenerator[tuple[Environment, dict[str, int]]]:
     async with server.world() as world:
         rows = await world.database.read(select(col(User.id), col(User.username)))
         yield world, {row.username: row.id for row in rows}
@@ -54,23 +54,23 @@ async def queue_export(world: Environment, user_id: int) -> None:
 
 
 async def queue_flagging(world: Environment, user_id: int) -> None:
-    order = BulkRequest(
+    bulk_request = BulkRequest(
         MessageSelector(conditions=MessageConditions()),
         FlagChanges.from_flag_names({"flagged": True}),
         always_as_task=True,
     )
-    await bulk_changes.apply_bulk_request(user_context(world, user_id), order)
+    await bulk_changes.apply_bulk_request(user_context(world, user_id), bulk_request)
 
 
-async def states(world: Environment) -> dict[tuple[int, str], TaskState]:
+async def task_states(world: Environment) -> dict[tuple[int, str], TaskState]:
     columns = col(Task.user_id), col(Task.kind), col(Task.state)
     rows = await world.database.read(select(*columns))
     return {(row.user_id, row.kind): TaskState(row.state) for row in rows}
 
 
-def killed_by_its_task(server: Server) -> None:
+def run_until_killed(server: Server) -> None:
     """Run the server until the export kills it."""
-    env = {**server.env, **DEADLY}
+    env = {**server.env, **EXPORT_FAULT}
     process = ForkedProcess(["serve"], env, Streams(server.folder / "log"))
     try:
         assert process.wait(START) == -signal.SIGKILL, server.log
@@ -78,30 +78,30 @@ def killed_by_its_task(server: Server) -> None:
         process.kill()
 
 
-async def test_a_task_that_kills_its_server_lets_the_others_go_first(stopped: Server) -> None:
-    """Each life of the server works on what no server has died of, before it dies."""
-    async with accounts(stopped) as (world, users):
+async def test_task_that_kills_server_runs_after_other_tasks(stopped_server: Server) -> None:
+    """Each start of the server works first on tasks that have not killed a server."""
+    async with open_accounts(stopped_server) as (world, users):
         await queue_export(world, users["ada"])
         for name in ("ada", "bob"):
             await queue_flagging(world, users[name])
-        await asyncio.to_thread(killed_by_its_task, stopped)
+        await asyncio.to_thread(run_until_killed, stopped_server)
         export = users["ada"], exports.TASK_KIND
-        flaggings = [(users[name], "MESSAGE_UPDATE") for name in ("ada", "bob")]
-        assert (await states(world))[export] is TaskState.RUNNING
-        await asyncio.to_thread(killed_by_its_task, stopped)
-        now = await states(world)
-        assert [now[each] for each in flaggings] == [TaskState.SUCCEEDED] * 2
-        assert now[export] is TaskState.RUNNING
+        flag_tasks = [(users[name], "MESSAGE_UPDATE") for name in ("ada", "bob")]
+        assert (await task_states(world))[export] is TaskState.RUNNING
+        await asyncio.to_thread(run_until_killed, stopped_server)
+        current_states = await task_states(world)
+        assert [current_states[task] for task in flag_tasks] == [TaskState.SUCCEEDED] * 2
+        assert current_states[export] is TaskState.RUNNING
 
-        await asyncio.to_thread(stopped.start)  # it is well again
+        await asyncio.to_thread(stopped_server.start)  # without the fault
         try:
-            await _until_ended(world, export)
-            assert (await states(world))[export] is TaskState.SUCCEEDED
+            await _wait_until_ended(world, export)
+            assert (await task_states(world))[export] is TaskState.SUCCEEDED
         finally:
-            await asyncio.to_thread(stopped.stop)
+            await asyncio.to_thread(stopped_server.stop)
 
 
-async def _until_ended(world: Environment, key: tuple[int, str]) -> None:
-    async with asyncio.timeout(LIMIT):
-        while (await states(world))[key] in (TaskState.QUEUED, TaskState.RUNNING):  # noqa: ASYNC110 - rows
+async def _wait_until_ended(world: Environment, task: tuple[int, str]) -> None:
+    async with asyncio.timeout(TASK_LIMIT):
+        while (await task_states(world))[task] in (TaskState.QUEUED, TaskState.RUNNING):  # noqa: ASYNC110 - rows
             await asyncio.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Server-sent events with ids: who says in Last-Event-ID what came last misses nothing."""
+"""Tests of server-sent events with IDs: Last-Event-ID continues a stream without loss."""
 
 import asyncio
 import json
@@ -14,15 +14,19 @@ import pytest
 from tests.conftest import raw_message
 from tests.support.servers.merganser_server import ANSWER, Client, Server
 
-BARE = "subscription { changes { events { ... on MessageChange { message { subject } } } } }"
-TOLD = "subscription ($after: Cursor) { changes(after: $after) { cursor events { kind } } }"
-STORES = ["sqlite"]  # a journal is followed in the same way on both
-EVENTS = {"Accept": "text/event-stream"}
+SUBJECTS_SUBSCRIPTION = (
+    "subscription { changes { events { ... on MessageChange { message { subject } } } } }"
+)
+CHANGES_SUBSCRIPTION = (
+    "subscription ($after: Cursor) { changes(after: $after) { cursor events { kind } } }"
+)
+STORES = ["sqlite"]  # following the journal is the same for every database
+EVENT_STREAM_HEADERS = {"Accept": "text/event-stream"}
 
 
 @dataclass
-class Block:
-    """What stands between two empty lines, comments aside."""
+class SseBlock:
+    """The fields between two empty lines, without comments."""
 
     id: str | None = None
     event: str | None = None
@@ -34,173 +38,192 @@ class Block:
         return [event["message"]["subject"] for event in events]
 
 
-class Reader:
-    """Reads blocks as the HTML standard tells, and takes LF only for the end of a line."""
+class SseReader:
+    """Reads blocks as the HTML standard defines them, with LF as the only line end."""
 
     def __init__(self, response: httpx.Response) -> None:
         self.response = response
         self._chunks = response.aiter_text()
         self._text = ""
 
-    async def hear(self) -> Block:
+    async def read_block(self) -> SseBlock:
         async with asyncio.timeout(ANSWER):
             while True:
                 while "\n\n" not in self._text:
                     self._text += await anext(self._chunks)
-                whole, self._text = self._text.split("\n\n", 1)
-                assert "\r" not in whole
-                lines = [line for line in whole.split("\n") if not line.startswith(":")]
+                block_text, self._text = self._text.split("\n\n", 1)
+                assert "\r" not in block_text
+                lines = [line for line in block_text.split("\n") if not line.startswith(":")]
                 if lines:
                     return _block(lines)
 
 
-def _block(lines: list[str]) -> Block:
+def _block(lines: list[str]) -> SseBlock:
     fields = dict(line.split(": ", 1) for line in lines)
     data = fields.get("data")
-    return Block(fields.get("id"), fields.get("event"), json.loads(data) if data else None)
+    return SseBlock(fields.get("id"), fields.get("event"), json.loads(data) if data else None)
 
 
 @asynccontextmanager
-async def following(
-    client: Client, query: str = BARE, last: str | None = None, **variables: Any
-) -> AsyncGenerator[Reader]:
-    headers = EVENTS | ({"Last-Event-ID": last} if last else {})
-    asked = {"query": query, "variables": variables}
-    async with client.http.stream("POST", "/graphql", json=asked, headers=headers) as response:
+async def subscribed_reader(
+    client: Client,
+    query: str = SUBJECTS_SUBSCRIPTION,
+    last_event_id: str | None = None,
+    **variables: Any,
+) -> AsyncGenerator[SseReader]:
+    headers = EVENT_STREAM_HEADERS | ({"Last-Event-ID": last_event_id} if last_event_id else {})
+    body = {"query": query, "variables": variables}
+    async with client.http.stream("POST", "/graphql", json=body, headers=headers) as response:
         assert response.status_code == 200
-        yield Reader(response)
+        yield SseReader(response)
 
 
-async def arrived(server: Server, *subjects: str, to: str = "hal") -> None:
+async def deliver_messages(server: Server, *subjects: str, username: str = "hal") -> None:
     for subject in subjects:
-        answer = await server.deliver(raw_message(subject), f"{to}@example.org")
-        assert answer.startswith("250 2.0.0 Delivered")
+        reply = await server.deliver(raw_message(subject), f"{username}@example.org")
+        assert reply.startswith("250 2.0.0 Delivered")
 
 
-async def test_every_event_has_an_id_though_no_cursor_is_asked_for(server: Server) -> None:
-    async with server.client("hal") as hal, following(hal) as stream:
-        begin = await stream.hear()
-        assert (begin.id, begin.event, begin.data) == (await hal.cursor(), None, None)
-        await arrived(server, "one")
-        first = await stream.hear()
-        assert (first.event, first.subjects) == ("next", ["one"])
-        assert first.id == await hal.cursor() != begin.id
+async def test_every_event_has_an_id_without_selected_cursor(server: Server) -> None:
+    async with server.client("hal") as hal, subscribed_reader(hal) as stream:
+        first_block = await stream.read_block()
+        assert (first_block.id, first_block.event, first_block.data) == (
+            await hal.cursor(),
+            None,
+            None,
+        )
+        await deliver_messages(server, "one")
+        event_block = await stream.read_block()
+        assert (event_block.event, event_block.subjects) == ("next", ["one"])
+        assert event_block.id == await hal.cursor() != first_block.id
 
 
-async def test_the_id_is_the_cursor_of_the_batch(server: Server) -> None:
+async def test_event_id_is_cursor_of_batch(server: Server) -> None:
     async with server.client("hal") as hal:
         after = await hal.cursor()
-        await arrived(server, "two")
-        async with following(hal, TOLD, after=after) as stream:
-            heard = await stream.hear()
-            assert heard.id == heard.data["data"]["changes"]["cursor"]
+        await deliver_messages(server, "two")
+        async with subscribed_reader(hal, CHANGES_SUBSCRIPTION, after=after) as stream:
+            block = await stream.read_block()
+            assert block.id == block.data["data"]["changes"]["cursor"]
 
 
-async def test_who_is_cut_off_before_the_first_event_misses_none(server: Server) -> None:
+async def test_stream_cut_before_first_event_misses_no_event(server: Server) -> None:
     async with server.client("hal") as hal:
-        async with following(hal) as stream:
-            begin = await stream.hear()
-        await arrived(server, "while away")
-        async with following(hal, last=begin.id) as stream:
-            assert (await stream.hear()).subjects == ["while away"]
+        async with subscribed_reader(hal) as stream:
+            first_block = await stream.read_block()
+        await deliver_messages(server, "while away")
+        async with subscribed_reader(hal, last_event_id=first_block.id) as stream:
+            assert (await stream.read_block()).subjects == ["while away"]
 
 
-async def test_who_is_cut_off_at_each_event_hears_all_once_and_in_order(server: Server) -> None:
-    sent = [f"letter {number}" for number in range(5)]
-    heard: list[str] = []
+async def test_stream_cut_after_each_event_delivers_all_once_in_order(server: Server) -> None:
+    sent_subjects = [f"letter {number}" for number in range(5)]
+    received_subjects: list[str] = []
     async with server.client("hal") as hal:
-        last: str | None = await hal.cursor()
-        for subject in sent:
-            async with following(hal, last=last) as stream:
-                await arrived(server, subject)
-                block = await stream.hear()
-                heard += block.subjects
-                last = block.id
-                await arrived(server, f"after {subject}")  # on its way when the line is cut
-            async with following(hal, last=last) as stream:
-                block = await stream.hear()
-                heard += block.subjects
-                last = block.id
-    assert heard == [each for subject in sent for each in (subject, f"after {subject}")]
+        last_event_id: str | None = await hal.cursor()
+        for subject in sent_subjects:
+            async with subscribed_reader(hal, last_event_id=last_event_id) as stream:
+                await deliver_messages(server, subject)
+                block = await stream.read_block()
+                received_subjects += block.subjects
+                last_event_id = block.id
+                await deliver_messages(
+                    server, f"after {subject}"
+                )  # in transit when the connection is cut
+            async with subscribed_reader(hal, last_event_id=last_event_id) as stream:
+                block = await stream.read_block()
+                received_subjects += block.subjects
+                last_event_id = block.id
+    assert received_subjects == [
+        expected for subject in sent_subjects for expected in (subject, f"after {subject}")
+    ]
 
 
-async def test_what_came_last_goes_before_what_the_document_says(server: Server) -> None:
-    """A browser that connects again sends the same address, with the `after` of the first time."""
+async def test_last_event_id_overrides_after_argument(server: Server) -> None:
+    """A browser that reconnects sends the same URL, with the first `after` argument."""
     async with server.client("hal") as hal:
-        old = await hal.cursor()
-        await arrived(server, "heard already")
-        last = await hal.cursor()
-        await arrived(server, "not yet heard")
-        async with following(hal, TOLD, last, after=old) as stream:
-            heard = await stream.hear()
-    assert heard.id != last
-    assert len(heard.data["data"]["changes"]["events"]) == 1
+        old_cursor = await hal.cursor()
+        await deliver_messages(server, "heard already")
+        last_event_id = await hal.cursor()
+        await deliver_messages(server, "not yet heard")
+        async with subscribed_reader(
+            hal, CHANGES_SUBSCRIPTION, last_event_id, after=old_cursor
+        ) as stream:
+            block = await stream.read_block()
+    assert block.id != last_event_id
+    assert len(block.data["data"]["changes"]["events"]) == 1
 
 
-async def test_by_get_too_as_browsers_do(server: Server) -> None:
+async def test_last_event_id_works_with_get(server: Server) -> None:
     async with server.client("hal") as hal:
-        last = await hal.cursor()
-        await arrived(server, "by GET")
-        headers = EVENTS | {"Last-Event-ID": last}
-        asked = hal.http.stream("GET", "/graphql", params={"query": BARE}, headers=headers)
-        async with asked as response:
-            assert (await Reader(response).hear()).subjects == ["by GET"]
+        last_event_id = await hal.cursor()
+        await deliver_messages(server, "by GET")
+        headers = EVENT_STREAM_HEADERS | {"Last-Event-ID": last_event_id}
+        request = hal.http.stream(
+            "GET", "/graphql", params={"query": SUBJECTS_SUBSCRIPTION}, headers=headers
+        )
+        async with request as response:
+            assert (await SseReader(response).read_block()).subjects == ["by GET"]
 
 
-async def test_a_position_that_was_never_reached_is_a_resync(server: Server) -> None:
+async def test_position_beyond_stream_is_answered_by_resync(server: Server) -> None:
     async with server.client("hal") as hal:
-        now = await hal.cursor()
-        form, stream_id, _number = now.split(".")[:3]
-        ahead = ".".join([form, stream_id, str(1 << 40), *now.split(".")[3:]])
-        async with following(hal, TOLD, ahead) as stream:
-            heard = await stream.hear()
-    assert [each["kind"] for each in heard.data["data"]["changes"]["events"]] == ["RESYNC"]
-    assert heard.id == now
+        current_cursor = await hal.cursor()
+        version, stream_id, _number = current_cursor.split(".")[:3]
+        future_cursor = ".".join([version, stream_id, str(1 << 40), *current_cursor.split(".")[3:]])
+        async with subscribed_reader(hal, CHANGES_SUBSCRIPTION, future_cursor) as stream:
+            block = await stream.read_block()
+    assert [event["kind"] for event in block.data["data"]["changes"]["events"]] == ["RESYNC"]
+    assert block.id == current_cursor
 
 
-async def test_somebody_elses_position_is_refused(server: Server) -> None:
+async def test_cursor_of_other_user_is_refused(server: Server) -> None:
     async with server.client("fay") as fay, server.client("hal") as hal:
-        async with following(hal, last=await fay.cursor()) as stream:
-            heard = await stream.hear()
-        (error,) = heard.data["errors"]
+        async with subscribed_reader(hal, last_event_id=await fay.cursor()) as stream:
+            block = await stream.read_block()
+        (error,) = block.data["errors"]
         assert error["extensions"]["code"] == "BAD_CURSOR"
-        assert heard.id is None
+        assert block.id is None
 
 
-@pytest.mark.parametrize("last", ["7", "1.2", "x" * 5000, "1.1.99999999999999999999"])
-async def test_what_is_no_cursor_is_refused(server: Server, last: str) -> None:
+@pytest.mark.parametrize("last_event_id", ["7", "1.2", "x" * 5000, "1.1.99999999999999999999"])
+async def test_invalid_last_event_id_is_refused(server: Server, last_event_id: str) -> None:
     async with server.client("hal") as hal:
-        answer = await hal.post({"query": BARE}, **EVENTS, **{"Last-Event-ID": last})
-    assert answer.status_code == 400
-    assert answer.headers["content-type"].startswith("application/json")
-    assert [each["extensions"] for each in answer.json()["errors"]] == [{"code": "BAD_CURSOR"}]
+        response = await hal.post(
+            {"query": SUBJECTS_SUBSCRIPTION},
+            **EVENT_STREAM_HEADERS,
+            **{"Last-Event-ID": last_event_id},
+        )
+    assert response.status_code == 400
+    assert response.headers["content-type"].startswith("application/json")
+    assert [error["extensions"] for error in response.json()["errors"]] == [{"code": "BAD_CURSOR"}]
 
 
-async def test_queries_do_not_mind_it(server: Server) -> None:
+async def test_query_ignores_last_event_id(server: Server) -> None:
     async with server.client("hal") as hal:
-        answer = await hal.post({"query": "{ viewer { role } }"}, **{"Last-Event-ID": "x"})
-        assert answer.json()["data"] == {"viewer": {"role": "USER"}}
-        asked = {"Last-Event-ID": await hal.cursor(), **EVENTS}
-        streamed = await hal.post({"query": "{ viewer { role } }"}, **asked)
-        assert "id:" not in streamed.text
+        response = await hal.post({"query": "{ viewer { role } }"}, **{"Last-Event-ID": "x"})
+        assert response.json()["data"] == {"viewer": {"role": "USER"}}
+        request_headers = {"Last-Event-ID": await hal.cursor(), **EVENT_STREAM_HEADERS}
+        stream_response = await hal.post({"query": "{ viewer { role } }"}, **request_headers)
+        assert "id:" not in stream_response.text
 
 
-async def test_a_server_that_stops_lets_streams_go_and_they_come_back(tmp_path: Path) -> None:
-    """At once, without an error in its log, and without an end that clients would believe."""
+async def test_stopping_server_ends_streams_that_resume_after_restart(tmp_path: Path) -> None:
+    """Streams end at once, without a log entry, and without an event that means completion."""
     server = Server(tmp_path)
     server.make("hal")
     server.start()
-    async with server.client("hal") as hal, following(hal) as stream:
-        begin = await stream.hear()
-        ending = asyncio.create_task(asyncio.to_thread(server.stop))
+    async with server.client("hal") as hal, subscribed_reader(hal) as stream:
+        first_block = await stream.read_block()
+        stop_task = asyncio.create_task(asyncio.to_thread(server.stop))
         async with asyncio.timeout(ANSWER):
             with pytest.raises((StopAsyncIteration, httpx.RemoteProtocolError)):
-                await stream.hear()
-        await ending
+                await stream.read_block()
+        await stop_task
     assert not server.complaints()
     server.start()
     async with server.client("hal") as hal:
-        await arrived(server, "back again")
-        async with following(hal, last=begin.id) as stream:
-            assert (await stream.hear()).subjects == ["back again"]
+        await deliver_messages(server, "back again")
+        async with subscribed_reader(hal, last_event_id=first_block.id) as stream:
+            assert (await stream.read_block()).subjects == ["back again"]
     server.stop()

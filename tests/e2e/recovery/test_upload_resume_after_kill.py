@@ -1,4 +1,4 @@
-"""An upload goes on where it was, also when the server was killed in the middle of it."""
+"""Tests that an upload continues at its offset, also after the server was killed."""
 
 import asyncio
 import base64
@@ -17,85 +17,87 @@ from tests.support.servers.merganser_server import Client, Server
 from tests.support.stores import store_fixtures
 
 MIB = 1 << 20
-SIZE = 24 * MIB
-MEMORY = 12 * MIB  # more than at rest; the whole does not fit in
+UPLOAD_SIZE = 24 * MIB
+MAX_MEMORY_GROWTH = 12 * MIB  # more than at rest, less than the whole upload
 
 
-async def _pieces(content: bytes, stuck_after: int) -> AsyncIterator[bytes]:
-    """The content, of which no more comes from some byte on."""
-    for at in range(0, min(len(content), stuck_after), MIB):
-        yield content[at : min(at + MIB, stuck_after)]
-    if stuck_after < len(content):
+async def _chunks(content: bytes, stops_at: int) -> AsyncIterator[bytes]:
+    """Yield the content up to a position, and then wait forever if more would follow."""
+    for position in range(0, min(len(content), stops_at), MIB):
+        yield content[position : min(position + MIB, stops_at)]
+    if stops_at < len(content):
         await asyncio.Event().wait()
 
 
-async def _add(
-    client: Client, path: str, content: bytes, offset: int, stuck: int | None = None
+async def _send_part(
+    client: Client, path: str, content: bytes, offset: int, stops_at: int | None = None
 ) -> httpx.Response:
-    rest = content[offset:]
+    remaining = content[offset:]
     headers = {
         "Tus-Resumable": "1.0.0",
         "Upload-Offset": str(offset),
         "Content-Type": tus.OFFSET_MEDIA_TYPE,
-        "Content-Length": str(len(rest)),
+        "Content-Length": str(len(remaining)),
     }
-    body = _pieces(rest, len(rest) if stuck is None else stuck)
+    body = _chunks(remaining, len(remaining) if stops_at is None else stops_at)
     return await client.http.patch(path, content=body, headers=headers, timeout=60)
 
 
-async def _offset(client: Client, path: str) -> int:
-    answer = await client.http.head(path, headers={"Tus-Resumable": "1.0.0"})
-    return int(answer.headers["upload-offset"])
+async def _read_offset(client: Client, path: str) -> int:
+    response = await client.http.head(path, headers={"Tus-Resumable": "1.0.0"})
+    return int(response.headers["upload-offset"])
 
 
-def _peak(pid: int) -> int:
-    """The most memory that a process has had, in bytes."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert found
-    return int(found[1]) * 1024
+def _peak_memory(pid: int) -> int:
+    """Return the peak memory of a process in bytes."""
+    match = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert match
+    return int(match[1]) * 1024
 
 
-async def test_what_was_promised_outlives_a_kill(tmp_path: Path) -> None:
-    server, content = Server(tmp_path), os.urandom(SIZE)
+async def test_confirmed_upload_offset_survives_kill(tmp_path: Path) -> None:
+    server, content = Server(tmp_path), os.urandom(UPLOAD_SIZE)
     server.make("ada")
     server.start()
     async with server.client("ada") as ada:
-        announced = {"Tus-Resumable": "1.0.0", "Upload-Length": str(SIZE)}
-        created = await ada.http.post("/rest/uploads", headers=announced)
+        length_headers = {"Tus-Resumable": "1.0.0", "Upload-Length": str(UPLOAD_SIZE)}
+        created = await ada.http.post("/rest/uploads", headers=length_headers)
         path = created.headers["location"]
-        before = _peak(server.pid)
-        sending = asyncio.create_task(_add(ada, path, content, 0, stuck=20 * MIB))
+        memory_before = _peak_memory(server.pid)
+        send_task = asyncio.create_task(_send_part(ada, path, content, 0, stops_at=20 * MIB))
         async with asyncio.timeout(30):
-            while (promised := await _offset(ada, path)) < 16 * MIB:  # noqa: ASYNC110
+            while (confirmed_offset := await _read_offset(ada, path)) < 16 * MIB:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
-        assert _peak(server.pid) - before < MEMORY
+        assert _peak_memory(server.pid) - memory_before < MAX_MEMORY_GROWTH
         server.kill()
-        sending.cancel()  # it waits for a body that does not go on
+        send_task.cancel()  # it waits for a body that does not continue
         with pytest.raises(asyncio.CancelledError):
-            await sending
+            await send_task
     server.start()
     async with server.client("ada") as ada:
-        offset = await _offset(ada, path)
-        assert promised <= offset < SIZE
-        before = _peak(server.pid)
-        done = await _add(ada, path, content, offset)
-        assert done.status_code == 204, done.text
+        offset = await _read_offset(ada, path)
+        assert confirmed_offset <= offset < UPLOAD_SIZE
+        memory_before = _peak_memory(server.pid)
+        response = await _send_part(ada, path, content, offset)
+        assert response.status_code == 204, response.text
         digest = base64.b64encode(hashlib.sha256(content).digest()).decode()
-        assert done.headers["repr-digest"] == f"sha-256=:{digest}:"
-        assert _peak(server.pid) - before < MEMORY
+        assert response.headers["repr-digest"] == f"sha-256=:{digest}:"
+        assert _peak_memory(server.pid) - memory_before < MAX_MEMORY_GROWTH
     server.stop()
     assert list((tmp_path / "var" / "spool" / "http").iterdir()) == []
 
 
-TWO_SIZE = 48 * MIB
-TWO_MEMORY = 24 * MIB  # parts are in memory while they are stored; the whole does not fit in
+SECOND_UPLOAD_SIZE = 48 * MIB
+SECOND_MAX_MEMORY_GROWTH = (
+    24 * MIB
+)  # parts are in memory while they are stored; the whole upload does not fit
 
 
 def _two_servers(folder: Path, store: str) -> tuple[Server, Server]:
-    """Two servers of one platform, whose own folders are apart."""
-    more = {"BLOBS": str(folder / "objects"), "RESTORE_WINDOW": "0 s"}
-    first = Server(folder / "first", store=store, more=more)
-    second = Server(folder / "second", store=store, more=more)
+    """Create two servers of one platform with separate data folders."""
+    settings = {"BLOBS": str(folder / "objects"), "RESTORE_WINDOW": "0 s"}
+    first = Server(folder / "first", store=store, more=settings)
+    second = Server(folder / "second", store=store, more=settings)
     for server in (first, second):
         (server.folder / "var").mkdir(parents=True)
     first.make("ada")
@@ -105,37 +107,41 @@ def _two_servers(folder: Path, store: str) -> tuple[Server, Server]:
     return first, second
 
 
-async def test_an_upload_goes_on_at_any_server(tmp_path: Path, postgres: str) -> None:
+async def test_upload_continues_at_other_server_after_kill(tmp_path: Path, postgres: str) -> None:
     """Requests alternate between two servers. One is killed while it receives."""
     first, second = _two_servers(
         tmp_path, store_fixtures.run(store_fixtures.beside(postgres, "resuming"))
     )
-    head = b"From: ada@example.org\r\nSubject: Any server\r\n\r\n"
-    content = head + base64.encodebytes(os.urandom(TWO_SIZE * 3 // 4 - 2 * MIB))
+    header = b"From: ada@example.org\r\nSubject: Any server\r\n\r\n"
+    content = header + base64.encodebytes(os.urandom(SECOND_UPLOAD_SIZE * 3 // 4 - 2 * MIB))
     try:
         first.start()
         second.start()
-        async with first.client("ada") as one, second.client("ada") as other:
-            before = _peak(second.pid)
-            path, at = await _alternate(one, other, content)
-            sending = asyncio.create_task(_add(one, path, content, at, stuck=9 * MIB))
+        async with first.client("ada") as first_client, second.client("ada") as second_client:
+            memory_before = _peak_memory(second.pid)
+            path, offset = await _upload_alternately(first_client, second_client, content)
+            send_task = asyncio.create_task(
+                _send_part(first_client, path, content, offset, stops_at=9 * MIB)
+            )
             async with asyncio.timeout(60):
-                while await _offset(other, path) < at + 4 * MIB:  # noqa: ASYNC110
+                while await _read_offset(second_client, path) < offset + 4 * MIB:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
             first.kill()
-            sending.cancel()
+            send_task.cancel()
             with pytest.raises((asyncio.CancelledError, httpx.TransportError)):
-                await sending
-            at = await _offset(other, path)
-            done = await _add(other, path, content, at)
-            assert done.status_code == 204, done.text
+                await send_task
+            offset = await _read_offset(second_client, path)
+            response = await _send_part(second_client, path, content, offset)
+            assert response.status_code == 204, response.text
             digest = base64.b64encode(hashlib.sha256(content).digest()).decode()
-            assert done.headers["repr-digest"] == f"sha-256=:{digest}:"
-            grown = _peak(second.pid) - before
-            assert grown < TWO_MEMORY, grown / MIB
-            key = path.rsplit("/", 1)[-1]
-            made = await other.do("fileUpload", {"content": {"upload": key}}, "file { size }")
-            assert made["file"]["size"] == len(content)
+            assert response.headers["repr-digest"] == f"sha-256=:{digest}:"
+            growth = _peak_memory(second.pid) - memory_before
+            assert growth < SECOND_MAX_MEMORY_GROWTH, growth / MIB
+            upload_id = path.rsplit("/", 1)[-1]
+            stored_file = await second_client.do(
+                "fileUpload", {"content": {"upload": upload_id}}, "file { size }"
+            )
+            assert stored_file["file"]["size"] == len(content)
     finally:
         for server in (first, second):
             if server.is_running:
@@ -145,17 +151,26 @@ async def test_an_upload_goes_on_at_any_server(tmp_path: Path, postgres: str) ->
     assert [path.stat().st_size for path in objects if path.stat().st_size > MIB] == [len(content)]
 
 
-async def _alternate(one: Client, other: Client, content: bytes) -> tuple[str, int]:
-    """Begin the upload, and send each of its first pieces to the server that had not the last."""
-    announced = {"Tus-Resumable": "1.0.0", "Upload-Length": str(len(content))}
-    created = await one.http.post("/rest/uploads", headers=announced)
-    path, at = created.headers["location"], 0
-    for turn, size in enumerate((5 * MIB, 3, MIB, 9 * MIB)):
-        here, there = (one, other) if turn % 2 else (other, one)
-        added = await _add(here, path, content[: at + size], at)
-        at += size
-        assert (added.status_code, added.headers["upload-offset"]) == (204, str(at)), added.text
-        assert await _offset(there, path) == at
-        stale = await _add(there, path, content[:3], 0)
-        assert (stale.status_code, stale.headers["upload-offset"]) == (409, str(at))
-    return path, at
+async def _upload_alternately(
+    first_client: Client, second_client: Client, content: bytes
+) -> tuple[str, int]:
+    """Create an upload and send its first parts to the two servers in turn."""
+    length_headers = {"Tus-Resumable": "1.0.0", "Upload-Length": str(len(content))}
+    created = await first_client.http.post("/rest/uploads", headers=length_headers)
+    path, offset = created.headers["location"], 0
+    for number, size in enumerate((5 * MIB, 3, MIB, 9 * MIB)):
+        receiving_client, checking_client = (
+            (first_client, second_client) if number % 2 else (second_client, first_client)
+        )
+        response = await _send_part(receiving_client, path, content[: offset + size], offset)
+        offset += size
+        assert (response.status_code, response.headers["upload-offset"]) == (204, str(offset)), (
+            response.text
+        )
+        assert await _read_offset(checking_client, path) == offset
+        stale_response = await _send_part(checking_client, path, content[:3], 0)
+        assert (stale_response.status_code, stale_response.headers["upload-offset"]) == (
+            409,
+            str(offset),
+        )
+    return path, offset

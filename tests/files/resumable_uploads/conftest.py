@@ -1,4 +1,4 @@
-"""Programs that send uploads in pieces, over real connections."""
+"""Clients of resumable uploads over real connections."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -22,40 +22,40 @@ from tests.support.servers.http_server import served
 
 
 @pytest.fixture
-def small(world: Environment) -> Environment:
-    """A world in which uploads have at most 6 MiB."""
+def limited_world(world: Environment) -> Environment:
+    """The environment with uploads of at most 6 MiB."""
     return replace(world, options=replace(world.options, upload_max=UPLOAD_MAX))
 
 
 @pytest.fixture
-async def connect(small: Environment, tmp_path: Path) -> AsyncIterator[UploadClientFactory]:
-    """Makes senders, each by a server of its own.
+async def connect(limited_world: Environment, tmp_path: Path) -> AsyncIterator[UploadClientFactory]:
+    """Return a factory of clients, each with its own server.
 
-    All of them share the store, and the folder of arriving bytes unless `machine` names one.
+    All servers share the database, and also the spool folder unless `machine` names another one.
     """
     async with contextlib.AsyncExitStack() as stack:
 
-        async def sender(
+        async def connect_client(
             client: Client | str,
             limits: UploadLimits | None = None,
             machine: str = "spool",
             world: Environment | None = None,
-            **more: Any,
+            **options: Any,
         ) -> ResumableUploadClient:
-            app = make_upload_app(world or small, tmp_path / machine, limits)
+            app = make_upload_app(world or limited_world, tmp_path / machine, limits)
             port = await stack.enter_async_context(served(app))
             url = f"http://127.0.0.1:{port}"
             http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=30))
             if isinstance(client, str):
                 return ResumableUploadClient(
-                    await make_upload_client(small, http, client, **more), port
+                    await make_upload_client(limited_world, http, client, **options), port
                 )
             return ResumableUploadClient(replace(client, http=http), port)
 
-        yield sender
+        yield connect_client
 
 
 @pytest.fixture
 async def carol(connect: UploadClientFactory) -> ResumableUploadClient:
-    made: ResumableUploadClient = await connect("carol")
-    return made
+    client: ResumableUploadClient = await connect("carol")
+    return client

@@ -1,4 +1,4 @@
-"""What is refused of uploads in pieces, before or while they come."""
+"""Errors of resumable uploads: offsets, versions, headers, limits, ownership and scopes."""
 
 import errno
 import os
@@ -34,7 +34,7 @@ from tests.support.clients.upload_client import (
 )
 from tests.support.servers.http_server import served
 
-WRONG: list[tuple[str | None, int, str]] = [
+INVALID_OFFSETS: list[tuple[str | None, int, str]] = [
     ("0", 409, "STALE"),
     ("4", 409, "STALE"),
     ("6", 409, "STALE"),
@@ -46,37 +46,40 @@ WRONG: list[tuple[str | None, int, str]] = [
 ]
 
 
-async def test_at_a_wrong_offset_nothing_is_added(carol: ResumableUploadClient) -> None:
+async def test_append_at_wrong_offset_is_refused(carol: ResumableUploadClient) -> None:
     path = await carol.create_upload(10)
     await carol.append_chunk(path, 0, b"12345")
-    for offset, status, said in WRONG:
+    for offset, status, code in INVALID_OFFSETS:
         headers = {**CHUNK_HEADERS, **({} if offset is None else {"Upload-Offset": offset})}
-        answer = await carol.request("PATCH", path, content=b"x", headers=headers)
-        assert (answer.status_code, error_code(answer)) == (status, said), offset
-        assert answer.headers["tus-resumable"] == "1.0.0"
-        assert status != 409 or answer.headers["upload-offset"] == "5"
+        response = await carol.request("PATCH", path, content=b"x", headers=headers)
+        assert (response.status_code, error_code(response)) == (status, code), offset
+        assert response.headers["tus-resumable"] == "1.0.0"
+        assert status != 409 or response.headers["upload-offset"] == "5"
     assert (await carol.append_chunk(path, 5, b"67890")).headers["repr-digest"] == sha256_digest(
         b"1234567890"
     )
 
 
-async def test_another_version_is_not_spoken(carol: ResumableUploadClient) -> None:
+async def test_unsupported_tus_version_is_refused(carol: ResumableUploadClient) -> None:
     path = await carol.create_upload(10)
     http = carol.client.http
     for version in (None, "0.2.2", "1.0.1", ""):
-        named = {**carol.client.headers, **({} if version is None else {"Tus-Resumable": version})}
-        piece = {**named, **CHUNK_HEADERS, "Upload-Offset": "0"}
-        for answer in (
-            await http.post(UPLOADS_PATH, headers={**named, "Upload-Length": "5"}),
-            await http.patch(path, content=b"x", headers=piece),
-            await http.delete(path, headers=named),
+        version_headers = {
+            **carol.client.headers,
+            **({} if version is None else {"Tus-Resumable": version}),
+        }
+        append_headers = {**version_headers, **CHUNK_HEADERS, "Upload-Offset": "0"}
+        for response in (
+            await http.post(UPLOADS_PATH, headers={**version_headers, "Upload-Length": "5"}),
+            await http.patch(path, content=b"x", headers=append_headers),
+            await http.delete(path, headers=version_headers),
         ):
-            assert (answer.status_code, answer.headers["tus-version"]) == (412, "1.0.0")
+            assert (response.status_code, response.headers["tus-version"]) == (412, "1.0.0")
     assert len(await load_upload_rows(carol.client.world)) == 1
     assert await carol.load_offset(path) == 0
 
 
-ANNOUNCED: list[tuple[dict[str, Any], int]] = [
+CREATION_CASES: list[tuple[dict[str, Any], int]] = [
     ({}, 400),
     ({"Upload-Length": "-1"}, 400),
     ({"Upload-Length": "1e3"}, 400),
@@ -95,90 +98,104 @@ ANNOUNCED: list[tuple[dict[str, Any], int]] = [
 ]
 
 
-async def test_what_is_announced_wrongly_is_refused(carol: ResumableUploadClient) -> None:
-    for headers, status in ANNOUNCED:
-        answer = await carol.request("POST", UPLOADS_PATH, headers=headers)
-        assert answer.status_code == status, headers
-    taken = sum(status == 201 for _, status in ANNOUNCED)
-    assert len(await load_upload_rows(carol.client.world)) == taken
+async def test_invalid_creation_headers_are_refused(carol: ResumableUploadClient) -> None:
+    for headers, status in CREATION_CASES:
+        response = await carol.request("POST", UPLOADS_PATH, headers=headers)
+        assert response.status_code == status, headers
+    accepted_count = sum(status == 201 for _, status in CREATION_CASES)
+    assert len(await load_upload_rows(carol.client.world)) == accepted_count
 
 
-async def test_bodies_of_another_kind_are_refused(carol: ResumableUploadClient) -> None:
+async def test_unsupported_content_type_is_refused(carol: ResumableUploadClient) -> None:
     path = await carol.create_upload(10)
     for headers in (
         {"Content-Type": "application/octet-stream"},
         {"Content-Type": "multipart/form-data; boundary=x"},
         {**CHUNK_HEADERS, "Content-Encoding": "gzip"},
     ):
-        named = {"Upload-Length": "10", "Upload-Offset": "0", **headers}
-        patched = await carol.request("PATCH", path, content=b"x", headers=named)
-        created = await carol.request("POST", UPLOADS_PATH, content=b"x", headers=named)
-        for answer in (patched, created):
-            assert (answer.status_code, error_code(answer)) == (415, "BAD_USER_INPUT")
+        all_headers = {"Upload-Length": "10", "Upload-Offset": "0", **headers}
+        patched = await carol.request("PATCH", path, content=b"x", headers=all_headers)
+        created = await carol.request("POST", UPLOADS_PATH, content=b"x", headers=all_headers)
+        for response in (patched, created):
+            assert (response.status_code, error_code(response)) == (415, "BAD_USER_INPUT")
     assert await carol.load_offset(path) == 0
     assert len(await load_upload_rows(carol.client.world)) == 1
 
 
-async def test_forms_are_no_uploads_on_any_road(small: Environment, tmp_path: Path) -> None:
+async def test_multipart_forms_are_refused(limited_world: Environment, tmp_path: Path) -> None:
     async with (
-        served(create_app(small, spool_folder=tmp_path)) as port,
+        served(create_app(limited_world, spool_folder=tmp_path)) as port,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http,
     ):
-        carol = await make_upload_client(small, http, "carol")
+        carol = await make_upload_client(limited_world, http, "carol")
         for path in (UPLOADS_PATH, "/graphql"):
             form = {"operations": b'{"query": "{ __typename }"}', "0": b"x"}
-            answer = await http.post(path, files=form, headers=carol.headers)
-            assert (answer.status_code, error_code(answer)) == (415, "BAD_USER_INPUT")
-            assert answer.headers["content-type"].startswith("application/json")
+            response = await http.post(path, files=form, headers=carol.headers)
+            assert (response.status_code, error_code(response)) == (415, "BAD_USER_INPUT")
+            assert response.headers["content-type"].startswith("application/json")
 
 
-async def test_more_than_was_announced_is_refused(carol: ResumableUploadClient) -> None:
+async def test_more_bytes_than_announced_are_refused(carol: ResumableUploadClient) -> None:
     path = await carol.create_upload(10)
-    announced = await carol.append_chunk(path, 0, bytes(11))
-    assert (announced.status_code, error_code(announced)) == (413, "TOO_LARGE")
+    sized_response = await carol.append_chunk(path, 0, bytes(11))
+    assert (sized_response.status_code, error_code(sized_response)) == (413, "TOO_LARGE")
     assert await carol.load_offset(path) == 0
-    silent = await carol.append_chunk(path, 0, iterate_chunks(b"12345", b"6789012"))
-    assert (silent.status_code, error_code(silent)) == (413, "TOO_LARGE")
-    assert await carol.load_offset(path) in (0, 5)  # as the line has cut it
-    at = await carol.load_offset(path)
-    done = await carol.append_chunk(path, at, b"1234567890"[at:])
-    assert done.headers["repr-digest"] == sha256_digest(b"1234567890")
+    chunked_response = await carol.append_chunk(path, 0, iterate_chunks(b"12345", b"6789012"))
+    assert (chunked_response.status_code, error_code(chunked_response)) == (413, "TOO_LARGE")
+    # depends on the chunk boundaries of the connection
+    assert await carol.load_offset(path) in (0, 5)
+    offset = await carol.load_offset(path)
+    completed = await carol.append_chunk(path, offset, b"1234567890"[offset:])
+    assert completed.headers["repr-digest"] == sha256_digest(b"1234567890")
 
 
-async def test_to_others_it_is_as_if_it_were_not_there(
+async def test_upload_of_another_user_looks_like_a_missing_one(
     carol: ResumableUploadClient, connect: UploadClientFactory
 ) -> None:
     path = await carol.create_upload(10)
     dave = await connect("dave")
-    missing = f"{UPLOADS_PATH}/{global_ids.encode('Upload', 7)}"
+    missing_path = f"{UPLOADS_PATH}/{global_ids.encode('Upload', 7)}"
     for method, headers in (
         ("HEAD", {}),
         ("PATCH", {**CHUNK_HEADERS, "Upload-Offset": "0"}),
         ("DELETE", {}),
     ):
-        seen = [await dave.request(method, where, headers=headers) for where in (path, missing)]
-        bogus = await dave.request(method, f"{UPLOADS_PATH}/nonsense", headers=headers)
-        theirs, none = seen
-        assert theirs.status_code == none.status_code == bogus.status_code == 404
-        assert set(theirs.headers) == set(none.headers)
-        assert "upload-offset" not in theirs.headers
+        responses = [
+            await dave.request(method, requested_path, headers=headers)
+            for requested_path in (path, missing_path)
+        ]
+        invalid_id_response = await dave.request(
+            method, f"{UPLOADS_PATH}/nonsense", headers=headers
+        )
+        foreign_response, missing_response = responses
+        assert (
+            foreign_response.status_code
+            == missing_response.status_code
+            == invalid_id_response.status_code
+            == 404
+        )
+        assert set(foreign_response.headers) == set(missing_response.headers)
+        assert "upload-offset" not in foreign_response.headers
         assert (
             method == "HEAD"
-            or error_code(theirs) == error_code(none) == error_code(bogus) == "NOT_FOUND"
+            or error_code(foreign_response)
+            == error_code(missing_response)
+            == error_code(invalid_id_response)
+            == "NOT_FOUND"
         )
-        stranger = await carol.client.http.request(
+        anonymous_response = await carol.client.http.request(
             method, path, headers={"Tus-Resumable": "1.0.0", **headers}
         )
-        assert stranger.status_code == 401
+        assert anonymous_response.status_code == 401
     assert await carol.load_offset(path) == 0
 
 
-async def test_the_scopes_are_those_of_all_uploads(connect: UploadClientFactory) -> None:
+async def test_required_scopes_equal_those_of_simple_uploads(connect: UploadClientFactory) -> None:
     submitter = await connect("dora", scopes=[Scope.SUBMIT])
     assert (await submitter.request_upload(1)).status_code == 201
     readers = ("erin", {"scopes": [Scope.MAIL_READ]}), ("fay", {"read_only": True})
-    for name, more in readers:
-        reader = await connect(name, **more)
+    for name, options in readers:
+        reader = await connect(name, **options)
         assert (await reader.request_upload(1)).status_code == 403
         row = await resumable_uploads.create_upload(
             context(reader.client), resumable_uploads.AnnouncedUpload(5, "a/b")
@@ -188,11 +205,11 @@ async def test_the_scopes_are_those_of_all_uploads(connect: UploadClientFactory)
         assert (await reader.append_chunk(path, 0, b"12345")).status_code == 403
         assert (await reader.request("DELETE", path)).status_code == 403
         assert (
-            await resumable_uploads.read_upload_row(context(reader.client), row.id)
+            await resumable_uploads.read_own_upload_row(context(reader.client), row.id)
         ).received == 0
 
 
-async def test_announced_bytes_count_until_they_end(
+async def test_announced_bytes_count_towards_limits_until_deletion(
     carol: ResumableUploadClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(uploads, "MAX_TOTAL_BYTES", 100)
@@ -214,21 +231,21 @@ async def test_announced_bytes_count_until_they_end(
     assert file_names(tmp_path / "spool") == []
 
 
-async def test_without_room_nothing_is_promised(
+async def test_full_disk_or_memory_refuses_without_acknowledging(
     carol: ResumableUploadClient, connect: UploadClientFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    crowded = await connect(carol.client, UploadLimits(disk_reserve=1 << 60))
-    tight = await connect(carol.client, UploadLimits(memory_budget=1000))
+    full_disk_client = await connect(carol.client, UploadLimits(disk_reserve=1 << 60))
+    low_memory_client = await connect(carol.client, UploadLimits(memory_budget=1000))
     path = await carol.create_upload(MIB)
-    for answer in (
-        await crowded.request_upload(1),
-        await crowded.append_chunk(path, 0, b"x"),
-        await tight.append_chunk(path, 0, bytes(MIB)),
+    for response in (
+        await full_disk_client.request_upload(1),
+        await full_disk_client.append_chunk(path, 0, b"x"),
+        await low_memory_client.append_chunk(path, 0, bytes(MIB)),
     ):
-        assert (answer.status_code, error_code(answer)) == (507, "UNAVAILABLE")
+        assert (response.status_code, error_code(response)) == (507, "UNAVAILABLE")
     assert await carol.load_offset(path) == 0
-    with monkeypatch.context() as full:
-        full.setattr(os, "pwrite", _full)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", _write_until_disk_is_full)
         assert (await carol.append_chunk(path, 0, bytes(MIB))).status_code == 507
     assert await carol.load_offset(path) == 1000, "what the disk took"
     assert (await carol.append_chunk(path, 1000, bytes(MIB - 1000))).status_code == 204
@@ -237,7 +254,7 @@ async def test_without_room_nothing_is_promised(
 _pwrite = os.pwrite
 
 
-def _full(handle: int, data: bytes, at: int) -> int:
-    if at >= 1000:
+def _write_until_disk_is_full(file_descriptor: int, data: bytes, offset: int) -> int:
+    if offset >= 1000:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    return _pwrite(handle, data[: 1000 - at], at)
+    return _pwrite(file_descriptor, data[: 1000 - offset], offset)

@@ -1,4 +1,4 @@
-"""Uploads in pieces, over real connections that break: the tus protocol."""
+"""Resumable uploads by the tus protocol over real connections, including broken ones."""
 
 import asyncio
 import errno
@@ -13,7 +13,7 @@ from graph.app import create_app
 from graph.http.graphql_endpoint import EndpointSettings
 from graph.http.upload_body import UploadLimits
 from mail.files import resumable_file
-from mail.maintenance.housekeeping import delete_orphaned_uploads, run_round
+from mail.maintenance.housekeeping import delete_orphaned_upload_files, run_round
 from mail.smtp import spool_file
 from models.errors import NotFound
 from models.runtime.environment import Environment
@@ -44,61 +44,72 @@ from tests.support.mail.multipart_message import noise
 from tests.support.servers.http_server import served
 
 
-async def test_what_can_be_done_is_told_to_anybody(carol: ResumableUploadClient) -> None:
+async def test_options_returns_capabilities_without_sign_in(carol: ResumableUploadClient) -> None:
     for path in (UPLOADS_PATH, f"{UPLOADS_PATH}/any"):
-        answer = await carol.client.http.options(path)
-        assert answer.status_code == 204
-        assert answer.headers["tus-version"] == answer.headers["tus-resumable"] == "1.0.0"
-        assert answer.headers["tus-max-size"] == str(UPLOAD_MAX)
-        assert set(answer.headers["tus-extension"].split(",")) == {
+        response = await carol.client.http.options(path)
+        assert response.status_code == 204
+        assert response.headers["tus-version"] == response.headers["tus-resumable"] == "1.0.0"
+        assert response.headers["tus-max-size"] == str(UPLOAD_MAX)
+        assert set(response.headers["tus-extension"].split(",")) == {
             "creation", "creation-with-upload", "expiration", "termination",
         }  # fmt: skip
 
 
-async def test_a_file_in_pieces_is_whole_at_the_end(
+async def test_file_sent_in_chunks_is_complete(
     carol: ResumableUploadClient, tmp_path: Path, clock: Clock
 ) -> None:
     content = noise(3 * MIB + 5)
-    meta = upload_metadata(filename="C:\\x\\ü.png", filetype="Image/PNG") + ",is_confidential"
-    answer = await carol.request_upload(len(content), **{"Upload-Metadata": meta})
-    path = answer.headers["location"]
-    assert answer.headers["upload-expires"] == "Wed, 02 Jan 2030 00:00:00 GMT"
-    assert answer.json() == {
+    metadata = upload_metadata(filename="C:\\x\\ü.png", filetype="Image/PNG") + ",is_confidential"
+    response = await carol.request_upload(len(content), **{"Upload-Metadata": metadata})
+    path = response.headers["location"]
+    assert response.headers["upload-expires"] == "Wed, 02 Jan 2030 00:00:00 GMT"
+    assert response.json() == {
         "id": path.rsplit("/", 1)[-1],
         "size": len(content),
         "expiresAt": "2030-01-02T00:00:00Z",
     }
     clock.tick(hours=1)
-    at = 0
+    offset = 0
     for size in (1, 2 * MIB, 0, 100_000, len(content)):
-        assert await carol.load_offset(path) == at
-        part = content[at : at + size]
-        added = await carol.append_chunk(path, at, part)
-        at += len(part)
-        assert (added.status_code, added.headers["upload-offset"]) == (204, str(at))
-        assert added.content == b""
-        assert ("repr-digest" in added.headers) is (at == len(content))
-        if at < len(content):
+        assert await carol.load_offset(path) == offset
+        chunk = content[offset : offset + size]
+        append_response = await carol.append_chunk(path, offset, chunk)
+        offset += len(chunk)
+        assert (append_response.status_code, append_response.headers["upload-offset"]) == (
+            204,
+            str(offset),
+        )
+        assert append_response.content == b""
+        assert ("repr-digest" in append_response.headers) is (offset == len(content))
+        if offset < len(content):
             with pytest.raises(NotFound):
-                await uploads.read_upload(context(carol.client), upload_row_id(path))
-    assert added.headers["repr-digest"] == sha256_digest(content)
-    whole = await carol.request("HEAD", path)
-    assert whole.headers["upload-offset"] == whole.headers["upload-length"] == str(len(content))
-    assert whole.headers["upload-metadata"] == meta
-    assert whole.headers["upload-expires"] == "Wed, 02 Jan 2030 01:00:00 GMT", "a day from its end"
+                await uploads.read_and_verify_upload(context(carol.client), upload_row_id(path))
+    assert append_response.headers["repr-digest"] == sha256_digest(content)
+    head_response = await carol.request("HEAD", path)
+    assert (
+        head_response.headers["upload-offset"]
+        == head_response.headers["upload-length"]
+        == str(len(content))
+    )
+    assert head_response.headers["upload-metadata"] == metadata
+    assert head_response.headers["upload-expires"] == "Wed, 02 Jan 2030 01:00:00 GMT", (
+        "a day from its end"
+    )
     assert (await carol.append_chunk(path, len(content), b"")).status_code == 204
     assert (await carol.append_chunk(path, len(content), iterate_chunks(b"x"))).status_code == 413
     (row,) = await uploads.load_uploads_by_id(context(carol.client), [upload_row_id(path)])
     assert row
     assert (row.content_type, row.filename) == ("image/png", "ü.png")
-    assert await uploads.read_upload(context(carol.client), upload_row_id(path)) == content
+    assert (
+        await uploads.read_and_verify_upload(context(carol.client), upload_row_id(path)) == content
+    )
     assert file_names(tmp_path / "spool") == []
 
 
-async def test_a_mutation_takes_what_came_in_pieces(small: Environment, tmp_path: Path) -> None:
+async def test_mutation_uses_resumable_upload(limited_world: Environment, tmp_path: Path) -> None:
     raw = raw_message("In pieces")
     app = create_app(
-        small,
+        limited_world,
         spool_folder=tmp_path,
         settings=EndpointSettings(allowed_origins=("https://mail.example.org",)),
     )
@@ -106,34 +117,38 @@ async def test_a_mutation_takes_what_came_in_pieces(small: Environment, tmp_path
         served(app) as port,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http,
     ):
-        carol = ResumableUploadClient(await make_upload_client(small, http, "carol"), port)
+        carol = ResumableUploadClient(await make_upload_client(limited_world, http, "carol"), port)
         path = await carol.create_upload(len(raw))
         assert (await carol.append_chunk(path, 0, raw[:50])).status_code == 204
         assert (await carol.append_chunk(path, 50, raw[50:])).status_code == 204
         document = """mutation ($upload: Upload!) { messageUpload(input: {
           mailbox: {path: "INBOX"}, rawUpload: $upload}) { message { subject } } }"""
-        done = await carol.client(document, upload=path.rsplit("/", 1)[-1])
-        assert done["messageUpload"]["message"]["subject"] == "In pieces"
-        await _a_browser_may(carol, path)
+        data = await carol.client(document, upload=path.rsplit("/", 1)[-1])
+        assert data["messageUpload"]["message"]["subject"] == "In pieces"
+        await _check_cors_headers(carol, path)
 
 
-async def _a_browser_may(carol: ResumableUploadClient, path: str) -> None:
+async def _check_cors_headers(carol: ResumableUploadClient, path: str) -> None:
     origin = {"Origin": "https://mail.example.org"}
-    sent = "authorization,content-type,tus-resumable,upload-length,upload-metadata,upload-offset"
+    header_names = (
+        "authorization,content-type,tus-resumable,upload-length,upload-metadata,upload-offset"
+    )
     for method in ("POST", "HEAD", "PATCH", "DELETE"):
-        asked = {
+        preflight_headers = {
             **origin,
             "Access-Control-Request-Method": method,
-            "Access-Control-Request-Headers": f"{sent},x-http-method-override,x-request-id",
+            "Access-Control-Request-Headers": f"{header_names},x-http-method-override,x-request-id",
         }
-        assert (await carol.client.http.options(path, headers=asked)).status_code == 200
-    answer = await carol.request("HEAD", path, headers=origin)
-    shown = answer.headers["access-control-expose-headers"].lower().replace(" ", "").split(",")
+        assert (await carol.client.http.options(path, headers=preflight_headers)).status_code == 200
+    response = await carol.request("HEAD", path, headers=origin)
+    exposed_headers = (
+        response.headers["access-control-expose-headers"].lower().replace(" ", "").split(",")
+    )
     for name in ("location", "upload-offset", "upload-length", "tus-resumable", "upload-expires"):
-        assert name in shown
+        assert name in exposed_headers
 
 
-async def test_what_came_before_the_line_broke_is_kept(
+async def test_bytes_before_connection_loss_are_kept(
     carol: ResumableUploadClient, tmp_path: Path
 ) -> None:
     content = noise(3 * MIB)
@@ -149,41 +164,44 @@ async def test_what_came_before_the_line_broke_is_kept(
     assert file_names(tmp_path / "spool") == []
 
 
-async def test_another_server_goes_on_with_it(
+async def test_other_server_continues_upload(
     carol: ResumableUploadClient, connect: UploadClientFactory
 ) -> None:
     content = noise(2 * MIB)
     path = await carol.create_upload(len(content))
     await carol.append_chunk(path, 0, content[:MIB])
-    other = await connect(carol.client)
-    assert await other.load_offset(path) == MIB
-    done = await other.append_chunk(path, MIB, content[MIB:])
-    assert done.headers["repr-digest"] == sha256_digest(content)
+    other_server_client = await connect(carol.client)
+    assert await other_server_client.load_offset(path) == MIB
+    completed = await other_server_client.append_chunk(path, MIB, content[MIB:])
+    assert completed.headers["repr-digest"] == sha256_digest(content)
     assert await carol.load_offset(path) == len(content)
 
 
-async def test_after_a_day_it_is_gone_from_store_and_disk(
+async def test_expired_upload_is_deleted_from_database_and_disk(
     carol: ResumableUploadClient, clock: Clock, tmp_path: Path
 ) -> None:
     world, folder = carol.client.world, tmp_path / "spool"
-    old = await carol.create_upload(10)
-    await carol.append_chunk(old, 0, b"12345")
+    old_path = await carol.create_upload(10)
+    await carol.append_chunk(old_path, 0, b"12345")
     clock.tick(hours=23)
-    young = await carol.create_upload(10)
-    await carol.append_chunk(young, 0, b"12345")
-    assert await carol.load_offset(old) == 5
+    new_path = await carol.create_upload(10)
+    await carol.append_chunk(new_path, 0, b"12345")
+    assert await carol.load_offset(old_path) == 5
     clock.tick(hours=1)
-    for answer in (await carol.append_chunk(old, 5, b"67890"), await carol.request("HEAD", old)):
-        assert answer.status_code == 404
+    for response in (
+        await carol.append_chunk(old_path, 5, b"67890"),
+        await carol.request("HEAD", old_path),
+    ):
+        assert response.status_code == 404
     assert len(file_names(folder)) == 2
     assert (await run_round(world, sweep=False)).uploads == 1
-    assert await delete_orphaned_uploads(world, folder) == 1
-    assert file_names(folder) == [resumable_file.file_path(folder, upload_row_id(young)).name]
-    assert (await carol.append_chunk(young, 5, b"67890")).status_code == 204
-    assert await delete_orphaned_uploads(world, folder) == 0
+    assert await delete_orphaned_upload_files(world, folder) == 1
+    assert file_names(folder) == [resumable_file.file_path(folder, upload_row_id(new_path)).name]
+    assert (await carol.append_chunk(new_path, 5, b"67890")).status_code == 204
+    assert await delete_orphaned_upload_files(world, folder) == 0
 
 
-async def test_two_at_once_are_not_taken(
+async def test_concurrent_append_is_locked(
     carol: ResumableUploadClient, connect: UploadClientFactory
 ) -> None:
     content = noise(2 * MIB)
@@ -191,7 +209,7 @@ async def test_two_at_once_are_not_taken(
     reader, writer = await carol.start_append(path, 0, len(content), content[:MIB])
     file = resumable_file.file_path(spool_folder(carol), upload_row_id(path))
     async with asyncio.timeout(10):
-        while not file.exists():  # noqa: ASYNC110 - a file tells nobody
+        while not file.exists():  # noqa: ASYNC110 - the file system sends no event
             await asyncio.sleep(0.01)
     for sender in (carol, await connect(carol.client)):
         refused = await sender.append_chunk(path, 0, bytes(len(content)))
@@ -199,13 +217,13 @@ async def test_two_at_once_are_not_taken(
         assert refused.headers["retry-after"] == "1"
     writer.write(content[MIB:])
     async with asyncio.timeout(10):
-        answer = await reader.readuntil(b"\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 204")
-    assert sha256_digest(content).encode() in answer
+        response = await reader.readuntil(b"\r\n\r\n")
+    assert response.startswith(b"HTTP/1.1 204")
+    assert sha256_digest(content).encode() in response
     writer.close()
 
 
-async def test_who_has_fallen_silent_lets_go_when_another_comes(
+async def test_idle_request_yields_to_new_request(
     connect: UploadClientFactory,
 ) -> None:
     carol = await connect("carol", UploadLimits(idle_timeout=60, yield_timeout=0.1))
@@ -214,19 +232,24 @@ async def test_who_has_fallen_silent_lets_go_when_another_comes(
     assert await is_silent(reader)
     async with asyncio.timeout(10):
         while (
-            again := await carol.append_chunk(path, await carol.load_offset(path), b"67890")
+            second_response := await carol.append_chunk(
+                path, await carol.load_offset(path), b"67890"
+            )
         ).is_error:
-            assert again.status_code in (409, 423)
+            assert second_response.status_code in (409, 423)
             await asyncio.sleep(0.02)
-    assert again.headers["upload-offset"] == "10"
+    assert second_response.headers["upload-offset"] == "10"
     async with asyncio.timeout(10):
         assert (await reader.readline()).startswith(b"HTTP/1.1 503")
     writer.close()
-    assert await uploads.read_upload(context(carol.client), upload_row_id(path)) == b"1234567890"
+    assert (
+        await uploads.read_and_verify_upload(context(carol.client), upload_row_id(path))
+        == b"1234567890"
+    )
 
 
 @pytest.mark.parametrize("limits", [UploadLimits(idle_timeout=0.1), UploadLimits(body_timeout=0.1)])
-async def test_a_body_that_stops_coming_is_ended_and_kept(
+async def test_stalled_body_times_out_and_bytes_are_kept(
     connect: UploadClientFactory, limits: UploadLimits
 ) -> None:
     carol = await connect("carol", limits)
@@ -240,22 +263,29 @@ async def test_a_body_that_stops_coming_is_ended_and_kept(
     assert await carol.load_offset(path) == 5
 
 
-async def test_bytes_may_come_with_the_announcement(
+async def test_creation_request_can_contain_bytes(
     carol: ResumableUploadClient, tmp_path: Path
 ) -> None:
     content = noise(MIB)
-    named = {**CHUNK_HEADERS, "Upload-Length": str(len(content))}
-    whole = await carol.request("POST", UPLOADS_PATH, content=content, headers=named)
-    assert (whole.status_code, whole.headers["upload-offset"]) == (201, str(len(content)))
-    assert whole.json()["sha256"] == hashlib.sha256(content).hexdigest()
-    part = await carol.request("POST", UPLOADS_PATH, content=content[:500], headers=named)
-    assert (part.status_code, part.headers["upload-offset"]) == (201, "500")
-    rest = await carol.append_chunk(part.headers["location"], 500, content[500:])
-    assert rest.headers["repr-digest"] == sha256_digest(content)
+    creation_headers = {**CHUNK_HEADERS, "Upload-Length": str(len(content))}
+    complete_response = await carol.request(
+        "POST", UPLOADS_PATH, content=content, headers=creation_headers
+    )
+    assert (complete_response.status_code, complete_response.headers["upload-offset"]) == (
+        201,
+        str(len(content)),
+    )
+    assert complete_response.json()["sha256"] == hashlib.sha256(content).hexdigest()
+    partial_response = await carol.request(
+        "POST", UPLOADS_PATH, content=content[:500], headers=creation_headers
+    )
+    assert (partial_response.status_code, partial_response.headers["upload-offset"]) == (201, "500")
+    completed = await carol.append_chunk(partial_response.headers["location"], 500, content[500:])
+    assert completed.headers["repr-digest"] == sha256_digest(content)
     for refused in (
-        await carol.request("POST", UPLOADS_PATH, content=content + b"x", headers=named),
+        await carol.request("POST", UPLOADS_PATH, content=content + b"x", headers=creation_headers),
         await carol.request(
-            "POST", UPLOADS_PATH, content=iterate_chunks(content, b"x"), headers=named
+            "POST", UPLOADS_PATH, content=iterate_chunks(content, b"x"), headers=creation_headers
         ),
     ):
         assert refused.status_code == 413
@@ -263,29 +293,27 @@ async def test_bytes_may_come_with_the_announcement(
     assert file_names(tmp_path / "spool") == []
 
 
-async def test_an_empty_file_is_whole_at_once(carol: ResumableUploadClient) -> None:
+async def test_empty_file_is_complete_at_creation(carol: ResumableUploadClient) -> None:
     path = await carol.create_upload(0)
     assert await carol.load_offset(path) == 0
-    assert await uploads.read_upload(context(carol.client), upload_row_id(path)) == b""
+    assert await uploads.read_and_verify_upload(context(carol.client), upload_row_id(path)) == b""
 
 
-async def test_what_is_ended_leaves_nothing(carol: ResumableUploadClient, tmp_path: Path) -> None:
-    begun, whole = await carol.create_upload(10), await carol.create_upload(5)
-    await carol.append_chunk(begun, 0, b"12345")
-    await carol.append_chunk(whole, 0, b"12345")
-    plain = await carol.client.http.post(
+async def test_deleted_uploads_leave_nothing(carol: ResumableUploadClient, tmp_path: Path) -> None:
+    unfinished_path, complete_path = await carol.create_upload(10), await carol.create_upload(5)
+    await carol.append_chunk(unfinished_path, 0, b"12345")
+    await carol.append_chunk(complete_path, 0, b"12345")
+    single_request = await carol.client.http.post(
         UPLOADS_PATH, content=b"plain", headers=carol.client.headers
     )
-    for path in (begun, whole, plain.headers["location"]):
+    for path in (unfinished_path, complete_path, single_request.headers["location"]):
         assert (await carol.request("DELETE", path)).status_code == 204
         assert (await carol.request("DELETE", path)).status_code == 404
         assert (await carol.request("HEAD", path)).status_code == 404
     await assert_nothing_left(carol.client.world, tmp_path / "spool")
 
 
-async def test_an_end_is_heard_by_who_is_sending(
-    carol: ResumableUploadClient, tmp_path: Path
-) -> None:
+async def test_delete_ends_concurrent_append(carol: ResumableUploadClient, tmp_path: Path) -> None:
     path = await carol.create_upload(10)
     reader, writer = await carol.start_append(path, 0, 10, b"12345")
     assert await is_silent(reader)
@@ -297,15 +325,15 @@ async def test_an_end_is_heard_by_who_is_sending(
     await assert_nothing_left(carol.client.world, tmp_path / "spool")
 
 
-async def test_the_last_byte_is_promised_when_the_whole_is_stored(
+async def test_last_byte_is_acknowledged_after_storing(
     carol: ResumableUploadClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    async def broken(*_: object) -> None:
+    async def raise_disk_full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     path = await carol.create_upload(10)
-    with monkeypatch.context() as full:
-        full.setattr(carol.client.world.object_store, "put_file", broken)
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(carol.client.world.object_store, "put_file", raise_disk_full)
         assert (await carol.append_chunk(path, 0, b"1234567890")).status_code == 507
     assert await carol.load_offset(path) == 9
     assert (await carol.append_chunk(path, 9, b"0")).headers["repr-digest"] == sha256_digest(
@@ -314,11 +342,11 @@ async def test_the_last_byte_is_promised_when_the_whole_is_stored(
     assert file_names(tmp_path / "spool") == []
 
 
-async def test_a_crash_takes_what_was_promised_to_nobody(carol: ResumableUploadClient) -> None:
+async def test_crash_loses_only_unacknowledged_bytes(carol: ResumableUploadClient) -> None:
     folder = spool_folder(carol)
     path = await carol.create_upload(10)
     await carol.append_chunk(path, 0, b"12345")
-    os.close(spool_file.lock_spool_folder(folder))  # as at the next start
+    os.close(spool_file.lock_and_clean_spool_folder(folder))  # as at the next start
     file = resumable_file.file_path(folder, upload_row_id(path))
     file.write_bytes(b"12345\0\0\0")
     assert await carol.load_offset(path) == 5
@@ -327,14 +355,14 @@ async def test_a_crash_takes_what_was_promised_to_nobody(carol: ResumableUploadC
     file.write_bytes(b"1234")
     if carol.client.world.database.dialect == "postgresql":  # all bytes are in the object store
         assert await carol.load_offset(path) == 7
-        done = await carol.append_chunk(path, 7, b"890")
-        assert done.headers["repr-digest"] == sha256_digest(b"1234567890")
+        completed = await carol.append_chunk(path, 7, b"890")
+        assert completed.headers["repr-digest"] == sha256_digest(b"1234567890")
         return
-    for answer in (await carol.request("HEAD", path), await carol.append_chunk(path, 7, b"890")):
-        assert answer.status_code == 404
+    for response in (await carol.request("HEAD", path), await carol.append_chunk(path, 7, b"890")):
+        assert response.status_code == 404
 
 
-async def test_bytes_are_promised_while_more_come(connect: UploadClientFactory) -> None:
+async def test_bytes_are_acknowledged_during_request(connect: UploadClientFactory) -> None:
     carol = await connect("carol", UploadLimits(checkpoint_bytes=MIB))
     content = noise(3 * MIB)
     path = await carol.create_upload(len(content))
@@ -343,14 +371,16 @@ async def test_bytes_are_promised_while_more_come(connect: UploadClientFactory) 
     writer.close()
 
 
-async def test_who_can_only_post_says_which_method_is_meant(carol: ResumableUploadClient) -> None:
+async def test_method_override_header_is_supported(carol: ResumableUploadClient) -> None:
     path = await carol.create_upload(5)
-    meant = {"X-HTTP-Method-Override": "PATCH", **CHUNK_HEADERS, "Upload-Offset": "0"}
-    added = await carol.request("POST", path, content=b"12345", headers=meant)
-    assert added.status_code == 204
-    ended = await carol.request("POST", path, headers={"X-HTTP-Method-Override": "DELETE"})
-    assert ended.status_code == 204
-    for method in ({}, {"X-HTTP-Method-Override": "PUT"}):
-        refused = await carol.request("POST", path, headers=method)
+    patch_headers = {"X-HTTP-Method-Override": "PATCH", **CHUNK_HEADERS, "Upload-Offset": "0"}
+    patch_response = await carol.request("POST", path, content=b"12345", headers=patch_headers)
+    assert patch_response.status_code == 204
+    delete_response = await carol.request(
+        "POST", path, headers={"X-HTTP-Method-Override": "DELETE"}
+    )
+    assert delete_response.status_code == 204
+    for headers in ({}, {"X-HTTP-Method-Override": "PUT"}):
+        refused = await carol.request("POST", path, headers=headers)
         assert (refused.status_code, error_code(refused)) == (405, "BAD_USER_INPUT")
         assert "PATCH" in refused.headers["allow"]

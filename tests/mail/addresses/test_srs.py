@@ -1,55 +1,59 @@
-"""Envelope senders of what is sent on: they find back, and nobody else can write one."""
+"""SRS addresses: a bounce reaches the original sender, and forged addresses are refused."""
 
 import re
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 
 from mail.addresses import srs
 from models.errors import InvalidInput
 from models.runtime.environment import Environment
 from tests.conftest import Clock
 
-US, THEM = "example.org", "other.example"
+OUR_DOMAIN, OTHER_DOMAIN = "example.org", "other.example"
 
-words = some.from_regex(r"[a-z0-9.+=_-]{1,20}", fullmatch=True)
-hosts = some.from_regex(r"[a-z0-9]{1,8}(\.[a-z]{2,6}){1,2}", fullmatch=True)
+local_parts = st.from_regex(r"[a-z0-9.+=_-]{1,20}", fullmatch=True)
+domains = st.from_regex(r"[a-z0-9]{1,8}(\.[a-z]{2,6}){1,2}", fullmatch=True)
 
 
-def local(address: str) -> str:
+def local_part(address: str) -> str:
     return address.rpartition("@")[0]
 
 
-@given(words, hosts, some.sampled_from([str.upper, str.lower, str]))
+@given(local_parts, domains, st.sampled_from([str.upper, str.lower, str]))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_bounce_finds_back_also_where_letters_were_folded(
-    world: Environment, name: str, home: str, fold: Any
+def test_original_sender_is_restored_in_any_letter_case(
+    world: Environment, sender_local_part: str, sender_domain: str, change_case: Any
 ) -> None:
-    if srs.is_srs(name):
+    if srs.is_srs(sender_local_part):
         return
-    sent = srs.rewrite_sender(world, f"{name}@{home}", US)
-    assert sent.endswith(f"@{US}")
-    assert srs.is_srs(local(sent))
-    assert srs.original_sender(world, fold(local(sent))).lower() == f"{name}@{home}"
+    srs_address = srs.rewrite_sender(world, f"{sender_local_part}@{sender_domain}", OUR_DOMAIN)
+    assert srs_address.endswith(f"@{OUR_DOMAIN}")
+    assert srs.is_srs(local_part(srs_address))
+    assert (
+        srs.verified_original_sender(world, change_case(local_part(srs_address))).lower()
+        == f"{sender_local_part}@{sender_domain}"
+    )
 
 
-def test_it_goes_back_over_the_first_who_sent_it_on(world: Environment) -> None:
-    first = srs.rewrite_sender(world, "carol@example.com", THEM)
-    second = srs.rewrite_sender(world, first, US)
+def test_second_forward_keeps_the_first_forwarder(world: Environment) -> None:
+    first = srs.rewrite_sender(world, "carol@example.com", OTHER_DOMAIN)
+    second = srs.rewrite_sender(world, first, OUR_DOMAIN)
     assert second.startswith("SRS1=")
-    assert srs.original_sender(world, local(second)) == first
-    third = srs.rewrite_sender(world, second.replace(US, "third.example"), US)
-    assert srs.original_sender(world, local(third)) == first  # not over the one between
+    assert srs.verified_original_sender(world, local_part(second)) == first
+    third = srs.rewrite_sender(world, second.replace(OUR_DOMAIN, "third.example"), OUR_DOMAIN)
+    # not the forwarder between them
+    assert srs.verified_original_sender(world, local_part(third)) == first
 
 
-def test_nobody_stays_nobody(world: Environment) -> None:
-    assert srs.rewrite_sender(world, "", US) == ""
+def test_empty_sender_stays_empty(world: Environment) -> None:
+    assert srs.rewrite_sender(world, "", OUR_DOMAIN) == ""
 
 
 @pytest.mark.parametrize(
-    "name",
+    "srs_local_part",
     [
         "SRS0=aaaaaaaa=aa=example.com=carol",
         "SRS1=aaaaaaaa=other.example==x",
@@ -59,17 +63,19 @@ def test_nobody_stays_nobody(world: Environment) -> None:
         "",
     ],
 )
-def test_what_we_have_not_written_is_refused(world: Environment, name: str) -> None:
+def test_local_part_without_valid_signature_is_refused(
+    world: Environment, srs_local_part: str
+) -> None:
     with pytest.raises(InvalidInput):
-        srs.original_sender(world, name)
+        srs.verified_original_sender(world, srs_local_part)
 
 
-def test_another_name_or_day_is_refused(world: Environment, clock: Clock) -> None:
-    ours = local(srs.rewrite_sender(world, "carol@example.com", US))
+def test_changed_or_expired_srs_address_is_refused(world: Environment, clock: Clock) -> None:
+    srs_local_part = local_part(srs.rewrite_sender(world, "carol@example.com", OUR_DOMAIN))
     with pytest.raises(InvalidInput):
-        srs.original_sender(world, re.sub("carol$", "dave", ours))
+        srs.verified_original_sender(world, re.sub("carol$", "dave", srs_local_part))
     clock.tick(days=20)
-    assert srs.original_sender(world, ours) == "carol@example.com"
+    assert srs.verified_original_sender(world, srs_local_part) == "carol@example.com"
     clock.tick(days=2)
     with pytest.raises(InvalidInput):
-        srs.original_sender(world, ours)
+        srs.verified_original_sender(world, srs_local_part)

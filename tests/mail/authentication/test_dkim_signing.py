@@ -1,4 +1,4 @@
-"""What our domains sign: checked by our own verifier, and by dkimpy."""
+"""DKIM signatures of our domains, checked by our verifier and by dkimpy."""
 
 import base64
 from pathlib import Path
@@ -10,46 +10,46 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from mail.authentication import private_keys
 from mail.authentication.dkim import AuthResult, SignedMessage, verify_signatures
-from mail.authentication.dkim_signature import sign_message
+from mail.authentication.dkim_signature import make_signature_fields
 from mail.authentication.dns_queries import MessageDns
 from mail.authentication.private_keys import Algorithm, DkimPrivateKey, DkimSigner, UnusableKey
 from tests.support.mail.signed_messages import LETTER
 from tests.support.mail_servers.dns_zone_server import asking, zone
 
-NOW = 1_700_000_000  # dkimpy takes none of times to come
+NOW = 1_700_000_000  # dkimpy accepts no signature time in the future
 KEYS = {
     Algorithm.RSA: private_keys.generate_key(Algorithm.RSA),
     Algorithm.ED25519: private_keys.generate_key(Algorithm.ED25519),
 }
-BOTH = [DkimSigner("far.example", kind.lower(), KEYS[kind]) for kind in Algorithm]
-RECORDS = {
-    f"{one.selector}._domainkey.far.example": private_keys.dns_record(
-        one.key.algorithm, one.key.public_key_text()
+SIGNERS = [DkimSigner("far.example", kind.lower(), KEYS[kind]) for kind in Algorithm]
+DNS_TXT_RECORDS = {
+    f"{signer.selector}._domainkey.far.example": private_keys.dns_record(
+        signer.key.algorithm, signer.key.public_key_text()
     )
-    for one in BOTH
+    for signer in SIGNERS
 }
 
 
-async def checked(raw: bytes, now: int = NOW) -> dict[str, AuthResult]:
-    """What our verifier says, by algorithm."""
-    async with asking(zone(RECORDS)) as place:
-        found = await verify_signatures(
-            MessageDns(place), SignedMessage.from_bytes(raw), now, "far.example"
+async def verify_with_our_verifier(raw: bytes, now: int = NOW) -> dict[str, AuthResult]:
+    """Verify the signatures of a message and return the results by algorithm."""
+    async with asking(zone(DNS_TXT_RECORDS)) as dns_address:
+        results = await verify_signatures(
+            MessageDns(dns_address), SignedMessage.from_bytes(raw), now, "far.example"
         )
-    return {one.algorithm: one.result for one in found}
+    return {result.algorithm: result.result for result in results}
 
 
-def by_dkimpy(raw: bytes, index: int) -> bool:
-    """What dkimpy says of the so-manieth signature."""
+def is_valid_for_dkimpy(raw: bytes, index: int) -> bool:
+    """True if dkimpy accepts the signature at this index."""
 
-    def ask(name: bytes, timeout: int = 5) -> bytes:
+    def query_txt(name: bytes, timeout: int = 5) -> bytes:
         del timeout
-        return RECORDS.get(name.decode().rstrip("."), "").encode()
+        return DNS_TXT_RECORDS.get(name.decode().rstrip("."), "").encode()
 
-    return bool(dkim.DKIM(raw).verify(idx=index, dnsfunc=ask))
+    return bool(dkim.DKIM(raw).verify(idx=index, dnsfunc=query_txt))
 
 
-GOOD = {"rsa-sha256": AuthResult.PASS, "ed25519-sha256": AuthResult.PASS}
+BOTH_PASS = {"rsa-sha256": AuthResult.PASS, "ed25519-sha256": AuthResult.PASS}
 
 
 @pytest.mark.parametrize(
@@ -66,22 +66,25 @@ GOOD = {"rsa-sha256": AuthResult.PASS, "ed25519-sha256": AuthResult.PASS}
         LETTER.replace(b"\r\n\r\n", b"\r\nTo: twice@example.org\r\n\r\n", 1),
     ],
 )
-async def test_others_can_check_it(raw: bytes) -> None:
-    made = await sign_message(BOTH, raw, NOW)
-    assert made.startswith(b"DKIM-Signature: v=1; a=rsa-sha256;")
-    assert max(map(len, made.split(b"\r\n"))) < 100
-    assert await checked(made + raw) == GOOD
-    wired = raw.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-    assert [by_dkimpy(made + wired, nth) for nth in (0, 1)] == [True, True]
+async def test_signatures_are_valid_for_us_and_for_dkimpy(raw: bytes) -> None:
+    signature_fields = await make_signature_fields(SIGNERS, raw, NOW)
+    assert signature_fields.startswith(b"DKIM-Signature: v=1; a=rsa-sha256;")
+    assert max(map(len, signature_fields.split(b"\r\n"))) < 100
+    assert await verify_with_our_verifier(signature_fields + raw) == BOTH_PASS
+    transmitted = raw.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+    assert [is_valid_for_dkimpy(signature_fields + transmitted, index) for index in (0, 1)] == [
+        True,
+        True,
+    ]
 
 
-async def test_a_file_is_signed_as_its_bytes_are(tmp_path: Path) -> None:
+async def test_file_and_its_bytes_get_the_same_signature(tmp_path: Path) -> None:
     raw = LETTER + b"line\r\n" * 100_000
     path = tmp_path / "letter"
     path.write_bytes(raw)
-    made = await sign_message(BOTH[:1], path, NOW)
-    assert made == await sign_message(BOTH[:1], raw, NOW)
-    assert await checked(made + raw) == {"rsa-sha256": AuthResult.PASS}
+    signature_fields = await make_signature_fields(SIGNERS[:1], path, NOW)
+    assert signature_fields == await make_signature_fields(SIGNERS[:1], raw, NOW)
+    assert await verify_with_our_verifier(signature_fields + raw) == {"rsa-sha256": AuthResult.PASS}
 
 
 @pytest.mark.parametrize(
@@ -90,46 +93,63 @@ async def test_a_file_is_signed_as_its_bytes_are(tmp_path: Path) -> None:
      b"Cc: x@y.z", b"Message-ID: <2@x>"],
 )  # fmt: skip
 @pytest.mark.parametrize("above", [True, False])
-async def test_nobody_adds_a_field_that_is_shown(field: bytes, *, above: bool) -> None:
-    made = await sign_message(BOTH, LETTER, NOW)
+async def test_added_visible_field_breaks_the_signature(field: bytes, *, above: bool) -> None:
+    signature_fields = await make_signature_fields(SIGNERS, LETTER, NOW)
     head, _, body = LETTER.partition(b"\r\n\r\n")
-    changed = field + b"\r\n" + made + LETTER if above else made + head + b"\r\n" + field
-    whole = changed if above else changed + b"\r\n\r\n" + body
-    assert set((await checked(whole)).values()) == {AuthResult.FAIL}
+    changed = (
+        field + b"\r\n" + signature_fields + LETTER
+        if above
+        else signature_fields + head + b"\r\n" + field
+    )
+    complete = changed if above else changed + b"\r\n\r\n" + body
+    assert set((await verify_with_our_verifier(complete)).values()) == {AuthResult.FAIL}
 
 
-async def test_what_is_changed_fails_and_what_is_not_ours_is_not_signed() -> None:
-    made = await sign_message(BOTH, LETTER, NOW)
+async def test_changed_message_fails_and_added_trace_fields_do_not() -> None:
+    signature_fields = await make_signature_fields(SIGNERS, LETTER, NOW)
     for changed in (LETTER.replace(b"Ada", b"Eve"), LETTER.replace(b"A \t letter", b"A later")):
-        assert set((await checked(made + changed)).values()) == {AuthResult.FAIL}
-    before = b"X-Spam: no\r\nReceived: by somebody\r\nDKIM-Signature: v=1; a=none\r\n"
-    assert GOOD.items() <= (await checked(before + made + LETTER)).items()
-    again = await sign_message(BOTH, made + LETTER, NOW)  # signed anew: the first one stays good
-    assert (await checked(again + made + LETTER)) == GOOD
+        assert set((await verify_with_our_verifier(signature_fields + changed)).values()) == {
+            AuthResult.FAIL
+        }
+    trace_fields = b"X-Spam: no\r\nReceived: by somebody\r\nDKIM-Signature: v=1; a=none\r\n"
+    assert (
+        BOTH_PASS.items()
+        <= (await verify_with_our_verifier(trace_fields + signature_fields + LETTER)).items()
+    )
+    # The first signature stays valid.
+    second_signature_fields = await make_signature_fields(SIGNERS, signature_fields + LETTER, NOW)
+    assert (
+        await verify_with_our_verifier(second_signature_fields + signature_fields + LETTER)
+    ) == BOTH_PASS
 
 
-async def test_a_signature_may_end() -> None:
-    made = await sign_message(BOTH[:1], LETTER, NOW, lifetime=100)
-    assert await checked(made + LETTER, NOW + 50) == {"rsa-sha256": AuthResult.PASS}
-    assert AuthResult.PASS not in (await checked(made + LETTER, NOW + 1000)).values()
+async def test_signature_with_a_lifetime_expires() -> None:
+    signature_fields = await make_signature_fields(SIGNERS[:1], LETTER, NOW, lifetime=100)
+    assert await verify_with_our_verifier(signature_fields + LETTER, NOW + 50) == {
+        "rsa-sha256": AuthResult.PASS
+    }
+    assert (
+        AuthResult.PASS
+        not in (await verify_with_our_verifier(signature_fields + LETTER, NOW + 1000)).values()
+    )
 
 
 @pytest.mark.parametrize("raw", [b"", b"no field\r\n\r\nx", b"To: b@c.de\r\n\r\nx"])
-async def test_what_has_no_author_is_not_signed(raw: bytes) -> None:
-    assert await sign_message(BOTH, raw, NOW) == b""
+async def test_message_without_from_is_not_signed(raw: bytes) -> None:
+    assert await make_signature_fields(SIGNERS, raw, NOW) == b""
 
 
-@pytest.mark.parametrize("kind", list(Algorithm))
-def test_keys_are_read_as_they_are_written(kind: Algorithm) -> None:
-    key = KEYS[kind]
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+def test_key_round_trip_keeps_the_public_key(algorithm: Algorithm) -> None:
+    key = KEYS[algorithm]
     assert private_keys.parse_key(key.to_pem()).public_key_text() == key.public_key_text()
-    assert private_keys.parse_key(f"\n {key.to_pem()} \n").algorithm is kind
+    assert private_keys.parse_key(f"\n {key.to_pem()} \n").algorithm is algorithm
     assert len(private_keys.fingerprint(key.public_key_text())) == 95
-    assert key.bits == (2048 if kind is Algorithm.RSA else None)
+    assert key.bits == (2048 if algorithm is Algorithm.RSA else None)
     assert "PRIVATE" not in repr(key)
 
 
-def test_the_bare_bytes_of_ed25519_are_a_key() -> None:
+def test_raw_ed25519_bytes_are_parsed_as_a_key() -> None:
     raw = bytes(range(32))
     key = private_keys.parse_key(base64.b64encode(raw).decode())
     assert key.algorithm is Algorithm.ED25519
@@ -139,24 +159,28 @@ def test_the_bare_bytes_of_ed25519_are_a_key() -> None:
     )
 
 
-def others() -> list[str]:
-    how = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-    elliptic = ec.generate_private_key(ec.SECP256R1())
-    old = dsa.generate_private_key(2048)
-    small = private_keys.generate_key(Algorithm.RSA, 1024).to_pem()
-    return [elliptic.private_bytes(*how).decode(), old.private_bytes(*how).decode(), small[:-60]]
+def unsupported_keys() -> list[str]:
+    encoding = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    elliptic_key = ec.generate_private_key(ec.SECP256R1())
+    dsa_key = dsa.generate_private_key(2048)
+    truncated_key = private_keys.generate_key(Algorithm.RSA, 1024).to_pem()
+    return [
+        elliptic_key.private_bytes(*encoding).decode(),
+        dsa_key.private_bytes(*encoding).decode(),
+        truncated_key[:-60],
+    ]
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "a" * 44, "-----BEGIN PRIVATE KEY-----", "A" * 20_000, *others()]
+    "text", ["", "x", "a" * 44, "-----BEGIN PRIVATE KEY-----", "A" * 20_000, *unsupported_keys()]
 )
-def test_what_is_no_key_is_refused(text: str) -> None:
-    with pytest.raises(UnusableKey) as refused:
+def test_unsupported_key_is_refused_without_its_text(text: str) -> None:
+    with pytest.raises(UnusableKey) as error:
         private_keys.parse_key(text)
-    assert not text.strip() or text not in str(refused.value)
+    assert not text.strip() or text not in str(error.value)
 
 
-def test_a_key_in_use_says_what_it_is() -> None:
+def test_rsa_key_has_algorithm_tag_and_dns_record() -> None:
     key: DkimPrivateKey = KEYS[Algorithm.RSA]
     assert key.algorithm_tag == "rsa-sha256"
     assert private_keys.dns_record(key.algorithm, key.public_key_text()).startswith(

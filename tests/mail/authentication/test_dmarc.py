@@ -1,4 +1,4 @@
-"""DMARC: policies, alignment, and what authheaders makes of the same."""
+"""DMARC policies and alignment, compared with authheaders."""
 
 from itertools import product
 
@@ -10,7 +10,7 @@ from mail.authentication.dmarc import (
     DmarcPolicy,
     DmarcResult,
     evaluate,
-    find_policy,
+    find_policy_or_temperror,
     organizational_domain,
     worst_result,
 )
@@ -21,15 +21,15 @@ from tests.support.mail_servers.dns_zone_server import Zone, asking, quoted, zon
 AUTHOR = "news.far.example"
 
 
-async def policy(there: Zone, author: str = AUTHOR) -> DmarcPolicy | DmarcResult | None:
-    async with asking(there) as place:
-        return await find_policy(
-            MessageDns(place, timeout=0.3 if there.silent else TOTAL_TIMEOUT), author
+async def lookup_policy(dns_server: Zone, author: str = AUTHOR) -> DmarcPolicy | DmarcResult | None:
+    async with asking(dns_server) as dns_address:
+        return await find_policy_or_temperror(
+            MessageDns(dns_address, timeout=0.3 if dns_server.silent else TOTAL_TIMEOUT), author
         )
 
 
 @pytest.mark.parametrize(
-    ("above", "own", "wanted"),
+    ("organizational_record", "author_record", "expected"),
     [
         (None, None, None),
         ("v=DMARC1; p=reject", None, DmarcPolicy("reject")),
@@ -48,35 +48,40 @@ async def policy(there: Zone, author: str = AUTHOR) -> DmarcPolicy | DmarcResult
         (None, ";" * 9000, None),
     ],
 )
-async def test_policies(above: str | None, own: str | None, wanted: DmarcPolicy | None) -> None:
-    texts = {"_dmarc.far.example": above, f"_dmarc.{AUTHOR}": own}
-    assert await policy(zone({name: text for name, text in texts.items() if text})) == wanted
+async def test_policy_is_read_from_the_author_or_organizational_domain(
+    organizational_record: str | None, author_record: str | None, expected: DmarcPolicy | None
+) -> None:
+    txt_records = {"_dmarc.far.example": organizational_record, f"_dmarc.{AUTHOR}": author_record}
+    assert (
+        await lookup_policy(zone({name: text for name, text in txt_records.items() if text}))
+        == expected
+    )
 
 
-async def test_two_records_are_none_and_silence_is_no_policy() -> None:
-    there = Zone({(f"_dmarc.{AUTHOR}", "TXT"): [quoted("v=DMARC1; p=reject")] * 2})
-    assert await policy(there) == DmarcPolicy("reject")  # the same twice is one in DNS
-    there.records[f"_dmarc.{AUTHOR}", "TXT"] = [
+async def test_two_records_are_ignored_and_dns_failure_is_temperror() -> None:
+    dns_server = Zone({(f"_dmarc.{AUTHOR}", "TXT"): [quoted("v=DMARC1; p=reject")] * 2})
+    assert await lookup_policy(dns_server) == DmarcPolicy("reject")  # DNS merges equal records
+    dns_server.records[f"_dmarc.{AUTHOR}", "TXT"] = [
         quoted("v=DMARC1; p=reject"),
         quoted("v=DMARC1; p=none"),
     ]
-    assert await policy(there) is None
-    for trouble in ("broken", "silent"):
-        there = zone({})
-        getattr(there, trouble).add(f"_dmarc.{AUTHOR}")
-        found = await policy(there)
-        assert isinstance(found, DmarcResult)
-        assert found.result is AuthResult.TEMPERROR
+    assert await lookup_policy(dns_server) is None
+    for failure_kind in ("broken", "silent"):
+        dns_server = zone({})
+        getattr(dns_server, failure_kind).add(f"_dmarc.{AUTHOR}")
+        outcome = await lookup_policy(dns_server)
+        assert isinstance(outcome, DmarcResult)
+        assert outcome.result is AuthResult.TEMPERROR
 
 
-def test_organizations() -> None:
+def test_organizational_domain_follows_the_public_suffix_list() -> None:
     assert organizational_domain("a.b.example.co.uk") == "example.co.uk"
     assert organizational_domain("co.uk") == "co.uk"
     assert organizational_domain("a.xn--bcher-kva.example") == "xn--bcher-kva.example"
     assert organizational_domain("localhost") == "localhost"
 
 
-SPF = [
+SPF_RESULTS = [
     None if result is None else SpfResult(result, domain)
     for result, domain in [
         (None, ""),
@@ -86,7 +91,7 @@ SPF = [
         ),
     ]
 ]
-DKIM = [
+DKIM_RESULTS = [
     [DkimResult(result, domain)]
     for result, domain in product(
         [AuthResult.PASS, AuthResult.FAIL, AuthResult.TEMPERROR],
@@ -96,41 +101,48 @@ DKIM = [
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_one_aligned_pass_is_enough(strict: bool) -> None:
-    wants = DmarcPolicy("reject", strict, strict)
-    fits = {AUTHOR} if strict else {AUTHOR, "far.example"}
-    for spf, dkim in product(SPF, DKIM):
-        found = evaluate(AUTHOR, wants, spf, dkim).result
-        came = [each.result for each in (spf, dkim[0]) if each and each.domain in fits]
-        if AuthResult.PASS in came:
-            assert found is AuthResult.PASS
-        elif AuthResult.TEMPERROR in came:
-            assert found is AuthResult.TEMPERROR
+def test_one_aligned_pass_is_dmarc_pass(strict: bool) -> None:
+    dmarc_policy = DmarcPolicy("reject", strict, strict)
+    aligned_domains = {AUTHOR} if strict else {AUTHOR, "far.example"}
+    for spf, dkim in product(SPF_RESULTS, DKIM_RESULTS):
+        outcome = evaluate(AUTHOR, dmarc_policy, spf, dkim).result
+        aligned_results = [
+            item.result for item in (spf, dkim[0]) if item and item.domain in aligned_domains
+        ]
+        if AuthResult.PASS in aligned_results:
+            assert outcome is AuthResult.PASS
+        elif AuthResult.TEMPERROR in aligned_results:
+            assert outcome is AuthResult.TEMPERROR
         else:
-            assert found is (AuthResult.NONE if spf is None else AuthResult.FAIL)
+            assert outcome is (AuthResult.NONE if spf is None else AuthResult.FAIL)
 
 
 @pytest.mark.parametrize("record", ["v=DMARC1; p=reject", "v=DMARC1; p=reject; adkim=s; aspf=s"])
 @pytest.mark.parametrize(
     "domain", ["example.org", "news.example.org", "x.example.org", "rexample.org"]
 )
-async def test_another_program_says_the_same(record: str, domain: str) -> None:
-    author, there = "news.example.org", {"_dmarc.example.org": record}
-    wanted = await policy(zone(there), author)
-    for one, other in ((AuthResult.PASS, AuthResult.FAIL), (AuthResult.FAIL, AuthResult.PASS)):
-        ours = evaluate(author, wanted, SpfResult(one, domain), [DkimResult(other, domain)])
-        theirs, _, _, theirs_wanted = authheaders.dmarc_per_from(
+async def test_authheaders_returns_the_same_result_and_policy(record: str, domain: str) -> None:
+    author, txt_records = "news.example.org", {"_dmarc.example.org": record}
+    dmarc_policy = await lookup_policy(zone(txt_records), author)
+    for spf_result, dkim_result in (
+        (AuthResult.PASS, AuthResult.FAIL),
+        (AuthResult.FAIL, AuthResult.PASS),
+    ):
+        our_evaluation = evaluate(
+            author, dmarc_policy, SpfResult(spf_result, domain), [DkimResult(dkim_result, domain)]
+        )
+        their_result, _, _, their_policy = authheaders.dmarc_per_from(
             author,
             authheaders.SPFAuthenticationResult(
-                result=one.value, smtp_mailfrom=f"a@{domain}", smtp_helo="x"
+                result=spf_result.value, smtp_mailfrom=f"a@{domain}", smtp_helo="x"
             ),
-            authheaders.DKIMAuthenticationResult(result=other.value, header_d=domain),
-            dnsfunc=lambda name: there.get(name.rstrip("."), ""),
+            authheaders.DKIMAuthenticationResult(result=dkim_result.value, header_d=domain),
+            dnsfunc=lambda name: txt_records.get(name.rstrip("."), ""),
         )
-        assert (ours.result.value, ours.policy) == (theirs, theirs_wanted)
+        assert (our_evaluation.result.value, our_evaluation.policy) == (their_result, their_policy)
 
 
-def test_of_several_authors_the_worst_counts() -> None:
+def test_worst_result_of_several_authors_counts() -> None:
     forged = DmarcResult(AuthResult.FAIL, "bank.example", "reject")
     mild = DmarcResult(AuthResult.FAIL, "x.example", "none")
     passed = DmarcResult(AuthResult.PASS, "evil.example", "none")

@@ -1,4 +1,4 @@
-"""Authentication-Results in this server's name are removed, whichever way a message comes."""
+"""Authentication-Results fields with our authserv-id are removed on every way into the store."""
 
 import base64
 from dataclasses import replace
@@ -17,8 +17,8 @@ from tests.support.servers.dovecot_server import DovecotAccount
 
 __all__ = ["far", "server"]
 
-HEADERS = "{ viewer { user { messages(first: 50) { nodes { headersText subject } } } } }"
-CLAIMS = [  # mx.example.org is the hostname of tests
+HEADERS_QUERY = "{ viewer { user { messages(first: 50) { nodes { headersText subject } } } } }"
+OWN_RESULTS = [  # mx.example.org is the hostname in tests
     "mx.example.org; spf=pass smtp.mailfrom=bank.example; dkim=pass",
     "MX.Example.ORG ; dkim=pass",
     "mx.example.org 1; dkim=pass",
@@ -30,101 +30,113 @@ CLAIMS = [  # mx.example.org is the hostname of tests
     "\r\n mx.example.org;\r\n\tdkim=pass",
     "mx.example.org",
 ]
-OTHERS = [
+OTHER_RESULTS = [
     "mx.example.net; dkim=pass",
     "(mx.example.org) far.example; dkim=pass",
     "x.mx.example.org; x",
 ]
-FIELDS = [f"Authentication-Results: {claim}" for claim in CLAIMS] + [
-    f"AUTHENTICATION-results : {CLAIMS[0]}",
-    f"authentication-results:{CLAIMS[0]}",
+OWN_FIELDS = [f"Authentication-Results: {claim}" for claim in OWN_RESULTS] + [
+    f"AUTHENTICATION-results : {OWN_RESULTS[0]}",
+    f"authentication-results:{OWN_RESULTS[0]}",
 ]
-LETTER = "\r\n".join(
+FORGED_MESSAGE = "\r\n".join(
     [
-        *FIELDS[:4],
+        *OWN_FIELDS[:4],
         "Received: from far.example by there.example; Tue, 1 Jan 2030 10:00:00 +0000",
-        *FIELDS[4:],
-        *(f"Authentication-Results: {other}" for other in OTHERS),
+        *OWN_FIELDS[4:],
+        *(f"Authentication-Results: {other}" for other in OTHER_RESULTS),
         "",
     ]
-).encode() + raw_message("Forged", body=f"Authentication-Results: {CLAIMS[0]}")
+).encode() + raw_message("Forged", body=f"Authentication-Results: {OWN_RESULTS[0]}")
 
 
-async def check(client: Client, count: int = 1) -> None:
-    """The fields of others are there, and none of ours."""
-    nodes = (await client(HEADERS))["viewer"]["user"]["messages"]["nodes"]
+async def assert_only_other_results_are_stored(client: Client, count: int = 1) -> None:
+    """Check that the stored messages keep only the fields of other servers."""
+    nodes = (await client(HEADERS_QUERY))["viewer"]["user"]["messages"]["nodes"]
     assert len(nodes) == count
     for node in nodes:
         if node["subject"] == "Forged":
             lines = node["headersText"].replace("\r\n", "\n").split("\n")
-            found = [line for line in lines if line.lower().startswith("authentication-results")]
-            assert found == [f"Authentication-Results: {other}" for other in OTHERS]
+            result_fields = [
+                line for line in lines if line.lower().startswith("authentication-results")
+            ]
+            assert result_fields == [f"Authentication-Results: {other}" for other in OTHER_RESULTS]
             assert "pass" not in "".join(line for line in lines if line[:1] in " \t")
 
 
-async def test_messages_by_lmtp(ada: Client, neighbour: Neighbour) -> None:
+async def test_lmtp_delivery_removes_own_results(ada: Client, neighbour: Neighbour) -> None:
     await neighbour.begin(ada.address)
-    neighbour.send(LETTER + b".\r\n")
+    neighbour.send(FORGED_MESSAGE + b".\r\n")
     assert (await neighbour.hear()).startswith("250")
-    await check(ada)
+    await assert_only_other_results_are_stored(ada)
 
 
 @pytest.mark.parametrize("draft", [False, True])
-async def test_uploads(ada: Client, *, draft: bool) -> None:
-    raw = base64.b64encode(LETTER).decode()
-    given = {"mailbox": {"path": "INBOX"}, "raw": raw, "draft": draft}
-    assert (await call(ada, "messageUpload", **given))["errors"] == []
-    sent = await ada.http.post("/rest/uploads", content=LETTER, headers=ada.headers)
-    given = {"mailbox": {"path": "INBOX"}, "rawUpload": sent.json()["id"]}
-    assert (await call(ada, "messageUpload", **given))["errors"] == []
-    await check(ada, 2)
+async def test_upload_removes_own_results(ada: Client, *, draft: bool) -> None:
+    raw = base64.b64encode(FORGED_MESSAGE).decode()
+    arguments = {"mailbox": {"path": "INBOX"}, "raw": raw, "draft": draft}
+    assert (await call(ada, "messageUpload", **arguments))["errors"] == []
+    response = await ada.http.post("/rest/uploads", content=FORGED_MESSAGE, headers=ada.headers)
+    arguments = {"mailbox": {"path": "INBOX"}, "rawUpload": response.json()["id"]}
+    assert (await call(ada, "messageUpload", **arguments))["errors"] == []
+    await assert_only_other_results_are_stored(ada, 2)
 
 
-async def test_imports(ada: Client) -> None:
-    await imported(ada, eml_zip({"a.eml": LETTER}))
-    await check(ada)
-    one = await imported(ada, eml_zip({"a.eml": LETTER}))
-    assert int(one["imported"]) == 0
+async def test_import_removes_own_results(ada: Client) -> None:
+    await imported(ada, eml_zip({"a.eml": FORGED_MESSAGE}))
+    await assert_only_other_results_are_stored(ada)
+    second_import = await imported(ada, eml_zip({"a.eml": FORGED_MESSAGE}))
+    assert int(second_import["imported"]) == 0
     await imported(ada, mbox([raw_message("Other")]))
-    await check(ada, 2)
+    await assert_only_other_results_are_stored(ada, 2)
 
 
-async def test_connectors(ada: Client, far: DovecotAccount) -> None:
-    far.save_message(LETTER)
+async def test_connector_removes_own_results(ada: Client, far: DovecotAccount) -> None:
+    far.save_message(FORGED_MESSAGE)
     run = await ran(ada.world, await connector(ada, far))
     assert run.imported == 1, run.log
-    await check(ada)
+    await assert_only_other_results_are_stored(ada)
 
 
-async def test_submitted_messages(ada: Client) -> None:
-    raw = LETTER.replace(b"From: Carol <carol@example.com>", f"From: {ada.address}".encode())
-    send = """mutation ($input: MessageSendInput!) { messageSend(input: $input) {
+async def test_submission_removes_own_results(ada: Client) -> None:
+    raw = FORGED_MESSAGE.replace(
+        b"From: Carol <carol@example.com>", f"From: {ada.address}".encode()
+    )
+    document = """mutation ($input: MessageSendInput!) { messageSend(input: $input) {
       errors { code path message } } }"""
-    given = {
+    arguments = {
         "envelope": {"to": [{"address": "far@example.net"}]},
         "raw": base64.b64encode(raw).decode(),
     }
-    assert (await ada(send, input=given))["messageSend"]["errors"] == []
-    await check(ada)
+    assert (await ada(document, input=arguments))["messageSend"]["errors"] == []
+    await assert_only_other_results_are_stored(ada)
 
 
 @pytest.mark.parametrize("in_file", [False, True])
-async def test_results_of_a_trusted_server_stay_above_the_border(
+async def test_results_of_a_trusted_server_are_kept_above_its_received_field(
     world: Environment, tmp_path: Path, *, in_file: bool
 ) -> None:
     options = replace(world.options, authserv_ids=("front.example.org",))
-    ours = b"Authentication-Results: Front.example.org; spf=pass\r\n"
-    claim = b"Authentication-Results: mx.example.org; spf=pass\r\n"
-    border = b"Received: by front.example.org\r\n"
-    raw = ours + claim + border + ours + claim + b"Subject: x\r\n\r\n" + ours
-    for given, trusted, kept in (
-        (raw, True, ours + border + b"Subject: x\r\n\r\n" + ours),
-        (raw, False, border + b"Subject: x\r\n\r\n" + ours),
-        (ours + b"Subject: x\r\n\r\n", True, b"Subject: x\r\n\r\n"),
+    trusted_field = b"Authentication-Results: Front.example.org; spf=pass\r\n"
+    own_field = b"Authentication-Results: mx.example.org; spf=pass\r\n"
+    received_field = b"Received: by front.example.org\r\n"
+    raw = (
+        trusted_field
+        + own_field
+        + received_field
+        + trusted_field
+        + own_field
+        + b"Subject: x\r\n\r\n"
+        + trusted_field
+    )
+    for message, from_trusted_server, expected in (
+        (raw, True, trusted_field + received_field + b"Subject: x\r\n\r\n" + trusted_field),
+        (raw, False, received_field + b"Subject: x\r\n\r\n" + trusted_field),
+        (trusted_field + b"Subject: x\r\n\r\n", True, b"Subject: x\r\n\r\n"),
     ):
-        source: bytes | Path = given
+        source: bytes | Path = message
         if in_file:
             source = tmp_path / "letter"
-            source.write_bytes(given)
-        found = await remove_own_results(options, source, from_trusted_server=trusted)
-        assert (found.read_bytes() if isinstance(found, Path) else found) == kept
+            source.write_bytes(message)
+        cleaned = await remove_own_results(options, source, from_trusted_server=from_trusted_server)
+        assert (cleaned.read_bytes() if isinstance(cleaned, Path) else cleaned) == expected

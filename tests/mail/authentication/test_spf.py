@@ -1,4 +1,4 @@
-"""SPF: the vectors of RFC 7208, by a server on loopback, and what makes it ask on and on."""
+"""SPF: the vectors of RFC 7208 with a name server on loopback, and hostile records."""
 
 from pathlib import Path
 from typing import Any
@@ -14,110 +14,130 @@ from tests.support.mail_servers.dns_zone_server import Zone, asking, quoted, zon
 
 VECTORS = Path(__file__).with_name("vectors") / "rfc7208-tests.yml"
 SCENARIOS = list(yaml.safe_load_all(VECTORS.read_text()))
-CLIENT = "192.0.2.1"
+CLIENT_IP = "192.0.2.1"
 
 
-def _zone(data: dict[str, Any]) -> Zone:
-    """The zone of a scenario: SPF records stand for TXT where there is none of these."""
+def zone_of_scenario(data: dict[str, Any]) -> Zone:
+    """DNS zone of a scenario. SPF records become TXT records of names without any TXT record."""
     records: dict[tuple[str, str], list[str]] = {}
-    broken = set()
-    for name, entries in data.items():
-        known, at = [each for each in entries if isinstance(each, dict)], name.lower()
-        texts = any("TXT" in each for each in known)
-        if "TIMEOUT" in entries:
-            broken.add(at)
-        records.setdefault((at, "NS"), [])
-        for each in known:
-            ((kind, value),) = each.items()
+    failing_names = set()
+    for name, name_entries in data.items():
+        record_entries, lower_name = (
+            [entry for entry in name_entries if isinstance(entry, dict)],
+            name.lower(),
+        )
+        has_txt = any("TXT" in entry for entry in record_entries)
+        if "TIMEOUT" in name_entries:
+            failing_names.add(lower_name)
+        records.setdefault((lower_name, "NS"), [])
+        for entry in record_entries:
+            ((record_type, value),) = entry.items()
             if value == "TIMEOUT":
-                broken.add(at)
-            elif value != "NONE" and not (kind == "SPF" and texts):
-                kind = "TXT" if kind == "SPF" else kind
-                records.setdefault((at, kind), []).append(_text(kind, value))
-    return Zone(records, broken=broken)
+                failing_names.add(lower_name)
+            elif value != "NONE" and not (record_type == "SPF" and has_txt):
+                record_type = "TXT" if record_type == "SPF" else record_type
+                records.setdefault((lower_name, record_type), []).append(
+                    record_text(record_type, value)
+                )
+    return Zone(records, broken=failing_names)
 
 
-def _text(kind: str, value: Any) -> str:
-    if kind == "TXT":
+def record_text(record_type: str, value: Any) -> str:
+    if record_type == "TXT":
         parts = value if isinstance(value, list) else [value]
-        return " ".join(quoted(part) for part in parts) or '""'  # none at all is no record
-    if kind == "MX":
+        # an empty TXT record, not a missing one
+        return " ".join(quoted(part) for part in parts) or '""'
+    if record_type == "MX":
         return f"{value[0]} {value[1].rstrip('.')}."
-    return f"{value.rstrip('.')}." if kind in ("PTR", "CNAME") else str(value)
+    return f"{value.rstrip('.')}." if record_type in ("PTR", "CNAME") else str(value)
 
 
-async def check(there: Zone, ip: str, sender: str, helo: str = "mx.far.example") -> SpfResult:
-    async with asking(there) as place:
-        return await spf.check_sender(MessageDns(place, max_queries=100), ip, helo, sender)
+async def check_spf(
+    dns_server: Zone, ip: str, sender: str, helo: str = "mx.far.example"
+) -> SpfResult:
+    async with asking(dns_server) as dns_address:
+        return await spf.check_sender(MessageDns(dns_address, max_queries=100), ip, helo, sender)
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda each: each["description"])
-async def test_the_vectors_of_the_rfc(scenario: dict[str, Any]) -> None:
-    there = _zone(scenario["zonedata"])
-    wrong = {}
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda item: item["description"])
+async def test_rfc_7208_vectors(scenario: dict[str, Any]) -> None:
+    dns_server = zone_of_scenario(scenario["zonedata"])
+    differences = {}
     for name, case in scenario["tests"].items():
         sender = case.get("mailfrom") or ""
-        found = await check(there, str(case["host"]), sender, case["helo"])
-        wanted = case["result"] if isinstance(case["result"], list) else [case["result"]]
-        if found.result.value not in wanted:
-            wrong[name] = found, wanted
-    assert not wrong
+        result = await check_spf(dns_server, str(case["host"]), sender, case["helo"])
+        expected = case["result"] if isinstance(case["result"], list) else [case["result"]]
+        if result.result.value not in expected:
+            differences[name] = result, expected
+    assert not differences
 
 
-async def test_it_says_which_name_was_judged() -> None:
-    there = zone({"far.example": "v=spf1 ip4:192.0.2.0/24 -all", "mx.far.example": "v=spf1 a -all"})
-    assert await check(there, CLIENT, "carol@FAR.example") == SpfResult(
+async def test_result_names_the_checked_domain() -> None:
+    dns_server = zone(
+        {"far.example": "v=spf1 ip4:192.0.2.0/24 -all", "mx.far.example": "v=spf1 a -all"}
+    )
+    assert await check_spf(dns_server, CLIENT_IP, "carol@FAR.example") == SpfResult(
         AuthResult.PASS, "far.example"
     )
-    assert await check(there, "198.51.100.1", "c@far.example") == SpfResult(
+    assert await check_spf(dns_server, "198.51.100.1", "c@far.example") == SpfResult(
         AuthResult.FAIL, "far.example"
     )
-    assert (await check(there, f"::ffff:{CLIENT}", "c@far.example")).result is AuthResult.PASS
-    found = await check(there, CLIENT, "")
-    assert (found.domain, found.is_helo, found.result) == ("mx.far.example", True, AuthResult.FAIL)
+    assert (
+        await check_spf(dns_server, f"::ffff:{CLIENT_IP}", "c@far.example")
+    ).result is AuthResult.PASS
+    result = await check_spf(dns_server, CLIENT_IP, "")
+    assert (result.domain, result.is_helo, result.result) == (
+        "mx.far.example",
+        True,
+        AuthResult.FAIL,
+    )
 
 
 @pytest.mark.parametrize(
     "helo", ["[192.0.2.1]", "localhost", "", "a" * 300, "..", "\x00\xff", "a b"]
 )
-async def test_a_name_that_is_none_has_no_record(helo: str) -> None:
-    assert (await check(zone({}), CLIENT, "", helo)).result is AuthResult.NONE
+async def test_invalid_helo_name_is_none(helo: str) -> None:
+    assert (await check_spf(zone({}), CLIENT_IP, "", helo)).result is AuthResult.NONE
 
 
-async def test_includes_without_end_come_to_one() -> None:
-    there = zone({f"i{n}.example": f"v=spf1 include:i{n + 1}.example -all" for n in range(50)})
-    assert (await check(there, CLIENT, "c@i0.example")).result is AuthResult.PERMERROR
-    assert len(there.asked) <= spf.MAX_LOOKUP_TERMS + 1
-    there = zone({"a.example": "v=spf1 include:a.example redirect=a.example"})
-    assert (await check(there, CLIENT, "c@a.example")).result is AuthResult.PERMERROR
-    many = " ".join(f"a:h{n}.example" for n in range(400))
-    there = zone({"a.example": f"v=spf1 {many} -all"})
-    assert (await check(there, CLIENT, "c@a.example")).result is AuthResult.PERMERROR
-    assert len(there.asked) <= spf.MAX_VOID_LOOKUPS + 2
+async def test_too_many_lookups_are_permerror() -> None:
+    dns_server = zone({f"i{n}.example": f"v=spf1 include:i{n + 1}.example -all" for n in range(50)})
+    assert (await check_spf(dns_server, CLIENT_IP, "c@i0.example")).result is AuthResult.PERMERROR
+    assert len(dns_server.asked) <= spf.MAX_LOOKUP_TERMS + 1
+    dns_server = zone({"a.example": "v=spf1 include:a.example redirect=a.example"})
+    assert (await check_spf(dns_server, CLIENT_IP, "c@a.example")).result is AuthResult.PERMERROR
+    mechanisms = " ".join(f"a:h{n}.example" for n in range(400))
+    dns_server = zone({"a.example": f"v=spf1 {mechanisms} -all"})
+    assert (await check_spf(dns_server, CLIENT_IP, "c@a.example")).result is AuthResult.PERMERROR
+    assert len(dns_server.asked) <= spf.MAX_VOID_LOOKUPS + 2
 
 
-async def test_the_budget_of_a_message_holds() -> None:
+async def test_dns_query_limit_of_a_message_is_kept() -> None:
     servers = " ".join(f"mx:m{n}.example" for n in range(10))
-    there = zone({"a.example": f"v=spf1 {servers} -all"})
+    dns_server = zone({"a.example": f"v=spf1 {servers} -all"})
     for n in range(10):
-        there.records[f"m{n}.example", "MX"] = [f"{at} h{n}x{at}.example." for at in range(10)]
-        for at in range(10):
-            there.records[f"h{n}x{at}.example", "A"] = ["198.51.100.1"]
-    async with asking(there) as place:
-        found = await spf.check_sender(MessageDns(place), CLIENT, "mx", "c@a.example")
-    assert found.result is AuthResult.PERMERROR
-    assert len(there.asked) == 20
+        dns_server.records[f"m{n}.example", "MX"] = [
+            f"{number} h{n}x{number}.example." for number in range(10)
+        ]
+        for number in range(10):
+            dns_server.records[f"h{n}x{number}.example", "A"] = ["198.51.100.1"]
+    async with asking(dns_server) as dns_address:
+        result = await spf.check_sender(MessageDns(dns_address), CLIENT_IP, "mx", "c@a.example")
+    assert result.result is AuthResult.PERMERROR
+    assert len(dns_server.asked) == 20
 
 
-async def test_a_server_that_is_silent_or_in_circles_is_no_verdict() -> None:
-    there = zone({"a.example": "v=spf1 a:slow.example -all"})
-    there.silent.add("slow.example")
-    async with asking(there) as place:
-        found = await spf.check_sender(MessageDns(place, timeout=0.3), CLIENT, "mx", "c@a.example")
-    assert found.result is AuthResult.TEMPERROR
-    circle = {"c.example": "d.example.", "d.example": "c.example."}
-    there = zone({"a.example": "v=spf1 a:c.example -all"}, CNAME=circle)
-    assert (await check(there, CLIENT, "c@a.example")).result in (
+async def test_dns_timeout_or_cname_loop_is_not_pass() -> None:
+    dns_server = zone({"a.example": "v=spf1 a:slow.example -all"})
+    dns_server.silent.add("slow.example")
+    async with asking(dns_server) as dns_address:
+        result = await spf.check_sender(
+            MessageDns(dns_address, timeout=0.3), CLIENT_IP, "mx", "c@a.example"
+        )
+    assert result.result is AuthResult.TEMPERROR
+    cname_loop = {"c.example": "d.example.", "d.example": "c.example."}
+    dns_server = zone({"a.example": "v=spf1 a:c.example -all"}, CNAME=cname_loop)
+    assert (await check_spf(dns_server, CLIENT_IP, "c@a.example")).result in (
         AuthResult.TEMPERROR,
         AuthResult.FAIL,
     )
@@ -141,7 +161,7 @@ async def test_a_server_that_is_silent_or_in_circles_is_no_verdict() -> None:
         "v=spf1 ptr ptr ptr ptr:x.example ~all",
     ],
 )
-async def test_no_record_breaks_it(record: str) -> None:
-    there = Zone({("a.example", "TXT"): [quoted(record.encode("latin-1"))]})
+async def test_hostile_record_returns_a_result(record: str) -> None:
+    dns_server = Zone({("a.example", "TXT"): [quoted(record.encode("latin-1"))]})
     for sender in ("c@a.example", "\xff\x00" * 40 + "@a.example", "." * 300 + "@a.example"):
-        assert isinstance((await check(there, CLIENT, sender)).result, AuthResult)
+        assert isinstance((await check_spf(dns_server, CLIENT_IP, sender)).result, AuthResult)

@@ -1,4 +1,4 @@
-"""What is answered by itself, and what never is: decided without a store."""
+"""Decisions about automatic replies, without a database."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -22,26 +22,27 @@ from mail.mime import read_facts
 from tests.conftest import raw_message
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
-AWAY = AutoreplyRule(enabled=True, text="I am away.", html="<p>I am away.</p>")
+AWAY_RULE = AutoreplyRule(enabled=True, text="I am away.", html="<p>I am away.</p>")
 
 
-def came(raw: bytes | None = None, **more: Any) -> AutoreplyTrigger:
-    """A message from carol to ada, with these facts beside it."""
+def trigger_from_message(raw: bytes | None = None, **changes: Any) -> AutoreplyTrigger:
+    """A trigger of a message from Carol to Ada, with some attributes replaced."""
     raw = raw or raw_message("Hello")
-    read = read_facts(raw)
-    header = mime.decoded_fields(raw, read.structure)
+    facts = read_facts(raw)
+    header = mime.decoded_fields(raw, facts.structure)
     return replace(
-        AutoreplyTrigger.from_message(read, "carol@example.com", "ada@example.org", header), **more
+        AutoreplyTrigger.from_message(facts, "carol@example.com", "ada@example.org", header),
+        **changes,
     )
 
 
-def of(rule: AutoreplyRule = AWAY, **more: Any) -> AutoreplyContent | NoReplyReason:
-    return decide_reply(rule, came(**more), NOW)
+def decide(rule: AutoreplyRule = AWAY_RULE, **changes: Any) -> AutoreplyContent | NoReplyReason:
+    return decide_reply(rule, trigger_from_message(**changes), NOW)
 
 
-def test_a_letter_of_a_person_is_answered() -> None:
+def test_message_of_a_person_is_answered() -> None:
     raw = raw_message("Lunch?", Message_ID="<b@x.example>", References="<a@x.example>")
-    assert of(raw=raw) == AutoreplyContent(
+    assert decide(raw=raw) == AutoreplyContent(
         "Auto: Re: Lunch?",
         "I am away.",
         "<p>I am away.</p>",
@@ -59,8 +60,8 @@ def test_a_letter_of_a_person_is_answered() -> None:
     {"MIME_Version": "1.0",
      "Content_Type": 'multipart/report; report-type=delivery-status; boundary="b"'},
 ])  # fmt: skip
-def test_what_no_person_wrote_is_not_answered(fields: dict[str, str]) -> None:
-    assert of(raw=raw_message("x", **fields)) is NoReplyReason.AUTOMATIC_MAIL
+def test_automatic_message_is_not_answered(fields: dict[str, str]) -> None:
+    assert decide(raw=raw_message("x", **fields)) is NoReplyReason.AUTOMATIC_MAIL
 
 
 @pytest.mark.parametrize("fields", [
@@ -72,14 +73,14 @@ def test_what_no_person_wrote_is_not_answered(fields: dict[str, str]) -> None:
     {"Precedence": "Junk"},
     {"PRECEDENCE": "list"},
 ])  # fmt: skip
-def test_what_goes_to_many_is_not_answered(fields: dict[str, str]) -> None:
-    assert of(raw=raw_message("x", **fields)) is NoReplyReason.LIST_MAIL
+def test_list_message_is_not_answered(fields: dict[str, str]) -> None:
+    assert decide(raw=raw_message("x", **fields)) is NoReplyReason.LIST_MAIL
 
 
 @pytest.mark.parametrize("value", ["OOF", "DR, RN, AutoReply", "All", "oof,dr"])
-def test_who_asks_for_no_answer_has_none(value: str) -> None:
+def test_suppression_header_is_respected(value: str) -> None:
     raw = raw_message("x", X_Auto_Response_Suppress=value)
-    assert of(raw=raw) is NoReplyReason.SUPPRESSED
+    assert decide(raw=raw) is NoReplyReason.SUPPRESSED
 
 
 @pytest.mark.parametrize("fields", [
@@ -91,8 +92,8 @@ def test_who_asks_for_no_answer_has_none(value: str) -> None:
     {"X_Spam_Status": "No, score=-1 tests=NONE"},
     {"X_List": "birds"},
 ])  # fmt: skip
-def test_what_only_looks_so_is_answered(fields: dict[str, str]) -> None:
-    assert isinstance(of(raw=raw_message("x", **fields)), AutoreplyContent)
+def test_similar_headers_do_not_prevent_a_reply(fields: dict[str, str]) -> None:
+    assert isinstance(decide(raw=raw_message("x", **fields)), AutoreplyContent)
 
 
 @pytest.mark.parametrize("fields", [
@@ -100,46 +101,48 @@ def test_what_only_looks_so_is_answered(fields: dict[str, str]) -> None:
     {"X_Spam_Status": "Yes, score=15.3"},
     {"X_Spam": "Yes"},
 ])  # fmt: skip
-def test_spam_is_not_answered(fields: dict[str, str]) -> None:
-    assert of(raw=raw_message("x", **fields)) is NoReplyReason.SPAM
+def test_message_with_spam_header_is_not_answered(fields: dict[str, str]) -> None:
+    assert decide(raw=raw_message("x", **fields)) is NoReplyReason.SPAM
 
 
-def test_what_was_found_to_be_spam_is_not_answered() -> None:
-    assert of(is_spam=True) is NoReplyReason.SPAM
+def test_message_judged_as_spam_is_not_answered() -> None:
+    assert decide(is_spam=True) is NoReplyReason.SPAM
 
 
 @pytest.mark.parametrize(
     "sender", ["", "carol", "@example.com", "a b@example.com", "x@" + "y" * 400]
 )
-def test_nobody_is_not_answered(sender: str) -> None:
-    assert of(envelope_sender=sender) is NoReplyReason.NO_SENDER
+def test_empty_or_invalid_sender_is_not_answered(sender: str) -> None:
+    assert decide(envelope_sender=sender) is NoReplyReason.NO_SENDER
 
 
-@pytest.mark.parametrize("local", [
+@pytest.mark.parametrize("local_part", [
     "MAILER-DAEMON", "no-reply", "noreply", "No.Reply", "do-not-reply", "donotreply", "dont-reply",
     "news-noreply", "noreply-123", "noreply+abc", "owner-birds", "birds-owner", "birds-request",
     "birds-bounces", "birds-bounces+ada=example.org", "bounce", "bounces+77", "bounce-77=x",
     "listserv", "majordomo", "autoreply", "auto-responder",
 ])  # fmt: skip
-def test_addresses_of_programs_are_not_answered(local: str) -> None:
-    assert of(envelope_sender=f"{local}@example.com") is NoReplyReason.AUTOMATIC_SENDER
-
-
-@pytest.mark.parametrize("local", ["carol", "reply", "norely", "requester", "bouncer", "browner"])
-def test_addresses_of_people_are_answered(local: str) -> None:
-    assert isinstance(of(envelope_sender=f"{local}@example.com"), AutoreplyContent)
-
-
-def test_the_own_mail_is_not_answered() -> None:
-    assert of(is_from_self=True) is NoReplyReason.OWN
-
-
-def test_blind_copies_are_not_answered() -> None:
-    assert of(is_addressed=False) is NoReplyReason.NOT_ADDRESSED
+def test_automatic_sender_address_is_not_answered(local_part: str) -> None:
+    assert decide(envelope_sender=f"{local_part}@example.com") is NoReplyReason.AUTOMATIC_SENDER
 
 
 @pytest.mark.parametrize(
-    ("rule", "silence"),
+    "local_part", ["carol", "reply", "norely", "requester", "bouncer", "browner"]
+)
+def test_personal_sender_address_is_answered(local_part: str) -> None:
+    assert isinstance(decide(envelope_sender=f"{local_part}@example.com"), AutoreplyContent)
+
+
+def test_own_message_is_not_answered() -> None:
+    assert decide(is_from_self=True) is NoReplyReason.OWN
+
+
+def test_blind_copy_is_not_answered() -> None:
+    assert decide(is_addressed=False) is NoReplyReason.NOT_ADDRESSED
+
+
+@pytest.mark.parametrize(
+    ("rule", "reason"),
     [
         (AutoreplyRule(text="x"), NoReplyReason.OFF),
         (
@@ -152,8 +155,8 @@ def test_blind_copies_are_not_answered() -> None:
         (AutoreplyRule(enabled=True, text="x", addresses=[7]), NoReplyReason.OTHER_ADDRESS),
     ],
 )
-def test_a_rule_says_when_it_holds(rule: AutoreplyRule, silence: NoReplyReason) -> None:
-    assert of(rule) is silence
+def test_inapplicable_rule_returns_its_reason(rule: AutoreplyRule, reason: NoReplyReason) -> None:
+    assert decide(rule) is reason
 
 
 @pytest.mark.parametrize("rule", [
@@ -161,11 +164,11 @@ def test_a_rule_says_when_it_holds(rule: AutoreplyRule, silence: NoReplyReason) 
     AutoreplyRule(enabled=True, text="x", addresses=[7, 8]),
     AutoreplyRule(enabled=True, html="x"),
 ])  # fmt: skip
-def test_at_its_time_and_for_its_addresses_it_answers(rule: AutoreplyRule) -> None:
-    assert isinstance(of(rule, address_id=8), AutoreplyContent)
+def test_rule_answers_within_its_time_and_for_its_addresses(rule: AutoreplyRule) -> None:
+    assert isinstance(decide(rule, address_id=8), AutoreplyContent)
 
 
-@pytest.mark.parametrize(("own", "original", "subject"), [
+@pytest.mark.parametrize(("rule_subject", "message_subject", "expected"), [
     ("Away", "Lunch?", "Away"),
     ("", "Lunch?", "Auto: Re: Lunch?"),
     ("", "Re: RE : Lunch?", "Auto: Re: Lunch?"),
@@ -173,62 +176,64 @@ def test_at_its_time_and_for_its_addresses_it_answers(rule: AutoreplyRule) -> No
     ("", "", "Auto: Re:"),
     ("", "a\x07b\ud800c", "Auto: Re: a b c"),
 ])  # fmt: skip
-def test_the_subject_is_the_own_or_made_of_the_original(
-    own: str, original: str, subject: str
+def test_reply_subject_is_of_the_rule_or_of_the_message(
+    rule_subject: str, message_subject: str, expected: str
 ) -> None:
-    reply = of(AutoreplyRule(enabled=True, text="x", subject=own), subject=original)
+    reply = decide(
+        AutoreplyRule(enabled=True, text="x", subject=rule_subject), subject=message_subject
+    )
     assert isinstance(reply, AutoreplyContent)
-    assert reply.subject == subject
+    assert reply.subject == expected
 
 
-@pytest.mark.parametrize(("internal", "said"), [
+@pytest.mark.parametrize(("internal_content", "expected"), [
     ({}, ("out", "<p>out")),
     ({"internal_text": "in"}, ("in", "")),
     ({"internal_html": "<p>in"}, ("", "<p>in")),
     ({"internal_text": "in", "internal_html": ""}, ("in", "")),
 ])  # fmt: skip
-def test_colleagues_hear_something_else_and_no_half_of_the_other(
-    internal: dict[str, Any], said: tuple[str, str]
+def test_internal_sender_gets_only_the_internal_content(
+    internal_content: dict[str, Any], expected: tuple[str, str]
 ) -> None:
-    rule = AutoreplyRule(enabled=True, text="out", html="<p>out", subject="S", **internal)
-    inside, outside = of(rule, is_internal=True), of(rule)
-    assert isinstance(inside, AutoreplyContent)
-    assert isinstance(outside, AutoreplyContent)
-    assert (inside.subject, inside.text, inside.html) == ("S", *said)
-    assert (outside.text, outside.html) == ("out", "<p>out")
+    rule = AutoreplyRule(enabled=True, text="out", html="<p>out", subject="S", **internal_content)
+    internal_reply, external_reply = decide(rule, is_internal=True), decide(rule)
+    assert isinstance(internal_reply, AutoreplyContent)
+    assert isinstance(external_reply, AutoreplyContent)
+    assert (internal_reply.subject, internal_reply.text, internal_reply.html) == ("S", *expected)
+    assert (external_reply.text, external_reply.html) == ("out", "<p>out")
 
 
-def test_only_colleagues_may_be_answered() -> None:
+def test_rule_with_only_internal_content_answers_no_external_sender() -> None:
     rule = AutoreplyRule(enabled=True, internal_text="in", internal_subject="I", subject="S")
-    inside = of(rule, is_internal=True)
-    assert isinstance(inside, AutoreplyContent)
-    assert inside.subject == "I"
-    assert of(rule) is NoReplyReason.EMPTY
+    internal_reply = decide(rule, is_internal=True)
+    assert isinstance(internal_reply, AutoreplyContent)
+    assert internal_reply.subject == "I"
+    assert decide(rule) is NoReplyReason.EMPTY
 
 
-@pytest.mark.parametrize(("one", "other"), [
+@pytest.mark.parametrize(("first", "second"), [
     ("Carol@Example.COM", "carol@example.com"),
     ("carol+shop@example.com", "carol@example.com"),
     ("carol@xn--bcher-kva.example", "carol@bücher.example"),
     ("prvs=1234abcdef=carol@example.com", "prvs=99fedcba98=carol@example.com"),
 ])  # fmt: skip
-def test_a_sender_is_known_in_any_spelling(one: str, other: str) -> None:
-    assert normalized_sender(one) == normalized_sender(other) is not None
+def test_sender_spellings_normalize_to_the_same_address(first: str, second: str) -> None:
+    assert normalized_sender(first) == normalized_sender(second) is not None
 
 
-def test_dots_make_another_sender_where_we_do_not_know_better() -> None:
+def test_dots_are_significant_in_foreign_addresses() -> None:
     assert normalized_sender("c.arol@example.com") != normalized_sender("carol@example.com")
 
 
 @given(st.text(), st.text(), st.text())
-def test_whatever_comes_is_decided(sender: str, to: str, subject: str) -> None:
-    said = decide_reply(AWAY, AutoreplyTrigger(sender, to, subject), NOW)
-    if isinstance(said, AutoreplyContent):
-        said.subject.encode()
-        assert len(said.subject.encode()) < MAX_SUBJECT_BYTES
+def test_any_sender_and_subject_are_decided(sender: str, to: str, subject: str) -> None:
+    decision = decide_reply(AWAY_RULE, AutoreplyTrigger(sender, to, subject), NOW)
+    if isinstance(decision, AutoreplyContent):
+        decision.subject.encode()
+        assert len(decision.subject.encode()) < MAX_SUBJECT_BYTES
 
 
 @given(st.binary(max_size=300))
-def test_whatever_the_bytes_they_are_decided(raw: bytes) -> None:
-    said = of(raw=raw)
-    assert isinstance(said, AutoreplyContent | NoReplyReason)
+def test_any_message_bytes_are_decided(raw: bytes) -> None:
+    decision = decide(raw=raw)
+    assert isinstance(decision, AutoreplyContent | NoReplyReason)

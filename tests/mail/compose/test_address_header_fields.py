@@ -1,4 +1,4 @@
-"""Addresses as fields of our own messages have them."""
+"""Address header fields of composed messages."""
 
 from email import message_from_bytes
 from email.policy import default
@@ -9,7 +9,7 @@ from mail.mime.header_encoding import NamedAddress, address_field
 
 
 @pytest.mark.parametrize(
-    ("address", "shown"),
+    ("address", "expected"),
     [
         ("ada@example.org", "ada@example.org"),
         ("ada+x.y'z@example.org", "ada+x.y'z@example.org"),
@@ -20,8 +20,11 @@ from mail.mime.header_encoding import NamedAddress, address_field
         ("a<mallory@evil.example>@example.net", '"a<mallory@evil.example>"@example.net'),
     ],
 )
-def test_an_address_is_one_address(address: str, shown: str) -> None:
+def test_unusual_address_is_quoted_as_one_address(address: str, expected: str) -> None:
     field = address_field("To", [NamedAddress(address), NamedAddress("eve@example.org", "Eve")])
-    assert field == f"To: {shown}, Eve <eve@example.org>\r\n".encode()
-    read = message_from_bytes(field + b"\r\n", policy=default)["To"]
-    assert [each.domain for each in read.addresses] == [shown.rpartition("@")[2], "example.org"]
+    assert field == f"To: {expected}, Eve <eve@example.org>\r\n".encode()
+    parsed = message_from_bytes(field + b"\r\n", policy=default)["To"]
+    assert [parsed_address.domain for parsed_address in parsed.addresses] == [
+        expected.rpartition("@")[2],
+        "example.org",
+    ]

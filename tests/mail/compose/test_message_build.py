@@ -1,4 +1,4 @@
-"""Messages made of fields, read back by our own reader and by the standard library's."""
+"""Messages built from drafts, read back by our parser and by the standard library."""
 
 import base64
 import email
@@ -28,7 +28,7 @@ from models.errors import InvalidInput, LimitReached, MultipleErrors
 
 ADA = NamedAddress("ada@example.org", "Ada")
 BOB = NamedAddress("bob@example.com")
-PLAIN = MessageDraft(
+PLAIN_DRAFT = MessageDraft(
     from_=ADA,
     date=datetime(2030, 1, 1, 12, tzinfo=UTC),
     message_id="<1@example.org>",
@@ -39,23 +39,23 @@ PLAIN = MessageDraft(
 PIXEL = base64.b64decode(b"R0lGODlhAQABAAAAACwAAAAAAQABAAA=")
 
 
-def parsed(raw: bytes) -> EmailMessage:
+def parse_message(raw: bytes) -> EmailMessage:
     message = email.message_from_bytes(raw, policy=policy.default)
     assert isinstance(message, EmailMessage)
     assert not message.defects
     return message
 
 
-def lines(raw: bytes) -> list[bytes]:
+def header_lines(raw: bytes) -> list[bytes]:
     return raw.split(b"\r\n\r\n", 1)[0].split(b"\r\n")
 
 
-def types(raw: bytes) -> list[str]:
-    return [part.get_content_type() for part in parsed(raw).walk()]
+def content_types(raw: bytes) -> list[str]:
+    return [part.get_content_type() for part in parse_message(raw).walk()]
 
 
-def test_a_plain_message_has_what_it_needs_and_no_more() -> None:
-    raw = build_message(PLAIN)
+def test_plain_message_has_only_required_fields() -> None:
+    raw = build_message(PLAIN_DRAFT)
     assert raw == (
         b"From: Ada <ada@example.org>\r\nTo: bob@example.com\r\nSubject: Hello\r\n"
         b"Date: Tue, 01 Jan 2030 12:00:00 +0000\r\nMessage-ID: <1@example.org>\r\n"
@@ -64,18 +64,18 @@ def test_a_plain_message_has_what_it_needs_and_no_more() -> None:
     )
 
 
-def test_text_is_made_from_html() -> None:
-    raw = build_message(replace(PLAIN, text=None, html="<p>Grüße &amp; <b>Küsse</b></p>"))
-    assert types(raw) == ["multipart/alternative", "text/plain", "text/html"]
-    body = parsed(raw).get_body(("plain",))
+def test_text_part_is_derived_from_html() -> None:
+    raw = build_message(replace(PLAIN_DRAFT, text=None, html="<p>Grüße &amp; <b>Küsse</b></p>"))
+    assert content_types(raw) == ["multipart/alternative", "text/plain", "text/html"]
+    body = parse_message(raw).get_body(("plain",))
     assert body is not None
     assert body.get_content().strip() == "Grüße & Küsse"
     assert raw.isascii()
 
 
-async def test_files_and_images_lie_where_they_belong() -> None:
+async def test_files_are_attached_and_inline_images_are_related() -> None:
     draft = replace(
-        PLAIN,
+        PLAIN_DRAFT,
         html='<img src="cid:logo"><p>Hi</p>',
         attachments=[
             OutgoingFile(PIXEL, "logo.gif", "image/gif", "logo"),
@@ -84,26 +84,26 @@ async def test_files_and_images_lie_where_they_belong() -> None:
         ],
     )
     raw = build_message(draft)
-    assert types(raw) == [
+    assert content_types(raw) == [
         "multipart/mixed",
         *("multipart/alternative", "text/plain", "multipart/related", "text/html", "image/gif"),
         *("text/csv", "application/octet-stream"),
     ]
-    found = (await mime.read_message_facts(raw)).attachments
-    assert [(each.filename, each.related) for each in found] == [
+    attachments = (await mime.read_message_facts(raw)).attachments
+    assert [(attachment.filename, attachment.related) for attachment in attachments] == [
         ("logo.gif", True),
         ("Übersicht für Käthe, letzte Fassung.csv", False),
         ("x.bin", False),
     ]
 
 
-def test_images_given_as_data_become_parts_with_their_names() -> None:
+def test_data_url_images_become_named_parts() -> None:
     code = base64.b64encode(PIXEL).decode()
     html = (
         f'<img alt="a" src="data:image/gif;base64,{code}" data-filename="dot.gif">'
         f"<IMG SRC='data:image/gif;base64,{code}'><img src='data:image/gif;base64,!'>"
     )
-    message = parsed(build_message(replace(PLAIN, html=html)))
+    message = parse_message(build_message(replace(PLAIN_DRAFT, html=html)))
     (image,) = [part for part in message.walk() if part.get_content_type() == "image/gif"]
     assert (image.get_content(), image.get_filename()) == (PIXEL, "dot.gif")
     body = message.get_body(("html",))
@@ -113,42 +113,46 @@ def test_images_given_as_data_become_parts_with_their_names() -> None:
     assert "base64,!" in body.get_content()
 
 
-def test_bcc_is_kept_and_can_be_stripped() -> None:
-    many = [NamedAddress(f"secret{n}@example.net", "Sécret, Very") for n in range(20)]
-    raw = build_message(replace(PLAIN, bcc=many))
+def test_bcc_is_written_and_can_be_removed() -> None:
+    bcc_addresses = [NamedAddress(f"secret{n}@example.net", "Sécret, Very") for n in range(20)]
+    raw = build_message(replace(PLAIN_DRAFT, bcc=bcc_addresses))
     assert b"secret19@" in raw
     stripped = without_bcc(raw)
-    assert stripped == build_message(PLAIN)
+    assert stripped == build_message(PLAIN_DRAFT)
 
 
-@pytest.mark.parametrize("end", [b"\r\n", b"\n"])
-def test_bcc_is_stripped_however_it_is_written(end: bytes) -> None:
-    head = [b"bcc : a@b", b"\tc@d", b"To: x", b"RESENT-BCC:", b" y@z", b"X-Bcc: stays", b"BCC: e"]
-    raw = end.join([*head, b"", b"Bcc: of the text", b""])
-    expected = end.join([b"To: x", b"X-Bcc: stays", b"", b"Bcc: of the text", b""])
+@pytest.mark.parametrize("line_end", [b"\r\n", b"\n"])
+def test_every_spelling_of_bcc_is_removed(line_end: bytes) -> None:
+    header = [b"bcc : a@b", b"\tc@d", b"To: x", b"RESENT-BCC:", b" y@z", b"X-Bcc: stays", b"BCC: e"]
+    raw = line_end.join([*header, b"", b"Bcc: of the text", b""])
+    expected = line_end.join([b"To: x", b"X-Bcc: stays", b"", b"Bcc: of the text", b""])
     assert without_bcc(raw) == expected
 
 
-def test_a_message_without_body_loses_its_bcc_too() -> None:
+def test_bcc_is_removed_from_message_without_body() -> None:
     assert without_bcc(b"Bcc: a@b\r\n c@d\r\nTo: x\r\n") == b"To: x\r\n"
     assert without_bcc(b"To: x\r\nBcc: a@b") == b"To: x\r\n"
 
 
-def test_smtputf8_only_where_a_local_part_needs_it() -> None:
-    idn = build_message(replace(PLAIN, to=[NamedAddress("bob@bücher.example", "Bücher")]))
+def test_utf8_header_is_written_only_for_utf8_local_part() -> None:
+    idn = build_message(replace(PLAIN_DRAFT, to=[NamedAddress("bob@bücher.example", "Bücher")]))
     assert idn.isascii()
     assert b"bob@xn--bcher-kva.example" in idn
-    utf8 = build_message(replace(PLAIN, to=[NamedAddress("jörg@bücher.example")]))
+    utf8 = build_message(replace(PLAIN_DRAFT, to=[NamedAddress("jörg@bücher.example")]))
     assert "To: jörg@bücher.example\r\n".encode() in utf8
 
 
-def test_long_fields_are_folded_and_read_back() -> None:
-    people = [NamedAddress(f"somebody{n}@example.net", f'Some "Body", {n}') for n in range(100)]
+def test_long_fields_are_folded_and_parsed_unchanged() -> None:
+    addresses = [NamedAddress(f"somebody{n}@example.net", f'Some "Body", {n}') for n in range(100)]
     subject = "A very long subject " * 20 + "x" * 300 + " ünd mehr 🦆" * 10
-    raw = build_message(replace(PLAIN, to=people, subject=subject, references=["<a@b>"] * 40))
-    assert max(map(len, lines(raw))) <= 78
-    message = parsed(raw)
-    assert [(a.addr_spec, a.display_name) for a in message["To"].addresses] == people
+    raw = build_message(
+        replace(PLAIN_DRAFT, to=addresses, subject=subject, references=["<a@b>"] * 40)
+    )
+    assert max(map(len, header_lines(raw))) <= 78
+    message = parse_message(raw)
+    assert [
+        (address.addr_spec, address.display_name) for address in message["To"].addresses
+    ] == addresses
     assert str(message["Subject"]) == subject.strip()
 
 
@@ -156,13 +160,13 @@ def test_long_fields_are_folded_and_read_back() -> None:
     name=st.text(st.characters(exclude_categories=["Cs", "Cc", "Cn"]), max_size=80),
     subject=st.text(st.characters(exclude_categories=["Cs", "Cc", "Cn"]), max_size=300),
 )
-async def test_any_name_and_subject_come_back(name: str, subject: str) -> None:
+async def test_any_name_and_subject_are_parsed_unchanged(name: str, subject: str) -> None:
     raw = build_message(
-        replace(PLAIN, from_=NamedAddress("ada@example.org", name), subject=subject)
+        replace(PLAIN_DRAFT, from_=NamedAddress("ada@example.org", name), subject=subject)
     )
-    assert max(map(len, lines(raw))) < 998
-    assert [line.split(b":")[0] for line in lines(raw) if line[:1] not in b" \t"] == [
-        line.split(b":")[0] for line in lines(build_message(PLAIN))
+    assert max(map(len, header_lines(raw))) < 998
+    assert [line.split(b":")[0] for line in header_lines(raw) if line[:1] not in b" \t"] == [
+        line.split(b":")[0] for line in header_lines(build_message(PLAIN_DRAFT))
     ]
     facts = await mime.read_message_facts(raw)
     assert (facts.from_[0].name or "").split() == name.split()
@@ -203,22 +207,24 @@ async def test_any_name_and_subject_come_back(name: str, subject: str) -> None:
         ({"most": 100}, ["attachments"]),
     ],
 )
-def test_what_cannot_be_written_is_refused_by_name(
+def test_invalid_draft_field_is_refused_with_its_path(
     change: dict[str, object], path: list[str]
 ) -> None:
-    kind = LimitReached if "most" in change else InvalidInput
-    with pytest.raises(kind) as refused:
-        build_message(replace(PLAIN, **change))  # type: ignore[arg-type]
-    assert refused.value.path == path
+    error_type = LimitReached if "most" in change else InvalidInput
+    with pytest.raises(error_type) as error:
+        build_message(replace(PLAIN_DRAFT, **change))  # type: ignore[arg-type]
+    assert error.value.path == path
 
 
-def test_all_that_cannot_be_written_is_told_at_once() -> None:
+def test_all_invalid_fields_are_reported_together() -> None:
     files = [OutgoingFile(b"", "a\nb", "x", "a>b"), OutgoingFile(b"", cid="a>b")]
     headers = [CustomHeader("Bcc", "a\nb"), CustomHeader("X-A", "\n")]
-    wrong = replace(PLAIN, text="\0", html="\ud800", attachments=files, headers=headers)
-    with pytest.raises(MultipleErrors) as refused:
-        build_message(wrong)
-    assert [".".join(one.path) for one in refused.value.all_errors] == [
+    invalid_draft = replace(
+        PLAIN_DRAFT, text="\0", html="\ud800", attachments=files, headers=headers
+    )
+    with pytest.raises(MultipleErrors) as errors:
+        build_message(invalid_draft)
+    assert [".".join(error.path) for error in errors.value.all_errors] == [
         "attachments.0.cid",
         "attachments.0.contentType",
         "attachments.0.filename",
@@ -238,38 +244,45 @@ def test_all_that_cannot_be_written_is_told_at_once() -> None:
         *("Resent-To", "ARC-Seal", "Return-Path", "Message-ID", "Date", "Sender"),
     ],
 )
-def test_fields_of_servers_and_of_ours_are_refused(key: str) -> None:
-    with pytest.raises(InvalidInput) as refused:
-        build_message(replace(PLAIN, headers=[CustomHeader(key, "x")]))
-    assert (refused.value.constraint, refused.value.path) == ("reserved", ["headers", "0", "key"])
+def test_reserved_header_fields_are_refused(key: str) -> None:
+    with pytest.raises(InvalidInput) as error:
+        build_message(replace(PLAIN_DRAFT, headers=[CustomHeader(key, "x")]))
+    assert (error.value.constraint, error.value.path) == ("reserved", ["headers", "0", "key"])
 
 
-def test_own_fields_and_priority_are_written() -> None:
+def test_custom_headers_and_priority_are_written() -> None:
     headers = [
         CustomHeader("X-Campaign", "Frühling 🌱"),
         CustomHeader("List-Id", "<a.example.org>"),
     ]
-    message = parsed(build_message(replace(PLAIN, headers=headers, priority=Priority.HIGH)))
+    message = parse_message(
+        build_message(replace(PLAIN_DRAFT, headers=headers, priority=Priority.HIGH))
+    )
     assert (message["X-Campaign"], message["List-Id"]) == ("Frühling 🌱", "<a.example.org>")
     assert (message["X-Priority"], message["Importance"]) == ("1", "high")
 
 
-def test_references_keep_the_first_and_the_nearest() -> None:
+def test_references_keep_the_first_and_the_last_ids() -> None:
     ids = [f"<{n}@example.org>" for n in range(80)]
-    message = parsed(
-        build_message(replace(PLAIN, in_reply_to=ids[-1], references=["<b ad>", *ids]))
+    message = parse_message(
+        build_message(replace(PLAIN_DRAFT, in_reply_to=ids[-1], references=["<b ad>", *ids]))
     )
-    kept = str(message["References"]).split()
-    assert (len(kept), kept[0], kept[1], kept[-1]) == (50, ids[0], ids[31], ids[79])
+    references = str(message["References"]).split()
+    assert (len(references), references[0], references[1], references[-1]) == (
+        50,
+        ids[0],
+        ids[31],
+        ids[79],
+    )
     assert message["In-Reply-To"] == ids[-1]
 
 
-def test_a_message_id_is_of_the_random_bytes_and_the_domain() -> None:
+def test_message_id_has_random_bytes_and_ascii_domain() -> None:
     assert new_message_id(b"\x01\xff", "bücher.example") == "<01ff@xn--bcher-kva.example>"
 
 
 @pytest.mark.parametrize(
-    ("odd", "written"),
+    ("attachment", "expected"),
     [
         (OutgoingFile(b"", "a\r\nb\tc\0" + "n" * 300), OutgoingFile(b"", "ab c" + "n" * 251)),
         (OutgoingFile(b"", "", "x", "a>b", charset="a b"), OutgoingFile(b"")),
@@ -279,22 +292,25 @@ def test_a_message_id_is_of_the_random_bytes_and_the_domain() -> None:
         *[(OutgoingFile(b"", "ü", "text/csv", charset="KOI8-R"),) * 2],
     ],
 )  # fmt: skip
-def test_files_of_others_messages_can_always_be_written(
-    odd: OutgoingFile, written: OutgoingFile
+def test_sanitized_foreign_attachment_is_written(
+    attachment: OutgoingFile, expected: OutgoingFile
 ) -> None:
-    made = sanitize_attachment(odd)
-    assert made == written
-    (part,) = parsed(build_message(replace(PLAIN, attachments=[made]))).iter_attachments()
-    assert part.get_filename() == written.filename
-    assert part.get_content_charset() == (written.charset and written.charset.lower())
+    sanitized = sanitize_attachment(attachment)
+    assert sanitized == expected
+    (part,) = parse_message(
+        build_message(replace(PLAIN_DRAFT, attachments=[sanitized]))
+    ).iter_attachments()
+    assert part.get_filename() == expected.filename
+    assert part.get_content_charset() == (expected.charset and expected.charset.lower())
 
 
-def test_an_attached_message_is_a_file_like_any_other() -> None:
+def test_attached_message_is_an_octet_stream() -> None:
     draft = replace(
-        PLAIN, attachments=[OutgoingFile(build_message(PLAIN), "a.eml", "message/rfc822")]
+        PLAIN_DRAFT,
+        attachments=[OutgoingFile(build_message(PLAIN_DRAFT), "a.eml", "message/rfc822")],
     )
-    (part,) = parsed(build_message(draft)).iter_attachments()
+    (part,) = parse_message(build_message(draft)).iter_attachments()
     assert (part.get_content_type(), part.get_content()) == (
         "application/octet-stream",
-        build_message(PLAIN),
+        build_message(PLAIN_DRAFT),
     )

@@ -1,4 +1,4 @@
-"""What servers of IMAP elsewhere say of folders and messages, right and wrong."""
+"""Valid and invalid responses of remote IMAP servers about mailboxes and messages."""
 
 import time
 from datetime import datetime
@@ -31,12 +31,10 @@ from tests.support.mail_servers.imap_and_pop3_servers import (
     three,
 )
 
-# ---------------------------------------------------------------- folders
 
-
-async def folders_of(*lines: bytes) -> list[ListedMailbox]:
-    async with signed_in(three(folders=list(lines))) as there:
-        return await there.run(there.remote.list_mailboxes)
+async def list_mailboxes_of(*list_lines: bytes) -> list[ListedMailbox]:
+    async with signed_in(three(folders=list(list_lines))) as session:
+        return await session.run(session.remote.list_mailboxes)
 
 
 @pytest.mark.parametrize(
@@ -66,22 +64,24 @@ async def folders_of(*lines: bytes) -> list[ListedMailbox]:
         (b'() "/" "[Gmail]/All (x)"', b"[Gmail]/All (x)", ["[Gmail]", "All (x)"]),
     ],
 )
-async def test_names_of_folders(line: bytes, raw: bytes, levels: list[str]) -> None:
+async def test_mailbox_name_is_decoded_and_sent_back(
+    line: bytes, raw: bytes, levels: list[str]
+) -> None:
     remote = three(folders=[line])
-    async with signed_in(remote) as there:
-        (found,) = await there.run(there.remote.list_mailboxes)
-        assert (found.raw_name, found.levels) == (raw, levels)
-        assert await there.run(there.remote.list_subscribed) == {raw}
-        await there.run(lambda: there.remote.open_mailbox(found, writable=False))
-    (asked,) = [line.partition(b" ")[2] for line in remote.heard if b"EXAMINE" in line]
-    quoted = raw.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+    async with signed_in(remote) as session:
+        (mailbox,) = await session.run(session.remote.list_mailboxes)
+        assert (mailbox.raw_name, mailbox.levels) == (raw, levels)
+        assert await session.run(session.remote.list_subscribed) == {raw}
+        await session.run(lambda: session.remote.open_mailbox(mailbox, writable=False))
+    (command,) = [line.partition(b" ")[2] for line in remote.heard if b"EXAMINE" in line]
+    escaped = raw.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
     literal = b"EXAMINE {%d}\r\n%s\r\n" % (len(raw), raw)
-    plain = raw.isascii() and b"\r" not in raw
-    assert asked == (b'EXAMINE "%s"\r\n' % quoted if plain else literal)
+    is_quotable = raw.isascii() and b"\r" not in raw
+    assert command == (b'EXAMINE "%s"\r\n' % escaped if is_quotable else literal)
 
 
-async def test_which_folders_there_are() -> None:
-    found = await folders_of(
+async def test_unselectable_and_repeated_mailboxes_are_skipped() -> None:
+    mailboxes = await list_mailboxes_of(
         b'(\\HasNoChildren \\sent) "/" Gesendet',
         b'(\\Noselect) "/" "[Gmail]"',
         b'(\\NonExistent) "/" gone',
@@ -89,24 +89,24 @@ async def test_which_folders_there_are() -> None:
         b'() "/" "twice"',
         b'() "/" ""',
     )
-    assert [(one.raw_name, one.special_use) for one in found] == [
+    assert [(mailbox.raw_name, mailbox.special_use) for mailbox in mailboxes] == [
         (b"Gesendet", "\\sent"),
         (b"twice", None),
     ]
 
 
 @pytest.mark.parametrize("line", [b"", b"a b", b'() "/"', b'(\\x "/" a', b'() "/" a b', b"1 2 3"])
-async def test_a_list_that_is_none(line: bytes) -> None:
+async def test_invalid_list_response_fails(line: bytes) -> None:
     problem = await failure(three(folders=[line]))
     assert problem.stage is ConnectorStage.LIST
 
 
-async def test_five_thousand_folders() -> None:
-    found = await folders_of(*(b'() "/" "Folder %d"' % number for number in range(5000)))
-    assert len({one.raw_name for one in found}) == 5000
+async def test_five_thousand_mailboxes_are_listed() -> None:
+    mailboxes = await list_mailboxes_of(*(b'() "/" "Folder %d"' % number for number in range(5000)))
+    assert len({mailbox.raw_name for mailbox in mailboxes}) == 5000
 
 
-async def test_more_folders_than_anybody_has() -> None:
+async def test_too_many_mailboxes_fail() -> None:
     lines = [b'() "/" "Folder %d"' % number for number in range(MAX_MAILBOXES + 1)]
     problem = await failure(three(folders=lines))
     assert (problem.stage, problem.message) == (
@@ -116,7 +116,7 @@ async def test_more_folders_than_anybody_has() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "validity", "modseq"),
+    ("response", "validity", "modseq"),
     [
         (b"* 3 EXISTS\r\n* OK [UIDVALIDITY 7]\r\n", 7, 0),
         (
@@ -136,10 +136,12 @@ async def test_more_folders_than_anybody_has() -> None:
         ),
     ],
 )
-async def test_a_folder_is_opened(said: bytes, validity: int, modseq: int) -> None:
-    async with signed_in(three(faults={"EXAMINE": said + b"<tag> OK\r\n"})) as there:
-        found = await there.run(lambda: there.remote.open_mailbox(INBOX, writable=False))
-        assert found == (validity, modseq, 3)
+async def test_open_mailbox_returns_uidvalidity_and_modseq(
+    response: bytes, validity: int, modseq: int
+) -> None:
+    async with signed_in(three(faults={"EXAMINE": response + b"<tag> OK\r\n"})) as session:
+        result = await session.run(lambda: session.remote.open_mailbox(INBOX, writable=False))
+        assert result == (validity, modseq, 3)
 
 
 @pytest.mark.parametrize(
@@ -147,44 +149,41 @@ async def test_a_folder_is_opened(said: bytes, validity: int, modseq: int) -> No
     [b"", b"[UIDVALIDITY 0]", b"[UIDVALIDITY abc]", b"[UIDVALIDITY -7]",
      b"[UIDVALIDITY 4294967296]", b"[UIDVALIDITY " + b"9" * 5000 + b"]", b"[UIDVALIDITY]"],
 )  # fmt: skip
-async def test_no_uidvalidity(validity: bytes) -> None:
-    said = b"* 3 EXISTS\r\n* OK " + validity + b" ok\r\n<tag> OK\r\n"
-    problem = await failure(three(faults={"SELECT": said}))
+async def test_missing_or_invalid_uidvalidity_fails(validity: bytes) -> None:
+    response = b"* 3 EXISTS\r\n* OK " + validity + b" ok\r\n<tag> OK\r\n"
+    problem = await failure(three(faults={"SELECT": response}))
     assert (problem.stage, problem.message) == (
         ConnectorStage.FETCH,
         "the server names no UIDVALIDITY",
     )
 
 
-async def test_numbered_anew_in_between() -> None:
+async def test_new_uidvalidity_is_returned_when_opened_again() -> None:
     remote = three()
-    async with signed_in(remote) as there:
+    async with signed_in(remote) as session:
         assert (
-            await there.run(lambda: there.remote.open_mailbox(INBOX, writable=False))
+            await session.run(lambda: session.remote.open_mailbox(INBOX, writable=False))
         ).uid_validity == 7
         remote.validity = 8
         assert (
-            await there.run(lambda: there.remote.open_mailbox(INBOX, writable=False))
+            await session.run(lambda: session.remote.open_mailbox(INBOX, writable=False))
         ).uid_validity == 8
 
 
-async def test_numbered_anew_while_it_is_open() -> None:
-    said = b"* OK [UIDVALIDITY 8] surprise\r\n<usual>"
-    problem = await failure(three(faults={"UID FETCH": said}))
+async def test_new_uidvalidity_of_open_mailbox_fails() -> None:
+    response = b"* OK [UIDVALIDITY 8] surprise\r\n<usual>"
+    problem = await failure(three(faults={"UID FETCH": response}))
     assert (problem.stage, "anew" in problem.message) == (ConnectorStage.FETCH, True)
 
 
-async def test_what_can_only_be_read() -> None:
-    said = b"* 3 EXISTS\r\n* OK [UIDVALIDITY 7]\r\n<tag> OK [READ-ONLY] hands off\r\n"
-    problem = await failure(three(faults={"SELECT": said}))
+async def test_read_only_mailbox_fails() -> None:
+    response = b"* 3 EXISTS\r\n* OK [UIDVALIDITY 7]\r\n<tag> OK [READ-ONLY] hands off\r\n"
+    problem = await failure(three(faults={"SELECT": response}))
     assert (problem.stage, "only be read" in problem.message) == (ConnectorStage.FETCH, True)
 
 
-# ---------------------------------------------------------------- numbers of messages
-
-
 @pytest.mark.parametrize(
-    ("said", "marks"),
+    ("response", "message_ids"),
     [
         (b"* SEARCH 8 3 5 3 8\r\n", ["3", "5", "8"]),
         (b"* SEARCH 0 3\r\n", ["3"]),
@@ -195,34 +194,33 @@ async def test_what_can_only_be_read() -> None:
         (b"* SEARCH 4294967295 4294967296\r\n", ["4294967295"]),
     ],
 )
-async def test_numbers(said: bytes, marks: list[str]) -> None:
-    async with signed_in(three(faults={"UID SEARCH": said + b"<tag> OK\r\n"})) as there:
-        assert await there.run((await opened(there)).list_message_ids) == marks
+async def test_search_response_returns_sorted_uids(response: bytes, message_ids: list[str]) -> None:
+    async with signed_in(three(faults={"UID SEARCH": response + b"<tag> OK\r\n"})) as session:
+        assert await session.run((await opened(session)).list_message_ids) == message_ids
 
 
 @pytest.mark.parametrize(
-    "said",
+    "response",
     [b"", b"* SEARCH\r\n", b"* SEARCH 1 x\r\n", b"* SEARCH -1\r\n", b"* SEARCH {3}\r\n1 2\r\n"],
 )
-async def test_numbers_that_are_none(said: bytes) -> None:
-    async def marks(there: ThreadedSession) -> None:
-        await there.run((await opened(there)).list_message_ids)
+async def test_invalid_search_response_fails(response: bytes) -> None:
+    async def list_ids(session: ThreadedSession) -> None:
+        await session.run((await opened(session)).list_message_ids)
 
-    problem = await failure(three(faults={"UID SEARCH": said + b"<tag> OK\r\n"}), marks)
+    problem = await failure(three(faults={"UID SEARCH": response + b"<tag> OK\r\n"}), list_ids)
     assert problem.stage is ConnectorStage.FETCH
 
 
-async def test_as_many_as_large_folders_have() -> None:
-    many = b"* SEARCH" + b"".join(b" %d" % uid for uid in range(1, 300_001)) + b"\r\n<tag> OK\r\n"
-    async with signed_in(three(faults={"UID SEARCH": many})) as there:
-        assert len(await there.run((await opened(there)).list_message_ids)) == 300_000
-
-
-# ---------------------------------------------------------------- what is told of messages
+async def test_search_returns_three_hundred_thousand_uids() -> None:
+    search_response = (
+        b"* SEARCH" + b"".join(b" %d" % uid for uid in range(1, 300_001)) + b"\r\n<tag> OK\r\n"
+    )
+    async with signed_in(three(faults={"UID SEARCH": search_response})) as session:
+        assert len(await session.run((await opened(session)).list_message_ids)) == 300_000
 
 
 @pytest.mark.parametrize(
-    ("told", "flags", "size", "received_at"),
+    ("fetch_items", "flags", "size", "received_at"),
     [
         (b"UID 3 FLAGS (\\SEEN \\recent) RFC822.SIZE 5", {"\\Seen", "\\Recent"}, 5, None),
         (b'UID 3 FLAGS (a\xffb "q r" {3}\r\na b $ok NIL (x)) RFC822.SIZE 5', {"$ok"}, 5, None),
@@ -239,36 +237,33 @@ async def test_as_many_as_large_folders_have() -> None:
         (b"uid 3 flags (\\Seen) rfc822.size 5", {"\\Seen"}, 5, None),
     ],
 )  # fmt: skip
-async def test_what_is_told(
-    told: bytes, flags: set[str], size: int, received_at: datetime | None
+async def test_fetch_response_returns_flags_size_and_date(
+    fetch_items: bytes, flags: set[str], size: int, received_at: datetime | None
 ) -> None:
-    said = b"* 1 FETCH (" + told + b")\r\n<tag> OK\r\n"
-    async with signed_in(three(faults={"UID FETCH": said})) as there:
-        (one,) = await there.run((await opened(there)).fetch_metadata, ["3"])
-        assert one == RemoteMessage("3", size, frozenset(flags), received_at)
+    response = b"* 1 FETCH (" + fetch_items + b")\r\n<tag> OK\r\n"
+    async with signed_in(three(faults={"UID FETCH": response})) as session:
+        (message,) = await session.run((await opened(session)).fetch_metadata, ["3"])
+        assert message == RemoteMessage("3", size, frozenset(flags), received_at)
 
 
-async def test_what_comes_unasked_is_of_others() -> None:
-    said = (
+async def test_unsolicited_responses_are_ignored() -> None:
+    response = (
         b"* 3 FETCH (FLAGS (\\Deleted))\r\n* 9 FETCH (UID 99 FLAGS (x))\r\n* 2 EXPUNGE\r\n"
         b"* VANISHED 1:2\r\n* 17 EXISTS\r\n* OK [ALERT] hear me\r\n<usual>"
         b"* 3 FETCH (FLAGS (\\Flagged))\r\n"
     )
     remote = three()
-    async with signed_in(remote) as there:
-        found = await opened(there)
-        remote.faults["UID FETCH"] = said.replace(b"<usual>", b"") + (
+    async with signed_in(remote) as session:
+        mailbox = await opened(session)
+        remote.faults["UID FETCH"] = response.replace(b"<usual>", b"") + (
             b"* 1 FETCH (UID 3 FLAGS (\\Seen))\r\n* 1 FETCH (UID 3 RFC822.SIZE 4)\r\n"
             b"* 4 FETCH (FLAGS ())\r\n<tag> OK\r\n"
         )
         expected = RemoteMessage("3", 4, frozenset({"\\Seen"}), None)
-        assert await there.run(found.fetch_metadata, ["3", "5"]) == [expected]
-        assert await there.run(found.fetch_flags, ["3", "5"]) == {"3": frozenset({"\\Seen"})}
-        remote.faults["UID FETCH"] = said
-        assert set(await got(there, 3, 5, 8)) == {"3", "5", "8"}
-
-
-# ---------------------------------------------------------------- messages
+        assert await session.run(mailbox.fetch_metadata, ["3", "5"]) == [expected]
+        assert await session.run(mailbox.fetch_flags, ["3", "5"]) == {"3": frozenset({"\\Seen"})}
+        remote.faults["UID FETCH"] = response
+        assert set(await got(session, 3, 5, 8)) == {"3", "5", "8"}
 
 
 @pytest.mark.parametrize(
@@ -276,79 +271,84 @@ async def test_what_comes_unasked_is_of_others() -> None:
     [b"", b"\0\0\0", b"no mail", b"x" * 90_000, b"\r\n" * 1000, b")\r\n* BYE\r\n", b"{10}\r\n",
      bytes(range(256))],
 )  # fmt: skip
-async def test_whatever_a_message_is(raw: bytes) -> None:
-    async with signed_in(ImapRemote({3: Message(raw), 5: Message()})) as there:
-        assert await got(there, 3, 5) == {"3": raw, "5": MESSAGE}
+async def test_any_message_bytes_are_fetched(raw: bytes) -> None:
+    async with signed_in(ImapRemote({3: Message(raw), 5: Message()})) as session:
+        assert await got(session, 3, 5) == {"3": raw, "5": MESSAGE}
 
 
 @pytest.mark.parametrize(
-    "told", [b"BODY[] NIL", b"BODY[] 5", b"BODY[] ()", b"FLAGS ()", b"BODY[HEADER] {2}\r\nab"]
+    "fetch_items",
+    [b"BODY[] NIL", b"BODY[] 5", b"BODY[] ()", b"FLAGS ()", b"BODY[HEADER] {2}\r\nab"],
 )
-async def test_what_is_no_message_is_left_out(told: bytes) -> None:
-    said = b"* 1 FETCH (UID 3 " + told + b")\r\n* 2 FETCH (UID 5 BODY[] {1}\r\na)\r\n<tag> OK\r\n"
-    async with signed_in(three(faults={"UID FETCH": said})) as there:
-        assert await got(there, 3, 5) == {"5": b"a"}
+async def test_response_without_body_is_skipped(fetch_items: bytes) -> None:
+    response = (
+        b"* 1 FETCH (UID 3 "
+        + fetch_items
+        + b")\r\n* 2 FETCH (UID 5 BODY[] {1}\r\na)\r\n<tag> OK\r\n"
+    )
+    async with signed_in(three(faults={"UID FETCH": response})) as session:
+        assert await got(session, 3, 5) == {"5": b"a"}
 
 
-async def test_the_same_twice_and_what_nobody_asked_for() -> None:
-    said = b"".join(
-        b"* %d FETCH (UID %d BODY[] {1}\r\n%c)\r\n" % (number, uid, sign)
-        for number, (uid, sign) in enumerate(
+async def test_repeated_and_unrequested_messages_are_ignored() -> None:
+    response = b"".join(
+        b"* %d FETCH (UID %d BODY[] {1}\r\n%c)\r\n" % (number, uid, character)
+        for number, (uid, character) in enumerate(
             [(5, b"a"), (3, b"b"), (5, b"c"), (9, b"d"), (0, b"e")]
         )
     )
-    async with signed_in(three(faults={"UID FETCH": said + b"<tag> OK\r\n"})) as there:
-        assert await got(there, 3, 5) == {"5": b"a", "3": b"b"}
+    async with signed_in(three(faults={"UID FETCH": response + b"<tag> OK\r\n"})) as session:
+        assert await got(session, 3, 5) == {"5": b"a", "3": b"b"}
 
 
 @pytest.mark.parametrize("size", [b"1", b"99999"])
-async def test_a_size_that_is_a_lie(size: bytes) -> None:
+async def test_wrong_size_does_not_change_the_message(size: bytes) -> None:
     raw = b"x" * 50_000
     async with signed_in(
         ImapRemote({uid: Message(raw, size=size) for uid in range(1, 9)})
-    ) as there:
-        found = await opened(there)
-        heads = await there.run(found.fetch_metadata, [str(uid) for uid in range(1, 9)])
-        assert {one.size for one in heads} == {int(size)}
-        assert await got(there, *range(1, 9)) == {str(uid): raw for uid in range(1, 9)}
+    ) as session:
+        mailbox = await opened(session)
+        metadata = await session.run(mailbox.fetch_metadata, [str(uid) for uid in range(1, 9)])
+        assert {message.size for message in metadata} == {int(size)}
+        assert await got(session, *range(1, 9)) == {str(uid): raw for uid in range(1, 9)}
 
 
-async def test_a_message_larger_than_any_may_be_is_left_out() -> None:
+async def test_too_large_message_is_skipped() -> None:
     remote = ImapRemote({3: Message(b"x" * (LARGEST + 1)), 5: Message(b"x" * LARGEST)})
-    async with signed_in(remote) as there:
-        assert await got(there, 3, 5) == {"5": b"x" * LARGEST}
+    async with signed_in(remote) as session:
+        assert await got(session, 3, 5) == {"5": b"x" * LARGEST}
 
 
 @pytest.mark.parametrize("size", [2 * LARGEST + 1, 1 << 32, 10**30])
-async def test_a_literal_that_cannot_be_one(size: int) -> None:
+async def test_impossible_literal_size_fails(size: int) -> None:
     fault = Fault(b"* 1 FETCH (UID 3 BODY[] {%d}\r\nFrom:" % size)
-    problem = await failure(three(faults={"UID FETCH": fault}), lambda there: got(there, 3))
+    problem = await failure(three(faults={"UID FETCH": fault}), lambda session: got(session, 3))
     assert (problem.stage, f"{size} bytes" in problem.message) == (ConnectorStage.FETCH, True)
 
 
-@pytest.mark.parametrize("given", [b"{100}", b"{5}", b"{0}", b"{-1}", b"{x}", b"{}"])
-async def test_a_literal_of_a_wrong_size(given: bytes) -> None:
-    fault = Fault(b"* 1 FETCH (UID 3 BODY[] " + given + b"\r\n" + MESSAGE + b")\r\n<tag> OK\r\n")
+@pytest.mark.parametrize("literal", [b"{100}", b"{5}", b"{0}", b"{-1}", b"{x}", b"{}"])
+async def test_wrong_literal_size_fails(literal: bytes) -> None:
+    fault = Fault(b"* 1 FETCH (UID 3 BODY[] " + literal + b"\r\n" + MESSAGE + b")\r\n<tag> OK\r\n")
     remote = three(faults={"UID FETCH": fault})
-    problem = await failure(remote, lambda there: got(there, 3), timeout=SHORT)
+    problem = await failure(remote, lambda session: got(session, 3), timeout=SHORT)
     assert problem.stage is ConnectorStage.FETCH
 
 
-async def test_what_came_before_the_end_is_there() -> None:
+async def test_messages_before_a_disconnect_are_returned() -> None:
     fault = Fault(b"* 1 FETCH (UID 3 BODY[] {1}\r\na)\r\n* 2 FETCH (UID 5 BODY[] {9}\r\nab", GONE)
-    seen: list[tuple[str, bytes]] = []
+    fetched: list[tuple[str, bytes]] = []
 
-    async def fetch(there: ThreadedSession) -> None:
-        await opened(there)
-        async for some in there.stream_messages([head(3), head(5)]):
-            seen.extend((one.message_id, raw) for one, raw in some)
+    async def fetch(session: ThreadedSession) -> None:
+        await opened(session)
+        async for batch in session.stream_messages([head(3), head(5)]):
+            fetched.extend((message.message_id, raw) for message, raw in batch)
 
     problem = await failure(three(faults={"UID FETCH": fault}), fetch)
     assert problem.message == "the server has ended the connection"
-    assert seen == [("3", b"a")]
+    assert fetched == [("3", b"a")]
 
 
-async def test_one_that_cannot_be_read_does_not_hold_up_others() -> None:
+async def test_unreadable_message_does_not_prevent_other_fetches() -> None:
     remote = three()
 
     def fetch(rest: bytes, words: list[bytes]) -> bytes:
@@ -357,52 +357,51 @@ async def test_one_that_cannot_be_read_does_not_hold_up_others() -> None:
         return b"<tag> NO it is broken\r\n"
 
     remote.do_uid_fetch = fetch  # type: ignore[method-assign]
-    async with signed_in(remote) as there:
-        assert set(await got(there, 3, 5, 8)) == {"3", "8"}
+    async with signed_in(remote) as session:
+        assert set(await got(session, 3, 5, 8)) == {"3", "8"}
 
 
-async def test_who_gives_nothing_at_all() -> None:
+async def test_server_that_refuses_all_messages_fails() -> None:
     remote = ImapRemote({uid: Message() for uid in range(1, 50)})
     remote.faults["UID FETCH"] = b"<tag> NO I am tired\r\n"
-    problem = await failure(remote, lambda there: got(there, *range(1, 50)))
+    problem = await failure(remote, lambda session: got(session, *range(1, 50)))
     assert (problem.stage, "none of these" in problem.message) == (ConnectorStage.FETCH, True)
     assert sum(b"UID FETCH" in line for line in remote.heard) < 20
 
 
-# ---------------------------------------------------------------- deleting and waiting
-
-
-async def test_with_uidplus_only_ours_are_deleted() -> None:
+async def test_uidplus_deletes_only_requested_messages() -> None:
     remote = three()
     remote.messages[8].flags = b"\\Deleted"
-    async with signed_in(remote) as there:
-        found = await opened(there, write=True)
-        await there.run(found.delete_messages, ["3", "5"])
+    async with signed_in(remote) as session:
+        mailbox = await opened(session, write=True)
+        await session.run(mailbox.delete_messages, ["3", "5"])
     assert set(remote.messages) == {8}
     assert not any(line.endswith(b" EXPUNGE\r\n") for line in remote.heard)
 
 
-@pytest.mark.parametrize(("others", "left"), [(b"", {8}), (b"\\Deleted", {3, 5, 8})])
-async def test_without_uidplus_nothing_of_others_is_deleted(others: bytes, left: set[int]) -> None:
+@pytest.mark.parametrize(("foreign_flags", "remaining"), [(b"", {8}), (b"\\Deleted", {3, 5, 8})])
+async def test_without_uidplus_nothing_is_deleted_if_other_messages_are_flagged(
+    foreign_flags: bytes, remaining: set[int]
+) -> None:
     remote = three(capabilities=b"IMAP4rev1")
-    remote.messages[8].flags = others
-    async with signed_in(remote) as there:
-        found = await opened(there, write=True)
-        await there.run(found.delete_messages, ["3", "5"])
-    assert set(remote.messages) == left
+    remote.messages[8].flags = foreign_flags
+    async with signed_in(remote) as session:
+        mailbox = await opened(session, write=True)
+        await session.run(mailbox.delete_messages, ["3", "5"])
+    assert set(remote.messages) == remaining
     assert b"\\Deleted" in remote.messages.get(3, Message(flags=b"\\Deleted")).flags
 
 
-async def test_without_uidplus_nothing_goes_where_nothing_is_marked() -> None:
+async def test_without_uidplus_nothing_is_deleted_if_none_is_flagged() -> None:
     remote = three(capabilities=b"IMAP4rev1", faults={"UID SEARCH": b"* SEARCH\r\n<tag> OK\r\n"})
-    async with signed_in(remote) as there:
-        found = await opened(there, write=True)
-        await there.run(found.delete_messages, ["3"])
+    async with signed_in(remote) as session:
+        mailbox = await opened(session, write=True)
+        await session.run(mailbox.delete_messages, ["3"])
     assert set(remote.messages) == {3, 5, 8}
 
 
 @pytest.mark.parametrize(
-    ("said", "heard"),
+    ("response", "is_change"),
     [
         (b"+ idling\r\n* 4 EXISTS\r\n", True),
         (b"* 4 EXISTS\r\n+ idling\r\n", True),
@@ -415,23 +414,25 @@ async def test_without_uidplus_nothing_goes_where_nothing_is_marked() -> None:
     ],
 )
 @pytest.mark.parametrize("security", [ConnectorSecurity.PLAIN, ConnectorSecurity.TLS])
-async def test_waiting(said: bytes, heard: bool, security: ConnectorSecurity) -> None:
-    rest = b"STS\r\n" if said.endswith(b"EXI") else b""
-    remote = three(faults={"IDLE": said, "DONE": rest + b"<tag> OK idled\r\n"})
-    async with signed_in(remote, security=security) as there:
-        found = await opened(there)
-        assert await there.run(found.wait_for_changes, 0.2) is (heard or bool(rest))
-        assert await there.run(found.list_message_ids) == ["3", "5", "8"]
+async def test_idle_returns_whether_the_mailbox_changed(
+    response: bytes, is_change: bool, security: ConnectorSecurity
+) -> None:
+    rest = b"STS\r\n" if response.endswith(b"EXI") else b""
+    remote = three(faults={"IDLE": response, "DONE": rest + b"<tag> OK idled\r\n"})
+    async with signed_in(remote, security=security) as session:
+        mailbox = await opened(session)
+        assert await session.run(mailbox.wait_for_changes, 0.2) is (is_change or bool(rest))
+        assert await session.run(mailbox.list_message_ids) == ["3", "5", "8"]
 
 
-async def test_waiting_goes_on_for_longer_than_a_silence() -> None:
-    async with signed_in(three(), timeout=0.2) as there:
+async def test_idle_lasts_longer_than_the_read_timeout() -> None:
+    async with signed_in(three(), timeout=0.2) as session:
         began = time.monotonic()
-        assert not await there.run((await opened(there)).wait_for_changes, 0.6)
+        assert not await session.run((await opened(session)).wait_for_changes, 0.6)
         assert time.monotonic() - began > 0.5
 
 
-async def test_no_waiting_where_it_is_not_offered() -> None:
-    async with signed_in(three(capabilities=b"IMAP4rev1")) as there:
+async def test_idle_without_capability_fails() -> None:
+    async with signed_in(three(capabilities=b"IMAP4rev1")) as session:
         with pytest.raises(RemoteFailure, match="no IDLE"):
-            await there.run((await opened(there)).wait_for_changes, 1)
+            await session.run((await opened(session)).wait_for_changes, 1)

@@ -1,4 +1,4 @@
-"""Sessions with servers of IMAP elsewhere, which do all that they should not."""
+"""Sessions with remote IMAP servers, including faulty and hostile ones."""
 
 import asyncio
 import threading
@@ -37,44 +37,42 @@ from tests.support.mail_servers.imap_and_pop3_servers import (
 )
 from tests.support.mail_servers.smtp_and_dns_servers import trust
 
-# ---------------------------------------------------------------- what is right
 
-
-async def test_messages_come_with_flags_and_dates() -> None:
+async def test_messages_have_flags_and_dates() -> None:
     remote = three()
     remote.messages[5].flags = b"\\Seen $Forwarded"
-    async with signed_in(remote) as there:
-        found = await opened(there)
-        assert await there.run(found.list_message_ids) == ["3", "5", "8"]
-        heads = await there.run(found.fetch_metadata, ["3", "5", "7"])
-        assert [one.message_id for one in heads] == ["3", "5"]
-        assert heads[1].flags == {"\\Seen", "$Forwarded"}
-        assert heads[1].received_at == datetime(2026, 7, 17, 0, 44, 25, tzinfo=UTC)
-        assert heads[0].size == len(remote.messages[3].raw)
-        assert await got(there, 3, 5, 8) == {
-            str(uid): one.raw for uid, one in remote.messages.items()
+    async with signed_in(remote) as session:
+        mailbox = await opened(session)
+        assert await session.run(mailbox.list_message_ids) == ["3", "5", "8"]
+        metadata = await session.run(mailbox.fetch_metadata, ["3", "5", "7"])
+        assert [message.message_id for message in metadata] == ["3", "5"]
+        assert metadata[1].flags == {"\\Seen", "$Forwarded"}
+        assert metadata[1].received_at == datetime(2026, 7, 17, 0, 44, 25, tzinfo=UTC)
+        assert metadata[0].size == len(remote.messages[3].raw)
+        assert await got(session, 3, 5, 8) == {
+            str(uid): message.raw for uid, message in remote.messages.items()
         }
     assert remote.heard[-1].endswith(b"LOGOUT\r\n")
 
 
-async def test_many_messages_come_in_several_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_messages_are_fetched_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imap_client, "MAX_FETCHED_MESSAGES", 2)
     monkeypatch.setattr(imap_client, "METADATA_BATCH_SIZE", 2)
     remote = three()
-    async with signed_in(remote) as there:
-        assert len(await got(there, 3, 5, 8)) == 3
-        found = await opened(there)
-        assert len(await there.run(found.fetch_metadata, ["3", "5", "8"])) == 3
-        assert await there.run(found.fetch_flags, ["3", "5", "8"]) == dict.fromkeys(
+    async with signed_in(remote) as session:
+        assert len(await got(session, 3, 5, 8)) == 3
+        mailbox = await opened(session)
+        assert len(await session.run(mailbox.fetch_metadata, ["3", "5", "8"])) == 3
+        assert await session.run(mailbox.fetch_flags, ["3", "5", "8"]) == dict.fromkeys(
             ("3", "5", "8"), frozenset[str]()
         )
 
 
 @pytest.mark.parametrize("security", [ConnectorSecurity.TLS, ConnectorSecurity.STARTTLS])
-async def test_tls(security: ConnectorSecurity) -> None:
+async def test_messages_are_fetched_over_tls(security: ConnectorSecurity) -> None:
     remote = three(capabilities=b"IMAP4rev1 STARTTLS")
-    async with signed_in(remote, security=security) as there:
-        assert len(await got(there, 3, 5, 8)) == 3
+    async with signed_in(remote, security=security) as session:
+        assert len(await got(session, 3, 5, 8)) == 3
 
 
 @pytest.mark.parametrize(
@@ -87,15 +85,15 @@ async def test_tls(security: ConnectorSecurity) -> None:
         ("CRAM-MD5", b"YW5uYSA"),
     ],
 )
-async def test_each_way_to_sign_in(mechanism: str, sent: bytes) -> None:
+async def test_sign_in_with_each_mechanism(mechanism: str, sent: bytes) -> None:
     remote = three()
-    async with signed_in(remote, mechanism=mechanism) as there:
-        assert there.remote.capabilities
+    async with signed_in(remote, mechanism=mechanism) as session:
+        assert session.remote.capabilities
     assert any(sent in line for line in remote.heard), remote.heard
 
 
 @pytest.mark.parametrize("secret", ["pässwort", "two\r\na1 LOGOUT"])
-async def test_a_password_of_other_signs_is_a_literal(secret: str) -> None:
+async def test_password_with_special_characters_is_sent_as_literal(secret: str) -> None:
     remote = three()
     async with signed_in(remote, secret=secret):
         pass
@@ -104,32 +102,30 @@ async def test_a_password_of_other_signs_is_a_literal(secret: str) -> None:
     assert login.endswith(b'"anna" {%d}\r\n%s\r\n' % (len(raw), raw))
 
 
-async def test_extensions_are_those_that_are_said_behind_the_password() -> None:
-    said = b"<tag> OK [CAPABILITY IMAP4rev1 IDLE] in\r\n"
-    async with signed_in(three(faults={"LOGIN": said})) as there:
-        assert there.remote.capabilities == {"IMAP4REV1", "IDLE"}
+async def test_capabilities_after_login_replace_earlier_ones() -> None:
+    response = b"<tag> OK [CAPABILITY IMAP4rev1 IDLE] in\r\n"
+    async with signed_in(three(faults={"LOGIN": response})) as session:
+        assert session.remote.capabilities == {"IMAP4REV1", "IDLE"}
 
 
-async def test_an_extension_that_was_a_lie_is_not_used() -> None:
-    lies = {"ENABLE": b"<tag> BAD never heard of\r\n"}
-    async with signed_in(three(faults=lies)) as there:
-        assert len(await got(there, 3)) == 1
+async def test_refused_extension_is_not_used() -> None:
+    faults = {"ENABLE": b"<tag> BAD never heard of\r\n"}
+    async with signed_in(three(faults=faults)) as session:
+        assert len(await got(session, 3)) == 1
 
 
-async def test_all_flags_where_changes_cannot_be_told() -> None:
+async def test_all_flags_are_fetched_if_changedsince_is_refused() -> None:
     remote = three(faults={"UID FETCH": b"<tag> BAD what is CHANGEDSINCE\r\n"})
-    async with signed_in(remote) as there:
-        found = await opened(there)
+    async with signed_in(remote) as session:
+        mailbox = await opened(session)
         with pytest.raises(RemoteFailure):
-            await there.run(found.fetch_changed_flags, 5)
+            await session.run(mailbox.fetch_changed_flags, 5)
         del remote.faults["UID FETCH"]
-        assert set(await there.run(found.fetch_changed_flags, 5)) == {"3", "5", "8"}
+        assert set(await session.run(mailbox.fetch_changed_flags, 5)) == {"3", "5", "8"}
     assert sum(b"CHANGEDSINCE" in line for line in remote.heard) == 2
 
 
-# ---------------------------------------------------------------- silence and hanging up
-
-STEPS = {
+STAGES = {
     "GREETING": ConnectorStage.GREETING,
     "CAPABILITY": ConnectorStage.GREETING,
     "LOGIN": ConnectorStage.LOGIN,
@@ -144,7 +140,7 @@ STEPS = {
     "UID STORE": ConnectorStage.DELETE,
     "UID EXPUNGE": ConnectorStage.DELETE,
 }
-DOES = {
+FAULTS = {
     "silence": SILENCE,
     "hangs up": HANG_UP,
     "bye": Fault(b"* BYE be\xff gone\r\n", GONE),
@@ -159,18 +155,18 @@ DOES = {
 }
 
 
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("does", DOES)
-async def test_whatever_goes_wrong_at_each_step(step: str, does: str) -> None:
+@pytest.mark.parametrize("step", STAGES)
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_fault_at_each_step_names_its_stage(step: str, fault: str) -> None:
     began = time.monotonic()
     problem = await failure(
-        three(faults={step: DOES[does]}), timeout=SHORT if does == "silence" else PATIENCE
+        three(faults={step: FAULTS[fault]}), timeout=SHORT if fault == "silence" else PATIENCE
     )
-    assert problem.stage is STEPS[step]
+    assert problem.stage is STAGES[step]
     assert time.monotonic() - began < PATIENCE
-    if does == "silence":
+    if fault == "silence":
         assert problem.message == "no answer within 0.5 seconds"
-    if does == "bye":
+    if fault == "bye":
         assert problem.message == "the server has ended the connection: be\ufffd gone"
     assert not problem.is_permanent
 
@@ -178,32 +174,29 @@ async def test_whatever_goes_wrong_at_each_step(step: str, does: str) -> None:
 @pytest.mark.parametrize(
     "step", ["SELECT", "LIST", "LSUB", "UID SEARCH", "UID STORE", "UID EXPUNGE", "IDLE"]
 )
-async def test_what_is_refused_says_why(step: str) -> None:
+async def test_refusal_at_each_step_returns_the_server_text(step: str) -> None:
     problem = await failure(three(faults={step: b"<tag> NO not today\r\n"}))
-    assert (problem.stage, problem.message) == (STEPS[step], "not today")
+    assert (problem.stage, problem.message) == (STAGES[step], "not today")
 
 
-async def test_nobody_listens() -> None:
+async def test_closed_port_fails_in_connect_stage() -> None:
     remote = three()
     async with open_at(remote):
         pass
-    line = RemoteConnection(account(remote), ["127.0.0.1"])
+    connection = RemoteConnection(account(remote), ["127.0.0.1"])
     with pytest.raises(RemoteFailure, match="nobody listens there") as problem:
-        await asyncio.to_thread(ImapSession(line, LARGEST).sign_in)
+        await asyncio.to_thread(ImapSession(connection, LARGEST).connect_and_sign_in)
     assert problem.value.stage is ConnectorStage.CONNECT
 
 
-# ---------------------------------------------------------------- TLS
-
-
-async def test_no_starttls_offered() -> None:
+async def test_missing_starttls_fails_before_login() -> None:
     remote = three()
     problem = await failure(remote, security=ConnectorSecurity.STARTTLS)
     assert (problem.stage, problem.message) == (ConnectorStage.TLS, "the server offers no STARTTLS")
     assert not any(b"LOGIN" in line for line in remote.heard)
 
 
-async def test_starttls_refused() -> None:
+async def test_refused_starttls_fails_before_login() -> None:
     remote = three(capabilities=b"IMAP4rev1 STARTTLS")
     remote.faults["STARTTLS"] = b"<tag> NO not now\r\n"
     problem = await failure(remote, security=ConnectorSecurity.STARTTLS)
@@ -211,55 +204,54 @@ async def test_starttls_refused() -> None:
     assert not any(b"LOGIN" in line for line in remote.heard)
 
 
-@pytest.mark.parametrize("before", [b"", b"* CAPABILITY IMAP4rev1 LOGINDISABLED EVIL\r\n"])
-async def test_what_is_said_before_tls_is_forgotten(before: bytes) -> None:
+@pytest.mark.parametrize("early_response", [b"", b"* CAPABILITY IMAP4rev1 LOGINDISABLED EVIL\r\n"])
+async def test_responses_before_tls_are_discarded(early_response: bytes) -> None:
     remote = three(capabilities=b"IMAP4rev1 STARTTLS")
-    evil = b"* CAPABILITY IMAP4rev1 EVIL\r\n* LIST () NIL evil\r\n"
-    remote.faults["STARTTLS"] = before + b"<tag> OK go on\r\n" + evil
-    async with signed_in(remote, security=ConnectorSecurity.STARTTLS) as there:
-        assert there.remote.capabilities == {"IMAP4REV1", "STARTTLS"}
-        assert [one.raw_name for one in await there.run(there.remote.list_mailboxes)] == [b"INBOX"]
+    injected = b"* CAPABILITY IMAP4rev1 EVIL\r\n* LIST () NIL evil\r\n"
+    remote.faults["STARTTLS"] = early_response + b"<tag> OK go on\r\n" + injected
+    async with signed_in(remote, security=ConnectorSecurity.STARTTLS) as session:
+        assert session.remote.capabilities == {"IMAP4REV1", "STARTTLS"}
+        assert [
+            mailbox.raw_name for mailbox in await session.run(session.remote.list_mailboxes)
+        ] == [b"INBOX"]
 
 
 @pytest.mark.parametrize("security", list(ConnectorSecurity))
-async def test_who_lets_anybody_in_is_not_trusted(security: ConnectorSecurity) -> None:
+async def test_preauth_greeting_fails(security: ConnectorSecurity) -> None:
     remote = three(faults={"GREETING": b"* PREAUTH come in\r\n"})
     problem = await failure(remote, security=security)
     assert (problem.stage, "anybody" in problem.message) == (ConnectorStage.GREETING, True)
 
 
-async def test_a_certificate_for_another_name() -> None:
+async def test_certificate_for_another_host_fails() -> None:
     problem = await failure(three(), security=ConnectorSecurity.TLS, host="mx2.example.net")
     assert problem.stage is ConnectorStage.TLS
     assert "certificate is not good: Hostname mismatch" in problem.message
 
 
-async def test_a_certificate_of_nobody() -> None:
+async def test_self_signed_certificate_fails() -> None:
     problem = await failure(three(), security=ConnectorSecurity.TLS, ours=False)
     assert problem.stage is ConnectorStage.TLS
     assert "certificate is not good: self-signed certificate" in problem.message
 
 
-async def test_no_tls_where_there_should_be() -> None:
+async def test_server_without_tls_fails_in_tls_stage() -> None:
     remote = three()
     async with open_at(remote):
-        there = ImapSession(
+        session = ImapSession(
             RemoteConnection(account(remote, security=ConnectorSecurity.TLS), ["127.0.0.1"]),
             LARGEST,
         )
         with pytest.raises(RemoteFailure) as problem:
-            await asyncio.to_thread(there.sign_in)
-        there.close()
+            await asyncio.to_thread(session.connect_and_sign_in)
+        session.close()
     assert problem.value.stage is ConnectorStage.TLS
     assert problem.value.message == "TLS failed: wrong version number"
 
 
-# ---------------------------------------------------------------- signing in
-
-
 @pytest.mark.parametrize("mechanism", ["LOGIN", "PLAIN", "XOAUTH2"])
 @pytest.mark.parametrize(
-    "said",
+    "response",
     [
         SECRET.encode(),
         b'wrong: LOGIN "anna" "sesame \\"\\\\ opens"',
@@ -268,50 +260,50 @@ async def test_no_tls_where_there_should_be() -> None:
         b"x" * 290 + b" " + SECRET.encode(),
     ],
 )
-async def test_refused_and_no_password_is_shown(mechanism: str, said: bytes) -> None:
-    name = "LOGIN" if mechanism == "LOGIN" else "AUTHENTICATE"
-    remote = three(faults={name: b"<tag> NO [AUTHENTICATIONFAILED] " + said + b"\r\n"})
+async def test_login_refusal_hides_the_password(mechanism: str, response: bytes) -> None:
+    command = "LOGIN" if mechanism == "LOGIN" else "AUTHENTICATE"
+    remote = three(faults={command: b"<tag> NO [AUTHENTICATIONFAILED] " + response + b"\r\n"})
     problem = await failure(remote, mechanism=mechanism)
     assert problem.stage is ConnectorStage.LOGIN
     assert problem.is_permanent
-    low = problem.message.lower()
-    assert not any(word in low for word in ("sesam", "opens", "c2vzyw", "agfubm")), low
+    message_text = problem.message.lower()
+    assert not any(word in message_text for word in ("sesam", "opens", "c2vzyw", "agfubm")), (
+        message_text
+    )
 
 
-async def test_the_answer_of_a_mechanism_is_not_shown() -> None:
-    said = b"<tag> NO you said AGFubmEAc2VzYW1lICJcIG9wZW5z\r\n"
-    problem = await failure(three(faults={"AUTHENTICATE": said}), mechanism="PLAIN")
+async def test_refusal_hides_the_sasl_response() -> None:
+    response = b"<tag> NO you said AGFubmEAc2VzYW1lICJcIG9wZW5z\r\n"
+    problem = await failure(three(faults={"AUTHENTICATE": response}), mechanism="PLAIN")
     assert problem.message == "you said …"
 
 
-async def test_a_password_that_is_shown_later_is_hidden_too() -> None:
+async def test_later_refusal_hides_the_password() -> None:
     remote = three(faults={"SELECT": b"<tag> NO not with " + SECRET.encode() + b"\r\n"})
     assert (await failure(remote)).message == "not with …"
 
 
-async def test_whoever_has_no_time_has_not_refused() -> None:
+async def test_unavailable_login_is_not_permanent() -> None:
     remote = three(faults={"LOGIN": b"<tag> NO [UNAVAILABLE] later\r\n"})
     problem = await failure(remote)
     assert problem.stage is ConnectorStage.LOGIN
     assert not problem.is_permanent
 
 
-async def test_no_password_where_none_is_taken() -> None:
+async def test_logindisabled_fails_without_sending_the_password() -> None:
     remote = three(capabilities=b"IMAP4rev1 LOGINDISABLED")
     problem = await failure(remote)
     assert (problem.stage, "no password" in problem.message) == (ConnectorStage.LOGIN, True)
     assert not any(b"LOGIN" in line for line in remote.heard)
 
 
-async def test_a_server_that_asks_without_an_end() -> None:
+async def test_endless_challenges_fail() -> None:
     remote = three(faults={"AUTHENTICATE": Fault(b"+ more\r\n" * 100)})
     problem = await failure(remote, mechanism="XOAUTH2")
     assert (problem.stage, "without an end" in problem.message) == (ConnectorStage.LOGIN, True)
 
 
-# ---------------------------------------------------------------- without an end
-
-ENDLESS = {
+ENDLESS_RESPONSES = {
     "a line": b"x" * 65536,
     "a line of numbers": b" 123456" * 9000,
     "lines": b"* OK still here\r\n" * 4000,
@@ -327,101 +319,112 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("step", ["LOGIN", "LIST", "UID SEARCH", "UID FETCH", "IDLE"])
-@pytest.mark.parametrize("what", ENDLESS)
-async def test_without_an_end(step: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("response_kind", ENDLESS_RESPONSES)
+async def test_endless_response_fails_with_bounded_memory(
+    step: str, response_kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(imap_protocol, "MAX_UNREQUESTED_BYTES", 1 << 16)
     monkeypatch.setattr(imap_protocol, "MAX_LINE_SIZE", 1 << 16)
     monkeypatch.setattr(imap_client, "MAX_LINE_SIZE", 1 << 16)
     monkeypatch.setattr(imap_client, "MAX_MAILBOXES", 500)
     monkeypatch.setattr(imap_client, "MAX_SEARCH_LINE", 1 << 18)
-    prefix = {"UID SEARCH": b"* SEARCH "}.get(step, b"* OK ") if what.startswith("a line") else b""
-    remote = three(faults={step: Fault(prefix + ENDLESS[what], ever=True)})
+    prefix = (
+        {"UID SEARCH": b"* SEARCH "}.get(step, b"* OK ")
+        if response_kind.startswith("a line")
+        else b""
+    )
+    remote = three(faults={step: Fault(prefix + ENDLESS_RESPONSES[response_kind], ever=True)})
 
-    async def all_of_it(there: ThreadedSession) -> None:
-        await there.run(there.remote.list_mailboxes)
-        found = await opened(there)
-        await there.run(found.list_message_ids)
-        await got(there, 3, 5)
-        await there.run(found.wait_for_changes, 60)
+    async def use_all_commands(session: ThreadedSession) -> None:
+        await session.run(session.remote.list_mailboxes)
+        mailbox = await opened(session)
+        await session.run(mailbox.list_message_ids)
+        await got(session, 3, 5)
+        await session.run(mailbox.wait_for_changes, 60)
 
     tracemalloc.start()
     try:
-        await failure(remote, all_of_it)
+        await failure(remote, use_all_commands)
         assert tracemalloc.get_traced_memory()[1] < 5 << 20
     finally:
         tracemalloc.stop()
 
 
-# ---------------------------------------------------------------- ending
+ABORT_COMMANDS = {
+    "GREETING": b"",
+    "LOGIN": b"LOGIN",
+    "UID SEARCH": b"SEARCH",
+    "UID FETCH": b"FETCH",
+}
 
-CUTS = {"GREETING": b"", "LOGIN": b"LOGIN", "UID SEARCH": b"SEARCH", "UID FETCH": b"FETCH"}
 
-
-@pytest.mark.parametrize("step", [*CUTS, "IDLE", "TLS"])
+@pytest.mark.parametrize("step", [*ABORT_COMMANDS, "IDLE", "TLS"])
 @pytest.mark.parametrize("security", [ConnectorSecurity.PLAIN, ConnectorSecurity.TLS])
-async def test_cut_from_another_thread(step: str, security: ConnectorSecurity) -> None:
-    remote = three(faults={step: SILENCE} if step in CUTS else {})
+async def test_session_is_aborted_from_another_thread(
+    step: str, security: ConnectorSecurity
+) -> None:
+    remote = three(faults={step: SILENCE} if step in ABORT_COMMANDS else {})
     async with open_at(remote, tls=security is ConnectorSecurity.TLS and step != "TLS"):
         if step == "TLS":
-            remote.faults["GREETING"] = SILENCE  # and so nothing of TLS
-        known = account(remote, security=security, timeout=600)
-        line = RemoteConnection(known, ["127.0.0.1"], trust())
-        there = ImapSession(line, LARGEST)
-        reached = threading.Event()
+            remote.faults["GREETING"] = SILENCE  # the TLS handshake gets no answer
+        settings = account(remote, security=security, timeout=600)
+        connection = RemoteConnection(settings, ["127.0.0.1"], trust())
+        session = ImapSession(connection, LARGEST)
+        fetched = threading.Event()
 
-        def work() -> None:
+        def run_session() -> None:
             try:
-                there.sign_in()
-                there.open_mailbox(INBOX, writable=False)
-                there.list_message_ids()
-                list(there.fetch_messages([head(3)]))
-                reached.set()
-                there.wait_for_changes(600)
+                session.connect_and_sign_in()
+                session.open_mailbox(INBOX, writable=False)
+                session.list_message_ids()
+                list(session.fetch_messages([head(3)]))
+                fetched.set()
+                session.wait_for_changes(600)
             finally:
-                there.close()
+                session.close()
 
-        running = asyncio.create_task(asyncio.to_thread(work))
-        if CUTS.get(step):
-            await remote.until(CUTS[step])
+        thread_task = asyncio.create_task(asyncio.to_thread(run_session))
+        if ABORT_COMMANDS.get(step):
+            await remote.until(ABORT_COMMANDS[step])
         elif step == "IDLE":
             await remote.until(b"IDLE")
         else:
             await remote.until_connected()
-        line.abort()
+        connection.abort()
         began = time.monotonic()
         with pytest.raises(RemoteFailure, match="the run was ended"):
-            await running
+            await thread_task
         assert time.monotonic() - began < 2
-        assert reached.is_set() is (step == "IDLE")
+        assert fetched.is_set() is (step == "IDLE")
 
 
-async def test_cut_while_it_waits_for_its_pace() -> None:
+async def test_throttled_fetch_is_aborted() -> None:
     remote = ImapRemote({3: Message(b"x" * 50_000)})
-    async with signed_in(remote, bytes_per_second=10_000, timeout=60) as there:
-        await opened(there)
-        fetched = asyncio.create_task(got(there, 3))
+    async with signed_in(remote, bytes_per_second=10_000, timeout=60) as session:
+        await opened(session)
+        fetched = asyncio.create_task(got(session, 3))
         await remote.until(b"FETCH")
-        there.connection.abort()
+        session.connection.abort()
         with pytest.raises(RemoteFailure, match="the run was ended"):
             await asyncio.wait_for(fetched, 2)
 
 
-async def test_its_pace() -> None:
+async def test_fetch_keeps_the_configured_rate() -> None:
     remote = ImapRemote({3: Message(b"x" * 50_000)})
-    async with signed_in(remote, bytes_per_second=50_000, timeout=60) as there:
-        await opened(there)
+    async with signed_in(remote, bytes_per_second=50_000, timeout=60) as session:
+        await opened(session)
         began = time.monotonic()
-        assert await got(there, 3) == {"3": b"x" * 50_000}
+        assert await got(session, 3) == {"3": b"x" * 50_000}
         assert 0.8 < time.monotonic() - began < 5
 
 
-async def test_whoever_stops_listening_ends_the_session() -> None:
+async def test_closed_message_stream_ends_the_session() -> None:
     remote = ImapRemote({uid: Message(b"x" * LARGEST) for uid in range(1, 90)})
-    async with signed_in(remote) as there:
-        await opened(there)
-        coming = there.stream_messages([head(uid) for uid in range(1, 90)])
-        async for _ in coming:
+    async with signed_in(remote) as session:
+        await opened(session)
+        stream = session.stream_messages([head(uid) for uid in range(1, 90)])
+        async for _ in stream:
             break
-        await coming.aclose()
+        await stream.aclose()
         with pytest.raises(RemoteFailure, match="the run was ended"):
-            await got(there, 1)
+            await got(session, 1)

@@ -1,18 +1,18 @@
-"""Where the mail of folders elsewhere goes."""
+"""Mapping of remote mailboxes to local paths."""
 
 import time
 from collections.abc import Sequence
 
 import pytest
 
-from mail.connectors.mailbox_mapping import MappingRules, map_mailboxes, remote_path
+from mail.connectors.mailbox_mapping import MappingRules, remote_path, select_and_map_mailboxes
 from mail.connectors.remote_server import ListedMailbox
 from mail.mailboxes import paths
 from mail.sieve.execution.regex_groups import compile_regex
 from mail.text.bounded_regex import BoundedRegex
 from models.mailboxes.tables import SpecialUse
 
-HERE = {
+LOCAL_SPECIAL_MAILBOXES = {
     SpecialUse.SENT: "Gesendet",
     SpecialUse.TRASH: "Papierkorb",
     SpecialUse.DRAFTS: "Entwürfe",
@@ -20,34 +20,42 @@ HERE = {
 }
 
 
-def listed(*levels: str, use: str | None = None) -> ListedMailbox:
-    return ListedMailbox("/".join(levels).encode("utf-8", "replace"), list(levels), use)
+def listed_mailbox(*levels: str, special_use: str | None = None) -> ListedMailbox:
+    return ListedMailbox("/".join(levels).encode("utf-8", "replace"), list(levels), special_use)
 
 
-def path(*levels: str, use: str | None = None, how: MappingRules | None = None) -> str:
-    (found,) = map_mailboxes([listed(*levels, use=use)], how or MappingRules(), HERE)
-    assert paths.validate_path(found.local_path) == found.local_path
-    return found.local_path
+def map_path(
+    *levels: str, special_use: str | None = None, rules: MappingRules | None = None
+) -> str:
+    (mapping,) = select_and_map_mailboxes(
+        [listed_mailbox(*levels, special_use=special_use)],
+        rules or MappingRules(),
+        LOCAL_SPECIAL_MAILBOXES,
+    )
+    assert paths.validate_path(mapping.local_path) == mapping.local_path
+    return mapping.local_path
 
 
-def names(how: MappingRules, *there: str) -> list[str]:
+def selected_names(rules: MappingRules, *remote_paths: str) -> list[str]:
     return [
-        remote_path(one.remote_mailbox)
-        for one in map_mailboxes([listed(*one.split("/")) for one in there], how, {})
+        remote_path(mapping.remote_mailbox)
+        for mapping in select_and_map_mailboxes(
+            [listed_mailbox(*mapping.split("/")) for mapping in remote_paths], rules, {}
+        )
     ]
 
 
-def rewrites(*pairs: tuple[str, str]) -> MappingRules:
+def rewrite_rules(*pairs: tuple[str, str]) -> MappingRules:
     return MappingRules(
-        rewrites=[(compile_regex(pattern, ignore_case=True), new) for pattern, new in pairs]
+        rewrites=[
+            (compile_regex(pattern, ignore_case=True), replacement)
+            for pattern, replacement in pairs
+        ]
     )
 
 
-# ---------------------------------------------------------------- roles
-
-
 @pytest.mark.parametrize(
-    ("levels", "use", "expected"),
+    ("levels", "special_use", "expected"),
     [
         (["Whatever"], "\\sent", "Gesendet"),
         (["a", "b", "c"], "\\trash", "Papierkorb"),
@@ -68,50 +76,71 @@ def rewrites(*pairs: tuple[str, str]) -> MappingRules:
         (["x", "inbox"], None, "x/inbox"),
     ],
 )
-def test_roles(levels: list[str], use: str | None, expected: str) -> None:
-    assert path(*levels, use=use) == expected
+def test_special_use_mailbox_is_mapped_to_the_local_one(
+    levels: list[str], special_use: str | None, expected: str
+) -> None:
+    assert map_path(*levels, special_use=special_use) == expected
 
 
-def test_no_roles() -> None:
-    assert path("Sent", use="\\sent", how=MappingRules(maps_special_use=False)) == "Sent"
-    assert path("Sent", use="\\sent", how=MappingRules(parent_path="Old")) == "Old/Sent"
+def test_special_use_is_not_mapped_if_disabled_or_below_a_parent() -> None:
+    assert (
+        map_path("Sent", special_use="\\sent", rules=MappingRules(maps_special_use=False)) == "Sent"
+    )
+    assert (
+        map_path("Sent", special_use="\\sent", rules=MappingRules(parent_path="Old")) == "Old/Sent"
+    )
 
 
-@pytest.mark.parametrize("use", ["\\all", "\\flagged"])
-def test_what_is_in_others_too_is_left_out(use: str) -> None:
-    assert map_mailboxes([listed("[Gmail]", "All", use=use)], MappingRules(), HERE) == []
+@pytest.mark.parametrize("special_use", ["\\all", "\\flagged"])
+def test_virtual_mailbox_is_skipped(special_use: str) -> None:
+    assert (
+        select_and_map_mailboxes(
+            [listed_mailbox("[Gmail]", "All", special_use=special_use)],
+            MappingRules(),
+            LOCAL_SPECIAL_MAILBOXES,
+        )
+        == []
+    )
 
 
-def test_the_inbox_comes_first_and_nothing_passes_for_it() -> None:
-    assert names(MappingRules(), "a", "b", "Inbox", "\u0131nbox") == [
+def test_inbox_is_first_and_lookalikes_are_not_inbox() -> None:
+    assert selected_names(MappingRules(), "a", "b", "Inbox", "\u0131nbox") == [
         "Inbox",
         "a",
         "b",
         "\u0131nbox",
     ]
-    assert path("\u0131nbox") != "INBOX"
+    assert map_path("\u0131nbox") != "INBOX"
 
 
-def test_two_that_go_to_one() -> None:
-    there = [listed("Sent"), listed("Gesendet"), listed("x", use="\\sent"), listed("a/b"),
-             listed("a_b")]  # fmt: skip
-    found = [one.local_path for one in map_mailboxes(there, MappingRules(), HERE)]
-    assert found == ["Gesendet"] * 3 + ["a_b"] * 2
+def test_several_mailboxes_map_to_one_path() -> None:
+    remote_mailboxes = [listed_mailbox("Sent"), listed_mailbox("Gesendet"),
+                        listed_mailbox("x", special_use="\\sent"), listed_mailbox("a/b"),
+             listed_mailbox("a_b")]  # fmt: skip
+    local_paths = [
+        mapping.local_path
+        for mapping in select_and_map_mailboxes(
+            remote_mailboxes, MappingRules(), LOCAL_SPECIAL_MAILBOXES
+        )
+    ]
+    assert local_paths == ["Gesendet"] * 3 + ["a_b"] * 2
 
 
-# ---------------------------------------------------------------- which
-
-
-def test_exclude_and_include() -> None:
-    there = ("INBOX", "a/Old", "b/Older", "c")
-    assert names(MappingRules(exclude=BoundedRegex("/old$", allow_slashes=False)), *there) == [
+def test_include_and_exclude_patterns_select_mailboxes() -> None:
+    remote_paths = ("INBOX", "a/Old", "b/Older", "c")
+    assert selected_names(
+        MappingRules(exclude=BoundedRegex("/old$", allow_slashes=False)), *remote_paths
+    ) == [
         "INBOX",
         "b/Older",
         "c",
     ]
-    assert names(MappingRules(include=BoundedRegex("old")), *there) == ["a/Old", "b/Older"]
+    assert selected_names(MappingRules(include=BoundedRegex("old")), *remote_paths) == [
+        "a/Old",
+        "b/Older",
+    ]
     both = MappingRules(include=BoundedRegex("old"), exclude=BoundedRegex("^a"))
-    assert names(both, *there) == ["b/Older"]
+    assert selected_names(both, *remote_paths) == ["b/Older"]
 
 
 @pytest.mark.parametrize(
@@ -132,37 +161,38 @@ def test_exclude_and_include() -> None:
         ("b", []),
     ],
 )
-def test_masks(mask: str, expected: Sequence[str]) -> None:
-    there = ["INBOX", "a", "a/b", "a/b/c", "ab"]
-    assert names(MappingRules(include_masks=[mask]), *there) == expected
-    assert names(MappingRules(exclude_masks=[mask]), *there) == [
-        one for one in there if one not in expected
+def test_mask_includes_or_excludes_mailboxes(mask: str, expected: Sequence[str]) -> None:
+    remote_paths = ["INBOX", "a", "a/b", "a/b/c", "ab"]
+    assert selected_names(MappingRules(include_masks=[mask]), *remote_paths) == expected
+    assert selected_names(MappingRules(exclude_masks=[mask]), *remote_paths) == [
+        name for name in remote_paths if name not in expected
     ]
 
 
-def test_several_masks() -> None:
-    there = ["INBOX", "a", "b", "Entwürfe", "[x].y"]
-    assert names(MappingRules(include_masks=["a", "ENTWU\u0308RFE", "[X].*"]), *there) == [
+def test_several_masks_are_combined() -> None:
+    remote_paths = ["INBOX", "a", "b", "Entwürfe", "[x].y"]
+    assert selected_names(
+        MappingRules(include_masks=["a", "ENTWU\u0308RFE", "[X].*"]), *remote_paths
+    ) == [
         "a",
         "Entwürfe",
         "[x].y",
     ]
-    assert names(MappingRules(include_masks=["?"], exclude_masks=["b"]), *there) == ["a"]
+    assert selected_names(
+        MappingRules(include_masks=["?"], exclude_masks=["b"]), *remote_paths
+    ) == ["a"]
 
 
-def test_no_mask_takes_long() -> None:
+def test_hostile_masks_are_matched_quickly() -> None:
     began = time.monotonic()
     name = "a" * 20_000
     assert (
-        names(
+        selected_names(
             MappingRules(include_masks=["*a" * 200 + "*b", "*" * 900 + "b", "?*" * 300 + "b"]), name
         )
         == []
     )
     assert time.monotonic() - began < 5
-
-
-# ---------------------------------------------------------------- rewrites
 
 
 @pytest.mark.parametrize(
@@ -182,26 +212,25 @@ def test_no_mask_takes_long() -> None:
         ([("a", "../..")], "a", "../.."),
     ],
 )
-def test_rewrites(pairs: list[tuple[str, str]], name: str, expected: str) -> None:
-    assert path(*name.split("/"), how=rewrites(*pairs)) == expected
+def test_rewrites_change_the_path(pairs: list[tuple[str, str]], name: str, expected: str) -> None:
+    assert map_path(*name.split("/"), rules=rewrite_rules(*pairs)) == expected
 
 
-def test_a_rewrite_of_what_is_too_long_is_none() -> None:
-    how = rewrites(("x$", "y"), ("^a", "b"))
+def test_rewrite_of_a_too_long_path_is_skipped() -> None:
+    rules = rewrite_rules(("x$", "y"), ("^a", "b"))
     long = "a" * 200
-    assert path(long, long, "x", how=how) == f"{long}/{long}/x"
-    assert path("a", "x", how=how) == "b/y"
+    assert map_path(long, long, "x", rules=rules) == f"{long}/{long}/x"
+    assert map_path("a", "x", rules=rules) == "b/y"
 
 
-def test_a_rewrite_makes_nothing_that_passes_for_others() -> None:
-    assert path("a", how=rewrites(("a", "\u0406NBOX"))) == "\u0406NBOX (2)"
+def test_rewrite_to_a_lookalike_or_empty_name_is_corrected() -> None:
+    assert map_path("a", rules=rewrite_rules(("a", "\u0406NBOX"))) == "\u0406NBOX (2)"
     assert (
-        path("a", how=MappingRules(rewrites=rewrites(("a", "")).rewrites, parent_path="Old"))
+        map_path(
+            "a", rules=MappingRules(rewrites=rewrite_rules(("a", "")).rewrites, parent_path="Old")
+        )
         == "Old"
     )
-
-
-# ---------------------------------------------------------------- unsafe names
 
 
 @pytest.mark.parametrize(
@@ -220,20 +249,22 @@ def test_a_rewrite_makes_nothing_that_passes_for_others() -> None:
         ([".."], ".."),
     ],
 )
-def test_unsafe_names(levels: list[str], expected: str) -> None:
-    assert path(*levels) == expected
+def test_unsafe_names_are_cleaned(levels: list[str], expected: str) -> None:
+    assert map_path(*levels) == expected
 
 
-def test_nothing_climbs_out() -> None:
-    assert path("..", "..", "x", how=MappingRules(parent_path="Old")) == "Old/../../x"
-    assert path("../../x", how=MappingRules(parent_path="Old")) == "Old/.._.._x"
+def test_dots_do_not_leave_the_parent() -> None:
+    assert map_path("..", "..", "x", rules=MappingRules(parent_path="Old")) == "Old/../../x"
+    assert map_path("../../x", rules=MappingRules(parent_path="Old")) == "Old/.._.._x"
 
 
-def test_long_and_deep_names() -> None:
-    assert path("ä" * 5000) == "ä" * 255
-    assert path("x" * 254 + "  yy") == "x" * 254
-    deep = path(*(str(number) for number in range(1000)))
+def test_long_names_and_deep_paths_are_shortened() -> None:
+    assert map_path("ä" * 5000) == "ä" * 255
+    assert map_path("x" * 254 + "  yy") == "x" * 254
+    deep = map_path(*(str(number) for number in range(1000)))
     assert deep.split("/") == [str(number) for number in range(paths.MAX_LEVELS)]
-    below = path(*["x"] * 1000, how=MappingRules(parent_path="Old/Mail")).split("/")
+    below = map_path(*["x"] * 1000, rules=MappingRules(parent_path="Old/Mail")).split("/")
     assert (below[:3], len(below)) == (["Old", "Mail", "x"], paths.MAX_LEVELS)
-    assert map_mailboxes([listed()], MappingRules(), HERE) == []
+    assert (
+        select_and_map_mailboxes([listed_mailbox()], MappingRules(), LOCAL_SPECIAL_MAILBOXES) == []
+    )

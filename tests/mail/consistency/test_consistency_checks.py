@@ -11,7 +11,7 @@ from sqlalchemy import select, text
 from sqlmodel import col
 
 from mail.consistency import ConsistencyReport, check_consistency
-from mail.consistency.checks import CheckRun, find_broken_rows, key_ranges
+from mail.consistency.checks import CheckRun, find_broken_rows, iterate_key_ranges_with_progress
 from mail.consistency.mailbox_counters import mailbox_checks
 from models.events.journal import Change, ChangeKind
 from models.files.blobs import Blob, MessageBlob, SubmissionBlob, Upload
@@ -22,23 +22,23 @@ from models.search.text_index import TABLE_NAME
 from models.store.columns import select_columns
 from models.submission.tables import Submission, SubmissionState
 from tests.support.accounts.account_rows import Home, domain_of, home_of, letter
-from tests.support.stores.store_damage import BOX, HARMS, ONE, Harm
+from tests.support.stores.store_damage import HARMS, UPDATE_FIRST_MESSAGE, UPDATE_INBOX, Harm
 
 
 @dataclass
-class Town:
-    """Two accounts with mail of all kinds."""
+class TwoAccountsWithMail:
+    """Two accounts with several kinds of messages and a submission."""
 
     world: Environment
     ada: Home
     bob: Home
-    messages: list[int]  # Ada's: plain, its answer, with an attachment, sent to both
-    thread: int  # of the third
+    messages: list[int]  # Ada's: plain, a reply to it, with an attachment, sent to both
+    thread: int  # of the third message
     submission: int
     folder: Path
 
-    async def harm(self, *templates: str, **names: Any) -> None:
-        """Change rows behind everybody's back, foreign keys included."""
+    async def damage_rows(self, *templates: str, **names: Any) -> None:
+        """Execute statements without foreign key checks and without journal entries."""
         statements = [template.format(**{**vars(self), **names}) for template in templates]
         if self.world.database.dialect == "sqlite":
             with sqlite3.connect(str(self.world.database.engine.url.database)) as connection:
@@ -51,63 +51,71 @@ class Town:
             for statement in statements:
                 await connection_.execute(text(statement))
 
-    async def rules(self, **options: Any) -> set[str]:
-        """What is wrong, as subject and rule."""
-        return said(await check_consistency(self.world, **options))
+    async def failed_rules(self, **options: Any) -> set[str]:
+        """Run the consistency check and return the failed rules as `subject.rule`."""
+        return unrepaired_rules(await check_consistency(self.world, **options))
 
-    async def piece(self) -> Any:
-        """The blob of Ada's attachment."""
-        asked = select(*select_columns(Blob)).join(
+    async def find_attachment_blob(self) -> Any:
+        """Return the blob of Ada's attachment."""
+        statement = select(*select_columns(Blob)).join(
             MessageBlob, col(MessageBlob.blob_id) == col(Blob.id)
         )
-        mine = col(MessageBlob.message_id) == self.messages[2]
-        rows = await self.world.database.read(asked.where(mine, col(Blob.name).is_not(None)))
+        is_of_message = col(MessageBlob.message_id) == self.messages[2]
+        rows = await self.world.database.read(
+            statement.where(is_of_message, col(Blob.name).is_not(None))
+        )
         return rows[0]
 
 
-def said(report: ConsistencyReport) -> set[str]:
+def unrepaired_rules(report: ConsistencyReport) -> set[str]:
     return {f"{finding.subject}.{finding.rule}" for finding in report.unrepaired_findings}
 
 
 @pytest.fixture
-async def town(world: Environment, tmp_path: Path) -> Town:
+async def two_accounts(world: Environment, tmp_path: Path) -> TwoAccountsWithMail:
     domain = await domain_of(world)
     ada, bob = [await home_of(world, domain, name) for name in ("ada", "bob")]
     shared = letter("to both", attached=3000)
     raws = [letter("one"), letter("two", answers="one"), letter("file", attached=9000), shared]
-    placed = [await ada.receive(raw) for raw in raws]
+    deliveries = [await ada.receive(raw) for raw in raws]
     for raw in (shared, letter("for bob")):
         await bob.receive(raw)
-    submission = await _submit(world, ada, placed[2].layout_blob_id, placed[2].blob_ids)
+    submission = await add_submission(
+        world, ada, deliveries[2].layout_blob_id, deliveries[2].blob_ids
+    )
     rows = await world.database.read(select(col(Message.id), col(Message.thread_id)))
-    messages = [each.message_id for each in placed]
+    messages = [delivery.message_id for delivery in deliveries]
     (thread,) = [row.thread_id for row in rows if row.id == messages[2]]
-    return Town(world, ada, bob, messages, thread, submission, tmp_path / "blobs")
+    return TwoAccountsWithMail(world, ada, bob, messages, thread, submission, tmp_path / "blobs")
 
 
-async def _submit(world: Environment, home: Home, root: int, blobs: Any) -> int:
-    now, key = world.now(), world.new_id()
-    async with world.write_session(home.user_id) as session:
+async def add_submission(
+    world: Environment, account: Home, layout_blob_id: int, blob_ids: Any
+) -> int:
+    now, submission_id = world.now(), world.new_id()
+    async with world.write_session(account.user_id) as session:
         session.add(
             Submission(
-                id=key,
-                user_id=home.user_id,
+                id=submission_id,
+                user_id=account.user_id,
                 tenant_id=0,
                 queue_id="q1",
-                blob_id=root,
+                blob_id=layout_blob_id,
                 size=1,
-                envelope_from=home.address,
+                envelope_from=account.address,
                 created_at=now,
             )
         )
         await session.flush()
-        session.add_all([SubmissionBlob(submission_id=key, blob_id=blob) for blob in blobs])
+        session.add_all(
+            [SubmissionBlob(submission_id=submission_id, blob_id=blob) for blob in blob_ids]
+        )
         for state in (DeliveryState.PENDING, DeliveryState.DELIVERED):
             session.add(
                 QueueEntry(
                     id=world.new_id(),
-                    user_id=home.user_id,
-                    submission_id=key,
+                    user_id=account.user_id,
+                    submission_id=submission_id,
                     recipient="dan@example.net",
                     domain="example.net",
                     state=state,
@@ -116,12 +124,12 @@ async def _submit(world: Environment, home: Home, root: int, blobs: Any) -> int:
                     expires_at=now,
                 )
             )
-    return key
+    return submission_id
 
 
-async def test_a_healthy_store_has_no_findings(town: Town) -> None:
-    for read in (True, False):
-        report = await check_consistency(town.world, reads_blobs=read)
+async def test_intact_store_has_no_findings(two_accounts: TwoAccountsWithMail) -> None:
+    for reads_blobs in (True, False):
+        report = await check_consistency(two_accounts.world, reads_blobs=reads_blobs)
         assert report.findings == []
         assert report.to_json()["whole"]
         assert report.checked_counts["messages"] == 6
@@ -129,60 +137,73 @@ async def test_a_healthy_store_has_no_findings(town: Town) -> None:
         assert report.checked_counts["objects"] == 1
 
 
-async def test_an_empty_store_has_no_findings(world: Environment) -> None:
+async def test_empty_store_has_no_findings(world: Environment) -> None:
     assert (await check_consistency(world)).findings == []
 
 
-@pytest.mark.parametrize("harm", HARMS, ids=lambda harm: harm.name)
-async def test_what_is_broken_is_found_and_what_can_be_is_repaired(town: Town, harm: Harm) -> None:
-    (bobs,) = await town.world.database.read(
-        select(col(Message.thread_id)).where(col(Message.user_id) == town.bob.user_id).limit(1)
+@pytest.mark.parametrize("damage", HARMS, ids=lambda damage: damage.name)
+async def test_damage_is_found_and_repaired_if_possible(
+    two_accounts: TwoAccountsWithMail, damage: Harm
+) -> None:
+    (bob_thread_row,) = await two_accounts.world.database.read(
+        select(col(Message.thread_id))
+        .where(col(Message.user_id) == two_accounts.bob.user_id)
+        .limit(1)
     )
-    piece = await town.piece()
-    await town.harm(harm.sql, bobs_thread=bobs[0], piece=piece.id)
+    blob = await two_accounts.find_attachment_blob()
+    await two_accounts.damage_rows(damage.sql, bobs_thread=bob_thread_row[0], piece=blob.id)
 
-    assert await town.rules() == set(harm.broken.split())
-    assert await town.rules(repair=True) == set(harm.stays.split())
-    assert await town.rules() == set(harm.stays.split())
+    assert await two_accounts.failed_rules() == set(damage.broken.split())
+    assert await two_accounts.failed_rules(repair=True) == set(damage.stays.split())
+    assert await two_accounts.failed_rules() == set(damage.stays.split())
 
 
-async def test_two_messages_of_one_uid_are_found(town: Town) -> None:
-    await town.harm(
+async def test_two_messages_with_one_uid_are_found(two_accounts: TwoAccountsWithMail) -> None:
+    await two_accounts.damage_rows(
         "DROP INDEX messages_by_uid",
         "UPDATE messages SET uid = 1 WHERE mailbox_id = {ada.inbox}",
     )
     try:
-        assert await town.rules() == {"counters.messages_of_one_uid"}
-        assert await town.rules(repair=True) == {"counters.messages_of_one_uid"}
+        assert await two_accounts.failed_rules() == {"counters.messages_of_one_uid"}
+        assert await two_accounts.failed_rules(repair=True) == {"counters.messages_of_one_uid"}
     finally:
-        await town.harm(
+        await two_accounts.damage_rows(
             "UPDATE messages SET uid = modseq",
             "CREATE UNIQUE INDEX messages_by_uid ON messages (mailbox_id, uid)",
         )
-    assert await town.rules() == set()
+    assert await two_accounts.failed_rules() == set()
 
 
-async def test_a_repair_is_told_to_those_who_follow(town: Town) -> None:
-    await town.harm("UPDATE mailboxes SET total = 77", "UPDATE users SET used = 77")
-    report = await check_consistency(town.world, repair=True)
+async def test_repair_is_recorded_in_the_journal(two_accounts: TwoAccountsWithMail) -> None:
+    await two_accounts.damage_rows("UPDATE mailboxes SET total = 77", "UPDATE users SET used = 77")
+    report = await check_consistency(two_accounts.world, repair=True)
     assert all(finding.repaired for finding in report.findings)
     assert len(report.findings) == 6
 
-    asked = select(*select_columns(Change)).where(col(Change.stream_id) == town.ada.user_id)
-    told = await town.world.database.read(asked.order_by(col(Change.last)))
-    boxes, user = told[-2:]
-    assert boxes.kind is ChangeKind.MAILBOX_UPDATED
-    assert set(boxes.ids) == {town.ada.inbox, town.ada.notes}
-    assert (user.kind, user.ids) == (ChangeKind.USER_CHANGED, [town.ada.user_id])
+    statement = select(*select_columns(Change)).where(
+        col(Change.stream_id) == two_accounts.ada.user_id
+    )
+    changes = await two_accounts.world.database.read(statement.order_by(col(Change.last)))
+    mailbox_change, user_change = changes[-2:]
+    assert mailbox_change.kind is ChangeKind.MAILBOX_UPDATED
+    assert set(mailbox_change.ids) == {two_accounts.ada.inbox, two_accounts.ada.notes}
+    assert (user_change.kind, user_change.ids) == (
+        ChangeKind.USER_CHANGED,
+        [two_accounts.ada.user_id],
+    )
 
 
-async def test_a_finding_says_what_was_expected_where(town: Town) -> None:
-    await town.harm(BOX.format("total = 9"))
-    (found,) = json.loads(json.dumps((await check_consistency(town.world)).to_json()))["findings"]
-    assert found == {
+async def test_finding_names_object_expected_and_found_value(
+    two_accounts: TwoAccountsWithMail,
+) -> None:
+    await two_accounts.damage_rows(UPDATE_INBOX.format("total = 9"))
+    (finding,) = json.loads(json.dumps((await check_consistency(two_accounts.world)).to_json()))[
+        "findings"
+    ]
+    assert finding == {
         "subject": "counters",
         "rule": "total",
-        "object": f"mailboxes/{town.ada.inbox}",
+        "object": f"mailboxes/{two_accounts.ada.inbox}",
         "expected": 4,
         "found": 9,
         "repairable": True,
@@ -190,46 +211,49 @@ async def test_a_finding_says_what_was_expected_where(town: Town) -> None:
     }
 
 
-def _remove(place: Path) -> None:
-    place.unlink()
+def remove_file(path: Path) -> None:
+    path.unlink()
 
 
-def _cut(place: Path) -> None:
-    place.write_bytes(place.read_bytes()[:-1])
+def truncate_file(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
 
 
-def _spoil(place: Path) -> None:
-    place.write_bytes(place.read_bytes()[:-1] + b"?")
+def change_last_byte(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
 
 
 @pytest.mark.parametrize(
-    ("hurt", "deep", "shallow"),
+    ("damage_file", "expected_rule", "expected_without_blobs"),
     [
-        (_remove, "object", {"blobs.object"}),
-        (_cut, "readable", {"blobs.readable"}),
-        (_spoil, "digest", set()),
+        (remove_file, "object", {"blobs.object"}),
+        (truncate_file, "readable", {"blobs.readable"}),
+        (change_last_byte, "digest", set()),
     ],
 )
-async def test_a_hurt_object_is_found_with_the_message_it_belongs_to(
-    town: Town, hurt: Callable[[Path], None], deep: str, shallow: set[str]
+async def test_damaged_object_is_found_with_its_message(
+    two_accounts: TwoAccountsWithMail,
+    damage_file: Callable[[Path], None],
+    expected_rule: str,
+    expected_without_blobs: set[str],
 ) -> None:
-    piece = await town.piece()
-    hurt(town.folder / piece.name)
-    report = await check_consistency(town.world, repair=True)
-    found = {(finding.rule, finding.object) for finding in report.unrepaired_findings}
-    assert found == {
-        (deep, f"blobs/{piece.id}"),
-        ("whole", f"messages/{town.messages[2]}"),
-        ("whole", f"submissions/{town.submission}"),
+    blob = await two_accounts.find_attachment_blob()
+    damage_file(two_accounts.folder / blob.name)
+    report = await check_consistency(two_accounts.world, repair=True)
+    rules_and_objects = {(finding.rule, finding.object) for finding in report.unrepaired_findings}
+    assert rules_and_objects == {
+        (expected_rule, f"blobs/{blob.id}"),
+        ("whole", f"messages/{two_accounts.messages[2]}"),
+        ("whole", f"submissions/{two_accounts.submission}"),
     }
-    assert await town.rules(reads_blobs=False) == shallow
+    assert await two_accounts.failed_rules(reads_blobs=False) == expected_without_blobs
 
 
-async def test_the_object_of_an_upload_is_missed_too(town: Town) -> None:
-    now = town.world.now()
+async def test_missing_object_of_an_upload_is_found(two_accounts: TwoAccountsWithMail) -> None:
+    now = two_accounts.world.now()
     upload = Upload(
-        id=town.world.new_id(),
-        user_id=town.ada.user_id,
+        id=two_accounts.world.new_id(),
+        user_id=two_accounts.ada.user_id,
         size=3,
         digest="",
         content_type="text/plain",
@@ -237,34 +261,39 @@ async def test_the_object_of_an_upload_is_missed_too(town: Town) -> None:
         created_at=now,
         expires_at=now,
     )
-    async with town.world.write_session() as session:
+    async with two_accounts.world.write_session() as session:
         session.add(upload)
-    assert await town.rules() == {"blobs.object"}
-    await town.world.object_store.put("ab/abc.1", b"abc")
-    assert await town.rules() == set()
+    assert await two_accounts.failed_rules() == {"blobs.object"}
+    await two_accounts.world.object_store.put("ab/abc.1", b"abc")
+    assert await two_accounts.failed_rules() == set()
 
 
-async def test_leftovers_are_figures_and_no_differences(town: Town) -> None:
-    await town.world.object_store.put("ab/abc.1", b"abc")
-    await town.harm(
+async def test_garbage_is_counted_and_no_finding(two_accounts: TwoAccountsWithMail) -> None:
+    await two_accounts.world.object_store.put("ab/abc.1", b"abc")
+    await two_accounts.damage_rows(
         "INSERT INTO receipts (digest, message_id, at) VALUES ('x', 1, '2029-01-01 00:00:00')",
-        _row_in_index(town.world, 5),
-        _row_in_index(town.world, town.messages[0]),
+        search_row_insert(two_accounts.world, 5),
+        search_row_insert(two_accounts.world, two_accounts.messages[0]),
     )
-    report = await check_consistency(town.world)
+    report = await check_consistency(two_accounts.world)
     assert report.findings == []
     names = ("garbage_objects", "garbage_bytes", "old_receipts", "search_rows", "dead_search_rows")
     assert [report.figures[name] for name in names] == [1, 3, 1, 2, 1]
 
 
-async def test_a_message_that_is_in_the_index_is_not_marked(town: Town) -> None:
-    await town.harm(_row_in_index(town.world, town.messages[0]), ONE.format("indexed = true"))
-    assert await town.rules() == set()
+async def test_indexed_message_in_the_search_index_has_no_finding(
+    two_accounts: TwoAccountsWithMail,
+) -> None:
+    await two_accounts.damage_rows(
+        search_row_insert(two_accounts.world, two_accounts.messages[0]),
+        UPDATE_FIRST_MESSAGE.format("indexed = true"),
+    )
+    assert await two_accounts.failed_rules() == set()
 
 
-def _row_in_index(world: Environment, key: int) -> str:
+def search_row_insert(world: Environment, row_id: int) -> str:
     column, value = ("owner", "u1u") if world.database.dialect == "sqlite" else ("words", "u1u")
-    return f"INSERT INTO {TABLE_NAME} (rowid, {column}) VALUES ({key}, '{value}')"  # noqa: S608
+    return f"INSERT INTO {TABLE_NAME} (rowid, {column}) VALUES ({row_id}, '{value}')"  # noqa: S608
 
 
 @pytest.mark.parametrize(
@@ -276,61 +305,74 @@ def _row_in_index(world: Environment, key: int) -> str:
         (("CANCELLED", "CANCELLED"), SubmissionState.CANCELLED),
     ],
 )
-async def test_a_submission_gets_the_state_of_its_deliveries(
-    town: Town, states: tuple[str, str], state: SubmissionState
+async def test_repair_derives_submission_state_from_queue_entries(
+    two_accounts: TwoAccountsWithMail, states: tuple[str, str], state: SubmissionState
 ) -> None:
-    first, second = (
+    pending_update, delivered_update = (
         f"UPDATE deliveries SET state = '{new}', next_at = NULL WHERE state = '{old}'"  # noqa: S608
         for new, old in zip(states, ("PENDING", "DELIVERED"), strict=True)
     )
-    await town.harm(second, first)
-    (found,) = (await check_consistency(town.world, repair=True)).findings
-    assert (found.rule, found.expected, found.repaired) == ("state", state, True)
-    (row,) = await town.world.database.read(select(col(Submission.state)))
+    await two_accounts.damage_rows(delivered_update, pending_update)
+    (finding,) = (await check_consistency(two_accounts.world, repair=True)).findings
+    assert (finding.rule, finding.expected, finding.repaired) == ("state", state, True)
+    (row,) = await two_accounts.world.database.read(select(col(Submission.state)))
     assert row.state is state
 
 
-async def test_small_ranges_find_what_large_ones_find(town: Town) -> None:
-    await town.harm("UPDATE mailboxes SET total = 77, unseen = 77")
-    look = CheckRun(town.world, None)
-    small = [
-        await find_broken_rows(look, replace(check, keys_per_statement=1))
+async def test_key_ranges_of_any_size_find_the_same_rows(two_accounts: TwoAccountsWithMail) -> None:
+    await two_accounts.damage_rows("UPDATE mailboxes SET total = 77, unseen = 77")
+    check_run = CheckRun(two_accounts.world, None)
+    small_range_rows = [
+        await find_broken_rows(check_run, replace(check, keys_per_statement=1))
         for check in mailbox_checks()
     ]
-    large = [await find_broken_rows(look, check) for check in mailbox_checks()]
-    keys = [[(hit.key, len(hit.findings)) for hit in hits] for hits in small]
-    assert keys == [[(hit.key, len(hit.findings)) for hit in hits] for hits in large]
+    large_range_rows = [await find_broken_rows(check_run, check) for check in mailbox_checks()]
+    keys = [
+        [(broken_row.key, len(broken_row.findings)) for broken_row in broken_rows]
+        for broken_rows in small_range_rows
+    ]
+    assert keys == [
+        [(broken_row.key, len(broken_row.findings)) for broken_row in broken_rows]
+        for broken_rows in large_range_rows
+    ]
     assert len(keys[0]) == 4
 
 
-async def test_ranges_cover_all_rows_once(town: Town) -> None:
-    told: list[tuple[str, int, int | None]] = []
-    look = CheckRun(town.world, lambda *what: told.append(what))
-    found = [pair async for pair in key_ranges(look, "some", Message, 4)]
-    assert len(found) == 2
-    assert found[0][1] == found[1][0]
-    assert told == [("some", 4, 6), ("some", 6, 6)]
+async def test_key_ranges_cover_all_rows_once(two_accounts: TwoAccountsWithMail) -> None:
+    progress: list[tuple[str, int, int | None]] = []
+    check_run = CheckRun(two_accounts.world, lambda *step: progress.append(step))
+    ranges = [
+        key_range
+        async for key_range in iterate_key_ranges_with_progress(check_run, "some", Message, 4)
+    ]
+    assert len(ranges) == 2
+    assert ranges[0][1] == ranges[1][0]
+    assert progress == [("some", 4, 6), ("some", 6, 6)]
 
 
-async def test_more_mail_needs_no_more_statements(town: Town, statements: list[str]) -> None:
-    async def asked() -> int:
+async def test_statement_count_does_not_depend_on_message_count(
+    two_accounts: TwoAccountsWithMail, statements: list[str]
+) -> None:
+    async def count_statements() -> int:
         del statements[:]
-        await check_consistency(town.world)
-        return len([each for each in statements if "blobs.codec" not in each])
+        await check_consistency(two_accounts.world)
+        return len([statement for statement in statements if "blobs.codec" not in statement])
 
-    before = await asked()
+    count_before = await count_statements()
     for number in range(20):
-        await town.ada.receive(letter(f"more {number}"))
-    assert await asked() == before
+        await two_accounts.ada.receive(letter(f"more {number}"))
+    assert await count_statements() == count_before
 
 
-async def test_mail_that_comes_meanwhile_makes_no_findings(town: Town) -> None:
+async def test_concurrent_deliveries_cause_no_findings(two_accounts: TwoAccountsWithMail) -> None:
     async def deliver() -> None:
         for number in range(40):
-            await town.bob.receive(letter(f"more {number}", attached=6000 if number % 9 else 0))
+            await two_accounts.bob.receive(
+                letter(f"more {number}", attached=6000 if number % 9 else 0)
+            )
 
-    coming = asyncio.create_task(deliver())
-    while not coming.done():
-        assert await town.rules() == set()
-    await coming
-    assert (await check_consistency(town.world)).checked_counts["messages"] == 46
+    deliveries = asyncio.create_task(deliver())
+    while not deliveries.done():
+        assert await two_accounts.failed_rules() == set()
+    await deliveries
+    assert (await check_consistency(two_accounts.world)).checked_counts["messages"] == 46

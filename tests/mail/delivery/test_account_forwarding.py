@@ -1,4 +1,4 @@
-"""Accounts that forward what comes for them: to real servers on loopback."""
+"""Accounts that forward their mail to SMTP servers on loopback."""
 
 import asyncio
 from dataclasses import replace
@@ -34,65 +34,72 @@ from tests.support.stores.row_counts import row_count
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-async def queued(world: Environment) -> list[str]:
-    asked = QueueEntry.__table__.select().order_by(col(QueueEntry.id))  # type: ignore[attr-defined]
-    return [row.recipient for row in await world.database.read(asked)]
+async def queued_recipients(world: Environment) -> list[str]:
+    statement = QueueEntry.__table__.select().order_by(col(QueueEntry.id))  # type: ignore[attr-defined]
+    return [row.recipient for row in await world.database.read(statement)]
 
 
-async def test_it_is_stored_and_sent_on(ada: Client, neighbour: Neighbour) -> None:
+async def test_forwarded_message_is_stored_and_sent_once(ada: Client, neighbour: Neighbour) -> None:
     await set_account_forwarding(ada, FORWARD_TARGET)
     raw = raw_message("Onward")
-    async with listening(Server()) as there, working(ada.world, relay(there)):
+    async with listening(Server()) as smtp_server, working(ada.world, relay(smtp_server)):
         assert await send_transaction(neighbour, raw, ada.address) == ACCEPTED_REPLIES
-        await wait_for_messages(there)
-        assert await send_transaction(neighbour, raw, ada.address) == ACCEPTED_REPLIES  # a repeat
-    (mail,) = there.mails
-    assert (mail.to, mail.raw) == ([FORWARD_TARGET], b"Delivered-To: ada@example.org\r\n" + raw)
-    local, _, domain = mail.sender.rpartition("@")
-    assert (srs.original_sender(ada.world, local), domain) == ("carol@far.example", "example.org")
-    assert [one.subject for one in await inbox(ada)] == ["Onward"]
-    found = await ada("{ user { limits { forwards { used allowed source } } } }")
-    assert found["user"]["limits"]["forwards"] == {
+        await wait_for_messages(smtp_server)
+        # a repeated delivery
+        assert await send_transaction(neighbour, raw, ada.address) == ACCEPTED_REPLIES
+    (message,) = smtp_server.mails
+    assert (message.to, message.raw) == (
+        [FORWARD_TARGET],
+        b"Delivered-To: ada@example.org\r\n" + raw,
+    )
+    local_part, _, domain = message.sender.rpartition("@")
+    assert (srs.verified_original_sender(ada.world, local_part), domain) == (
+        "carol@far.example",
+        "example.org",
+    )
+    assert [message.subject for message in await inbox(ada)] == ["Onward"]
+    result = await ada("{ user { limits { forwards { used allowed source } } } }")
+    assert result["user"]["limits"]["forwards"] == {
         "used": 1, "allowed": 2000, "source": "PLATFORM",
     }  # fmt: skip
 
 
-async def test_an_account_here_gets_it_by_the_queue_and_pairs_stop(
+async def test_mutual_forwarding_of_local_accounts_stops(
     ada: Client, bob: Client, neighbour: Neighbour
 ) -> None:
     await set_account_forwarding(ada, bob.address)
     await set_account_forwarding(bob, ada.address)
-    async with listening(Server()) as there, working(ada.world, relay(there)):
+    async with listening(Server()) as smtp_server, working(ada.world, relay(smtp_server)):
         assert (
             await send_transaction(neighbour, raw_message("Pair"), ada.address) == ACCEPTED_REPLIES
         )
 
-        async def came() -> bool:
+        async def has_arrived() -> bool:
             return bool(await inbox(bob))
 
-        await until(came)
+        await until(has_arrived)
 
-        async def idle() -> bool:
-            left = await rows(ada.world, "SELECT id FROM deliveries WHERE state = 'PENDING'")
-            return not left
+        async def is_queue_idle() -> bool:
+            pending = await rows(ada.world, "SELECT id FROM deliveries WHERE state = 'PENDING'")
+            return not pending
 
-        await until(idle)
-    assert [len(await inbox(each)) for each in (ada, bob)] == [1, 1]
-    assert await queued(ada.world) == [bob.address]
+        await until(is_queue_idle)
+    assert [len(await inbox(client)) for client in (ada, bob)] == [1, 1]
+    assert await queued_recipients(ada.world) == [bob.address]
 
 
-async def test_over_the_limit_it_is_stored_and_the_owner_hears_once(
+async def test_over_forward_limit_message_is_stored_and_owner_notified_once(
     ada: Client, root: Client, neighbour: Neighbour, clock: Clock
 ) -> None:
     await set_account_forwarding(ada, FORWARD_TARGET, "eve@far.example")
     assert (await change(root, ada, forwards=3))[1] == []
-    for nth in range(5):
+    for number in range(5):
         assert (
-            await send_transaction(neighbour, raw_message(f"n{nth}"), ada.address)
+            await send_transaction(neighbour, raw_message(f"n{number}"), ada.address)
             == ACCEPTED_REPLIES
         )
     assert len(await inbox(ada)) == 5
-    assert len(await queued(ada.world)) == 4
+    assert len(await queued_recipients(ada.world)) == 4
     assert await told(ada) == [
         ("FORWARDS", "FULL", 4, 3, False),
         ("FORWARDS", "FULL", 4, 3, True),
@@ -101,66 +108,76 @@ async def test_over_the_limit_it_is_stored_and_the_owner_hears_once(
     assert (
         await send_transaction(neighbour, raw_message("next day"), ada.address) == ACCEPTED_REPLIES
     )
-    assert len(await queued(ada.world)) == 6
+    assert len(await queued_recipients(ada.world)) == 6
     ((used,),) = await rows(ada.world, "SELECT used FROM usages WHERE kind = 'FORWARDS'")
     assert used == 2
 
 
-async def test_two_at_once_are_both_counted(
+async def test_simultaneous_forwards_are_both_counted(
     ada: Client, listener: LmtpListener, neighbour: Neighbour
 ) -> None:
     await set_account_forwarding(ada, FORWARD_TARGET)
-    other = await connect(listener.port)
+    second_connection = await connect(listener.port)
 
     await asyncio.gather(
         send_transaction(neighbour, raw_message("a"), ada.address),
-        send_transaction(other, raw_message("b"), ada.address),
+        send_transaction(second_connection, raw_message("b"), ada.address),
     )
-    await other.close()
+    await second_connection.close()
     ((used,),) = await rows(ada.world, "SELECT used FROM usages WHERE kind = 'FORWARDS'")
     assert used == 2
 
 
 @pytest.mark.parametrize("flag", ["X-Spam-Flag: YES", "X-Spam-Score: 9.9"])
-async def test_spam_is_not_sent_on(ada: Client, neighbour: Neighbour, flag: str) -> None:
+async def test_spam_is_not_forwarded(ada: Client, neighbour: Neighbour, flag: str) -> None:
     world = ada.world
     await set_account_forwarding(ada, FORWARD_TARGET)
     await add_forwarding_address(world, "list", "eve@far.example")
     await add_forwarding_address(world, "both", "eve@far.example", ada.address)
     raw = flag.encode() + b"\r\n" + raw_message("Spam")
-    rcpt, said = await send_transaction(
+    rcpt_replies, data_replies = await send_transaction(
         neighbour, raw, ada.address, "list@example.org", "both@example.org"
     )
-    assert (rcpt, said) == (["250 2.1.5"] * 3, ["250 2.0.0", "554 5.7.1", "250 2.0.0"])
-    assert await queued(world) == []
-    world.apply_options(CommittedOptions(replace(world.options, spam_forward_max=101), 1))
+    assert (rcpt_replies, data_replies) == (
+        ["250 2.1.5"] * 3,
+        ["250 2.0.0", "554 5.7.1", "250 2.0.0"],
+    )
+    assert await queued_recipients(world) == []
+    world.use_options_unless_outdated(
+        CommittedOptions(replace(world.options, spam_forward_max=101), 1)
+    )
     assert (await change(ada, spamLevel=100))[1] == []
     assert (await send_transaction(neighbour, raw, ada.address, "list@example.org"))[1] == [
         "250 2.0.0"
     ] * 2
-    assert sorted(await queued(world)) == [FORWARD_TARGET, "eve@far.example"]
+    assert sorted(await queued_recipients(world)) == [FORWARD_TARGET, "eve@far.example"]
 
 
-async def test_a_rule_of_the_account_holds_it_too(ada: Client, neighbour: Neighbour) -> None:
+async def test_message_blocked_by_account_rule_is_not_forwarded(
+    ada: Client, neighbour: Neighbour
+) -> None:
     await set_account_forwarding(ada, FORWARD_TARGET)
     document = """mutation ($input: SenderRuleCreateInput!) {
         senderRuleCreate(input: $input) { errors { code } } }"""
     scope = {"user": {"username": "ada"}}
-    given = {"scope": scope, "patterns": ["carol@far.example"], "action": "BLOCK"}
-    assert (await ada(document, input=given))["senderRuleCreate"]["errors"] == []
+    arguments = {"scope": scope, "patterns": ["carol@far.example"], "action": "BLOCK"}
+    assert (await ada(document, input=arguments))["senderRuleCreate"]["errors"] == []
     assert (
         await send_transaction(neighbour, raw_message("Blocked"), ada.address) == ACCEPTED_REPLIES
     )
-    assert await queued(ada.world) == []
+    assert await queued_recipients(ada.world) == []
 
 
-async def test_relays_keep_their_passwords_to_themselves(ada: Client, neighbour: Neighbour) -> None:
-    whole = "smtp://me:s3cret@relay.example.com"
-    shown = "smtp://me:***@relay.example.com"
-    await set_account_forwarding(ada, whole, FORWARD_TARGET)
-    found = await ada("{ user { targets } }")
-    assert found["user"]["targets"] == [shown, FORWARD_TARGET]
-    await set_account_forwarding(ada, FORWARD_TARGET, shown)  # as it was
+async def test_relay_password_is_masked_and_stored_encrypted(
+    ada: Client, neighbour: Neighbour
+) -> None:
+    target_url = "smtp://me:s3cret@relay.example.com"
+    masked_url = "smtp://me:***@relay.example.com"
+    await set_account_forwarding(ada, target_url, FORWARD_TARGET)
+    result = await ada("{ user { targets } }")
+    assert result["user"]["targets"] == [masked_url, FORWARD_TARGET]
+    # The masked target keeps its password.
+    await set_account_forwarding(ada, FORWARD_TARGET, masked_url)
     assert await send_transaction(neighbour, raw_message("Via"), ada.address) == ACCEPTED_REPLIES
     ((relays,),) = await rows(ada.world, "SELECT relays FROM users WHERE relays IS NOT NULL")
     assert "s3cret" not in relays
@@ -168,8 +185,8 @@ async def test_relays_keep_their_passwords_to_themselves(ada: Client, neighbour:
     assert secret
     assert "s3cret" not in secret
     log = await rows(ada.world, "SELECT action, count, detail FROM auth_events")
-    ((action, many, _),) = log
-    assert (action, many) == ("forwarding change", 2)
+    ((action, count, _),) = log
+    assert (action, count) == ("forwarding change", 2)
     for name in ("auth_events", "changes", "admin_log"):
         assert "s3cret" not in str(await rows(ada.world, f"SELECT * FROM {name}")), name  # noqa: S608
     _, (error,) = await change(ada, targets=["smtp://you:***@relay.example.com"])
@@ -188,112 +205,122 @@ async def test_relays_keep_their_passwords_to_themselves(ada: Client, neighbour:
         ("x" * 2049, "length"),
     ],
 )
-async def test_what_is_no_target_is_refused(
+async def test_invalid_forward_target_is_refused(
     ada: Client, root: Client, target: str, rule: str
 ) -> None:
     document = """mutation ($input: AddressCreateInput!) {
         addressCreate(input: $input) { errors { code } } }"""
-    given = {"address": "second@example.org", "user": {"username": "ada"}}
-    assert (await root(document, input=given))["addressCreate"]["errors"] == []
+    arguments = {"address": "second@example.org", "user": {"username": "ada"}}
+    assert (await root(document, input=arguments))["addressCreate"]["errors"] == []
     users, (error,) = await change(ada, targets=[FORWARD_TARGET, target], name="X")
     assert (users, error["path"], error["index"]) == ([], ["set", "targets"], 1)
     assert error["constraint"] == rule
-    found = await ada("{ user { targets name } }")
-    assert found["user"] == {"targets": [], "name": None}
+    result = await ada("{ user { targets name } }")
+    assert result["user"] == {"targets": [], "name": None}
 
 
-async def test_an_account_is_made_with_targets(root: Client) -> None:
-    given = {
+async def test_account_is_created_with_targets(root: Client) -> None:
+    arguments = {
         "username": "eve",
         "targets": [FORWARD_TARGET],
         "forwards": 7,
         "address": "eve@example.org",
     }
-    user, errors = await create(root, **given)
+    user, errors = await create(root, **arguments)
     assert errors == []
-    found = await root(
+    result = await root(
         '{ user(by: {username: "eve"}) { targets limits { forwards { allowed } } } }'
     )
-    assert found["user"] == {"targets": [FORWARD_TARGET], "limits": {"forwards": {"allowed": 7}}}
-    own = {**given, "username": "eva", "address": "eva@example.org", "targets": ["Eva@example.org"]}
-    user, (error,) = await create(root, **own)
+    assert result["user"] == {"targets": [FORWARD_TARGET], "limits": {"forwards": {"allowed": 7}}}
+    self_forward = {
+        **arguments,
+        "username": "eva",
+        "address": "eva@example.org",
+        "targets": ["Eva@example.org"],
+    }
+    user, (error,) = await create(root, **self_forward)
     assert (user, error["constraint"], error["path"]) == (None, "self", ["targets"])
 
 
-async def test_what_is_forwarded_is_encrypted_where_that_is_asked_for(
-    ada: Client, neighbour: Neighbour
-) -> None:
+async def test_forwarded_message_is_encrypted_if_enabled(ada: Client, neighbour: Neighbour) -> None:
     _, (error,) = await change(ada, encryptForwarded=True)
     assert (error["path"], error["constraint"]) == (["set", "encryptForwarded"], "required")
     key = key_of("Ada <ada@example.org>")
     await set_account_forwarding(ada, FORWARD_TARGET, pubKey=key, encryptForwarded=True)
     _, (error,) = await change(ada, pubKey=None)
     assert (error["code"], error["path"]) == ("CONFLICT", ["set", "pubKey"])
-    async with listening(Server()) as there, working(ada.world, relay(there)):
+    async with listening(Server()) as smtp_server, working(ada.world, relay(smtp_server)):
         assert (
             await send_transaction(neighbour, raw_message("Sealed", body="hidden"), ada.address)
             == ACCEPTED_REPLIES
         )
-        await wait_for_messages(there)
-    (mail,) = there.mails
-    assert b"hidden" not in mail.raw
-    assert b"multipart/encrypted" in mail.raw
-    (kept,) = await inbox(ada)
-    assert kept.preview == "hidden"
+        await wait_for_messages(smtp_server)
+    (message,) = smtp_server.mails
+    assert b"hidden" not in message.raw
+    assert b"multipart/encrypted" in message.raw
+    (stored,) = await inbox(ada)
+    assert stored.preview == "hidden"
 
 
-async def test_only_those_in_charge_set_targets_and_find_them(
+async def test_only_authorized_users_set_and_search_targets(
     ada: Client, bob: Client, root: Client
 ) -> None:
     users, (error,) = await change(bob, ada, targets=[FORWARD_TARGET])
     assert (users, error["code"]) == ([], "NOT_FOUND")
     await set_account_forwarding(ada, FORWARD_TARGET, "x%_y@far.example")
-    asked = "query ($f: String!) { users(filter: {forward: $f}) { totalCount nodes { username } } }"
+    document = (
+        "query ($f: String!) { users(filter: {forward: $f}) { totalCount nodes { username } } }"
+    )
     for part, names in (
         ("FAR.ex", ["ada"]),
         ("%_", ["ada"]),
         ("z", []),
         ("dave@far.example", ["ada"]),
     ):
-        found = (await root(asked, f=part))["users"]
-        assert [one["username"] for one in found["nodes"]] == names, part
-        assert found["totalCount"] == len(names)
+        result = (await root(document, f=part))["users"]
+        assert [node["username"] for node in result["nodes"]] == names, part
+        assert result["totalCount"] == len(names)
     assert await row_count(ada.world, Submission) == 0
 
 
-async def test_a_rewrite_to_an_address_elsewhere_is_sent_on(
+async def test_message_rewritten_to_remote_address_is_sent(
     ada: Client, root: Client, neighbour: Neighbour
 ) -> None:
-    for of, to in (("info@example.org", "in@far.example"), ("@theirs.example", "@far.example")):
-        answer, errors = await done(root, REWRITE_CREATE, **{"from": of, "to": to})
+    for source, target in (
+        ("info@example.org", "in@far.example"),
+        ("@theirs.example", "@far.example"),
+    ):
+        payload, errors = await done(root, REWRITE_CREATE, **{"from": source, "to": target})
         assert errors == []
-        assert answer["recipientRewrite"]["to"] == to
-    async with listening(Server()) as there, working(ada.world, relay(there)):
-        sent = raw_message("Away")
-        assert (await send_transaction(neighbour, sent, "info@example.org", "Eve@theirs.example"))[
+        assert payload["recipientRewrite"]["to"] == target
+    async with listening(Server()) as smtp_server, working(ada.world, relay(smtp_server)):
+        raw = raw_message("Away")
+        assert (await send_transaction(neighbour, raw, "info@example.org", "Eve@theirs.example"))[
             1
         ] == [
             "250 2.0.0",
             "250 2.0.0",
         ]
-        await wait_for_messages(there, 2)
-        mails = {mail.to[0]: mail for mail in there.mails}
-        assert sorted(mails) == ["Eve@far.example", "in@far.example"]
-        for mail in mails.values():
-            assert mail.sender.startswith("SRS0=")
-        back = mails["Eve@far.example"].sender
-        assert back.endswith("@theirs.example")
+        await wait_for_messages(smtp_server, 2)
+        messages_by_recipient = {message.to[0]: message for message in smtp_server.mails}
+        assert sorted(messages_by_recipient) == ["Eve@far.example", "in@far.example"]
+        for message in messages_by_recipient.values():
+            assert message.sender.startswith("SRS0=")
+        bounce_address = messages_by_recipient["Eve@far.example"].sender
+        assert bounce_address.endswith("@theirs.example")
         assert (
-            await send_transaction(neighbour, raw_message("Bounce"), back, sender="")
+            await send_transaction(neighbour, raw_message("Bounce"), bounce_address, sender="")
             == ACCEPTED_REPLIES
         )
-        await wait_for_messages(there, 3)
-    assert there.mails[-1].to == ["carol@far.example"]
+        await wait_for_messages(smtp_server, 3)
+    assert smtp_server.mails[-1].to == ["carol@far.example"]
     steps = await root("""{ addressTrace(address: "info@example.org") { stage output } }""")
     assert steps["addressTrace"] == [{"stage": "RECIPIENT_REWRITE", "output": ["in@far.example"]}]
 
 
-async def test_what_leads_to_a_domain_follows_its_new_name(ada: Client, root: Client) -> None:
+async def test_targets_and_sender_patterns_follow_a_domain_rename(
+    ada: Client, root: Client
+) -> None:
     world = ada.world
     await add_forwarding_address(
         world, "list", "x@old.example", "x@old.example.net", "smtp://old.example"
@@ -305,9 +332,9 @@ async def test_what_leads_to_a_domain_follows_its_new_name(ada: Client, root: Cl
     assert (await change(root, ada, targets=targets, fromWhitelist=senders))[1] == []
     _, errors = await done(root, RENAME, oldDomain="old.example", newDomain="new.example")
     assert errors == []
-    asked = select(col(Address.targets)).where(col(Address.kind) == AddressKind.FORWARD)
-    ((found,),) = await world.database.read(asked)
-    assert found == [
+    statement = select(col(Address.targets)).where(col(Address.kind) == AddressKind.FORWARD)
+    ((result,),) = await world.database.read(statement)
+    assert result == [
         "x@new.example",
         "x@old.example.net",
         "smtp://old.example",

@@ -1,4 +1,4 @@
-"""Reports that come back: whose they are, what they change, and what forged ones do not."""
+"""Received DSNs: the queue entries they change, and forged DSNs that change nothing."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -33,8 +33,8 @@ from tests.support.mail_servers.smtp_client import connect
 
 pytestmark = pytest.mark.usefixtures("examined")
 
-TO = "ada@example.org"
-Comes = Callable[..., Awaitable[str]]
+ADA_ADDRESS = "ada@example.org"
+DeliverByMx = Callable[..., Awaitable[str]]
 
 
 @pytest.fixture
@@ -46,52 +46,52 @@ async def mx(world: Environment, tmp_path: Path) -> AsyncIterator[MxListener]:
 
 
 @pytest.fixture
-async def comes(mx: MxListener) -> AsyncIterator[Comes]:
-    """Hands a message over, as another server does."""
+async def deliver_by_mx(mx: MxListener) -> AsyncIterator[DeliverByMx]:
+    """Return a function that delivers a message as another server does."""
     neighbour: Neighbour = await connect(mx.port)
 
-    async def come(raw: bytes, to: str = TO, sender: str = "") -> str:
+    async def deliver(raw: bytes, to: str = ADA_ADDRESS, sender: str = "") -> str:
         await neighbour.begin(to, sender=sender)
         neighbour.send(raw + b".\r\n")
         return await neighbour.hear()
 
-    yield come
+    yield deliver
     await neighbour.close()
 
 
-async def sent(ada: Client, world: Environment, *to: NamedAddress) -> tuple[int, str]:
-    """A message that another server has; its key, and the id of the envelope."""
-    elsewhere = Reporter()
-    async with listening(elsewhere), working(world, relay(elsewhere)):
-        key = await send(ada, *to)
-        rows = await settled(world, key)
+async def relay_message(ada: Client, world: Environment, *to: NamedAddress) -> tuple[int, str]:
+    """Send a message to a relay. Return the submission ID and the envelope ID."""
+    relay_server = Reporter()
+    async with listening(relay_server), working(world, relay(relay_server)):
+        submission_id = await send(ada, *to)
+        rows = await settled(world, submission_id)
     assert {row.state for row in rows.values()} == {State.RELAYED}
-    return key, elsewhere.envid()
+    return submission_id, relay_server.envid()
 
 
-async def header_id(world: Environment, key: int) -> str:
+async def stored_message_id(world: Environment, submission_id: int) -> str:
     (row,) = await world.database.read(
-        select(col(Submission.header_id)).where(col(Submission.id) == key)
+        select(col(Submission.header_id)).where(col(Submission.id) == submission_id)
     )
     return str(row.header_id)
 
 
-async def journal(world: Environment, user_id: int) -> list[str]:
-    """What was told of submissions of the account."""
-    asked = select(col(Change.facts)).where(
+async def journaled_states(world: Environment, user_id: int) -> list[str]:
+    """Submission states in the journal of the account."""
+    statement = select(col(Change.facts)).where(
         col(Change.stream_id) == user_id, col(Change.kind) == ChangeKind.SUBMISSION_CHANGED
     )
-    rows = await world.database.read(asked.order_by(col(Change.last)))
+    rows = await world.database.read(statement.order_by(col(Change.last)))
     return [row.facts["state"] for row in rows]
 
 
-async def test_a_failure_with_the_proof_is_written_where_the_report_is_stored(
-    ada: Client, world: Environment, comes: Comes
+async def test_proven_failure_dsn_changes_entry_and_is_stored(
+    ada: Client, world: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
-    key, envid = await sent(ada, world)
-    told = status(fate("carol@example.net"), envid=envid)
-    assert (await comes(report(told, "Subject: none"))).startswith("250")
-    rows = await deliveries(world, key)
+    submission_id, envid = await relay_message(ada, world)
+    status_text = status(fate("carol@example.net"), envid=envid)
+    assert (await deliver_by_mx(report(status_text, "Subject: none"))).startswith("250")
+    rows = await deliveries(world, submission_id)
     carol, dave = rows["carol"], rows["dave"]
     assert (carol.state, carol.last_code, carol.last_response) == (
         State.BOUNCED,
@@ -101,10 +101,10 @@ async def test_a_failure_with_the_proof_is_written_where_the_report_is_stored(
     assert (carol.reported_by, carol.report_proven) == ("mx.example.net", True)
     assert carol.reported_at == world.now()
     assert (dave.state, dave.reported_at) == (State.RELAYED, None)
-    assert await state(world, key) is SubmissionState.PARTIAL
-    assert (await journal(world, ada.user.id))[-2:] == ["SENT", "PARTIAL"]
-    (letter,) = await inbox(ada)
-    assert letter.subject == "Undelivered Mail Returned to Sender"
+    assert await state(world, submission_id) is SubmissionState.PARTIAL
+    assert (await journaled_states(world, ada.user.id))[-2:] == ["SENT", "PARTIAL"]
+    (stored_dsn,) = await inbox(ada)
+    assert stored_dsn.subject == "Undelivered Mail Returned to Sender"
 
     document = """
         query Sent($id: String!) {
@@ -115,9 +115,9 @@ async def test_a_failure_with_the_proof_is_written_where_the_report_is_stored(
         }
     """
     queue_id = envid.partition(".")[0]
-    shown = (await ada(document, id=queue_id))["submission"]
-    assert shown["state"] == "PARTIAL"
-    assert shown["recipients"][0] | {"reportedAt": None} == {
+    submission = (await ada(document, id=queue_id))["submission"]
+    assert submission["state"] == "PARTIAL"
+    assert submission["recipients"][0] | {"reportedAt": None} == {
         "recipient": "carol@example.net",
         "state": "BOUNCED",
         "lastResponse": "550 5.1.1 No such user",
@@ -127,185 +127,203 @@ async def test_a_failure_with_the_proof_is_written_where_the_report_is_stored(
     }
 
 
-async def test_an_envelope_id_that_a_relay_has_folded_is_known(
-    ada: Client, world: Environment, comes: Comes
+async def test_envelope_id_in_capitals_is_matched(
+    ada: Client, world: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
-    key, envid = await sent(ada, world)
-    told = status(
+    submission_id, envid = await relay_message(ada, world)
+    status_text = status(
         fate("forwarded@other.example", original="CAROL@example.net"), envid=envid.upper()
     )
-    await comes(report(told, "Subject: none"))
-    carol = (await deliveries(world, key))["carol"]
+    await deliver_by_mx(report(status_text, "Subject: none"))
+    carol = (await deliveries(world, submission_id))["carol"]
     assert (carol.state, carol.report_proven) == (State.BOUNCED, True)
 
 
-async def test_without_the_proof_it_is_told_as_unproven(
-    ada: Client, world: Environment, comes: Comes
+async def test_dsn_without_proof_is_recorded_as_unproven(
+    ada: Client, world: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
-    key, _ = await sent(ada, world)
-    returned = f"Message-ID: {await header_id(world, key)}"
-    await comes(report(status(fate("dave@example.net")), returned))
-    dave = (await deliveries(world, key))["dave"]
+    submission_id, _ = await relay_message(ada, world)
+    returned_header = f"Message-ID: {await stored_message_id(world, submission_id)}"
+    await deliver_by_mx(report(status(fate("dave@example.net")), returned_header))
+    dave = (await deliveries(world, submission_id))["dave"]
     assert (dave.state, dave.report_proven) == (State.BOUNCED, False)
 
 
-async def test_the_proof_of_one_domain_is_none_for_another(
-    ada: Client, world: Environment, comes: Comes
+async def test_proof_is_not_valid_for_another_domain(
+    ada: Client, world: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
     to = [NamedAddress("carol@example.net"), NamedAddress("eve@example.com")]
-    key, envid = await sent(ada, world, *to)  # that of the last envelope
-    told = status(fate("carol@example.net"), fate("eve@example.com"), envid=envid)
-    await comes(report(told, "Subject: none"))
-    rows = await deliveries(world, key)
+    # The envelope ID of the last envelope.
+    submission_id, envid = await relay_message(ada, world, *to)
+    status_text = status(fate("carol@example.net"), fate("eve@example.com"), envid=envid)
+    await deliver_by_mx(report(status_text, "Subject: none"))
+    rows = await deliveries(world, submission_id)
     assert sorted([rows["carol"].report_proven, rows["eve"].report_proven]) == [False, True]
 
 
-async def test_delays_and_deliveries_are_told_and_go_no_way_back(
-    ada: Client, world: Environment, comes: Comes
+async def test_dsns_update_the_entry_and_never_revert_a_failure(
+    ada: Client, world: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
-    key, envid = await sent(ada, world)
+    submission_id, envid = await relay_message(ada, world)
 
-    async def after(action: str, code: str, said: str) -> tuple[Any, Any]:
-        told = status(fate("carol@example.net", action, code, said), envid=envid)
-        await comes(report(told, "Subject: none"))
-        carol = (await deliveries(world, key))["carol"]
+    async def state_after_dsn(action: str, code: str, diagnostic: str) -> tuple[Any, Any]:
+        status_text = status(fate("carol@example.net", action, code, diagnostic), envid=envid)
+        await deliver_by_mx(report(status_text, "Subject: none"))
+        carol = (await deliveries(world, submission_id))["carol"]
         return carol.state, carol.last_response
 
-    assert await after("delayed", "4.4.1", "smtp; 450 4.4.1 Away") == (State.RELAYED, "4.4.1 Away")
-    assert await after("relayed", "2.0.0", "smtp; 250 OK") == (State.RELAYED, "2.0.0 OK")
-    assert await after("delivered", "2.1.5", "") == (State.DELIVERED, "2.1.5")
-    assert await state(world, key) is SubmissionState.SENT
-    assert await after("failed", "5.2.2", "smtp; 552 Full") == (State.BOUNCED, "5.2.2 Full")
-    assert await after("delivered", "2.1.5", "") == (State.BOUNCED, "5.2.2 Full")
-    assert await after("delayed", "4.4.1", "") == (State.BOUNCED, "5.2.2 Full")
-    row = (await deliveries(world, key))["carol"]
+    assert await state_after_dsn("delayed", "4.4.1", "smtp; 450 4.4.1 Away") == (
+        State.RELAYED,
+        "4.4.1 Away",
+    )
+    assert await state_after_dsn("relayed", "2.0.0", "smtp; 250 OK") == (State.RELAYED, "2.0.0 OK")
+    assert await state_after_dsn("delivered", "2.1.5", "") == (State.DELIVERED, "2.1.5")
+    assert await state(world, submission_id) is SubmissionState.SENT
+    assert await state_after_dsn("failed", "5.2.2", "smtp; 552 Full") == (
+        State.BOUNCED,
+        "5.2.2 Full",
+    )
+    assert await state_after_dsn("delivered", "2.1.5", "") == (State.BOUNCED, "5.2.2 Full")
+    assert await state_after_dsn("delayed", "4.4.1", "") == (State.BOUNCED, "5.2.2 Full")
+    row = (await deliveries(world, submission_id))["carol"]
     assert (row.next_at, row.lease) == (None, None)  # nothing is sent again
-    assert await state(world, key) is SubmissionState.PARTIAL
+    assert await state(world, submission_id) is SubmissionState.PARTIAL
 
 
-async def test_what_is_proven_goes_before_what_is_not(
-    ada: Client, world: Environment, comes: Comes
+async def test_proven_dsn_overrides_an_unproven_one(
+    ada: Client, world: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
-    key, envid = await sent(ada, world)
-    returned = f"Message-ID: {await header_id(world, key)}"
-    await comes(report(status(fate("carol@example.net")), returned))
-    arrived = fate("carol@example.net", "delivered", "2.0.0", "")
-    await comes(report(status(arrived, envid=envid), returned))
-    carol = (await deliveries(world, key))["carol"]
+    submission_id, envid = await relay_message(ada, world)
+    returned_header = f"Message-ID: {await stored_message_id(world, submission_id)}"
+    await deliver_by_mx(report(status(fate("carol@example.net")), returned_header))
+    recipient_fields = fate("carol@example.net", "delivered", "2.0.0", "")
+    await deliver_by_mx(report(status(recipient_fields, envid=envid), returned_header))
+    carol = (await deliveries(world, submission_id))["carol"]
     assert (carol.state, carol.report_proven) == (State.DELIVERED, True)
-    await comes(report(status(fate("carol@example.net")), returned + "\nX: again"))
-    carol = (await deliveries(world, key))["carol"]
+    await deliver_by_mx(report(status(fate("carol@example.net")), returned_header + "\nX: again"))
+    carol = (await deliveries(world, submission_id))["carol"]
     assert (carol.state, carol.report_proven) == (State.DELIVERED, True)
 
 
-async def test_a_repeat_says_nothing_new(ada: Client, world: Environment, comes: Comes) -> None:
-    _, envid = await sent(ada, world)
-    told = status(fate("carol@example.net"), envid=envid)
-    await comes(report(told, "Subject: none"))
-    before = await journal(world, ada.user.id)
-    await comes(report(told, "Subject: none"))
-    await comes(report(told, "Subject: another"))
-    assert await journal(world, ada.user.id) == before
+async def test_repeated_dsn_records_no_change(
+    ada: Client, world: Environment, deliver_by_mx: DeliverByMx
+) -> None:
+    _, envid = await relay_message(ada, world)
+    status_text = status(fate("carol@example.net"), envid=envid)
+    await deliver_by_mx(report(status_text, "Subject: none"))
+    before = await journaled_states(world, ada.user.id)
+    await deliver_by_mx(report(status_text, "Subject: none"))
+    await deliver_by_mx(report(status_text, "Subject: another"))
+    assert await journaled_states(world, ada.user.id) == before
 
 
-# ---------------------------------------------------------------- forged, or of no use
-
-
-async def unchanged(world: Environment, key: int) -> bool:
-    rows = (await deliveries(world, key)).values()
+async def is_unchanged(world: Environment, submission_id: int) -> bool:
+    rows = (await deliveries(world, submission_id)).values()
     return {(row.state, row.reported_at) for row in rows} == {(State.RELAYED, None)}
 
 
-async def test_another_account_changes_nothing(
-    ada: Client, bob: Client, world: Environment, comes: Comes
+async def test_dsn_to_another_account_changes_nothing(
+    ada: Client, bob: Client, world: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
-    key, envid = await sent(ada, world)
-    returned = f"Message-ID: {await header_id(world, key)}"
-    told = status(fate("carol@example.net"), envid=envid)
-    assert (await comes(report(told, returned), to=bob.address)).startswith("250")
-    assert await unchanged(world, key)
+    submission_id, envid = await relay_message(ada, world)
+    returned_header = f"Message-ID: {await stored_message_id(world, submission_id)}"
+    status_text = status(fate("carol@example.net"), envid=envid)
+    assert (await deliver_by_mx(report(status_text, returned_header), to=bob.address)).startswith(
+        "250"
+    )
+    assert await is_unchanged(world, submission_id)
     assert len(await inbox(bob)) == 1
 
 
-async def test_what_is_not_about_it_changes_nothing(
-    ada: Client, world: Environment, comes: Comes
+async def test_unrelated_or_forged_dsn_changes_nothing(
+    ada: Client, world: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
-    key, envid = await sent(ada, world)
+    submission_id, envid = await relay_message(ada, world)
     queue_id, _, proof = envid.partition(".")
-    carol = fate("carol@example.net")
-    for told, returned in (
+    recipient_fields = fate("carol@example.net")
+    for status_text, returned_header in (
         (status(fate("eve@example.net"), envid=envid), "X: no recipient"),
-        (status(carol), "X: nothing that names it"),
-        (status(carol, envid="x" * 20 + "." + proof), "X: another id"),
-        (status(carol, envid="0" * 20 + "." + proof), "X: another id"),
-        (status(carol, envid="' OR 1=1 --"), "Message-ID: <' OR 1=1 -- @x>"),
-        (status(carol, envid="%"), "Message-ID: <%@%>"),
+        (status(recipient_fields), "X: nothing that names it"),
+        (status(recipient_fields, envid="x" * 20 + "." + proof), "X: another id"),
+        (status(recipient_fields, envid="0" * 20 + "." + proof), "X: another id"),
+        (status(recipient_fields, envid="' OR 1=1 --"), "Message-ID: <' OR 1=1 -- @x>"),
+        (status(recipient_fields, envid="%"), "Message-ID: <%@%>"),
     ):
-        assert (await comes(report(told, returned))).startswith("250")
-        assert await unchanged(world, key)
+        assert (await deliver_by_mx(report(status_text, returned_header))).startswith("250")
+        assert await is_unchanged(world, submission_id)
     assert queue_id
-    whole = report(status(carol, envid=envid), "Subject: none")
-    await comes(whole, sender="carol@example.net")  # a report has no sender
-    await comes(whole.replace(b"multipart/report", b"multipart/mixed"))
-    assert await unchanged(world, key)
+    valid_dsn = report(status(recipient_fields, envid=envid), "Subject: none")
+    await deliver_by_mx(valid_dsn, sender="carol@example.net")  # a DSN has an empty sender
+    await deliver_by_mx(valid_dsn.replace(b"multipart/report", b"multipart/mixed"))
+    assert await is_unchanged(world, submission_id)
 
 
-async def test_it_has_to_come_to_the_sender_of_the_envelope(
-    ada: Client, world: Environment, comes: Comes
+async def test_dsn_must_arrive_at_the_envelope_sender(
+    ada: Client, world: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
-    key, envid = await sent(ada, world)
+    submission_id, envid = await relay_message(ada, world)
     async with world.write_session(ada.user.id) as session:
-        this = update(Submission).where(col(Submission.id) == key)
-        await session.exec(this.values(envelope_from="sales@example.org"))
-    await comes(report(status(fate("carol@example.net"), envid=envid)))
-    assert await unchanged(world, key)
+        statement = update(Submission).where(col(Submission.id) == submission_id)
+        await session.exec(statement.values(envelope_from="sales@example.org"))
+    await deliver_by_mx(report(status(fate("carol@example.net"), envid=envid)))
+    assert await is_unchanged(world, submission_id)
 
 
-async def test_what_waits_here_or_has_ended_here_is_known_better(
-    ada: Client, world: Environment, comes: Comes
+async def test_dsn_does_not_change_pending_or_finished_entries(
+    ada: Client, world: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
-    key, envid = await sent(ada, world)
-    for before in (State.PENDING, State.DEFERRED, State.BOUNCED, State.EXPIRED, State.CANCELLED):
+    submission_id, envid = await relay_message(ada, world)
+    for entry_state in (
+        State.PENDING,
+        State.DEFERRED,
+        State.BOUNCED,
+        State.EXPIRED,
+        State.CANCELLED,
+    ):
         async with world.write_session(ada.user.id) as session:
-            these = update(QueueEntry).where(col(QueueEntry.submission_id) == key)
-            await session.exec(these.values(state=before))
+            statement = update(QueueEntry).where(col(QueueEntry.submission_id) == submission_id)
+            await session.exec(statement.values(state=entry_state))
         for action in ("failed", "delivered", "delayed"):
-            told = status(fate("carol@example.net", action), envid=envid)
-            await comes(report(told, f"Subject: {before} {action}"))
-        rows = (await deliveries(world, key)).values()
-        assert {(row.state, row.reported_at) for row in rows} == {(before, None)}
+            status_text = status(fate("carol@example.net", action), envid=envid)
+            await deliver_by_mx(report(status_text, f"Subject: {entry_state} {action}"))
+        rows = (await deliveries(world, submission_id)).values()
+        assert {(row.state, row.reported_at) for row in rows} == {(entry_state, None)}
     async with world.write_session(ada.user.id) as session:
-        these = update(QueueEntry).where(col(QueueEntry.submission_id) == key)
-        await session.exec(these.values(state=State.RELAYED))
+        statement = update(QueueEntry).where(col(QueueEntry.submission_id) == submission_id)
+        await session.exec(statement.values(state=State.RELAYED))
 
 
-async def test_a_filter_that_drops_reports_drops_no_news(
-    ada: Client, world: Environment, comes: Comes
+async def test_dsn_deleted_by_a_filter_still_changes_the_entry(
+    ada: Client, world: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
-    key, envid = await sent(ada, world)
+    submission_id, envid = await relay_message(ada, world)
     document = """
         mutation Drop($input: FilterCreateInput!) {
           filterCreate(input: $input) { errors { message } }
         }
     """
-    drop = {"name": "No reports", "query": {"from": "MAILER-DAEMON"}, "action": {"delete": True}}
-    answer = await ada(document, input=drop)
-    assert answer["filterCreate"]["errors"] == []
-    await comes(report(status(fate("carol@example.net"), envid=envid)))
+    filter_input = {
+        "name": "No reports",
+        "query": {"from": "MAILER-DAEMON"},
+        "action": {"delete": True},
+    }
+    payload = await ada(document, input=filter_input)
+    assert payload["filterCreate"]["errors"] == []
+    await deliver_by_mx(report(status(fate("carol@example.net"), envid=envid)))
     assert await inbox(ada) == []
-    assert (await deliveries(world, key))["carol"].state is State.BOUNCED
+    assert (await deliveries(world, submission_id))["carol"].state is State.BOUNCED
 
 
-async def test_the_trace_of_a_message_tells_of_it(
-    ada: Client, root: Client, world: Environment, comes: Comes
+async def test_message_trace_shows_the_dsn(
+    ada: Client, root: Client, world: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
-    _, envid = await sent(ada, world)
-    await comes(report(status(fate("carol@example.net"), envid=envid)))
+    _, envid = await relay_message(ada, world)
+    await deliver_by_mx(report(status(fate("carol@example.net"), envid=envid)))
     document = """
         query Way($id: String!) {
           messageTrace(queueId: $id) { event detail }
         }
     """
-    shown = (await root(document, id=envid.partition(".")[0]))["messageTrace"]
-    (step,) = [each for each in shown if each["event"] == "bounced"]
+    steps = (await root(document, id=envid.partition(".")[0]))["messageTrace"]
+    (step,) = [trace_step for trace_step in steps if trace_step["event"] == "bounced"]
     assert "reported by mx.example.net (proven)" in step["detail"]

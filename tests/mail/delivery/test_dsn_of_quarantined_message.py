@@ -1,4 +1,4 @@
-"""What senders ask for (RFC 3461) is kept while a message is held, and told when it is let in."""
+"""DSN requests (RFC 3461) are kept in the quarantine and answered after the release."""
 
 from dataclasses import replace
 from typing import Any
@@ -22,48 +22,55 @@ from tests.support.operations.domain_operations import done
 from tests.support.operations.filter_operations import made
 from tests.support.operations.quarantine_operations import RELEASE, WHY, held, set_options
 
-SPAM = b"X-Spam-Flag: YES\r\n" + raw_message("Offer")
+SPAM_MESSAGE = b"X-Spam-Flag: YES\r\n" + raw_message("Offer")
 pytestmark = pytest.mark.usefixtures("examined")
 
 
 @pytest.fixture
-def client(neighbour: Neighbour, world: Environment) -> Neighbour:
-    """A neighbour whose filter is believed; what is spam is held."""
+def quarantining_client(neighbour: Neighbour, world: Environment) -> Neighbour:
+    """LMTP client whose spam headers are trusted. Spam is quarantined."""
     set_options(world, spam_quarantine=1)
     return neighbour
 
 
-async def hand_in(client: Neighbour, mail: str, rcpt: str, sender: str = DSN_SENDER) -> None:
-    assert (await client.say(f"MAIL FROM:<{sender}> {mail}".rstrip())).startswith("250")
-    assert (await client.say(f"RCPT TO:{rcpt}")).startswith("250")
-    await client.say("DATA")
-    assert (await client.say(SPAM.decode() + "\r\n.")).startswith("250")
+async def deliver_spam(
+    quarantining_client: Neighbour, mail_parameters: str, recipient: str, sender: str = DSN_SENDER
+) -> None:
+    assert (
+        await quarantining_client.say(f"MAIL FROM:<{sender}> {mail_parameters}".rstrip())
+    ).startswith("250")
+    assert (await quarantining_client.say(f"RCPT TO:{recipient}")).startswith("250")
+    await quarantining_client.say("DATA")
+    assert (await quarantining_client.say(SPAM_MESSAGE.decode() + "\r\n.")).startswith("250")
 
 
-async def release(ada: Client) -> None:
+async def release_all(ada: Client) -> None:
     items = [global_ids.encode("QuarantineItem", item.id) for item in await held(ada.world)]
     assert items
     assert (await done(ada, RELEASE, ids=items))[1] == []
 
 
-async def test_it_is_told_that_it_has_come_when_it_is_let_in(
-    client: Neighbour, ada: Client, world: Environment
+async def test_success_dsn_is_sent_after_release(
+    quarantining_client: Neighbour, ada: Client, world: Environment
 ) -> None:
-    rcpt = f"<{ada.address}> {NOTIFY_ALL} ORCPT=rfc822;first@example.com"
-    await hand_in(client, "ENVID=No+2B1 RET=HDRS", rcpt)
+    recipient = f"<{ada.address}> {NOTIFY_ALL} ORCPT=rfc822;first@example.com"
+    await deliver_spam(quarantining_client, "ENVID=No+2B1 RET=HDRS", recipient)
     assert (await queued_dsn_requests(world), await inbox(ada)) == ([], [])
-    await release(ada)
+    await release_all(ada)
     assert await queued_dsn_requests(world) == [("", DSN_SENDER, "NEVER")]
-    about, (row,), subject = await only_queued_dsn(world)
+    message_fields, (recipient_fields,), subject = await only_queued_dsn(world)
     assert subject == "Your message was delivered"
-    assert about["Original-Envelope-Id"] == "No+1"
-    assert row["Original-Recipient"] == "rfc822;first@example.com"
-    assert (row["Final-Recipient"], row["Action"]) == (f"rfc822; {ada.address}", "delivered")
+    assert message_fields["Original-Envelope-Id"] == "No+1"
+    assert recipient_fields["Original-Recipient"] == "rfc822;first@example.com"
+    assert (recipient_fields["Final-Recipient"], recipient_fields["Action"]) == (
+        f"rfc822; {ada.address}",
+        "delivered",
+    )
     assert len(await inbox(ada)) == 1
 
 
 @pytest.mark.parametrize(
-    ("sender", "wish"),
+    ("sender", "notify"),
     [
         (DSN_SENDER, ""),
         (DSN_SENDER, "NOTIFY=FAILURE"),
@@ -71,60 +78,68 @@ async def test_it_is_told_that_it_has_come_when_it_is_let_in(
         ("", NOTIFY_ALL),
     ],
 )
-async def test_nobody_else_is_told(
-    client: Neighbour, ada: Client, world: Environment, sender: str, wish: str
+async def test_release_sends_no_dsn_without_success_request(
+    quarantining_client: Neighbour, ada: Client, world: Environment, sender: str, notify: str
 ) -> None:
-    await hand_in(client, "", f"<{ada.address}> {wish}".rstrip(), sender)
-    await release(ada)
+    await deliver_spam(quarantining_client, "", f"<{ada.address}> {notify}".rstrip(), sender)
+    await release_all(ada)
     assert await queued_dsn_requests(world) == []
     assert len(await inbox(ada)) == 1
 
 
-async def test_the_address_is_named_that_the_sender_knows(
-    client: Neighbour, ada: Client, world: Environment
+async def test_dsn_names_the_address_of_the_sender(
+    quarantining_client: Neighbour, ada: Client, world: Environment
 ) -> None:
     await add_forwarding_address(world, "desk", ada.address)
-    await hand_in(client, "", f"<desk@example.org> {NOTIFY_ALL}")
-    await release(ada)
-    _, (row,), _ = await only_queued_dsn(world)
-    assert row["Final-Recipient"] == "rfc822; desk@example.org"
+    await deliver_spam(quarantining_client, "", f"<desk@example.org> {NOTIFY_ALL}")
+    await release_all(ada)
+    _, (recipient_fields,), _ = await only_queued_dsn(world)
+    assert recipient_fields["Final-Recipient"] == "rfc822; desk@example.org"
 
 
 @pytest.mark.parametrize(
-    ("wish", "kept"), [("NOTIFY=NEVER", "NEVER"), (NOTIFY_ALL, "DELAY,FAILURE")]
+    ("requested", "expected"), [("NOTIFY=NEVER", "NEVER"), (NOTIFY_ALL, "DELAY,FAILURE")]
 )
-async def test_what_it_is_sent_on_with_stays_as_it_was_asked(
-    client: Neighbour, ada: Client, world: Environment, wish: str, kept: str
+async def test_forwarded_message_keeps_the_dsn_request(
+    quarantining_client: Neighbour, ada: Client, world: Environment, requested: str, expected: str
 ) -> None:
     await made(ada, {}, {"targets": ["eve@far.example"]})
     assert (await change(ada, targets=["dave@far.example"]))[1] == []
-    await hand_in(client, "", f"<{ada.address}> {wish}")
-    await release(ada)
-    found: Any = {to: notify for _, to, notify in await queued_dsn_requests(world)}
-    assert {found["eve@far.example"], found["dave@far.example"]} == {kept}
+    await deliver_spam(quarantining_client, "", f"<{ada.address}> {requested}")
+    await release_all(ada)
+    notify_by_recipient: Any = {
+        recipient: notify for _, recipient, notify in await queued_dsn_requests(world)
+    }
+    assert {notify_by_recipient["eve@far.example"], notify_by_recipient["dave@far.example"]} == {
+        expected
+    }
 
 
-async def test_who_may_be_another_is_not_told(ada: Client, world: Environment) -> None:
-    to = await address_resolution.load_recipient(world, ada.address)
+async def test_unverified_sender_gets_no_dsn(ada: Client, world: Environment) -> None:
+    recipient = await address_resolution.load_recipient_below_limits(world, ada.address)
     for sender, spf in ((DSN_SENDER, "example.net"), ("carol@unsure.example", None)):
-        mail = await pipeline.read_incoming(world, raw_message(spf or "None"), sender)
-        mail.from_trusted_server = False
-        found = {"spf": spf, "results": f"mx.example.org; spf={spf}"}
-        mail.message = replace(mail.message, verification=found)
-        mail.dsn_requests[to.user_id, to.mailbox_id] = ALL_REPORTS
-        await quarantine.quarantine_message(world, mail, to, WHY)
-    await release(ada)
+        incoming = await pipeline.read_and_verify_incoming(
+            world, raw_message(spf or "None"), sender
+        )
+        incoming.from_trusted_server = False
+        verification = {"spf": spf, "results": f"mx.example.org; spf={spf}"}
+        incoming.message = replace(incoming.message, verification=verification)
+        incoming.dsn_requests[recipient.user_id, recipient.mailbox_id] = ALL_REPORTS
+        await quarantine.quarantine_message(world, incoming, recipient, WHY)
+    await release_all(ada)
     assert await queued_dsn_requests(world) == [("", DSN_SENDER, "NEVER")]
     assert len(await inbox(ada)) == 2
 
 
-async def test_a_crash_behind_the_delivery_loses_no_report(ada: Client, world: Environment) -> None:
-    house, raw = LocalBackend(world), raw_message("Plain")
-    taken = replace(await house.accept_recipient(ada.address, DSN_SENDER), dsn_request=ALL_REPORTS)
-    mail = await pipeline.read_incoming(world, raw, DSN_SENDER)
-    await pipeline.deliver(world, mail, [taken])  # and here it ends, before the answer
+async def test_crash_after_delivery_loses_no_dsn(ada: Client, world: Environment) -> None:
+    backend, raw = LocalBackend(world), raw_message("Plain")
+    accepted = replace(
+        await backend.accept_recipient(ada.address, DSN_SENDER), dsn_request=ALL_REPORTS
+    )
+    incoming = await pipeline.read_and_verify_incoming(world, raw, DSN_SENDER)
+    await pipeline.deliver(world, incoming, [accepted])  # the process ends before the reply
     assert (await queued_dsn_requests(world), len(await inbox(ada))) == ([], 1)
-    for _ in range(2):  # the other server tries again
-        await house.deliver(raw, [taken], DSN_SENDER)
+    for _ in range(2):  # the other server retries
+        await backend.deliver(raw, [accepted], DSN_SENDER)
         assert await queued_dsn_requests(world) == [("", DSN_SENDER, "NEVER")]
     assert len(await inbox(ada)) == 1

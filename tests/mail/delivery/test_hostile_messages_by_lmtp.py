@@ -1,4 +1,4 @@
-"""Letters that were made to hurt come in, are stored byte for byte, and can be read."""
+"""Hostile messages by LMTP: they are accepted, stored byte for byte, and readable."""
 
 import hashlib
 
@@ -16,8 +16,8 @@ from tests.support.mail.trace_header_lines import below
 from tests.support.mail_servers.lmtp_client import Neighbour
 from tests.support.stores.counter_check import examine
 
-LETTERS = letters()
-READ = """query ($id: ID!) { node(id: $id) { ... on Message {
+HOSTILE_MESSAGES = letters()
+MESSAGE_QUERY = """query ($id: ID!) { node(id: $id) { ... on Message {
   subject intro date messageId inReplyTo references size sourceUrl body text html
   from { name address } sender { name address } to { name address } cc { name address }
   replyTo { name address } list { listId unsubscribeUrl } headers { key value } headersText
@@ -25,40 +25,45 @@ READ = """query ($id: ID!) { node(id: $id) { ... on Message {
   events { summary } attachments { filename contentType disposition size text } } } }"""
 
 
-async def say(neighbour: Neighbour, raw: bytes, to: str) -> str:
+async def deliver_message(neighbour: Neighbour, raw: bytes, to: str) -> str:
     await neighbour.begin(to)
     neighbour.send(dot_stuff(raw))
     return await neighbour.hear()
 
 
-def test_there_are_enough_and_all_differ() -> None:
-    assert len(LETTERS) > 300
-    assert len(set(LETTERS.values())) > 300
+def test_hostile_messages_are_many_and_distinct() -> None:
+    assert len(HOSTILE_MESSAGES) > 300
+    assert len(set(HOSTILE_MESSAGES.values())) > 300
 
 
-async def test_all_are_taken_stored_as_they_came_and_can_be_read(
+async def test_hostile_messages_are_accepted_stored_and_readable(
     ada: Client, neighbour: Neighbour, world: Environment
 ) -> None:
-    replies = {name: await say(neighbour, raw, ada.address) for name, raw in LETTERS.items()}
+    replies = {
+        name: await deliver_message(neighbour, raw, ada.address)
+        for name, raw in HOSTILE_MESSAGES.items()
+    }
     assert {name: reply for name, reply in replies.items() if not reply.startswith("250")} == {}
-    sent = {hashlib.sha256(raw).hexdigest(): name for name, raw in LETTERS.items()}
+    names_by_digest = {
+        hashlib.sha256(raw).hexdigest(): name for name, raw in HOSTILE_MESSAGES.items()
+    }
     rows = await world.database.read(select(col(Message.id)))
-    assert len(rows) == len(sent)  # the same letter again is known
+    assert len(rows) == len(names_by_digest)  # a repeated message is stored once
     for row in rows:
-        found = (await ada(READ, id=global_ids.encode("Message", row.id)))["node"]
-        source = await ada.http.get(found["sourceUrl"])
-        assert found["size"] == len(source.content)
-        name = sent.pop(hashlib.sha256(below(source.content)).hexdigest())
-        assert "<script" not in "".join(found["html"]), name
-    assert sent == {}
+        message = (await ada(MESSAGE_QUERY, id=global_ids.encode("Message", row.id)))["node"]
+        source = await ada.http.get(message["sourceUrl"])
+        assert message["size"] == len(source.content)
+        name = names_by_digest.pop(hashlib.sha256(below(source.content)).hexdigest())
+        assert "<script" not in "".join(message["html"]), name
+    assert names_by_digest == {}
     await examine(world)
 
 
-async def test_a_large_letter_leaves_nothing_in_the_spool(
+async def test_large_message_leaves_no_spool_file(
     ada: Client, listener: LmtpListener, neighbour: Neighbour, world: Environment
 ) -> None:
     content = hashlib.shake_128(b"large").digest(3_000_000)
     for raw in (attached(b"x.bin", content), attached(b"y.bin", bytes(3_000_000))):
-        assert (await say(neighbour, raw, ada.address)).startswith("250")
+        assert (await deliver_message(neighbour, raw, ada.address)).startswith("250")
     assert list(listener.spool_folder.iterdir()) == []
     await examine(world)

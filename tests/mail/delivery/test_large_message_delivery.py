@@ -1,4 +1,4 @@
-"""Large messages on their way: every byte arrives, and nothing is left in the spool."""
+"""Delivery of large messages: every byte arrives, and no spool file remains."""
 
 import base64
 import os
@@ -34,20 +34,20 @@ from tests.support.mail_servers.queue_worker import relay, until, working
 from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
 from tests.support.operations.sieve_operations import put
 
-_PIECE = re.compile(r"incoming-1\.[0-9a-f]{64}(\.zst)?")
+PART_FILE_NAME = re.compile(r"incoming-1\.[0-9a-f]{64}(\.zst)?")
 pytestmark = pytest.mark.usefixtures("examined")
-CAROL = "carol@far.example"
-FILE = base64.encodebytes(bytes(range(256)) * 5000).replace(b"\n", b"\r\n")
-ATTACHED = (
+SENDER = "carol@far.example"
+FILE_BASE64 = base64.encodebytes(bytes(range(256)) * 5000).replace(b"\n", b"\r\n")
+FILE_MESSAGE = (
     b"Subject: File\r\nBcc: eve@else.example\r\nContent-Type: application/pdf\r\n"
-    b"Content-Disposition: attachment\r\nContent-Transfer-Encoding: base64\r\n\r\n" + FILE
+    b"Content-Disposition: attachment\r\nContent-Transfer-Encoding: base64\r\n\r\n" + FILE_BASE64
 )
-LETTERS = {
-    "with a file": ATTACHED,
-    "without a field": b" folded: x\r\nno field\r\n\r\n" + FILE,
+LARGE_MESSAGES = {
+    "with a file": FILE_MESSAGE,
+    "without a field": b" folded: x\r\nno field\r\n\r\n" + FILE_BASE64,
     "of too many parts": (
         b"Subject: Parts\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n"
-        + b"--b\r\n\r\nx\r\n" * (MAX_PARTS + 1) + b"--b--\r\n" + FILE
+        + b"--b\r\n\r\nx\r\n" * (MAX_PARTS + 1) + b"--b--\r\n" + FILE_BASE64
     ),
     "with dots": b"Subject: Dots\r\n\r\n" + b".\r\n..a\r\nb.\r\n" * 150_000,
 }  # fmt: skip
@@ -65,110 +65,131 @@ async def neighbour(world: Environment, tmp_path: Path) -> AsyncIterator[Neighbo
     assert not list((tmp_path / "spool").iterdir())
 
 
-async def hand(neighbour: Neighbour, raw: bytes, to: str = "ada@example.org") -> str:
-    await neighbour.begin(to, sender=CAROL)
-    dotted = raw.replace(b"\n.", b"\n..")
-    neighbour.send((b"." if raw.startswith(b".") else b"") + dotted + b".\r\n")
+async def deliver_message(neighbour: Neighbour, raw: bytes, to: str = "ada@example.org") -> str:
+    await neighbour.begin(to, sender=SENDER)
+    dot_stuffed = raw.replace(b"\n.", b"\n..")
+    neighbour.send((b"." if raw.startswith(b".") else b"") + dot_stuffed + b".\r\n")
     return (await neighbour.hear())[:9]
 
 
-async def taken(server: Server) -> bytes:
-    async def came() -> bool:
+async def take_received_message(server: Server) -> bytes:
+    async def has_message() -> bool:
         return bool(server.mails)
 
-    await until(came)
+    await until(has_message)
     return server.mails.pop().raw
 
 
-def roomy() -> Server:
+def server_without_size_limit() -> Server:
     return Server(features={"enable_SMTPUTF8": True, "data_size_limit": None})
 
 
-@pytest.mark.parametrize("kind", LETTERS)
-async def test_it_is_stored_and_sent_on_as_it_came(
-    ada: Client, neighbour: Neighbour, kind: str, tmp_path: Path
+@pytest.mark.parametrize("message_kind", LARGE_MESSAGES)
+async def test_large_message_is_stored_and_forwarded_unchanged(
+    ada: Client, neighbour: Neighbour, message_kind: str, tmp_path: Path
 ) -> None:
-    raw = LETTERS[kind]
+    raw = LARGE_MESSAGES[message_kind]
     await set_account_forwarding(ada, FORWARD_TARGET)
-    async with listening(roomy()) as there, working(ada.world, relay(there)):
-        assert await hand(neighbour, raw) == "250 2.0.0"
+    async with (
+        listening(server_without_size_limit()) as smtp_server,
+        working(ada.world, relay(smtp_server)),
+    ):
+        assert await deliver_message(neighbour, raw) == "250 2.0.0"
         assert not list((tmp_path / "spool").iterdir())
-        out = await taken(there)
-    raw = (b"\r\n" if raw.startswith(b" ") else b"") + raw  # which would go on with a field of ours
-    bare = raw.replace(b"Bcc: eve@else.example\r\n", b"")
-    assert out == b"Delivered-To: ada@example.org\r\n" + bare
-    ((row, whole),) = (await stored_messages_by_path(ada)).values()
-    assert whole == (
+        sent = await take_received_message(smtp_server)
+    # a leading folded line must not continue our field
+    raw = (b"\r\n" if raw.startswith(b" ") else b"") + raw
+    without_bcc = raw.replace(b"Bcc: eve@else.example\r\n", b"")
+    assert sent == b"Delivered-To: ada@example.org\r\n" + without_bcc
+    ((row, stored),) = (await stored_messages_by_path(ada)).values()
+    assert stored == (
         b"Return-Path: <carol@far.example>\r\nDelivered-To: ada@example.org\r\n"
         b"X-Original-Rcpt: ada@example.org\r\n" + raw
     )
-    assert row.size == len(whole)
+    assert row.size == len(stored)
 
 
-async def test_its_header_is_edited(ada: Client, neighbour: Neighbour, tmp_path: Path) -> None:
+async def test_sieve_edits_the_header_of_a_large_message(
+    ada: Client, neighbour: Neighbour, tmp_path: Path
+) -> None:
     await put(
         ada,
         'require ["editheader", "fileinto", "copy", "mailbox"];'
         'fileinto :create "Bare"; addheader "X-Mine" "1"; redirect :copy "dave@far.example"; keep;',
     )
-    async with listening(roomy()) as there, working(ada.world, relay(there)):
-        assert await hand(neighbour, ATTACHED) == "250 2.0.0"
+    async with (
+        listening(server_without_size_limit()) as smtp_server,
+        working(ada.world, relay(smtp_server)),
+    ):
+        assert await deliver_message(neighbour, FILE_MESSAGE) == "250 2.0.0"
         assert not list((tmp_path / "spool").iterdir())
-        out = await taken(there)
-    bare = ATTACHED.replace(b"Bcc: eve@else.example\r\n", b"")
-    assert out == b"Delivered-To: ada@example.org\r\nX-Mine: 1\r\n" + bare
-    found = {path: whole for path, (_, whole) in (await stored_messages_by_path(ada)).items()}
-    assert found["INBOX"].endswith(b"\r\nX-Mine: 1\r\n" + ATTACHED)
-    assert found["Bare"].endswith(b"Rcpt: ada@example.org\r\n" + ATTACHED)
+        sent = await take_received_message(smtp_server)
+    without_bcc = FILE_MESSAGE.replace(b"Bcc: eve@else.example\r\n", b"")
+    assert sent == b"Delivered-To: ada@example.org\r\nX-Mine: 1\r\n" + without_bcc
+    stored_by_path = {
+        path: stored for path, (_, stored) in (await stored_messages_by_path(ada)).items()
+    }
+    assert stored_by_path["INBOX"].endswith(b"\r\nX-Mine: 1\r\n" + FILE_MESSAGE)
+    assert stored_by_path["Bare"].endswith(b"Rcpt: ada@example.org\r\n" + FILE_MESSAGE)
 
 
-async def test_its_seal_holds(ada: Client, neighbour: Neighbour, tmp_path: Path) -> None:
+async def test_arc_seal_of_a_large_message_is_valid(
+    ada: Client, neighbour: Neighbour, tmp_path: Path
+) -> None:
     folder = tmp_path / "keys"
     folder.mkdir()
     key = folder / "s._domainkey.example.org.pem"
     key.write_bytes(pair()[0])
     key.chmod(0o600)
-    outside = zone({f"s._domainkey.{one}": pair()[1] for one in ("far.example", "example.org")})
-    async with asking(outside) as place, listening(roomy()) as there:
-        use_dns_zone(ada.world, outside, authentication_check="all", arc_keys=folder)
+    dns_server = zone(
+        {f"s._domainkey.{domain}": pair()[1] for domain in ("far.example", "example.org")}
+    )
+    async with (
+        asking(dns_server) as dns_address,
+        listening(server_without_size_limit()) as smtp_server,
+    ):
+        use_dns_zone(ada.world, dns_server, authentication_check="all", arc_keys=folder)
         await add_forwarding_address(ada.world, "list", FORWARD_TARGET)
-        async with working(ada.world, relay(there)):
-            raw = signed(b"From: a@far.example\r\n" + ATTACHED)
-            assert await hand(neighbour, raw, "list@example.org") == "250 2.0.0"
-            out = await taken(there)
-        found = await arc.check_chain(MessageDns(place), SignedMessage.from_bytes(out), 0)
-    assert (found.result, found.sealer_domains) == (AuthResult.PASS, ["example.org"])
-    assert b"\r\r" not in out[:2000]  # a list of names that takes several lines
-    assert b"dkim=pass" in found.arc_sets[0].results.raw
+        async with working(ada.world, relay(smtp_server)):
+            raw = signed(b"From: a@far.example\r\n" + FILE_MESSAGE)
+            assert await deliver_message(neighbour, raw, "list@example.org") == "250 2.0.0"
+            sent = await take_received_message(smtp_server)
+        arc_chain = await arc.check_chain(
+            MessageDns(dns_address), SignedMessage.from_bytes(sent), 0
+        )
+    assert (arc_chain.result, arc_chain.sealer_domains) == (AuthResult.PASS, ["example.org"])
+    assert b"\r\r" not in sent[:2000]  # the field list spans several lines
+    assert b"dkim=pass" in arc_chain.arc_sets[0].results.raw
 
 
 @pytest.mark.parametrize("quota", [None, 1_000_000])
-async def test_files_go_as_soon_as_they_are_stored_or_refused(
+async def test_temporary_files_are_removed_after_delivery_or_refusal(
     ada: Client, root: Client, world: Environment, tmp_path: Path, quota: int | None
 ) -> None:
     await put(ada, 'require "editheader"; addheader "X-Mine" "1"; redirect "dave@far.example";')
     if quota:
         await put(ada, 'require "editheader"; addheader "X-Mine" "1"; keep;')
-        whose, few = {"usernames": ["ada"]}, {"quota": quota}
-        assert (await run(root, "userUpdate", users=whose, set=few))["errors"] == []
+        user_refs, changes = {"usernames": ["ada"]}, {"quota": quota}
+        assert (await run(root, "userUpdate", users=user_refs, set=changes))["errors"] == []
     path = tmp_path / "incoming-1"
-    path.write_bytes(ATTACHED)
-    house = LocalBackend(world)
-    (outcome,) = await house.deliver(
-        path, [await house.accept_recipient(ada.address, CAROL)], CAROL
+    path.write_bytes(FILE_MESSAGE)
+    backend = LocalBackend(world)
+    (outcome,) = await backend.deliver(
+        path, [await backend.accept_recipient(ada.address, SENDER)], SENDER
     )
     assert isinstance(outcome, OverQuota) is bool(quota)
-    left = [name for name in os.listdir(tmp_path) if name.startswith("incoming-1")]  # noqa: PTH208 - what there is
-    assert [one for one in left if not _PIECE.fullmatch(one)] == ["incoming-1"]
+    remaining = [name for name in os.listdir(tmp_path) if name.startswith("incoming-1")]  # noqa: PTH208 - names of all files
+    assert [name for name in remaining if not PART_FILE_NAME.fullmatch(name)] == ["incoming-1"]
 
 
-async def test_a_file_beside_goes_with_what_is_made_of_it(tmp_path: Path) -> None:
+async def test_rewritten_spool_file_and_its_parts_are_removed(tmp_path: Path) -> None:
     path = tmp_path / "incoming-1"
     path.write_bytes(b"Subject: a\r\n\r\nb")
     with ExitStack() as files:
-        made = await header_prepend.replace_beginning(path, b"X: y\r\n", 12, files)
-        assert isinstance(made, Path)
-        assert made.read_bytes() == b"X: y\r\n\r\nb"
-        assert made.name.startswith("incoming-1.")  # so that a crash leaves nothing
-        made.with_name(f"{made.name}.piece").write_bytes(b"")
+        rewritten = await header_prepend.replace_beginning(path, b"X: y\r\n", 12, files)
+        assert isinstance(rewritten, Path)
+        assert rewritten.read_bytes() == b"X: y\r\n\r\nb"
+        # the name prefix lets cleanup after a crash find the file
+        assert rewritten.name.startswith("incoming-1.")
+        rewritten.with_name(f"{rewritten.name}.piece").write_bytes(b"")
     assert [name for name in os.listdir(tmp_path) if "incoming" in name] == [path.name]  # noqa: PTH208

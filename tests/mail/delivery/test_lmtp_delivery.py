@@ -1,4 +1,4 @@
-"""Mail that comes by LMTP into a real store."""
+"""Messages delivered by LMTP into a database."""
 
 import asyncio
 import logging
@@ -22,86 +22,86 @@ from tests.conftest import Client, Clock, make_user, raw_message
 from tests.support.mail.trace_header_lines import top
 from tests.support.mail_servers.lmtp_client import Neighbour, connect
 
-FAR = "carol@example.net"
+SENDER = "carol@example.net"
 
 
-async def send(neighbour: Neighbour, raw: bytes, *to: str) -> list[str]:
-    """The enhanced code for each recipient."""
+async def deliver_to(neighbour: Neighbour, raw: bytes, *to: str) -> list[str]:
+    """Deliver a message and return the reply codes, one per recipient."""
     await neighbour.begin(*to)
     neighbour.send(raw + b".\r\n")
     return [(await neighbour.hear())[:9] for _ in to]
 
 
-async def stored(world: Environment) -> Sequence[Any]:
-    rows = select(col(Message.user_id), col(Message.subject), col(Message.size))
-    return await world.database.read(rows.order_by(col(Message.id)))
+async def stored_rows(world: Environment) -> Sequence[Any]:
+    statement = select(col(Message.user_id), col(Message.subject), col(Message.size))
+    return await world.database.read(statement.order_by(col(Message.id)))
 
 
-async def change(world: Environment, client: Client, **columns: object) -> None:
+async def update_user(world: Environment, client: Client, **columns: object) -> None:
     async with world.write_session() as session:
         await session.exec(update(User).where(col(User.id) == client.user.id).values(**columns))
 
 
-async def rename(world: Environment, column: str, name: str) -> None:
-    statement = text(f"ALTER TABLE messages RENAME COLUMN {column} TO {name}")
+async def rename_message_column(world: Environment, column: str, new_name: str) -> None:
+    statement = text(f"ALTER TABLE messages RENAME COLUMN {column} TO {new_name}")
     async with world.write_session() as session:
         await (await session.connection()).execute(statement)
 
 
-async def test_each_recipient_has_the_message(
+async def test_each_recipient_gets_the_message(
     world: Environment, ada: Client, bob: Client, neighbour: Neighbour
 ) -> None:
     raw = raw_message("Both of you")
-    codes = await send(neighbour, raw, ada.address, bob.address)
+    codes = await deliver_to(neighbour, raw, ada.address, bob.address)
     assert codes == ["250 2.0.0"] * 2
-    assert sorted(await stored(world)) == sorted(
-        (client.user.id, "Both of you", len(top(client.address, FAR) + raw))
+    assert sorted(await stored_rows(world)) == sorted(
+        (client.user.id, "Both of you", len(top(client.address, SENDER) + raw))
         for client in (ada, bob)
     )
 
 
-async def test_whoever_is_named_twice_has_it_once_and_two_replies(
+async def test_repeated_recipient_gets_one_message_and_every_reply(
     world: Environment, ada: Client, neighbour: Neighbour
 ) -> None:
-    twice = (ada.address, "A.da+news@example.org", ada.address)
-    assert await send(neighbour, raw_message(), *twice) == ["250 2.0.0"] * 3
-    assert len(await stored(world)) == 1
+    recipients = (ada.address, "A.da+news@example.org", ada.address)
+    assert await deliver_to(neighbour, raw_message(), *recipients) == ["250 2.0.0"] * 3
+    assert len(await stored_rows(world)) == 1
 
 
-async def test_a_repeat_after_a_lost_reply_is_stored_once(
+async def test_repeated_delivery_is_stored_once_within_a_day(
     world: Environment, ada: Client, neighbour: Neighbour, clock: Clock
 ) -> None:
     for _ in range(2):
-        assert await send(neighbour, raw_message(), ada.address) == ["250 2.0.0"]
-    assert len(await stored(world)) == 1
+        assert await deliver_to(neighbour, raw_message(), ada.address) == ["250 2.0.0"]
+    assert len(await stored_rows(world)) == 1
     clock.tick(days=1, seconds=1)
-    await send(neighbour, raw_message(), ada.address)
-    assert len(await stored(world)) == 2
+    await deliver_to(neighbour, raw_message(), ada.address)
+    assert len(await stored_rows(world)) == 2
 
 
-async def test_two_messages_with_one_message_id_both_arrive(
+async def test_two_messages_with_one_message_id_are_both_stored(
     world: Environment, ada: Client, neighbour: Neighbour
 ) -> None:
     for body in ("one", "two"):
         raw = raw_message(body=body, Message_ID="<same@example.com>")
-        assert await send(neighbour, raw, ada.address) == ["250 2.0.0"]
-    assert len(await stored(world)) == 2
+        assert await deliver_to(neighbour, raw, ada.address) == ["250 2.0.0"]
+    assert len(await stored_rows(world)) == 2
 
 
-async def test_a_large_message_arrives_through_the_spool(
+async def test_large_message_is_stored_and_leaves_no_spool_file(
     world: Environment, ada: Client, neighbour: Neighbour, listener: LmtpListener
 ) -> None:
     raw = raw_message("Large", body="Line of text\r\n" * 200_000)
-    assert await send(neighbour, raw, ada.address) == ["250 2.0.0"]
-    assert await stored(world) == [(ada.user.id, "Large", len(top(ada.address, FAR) + raw))]
+    assert await deliver_to(neighbour, raw, ada.address) == ["250 2.0.0"]
+    assert await stored_rows(world) == [(ada.user.id, "Large", len(top(ada.address, SENDER) + raw))]
     assert not await asyncio.to_thread(lambda: list(listener.spool_folder.iterdir()))
 
 
-async def test_who_may_not_receive_is_refused_before_the_message_comes(
+async def test_invalid_recipient_is_refused_at_rcpt(
     world: Environment, ada: Client, bob: Client, neighbour: Neighbour
 ) -> None:
-    await change(world, ada, disabled=True)
-    await change(world, bob, quota=100, used=100)
+    await update_user(world, ada, disabled=True)
+    await update_user(world, bob, quota=100, used=100)
     await neighbour.say("MAIL FROM:<>")
     for address, reply in (
         (ada.address, "550 5.1.1"),
@@ -114,46 +114,45 @@ async def test_who_may_not_receive_is_refused_before_the_message_comes(
         assert (await neighbour.say(f"RCPT TO:<{address}>")).startswith(reply)
 
 
-async def test_the_largest_message_always_fits_the_budget(
-    world: Environment, tmp_path: Path
-) -> None:
-    for largest in (1 << 20, 1 << 30):
-        options = replace(world.options, message_max=largest)
+async def test_byte_budget_allows_the_largest_message(world: Environment, tmp_path: Path) -> None:
+    for message_max in (1 << 20, 1 << 30):
+        options = replace(world.options, message_max=message_max)
         limits = LmtpListener(replace(world, options=options), tmp_path / "spool").limits
-        assert limits.max_message_size == largest <= limits.byte_budget
+        assert limits.max_message_size == message_max <= limits.byte_budget
 
 
-async def test_several_processes_take_together_what_one_would(
-    world: Environment, tmp_path: Path
-) -> None:
-    whole = LmtpListener(world, tmp_path / "spool").limits
-    share = LmtpListener(world, tmp_path / "spool", process_count=4)
-    assert (share.limits.max_connections, share.limits.byte_budget) == (
-        whole.max_connections // 4,
-        whole.byte_budget // 4,
+async def test_limits_are_divided_among_processes(world: Environment, tmp_path: Path) -> None:
+    single_process_limits = LmtpListener(world, tmp_path / "spool").limits
+    shared_listener = LmtpListener(world, tmp_path / "spool", process_count=4)
+    assert (shared_listener.limits.max_connections, shared_listener.limits.byte_budget) == (
+        single_process_limits.max_connections // 4,
+        single_process_limits.byte_budget // 4,
     )
-    assert share.byte_budget.limit == whole.byte_budget // 4
-    least = LmtpListener(world, tmp_path / "spool", process_count=100).limits
-    assert (least.max_connections, least.byte_budget) == (20, world.options.message_max)
+    assert shared_listener.byte_budget.limit == single_process_limits.byte_budget // 4
+    minimum_limits = LmtpListener(world, tmp_path / "spool", process_count=100).limits
+    assert (minimum_limits.max_connections, minimum_limits.byte_budget) == (
+        20,
+        world.options.message_max,
+    )
 
 
-async def test_a_suspended_user_receives(
+async def test_suspended_user_receives_mail(
     world: Environment, ada: Client, neighbour: Neighbour
 ) -> None:
-    await change(world, ada, suspended=True)
-    assert await send(neighbour, raw_message(), ada.address) == ["250 2.0.0"]
+    await update_user(world, ada, suspended=True)
+    assert await deliver_to(neighbour, raw_message(), ada.address) == ["250 2.0.0"]
 
 
-async def test_a_message_that_does_not_fit_one_mailbox_still_goes_to_the_other(
+async def test_full_mailbox_does_not_prevent_the_other_delivery(
     world: Environment, ada: Client, bob: Client, neighbour: Neighbour
 ) -> None:
-    await change(world, ada, quota=100)
-    codes = await send(neighbour, raw_message(), ada.address, bob.address)
+    await update_user(world, ada, quota=100)
+    codes = await deliver_to(neighbour, raw_message(), ada.address, bob.address)
     assert codes == ["452 4.2.2", "250 2.0.0"]
-    assert [row.user_id for row in await stored(world)] == [bob.user.id]
+    assert [row.user_id for row in await stored_rows(world)] == [bob.user.id]
 
 
-async def test_a_user_deleted_after_rcpt_is_unknown(
+async def test_user_deleted_after_rcpt_is_refused(
     world: Environment, neighbour: Neighbour, ada: Client
 ) -> None:
     eve = await make_user(world, "eve")
@@ -166,7 +165,7 @@ async def test_a_user_deleted_after_rcpt_is_unknown(
     assert [(await neighbour.hear())[:9] for _ in range(2)] == ["550 5.1.1", "250 2.0.0"]
 
 
-async def test_a_client_that_vanishes_inside_data_leaves_no_rows_and_no_blobs(
+async def test_disconnect_during_data_leaves_no_rows_and_no_blobs(
     world: Environment, ada: Client, listener: LmtpListener
 ) -> None:
     neighbour = await connect(listener.port)
@@ -175,18 +174,18 @@ async def test_a_client_that_vanishes_inside_data_leaves_no_rows_and_no_blobs(
     neighbour.writer.write_eof()
     assert await neighbour.ended() == b""
     await neighbour.close()
-    assert not await stored(world)
+    assert not await stored_rows(world)
     assert await world.database.read(select(func.count()).select_from(Blob)) == [(0,)]
 
 
-async def test_a_store_that_fails_is_one_line_in_the_log_without_the_mail(
+async def test_database_error_is_logged_without_message_content(
     world: Environment, ada: Client, neighbour: Neighbour, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await rename(world, "subject", "away")
-    assert await send(neighbour, raw_message("Top secret"), ada.address) == ["451 4.3.0"]
-    (bug,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert vars(bug)["user"] == ada.user.id
+    await rename_message_column(world, "subject", "away")
+    assert await deliver_to(neighbour, raw_message("Top secret"), ada.address) == ["451 4.3.0"]
+    (error_record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert vars(error_record)["user"] == ada.user.id
     assert "Top secret" not in caplog.text
     assert ada.address not in caplog.text
-    await rename(world, "away", "subject")
-    assert await send(neighbour, raw_message("Top secret"), ada.address) == ["250 2.0.0"]
+    await rename_message_column(world, "away", "subject")
+    assert await deliver_to(neighbour, raw_message("Top secret"), ada.address) == ["250 2.0.0"]

@@ -1,4 +1,4 @@
-"""Reports of success whose process ends before it has made them."""
+"""Success DSNs of a process that ends before it has created them."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from mail.envelope.dsn_parameters import ALL_REPORTS, DsnRequest, NotifyConditio
 from mail.maintenance import housekeeping
 from mail.mime.header_encoding import NamedAddress
 from mail.queue import pending_reports, recipient_leases
-from mail.queue.delivery_results import record_and_report, record_results
+from mail.queue.delivery_results import record_results_and_report, record_with_reports
 from models.files.blobs import SubmissionBlob
 from models.queue.tables import QueueEntry
 from models.runtime.environment import Environment
@@ -42,160 +42,166 @@ from tests.support.mail_servers.queue_worker import (
 from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
 
 
-class Crash(BaseException):
-    """The process ends here."""
+class SimulatedCrash(BaseException):
+    """The simulated end of the process."""
 
 
-def dying(world: Environment, place: str = "owed") -> Environment:
-    def fault(where: str) -> None:
-        if where == place:
-            raise Crash
+def crashing_environment(world: Environment, fault_point: str = "owed") -> Environment:
+    def reach_fault_point(reached_point: str) -> None:
+        if reached_point == fault_point:
+            raise SimulatedCrash
 
-    return replace(world, reach_fault_point=fault)
+    return replace(world, reach_fault_point=reach_fault_point)
 
 
-async def delivered(world: Environment, *names: str) -> bool:
-    """Whether mail for these is there, and nobody holds it."""
+async def are_delivered(world: Environment, *local_parts: str) -> bool:
+    """True if the recipients have their mail and no process holds a lease on it."""
     rows = await world.database.read(
         select(col(QueueEntry.recipient), col(QueueEntry.delivered_at))
     )
-    found = {row.recipient.partition("@")[0] for row in rows if row.delivered_at is not None}
-    return set(names) <= found
+    delivered_local_parts = {
+        row.recipient.partition("@")[0] for row in rows if row.delivered_at is not None
+    }
+    return set(local_parts) <= delivered_local_parts
 
 
-async def died(world: Environment, server: Server, *names: str) -> None:
-    """Let a worker end right after it has written that these have their mail."""
-    async with working(dying(world), relay(server)):
-        await until(lambda: delivered(world, *names))
-    assert await owing(world) == len(names)
+async def crash_after_delivery(world: Environment, server: Server, *local_parts: str) -> None:
+    """Let a worker crash right after it has recorded the deliveries."""
+    async with working(crashing_environment(world), relay(server)):
+        await until(lambda: are_delivered(world, *local_parts))
+    assert await count_owed_reports(world) == len(local_parts)
 
 
-async def cut_off(ada: Client, world: Environment) -> int:
-    """What carol and dave have been sent, and nobody has reported yet."""
-    async with listening(Server()) as there:
-        key = await send_with_dsn_request(ada)
-        await died(world, there, "carol", "dave")
-    return key
+async def send_and_crash(ada: Client, world: Environment) -> int:
+    """Send to Carol and Dave and crash before the DSN. Return the submission ID."""
+    async with listening(Server()) as smtp_server:
+        submission_id = await send_with_dsn_request(ada)
+        await crash_after_delivery(world, smtp_server, "carol", "dave")
+    return submission_id
 
 
-async def owing(world: Environment) -> int:
-    asked_ = select(col(QueueEntry.id)).where(col(QueueEntry.success_owed).is_not(None))
-    return len(await world.database.read(asked_))
+async def count_owed_reports(world: Environment) -> int:
+    statement = select(col(QueueEntry.id)).where(col(QueueEntry.success_owed).is_not(None))
+    return len(await world.database.read(statement))
 
 
-async def nothing_owed(world: Environment) -> bool:
-    return not await owing(world)
+async def is_no_report_owed(world: Environment) -> bool:
+    return not await count_owed_reports(world)
 
 
-async def looked_twice(world: Environment) -> None:
-    """Look for owed reports until those are made that no worker is making."""
-    await pending_reports.send_owed_reports(
-        world, await pending_reports.send_owed_reports(world, ())
+async def send_owed_reports(world: Environment) -> None:
+    """Search for owed reports twice, and send those that no worker is sending."""
+    await pending_reports.send_reports_still_owed(
+        world, await pending_reports.send_reports_still_owed(world, ())
     )
 
 
-async def test_who_looks_later_makes_the_report_once(
+async def test_owed_report_is_sent_once_by_a_later_search(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
-    async with listening(Server()) as there:
-        key = await send_with_dsn_request(ada)
-        await died(world, there, "carol", "dave")
-        rows = await deliveries(world, key)
+    async with listening(Server()) as smtp_server:
+        submission_id = await send_with_dsn_request(ada)
+        await crash_after_delivery(world, smtp_server, "carol", "dave")
+        rows = await deliveries(world, submission_id)
         assert {(row.state, row.success_owed) for row in rows.values()} == {
             (State.RELAYED, "relayed")
         }
         assert await inbox(ada) == []
-        async with working(world, relay(there)):  # it may be at it still
+        async with working(world, relay(smtp_server)):  # another worker may still be sending it
             await asyncio.sleep(0.2)
             assert await inbox(ada) == []
         clock.tick(hours=-1)
-        pace = replace(PACE, report_poll_interval=0.1)
-        async with working(world, relay(there), pace), working(world, relay(there), pace):
-            await until(lambda: nothing_owed(world))
-        async with working(world, relay(there)):
+        worker_options = replace(PACE, report_poll_interval=0.1)
+        async with (
+            working(world, relay(smtp_server), worker_options),
+            working(world, relay(smtp_server), worker_options),
+        ):
+            await until(lambda: is_no_report_owed(world))
+        async with working(world, relay(smtp_server)):
             await asyncio.sleep(0.2)
-    assert len(there.mails) == 1
-    (letter,) = await inbox(ada)
-    assert (letter.subject, letter.envelope_from) == ("Your message went on", "")
-    about, (carol, dave) = dsn_fields(parse_smtp_message(await newest_inbox_message(ada)))
-    assert about["Reporting-MTA"] == "dns; mx.example.org"
+    assert len(smtp_server.mails) == 1
+    (dsn,) = await inbox(ada)
+    assert (dsn.subject, dsn.envelope_from) == ("Your message went on", "")
+    message_fields, (carol, dave) = dsn_fields(parse_smtp_message(await newest_inbox_message(ada)))
+    assert message_fields["Reporting-MTA"] == "dns; mx.example.org"
     assert (carol["Final-Recipient"], carol["Action"]) == ("rfc822; carol@example.net", "relayed")
     assert dave["Status"] == "2.0.0"
     assert b"Subject: Hello" in await newest_inbox_message(ada)
 
 
-async def test_a_worker_finds_it_while_it_runs(
+async def test_running_worker_sends_an_owed_report(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
-    """At its second look, whatever the time of day is: till then another may be making it."""
-    pace = replace(PACE, report_poll_interval=3.0)
-    async with listening(Server()) as there:
+    """The worker sends it at its second search, whatever the time of day is."""
+    worker_options = replace(PACE, report_poll_interval=3.0)
+    async with listening(Server()) as smtp_server:
         await send_with_dsn_request(ada)
-        await died(world, there, "carol", "dave")
-        begun = time.monotonic()
-        async with working(world, relay(there), pace):
+        await crash_after_delivery(world, smtp_server, "carol", "dave")
+        started_at = time.monotonic()
+        async with working(world, relay(smtp_server), worker_options):
             clock.tick(hours=1)
             await asyncio.sleep(0.3)
             assert await inbox(ada) == []
             clock.tick(hours=-2)
-            await until(lambda: nothing_owed(world))
-        assert time.monotonic() - begun >= pace.report_poll_interval
+            await until(lambda: is_no_report_owed(world))
+        assert time.monotonic() - started_at >= worker_options.report_poll_interval
     assert len(await inbox(ada)) == 1
 
 
-async def test_who_was_only_slow_reports_nothing_that_another_has(
+async def test_slow_worker_does_not_report_again(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
     await send_with_dsn_request(ada)
     (job,) = (await recipient_leases.claim_due_jobs(world, PACE)).jobs
     results = {to.delivery_id: DeliveryResult(State.RELAYED, 250, "OK") for to in job.recipients}
-    with pytest.raises(Crash):
-        await record_results(dying(world), job, results, b"")
+    with pytest.raises(SimulatedCrash):
+        await record_results_and_report(crashing_environment(world), job, results, b"")
     clock.tick(minutes=3)
-    await looked_twice(world)
+    await send_owed_reports(world)
     assert len(await inbox(ada)) == 1
-    await record_and_report(
-        world, job, {}, {NotifyCondition.SUCCESS: results}, b""
-    )  # it goes on where it stopped
-    assert len(await inbox(ada)) == 1
-
-
-async def test_two_who_look_at_once_make_one(ada: Client, world: Environment, clock: Clock) -> None:
-    async with listening(Server()) as there:
-        await send_with_dsn_request(ada)
-        await died(world, there, "carol", "dave")
-    clock.tick(minutes=3)
-    await asyncio.gather(*(looked_twice(world) for _ in range(3)))
+    # The slow worker continues.
+    await record_with_reports(world, job, {}, {NotifyCondition.SUCCESS: results}, b"")
     assert len(await inbox(ada)) == 1
 
 
-async def test_what_is_refused_beside_it_is_told_of_as_ever(
+async def test_simultaneous_searches_send_one_report(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
-    """The end comes before the refusal is written: that recipient is tried again."""
-    async with listening(Server({"dave": "550 5.1.1 No"})) as there:
-        key = await send_with_dsn_request(ada)
-        await died(world, there, "carol")
+    async with listening(Server()) as smtp_server:
+        await send_with_dsn_request(ada)
+        await crash_after_delivery(world, smtp_server, "carol", "dave")
+    clock.tick(minutes=3)
+    await asyncio.gather(*(send_owed_reports(world) for _ in range(3)))
+    assert len(await inbox(ada)) == 1
+
+
+async def test_refused_recipient_beside_an_owed_report_is_reported(
+    ada: Client, world: Environment, clock: Clock
+) -> None:
+    """The crash comes before the refusal is recorded, so that recipient is tried again."""
+    async with listening(Server({"dave": "550 5.1.1 No"})) as smtp_server:
+        submission_id = await send_with_dsn_request(ada)
+        await crash_after_delivery(world, smtp_server, "carol")
         clock.tick(minutes=3)
-        async with working(world, relay(there), replace(PACE, report_poll_interval=0.2)):
-            await until(lambda: is_now(world, key, "dave", State.BOUNCED))
-            await until(lambda: nothing_owed(world))
-    subjects = sorted(letter.subject for letter in await inbox(ada))
+        async with working(world, relay(smtp_server), replace(PACE, report_poll_interval=0.2)):
+            await until(lambda: is_now(world, submission_id, "dave", State.BOUNCED))
+            await until(lambda: is_no_report_owed(world))
+    subjects = sorted(dsn.subject for dsn in await inbox(ada))
     assert subjects == ["Your message could not be delivered", "Your message went on"]
 
 
-async def test_what_came_to_people_here_is_told_as_that(
+async def test_report_of_local_and_forwarded_delivery_is_correct(
     ada: Client, bob: Client, world: Environment, clock: Clock
 ) -> None:
     await add_forwarding_address(world, "list", "far@far.example", bob.address)
-    async with listening(Server()) as there:
+    async with listening(Server()) as smtp_server:
         await send_with_dsn_request(
             ada, NamedAddress(bob.address), NamedAddress("list@example.org")
         )
-        await died(world, there, "bob", "list")
+        await crash_after_delivery(world, smtp_server, "bob", "list")
     clock.tick(minutes=3)
-    await looked_twice(world)
-    assert [letter.subject for letter in await inbox(ada)] == [
+    await send_owed_reports(world)
+    assert [dsn.subject for dsn in await inbox(ada)] == [
         "Your message was delivered",
         "Your message went on",
     ]
@@ -203,80 +209,91 @@ async def test_what_came_to_people_here_is_told_as_that(
     assert (row["Action"], row["Status"]) == ("expanded", "2.0.0")
 
 
-async def test_who_sent_from_elsewhere_is_written_to(
+async def test_remote_sender_gets_the_owed_report(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
-    """The platform sends it on for an address that forwards: nobody's INBOX hears of it."""
-    key = await submit_with_dsn_request(ada, ALL_REPORTS, sender="far@far.example")
+    """The platform forwards the message, and no local inbox gets a report."""
+    submission_id = await submit_with_dsn_request(ada, ALL_REPORTS, sender="far@far.example")
     async with world.write_session(ada.user.id) as session:
-        await session.exec(update(Submission).where(col(Submission.id) == key).values(user_id=None))
-    async with listening(Server()) as there:
-        await died(world, there, "carol", "dave")
+        await session.exec(
+            update(Submission).where(col(Submission.id) == submission_id).values(user_id=None)
+        )
+    async with listening(Server()) as smtp_server:
+        await crash_after_delivery(world, smtp_server, "carol", "dave")
     clock.tick(minutes=3)
-    await looked_twice(world)
+    await send_owed_reports(world)
     assert await inbox(ada) == []
-    report = (await bodies(world))[-1]
-    assert b"Action: relayed" in report
-    assert b"To: far@far.example" in report
-    assert await owing(world) == 0
+    dsn_body = (await bodies(world))[-1]
+    assert b"Action: relayed" in dsn_body
+    assert b"To: far@far.example" in dsn_body
+    assert await count_owed_reports(world) == 0
 
 
-@pytest.mark.parametrize("how", ["nobody", "copy", "unasked"])
-async def test_nobody_else_is_owed_anything(
-    ada: Client, world: Environment, clock: Clock, how: str
+@pytest.mark.parametrize("reason", ["nobody", "copy", "unasked"])
+async def test_no_report_is_owed_without_a_sender_or_request(
+    ada: Client, world: Environment, clock: Clock, reason: str
 ) -> None:
-    wish = DsnRequest() if how == "unasked" else ALL_REPORTS
-    key = await submit_with_dsn_request(
-        ada, wish, sender="" if how == "nobody" else "ada@example.org"
+    dsn_request = DsnRequest() if reason == "unasked" else ALL_REPORTS
+    submission_id = await submit_with_dsn_request(
+        ada, dsn_request, sender="" if reason == "nobody" else "ada@example.org"
     )
-    if how == "copy":
+    if reason == "copy":
         async with world.write_session(ada.user.id) as session:
-            this = update(Submission).where(col(Submission.id) == key)
-            await session.exec(this.values(copy_of=1))
-    async with listening(Server()) as there, working(dying(world), relay(there)):
-        await settled(world, key)
-    assert await owing(world) == 0
+            statement = update(Submission).where(col(Submission.id) == submission_id)
+            await session.exec(statement.values(copy_of=1))
+    async with (
+        listening(Server()) as smtp_server,
+        working(crashing_environment(world), relay(smtp_server)),
+    ):
+        await settled(world, submission_id)
+    assert await count_owed_reports(world) == 0
     clock.tick(minutes=3)
-    await looked_twice(world)
+    await send_owed_reports(world)
     assert await inbox(ada) == []
 
 
-async def test_its_bytes_are_kept_until_it_is_made(
+async def test_message_blobs_are_kept_until_the_report_is_sent(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
-    key = await cut_off(ada, world)
+    submission_id = await send_and_crash(ada, world)
     clock.tick(minutes=3)
-    needs = select(col(SubmissionBlob.blob_id)).where(col(SubmissionBlob.submission_id) == key)
+    statement = select(col(SubmissionBlob.blob_id)).where(
+        col(SubmissionBlob.submission_id) == submission_id
+    )
     await housekeeping.run_round(world)
-    assert await world.database.read(needs)
-    await looked_twice(world)
+    assert await world.database.read(statement)
+    await send_owed_reports(world)
     await housekeeping.run_round(world)
-    assert not await world.database.read(needs)
+    assert not await world.database.read(statement)
 
 
-async def test_without_its_bytes_it_is_told_all_the_same(
+async def test_report_without_message_blobs_is_sent(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
-    key = await cut_off(ada, world)
+    submission_id = await send_and_crash(ada, world)
     async with world.write_session(ada.user.id) as session:
-        mine = col(SubmissionBlob.submission_id) == key
-        await session.exec(delete(SubmissionBlob).where(mine))
-        await session.exec(update(Submission).where(col(Submission.id) == key).values(blob_id=1))
+        condition = col(SubmissionBlob.submission_id) == submission_id
+        await session.exec(delete(SubmissionBlob).where(condition))
+        await session.exec(
+            update(Submission).where(col(Submission.id) == submission_id).values(blob_id=1)
+        )
     clock.tick(minutes=3)
-    await looked_twice(world)
+    await send_owed_reports(world)
     assert len(list(parse_smtp_message(await newest_inbox_message(ada)).iter_parts())) == 2
 
 
-async def test_what_failed_behind_it_meanwhile_is_not_told_as_a_success(
+async def test_recipient_that_bounced_meanwhile_is_not_reported_as_success(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
-    key = await cut_off(ada, world)
+    submission_id = await send_and_crash(ada, world)
     async with world.write_session(ada.user.id) as session:
-        carol = col(QueueEntry.recipient) == "carol@example.net"
-        this = update(QueueEntry).where(col(QueueEntry.submission_id) == key, carol)
-        await session.exec(this.values(state=State.BOUNCED))
+        condition = col(QueueEntry.recipient) == "carol@example.net"
+        statement = update(QueueEntry).where(
+            col(QueueEntry.submission_id) == submission_id, condition
+        )
+        await session.exec(statement.values(state=State.BOUNCED))
     clock.tick(minutes=3)
-    await looked_twice(world)
+    await send_owed_reports(world)
     _, (row,) = dsn_fields(parse_smtp_message(await newest_inbox_message(ada)))
     assert row["Final-Recipient"] == "rfc822; dave@example.net"
-    assert await owing(world) == 0
+    assert await count_owed_reports(world) == 0

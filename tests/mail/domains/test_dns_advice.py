@@ -1,4 +1,4 @@
-"""What DNS should say of a domain, and what is judged of what it says."""
+"""Advised DNS records of a domain, and the check of published records."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,22 +15,24 @@ from mail.domains.dns_advice import (
 HOST = "mx.example.org"
 
 
-def judge(
-    type_: str, begin: str, *, backup: bool = False
+def record_check(
+    record_type: str, value_prefix: str, *, is_backup_mx: bool = False
 ) -> Callable[[Sequence[str]], RecordCheck]:
-    ours = DomainDnsFacts("example.org", HOST, backup)
-    (one,) = (
-        each for each in advise_records(ours) if each.type == type_ and each.value.startswith(begin)
+    facts = DomainDnsFacts("example.org", HOST, is_backup_mx)
+    (record,) = (
+        record
+        for record in advise_records(facts)
+        if record.type == record_type and record.value.startswith(value_prefix)
     )
-    assert one.check_published
-    return one.check_published
+    assert record.check_published
+    return record.check_published
 
 
-def test_everything_is_named_whether_there_is_a_key_or_not() -> None:
+def test_all_records_are_listed_also_if_not_configured() -> None:
     advised = advise_records(DomainDnsFacts("bücher.example", "MX.example.org"))
-    said = {(one.type, one.name): one.value for one in advised}
-    unset = {key for key, value in said.items() if value.startswith(NOT_CONFIGURED)}
-    assert unset == {
+    values = {(record.type, record.name): record.value for record in advised}
+    not_configured = {key for key, value in values.items() if value.startswith(NOT_CONFIGURED)}
+    assert not_configured == {
         ("TXT", "dkim._domainkey.xn--bcher-kva.example"),
         ("TXT", "_mta-sts.xn--bcher-kva.example"),
         ("CNAME", "mta-sts.xn--bcher-kva.example"),
@@ -40,7 +42,7 @@ def test_everything_is_named_whether_there_is_a_key_or_not() -> None:
         ("SRV", "_imaps._tcp.xn--bcher-kva.example"),
         ("SRV", "_submissions._tcp.xn--bcher-kva.example"),
     }
-    assert {key: value for key, value in said.items() if key not in unset} == {
+    assert {key: value for key, value in values.items() if key not in not_configured} == {
         ("MX", "xn--bcher-kva.example"): "10 mx.example.org.",
         ("TXT", "xn--bcher-kva.example"): "v=spf1 mx a:mx.example.org ~all",
         ("TXT", "_dmarc.xn--bcher-kva.example"): "v=DMARC1; p=quarantine; "
@@ -49,26 +51,29 @@ def test_everything_is_named_whether_there_is_a_key_or_not() -> None:
         "rua=mailto:postmaster@xn--bcher-kva.example",
     }
     assert all(
-        (one.check_published is None) is one.value.startswith(NOT_CONFIGURED) for one in advised
+        (record.check_published is None) is record.value.startswith(NOT_CONFIGURED)
+        for record in advised
     )
 
 
-def test_what_we_advise_is_right() -> None:
+def test_advised_records_pass_their_own_check() -> None:
     for backup in (False, True):
-        for one in advise_records(
+        for record in advise_records(
             DomainDnsFacts("example.org", HOST, backup, spki_sha256="ab" * 32)
         ):
-            if one.check_published:
-                assert one.check_published([one.value]) == RecordCheck(DnsState.OK, (one.value,))
-                assert one.check_published([]) == RecordCheck(DnsState.MISSING)
+            if record.check_published:
+                assert record.check_published([record.value]) == RecordCheck(
+                    DnsState.OK, (record.value,)
+                )
+                assert record.check_published([]) == RecordCheck(DnsState.MISSING)
 
 
 @pytest.mark.parametrize(
-    ("found", "wanted"),
+    ("published", "expected"),
     [
         ([f"3 1 1 {'AB' * 32}"], "OK"),
         ([f"3 1 1 {'ab' * 28} {'ab' * 4}"], "OK"),
-        ([f"3 1 1 {'cd' * 32}", f"3 1 1 {'ab' * 32}"], "OK"),  # while a key is changed
+        ([f"3 1 1 {'cd' * 32}", f"3 1 1 {'ab' * 32}"], "OK"),  # during a key change
         ([f"3 1 1 {'cd' * 32}"], "DIFFERENT"),
         ([f"3 0 1 {'ab' * 32}"], "DIFFERENT"),
         ([f"2 1 1 {'ab' * 32}"], "UNKNOWN"),
@@ -76,21 +81,21 @@ def test_what_we_advise_is_right() -> None:
         ([], "MISSING"),
     ],
 )
-def test_a_record_of_dane_names_the_key_that_is_shown(found: list[str], wanted: str) -> None:
-    (one,) = (
-        each
-        for each in advise_records(DomainDnsFacts("example.org", HOST, spki_sha256="ab" * 32))
-        if each.type == "TLSA"
+def test_tlsa_record_must_match_the_public_key(published: list[str], expected: str) -> None:
+    (record,) = (
+        record
+        for record in advise_records(DomainDnsFacts("example.org", HOST, spki_sha256="ab" * 32))
+        if record.type == "TLSA"
     )
-    assert (one.name, one.value) == (f"_25._tcp.{HOST}", f"3 1 1 {'ab' * 32}")
-    assert one.check_published
-    assert one.check_published(found).state == wanted
+    assert (record.name, record.value) == (f"_25._tcp.{HOST}", f"3 1 1 {'ab' * 32}")
+    assert record.check_published
+    assert record.check_published(published).state == expected
 
 
-def test_a_machine_without_a_name_is_told_so() -> None:
+def test_missing_hostname_is_named_in_the_advice() -> None:
     values = {
-        one.type: one.value
-        for one in reversed(advise_records(DomainDnsFacts("example.org", "localhost")))
+        record.type: record.value
+        for record in reversed(advise_records(DomainDnsFacts("example.org", "localhost")))
     }
     assert values["MX"].startswith(NOT_CONFIGURED)
     assert values["TXT"].startswith(NOT_CONFIGURED)
@@ -98,7 +103,7 @@ def test_a_machine_without_a_name_is_told_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "primary", "backup"),
+    ("published", "expected_as_primary", "expected_as_backup"),
     [
         (["10 MX.Example.ORG."], "OK", "OK"),
         (["0 mx.example.org."], "OK", "OK"),
@@ -111,13 +116,15 @@ def test_a_machine_without_a_name_is_told_so() -> None:
         ([], "MISSING", "MISSING"),
     ],
 )
-def test_of_servers_ours_is_the_best(found: list[str], primary: str, backup: str) -> None:
-    assert judge("MX", "10")(found).state == primary
-    assert judge("MX", "20", backup=True)(found).state == backup
+def test_mx_record_must_prefer_our_server(
+    published: list[str], expected_as_primary: str, expected_as_backup: str
+) -> None:
+    assert record_check("MX", "10")(published).state == expected_as_primary
+    assert record_check("MX", "20", is_backup_mx=True)(published).state == expected_as_backup
 
 
 @pytest.mark.parametrize(
-    ("found", "state"),
+    ("published", "state"),
     [
         (["v=spf1 mx -all"], "OK"),
         (["V=SPF1 +MX ~ALL", "google-site-verification=x"], "OK"),
@@ -133,14 +140,14 @@ def test_of_servers_ours_is_the_best(found: list[str], primary: str, backup: str
         (["v=spf1"], "DIFFERENT"),
     ],
 )
-def test_an_spf_record_lets_our_mail_in(found: list[str], state: str) -> None:
-    judged = judge("TXT", "v=spf1")(found)
-    assert judged.state == state
-    assert not any("google" in text for text in judged.found)
+def test_spf_record_must_allow_our_server(published: list[str], state: str) -> None:
+    check = record_check("TXT", "v=spf1")(published)
+    assert check.state == state
+    assert not any("google" in text for text in check.found)
 
 
 @pytest.mark.parametrize(
-    ("found", "state"),
+    ("published", "state"),
     [
         (["v=DMARC1; p=reject"], "OK"),
         (["v=DMARC1;p=QUARANTINE;rua=mailto:x@y.example"], "OK"),
@@ -152,12 +159,12 @@ def test_an_spf_record_lets_our_mail_in(found: list[str], state: str) -> None:
         ([";=;;"], "DIFFERENT"),
     ],
 )
-def test_a_dmarc_record_is_as_strict_as_ours(found: list[str], state: str) -> None:
-    assert judge("TXT", "v=DMARC1")(found).state == state
+def test_dmarc_record_must_be_as_strict_as_advised(published: list[str], state: str) -> None:
+    assert record_check("TXT", "v=DMARC1")(published).state == state
 
 
 @pytest.mark.parametrize(
-    ("found", "state"),
+    ("published", "state"),
     [
         (["v=TLSRPTv1; rua=https://r.example/"], "OK"),
         (["v=TLSRPTv1"], "DIFFERENT"),
@@ -165,35 +172,43 @@ def test_a_dmarc_record_is_as_strict_as_ours(found: list[str], state: str) -> No
         (["x"], "DIFFERENT"),
     ],
 )
-def test_reports_of_failed_encryption_go_to_somebody(found: list[str], state: str) -> None:
-    assert judge("TXT", "v=TLSRPT")(found).state == state
+def test_tls_reporting_record_must_name_an_address(published: list[str], state: str) -> None:
+    assert record_check("TXT", "v=TLSRPT")(published).state == state
 
 
-def test_a_policy_is_advised_where_there_is_one() -> None:
-    ours = DomainDnsFacts("example.org", HOST, mta_sts_mode="enforce")
-    found = {one.name: one for one in advise_records(ours) if "mta-sts" in one.name}
-    text, host = found["_mta-sts.example.org"], found["mta-sts.example.org"]
-    assert (text.check_published and text.check_published([text.value, "other"])) == RecordCheck(
-        DnsState.OK, (text.value, "other")
-    )
-    assert (host.value, host.check_published and host.check_published([host.value]).state) == (
+def test_mta_sts_records_are_advised_if_a_policy_exists() -> None:
+    facts = DomainDnsFacts("example.org", HOST, mta_sts_mode="enforce")
+    records = {record.name: record for record in advise_records(facts) if "mta-sts" in record.name}
+    text_record, host_record = records["_mta-sts.example.org"], records["mta-sts.example.org"]
+    assert (
+        text_record.check_published and text_record.check_published([text_record.value, "other"])
+    ) == RecordCheck(DnsState.OK, (text_record.value, "other"))
+    assert (
+        host_record.value,
+        host_record.check_published and host_record.check_published([host_record.value]).state,
+    ) == (
         f"{HOST}.",
         "OK",
     )
-    for wrong in (["v=STSv1; id=1;"], [text.value] * 2, ["v=STSv1"]):
-        assert text.check_published
-        assert text.check_published(wrong).state == "DIFFERENT"
-    testing = DomainDnsFacts("example.org", HOST, mta_sts_mode="testing")
-    assert text.value not in {one.value for one in advise_records(testing)}  # it is to be read anew
-    for none in (
+    for wrong in (["v=STSv1; id=1;"], [text_record.value] * 2, ["v=STSv1"]):
+        assert text_record.check_published
+        assert text_record.check_published(wrong).state == "DIFFERENT"
+    testing_facts = DomainDnsFacts("example.org", HOST, mta_sts_mode="testing")
+    # the ID changes with the policy
+    assert text_record.value not in {record.value for record in advise_records(testing_facts)}
+    for facts_without_policy in (
         DomainDnsFacts("example.org", HOST, is_backup_mx=True, mta_sts_mode="enforce"),
         DomainDnsFacts("example.org", "localhost", mta_sts_mode="enforce"),
     ):
-        values = [one.value for one in advise_records(none) if "mta-sts" in one.name]
+        values = [
+            record.value
+            for record in advise_records(facts_without_policy)
+            if "mta-sts" in record.name
+        ]
         assert len(values) == 2
         assert all(value.startswith(NOT_CONFIGURED) for value in values)
 
 
-def test_what_is_shown_has_an_end() -> None:
-    judged = judge("TXT", "v=DMARC1")(["x" * 5000] * 50)
-    assert (len(judged.found), {len(text) for text in judged.found}) == (10, {1000})
+def test_found_values_are_limited_in_number_and_length() -> None:
+    check = record_check("TXT", "v=DMARC1")(["x" * 5000] * 50)
+    assert (len(check.found), {len(text) for text in check.found}) == (10, {1000})

@@ -1,11 +1,11 @@
-"""Scripts that become filters: what is written comes back, and what people's scripts say."""
+"""Sieve scripts imported as filters: round trips of filters, and scripts of users."""
 
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 
 from mail import sieve
 from mail.filters import filter_compiler
@@ -31,163 +31,169 @@ from mail.sieve import (
 )
 from tests.support.mail.random_sieve_scripts import SCRIPTS, SOUPS
 
-BOXES = {1: "Lists", 2: "Lists/A b", 3: "Größe"}
+MAILBOX_PATHS = {1: "Lists", 2: "Lists/A b", 3: "Größe"}
 DAY = 86_400
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
-HEAD = """require ["fileinto", "copy", "imap4flags", "body", "regex", "vacation", "mailbox",
+REQUIRE = """require ["fileinto", "copy", "imap4flags", "body", "regex", "vacation", "mailbox",
   "special-use", "vnd.merganser.attachments", "comparator-i;ascii-numeric", "relational",
-  "variables", "envelope", "date", "reject", "subaddress", "index", "mime"];"""  # one line each
-LINES = HEAD.count("\n") + 1
+  "variables", "envelope", "date", "reject", "subaddress", "index", "mime"];"""
+REQUIRE_LINE_COUNT = REQUIRE.count("\n") + 1
 
 
-def reading(text: str, *, most: int = 400) -> SieveImport:
-    return import_script(f"{HEAD}\n{text}", reply_interval=DAY, max_filters=most)
+def import_text(text: str, *, max_filters: int = 400) -> SieveImport:
+    return import_script(f"{REQUIRE}\n{text}", reply_interval=DAY, max_filters=max_filters)
 
 
-def forms(text: str) -> list[tuple[str, Any, Any]]:
-    """What is read where nothing is wrong: names, queries, and actions with paths."""
-    found = reading(text)
-    assert found.errors == []
-    return [(one.name, one.query, plain(one.action)) for one in found.filters]
+def imported_filters(text: str) -> list[tuple[str, Any, Any]]:
+    """Names, queries and plain actions of the filters of a script without errors."""
+    imported = import_text(text)
+    assert imported.errors == []
+    return [
+        (filter_.name, filter_.query, plain_action(filter_.action)) for filter_ in imported.filters
+    ]
 
 
-def plain(action: Any) -> Any:
-    """An action with folders by their paths; those that are named by their use in brackets."""
+def plain_action(action: Any) -> Any:
+    """The action with mailbox paths, or with the special use in angle brackets."""
 
-    def path(value: Any) -> Any:
+    def plain_value(value: Any) -> Any:
         if isinstance(value, MailboxName):
             return f"<{value.special_use}>" if value.special_use else value.path
-        return [path(one) for one in value] if isinstance(value, list) else value
+        return [plain_value(item) for item in value] if isinstance(value, list) else value
 
-    return {name: path(value) for name, value in action.items()}
+    return {name: plain_value(value) for name, value in action.items()}
 
 
-def query_of(test: str) -> Any:
-    ((_, query, action),) = forms(f"if {test} {{ discard; }}")
+def query_from_test(test: str) -> Any:
+    ((_, query, action),) = imported_filters(f"if {test} {{ discard; }}")
     assert action == {"delete": True}
     return query
 
 
-def action_of(commands: str) -> Any:
-    ((_, query, action),) = forms(commands)
+def action_from_commands(commands: str) -> Any:
+    ((_, query, action),) = imported_filters(commands)
     assert query == {}
     return action
 
 
-# ---------------------------------------------------------------- what we write comes back
-
-words = some.text(
-    some.characters(codec="utf-8", exclude_characters="\0\r"), min_size=1, max_size=20
+nonblank_texts = st.text(
+    st.characters(codec="utf-8", exclude_characters="\0\r"), min_size=1, max_size=20
 ).filter(lambda text: bool(text.strip()))
-keys = some.from_regex(r"X-[A-Za-z0-9-]{1,10}", fullmatch=True)
-headers = some.builds(lambda key, value: {"key": key, "value": value}, keys, some.none() | words)
-regexes = some.builds(
-    lambda key, pattern: {"key": key, "pattern": pattern},
-    some.none() | keys,
-    some.sampled_from(["^a.*b$", "[0-9]+", "x|y", r"\$\.\\"]),
+header_names = st.from_regex(r"X-[A-Za-z0-9-]{1,10}", fullmatch=True)
+header_tests = st.builds(
+    lambda key, value: {"key": key, "value": value}, header_names, st.none() | nonblank_texts
 )
-plain_tests = {
-    **dict.fromkeys(("from", "to", "subject", "listId", "text"), words),
-    "hasAttachment": some.booleans(),
-    "size": some.integers(1, 1 << 40) | some.integers(-(1 << 40), -1),
-    "header": headers,
-    "regex": regexes,
+regex_tests = st.builds(
+    lambda key, pattern: {"key": key, "pattern": pattern},
+    st.none() | header_names,
+    st.sampled_from(["^a.*b$", "[0-9]+", "x|y", r"\$\.\\"]),
+)
+field_tests = {
+    **dict.fromkeys(("from", "to", "subject", "listId", "text"), nonblank_texts),
+    "hasAttachment": st.booleans(),
+    "size": st.integers(1, 1 << 40) | st.integers(-(1 << 40), -1),
+    "header": header_tests,
+    "regex": regex_tests,
 }
-leaves: Any = some.fixed_dictionaries({}, optional=plain_tests)
+leaf_queries: Any = st.fixed_dictionaries({}, optional=field_tests)
 
 
-def _is_plain_no(query: Any) -> bool:
-    """Whether `not` of it is a test of its own."""
+def has_own_negation(query: Any) -> bool:
+    """True if `not` of the query is a field test, too."""
     return list(query) == ["hasAttachment"]
 
 
-def _grouped(inner: Any) -> Any:
-    return some.fixed_dictionaries(
+def grouped_queries(inner_queries: Any) -> Any:
+    return st.fixed_dictionaries(
         {},
         optional={
-            **plain_tests,
-            "any": some.lists(inner, min_size=2, max_size=3),
-            "not": some.lists(inner.filter(lambda one: not _is_plain_no(one)), min_size=1,
+            **field_tests,
+            "any": st.lists(inner_queries, min_size=2, max_size=3),
+            "not": st.lists(inner_queries.filter(lambda query: not has_own_negation(query)),
+                            min_size=1,
                               max_size=2),
         },
     )  # fmt: skip
 
 
-queries = some.recursive(leaves, _grouped, max_leaves=8)
-labels = some.lists(some.sampled_from(["news", "größe", "$Label1", "a.b", "c", "d"]), unique=True,
+queries = st.recursive(leaf_queries, grouped_queries, max_leaves=8)
+label_lists = st.lists(st.sampled_from(["news", "größe", "$Label1", "a.b", "c", "d"]), unique=True,
                     min_size=2, max_size=6)  # fmt: skip
-texts = some.text(some.characters(codec="utf-8", exclude_characters="\0\r"), max_size=30)
-replies = some.fixed_dictionaries(
-    {"subject": texts.map(lambda text: text.strip()), "text": texts, "html": texts}
-).filter(lambda one: bool(one["text"] or one["html"]))
+reply_texts = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=30)
+replies = st.fixed_dictionaries(
+    {
+        "subject": reply_texts.map(lambda text: text.strip()),
+        "text": reply_texts,
+        "html": reply_texts,
+    }
+).filter(lambda reply: bool(reply["text"] or reply["html"]))
 
 
-@some.composite
+@st.composite
 def actions(draw: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    action: dict[str, Any] = {}
     for name in ("seen", "flag"):
-        if (value := draw(some.sampled_from([None, True, False]))) is not None:
-            found[name] = value
-    if draw(some.booleans()):
-        these = draw(labels)
-        found |= {"labels": these[: len(these) // 2], "removeLabels": these[len(these) // 2 :]}
-    place = draw(some.sampled_from([{}, {"delete": True}, {"spam": True}, {"mailbox": 1}]))
-    found |= place
-    if "delete" not in place and draw(some.booleans()):
-        found["copyTo"] = draw(some.sampled_from([[2], [3, 2]]))
-    if draw(some.booleans()):
-        found["targets"] = draw(
-            some.sampled_from([["a@b.example"], ["a@b.example", "c@d.example"]])
-        )
-    if draw(some.booleans()):
-        found["reply"] = draw(replies)
-    if draw(some.booleans()):
-        found["stop"] = True
-    return found
+        if (value := draw(st.sampled_from([None, True, False]))) is not None:
+            action[name] = value
+    if draw(st.booleans()):
+        label_list = draw(label_lists)
+        action |= {
+            "labels": label_list[: len(label_list) // 2],
+            "removeLabels": label_list[len(label_list) // 2 :],
+        }
+    destination = draw(st.sampled_from([{}, {"delete": True}, {"spam": True}, {"mailbox": 1}]))
+    action |= destination
+    if "delete" not in destination and draw(st.booleans()):
+        action["copyTo"] = draw(st.sampled_from([[2], [3, 2]]))
+    if draw(st.booleans()):
+        action["targets"] = draw(st.sampled_from([["a@b.example"], ["a@b.example", "c@d.example"]]))
+    if draw(st.booleans()):
+        action["reply"] = draw(replies)
+    if draw(st.booleans()):
+        action["stop"] = True
+    return action
 
 
 @settings(max_examples=150, deadline=None)
 @given(queries, actions().filter(bool))
-def test_what_a_filter_is_as_sieve_reads_back_as_the_filter(query: Any, action: Any) -> None:
+def test_filter_to_sieve_and_back_is_unchanged(query: Any, action: Any) -> None:
     script = sieve.print_script(
-        filter_compiler.script_from_filter(1, query, action, ScriptNames(BOXES, 7200))
+        filter_compiler.script_from_filter(1, query, action, ScriptNames(MAILBOX_PATHS, 7200))
     )
-    (found,) = (whole := import_script(script, reply_interval=7200, max_filters=1)).filters
-    assert (whole.errors, whole.warnings) == ([], [])
-    boxes = {path: key for key, path in BOXES.items()}
-    back = plain(found.action)
-    if "mailbox" in back:
-        back["mailbox"] = boxes[back["mailbox"]]
-    if "copyTo" in back:
-        back["copyTo"] = [boxes[path] for path in back["copyTo"]]
-    assert (found.query, back) == (query, action)
+    (filter_,) = (imported := import_script(script, reply_interval=7200, max_filters=1)).filters
+    assert (imported.errors, imported.warnings) == ([], [])
+    mailbox_ids = {path: key for key, path in MAILBOX_PATHS.items()}
+    imported_action = plain_action(filter_.action)
+    if "mailbox" in imported_action:
+        imported_action["mailbox"] = mailbox_ids[imported_action["mailbox"]]
+    if "copyTo" in imported_action:
+        imported_action["copyTo"] = [mailbox_ids[path] for path in imported_action["copyTo"]]
+    assert (filter_.query, imported_action) == (query, action)
 
 
 @settings(max_examples=100, deadline=None)
 @given(
-    some.recursive(
-        leaves,
-        lambda inner: some.fixed_dictionaries(
-            {name: some.lists(inner, min_size=1, max_size=2) for name in GROUP_NAMES}
+    st.recursive(
+        leaf_queries,
+        lambda inner: st.fixed_dictionaries(
+            {name: st.lists(inner, min_size=1, max_size=2) for name in GROUP_NAMES}
         ),
         max_leaves=8,
     )
 )
 @example({"all": [{"all": [{}], "any": [{}, {}], "not": [{}]}], "any": [{}, {"from": "0"}]})
-def test_what_reads_as_less_means_the_same(query: Any) -> None:
+def test_second_round_trip_changes_no_query(query: Any) -> None:
     names = ScriptNames({})
-    first = sieve.print_script(
+    script = sieve.print_script(
         filter_compiler.script_from_filter(1, query, {"delete": True}, names)
     )
-    (once,) = import_script(first, reply_interval=DAY, max_filters=1).filters
-    again = sieve.print_script(
-        filter_compiler.script_from_filter(1, once.query, {"delete": True}, names)
+    (imported,) = import_script(script, reply_interval=DAY, max_filters=1).filters
+    second_script = sieve.print_script(
+        filter_compiler.script_from_filter(1, imported.query, {"delete": True}, names)
     )
-    (twice,) = import_script(again, reply_interval=DAY, max_filters=1).filters
-    assert twice.query == once.query
+    (imported_again,) = import_script(second_script, reply_interval=DAY, max_filters=1).filters
+    assert imported_again.query == imported.query
 
-
-# ---------------------------------------------------------------- what people's scripts say
 
 QUERIES: list[tuple[str, Any]] = [
     ("true", {}),
@@ -232,11 +238,11 @@ QUERIES: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("test", "query"), QUERIES)
-def test_tests_become_queries(test: str, query: Any) -> None:
-    assert query_of(test) == query
+def test_sieve_test_becomes_query(test: str, query: Any) -> None:
+    assert query_from_test(test) == query
 
 
-ADDRESSES: list[tuple[str, str, bool]] = [
+ADDRESS_TESTS: list[tuple[str, str, bool]] = [
     (':is "from" "ada@example.org"', "From: ada@example.org", True),
     (':is "from" "ada@example.org"', "From: Ada <ADA@example.org>", True),
     (':is "from" "ada@example.org"', "From: xada@example.org", False),
@@ -258,16 +264,21 @@ ADDRESSES: list[tuple[str, str, bool]] = [
 ]
 
 
-@pytest.mark.parametrize(("test", "field", "fits"), ADDRESSES)
-def test_tests_of_addresses_say_the_same_of_fields(test: str, field: str, fits: bool) -> None:
+@pytest.mark.parametrize(("test", "field", "expected"), ADDRESS_TESTS)
+def test_address_test_and_its_query_match_the_same_fields(
+    test: str, field: str, expected: bool
+) -> None:
     raw = f"{field}\r\n\r\n".encode()
-    script = f"{HEAD}\nif address {test} {{ discard; }}"
-    letter = ParsedSieveMessage(raw, parse_structure(raw))
+    script = f"{REQUIRE}\nif address {test} {{ discard; }}"
+    message = ParsedSieveMessage(raw, parse_structure(raw))
     plan = sieve.run_script(
-        sieve.compile_script(script), letter, SieveEnvelope("", ""), SieveEnvironment(NOW)
+        sieve.compile_script(script), message, SieveEnvelope("", ""), SieveEnvironment(NOW)
     )
-    assert any(isinstance(one, sieve.Discard) for one in plan.actions) is fits
-    assert FilterTestMessage(letter).evaluate(query_of(f"address {test}"))[0] is fits
+    assert any(isinstance(action, sieve.Discard) for action in plan.actions) is expected
+    assert (
+        FilterTestMessage(message).matches_and_steps(query_from_test(f"address {test}"))[0]
+        is expected
+    )
 
 
 ACTIONS: list[tuple[str, Any]] = [
@@ -299,12 +310,12 @@ ACTIONS: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("commands", "action"), ACTIONS)
-def test_commands_become_actions(commands: str, action: Any) -> None:
-    assert action_of(commands) == action
+def test_sieve_commands_become_action(commands: str, action: Any) -> None:
+    assert action_from_commands(commands) == action
 
 
-def test_a_branch_behind_others_holds_where_they_do_not() -> None:
-    found = forms("""
+def test_later_branch_excludes_earlier_conditions() -> None:
+    imported = imported_filters("""
         # Big
         if size :over 1M { fileinto "A"; }
         /* From the list */
@@ -313,7 +324,7 @@ def test_a_branch_behind_others_holds_where_they_do_not() -> None:
         else { discard; }
     """)
     big, small = {"size": 1 << 20}, {"size": -9}
-    assert found == [
+    assert imported == [
         ("Big", big, {"mailbox": "A"}),
         ("From the list", {"not": [big], "subject": "x"}, {"mailbox": "B", "stop": True}),
         ("", {"not": [big], "subject": "y", **small}, {"stop": True}),
@@ -322,8 +333,8 @@ def test_a_branch_behind_others_holds_where_they_do_not() -> None:
     ]
 
 
-def test_comments_are_names() -> None:
-    found = forms("""
+def test_comment_becomes_filter_name() -> None:
+    imported = imported_filters("""
         # rule:[Größe: 10%]
         # by the assistant
         if size :over 9 { discard; stop; }
@@ -337,12 +348,12 @@ def test_comments_are_names() -> None:
         ## last\tone ##
         discard;
     """)
-    assert [name for name, _, _ in found] == ["Größe: 10%", "", "", "last one ##"]
-    ((name, _, _),) = forms(f"# {'x' * 300}\ndiscard;")
+    assert [name for name, _, _ in imported] == ["Größe: 10%", "", "", "last one ##"]
+    ((name, _, _),) = imported_filters(f"# {'x' * 300}\ndiscard;")
     assert name == "x" * 255
 
 
-FAULTS = [
+INVALID_SCRIPTS = [
     ('set "a" "b";', 1, "set"),
     ('reject "no";', 1, "reject"),
     ('if envelope "from" "a" { keep; }', 4, "envelope"),
@@ -361,31 +372,44 @@ FAULTS = [
     ('fileinto "${a}";', 1, "variables"),
     ('vacation "a"; vacation "b";', 15, "once"),
     ('vacation :mime "Content-Type: image/png\\n\\nx";', 1, "text"),
-    ('discard; if size :over 2 { fileinto "A"; }', 1, f"line {LINES + 1} cannot store"),
+    (
+        'discard; if size :over 2 { fileinto "A"; }',
+        1,
+        f"line {REQUIRE_LINE_COUNT + 1} cannot store",
+    ),
     ('redirect "a@b.example"; if size :over 2 { keep; }', 1, "write stop"),
 ]
 
 
-@pytest.mark.parametrize(("text", "column", "words"), FAULTS)
-def test_what_no_filter_can_say_is_told_with_its_place(text: str, column: int, words: str) -> None:
-    (fault,) = reading(text.replace("\\n", "\n")).errors
-    assert (fault.line, fault.column) == (LINES + 1, column)
-    assert words in fault.message
+@pytest.mark.parametrize(("text", "column", "message_part"), INVALID_SCRIPTS)
+def test_unsupported_command_is_reported_with_its_position(
+    text: str, column: int, message_part: str
+) -> None:
+    (error,) = import_text(text.replace("\\n", "\n")).errors
+    assert (error.line, error.column) == (REQUIRE_LINE_COUNT + 1, column)
+    assert message_part in error.message
 
 
-def test_all_faults_are_told_up_to_a_number() -> None:
-    found = reading('if anyof (envelope "to" "a", size :over 1, currentdate "year" "1") { keep; }')
-    assert [one.column for one in found.errors] == [11, 44]
-    many = reading('redirect "a@b.example"; set "a" "b";\n' * 30)
-    assert [one.line for one in many.errors] == list(range(LINES + 1, LINES + 21))
-    with pytest.raises(SieveError) as refused:
-        reading("if {")
-    assert refused.value.line == LINES + 1
-    (fault,) = reading("if size :over 1 { discard; stop; }\n" * 3, most=2).errors
-    assert (fault.line, fault.message) == (LINES + 3, "a script becomes at most 2 filters")
+def test_errors_are_reported_up_to_a_limit() -> None:
+    imported = import_text(
+        'if anyof (envelope "to" "a", size :over 1, currentdate "year" "1") { keep; }'
+    )
+    assert [error.column for error in imported.errors] == [11, 44]
+    many_errors = import_text('redirect "a@b.example"; set "a" "b";\n' * 30)
+    assert [error.line for error in many_errors.errors] == list(
+        range(REQUIRE_LINE_COUNT + 1, REQUIRE_LINE_COUNT + 21)
+    )
+    with pytest.raises(SieveError) as syntax_error:
+        import_text("if {")
+    assert syntax_error.value.line == REQUIRE_LINE_COUNT + 1
+    (limit_error,) = import_text("if size :over 1 { discard; stop; }\n" * 3, max_filters=2).errors
+    assert (limit_error.line, limit_error.message) == (
+        REQUIRE_LINE_COUNT + 3,
+        "a script becomes at most 2 filters",
+    )
 
 
-WARNINGS = [
+SCRIPTS_WITH_WARNINGS = [
     ("discard; stop; keep;", "nothing comes here"),
     ("# Sieve does not say: a webhook is called\ndiscard;", "what no script says"),
     ("if false { discard; }", "never so"),
@@ -401,7 +425,7 @@ WARNINGS = [
 ]
 
 
-ALIKE = [
+EQUIVALENT_SCRIPTS = [
     "if size :over 1 { keep; } if size :over 2 { keep; }",
     'if size :over 1 { fileinto "A"; } if size :over 2 { fileinto "A"; }',
     'if size :over 1 { fileinto "A"; } else { fileinto "B"; }',
@@ -410,113 +434,118 @@ ALIKE = [
 ]
 
 
-@pytest.mark.parametrize("text", ALIKE)
-def test_where_they_do_the_same_nothing_is_told(text: str) -> None:
-    found = reading(text)
-    assert (found.errors, found.warnings) == ([], [])
+@pytest.mark.parametrize("text", EQUIVALENT_SCRIPTS)
+def test_equivalent_script_has_no_warning(text: str) -> None:
+    imported = import_text(text)
+    assert (imported.errors, imported.warnings) == ([], [])
 
 
-@pytest.mark.parametrize(("text", "words"), WARNINGS)
-def test_what_filters_do_otherwise_is_told(text: str, words: str) -> None:
-    found = reading(text)
-    assert found.errors == []
-    (warning,) = found.warnings
-    assert words in warning.message
+@pytest.mark.parametrize(("text", "message_part"), SCRIPTS_WITH_WARNINGS)
+def test_different_behaviour_of_filters_is_a_warning(text: str, message_part: str) -> None:
+    imported = import_text(text)
+    assert imported.errors == []
+    (warning,) = imported.warnings
+    assert message_part in warning.message
 
 
-def test_comments_and_branches_without_end_are_read_at_once() -> None:
-    one = "if size:over 1{discard;}"
-    lines = "#\n" * 15_000
-    assert len(reading(lines + one * 1_000, most=1_000).filters) == 1_000
+def test_many_comments_and_branches_are_imported() -> None:
+    command = "if size:over 1{discard;}"
+    comments = "#\n" * 15_000
+    assert len(import_text(comments + command * 1_000, max_filters=1_000).filters) == 1_000
     chain = "if size :over 1 {discard;} " + "elsif size :over 1 {discard;} " * 1_000
-    assert len(reading(chain, most=2_000).filters) == 1_001
-    same = reading('fileinto "A"; if true { addflag "x"; }\n' * 500, most=1_000)
-    assert (len(same.filters), len(same.warnings)) == (1_000, 20)
+    assert len(import_text(chain, max_filters=2_000).filters) == 1_001
+    same_mailbox = import_text('fileinto "A"; if true { addflag "x"; }\n' * 500, max_filters=1_000)
+    assert (len(same_mailbox.filters), len(same_mailbox.warnings)) == (1_000, 20)
 
 
-# ---------------------------------------------------------------- both say the same of mail
-
-LETTERS = [
+MESSAGES = [
     f"From: {who}\r\nSubject: {what}\r\nX-A: 1\r\n\r\n{'x' * size}".encode()
     for who in ("ada@example.org", "Bob <bob@example.net>")
     for what in ("news of today", "Re: [list] x", "")
     for size in (0, 500)
 ]
-tests_ = some.recursive(
-    some.sampled_from([
+sieve_tests = st.recursive(
+    st.sampled_from([
         "true", "size :over 300", 'header :contains "subject" "news"', 'exists ["x-a", "x-b"]',
         'header :matches "subject" "*[list]*"', 'address :domain "from" "example.org"',
         'header "subject" "news of today"', 'address "from" "bob@example.net"',
         'header "subject" ""',
         'header :matches "subject" "?e*"', 'header :contains ["x-a", "from"] "ada"',
     ]),
-    lambda inner: some.builds("not {}".format, inner)
-    | some.builds("anyof ({}, {})".format, inner, inner)
-    | some.builds("allof ({}, {})".format, inner, inner),
+    lambda inner: st.builds("not {}".format, inner)
+    | st.builds("anyof ({}, {})".format, inner, inner)
+    | st.builds("allof ({}, {})".format, inner, inner),
     max_leaves=4,
 )  # fmt: skip
-commands_ = some.lists(
-    some.sampled_from([
+sieve_commands = st.lists(
+    st.sampled_from([
         'addflag "one";', 'addflag "\\\\Seen";', 'removeflag "one";', 'fileinto "A";',
         'fileinto "B";', 'fileinto :copy "C";', "keep;", "discard;", "stop;",
         'redirect "a@b.example";', 'redirect :copy "c@d.example";',
     ]),
     min_size=1, max_size=4, unique=True,
 ).map(" ".join)  # fmt: skip
-chains = some.builds(
+if_chains = st.builds(
     lambda heads, last: " elsif ".join(f"{test} {{ {block} }}" for test, block in heads) + last,
-    some.lists(some.tuples(tests_, commands_), min_size=1, max_size=3),
-    some.just("") | commands_.map(" else {{ {} }}".format),
+    st.lists(st.tuples(sieve_tests, sieve_commands), min_size=1, max_size=3),
+    st.just("") | sieve_commands.map(" else {{ {} }}".format),
 ).map("if {}".format)
 
 
 @settings(max_examples=150, deadline=None)
-@given(some.lists(chains | commands_, min_size=1, max_size=3).map("\n".join))
-def test_without_a_warning_filters_do_what_the_script_does(text: str) -> None:
-    found = reading(text)
-    assert all("cannot store" in one.message for one in found.errors)
-    if found.errors or found.warnings:
+@given(st.lists(if_chains | sieve_commands, min_size=1, max_size=3).map("\n".join))
+def test_filters_without_warning_do_what_the_script_does(text: str) -> None:
+    imported = import_text(text)
+    assert all("cannot store" in error.message for error in imported.errors)
+    if imported.errors or imported.warnings:
         return
-    boxes = {"A": 1, "B": 2, "C": 3}
-    rules = []
-    for nth, one in enumerate(found.filters):
-        action = plain(one.action)
+    mailbox_ids = {"A": 1, "B": 2, "C": 3}
+    filters = []
+    for number, filter_ in enumerate(imported.filters):
+        action = plain_action(filter_.action)
         if "mailbox" in action:
-            action["mailbox"] = boxes[action["mailbox"]]
-        action["copyTo"] = [boxes[path] for path in action.get("copyTo", ())]
-        targets = [FilterTarget(nth, to, to) for to in action.get("targets", ())]
-        rules.append(CompiledFilter(nth, one.query, action, targets))
-    program = sieve.compile_script(f"{HEAD}\n{text}")
-    for raw in LETTERS:
-        letter = ParsedSieveMessage(raw, parse_structure(raw))
-        plan = sieve.run_script(program, letter, SieveEnvelope("", ""), SieveEnvironment(NOW))
-        stored = {0 if isinstance(one, Keep) else boxes[one.mailbox]
-                  for one in plan.actions if isinstance(one, Keep | FileInto)}  # fmt: skip
-        decision = filter_result(rules, FilterTestMessage(letter))
-        ours = (
+            action["mailbox"] = mailbox_ids[action["mailbox"]]
+        action["copyTo"] = [mailbox_ids[path] for path in action.get("copyTo", ())]
+        targets = [FilterTarget(number, to, to) for to in action.get("targets", ())]
+        filters.append(CompiledFilter(number, filter_.query, action, targets))
+    program = sieve.compile_script(f"{REQUIRE}\n{text}")
+    for raw in MESSAGES:
+        message = ParsedSieveMessage(raw, parse_structure(raw))
+        plan = sieve.run_script(program, message, SieveEnvelope("", ""), SieveEnvironment(NOW))
+        script_mailbox_ids = {
+            0 if isinstance(script_action, Keep) else mailbox_ids[script_action.mailbox]
+            for script_action in plan.actions
+            if isinstance(script_action, Keep | FileInto)
+        }
+        decision = filter_result(filters, FilterTestMessage(message))
+        filter_mailbox_ids = (
             set() if decision.is_deleted else {decision.mailbox_id or 0, *decision.copy_mailbox_ids}
         )
-        assert ours == stored
-        sent = {one.address for one in plan.actions if isinstance(one, Redirect)}
-        assert {to.public_url for to in decision.targets} == sent
-        for done in plan.actions:
-            if isinstance(done, Keep | FileInto):
-                own = [*decision.added_keywords, *(["\\Seen"] if decision.is_seen else [])]
-                assert set(own) == set(done.flags)
+        assert filter_mailbox_ids == script_mailbox_ids
+        redirects = {
+            script_action.address
+            for script_action in plan.actions
+            if isinstance(script_action, Redirect)
+        }
+        assert {to.public_url for to in decision.targets} == redirects
+        for script_action in plan.actions:
+            if isinstance(script_action, Keep | FileInto):
+                filter_flags = [*decision.added_keywords, *(["\\Seen"] if decision.is_seen else [])]
+                assert set(filter_flags) == set(script_action.flags)
 
 
 @settings(max_examples=200, deadline=None)
 @given(SCRIPTS.map(sieve.print_script) | SOUPS)
-def test_any_script_is_read_or_told_of(text: str) -> None:
+def test_any_script_is_imported_or_refused(text: str) -> None:
     try:
-        found = import_script(text, reply_interval=DAY, max_filters=400)
+        imported = import_script(text, reply_interval=DAY, max_filters=400)
     except SieveError:
         return
-    if found.errors:
+    if imported.errors:
         return
-    for one in found.filters:
-        action = {**one.action, "mailbox": 1, "copyTo": [2]}
+    for filter_ in imported.filters:
+        action = {**filter_.action, "mailbox": 1, "copyTo": [2]}
         script = sieve.print_script(
-            filter_compiler.script_from_filter(1, one.query, action, ScriptNames(BOXES))
+            filter_compiler.script_from_filter(1, filter_.query, action, ScriptNames(MAILBOX_PATHS))
         )
         assert sieve.compile_script(script)

@@ -1,4 +1,4 @@
-"""What filters are as Sieve, and what several of them say of a message."""
+"""Filters written as Sieve scripts, and the combined result of several filters."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 
 from mail import sieve
 from mail.filters import filter_compiler
@@ -26,7 +26,7 @@ from tests.support.mail.sieve_runs import told
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 NAMES = ScriptNames({1: "Lists", 2: "Lists/A b", 3: "Größe"}, 7200)
-RAW = b"""\
+RAW_MESSAGE = b"""\
 From: =?utf-8?q?J=C3=BCrgen?= <JUERGEN@example.org>
 Sender: robot@example.net
 To: Ada <ada@example.org>
@@ -39,7 +39,7 @@ Content-Type: text/html; charset=utf-8
 <p>Hello <b>big</b>
 world</p>
 """
-FILE = b"""\
+ATTACHMENT_MESSAGE = b"""\
 Subject: one
 Content-Type: application/pdf
 
@@ -47,7 +47,7 @@ x
 """
 
 
-def looked(raw: bytes = RAW) -> FilterTestMessage:
+def filter_message(raw: bytes = RAW_MESSAGE) -> FilterTestMessage:
     return FilterTestMessage(ParsedSieveMessage(raw, parse_structure(raw)))
 
 
@@ -70,9 +70,9 @@ QUERIES: list[tuple[dict[str, Any], bool]] = [
     ({"hasAttachment": False}, True),
     ({"hasAttachment": True}, False),
     ({"size": 10}, True),
-    ({"size": len(RAW)}, False),  # larger than
-    ({"size": -len(RAW)}, False),
-    ({"size": -len(RAW) - 1}, True),
+    ({"size": len(RAW_MESSAGE)}, False),  # larger than
+    ({"size": -len(RAW_MESSAGE)}, False),
+    ({"size": -len(RAW_MESSAGE) - 1}, True),
     ({"header": {"key": "x-mark", "value": "YES"}}, True),
     ({"header": {"key": "X-Mark", "value": None}}, True),
     ({"header": {"key": "X-None", "value": None}}, False),
@@ -96,150 +96,166 @@ QUERIES: list[tuple[dict[str, Any], bool]] = [
 ]
 
 
-@pytest.mark.parametrize(("query", "holds"), QUERIES)
-def test_queries(query: dict[str, Any], holds: bool) -> None:
-    assert looked().evaluate(query)[0] is holds
+@pytest.mark.parametrize(("query", "expected"), QUERIES)
+def test_query_matches_message(query: dict[str, Any], expected: bool) -> None:
+    assert filter_message().matches_and_steps(query)[0] is expected
 
 
-def test_files_count_both_ways() -> None:
-    assert [looked(FILE).evaluate({"hasAttachment": want})[0] for want in (True, False)] == [
+def test_has_attachment_matches_true_and_false() -> None:
+    assert [
+        filter_message(ATTACHMENT_MESSAGE).matches_and_steps({"hasAttachment": has_attachment})[0]
+        for has_attachment in (True, False)
+    ] == [
         True,
         False,
     ]
 
 
-def test_what_takes_too_long_does_not_fit_and_ends() -> None:
-    many = looked(b"To: a@example.org\n" * 6000 + b"Subject: b\n\nx")
-    assert many.evaluate({"to": "b@"}) == (False, sieve.limits.MAX_STEPS)
-    rules = [CompiledFilter(nth, {"to": "b@"}, {"flag": True}) for nth in range(100)]
+def test_too_costly_query_does_not_match() -> None:
+    many_recipients = filter_message(b"To: a@example.org\n" * 6000 + b"Subject: b\n\nx")
+    assert many_recipients.matches_and_steps({"to": "b@"}) == (False, sieve.limits.MAX_STEPS)
+    rules = [CompiledFilter(number, {"to": "b@"}, {"flag": True}) for number in range(100)]
     assert (
-        len(evaluate_filters(rules, many))
+        len(evaluate_filters(rules, many_recipients))
         == filter_compiler.MAX_STEPS // sieve.limits.MAX_STEPS + 1
     )
-    assert many.evaluate({"subject": "b"})[0]
-    slow = looked(b"Subject: " + b"a" * 200_000 + b"\n\nx")
-    wide = {"key": "subject", "pattern": "(a|b|ab){20}(a?b){20}$"}
-    assert slow.evaluate({"regex": wide}) == (False, sieve.limits.MAX_STEPS)
-    long = {"any": [{"subject": f"{nth:0255}"} for nth in range(99)]}
-    rules = [CompiledFilter(nth, long, {"flag": True}) for nth in range(400)]
-    assert len(evaluate_filters(rules, looked())) < 20
+    assert many_recipients.matches_and_steps({"subject": "b"})[0]
+    long_subject = filter_message(b"Subject: " + b"a" * 200_000 + b"\n\nx")
+    costly_regex = {"key": "subject", "pattern": "(a|b|ab){20}(a?b){20}$"}
+    assert long_subject.matches_and_steps({"regex": costly_regex}) == (
+        False,
+        sieve.limits.MAX_STEPS,
+    )
+    long_query = {"any": [{"subject": f"{number:0255}"} for number in range(99)]}
+    rules = [CompiledFilter(number, long_query, {"flag": True}) for number in range(400)]
+    assert len(evaluate_filters(rules, filter_message())) < 20
 
 
-class Counting(ParsedSieveMessage):
-    """Counts how often its texts are decoded."""
+class DecodeCountingSieveMessage(ParsedSieveMessage):
+    """A message that counts how often its texts are decoded."""
 
-    decoded = 0
+    decode_count = 0
 
     def _texts(self) -> Iterator[str]:
-        self.decoded += 1
+        self.decode_count += 1
         return super()._texts()
 
 
-def test_texts_are_decoded_once_for_all_filters() -> None:
-    letter = Counting(RAW, parse_structure(RAW))
-    seen = FilterTestMessage(letter)
-    for nth in range(50):
-        assert not seen.evaluate({"text": f"word {nth}"})[0]
-    assert letter.decoded == 1
+def test_texts_are_decoded_once_for_all_filters_of_a_message() -> None:
+    message = DecodeCountingSieveMessage(RAW_MESSAGE, parse_structure(RAW_MESSAGE))
+    test_message = FilterTestMessage(message)
+    for number in range(50):
+        assert not test_message.matches_and_steps({"text": f"word {number}"})[0]
+    assert message.decode_count == 1
 
-
-# ---------------------------------------------------------------- as Sieve
 
 WORDS = ["", "a", "first", "ada", 'q"uo\\te', "${x}", "ünï", "line\r\nbreak", "*", "?", "[x]"]
-KEYS = ["X-Mark", "Subject", "x-none"]
+HEADER_NAMES = ["X-Mark", "Subject", "x-none"]
 PATTERNS = ["^the", "a|b", "[[:upper:]]{2}", "y.s$", 'of "', r"\\"]
-WORD = some.sampled_from(WORDS[1:])
-PLAIN: dict[str, some.SearchStrategy[Any]] = {
+WORD = st.sampled_from(WORDS[1:])
+FIELD_TESTS: dict[str, st.SearchStrategy[Any]] = {
     "from": WORD, "to": WORD, "subject": WORD, "listId": WORD, "text": WORD,
-    "hasAttachment": some.booleans(), "size": some.integers(1, 1000) | some.integers(-1000, -1),
-    "header": some.fixed_dictionaries(
-        {"key": some.sampled_from(KEYS), "value": some.none() | WORD}
+    "hasAttachment": st.booleans(), "size": st.integers(1, 1000) | st.integers(-1000, -1),
+    "header": st.fixed_dictionaries(
+        {"key": st.sampled_from(HEADER_NAMES), "value": st.none() | WORD}
     ),
-    "regex": some.fixed_dictionaries(
-        {"key": some.none() | some.sampled_from(KEYS), "pattern": some.sampled_from(PATTERNS)}
+    "regex": st.fixed_dictionaries(
+        {"key": st.none() | st.sampled_from(HEADER_NAMES), "pattern": st.sampled_from(PATTERNS)}
     ),
 }  # fmt: skip
-LEAF: some.SearchStrategy[dict[str, Any]] = some.fixed_dictionaries({}, optional=PLAIN)
+LEAF_QUERY: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries({}, optional=FIELD_TESTS)
 
 
-def _nested(inner: some.SearchStrategy[dict[str, Any]]) -> some.SearchStrategy[dict[str, Any]]:
-    listed = some.lists(inner, max_size=3)
-    return some.fixed_dictionaries(
-        {}, optional={**PLAIN, **dict.fromkeys(filter_compiler.GROUP_NAMES, listed)}
+def nested_queries(
+    inner_queries: st.SearchStrategy[dict[str, Any]],
+) -> st.SearchStrategy[dict[str, Any]]:
+    query_lists = st.lists(inner_queries, max_size=3)
+    return st.fixed_dictionaries(
+        {}, optional={**FIELD_TESTS, **dict.fromkeys(filter_compiler.GROUP_NAMES, query_lists)}
     )
 
 
-QUERY = some.recursive(LEAF, _nested, max_leaves=6).filter(
-    lambda one: filter_compiler.nesting_depth(one) <= 5
+QUERY = st.recursive(LEAF_QUERY, nested_queries, max_leaves=6).filter(
+    lambda query: filter_compiler.nesting_depth(query) <= 5
 )
-REPLY = some.fixed_dictionaries(
-    {"subject": some.sampled_from(WORDS[:3]), "text": some.sampled_from(["", "Hi", "a\n--b--"]),
-     "html": some.sampled_from(["<b>x</b>", "--=_alternative"])}
+REPLY = st.fixed_dictionaries(
+    {"subject": st.sampled_from(WORDS[:3]), "text": st.sampled_from(["", "Hi", "a\n--b--"]),
+     "html": st.sampled_from(["<b>x</b>", "--=_alternative"])}
 )  # fmt: skip
-BOX = some.integers(1, 4)
-LABEL = some.sampled_from(["news", "$Label1", "größe"])
-TARGET = some.sampled_from(["eve@example.net", "x@example.net", "smtp://h.example", "https://h/"])
-ACTION = some.fixed_dictionaries(
+MAILBOX_ID = st.integers(1, 4)
+LABEL = st.sampled_from(["news", "$Label1", "größe"])
+TARGET = st.sampled_from(["eve@example.net", "x@example.net", "smtp://h.example", "https://h/"])
+ACTION = st.fixed_dictionaries(
     {},
     optional={
-        "seen": some.booleans(), "flag": some.booleans(), "delete": some.booleans(),
-        "spam": some.booleans(), "mailbox": BOX,
-        "copyTo": some.lists(BOX, min_size=1, max_size=3, unique=True),
-        "targets": some.lists(TARGET, min_size=1, max_size=4, unique=True),
-        "labels": some.lists(LABEL, min_size=1, max_size=2, unique=True),
-        "removeLabels": some.lists(LABEL, min_size=1, max_size=2, unique=True),
-        "reply": REPLY, "webhook": some.integers(1, 2), "stop": some.just(True),
+        "seen": st.booleans(), "flag": st.booleans(), "delete": st.booleans(),
+        "spam": st.booleans(), "mailbox": MAILBOX_ID,
+        "copyTo": st.lists(MAILBOX_ID, min_size=1, max_size=3, unique=True),
+        "targets": st.lists(TARGET, min_size=1, max_size=4, unique=True),
+        "labels": st.lists(LABEL, min_size=1, max_size=2, unique=True),
+        "removeLabels": st.lists(LABEL, min_size=1, max_size=2, unique=True),
+        "reply": REPLY, "webhook": st.integers(1, 2), "stop": st.just(True),
     },
 )  # fmt: skip
 
 
 @settings(deadline=None)
 @given(QUERY, ACTION)
-def test_a_filter_reads_as_a_script_that_does_the_same(
+def test_filter_script_does_what_the_filter_does(
     query: dict[str, Any], action: dict[str, Any]
 ) -> None:
     tree = filter_compiler.script_from_filter(5, query, action, NAMES)
     script = sieve.print_script(tree)
     assert sieve.parse_script(script) == tree
     envelope = SieveEnvelope("eve@example.net", "ada@example.org")
-    circumstances = SieveEnvironment(NOW, addresses=["ada@example.org"])
-    message = ParsedSieveMessage(RAW, parse_structure(RAW))
-    plan = sieve.run_script(sieve.compile_script(script), message, envelope, circumstances)
-    fits = looked().evaluate(query)[0]
-    assert set(told(plan)) == set(_expected(action) if fits else ["keep"])
+    environment = SieveEnvironment(NOW, addresses=["ada@example.org"])
+    message = ParsedSieveMessage(RAW_MESSAGE, parse_structure(RAW_MESSAGE))
+    plan = sieve.run_script(sieve.compile_script(script), message, envelope, environment)
+    matches = filter_message().matches_and_steps(query)[0]
+    assert set(told(plan)) == set(expected_steps(action) if matches else ["keep"])
 
 
-def _expected(action: Mapping[str, Any]) -> list[str]:
-    """What a script of this action does with RAW, as `told` says it: a list is not answered."""
-    named = {"\\Seen": action.get("seen"), "\\Flagged": action.get("flag")}
-    flags = [*(flag for flag, said in named.items() if said), *action.get("labels", ())]
-    words = "".join(f" {one}" for one in flags if one not in action.get("removeLabels", ()))
-    path = {**NAMES.mailbox_paths, 4: "INBOX"}
-    copies = [path[box] for box in action.get("copyTo", ()) if not action.get("delete")]
-    place = _stored(action, path)
-    done = [f"to {to} :copy" for to in action.get("targets", ()) if "@" in to]
-    done += [f"into {box} :copy{words}" for box in copies if place != f"into {box}"]
-    if place and place != "discard":
-        done.append(f"{place}{words}")
-    elif place:
-        done.append(place)
+def expected_steps(action: Mapping[str, Any]) -> list[str]:
+    """Expected steps of the action's script for RAW_MESSAGE. A mailing list gets no reply."""
+    system_flags = {"\\Seen": action.get("seen"), "\\Flagged": action.get("flag")}
+    flags = [*(flag for flag, is_set in system_flags.items() if is_set), *action.get("labels", ())]
+    flag_suffix = "".join(
+        f" {flag}" for flag in flags if flag not in action.get("removeLabels", ())
+    )
+    mailbox_paths = {**NAMES.mailbox_paths, 4: "INBOX"}
+    copies = [
+        mailbox_paths[mailbox_id]
+        for mailbox_id in action.get("copyTo", ())
+        if not action.get("delete")
+    ]
+    destination = expected_destination(action, mailbox_paths)
+    steps = [f"to {target} :copy" for target in action.get("targets", ()) if "@" in target]
+    steps += [
+        f"into {mailbox_id} :copy{flag_suffix}"
+        for mailbox_id in copies
+        if destination != f"into {mailbox_id}"
+    ]
+    if destination and destination != "discard":
+        steps.append(f"{destination}{flag_suffix}")
+    elif destination:
+        steps.append(destination)
     elif "INBOX" not in copies:
-        done.append(f"keep{words}")
-    return done
+        steps.append(f"keep{flag_suffix}")
+    return steps
 
 
-def _stored(action: Mapping[str, Any], path: Mapping[int, str]) -> str:
-    """Where the message itself goes; "": where it would."""
+def expected_destination(action: Mapping[str, Any], mailbox_paths: Mapping[int, str]) -> str:
+    """Where the message itself is stored, or "" if the action does not decide it."""
     if action.get("delete"):
         return "discard"
     if action.get("spam"):
         return "into INBOX \\Junk"
     if "mailbox" in action:
-        return f"into {path[action['mailbox']]}"
+        return f"into {mailbox_paths[action['mailbox']]}"
     return "into INBOX" if action.get("spam") is False else ""
 
 
-def test_an_answer_is_a_vacation_of_its_own() -> None:
+def test_reply_becomes_vacation_with_its_own_handle() -> None:
     action = {"reply": {"subject": "Gone", "text": "Later", "html": ""}, "stop": True}
     assert sieve.print_script(
         filter_compiler.script_from_filter(5, {"from": "eve"}, action, NAMES)
@@ -252,7 +268,7 @@ def test_an_answer_is_a_vacation_of_its_own() -> None:
     )
 
 
-def test_the_deepest_query_is_a_script_still() -> None:
+def test_deepest_query_compiles_as_script() -> None:
     query: dict[str, Any] = {"from": "a", "to": "b"}
     for _ in range(filter_compiler.MAX_DEPTH):
         query = {"from": "a", "any": [query, {"to": "b", "subject": "c"}], "not": [query]}
@@ -262,106 +278,113 @@ def test_the_deepest_query_is_a_script_still() -> None:
     )
 
 
-# ---------------------------------------------------------------- several of them
-
-
-def _reference(rules: Sequence[CompiledFilter], fit: Sequence[bool]) -> dict[str, Any]:
-    """What `decided` says, the slow way: a question at a time."""
-    heard: list[CompiledFilter] = []
-    for rule, fits in zip(rules, fit, strict=True):
-        if fits:
-            heard.append(rule)
+def decide_step_by_step(
+    rules: Sequence[CompiledFilter], matching: Sequence[bool]
+) -> dict[str, Any]:
+    """The reference for `filter_result`: one filter and one question at a time."""
+    applied: list[CompiledFilter] = []
+    for rule, matches in zip(rules, matching, strict=True):
+        if matches:
+            applied.append(rule)
             if rule.action.get("stop"):
                 break
 
-    removed = _all_of(heard, "removeLabels")
+    removed = distinct_values(applied, "removeLabels")
     return {
-        "is_deleted": _first(heard, "delete") is True,
-        "is_spam": _first(heard, "spam"),
-        "mailbox_id": _first(heard, "mailbox"),
-        "copy_mailbox_ids": () if _first(heard, "delete") else _all_of(heard, "copyTo"),
-        "is_seen": _first(heard, "seen") is True,
-        "is_flagged": _first(heard, "flag") is True,
-        "added_keywords": [one for one in _all_of(heard, "labels") if one not in removed],
+        "is_deleted": first_value(applied, "delete") is True,
+        "is_spam": first_value(applied, "spam"),
+        "mailbox_id": first_value(applied, "mailbox"),
+        "copy_mailbox_ids": ()
+        if first_value(applied, "delete")
+        else distinct_values(applied, "copyTo"),
+        "is_seen": first_value(applied, "seen") is True,
+        "is_flagged": first_value(applied, "flag") is True,
+        "added_keywords": [
+            keyword for keyword in distinct_values(applied, "labels") if keyword not in removed
+        ],
         "removed_keywords": removed,
-        "targets": _all_of(heard, "targets"),
-        "replies": [rule.filter_id for rule in heard if "reply" in rule.action],
+        "targets": distinct_values(applied, "targets"),
+        "replies": [rule.filter_id for rule in applied if "reply" in rule.action],
         "webhook_ids": list(
-            dict.fromkeys(rule.action["webhook"] for rule in heard if "webhook" in rule.action)
+            dict.fromkeys(rule.action["webhook"] for rule in applied if "webhook" in rule.action)
         ),
-        "matched_filter_ids": [rule.filter_id for rule in heard],
+        "matched_filter_ids": [rule.filter_id for rule in applied],
     }
 
 
-def _first(heard: Sequence[CompiledFilter], name: str) -> Any:
-    return next((rule.action[name] for rule in heard if name in rule.action), None)
+def first_value(applied: Sequence[CompiledFilter], name: str) -> Any:
+    return next((rule.action[name] for rule in applied if name in rule.action), None)
 
 
-def _all_of(heard: Sequence[CompiledFilter], name: str) -> list[Any]:
-    found: list[Any] = []
-    for rule in heard:
-        for one in rule.action.get(name, []):
-            if one not in found:
-                found.append(one)
-    return found
+def distinct_values(applied: Sequence[CompiledFilter], name: str) -> list[Any]:
+    values: list[Any] = []
+    for rule in applied:
+        for value in rule.action.get(name, []):
+            if value not in values:
+                values.append(value)
+    return values
 
 
 @settings(deadline=None)
-@given(some.lists(some.tuples(some.sampled_from(QUERIES), ACTION), max_size=6))
-def test_together_they_decide_as_the_slow_way_does(
-    chosen: list[tuple[tuple[dict[str, Any], bool], dict[str, Any]]],
+@given(st.lists(st.tuples(st.sampled_from(QUERIES), ACTION), max_size=6))
+def test_filter_result_equals_the_step_by_step_result(
+    queries_and_actions: list[tuple[tuple[dict[str, Any], bool], dict[str, Any]]],
 ) -> None:
     rules = [
         CompiledFilter(
-            nth, query, action, [FilterTarget(nth, to, to) for to in action.get("targets", ())]
+            number,
+            query,
+            action,
+            [FilterTarget(number, target, target) for target in action.get("targets", ())],
         )
-        for nth, ((query, _), action) in enumerate(chosen)
+        for number, ((query, _), action) in enumerate(queries_and_actions)
     ]
-    found = filter_result(rules, looked())
-    expected = _reference(rules, [fits for (_, fits), _ in chosen])
-    names = {name: getattr(found, name) for name in expected}
-    names["targets"] = [to.secret_url for to in found.targets]
-    names["replies"] = [reply.filter_id for reply in found.replies]
-    assert names == expected
+    result = filter_result(rules, filter_message())
+    expected = decide_step_by_step(rules, [matches for (_, matches), _ in queries_and_actions])
+    actual = {name: getattr(result, name) for name in expected}
+    actual["targets"] = [target.secret_url for target in result.targets]
+    actual["replies"] = [reply.filter_id for reply in result.replies]
+    assert actual == expected
 
 
-def test_what_is_hidden_by_something_before_it_does_not_act() -> None:
+def test_action_overridden_by_an_earlier_filter_has_no_effect() -> None:
     rules = [
         CompiledFilter(1, {}, {"mailbox": 1, "seen": True}),
         CompiledFilter(2, {"from": "nobody"}, {"delete": True}),
         CompiledFilter(3, {}, {"spam": True, "seen": False, "mailbox": 2, "stop": True}),
         CompiledFilter(4, {}, {"delete": True}),
     ]
-    found = evaluate_filters(rules, looked(), after_stop=True)
-    assert [(one.matches, one.effective_actions) for one in found] == [
+    result = evaluate_filters(rules, filter_message(), continue_after_stop=True)
+    assert [(evaluation.matches, evaluation.effective_actions) for evaluation in result] == [
         (True, ("seen",)),
         (False, ()),
         (True, ("spam", "stop")),
         (True, ()),
     ]
-    assert filter_result(rules, looked()).is_deleted is False
-    assert filter_result(rules, looked()).is_spam is True
-    assert filter_result(rules, looked()).matched_filter_ids == [1, 3]
+    assert filter_result(rules, filter_message()).is_deleted is False
+    assert filter_result(rules, filter_message()).is_spam is True
+    assert filter_result(rules, filter_message()).matched_filter_ids == [1, 3]
 
 
-def test_more_places_than_a_message_may_have_are_left_out() -> None:
+def test_copies_beyond_the_mailbox_limit_are_dropped() -> None:
     rules = [
-        CompiledFilter(nth, {}, {"copyTo": list(range(nth * 9, nth * 9 + 9))}) for nth in range(9)
+        CompiledFilter(number, {}, {"copyTo": list(range(number * 9, number * 9 + 9))})
+        for number in range(9)
     ]
-    assert filter_result(rules, looked()).copy_mailbox_ids == list(
+    assert filter_result(rules, filter_message()).copy_mailbox_ids == list(
         range(filter_compiler.MAX_PLACES)
     )
 
 
-def test_answers_have_what_the_form_says() -> None:
+def test_reply_has_the_content_of_the_filter() -> None:
     rules = [CompiledFilter(1, {}, {"reply": {"subject": "", "text": "a", "html": "<b>"}})]
-    assert filter_result(rules, looked()).replies == [FilterReplyContent(1, "", "a", "<b>")]
+    assert filter_result(rules, filter_message()).replies == [FilterReplyContent(1, "", "a", "<b>")]
 
 
-def test_an_entity_keeps_its_parts_apart() -> None:
-    chance = random.Random(1)  # noqa: S311
+def test_reply_body_has_a_boundary_that_no_part_contains() -> None:
+    generator = random.Random(1)  # noqa: S311
     for _ in range(20):
-        text = "\r\n".join(chance.choice(["--=_alternative", "=", "x"]) for _ in range(9))
+        text = "\r\n".join(generator.choice(["--=_alternative", "=", "x"]) for _ in range(9))
         raw = filter_compiler.reply_body(text, f"<p>{text}</p>").encode()
         parts = parse_structure(b"MIME-Version: 1.0\r\n" + raw).parts
         assert [part.content_type for part in parts] == ["text/plain", "text/html"]

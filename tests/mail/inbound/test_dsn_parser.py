@@ -1,4 +1,4 @@
-"""Reading reports of other servers: as they come, damaged, and made to do harm."""
+"""Parsing of DSNs of other servers: valid, damaged and hostile ones."""
 
 import email
 import time
@@ -22,17 +22,19 @@ from tests.support.mail_servers.dsn_servers import fate, report, status
 VECTORS = Path(__file__).with_name("vectors") / "reports"
 
 
-async def found(raw: bytes | Path, sender: str = "") -> ReceivedDsn | None:
-    return await dsn_parser.find_dsn(raw, await received_messages.read_message(raw), sender)
+async def parse_dsn(raw: bytes | Path, sender: str = "") -> ReceivedDsn | None:
+    return await dsn_parser.dsn_of_message(
+        raw, await received_messages.parse_storable_message(raw), sender
+    )
 
 
-async def sure(raw: bytes | Path) -> ReceivedDsn:
-    made = await found(raw)
-    assert made is not None
-    return made
+async def parse_valid_dsn(raw: bytes | Path) -> ReceivedDsn:
+    dsn = await parse_dsn(raw)
+    assert dsn is not None
+    return dsn
 
 
-EXCHANGE = report(
+EXCHANGE_DSN = report(
     """\
 Original-Envelope-ID: queue.proof
 Reporting-MTA: dns;DB7PR04MB4282.eurprd04.prod.outlook.example
@@ -48,7 +50,7 @@ X-Display-Name: Gone
     "From: Ada <ada@example.org>\nMessage-Id:\n <1@example.org>\nSubject: Hi\n\nThe text",
     back="message/rfc822",
 )  # fmt: skip
-GMAIL = report(
+GMAIL_DSN = report(
     """\
 Reporting-MTA: dns; googlemail.example
 Received-From-MTA: dns; ada@example.org
@@ -67,7 +69,7 @@ Last-Attempt-Date: Wed, 01 Jan 2025 02:00:01 -0800 (PST)
     "From: Ada <ada@example.org>\nMessage-ID: <1@example.org>\n\nThe text",
     back="message/rfc822",
 )  # fmt: skip
-QMAIL = b"""\
+QMAIL_BOUNCE = b"""\
 From: MAILER-DAEMON@mx.example.net
 To: ada@example.org
 Subject: failure notice
@@ -87,7 +89,7 @@ Hi
 
 
 @pytest.mark.parametrize(
-    ("name", "action", "code", "text", "now"),
+    ("name", "action", "code", "text", "final_address"),
     [
         ("failed", "failed", 550, "5.1.1 <gone@elsewhere.example>: Recipient address rejected: "
          "User unknown", "gone@elsewhere.example"),
@@ -95,62 +97,74 @@ Hi
         ("relayed", "relayed", 250, "2.0.0 Taken", "good@elsewhere.example"),
     ],
 )  # fmt: skip
-async def test_reports_of_a_real_postfix_are_read(
-    name: str, action: str, code: int, text: str, now: str
+async def test_postfix_dsn_is_parsed(
+    name: str, action: str, code: int, text: str, final_address: str
 ) -> None:
-    made = await sure(VECTORS / f"postfix-{name}.eml")
-    assert (made.reporting_mta, made.original_message_id) == (
+    dsn = await parse_valid_dsn(VECTORS / f"postfix-{name}.eml")
+    assert (dsn.reporting_mta, dsn.original_message_id) == (
         "mx.neighbour.example",
         "<one@example.org>",
     )
-    assert made.envid == "0123456789abcdef0123.aaaabbbbccccdddd"
-    (one,) = made.recipient_results
-    assert (one.action, one.reply_code, one.reply_text) == (DsnAction(action), code, text)
-    assert one.addresses == ("First+@example.com", now)
-    assert one.orcpt == "rfc822;first+@example.com"
+    assert dsn.envid == "0123456789abcdef0123.aaaabbbbccccdddd"
+    (recipient,) = dsn.recipient_results
+    assert (recipient.action, recipient.reply_code, recipient.reply_text) == (
+        DsnAction(action),
+        code,
+        text,
+    )
+    assert recipient.addresses == ("First+@example.com", final_address)
+    assert recipient.orcpt == "rfc822;first+@example.com"
 
 
-@pytest.mark.parametrize(("raw", "by"), [(EXCHANGE, "DB7PR"), (GMAIL, "googlemail.example")])
-async def test_reports_of_others_are_read(raw: bytes, by: str) -> None:
-    made = await sure(raw)
-    assert made.reporting_mta.startswith(by)
-    assert made.original_message_id == "<1@example.org>"
-    (one,) = made.recipient_results
-    assert (one.action, one.addresses, one.reply_code) == (
+@pytest.mark.parametrize(
+    ("raw", "reporting_mta"), [(EXCHANGE_DSN, "DB7PR"), (GMAIL_DSN, "googlemail.example")]
+)
+async def test_exchange_and_gmail_dsns_are_parsed(raw: bytes, reporting_mta: str) -> None:
+    dsn = await parse_valid_dsn(raw)
+    assert dsn.reporting_mta.startswith(reporting_mta)
+    assert dsn.original_message_id == "<1@example.org>"
+    (recipient,) = dsn.recipient_results
+    assert (recipient.action, recipient.addresses, recipient.reply_code) == (
         DsnAction.FAILED,
         ("gone@example.net",),
         550,
     )
-    assert one.reply_text.startswith("5.1.1")
+    assert recipient.reply_text.startswith("5.1.1")
 
 
-async def test_what_is_no_report_is_mail() -> None:
-    assert await found(QMAIL) is None
-    assert await found(GMAIL, "gone@example.net") is None  # somebody sends it on
-    receipt = GMAIL.replace(b"report-type=delivery-status", b"report-type=disposition-notification")
-    assert await found(receipt) is None
-    assert await found(GMAIL.replace(b"message/delivery-status", b"text/plain")) is None
-    mixed = GMAIL.replace(b"multipart/report; report-type=delivery-status;", b"multipart/mixed;")
-    assert await found(mixed) is None
-    wrapped = b'Content-Type: multipart/mixed; boundary="x"\r\n\r\n--x\r\n' + GMAIL + b"--x--\r\n"
-    assert await found(wrapped) is None
+async def test_other_messages_are_no_dsn() -> None:
+    assert await parse_dsn(QMAIL_BOUNCE) is None
+    assert await parse_dsn(GMAIL_DSN, "gone@example.net") is None  # a forwarded DSN
+    disposition_notification = GMAIL_DSN.replace(
+        b"report-type=delivery-status", b"report-type=disposition-notification"
+    )
+    assert await parse_dsn(disposition_notification) is None
+    assert await parse_dsn(GMAIL_DSN.replace(b"message/delivery-status", b"text/plain")) is None
+    mixed = GMAIL_DSN.replace(
+        b"multipart/report; report-type=delivery-status;", b"multipart/mixed;"
+    )
+    assert await parse_dsn(mixed) is None
+    wrapped = (
+        b'Content-Type: multipart/mixed; boundary="x"\r\n\r\n--x\r\n' + GMAIL_DSN + b"--x--\r\n"
+    )
+    assert await parse_dsn(wrapped) is None
 
 
-async def test_what_is_told_beyond_ascii_is_read() -> None:
-    told = status(
+async def test_utf8_addresses_of_a_dsn_are_parsed() -> None:
+    status_text = status(
         "Final-Recipient: utf-8; jörg@bücher.example\nAction: failed\nStatus: 5.1.1",
         "Final-Recipient: utf-8; a\\x{F6}\\x{110000}b@example.net\nAction: failed\nStatus: 5.1.1",
         "Final-Recipient: X400; /S=gone/\nAction: failed\nStatus: 5.1.1",
     )
-    made = await sure(report(told, kind="message/global-delivery-status"))
-    assert [one.addresses for one in made.recipient_results] == [
+    dsn = await parse_valid_dsn(report(status_text, kind="message/global-delivery-status"))
+    assert [recipient.addresses for recipient in dsn.recipient_results] == [
         ("jörg@bücher.example",),
         ("aöb@example.net",),
     ]
 
 
 @pytest.mark.parametrize(
-    ("group", "code", "text"),
+    ("recipient_fields", "code", "text"),
     [
         (fate("a@b.example", said=""), 550, "5.1.1"),
         (fate("a@b.example", code="", said=""), 550, "failed"),
@@ -161,13 +175,13 @@ async def test_what_is_told_beyond_ascii_is_read() -> None:
         (fate("a@b.example", said="smtp; 550 \x1b[31m\x07 red"), 550, "5.1.1 [31m red"),
     ],
 )
-async def test_what_was_said_is_taken_apart(group: str, code: int, text: str) -> None:
-    (one,) = (await sure(report(status(group)))).recipient_results
-    assert (one.reply_code, one.reply_text) == (code, text)
+async def test_reply_code_and_text_are_parsed(recipient_fields: str, code: int, text: str) -> None:
+    (recipient,) = (await parse_valid_dsn(report(status(recipient_fields)))).recipient_results
+    assert (recipient.reply_code, recipient.reply_text) == (code, text)
 
 
 @pytest.mark.parametrize(
-    "told",
+    "status_text",
     [
         "",
         "\n\n\n",
@@ -186,28 +200,30 @@ async def test_what_was_said_is_taken_apart(group: str, code: int, text: str) ->
         " a fold before all\n\n fold",
     ],
 )
-async def test_what_is_damaged_is_mail(told: str) -> None:
-    assert await found(report(told)) is None
+async def test_damaged_status_is_no_dsn(status_text: str) -> None:
+    assert await parse_dsn(report(status_text)) is None
 
 
-async def test_what_stands_in_one_group_is_read_all_the_same() -> None:
-    told = "Reporting-MTA: dns; mx.example.net\n" + fate("a@b.example")
-    made = await sure(report(told))
-    assert made.reporting_mta == "mx.example.net"
-    assert made.recipient_results[0].addresses == ("a@b.example",)
-    crowded = status("\n\n\n", fate("a@b.example"), "X: y", fate("c@b.example"))
-    assert len((await sure(report(crowded))).recipient_results) == 2
+async def test_unusual_field_groups_are_parsed() -> None:
+    status_text = "Reporting-MTA: dns; mx.example.net\n" + fate("a@b.example")
+    dsn = await parse_valid_dsn(report(status_text))
+    assert dsn.reporting_mta == "mx.example.net"
+    assert dsn.recipient_results[0].addresses == ("a@b.example",)
+    many_groups = status("\n\n\n", fate("a@b.example"), "X: y", fate("c@b.example"))
+    assert len((await parse_valid_dsn(report(many_groups))).recipient_results) == 2
 
 
-async def test_ten_thousand_recipients_are_too_many() -> None:
-    made = await sure(report(status(*(fate(f"a{n}@b.example") for n in range(4000)))))
-    assert len(made.recipient_results) == dsn_parser.MAX_RECIPIENTS
-    assert await found(report(status(*(fate(f"a{n}@b.example") for n in range(10_000))))) is None
+async def test_too_many_recipients_are_no_dsn() -> None:
+    dsn = await parse_valid_dsn(report(status(*(fate(f"a{n}@b.example") for n in range(4000)))))
+    assert len(dsn.recipient_results) == dsn_parser.MAX_RECIPIENTS
+    assert (
+        await parse_dsn(report(status(*(fate(f"a{n}@b.example") for n in range(10_000))))) is None
+    )
 
 
-async def test_what_is_made_to_take_long_does_not() -> None:
-    begun = time.monotonic()
-    for told in (
+async def test_hostile_dsn_is_parsed_quickly() -> None:
+    started_at = time.monotonic()
+    for status_text in (
         "a:" + "b" * 1_000_000,
         "a:\n" + " b\n" * 300_000,
         "\n" * 1_000_000,
@@ -217,72 +233,73 @@ async def test_what_is_made_to_take_long_does_not() -> None:
                + "<" * 900_000),
         status("Final-Recipient: rfc822; " + "\\x{" * 300_000 + "\nAction: failed"),
     ):  # fmt: skip
-        await found(report(told))
+        await parse_dsn(report(status_text))
     nested = b"Content-Type: message/rfc822\r\n\r\n" * 10_000
-    await found(GMAIL.replace(b"The text", nested))
-    deep = b"".join(
+    await parse_dsn(GMAIL_DSN.replace(b"The text", nested))
+    deep_multipart = b"".join(
         b'Content-Type: multipart/report; boundary="%d"\r\n\r\n--%d\r\n' % (n, n)
         for n in range(2000)
     )
-    await found(deep)
-    assert time.monotonic() - begun < 20
+    await parse_dsn(deep_multipart)
+    assert time.monotonic() - started_at < 20
 
 
-async def test_the_header_that_came_back_may_be_encoded_or_not_there() -> None:
-    told = status(fate("a@b.example"))
-    assert (await sure(report(told, "Subject: none"))).original_message_id is None
-    assert (await sure(report(told, ""))).original_message_id is None
-    quoted = report(told, "Content-X: 1").replace(
+async def test_returned_header_may_be_encoded_or_missing() -> None:
+    status_text = status(fate("a@b.example"))
+    assert (await parse_valid_dsn(report(status_text, "Subject: none"))).original_message_id is None
+    assert (await parse_valid_dsn(report(status_text, ""))).original_message_id is None
+    quoted = report(status_text, "Content-X: 1").replace(
         b"text/rfc822-headers\r\n\r\nContent-X: 1",
         b"text/rfc822-headers\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"
         b"Message-ID: <a=3D1@example.org>",
     )
-    assert (await sure(quoted)).original_message_id == "<a=1@example.org>"
+    assert (await parse_valid_dsn(quoted)).original_message_id == "<a=1@example.org>"
 
 
-async def test_a_large_report_is_read_from_its_file(tmp_path: Path) -> None:
+async def test_large_dsn_is_parsed_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "report.eml"
     text = "Message-ID: <1@example.org>\n\n" + "x" * 70 + "\n" * 3_000_000
     file.write_bytes(report(status(fate("a@b.example")), text, back="message/rfc822"))
-    assert (await sure(file)).original_message_id == "<1@example.org>"
+    assert (await parse_valid_dsn(file)).original_message_id == "<1@example.org>"
 
 
-# ---------------------------------------------------------------- ours
-
-
-def ours(world: Environment, *names: str, action: DsnAction = DsnAction.FAILED) -> bytes:
-    about = ReportedMessage("ada@example.org", world.now(), "q", DsnRequest(envid="q.proof"))
-    failed = action is DsnAction.FAILED
-    state = DeliveryState.BOUNCED if failed else DeliveryState.DEFERRED
-    said = DeliveryResult(state, 550 if failed else 450, "No", "mx.example.net")
-    told = [
-        ReportedRecipient(f"{name}@example.net", action, said, f"rfc822;{name}@b.example")
-        for name in names
+def build_own_dsn(
+    world: Environment, *local_parts: str, action: DsnAction = DsnAction.FAILED
+) -> bytes:
+    message = ReportedMessage("ada@example.org", world.now(), "q", DsnRequest(envid="q.proof"))
+    is_failure = action is DsnAction.FAILED
+    state = DeliveryState.BOUNCED if is_failure else DeliveryState.DEFERRED
+    delivery_result = DeliveryResult(state, 550 if is_failure else 450, "No", "mx.example.net")
+    recipients = [
+        ReportedRecipient(
+            f"{local_part}@example.net", action, delivery_result, f"rfc822;{local_part}@b.example"
+        )
+        for local_part in local_parts
     ]
     return build_report(
-        world, about, told, b"Message-ID: <1@example.org>\r\nSubject: Hi\r\n\r\nText"
+        world, message, recipients, b"Message-ID: <1@example.org>\r\nSubject: Hi\r\n\r\nText"
     )
 
 
-async def test_ours_are_read_by_ourselves(world: Environment) -> None:
-    made = await sure(ours(world, "gone", "away"))
-    assert (made.reporting_mta, made.envid, made.original_message_id) == (
+async def test_own_dsn_is_parsed(world: Environment) -> None:
+    dsn = await parse_valid_dsn(build_own_dsn(world, "gone", "away"))
+    assert (dsn.reporting_mta, dsn.envid, dsn.original_message_id) == (
         "mx.example.org",
         "q.proof",
         "<1@example.org>",
     )
-    assert [one.addresses for one in made.recipient_results] == [
+    assert [recipient.addresses for recipient in dsn.recipient_results] == [
         ("gone@b.example", "gone@example.net"),
         ("away@b.example", "away@example.net"),
     ]
 
 
-def test_ours_are_read_by_other_programs(world: Environment) -> None:
+def test_own_dsn_is_parsed_by_flufl_bounce(world: Environment) -> None:
     def failures(raw: bytes) -> set[bytes]:
         message: Any = email.message_from_bytes(raw, policy=policy.compat32)
-        lasting, failed = all_failures(message)
-        assert lasting <= failed or not failed
+        permanent, failed = all_failures(message)
+        assert permanent <= failed or not failed
         return {address.lower() for address in failed}
 
-    assert failures(ours(world, "gone", "away")) == {b"gone@b.example", b"away@b.example"}
+    assert failures(build_own_dsn(world, "gone", "away")) == {b"gone@b.example", b"away@b.example"}
     assert failures((VECTORS / "postfix-failed.eml").read_bytes()) == {b"first+@example.com"}

@@ -1,4 +1,4 @@
-"""What is spam lies in Junk, and all else in INBOX: from the delivery to the folder."""
+"""Spam is stored in Junk and other mail in the inbox."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from mail.delivery import pipeline
 from mail.delivery.listener_backend import LocalBackend
 from mail.inbound import incoming_message
 from mail.recipients import recipient_routes
-from mail.storage.received_messages import read_message
+from mail.storage.received_messages import parse_storable_message
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
 from models.users.tables import User
@@ -18,85 +18,84 @@ from resolvers.auth import authentication
 from tests.conftest import Client, raw_message
 from tests.support.mail.inbound_messages import OUTSIDE_SENDER, SPAM_FLAG_HEADER, deliver_to_users
 
-CREATE = """mutation ($input: SenderRuleCreateInput!) { senderRuleCreate(input: $input) {
+CREATE_RULE = """mutation ($input: SenderRuleCreateInput!) { senderRuleCreate(input: $input) {
 rules { id } errors { message } } }"""
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-async def lies(client: Client, subject: str) -> SpecialUse | None:
-    asked = (
+async def special_use_of(client: Client, subject: str) -> SpecialUse | None:
+    statement = (
         select(col(Mailbox.special_use))
         .join(Message, col(Message.mailbox_id) == col(Mailbox.id))
         .where(col(Message.user_id) == client.user.id, col(Message.subject) == subject)
     )
-    (row,) = await client.world.database.read(asked)
+    (row,) = await client.world.database.read(statement)
     return SpecialUse(row.special_use)
 
 
-async def level(client: Client, value: int) -> None:
+async def set_spam_level(client: Client, value: int) -> None:
     async with client.world.write_session() as session:
-        this = update(User).where(col(User.id) == client.user.id)
-        await session.exec(this.values(spam_level=value))
+        statement = update(User).where(col(User.id) == client.user.id)
+        await session.exec(statement.values(spam_level=value))
 
 
-async def rule(client: Client, **given: Any) -> None:
-    made = await client(CREATE, input=given)
-    assert made["senderRuleCreate"]["errors"] == []
+async def create_sender_rule(client: Client, **arguments: Any) -> None:
+    payload = await client(CREATE_RULE, input=arguments)
+    assert payload["senderRuleCreate"]["errors"] == []
 
 
-async def test_each_recipient_is_judged_alone(ada: Client, bob: Client) -> None:
-    await level(bob, 100)
+async def test_spam_verdict_depends_on_the_recipient(ada: Client, bob: Client) -> None:
+    await set_spam_level(bob, 100)
     await deliver_to_users(ada.world, ada, bob, raw=raw_message("Offer", **SPAM_FLAG_HEADER))
-    assert await lies(ada, "Offer") is SpecialUse.JUNK
-    assert await lies(bob, "Offer") is SpecialUse.INBOX
+    assert await special_use_of(ada, "Offer") is SpecialUse.JUNK
+    assert await special_use_of(bob, "Offer") is SpecialUse.INBOX
     await deliver_to_users(ada.world, ada, bob, raw=raw_message("Letter"))
-    assert await lies(ada, "Letter") is SpecialUse.INBOX
-    await level(bob, 0)
+    assert await special_use_of(ada, "Letter") is SpecialUse.INBOX
+    await set_spam_level(bob, 0)
     await deliver_to_users(ada.world, ada, bob, raw=raw_message("Strict"))
-    assert await lies(ada, "Strict") is SpecialUse.INBOX
-    assert await lies(bob, "Strict") is SpecialUse.JUNK
+    assert await special_use_of(ada, "Strict") is SpecialUse.INBOX
+    assert await special_use_of(bob, "Strict") is SpecialUse.JUNK
 
 
-async def test_rules_decide_by_their_place(ada: Client, bob: Client, root: Client) -> None:
+async def test_sender_rule_of_a_narrower_scope_wins(ada: Client, bob: Client, root: Client) -> None:
     world = ada.world
-    everybody: dict[str, Any] = {"scope": {"global": True}}
-    await rule(root, **everybody, action="BLOCK", patterns=["*@example.com"])
+    platform_scope: dict[str, Any] = {"scope": {"global": True}}
+    await create_sender_rule(root, **platform_scope, action="BLOCK", patterns=["*@example.com"])
     await deliver_to_users(world, ada, bob, raw=raw_message("One"))
-    assert [await lies(client, "One") for client in (ada, bob)] == [SpecialUse.JUNK] * 2
-    his = {"scope": {"domain": "example.org"}}
-    await rule(root, **his, action="ALLOW", patterns=["example.com"])
+    assert [await special_use_of(client, "One") for client in (ada, bob)] == [SpecialUse.JUNK] * 2
+    domain_scope = {"scope": {"domain": "example.org"}}
+    await create_sender_rule(root, **domain_scope, action="ALLOW", patterns=["example.com"])
     await deliver_to_users(world, ada, bob, raw=raw_message("Two", **SPAM_FLAG_HEADER))
-    assert [await lies(client, "Two") for client in (ada, bob)] == [SpecialUse.INBOX] * 2
-    mine: dict[str, Any] = {"scope": {"user": {"username": "bob"}}}
-    await rule(bob, **mine, action="BLOCK", patterns=[OUTSIDE_SENDER])
+    assert [await special_use_of(client, "Two") for client in (ada, bob)] == [SpecialUse.INBOX] * 2
+    user_scope: dict[str, Any] = {"scope": {"user": {"username": "bob"}}}
+    await create_sender_rule(bob, **user_scope, action="BLOCK", patterns=[OUTSIDE_SENDER])
     await deliver_to_users(world, ada, bob, raw=raw_message("Three"))
-    assert await lies(ada, "Three") is SpecialUse.INBOX
-    assert await lies(bob, "Three") is SpecialUse.JUNK
+    assert await special_use_of(ada, "Three") is SpecialUse.INBOX
+    assert await special_use_of(bob, "Three") is SpecialUse.JUNK
 
 
-async def test_what_we_send_ourselves_may_say_what_it_likes(ada: Client, bob: Client) -> None:
-    """Fields of a filter are believed of a neighbour's filter only."""
+async def test_spam_headers_of_own_messages_are_ignored(ada: Client, bob: Client) -> None:
+    """Spam headers are trusted only if a trusted server has added them."""
     raw = raw_message("Own", **SPAM_FLAG_HEADER)
-    mail = incoming_message.IncomingMessage(raw, await read_message(raw), ada.address)
-    taken = await recipient_routes.accept_recipient(ada.world, bob.address, ada.address)
-    await pipeline.deliver(ada.world, mail, [taken])
-    assert await lies(bob, "Own") is SpecialUse.INBOX
+    mail = incoming_message.IncomingMessage(raw, await parse_storable_message(raw), ada.address)
+    accepted = await recipient_routes.accept_recipient(ada.world, bob.address, ada.address)
+    await pipeline.deliver(ada.world, mail, [accepted])
+    assert await special_use_of(bob, "Own") is SpecialUse.INBOX
 
 
-async def test_without_rules_nothing_is_asked(
+async def test_spam_and_rules_add_few_statements(
     ada: Client, root: Client, statements: list[str]
 ) -> None:
-    async def cost(subject: str, **fields: str) -> int:
-        house = LocalBackend(ada.world)
-        there = await house.accept_recipient(ada.address, OUTSIDE_SENDER)
+    async def count_statements(subject: str, **fields: str) -> int:
+        backend = LocalBackend(ada.world)
+        recipient = await backend.accept_recipient(ada.address, OUTSIDE_SENDER)
         del statements[:]
-        await house.deliver(raw_message(subject, **fields), [there], OUTSIDE_SENDER)
+        await backend.deliver(raw_message(subject, **fields), [recipient], OUTSIDE_SENDER)
         return len(statements)
 
-    bare = await cost("Bare")
-    assert await cost("Spam", **SPAM_FLAG_HEADER) == bare + 1  # where Junk is
-    await rule(root, scope={"global": True}, action="BLOCK", patterns=["far.example"])
-    await authentication.wait_for_background_tasks(
-        root.world
-    )  # what is written of the key that was used
-    assert await cost("Ruled") == bare + 2  # tags, and rules
+    base_count = await count_statements("Bare")
+    assert await count_statements("Spam", **SPAM_FLAG_HEADER) == base_count + 1  # the Junk mailbox
+    await create_sender_rule(root, scope={"global": True}, action="BLOCK", patterns=["far.example"])
+    # The last use of the API key is written in the background.
+    await authentication.wait_for_background_tasks(root.world)
+    assert await count_statements("Ruled") == base_count + 2  # tags and rules

@@ -1,4 +1,4 @@
-"""How far a limit is used up."""
+"""Usage levels of limits."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from models.users.tables import UsageLevel
 
 
 @pytest.mark.parametrize(
-    ("used", "allowed", "marks", "found"),
+    ("used", "allowed", "thresholds", "expected"),
     [
         (0, 10, (80, 95), "NORMAL"),
         (7_999, 10_000, (80, 95), "NORMAL"),
@@ -19,15 +19,18 @@ from models.users.tables import UsageLevel
         (10_000, 10_000, (80, 95), "FULL"),
         (10_001, 10_000, (80, 95), "FULL"),
         (1 << 60, 0, (80, 95), "NORMAL"),  # unlimited
-        (2, 3, (66, 67), "WARNING"),  # 66.67 percent, nothing is rounded
+        (2, 3, (66, 67), "WARNING"),  # 66.67 percent is not rounded
         (9_999, 10_000, (0, 0), "NORMAL"),
         (10_000, 10_000, (0, 0), "FULL"),
         (9_999, 10_000, (80, 0), "WARNING"),
         (9_499, 10_000, (0, 95), "NORMAL"),
         (9_500, 10_000, (0, 95), "CRITICAL"),
-        (8_500, 10_000, (95, 80), "CRITICAL"),  # the wrong way round the worse one holds
+        # the higher level wins if the thresholds are swapped
+        (8_500, 10_000, (95, 80), "CRITICAL"),
     ],
 )
-def test_levels(used: int, allowed: int, marks: tuple[int, int], found: str) -> None:
-    options = Options(limit_warning=marks[0], limit_critical=marks[1])
-    assert usage_level(options, used, allowed) is UsageLevel(found)
+def test_usage_level_follows_the_thresholds(
+    used: int, allowed: int, thresholds: tuple[int, int], expected: str
+) -> None:
+    options = Options(limit_warning=thresholds[0], limit_critical=thresholds[1])
+    assert usage_level(options, used, allowed) is UsageLevel(expected)

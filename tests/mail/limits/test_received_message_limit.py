@@ -26,9 +26,9 @@ SESSIONS = 14
 ACCEPTED, REFUSED = "250 2.0.0", "450 4.2.1"
 
 
-async def deliver_at_once(ada: Client, port: int, number: int, **headers: str) -> Counter[str]:
-    """Send messages in so many sessions, all past RCPT before the first sends its message."""
-    sessions = [await connect(port) for _ in range(number)]
+async def deliver_at_once(ada: Client, port: int, count: int, **headers: str) -> Counter[str]:
+    """Send messages in parallel sessions. All pass RCPT before the first one sends its message."""
+    sessions = [await connect(port) for _ in range(count)]
     for session in sessions:
         await session.begin(ada.address)
 
@@ -36,7 +36,7 @@ async def deliver_at_once(ada: Client, port: int, number: int, **headers: str) -
         session.send(raw + b"\r\n.\r\n")
         return (await session.hear())[:9]
 
-    raws = [raw_message(f"Number {n}", body=f"{n}", **headers) for n in range(number)]
+    raws = [raw_message(f"Number {n}", body=f"{n}", **headers) for n in range(count)]
     replies = await asyncio.gather(*map(finish, sessions, raws))
     for session in sessions:
         await session.close()
@@ -48,19 +48,19 @@ async def count_rows(world: Environment, table: Any) -> int:
     return int(row.number)
 
 
-@pytest.mark.parametrize("held", [False, True])
-async def test_deliveries_at_once_stop_at_the_limit(
-    ada: Client, clock: Clock, tmp_path: Path, held: bool
+@pytest.mark.parametrize("quarantined", [False, True])
+async def test_simultaneous_deliveries_stop_at_the_account_limit(
+    ada: Client, clock: Clock, tmp_path: Path, quarantined: bool
 ) -> None:
     world = ada.world
-    if held:
+    if quarantined:
         set_options(world, spam_quarantine=75)
     await bounded(ada, received_max=LIMIT)
     listener = await lmtp.start_lmtp_listener(
         world, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
     )
-    headers = SPAM if held else {}
-    table = QuarantineItem.__table__ if held else Message.__table__  # type: ignore[attr-defined]
+    headers = SPAM if quarantined else {}
+    table = QuarantineItem.__table__ if quarantined else Message.__table__  # type: ignore[attr-defined]
     replies = await deliver_at_once(ada, listener.port, SESSIONS, **headers)
     assert replies == {ACCEPTED: LIMIT, REFUSED: SESSIONS - LIMIT}
     assert await count_rows(world, table) == LIMIT
@@ -75,7 +75,9 @@ async def test_deliveries_at_once_stop_at_the_limit(
     await listener.close(1)
 
 
-async def test_the_platform_limit_holds_for_deliveries_at_once(ada: Client, tmp_path: Path) -> None:
+async def test_simultaneous_deliveries_stop_at_the_platform_limit(
+    ada: Client, tmp_path: Path
+) -> None:
     set_options(ada.world, received_hourly=2)
     listener = await lmtp.start_lmtp_listener(
         ada.world, "127.0.0.1", 0, spool_folder=tmp_path / "spool"

@@ -1,4 +1,4 @@
-"""Addresses of headers: those that RFC 5322 allows, and text that is none."""
+"""Parsing of addresses in header fields: valid by RFC 5322, and invalid text."""
 
 import pytest
 
@@ -6,10 +6,10 @@ from mail.authentication import author_domains
 from mail.mime import parse_address_list
 from tests.conftest import Client, raw_message, receive
 
-PEOPLE = "{ name address }"
-ASKED = f"""{{ viewer {{ user {{ messages(first: 50) {{ nodes {{ from {PEOPLE} sender {PEOPLE}
-  replyTo {PEOPLE} to {PEOPLE} cc {PEOPLE} bcc {PEOPLE} }} }} }} }} }}"""
-ALLOWED = {
+FIELDS = "{ name address }"
+QUERY = f"""{{ viewer {{ user {{ messages(first: 50) {{ nodes {{ from {FIELDS} sender {FIELDS}
+  replyTo {FIELDS} to {FIELDS} cc {FIELDS} bcc {FIELDS} }} }} }} }} }}"""
+VALID_ADDRESSES = {
     "a@b.example": (None, "a@b.example"),
     "Ann <a@b.example>": ("Ann", "a@b.example"),
     '"a b"@c.example': (None, '"a b"@c.example'),
@@ -22,7 +22,7 @@ ALLOWED = {
     "jörg@bücher.example": (None, "jörg@bücher.example"),
     '"ceo@bank.example" <a@evil.example>': ("ceo@bank.example", "a@evil.example"),
 }
-REFUSED = [
+INVALID_ADDRESSES = [
     "ceo@bank.example:a@evil.example",
     "<ceo@bank.example:a@evil.example>",
     "Boss <ceo@bank.example:a@evil.example>",
@@ -49,37 +49,42 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("text", ALLOWED)
-def test_an_allowed_address_is_read(text: str) -> None:
-    assert [(one.name, one.address) for one in parse_address_list(text)] == [ALLOWED[text]]
+@pytest.mark.parametrize("text", VALID_ADDRESSES)
+def test_valid_address_is_parsed(text: str) -> None:
+    assert [(address.name, address.address) for address in parse_address_list(text)] == [
+        VALID_ADDRESSES[text]
+    ]
 
 
-@pytest.mark.parametrize("text", REFUSED)
-def test_text_that_is_no_address_is_a_name(text: str) -> None:
-    found = parse_address_list(text)
-    assert [one.address for one in found] in ([""], ["", ""])
-    assert " ".join(one.name or "" for one in found)[:1] == text[:1]
-    several = parse_address_list(f"x@a.example, {text}, y@a.example")
-    assert [one.address for one in several if one.address] == ["x@a.example", "y@a.example"]
+@pytest.mark.parametrize("text", INVALID_ADDRESSES)
+def test_invalid_address_is_returned_as_name(text: str) -> None:
+    addresses = parse_address_list(text)
+    assert [address.address for address in addresses] in ([""], ["", ""])
+    assert " ".join(address.name or "" for address in addresses)[:1] == text[:1]
+    mixed_addresses = parse_address_list(f"x@a.example, {text}, y@a.example")
+    assert [address.address for address in mixed_addresses if address.address] == [
+        "x@a.example",
+        "y@a.example",
+    ]
 
 
-async def test_every_address_header_returns_null_and_the_text(ada: Client) -> None:
-    bad = "ceo@bank.example:a@evil.example"
-    fields = dict.fromkeys(("From", "Reply_To", "To", "Cc", "Bcc"), f"<{bad}>")
-    fields["Sender"] = f"Boss <{bad}>"
+async def test_invalid_address_is_null_in_every_address_field(ada: Client) -> None:
+    invalid_address = "ceo@bank.example:a@evil.example"
+    fields = dict.fromkeys(("From", "Reply_To", "To", "Cc", "Bcc"), f"<{invalid_address}>")
+    fields["Sender"] = f"Boss <{invalid_address}>"
     await receive(ada, raw_message("Bad", **fields))
     await receive(ada, raw_message("Good"))
     for _ in range(2):
-        nodes = (await ada(ASKED))["viewer"]["user"]["messages"]["nodes"]
-        good, found = nodes
-        assert good["from"] == {"name": "Carol", "address": "carol@example.com"}
-        text = {"name": f"<{bad}>", "address": None}
-        assert found["from"] == text
-        assert found["sender"] == {"name": f"Boss <{bad}>", "address": None}
-        assert [found[name] for name in ("replyTo", "to", "cc", "bcc")] == [[text]] * 4
+        nodes = (await ada(QUERY))["viewer"]["user"]["messages"]["nodes"]
+        good_message, bad_message = nodes
+        assert good_message["from"] == {"name": "Carol", "address": "carol@example.com"}
+        expected = {"name": f"<{invalid_address}>", "address": None}
+        assert bad_message["from"] == expected
+        assert bad_message["sender"] == {"name": f"Boss <{invalid_address}>", "address": None}
+        assert [bad_message[name] for name in ("replyTo", "to", "cc", "bcc")] == [[expected]] * 4
 
 
-def test_dmarc_judges_every_domain_of_text_that_is_no_address() -> None:
-    head = b"From: ceo@bank.example:a@evil.example\r\n"
-    assert author_domains(head) == ["bank.example", "evil.example"]
+def test_author_domains_include_every_domain_of_invalid_address() -> None:
+    header = b"From: ceo@bank.example:a@evil.example\r\n"
+    assert author_domains(header) == ["bank.example", "evil.example"]
     assert author_domains(b"From: ceo@bank.example\r\n") == ["bank.example"]

@@ -1,4 +1,4 @@
-"""What servers found out is believed where nobody else can have written it."""
+"""Authentication-Results are trusted only if no other server can have written them."""
 
 from typing import Any
 
@@ -8,22 +8,28 @@ from hypothesis import strategies as st
 
 from mail.mime import read_facts, trusted_results
 
-OURS = "Authentication-Results: mx.example.org;\r\n\t"
-BORDER = "Received: from far.example by mx.example.org; Tue, 01 Jan 2030 10:00:00 +0000\r\n"
-INNER = "Received: from mx.example.org by store.example.org; Tue, 01 Jan 2030 10:00:01 +0000\r\n"
-FAR = "Received: from laptop by far.example; Tue, 01 Jan 2030 09:59:00 +0000\r\n"
-FINE = "dmarc=pass header.from=bank.example\r\n"
-REST = "From: a@news.bank.example\r\nSubject: x\r\n\r\nHi\r\n"
+OUR_FIELD = "Authentication-Results: mx.example.org;\r\n\t"
+BORDER_RECEIVED = (
+    "Received: from far.example by mx.example.org; Tue, 01 Jan 2030 10:00:00 +0000\r\n"
+)
+INNER_RECEIVED = (
+    "Received: from mx.example.org by store.example.org; Tue, 01 Jan 2030 10:00:01 +0000\r\n"
+)
+REMOTE_RECEIVED = "Received: from laptop by far.example; Tue, 01 Jan 2030 09:59:00 +0000\r\n"
+DMARC_RESULT = "dmarc=pass header.from=bank.example\r\n"
+MESSAGE_END = "From: a@news.bank.example\r\nSubject: x\r\n\r\nHi\r\n"
 
 
-def verdict(head: str, *, hops: int = 1, ids: tuple[str, ...] = ("mx.example.org",)) -> Any:
-    found = read_facts((head + REST).encode())
+def parse_trusted_results(
+    header: str, *, hops: int = 1, ids: tuple[str, ...] = ("mx.example.org",)
+) -> Any:
+    facts = read_facts((header + MESSAGE_END).encode())
     return trusted_results(
-        found.authentication_results, ids, hops, found.from_[0].address.partition("@")[2]
+        facts.authentication_results, ids, hops, facts.from_[0].address.partition("@")[2]
     )
 
 
-def test_what_the_border_found_out_is_told() -> None:
+def test_results_of_border_server_are_returned() -> None:
     text = (
         "spf=pass (ok; really) smtp.mailfrom=bounce@Mail.Bank.example;\r\n"
         "\tdkim=fail header.d=evil.example;\r\n"
@@ -31,11 +37,11 @@ def test_what_the_border_found_out_is_told() -> None:
         "\tdkim = pass header.i=@bank.example; dmarc=pass (p=reject) header.from=bank.example;\r\n"
         "\tarc=none\r\n"
     )
-    found = verdict(OURS + text + BORDER + FAR)
-    results = found.pop("results")
+    parsed = parse_trusted_results(OUR_FIELD + text + BORDER_RECEIVED + REMOTE_RECEIVED)
+    results = parsed.pop("results")
     assert results.startswith("mx.example.org;")
     assert "header.i=@bank.example" in results
-    assert found == {
+    assert parsed == {
         "spf": "mail.bank.example",
         "dkim": "bank.example",
         "dmarc": "pass",
@@ -43,48 +49,67 @@ def test_what_the_border_found_out_is_told() -> None:
     }
 
 
-def test_several_fields_are_read_as_one_and_the_topmost_counts() -> None:
-    head = OURS + "dmarc=fail\r\n" + OURS + "dkim=pass header.d=x.example; dmarc=pass\r\n" + BORDER
-    found = verdict(head)
-    assert (found["dkim"], found["dmarc"]) == ("x.example", "fail")
-    assert found["results"].count("\n") == 1
+def test_topmost_of_several_fields_has_precedence() -> None:
+    header = (
+        OUR_FIELD
+        + "dmarc=fail\r\n"
+        + OUR_FIELD
+        + "dkim=pass header.d=x.example; dmarc=pass\r\n"
+        + BORDER_RECEIVED
+    )
+    parsed = parse_trusted_results(header)
+    assert (parsed["dkim"], parsed["dmarc"]) == ("x.example", "fail")
+    assert parsed["results"].count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    "head",
+    "header",
     [
-        BORDER + OURS + FINE,  # right below the border: whoever sent it may have written it
-        BORDER + FAR + OURS + FINE,
-        OURS + FINE,  # no border at all
-        "Authentication-Results: mx.far.example; " + FINE + BORDER,
-        "Authentication-Results: MX.example.org.evil.example; " + FINE + BORDER,
+        BORDER_RECEIVED
+        + OUR_FIELD
+        + DMARC_RESULT,  # below the border: the sender can have written it
+        BORDER_RECEIVED + REMOTE_RECEIVED + OUR_FIELD + DMARC_RESULT,
+        OUR_FIELD + DMARC_RESULT,  # no Received field of the border server
+        "Authentication-Results: mx.far.example; " + DMARC_RESULT + BORDER_RECEIVED,
+        "Authentication-Results: MX.example.org.evil.example; " + DMARC_RESULT + BORDER_RECEIVED,
         'Authentication-Results: (mx.example.org;) evil.example; "mx.example.org"; '
-        + FINE
-        + BORDER,
-        "X-Authentication-Results: mx.example.org; " + FINE + BORDER,
-        "ARC-Authentication-Results: i=1; mx.example.org; " + FINE + BORDER,
-        "Subject: x\r\n x\r\n" + BORDER,
+        + DMARC_RESULT
+        + BORDER_RECEIVED,
+        "X-Authentication-Results: mx.example.org; " + DMARC_RESULT + BORDER_RECEIVED,
+        "ARC-Authentication-Results: i=1; mx.example.org; " + DMARC_RESULT + BORDER_RECEIVED,
+        "Subject: x\r\n x\r\n" + BORDER_RECEIVED,
     ],
 )
-def test_what_others_can_have_written_is_not_believed(head: str) -> None:
-    assert verdict(head) is None
+def test_forgeable_field_is_not_trusted(header: str) -> None:
+    assert parse_trusted_results(header) is None
 
 
-def test_nobody_is_believed_unless_named() -> None:
-    assert verdict(OURS + FINE + BORDER, ids=()) is None
-    assert verdict(OURS + FINE + BORDER, ids=("MX.EXAMPLE.org",))["dmarc"] == "pass"
+def test_only_configured_authserv_id_is_trusted() -> None:
+    assert parse_trusted_results(OUR_FIELD + DMARC_RESULT + BORDER_RECEIVED, ids=()) is None
+    assert (
+        parse_trusted_results(OUR_FIELD + DMARC_RESULT + BORDER_RECEIVED, ids=("MX.EXAMPLE.org",))[
+            "dmarc"
+        ]
+        == "pass"
+    )
 
 
-def test_the_border_may_lie_behind_servers_of_ones_own() -> None:
-    head = INNER + OURS + FINE + BORDER
-    assert verdict(head) is None
-    assert verdict(head, hops=2)["dmarc"] == "pass"
-    assert verdict(INNER + BORDER + OURS + FINE + FAR, hops=2) is None
-    assert verdict(OURS + FINE + BORDER, hops=2) is None  # it did not come that way
+def test_border_server_can_be_several_hops_away() -> None:
+    header = INNER_RECEIVED + OUR_FIELD + DMARC_RESULT + BORDER_RECEIVED
+    assert parse_trusted_results(header) is None
+    assert parse_trusted_results(header, hops=2)["dmarc"] == "pass"
+    assert (
+        parse_trusted_results(
+            INNER_RECEIVED + BORDER_RECEIVED + OUR_FIELD + DMARC_RESULT + REMOTE_RECEIVED, hops=2
+        )
+        is None
+    )
+    # The message has one hop only.
+    assert parse_trusted_results(OUR_FIELD + DMARC_RESULT + BORDER_RECEIVED, hops=2) is None
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("results_text", "expected"),
     [
         ("none", (None, None, None, None)),
         ("spf=softfail smtp.mailfrom=x.example; dmarc=temperror", (None, None, None, None)),
@@ -99,12 +124,12 @@ def test_the_border_may_lie_behind_servers_of_ones_own() -> None:
         ("iprev=pass policy.iprev=192.0.2.1; =; ;; x", (None, None, None, None)),
     ],
 )  # fmt: skip
-def test_all_that_servers_write_is_read(said: str, expected: tuple[str | None, ...]) -> None:
-    found = verdict(f"{OURS}{said}\r\n{BORDER}")
-    assert tuple(found[name] for name in ("spf", "dkim", "dmarc", "arc")) == expected
+def test_field_syntax_is_parsed(results_text: str, expected: tuple[str | None, ...]) -> None:
+    parsed = parse_trusted_results(f"{OUR_FIELD}{results_text}\r\n{BORDER_RECEIVED}")
+    assert tuple(parsed[name] for name in ("spf", "dkim", "dmarc", "arc")) == expected
 
 
-PIECES = [
+FIELD_FRAGMENTS = [
     "mx.example.org",
     ";",
     "=",
@@ -121,7 +146,7 @@ PIECES = [
 ]
 
 
-@given(st.lists(st.sampled_from(PIECES), max_size=60).map("".join))
+@given(st.lists(st.sampled_from(FIELD_FRAGMENTS), max_size=60).map("".join))
 @settings(max_examples=500, deadline=None)
-def test_whatever_is_written_is_read(text: str) -> None:
-    verdict(f"Authentication-Results: {text}\r\n{BORDER}")
+def test_random_field_does_not_raise(text: str) -> None:
+    parse_trusted_results(f"Authentication-Results: {text}\r\n{BORDER_RECEIVED}")

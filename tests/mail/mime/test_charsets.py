@@ -1,4 +1,4 @@
-"""Charset labels: every text codec of Python, and the WHATWG Encoding Standard."""
+"""Charset labels of Python's text codecs and of the WHATWG Encoding Standard."""
 
 import base64
 import encodings
@@ -9,7 +9,7 @@ import pytest
 from mail.mime import body_text, parse_structure, read_facts
 from tests.support.mail.charset_samples import CHARSET_CODECS, text_in_codec
 
-WHATWG = {  # labels of https://encoding.spec.whatwg.org/#names-and-labels, by Python's codec
+WHATWG_LABELS = {  # https://encoding.spec.whatwg.org/#names-and-labels, by Python codec
     "utf_8": "unicode-1-1-utf-8 unicode11utf8 unicode20utf8 utf-8 utf8 x-unicode20utf8",
     "cp866": "866 cp866 csibm866 ibm866",
     "iso8859_2": "csisolatin2 iso-8859-2 iso-ir-101 iso8859-2 iso88592 iso_8859-2"
@@ -58,15 +58,17 @@ WHATWG = {  # labels of https://encoding.spec.whatwg.org/#names-and-labels, by P
     "utf_16_be": "unicodefffe utf-16be",
     "utf_16_le": "csunicode iso-10646-ucs-2 ucs-2 unicode unicodefeff utf-16 utf-16le",
 }
-LABELS = [(label, name) for name, labels in WHATWG.items() for label in labels.split()]
+LABELS_WITH_CODEC = [
+    (label, name) for name, labels in WHATWG_LABELS.items() for label in labels.split()
+]
 
 
-def read(label: str, codec: str, text: str) -> set[str | None]:
-    """The text as it is read from a subject, a body of each encoding, and a file name."""
+def decode_in_each_place(label: str, codec: str, text: str) -> set[str | None]:
+    """Return the texts decoded from subjects, a body and a file name with this charset label."""
     body = text.encode(codec)
     q_word = "".join(f"={byte:02X}" for byte in body)
     head = f"Subject: =?{label}?B?{base64.b64encode(body).decode()}?=\r\n".encode()
-    named = f"{label}''{quote_from_bytes(body, safe='')}"
+    filename = f"{label}''{quote_from_bytes(body, safe='')}"
     raw = (
         head
         + f"X-Other: =?{label.upper()}?Q?{q_word}?=\r\n".encode()
@@ -75,49 +77,55 @@ def read(label: str, codec: str, text: str) -> set[str | None]:
         + b"Content-Transfer-Encoding: base64\r\n\r\n"
         + base64.encodebytes(body)
         + b"\r\n--x\r\nContent-Type: application/pdf\r\n"
-        + f"Content-Disposition: attachment; filename*={named}\r\n\r\nx\r\n--x--\r\n".encode()
+        + f"Content-Disposition: attachment; filename*={filename}\r\n\r\nx\r\n--x--\r\n".encode()
     )
-    found = read_facts(raw)
-    (file,) = found.attachments
-    words = read_facts(head.replace(b"Subject: ", b"Subject: (") + b"\r\n").subject.removeprefix(
-        "("
-    )
-    q_only = read_facts(f"Subject: =?{label}?q?{q_word}?=\r\n\r\n".encode()).subject
-    return {found.subject, words, q_only, body_text(raw, parse_structure(raw)), file.filename}
+    facts = read_facts(raw)
+    (attachment,) = facts.attachments
+    subject_after_bracket = read_facts(
+        head.replace(b"Subject: ", b"Subject: (") + b"\r\n"
+    ).subject.removeprefix("(")
+    q_subject = read_facts(f"Subject: =?{label}?q?{q_word}?=\r\n\r\n".encode()).subject
+    return {
+        facts.subject,
+        subject_after_bracket,
+        q_subject,
+        body_text(raw, parse_structure(raw)),
+        attachment.filename,
+    }
 
 
-def test_the_standard_has_so_many_labels() -> None:
-    assert len(LABELS) == len(dict(LABELS)) == 221
+def test_whatwg_standard_has_221_labels() -> None:
+    assert len(LABELS_WITH_CODEC) == len(dict(LABELS_WITH_CODEC)) == 221
 
 
 @pytest.mark.parametrize("codec", CHARSET_CODECS)
-def test_every_codec_of_python_is_decoded_by_its_name(codec: str) -> None:
+def test_python_codec_name_is_decoded(codec: str) -> None:
     text = text_in_codec(codec)
     assert len(text) > 4
     for label in {codec, codec.replace("_", "-"), codec.upper()}:
-        assert read(label, codec, text) == {text}, label
+        assert decode_in_each_place(label, codec, text) == {text}, label
 
 
 @pytest.mark.parametrize("alias", sorted(encodings.aliases.aliases))
-def test_every_alias_of_python_is_decoded(alias: str) -> None:
+def test_python_codec_alias_is_decoded(alias: str) -> None:
     codec = encodings.aliases.aliases[alias]
     if codec in CHARSET_CODECS:
         text = text_in_codec(codec)
-        assert read(alias.replace("_", "-"), codec, text) == {text}
+        assert decode_in_each_place(alias.replace("_", "-"), codec, text) == {text}
 
 
-@pytest.mark.parametrize(("label", "codec"), LABELS)
-def test_every_label_of_the_web_is_decoded(label: str, codec: str) -> None:
+@pytest.mark.parametrize(("label", "codec"), LABELS_WITH_CODEC)
+def test_whatwg_label_is_decoded(label: str, codec: str) -> None:
     text = text_in_codec(codec)
     assert len(text) > 4
-    for written in {label, label.upper()}:
-        assert read(written, codec, text) == {text}, written
+    for spelling in {label, label.upper()}:
+        assert decode_in_each_place(spelling, codec, text) == {text}, spelling
 
 
 @pytest.mark.parametrize("name", ["idna", "punycode", "unicode-escape", "raw-unicode-escape",
                                   "undefined", "charmap", "rot-13", "hex", "base64", "zlib", "uu",
                                   "quopri", "bz2", "aliases"])  # fmt: skip
-def test_a_codec_that_is_no_charset_is_not_used(name: str) -> None:
+def test_python_codec_without_charset_is_not_used(name: str) -> None:
     for text in ("xn--bcher-kva", r"\u00fc", "uryyb", "6869", "Ã¼"):
         body = text.encode()
         subject = f"Subject: =?{name}?B?{base64.b64encode(body).decode()}?=\r\n\r\n"

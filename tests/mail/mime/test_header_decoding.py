@@ -1,4 +1,4 @@
-"""Values of headers as people and programs write them."""
+"""Decoding of header values."""
 
 from datetime import UTC, datetime
 
@@ -48,10 +48,8 @@ def test_encoded_words_are_decoded(value: str, expected: str) -> None:
         ("root", [("root", "")]),
     ],
 )
-def test_addresses_are_read_as_people_write_them(
-    value: str, expected: list[tuple[str | None, str]]
-) -> None:
-    assert [(each.name, each.address) for each in parse_address_list(value)] == expected
+def test_address_list_is_parsed(value: str, expected: list[tuple[str | None, str]]) -> None:
+    assert [(address.name, address.address) for address in parse_address_list(value)] == expected
 
 
 @pytest.mark.parametrize(
@@ -83,11 +81,11 @@ def test_file_names_are_decoded(value: str, expected: str) -> None:
         ("yesterday", None),
     ],
 )
-def test_dates_are_read_in_utc(value: str, expected: datetime | None) -> None:
+def test_date_is_parsed_in_utc(value: str, expected: datetime | None) -> None:
     assert parse_date(value) == expected
 
 
-def test_message_ids_are_found_in_and_out_of_brackets() -> None:
+def test_message_ids_are_parsed_with_and_without_brackets() -> None:
     assert parse_message_ids("<a@b>\t<c @d> junk") == ["<a@b>", "<c@d>"]
     assert parse_message_ids("a@b") == ["<a@b>"]
     assert parse_message_ids("your message of Tuesday") == []
@@ -97,10 +95,10 @@ def test_message_ids_are_found_in_and_out_of_brackets() -> None:
     "subject",
     ["Re: x", "AW: WG: x", "RE[2]: [list] Re: x", "x (fwd) (fwd)", "回复\uff1ax", "Fwd: SV: VS: X"],
 )
-def test_answers_and_forwards_have_one_base_subject(subject: str) -> None:
+def test_base_subject_has_no_reply_or_forward_prefix(subject: str) -> None:
     assert base_subject(subject) == "x"
 
 
-def test_a_subject_that_is_only_a_tag_stays() -> None:
+def test_base_subject_keeps_lone_tag() -> None:
     assert base_subject("Re: [tag]") == "[tag]"
     assert base_subject("Rest: x") == "rest: x"

@@ -1,4 +1,4 @@
-"""HTML of strangers is shown without harm."""
+"""Sanitizing of HTML from messages, and its conversion to text."""
 
 from html.parser import HTMLParser
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mail.mime import SanitizedHtml, html_to_text, sanitize_html
 
 
-def safe(html: str, *, remote_images: bool = False) -> SanitizedHtml:
+def sanitize(html: str, *, remote_images: bool = False) -> SanitizedHtml:
     return sanitize_html(
         html,
         allow_remote_images=remote_images,
@@ -40,8 +40,8 @@ def safe(html: str, *, remote_images: bool = False) -> SanitizedHtml:
         ("<img src=/local>", "<img>"),
     ],
 )  # fmt: skip
-def test_what_is_safe_is_kept(html: str, expected: str) -> None:
-    assert safe(html).html == expected
+def test_html_is_sanitized(html: str, expected: str) -> None:
+    assert sanitize(html).html == expected
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,12 @@ def test_what_is_safe_is_kept(html: str, expected: str) -> None:
         "file:///x",
     ],
 )
-def test_links_lead_to_the_web_or_nowhere(href: str) -> None:
-    assert "href" not in safe(f'<a href="{href}">x</a>').html
+def test_unsafe_link_target_is_removed(href: str) -> None:
+    assert "href" not in sanitize(f'<a href="{href}">x</a>').html
 
 
-def test_links_open_elsewhere_and_tell_nothing() -> None:
-    html = safe('<a href="https://x/?a=1&amp;b" target=_self rel=opener>x</a>').html
+def test_link_opens_new_window_without_referrer() -> None:
+    html = sanitize('<a href="https://x/?a=1&amp;b" target=_self rel=opener>x</a>').html
     assert html == '<a href="https://x/?a=1&amp;b" target="_blank" rel="noopener noreferrer">x</a>'
 
 
@@ -76,14 +76,14 @@ def test_links_open_elsewhere_and_tell_nothing() -> None:
     ],
 )
 def test_remote_images_are_blocked_and_counted(html: str) -> None:
-    found = safe(html)
-    assert found.blocked_images == 1
-    assert "//x" not in found.html
+    result = sanitize(html)
+    assert result.blocked_images == 1
+    assert "//x" not in result.html
 
 
-def test_remote_images_are_shown_when_wanted() -> None:
-    found = safe("<img src=http://x/a.png srcset='https://x/b.png 2x'>", remote_images=True)
-    assert found == SanitizedHtml(
+def test_remote_images_are_kept_if_allowed() -> None:
+    result = sanitize("<img src=http://x/a.png srcset='https://x/b.png 2x'>", remote_images=True)
+    assert result == SanitizedHtml(
         '<img src="http://x/a.png" srcset="https://x/b.png 2x">', 0, too_complex=False
     )
 
@@ -97,10 +97,10 @@ def test_remote_images_are_shown_when_wanted() -> None:
         "<table><td>" * 400 + "<b>",
     ],
 )
-def test_what_is_too_complex_is_shown_as_text(html: str) -> None:
-    found = safe(html)
-    assert found.too_complex
-    assert found.html.count("<") == 2
+def test_too_complex_html_is_shown_as_text(html: str) -> None:
+    result = sanitize(html)
+    assert result.too_complex
+    assert result.html.count("<") == 2
 
 
 @pytest.mark.parametrize(
@@ -112,8 +112,8 @@ def test_what_is_too_complex_is_shown_as_text(html: str) -> None:
         "<div>" * 400 + "<script></div></script>" * 400 + "<div>" * 400,
     ],
 )
-def test_nothing_hides_depth_from_the_count(html: str) -> None:
-    assert safe(html).too_complex
+def test_hidden_nesting_is_too_complex(html: str) -> None:
+    assert sanitize(html).too_complex
 
 
 @pytest.mark.parametrize(
@@ -126,12 +126,12 @@ def test_nothing_hides_depth_from_the_count(html: str) -> None:
         "<br>" * 3000,
     ],
 )
-def test_elements_that_end_by_themselves_are_not_deep(html: str) -> None:
-    assert not safe(html).too_complex
+def test_implicitly_closed_elements_are_not_too_complex(html: str) -> None:
+    assert not sanitize(html).too_complex
 
 
-class Seen(HTMLParser):
-    """Gathers what a parser sees in HTML."""
+class TagCollector(HTMLParser):
+    """A parser that collects the tags, attribute names and attribute values of HTML."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,24 +145,28 @@ class Seen(HTMLParser):
         self.values.extend(value or "" for _, value in attrs)
 
 
-HOSTILE = """
+HOSTILE_FRAGMENTS = """
     < > </ p div table td a href= src= javascript:x ' " <!-- --> <script <style> <svg> <math> <img
     on onerror=x = &lt; &#60; / <![CDATA[ ]]> <textarea> <noscript> style= url(http://x) <a <title>
 """
 
 
-@given(st.lists(st.sampled_from([*HOSTILE.split(), " ", "\0", "\n"]), max_size=40).map("".join))
+@given(
+    st.lists(st.sampled_from([*HOSTILE_FRAGMENTS.split(), " ", "\0", "\n"]), max_size=40).map(
+        "".join
+    )
+)
 @settings(max_examples=1000, deadline=None)
-def test_whatever_the_html_nothing_dangerous_is_left(html: str) -> None:
-    seen = Seen()
-    seen.feed(safe(html).html)
-    assert not seen.tags & {"script", "style", "svg", "math", "textarea", "noscript", "title"}
-    assert not seen.names & {"onerror", "on"}
-    assert not any("url(" in value or "javascript:" in value for value in seen.values)
+def test_random_html_contains_nothing_dangerous_after_sanitizing(html: str) -> None:
+    collector = TagCollector()
+    collector.feed(sanitize(html).html)
+    assert not collector.tags & {"script", "style", "svg", "math", "textarea", "noscript", "title"}
+    assert not collector.names & {"onerror", "on"}
+    assert not any("url(" in value or "javascript:" in value for value in collector.values)
     html_to_text(html)
 
 
-def test_html_becomes_text_with_lines_and_quotes() -> None:
+def test_html_is_converted_to_text() -> None:
     html = """<html><head><title>t</title></head><body><p>Dear  Ada,</p>one<br>two
         <ul><li>first<li>second</ul><blockquote>said<br>he</blockquote>
         <table><tr><td>1<td>2</table>&lt;b&gt; caf&eacute;<pre>x

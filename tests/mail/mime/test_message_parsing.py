@@ -1,4 +1,4 @@
-"""What is read of ordinary and of sloppy mail."""
+"""Parsing of ordinary and of malformed messages."""
 
 import asyncio
 import multiprocessing
@@ -10,7 +10,7 @@ import pytest
 
 from mail.mime import (
     MemorySource,
-    body_html,
+    body_html_parts,
     body_text,
     close_readers,
     decoded_content,
@@ -23,7 +23,7 @@ from mail.mime import (
     walk_parts,
 )
 
-ALTERNATIVE = b"""\
+NESTED_MESSAGE = b"""\
 From: =?utf-8?q?J=C3=B6rg?= <joerg@xn--bcher-kva.example>\r
 To: Ada <ada@example.com>,\r
  bob@example.com\r
@@ -94,18 +94,18 @@ epilogue\r
 """
 
 
-def plain(header: bytes, body: bytes) -> bytes:
+def raw_message(header: bytes, body: bytes) -> bytes:
     return header + b"\r\n\r\n" + body
 
 
-def text(header: bytes, body: bytes) -> str:
-    raw = plain(header, body)
+def decode_text(header: bytes, body: bytes) -> str:
+    raw = raw_message(header, body)
     return part_text(raw, parse_structure(raw))
 
 
-def test_sections_are_numbered_as_imap_numbers_them() -> None:
+def test_sections_are_numbered_like_imap() -> None:
     assert [
-        (part.section, part.content_type) for part in walk_parts(parse_structure(ALTERNATIVE))
+        (part.section, part.content_type) for part in walk_parts(parse_structure(NESTED_MESSAGE))
     ] == [
         ("", "multipart/mixed"),
         ("1", "multipart/related"),
@@ -122,120 +122,128 @@ def test_sections_are_numbered_as_imap_numbers_them() -> None:
     assert [part.section for part in walk_parts(parse_structure(b"Subject: x\r\n\r\nx"))] == ["1"]
 
 
-def test_a_single_part_inside_a_message_has_a_number_of_its_own() -> None:
+def test_single_part_of_attached_message_has_own_number() -> None:
     raw = b"Content-Type: message/rfc822\n\nContent-Type: message/rfc822\n\nSubject: x\n\ny"
     assert [part.section for part in walk_parts(parse_structure(raw))] == ["1", "1.1", "1.1.1"]
 
 
-def test_the_facts_of_a_message_are_read() -> None:
-    found = read_facts(ALTERNATIVE)
-    assert found.subject == "Re: [team] Café menu"
-    assert found.base_subject == "café menu"
-    assert [(each.name, each.address) for each in found.from_] == [("Jörg", "joerg@bücher.example")]
-    assert [each.address for each in found.to] == ["ada@example.com", "bob@example.com"]
-    assert [each.name for each in found.cc] == [None, "D, E"]
-    assert found.date == datetime(2030, 1, 1, 9, tzinfo=UTC)
-    assert found.message_id == "<own@example.com>"
-    assert found.in_reply_to == "<first@example.com>"
-    assert found.references == ["<zero@example.com>", "<first@example.com>"]
-    assert found.list_id == "team.example.com"
-    assert found.list_unsubscribe_url == "https://example.com/off?x=1"
-    assert found.one_click
-    assert not found.auto_submitted
-    assert not found.encrypted
-    assert found.preview == "Hello world"
-    assert ALTERNATIVE[found.header_size :].startswith(b"preamble")
+def test_message_facts_are_read() -> None:
+    facts = read_facts(NESTED_MESSAGE)
+    assert facts.subject == "Re: [team] Café menu"
+    assert facts.base_subject == "café menu"
+    assert [(address.name, address.address) for address in facts.from_] == [
+        ("Jörg", "joerg@bücher.example")
+    ]
+    assert [address.address for address in facts.to] == ["ada@example.com", "bob@example.com"]
+    assert [address.name for address in facts.cc] == [None, "D, E"]
+    assert facts.date == datetime(2030, 1, 1, 9, tzinfo=UTC)
+    assert facts.message_id == "<own@example.com>"
+    assert facts.in_reply_to == "<first@example.com>"
+    assert facts.references == ["<zero@example.com>", "<first@example.com>"]
+    assert facts.list_id == "team.example.com"
+    assert facts.list_unsubscribe_url == "https://example.com/off?x=1"
+    assert facts.one_click
+    assert not facts.auto_submitted
+    assert not facts.encrypted
+    assert facts.preview == "Hello world"
+    assert NESTED_MESSAGE[facts.header_size :].startswith(b"preamble")
 
 
-def test_attachments_are_files_and_an_attached_message_is_one() -> None:
-    found = read_facts(ALTERNATIVE)
-    assert [(each.part, each.filename, each.related) for each in found.attachments] == [
+def test_files_and_attached_message_are_attachments() -> None:
+    facts = read_facts(NESTED_MESSAGE)
+    assert [
+        (attachment.part, attachment.filename, attachment.related)
+        for attachment in facts.attachments
+    ] == [
         ("1.2", "logo.png", True),
         ("2", "Ü.pdf", False),
         ("3", "The inner one.eml", False),
     ]
-    assert found.attachment_count == 2
-    logo = found.attachments[0]
+    assert facts.attachment_count == 2
+    logo = facts.attachments[0]
     assert (logo.size, logo.hash, logo.cid) == (5, sha256(b"hello").hexdigest(), "logo@x")
 
 
-def test_words_for_the_index_come_from_everywhere() -> None:
-    words = read_facts(ALTERNATIVE).search_text
+def test_search_text_contains_header_body_and_file_names() -> None:
+    search_text = read_facts(NESTED_MESSAGE).search_text
     for word in ("Café", "Jörg", "joerg@", "d@example.com", "quoted", "Ü.pdf"):
-        assert word in words
-    assert "inner text" not in words
+        assert word in search_text
+    assert "inner text" not in search_text
     assert len(read_facts(b"\n\n" + "ä".encode() * 900_000).search_text.encode()) <= 256 << 10
 
 
-def test_an_answer_shares_keys_with_what_it_answers_unless_the_subject_is_new() -> None:
-    first = read_facts(b"Message-ID: <first@example.com>\nSubject: [team] caf\xc3\xa9 menu\n\n")
-    answer = read_facts(ALTERNATIVE)
-    other = read_facts(ALTERNATIVE.replace(b"menu", b"bill"))
-    assert first.thread_keys[0] in answer.thread_keys
-    assert first.thread_keys[0] != answer.thread_keys[0]
-    assert not set(answer.thread_keys) & set(other.thread_keys)
+def test_reply_shares_thread_key_unless_subject_changes() -> None:
+    original = read_facts(b"Message-ID: <first@example.com>\nSubject: [team] caf\xc3\xa9 menu\n\n")
+    reply = read_facts(NESTED_MESSAGE)
+    reply_with_new_subject = read_facts(NESTED_MESSAGE.replace(b"menu", b"bill"))
+    assert original.thread_keys[0] in reply.thread_keys
+    assert original.thread_keys[0] != reply.thread_keys[0]
+    assert not set(reply.thread_keys) & set(reply_with_new_subject.thread_keys)
 
 
-def test_outlook_conversations_share_the_head_of_their_index() -> None:
-    one, two, other = (
+def test_thread_index_prefix_is_thread_key() -> None:
+    first_keys, second_keys, other_keys = (
         read_facts(b"Thread-Index: " + index + b"\n\n").thread_keys
         for index in (b"A" * 22 + b"xyz", b"A" * 22 + b"other", b"B" * 22)
     )
-    assert one == two != other
+    assert first_keys == second_keys != other_keys
 
 
-def test_text_and_html_outside_an_alternative_stand_for_each_other() -> None:
+def test_text_and_html_parts_of_mixed_are_converted() -> None:
     raw = (
         b"Content-Type: multipart/mixed; boundary=x\n\n--x\n\na < b\nc\n\nd\n--x\n"
         b"Content-Type: text/html\n\n<p>one<p>two\n--x--\n"
     )
     root = parse_structure(raw)
-    assert body_html(raw, root) == ["<p>a &lt; b<br/>\nc</p>\n<p>d</p>", "<p>one<p>two"]
+    assert body_html_parts(raw, root) == ["<p>a &lt; b<br/>\nc</p>\n<p>d</p>", "<p>one<p>two"]
     assert body_text(raw, root) == "a < b\nc\n\nd\none\n\ntwo"
 
 
-def test_in_an_alternative_each_form_stands_for_itself() -> None:
-    root = parse_structure(ALTERNATIVE)
-    assert body_html(ALTERNATIVE, root) == ["<p>Hello <b>HTML</b></p>"]
-    assert (body_text(ALTERNATIVE, root) or "").startswith("Hello\n> quoted")
+def test_text_and_html_of_alternative_are_not_converted() -> None:
+    root = parse_structure(NESTED_MESSAGE)
+    assert body_html_parts(NESTED_MESSAGE, root) == ["<p>Hello <b>HTML</b></p>"]
+    assert (body_text(NESTED_MESSAGE, root) or "").startswith("Hello\n> quoted")
 
 
-def test_an_alternative_of_one_form_has_the_other_too() -> None:
+def test_alternative_with_only_html_has_text() -> None:
     part = b"\n--x\nContent-Type: text/html\n\n<b>hi\n--x--"
     raw = b"Content-Type: multipart/alternative; boundary=x\n" + part
     assert body_text(raw, parse_structure(raw)) == "hi"
     assert read_facts(raw).preview == "hi"
 
 
-def test_a_message_is_read_from_a_source_as_from_memory() -> None:
-    root = parse_structure(ALTERNATIVE)
-    source = MemorySource(ALTERNATIVE)
-    assert len(source) == len(ALTERNATIVE)
-    assert body_text(source, root) == body_text(ALTERNATIVE, root)
+def test_memory_source_is_read_like_bytes() -> None:
+    root = parse_structure(NESTED_MESSAGE)
+    source = MemorySource(NESTED_MESSAGE)
+    assert len(source) == len(NESTED_MESSAGE)
+    assert body_text(source, root) == body_text(NESTED_MESSAGE, root)
     pdf = find_part(root, "2")
     assert pdf is not None
     assert decoded_content(source, pdf) == b"%PDF"
-    assert [each.key for each in decoded_fields(source, pdf)] == [
+    assert [field.key for field in decoded_fields(source, pdf)] == [
         "Content-Type",
         "Content-Disposition",
     ]
 
 
-def test_an_attached_text_is_no_body_and_an_invitation_is_a_file() -> None:
+def test_attached_text_and_calendar_part_are_attachments() -> None:
     raw = (
         b"Content-Type: multipart/mixed; boundary=x\n\n--x\n\nbody\n--x\n"
         b"Content-Disposition: attachment; filename=log.txt\n\nlog\n--x\n"
         b"Content-Type: text/calendar; method=REQUEST\n\nBEGIN:VCALENDAR\n--x--\n"
     )
-    found = read_facts(raw)
-    assert [each.content_type for each in found.attachments] == ["text/plain", "text/calendar"]
-    assert body_text(raw, found.structure) == "body"
+    facts = read_facts(raw)
+    assert [attachment.content_type for attachment in facts.attachments] == [
+        "text/plain",
+        "text/calendar",
+    ]
+    assert body_text(raw, facts.structure) == "body"
 
 
-def test_headers_keep_their_order_and_their_folds() -> None:
+def test_decoded_fields_keep_order_and_folding() -> None:
     raw = b"A: one\r\n two\r\nB: =?utf-8?b?w6Q=?=\r\na: \xc3\xa4\r\n\r\n"
     assert [
-        (each.key, each.value, each.raw) for each in decoded_fields(raw, parse_structure(raw))
+        (field.key, field.value, field.raw) for field in decoded_fields(raw, parse_structure(raw))
     ] == [
         ("A", "one two", "A: one\n two"),
         ("B", "ä", "B: =?utf-8?b?w6Q=?="),
@@ -244,8 +252,8 @@ def test_headers_keep_their_order_and_their_folds() -> None:
 
 
 @pytest.mark.parametrize("line_end", [b"\r\n", b"\n", b"\r", b"\r\r\n"])
-def test_any_line_end_will_do(line_end: bytes) -> None:
-    raw = ALTERNATIVE.replace(b"\r\n", line_end)
+def test_message_with_any_line_end_is_parsed(line_end: bytes) -> None:
+    raw = NESTED_MESSAGE.replace(b"\r\n", line_end)
     assert len(list(walk_parts(parse_structure(raw)))) == 11
     assert read_facts(raw).subject == "Re: [team] Café menu"
 
@@ -261,7 +269,7 @@ def test_any_line_end_will_do(line_end: bytes) -> None:
         (b"\nbody", b"body"),
     ],
 )
-def test_damaged_header_blocks_still_lead_to_the_body(raw: bytes, body: bytes) -> None:
+def test_body_is_found_after_damaged_header(raw: bytes, body: bytes) -> None:
     assert decoded_content(raw, parse_structure(raw)) == body
 
 
@@ -274,24 +282,24 @@ def test_damaged_header_blocks_still_lead_to_the_body(raw: bytes, body: bytes) -
         b"Content-Type: multipart/mixed; boundary=x\n\n--x\n--x\n\na\n--x\n\nb\n--x--\n--x\n\nc",
     ],
 )  # fmt: skip
-def test_sloppy_boundaries_still_delimit(raw: bytes) -> None:
+def test_malformed_boundary_lines_separate_parts(raw: bytes) -> None:
     assert [decoded_content(raw, part) for part in parse_structure(raw).parts] == [b"a", b"b"]
 
 
-def test_a_line_that_only_begins_like_a_boundary_is_content() -> None:
+def test_line_with_boundary_as_prefix_is_content() -> None:
     raw = b"Content-Type: multipart/mixed; boundary=x\n\n--x\n\na\n--xy\n ---x\n--x--"
     assert [decoded_content(raw, part) for part in parse_structure(raw).parts] == [
         b"a\n--xy\n ---x"
     ]
 
 
-def test_a_multipart_without_boundary_shows_its_text() -> None:
+def test_multipart_without_boundary_is_read_as_text() -> None:
     raw = b"Content-Type: multipart/mixed\n\nhello"
     assert read_facts(raw).preview == "hello"
     assert read_facts(raw).attachments == []
 
 
-def test_parts_of_a_digest_are_messages() -> None:
+def test_digest_parts_are_messages() -> None:
     raw = b"Content-Type: multipart/digest; boundary=x\n\n--x\n\nSubject: inner\n\nhi\n--x--"
     assert read_facts(raw).attachments[0].filename == "inner.eml"
 
@@ -317,20 +325,20 @@ def test_parts_of_a_digest_are_messages() -> None:
         ("idna", b"\xe4", "ä"),
     ],
 )
-def test_charsets_are_what_their_senders_mean(label: str, body: bytes, expected: str) -> None:
-    assert text(f"Content-Type: text/plain; charset={label}".encode(), body) == expected
+def test_body_charset_is_decoded(label: str, body: bytes, expected: str) -> None:
+    assert decode_text(f"Content-Type: text/plain; charset={label}".encode(), body) == expected
 
 
-def test_html_without_label_may_name_its_charset_itself() -> None:
+def test_html_charset_is_read_from_meta_element() -> None:
     body = b'<meta http-equiv=x content="text/html; charset=koi8-r"><p>\xd0'
-    assert text(b"Content-Type: text/html", body).endswith("п")
+    assert decode_text(b"Content-Type: text/html", body).endswith("п")
 
 
 def test_flowed_lines_are_joined() -> None:
     body = b"one \r\ntwo\r\n> > q \r\n>> r\r\n  stuffed\r\n-- \r\nAda"
-    kind = b"Content-Type: text/plain; format=flowed"
-    assert text(kind, body) == "one two\n>> q r\n stuffed\n-- \nAda"
-    assert text(kind + b"; delsp=yes", b"on \r\ne") == "one"
+    content_type = b"Content-Type: text/plain; format=flowed"
+    assert decode_text(content_type, body) == "one two\n>> q r\n stuffed\n-- \nAda"
+    assert decode_text(content_type + b"; delsp=yes", b"on \r\ne") == "one"
 
 
 @pytest.mark.parametrize(
@@ -344,15 +352,15 @@ def test_flowed_lines_are_joined() -> None:
         (b"bogus", b"=41", b"=41"),
     ],
 )
-def test_transfer_encodings_are_undone(encoding: bytes, body: bytes, expected: bytes) -> None:
-    raw = plain(b"Content-Transfer-Encoding: " + encoding, body)
+def test_transfer_encoding_is_decoded(encoding: bytes, body: bytes, expected: bytes) -> None:
+    raw = raw_message(b"Content-Transfer-Encoding: " + encoding, body)
     assert decoded_content(raw, parse_structure(raw)) == expected
 
 
-def test_a_preview_ends_at_a_word() -> None:
-    found = read_facts(b"Content-Type: text/plain\n\n" + b"seven77 " * 100).preview
-    assert len(found) <= 255
-    assert found.endswith("seven77…")
+def test_preview_ends_at_word_boundary() -> None:
+    preview = read_facts(b"Content-Type: text/plain\n\n" + b"seven77 " * 100).preview
+    assert len(preview) <= 255
+    assert preview.endswith("seven77…")
     assert len(read_facts(b"\n" + b"x" * 1000).preview) == 255
 
 
@@ -366,25 +374,25 @@ def test_a_preview_ends_at_a_word() -> None:
         (b"Content-Type: text/plain", False),
     ],
 )
-def test_encrypted_mail_is_known_by_its_type(header: bytes, expected: bool) -> None:
+def test_encrypted_message_is_detected_by_content_type(header: bytes, expected: bool) -> None:
     assert read_facts(header + b"\n\n").encrypted is expected
 
 
-def test_automatic_mail_says_so() -> None:
+def test_auto_submitted_field_is_read() -> None:
     assert read_facts(b"Auto-Submitted: auto-replied; x=y\n\n").auto_submitted
     assert not read_facts(b"Auto-Submitted: no\n\n").auto_submitted
 
 
-async def test_mail_of_every_size_reads_alike(tmp_path: Path) -> None:
+async def test_message_of_each_size_has_same_facts_in_async_reader(tmp_path: Path) -> None:
     for size in (100, 100 << 10, 2 << 20):
-        raw = plain(b"Subject: hi", b"x" * size)
+        raw = raw_message(b"Subject: hi", b"x" * size)
         (tmp_path / "mail").write_bytes(raw)
         assert await read_message_facts(raw) == read_facts(raw)
         assert await read_message_facts(tmp_path / "mail") == read_facts(raw)
     await close_readers()
 
 
-async def test_the_deepest_message_comes_back_from_the_other_process() -> None:
+async def test_deeply_nested_message_is_returned_by_helper_process() -> None:
     opening = b"".join(
         b"Content-Type: multipart/mixed; boundary=b%d\n\n--b%d\n" % (n, n) for n in range(200)
     )
@@ -393,28 +401,28 @@ async def test_the_deepest_message_comes_back_from_the_other_process() -> None:
     await close_readers()
 
 
-async def test_a_killed_reader_costs_no_message() -> None:
-    raw = plain(b"Subject: hi", b"x" * (2 << 20))
+async def test_message_is_read_after_helper_process_is_killed() -> None:
+    raw = raw_message(b"Subject: hi", b"x" * (2 << 20))
     await read_message_facts(raw)
-    reader = multiprocessing.active_children()[0]
-    reader.kill()
-    for _ in range(2):  # the first may meet the dead process, the second a new one
+    helper_process = multiprocessing.active_children()[0]
+    helper_process.kill()
+    for _ in range(2):  # the first call can meet the dead process, the second a new one
         assert (await read_message_facts(raw)).subject == "hi"
     await close_readers()
 
 
-async def test_a_large_message_holds_nobody_up() -> None:
-    raw = plain(
+async def test_large_message_does_not_block_event_loop() -> None:
+    raw = raw_message(
         b"Content-Type: multipart/mixed; boundary=x", b"--x\r\n\r\n" + b"y\n--z\n" * 2_000_000
     )
-    await read_message_facts(plain(b"Subject: warm", b"x" * (2 << 20)))
-    longest = 0.0
+    await read_message_facts(raw_message(b"Subject: warm", b"x" * (2 << 20)))
+    longest_pause = 0.0
     loop = asyncio.get_running_loop()
-    reading = asyncio.create_task(read_message_facts(raw))
-    while not reading.done():
-        before = loop.time()
+    read_task = asyncio.create_task(read_message_facts(raw))
+    while not read_task.done():
+        started_at = loop.time()
         await asyncio.sleep(0.001)
-        longest = max(longest, loop.time() - before)
-    assert len((await reading).structure.parts) == 1
-    assert longest < 0.5
+        longest_pause = max(longest_pause, loop.time() - started_at)
+    assert len((await read_task).structure.parts) == 1
+    assert longest_pause < 0.5
     await close_readers()

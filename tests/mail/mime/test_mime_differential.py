@@ -1,4 +1,4 @@
-"""Correct mail reads as the standard library reads it; and its own test mail, too."""
+"""Correct messages, and the test messages of Python, are parsed like by the standard library."""
 
 import email
 import importlib.util
@@ -16,20 +16,22 @@ from mail.mime import decoded_content, parse_structure, read_facts, walk_parts
 from mail.mime.header_parameters import safe_filename
 from tests.support.run_scope import CI
 
-WORDS = st.text(
+UNICODE_TEXTS = st.text(
     st.characters(blacklist_categories=["Cs", "Cc", "Zl", "Zp", "Zs"]) | st.just(" "),
     min_size=1,
     max_size=40,
 ).map(lambda text: " ".join(text.split()) or "x")
-# "=?" in plain text is where the library and we, and everyone, may differ.
-PLAIN_WORDS = WORDS.filter(lambda text: "=?" not in text)
-LOCAL = st.from_regex(r"[a-z0-9]{1,9}(\.[a-z0-9]{1,9})?", fullmatch=True)
-# One in each header: between two the library sometimes encodes the comma.
-PEOPLE = st.lists(st.tuples(PLAIN_WORDS, LOCAL), min_size=3, max_size=3)
-FILES = st.lists(st.tuples(PLAIN_WORDS, st.binary(max_size=300)), max_size=3)
+# Parsers differ in how they read "=?" in plain text.
+TEXTS_WITHOUT_ENCODED_WORDS = UNICODE_TEXTS.filter(lambda text: "=?" not in text)
+LOCAL_PARTS = st.from_regex(r"[a-z0-9]{1,9}(\.[a-z0-9]{1,9})?", fullmatch=True)
+# One address in each header field. The library sometimes encodes the comma between two.
+NAMED_ADDRESSES = st.lists(
+    st.tuples(TEXTS_WITHOUT_ENCODED_WORDS, LOCAL_PARTS), min_size=3, max_size=3
+)
+ATTACHMENTS = st.lists(st.tuples(TEXTS_WITHOUT_ENCODED_WORDS, st.binary(max_size=300)), max_size=3)
 
 
-def built(
+def build_message(
     subject: str, people: list[tuple[str, str]], text: str, files: list[tuple[str, bytes]]
 ) -> bytes:
     message = EmailMessage(SMTP)
@@ -43,65 +45,67 @@ def built(
     return message.as_bytes()
 
 
-@given(PLAIN_WORDS, PEOPLE, WORDS, FILES)
+@given(TEXTS_WITHOUT_ENCODED_WORDS, NAMED_ADDRESSES, UNICODE_TEXTS, ATTACHMENTS)
 @settings(max_examples=300, deadline=None)
-def test_mail_of_the_standard_library_reads_as_it_was_written(
+def test_message_of_standard_library_is_parsed_as_written(
     subject: str, people: list[tuple[str, str]], text: str, files: list[tuple[str, bytes]]
 ) -> None:
-    raw = built(subject, people, text, files)
-    theirs = email.message_from_bytes(raw, policy=SMTP)
-    found = read_facts(raw)
-    # As it was written: the library puts blanks between encoded words when it reads names.
-    assert found.subject == subject
-    assert [(each.name, each.address) for each in (*found.from_, *found.to, *found.cc)] == [
-        (name, f"{local}@example.com") for name, local in people
-    ]
-    assert [each.filename for each in found.attachments] == [
-        safe_filename(part.get_filename() or "") for part in theirs.iter_attachments()
+    raw = build_message(subject, people, text, files)
+    parsed = email.message_from_bytes(raw, policy=SMTP)
+    facts = read_facts(raw)
+    # Names are compared with the input: the library adds blanks between encoded words.
+    assert facts.subject == subject
+    assert [
+        (address.name, address.address) for address in (*facts.from_, *facts.to, *facts.cc)
+    ] == [(name, f"{local}@example.com") for name, local in people]
+    assert [attachment.filename for attachment in facts.attachments] == [
+        safe_filename(part.get_filename() or "") for part in parsed.iter_attachments()
     ]
     assert [
-        decoded_content(raw, part) for part in walk_parts(found.structure) if not part.parts
-    ] == [part.get_payload(decode=True) for part in theirs.walk() if not part.is_multipart()]
-    assert [each.size for each in found.attachments] == [len(body) for _, body in files]
+        decoded_content(raw, part) for part in walk_parts(facts.structure) if not part.parts
+    ] == [part.get_payload(decode=True) for part in parsed.walk() if not part.is_multipart()]
+    assert [attachment.size for attachment in facts.attachments] == [len(body) for _, body in files]
 
 
-def python_mail() -> Iterator[Path]:
-    """Find the e-mail test data of this Python; Debian has it in libpython3.11-testsuite."""
+def python_test_messages() -> Iterator[Path]:
+    """Yield the e-mail test files of Python. Debian has them in libpython3.11-testsuite."""
     spec = importlib.util.find_spec("test") and importlib.util.find_spec("test.test_email")
     for folder in (spec and spec.submodule_search_locations) or []:
         yield from sorted(Path(folder, "data").glob("msg_*.txt"))
 
 
-# One boundary for inner and outer multiparts: the library loses parts there, we do not.
-WE_READ_MORE = {"msg_15.txt": 5, "msg_39.txt": 12}
+# Part counts of files with one boundary for nested multiparts. The library loses parts there.
+PARTS_ONLY_WE_FIND = {"msg_15.txt": 5, "msg_39.txt": 12}
 
 
-def test_the_mail_that_python_is_tested_with_is_there() -> None:
-    if not list(python_mail()) and not CI:
+def test_messages_of_python_test_suite_are_installed() -> None:
+    if not list(python_test_messages()) and not CI:
         pytest.skip("this Python came without its tests")
-    assert len(list(python_mail())) > 40
+    assert len(list(python_test_messages())) > 40
 
 
-@pytest.mark.parametrize("path", list(python_mail()), ids=lambda path: path.name)
-def test_the_mail_that_python_is_tested_with_has_the_same_parts(path: Path) -> None:
+@pytest.mark.parametrize("path", list(python_test_messages()), ids=lambda path: path.name)
+def test_parts_match_standard_library(path: Path) -> None:
     raw = path.read_bytes()
-    ours = list(walk_parts(parse_structure(raw)))
-    if path.name in WE_READ_MORE:
-        assert len(ours) == WE_READ_MORE[path.name]
+    our_parts = list(walk_parts(parse_structure(raw)))
+    if path.name in PARTS_ONLY_WE_FIND:
+        assert len(our_parts) == PARTS_ONLY_WE_FIND[path.name]
         return
-    theirs = list(their_parts(email.message_from_bytes(raw)))
-    assert [part.content_type for part in ours] == [part.get_content_type() for part in theirs]
-    for our, their in zip(ours, theirs, strict=True):
+    library_parts = list(walk_library_parts(email.message_from_bytes(raw)))
+    assert [part.content_type for part in our_parts] == [
+        part.get_content_type() for part in library_parts
+    ]
+    for our_part, library_part in zip(our_parts, library_parts, strict=True):
         assert (
-            our.filename == safe_filename(their.get_filename() or "")
-            or our.content_type == "message/external-body"
+            our_part.filename == safe_filename(library_part.get_filename() or "")
+            or our_part.content_type == "message/external-body"
         )
-        if our.content_type.partition("/")[0] not in ("multipart", "message"):
-            assert decoded_content(raw, our) == their.get_payload(decode=True)
+        if our_part.content_type.partition("/")[0] not in ("multipart", "message"):
+            assert decoded_content(raw, our_part) == library_part.get_payload(decode=True)
 
 
-def their_parts(message: Message) -> Iterator[Message]:
-    """Walk as the library does, but not into the kinds of message that hold none."""
+def walk_library_parts(message: Message) -> Iterator[Message]:
+    """Walk the parts like the library, but don't enter message types other than message/rfc822."""
     yield message
     if (
         message.get_content_maintype() == "multipart"
@@ -110,4 +114,4 @@ def their_parts(message: Message) -> Iterator[Message]:
         payload = message.get_payload()
         for part in payload if isinstance(payload, list) else []:
             assert isinstance(part, Message)
-            yield from their_parts(part)
+            yield from walk_library_parts(part)

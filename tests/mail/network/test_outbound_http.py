@@ -1,4 +1,4 @@
-"""Bodies of answers: as they are told to end, and of no more bytes than are wanted."""
+"""Response bodies of outbound HTTP: framing and the limit of their size."""
 
 import asyncio
 
@@ -7,105 +7,115 @@ import pytest
 from mail.network.outbound_http import HttpRequestFailed, HttpTarget, NetworkPolicy, post_and_read
 from tests.support.mail_servers.scanner_servers import Rude, endless, rude, says, silent
 
-GATE = NetworkPolicy(allows_private=True, timeout_seconds=5.0)
-MOST = 10
-OK = b"HTTP/1.1 200 OK\r\n"
-CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+POLICY = NetworkPolicy(allows_private=True, timeout_seconds=5.0)
+MAX_BODY_BYTES = 10
+OK_LINE = b"HTTP/1.1 200 OK\r\n"
+CHUNKED_HEADER = OK_LINE + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
-async def asked(way: Rude, most: int = MOST, gate: NetworkPolicy = GATE) -> tuple[int, bytes]:
-    """What is heard of a server that answers this way."""
-    async with rude(way) as port:
+async def post_to_server(
+    behaviour: Rude, max_bytes: int = MAX_BODY_BYTES, policy: NetworkPolicy = POLICY
+) -> tuple[int, bytes]:
+    """Post to a server with this behaviour and return status and body."""
+    async with rude(behaviour) as port:
         return await post_and_read(
-            HttpTarget(False, "127.0.0.1", port, "/"), {}, b"x=1", gate, most
+            HttpTarget(False, "127.0.0.1", port, "/"), {}, b"x=1", policy, max_bytes
         )
 
 
-def and_waits(*answers: bytes) -> Rude:
-    """Say this piece by piece, and stay on the line."""
+def stalling_response(*chunks: bytes) -> Rude:
+    """Return a server behaviour: send these chunks and keep the connection open."""
 
-    async def way(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1024)
-        for each in answers:
-            writer.write(each)
+        for chunk in chunks:
+            writer.write(chunk)
             await writer.drain()
             await asyncio.sleep(0.02)
         await asyncio.Event().wait()
 
-    return way
+    return respond
 
 
 @pytest.mark.parametrize(
-    ("answer", "found"),
+    ("chunks", "expected"),
     [
-        ([OK + b"Content-Length: 4\r\n\r\nbody"], (200, b"body")),
-        ([OK + b"content-LENGTH: 10\r\n\r\n0123456789"], (200, b"0123456789")),
-        ([OK, b"Content-Length: 4\r\n\r\n", b"bo", b"dy"], (200, b"body")),
-        ([OK + b"Content-Length: 0\r\n\r\n"], (200, b"")),
-        ([CHUNKED, b"2\r\nbo\r\n", b"2;x=y\r\ndy\r\n0\r\n\r\n"], (200, b"body")),
+        ([OK_LINE + b"Content-Length: 4\r\n\r\nbody"], (200, b"body")),
+        ([OK_LINE + b"content-LENGTH: 10\r\n\r\n0123456789"], (200, b"0123456789")),
+        ([OK_LINE, b"Content-Length: 4\r\n\r\n", b"bo", b"dy"], (200, b"body")),
+        ([OK_LINE + b"Content-Length: 0\r\n\r\n"], (200, b"")),
+        ([CHUNKED_HEADER, b"2\r\nbo\r\n", b"2;x=y\r\ndy\r\n0\r\n\r\n"], (200, b"body")),
         ([b"HTTP/1.1 204 No\r\n\r\n"], (204, b"")),
         ([b"HTTP/1.1 400 Bad\r\nContent-Length: 2\r\n\r\nno"], (400, b"no")),
-        ([b"HTTP/1.1 100 Go on\r\n\r\n", OK + b"Content-Length: 2\r\n\r\nok"], (200, b"ok")),
-        ([OK + b"Content-Length: 2\r\n\r\nok" + OK + b"Content-Length: 4\r\n\r\nmore"],
+        ([b"HTTP/1.1 100 Go on\r\n\r\n", OK_LINE + b"Content-Length: 2\r\n\r\nok"], (200, b"ok")),
+        ([OK_LINE + b"Content-Length: 2\r\n\r\nok" + OK_LINE + b"Content-Length: 4\r\n\r\nmore"],
          (200, b"ok")),
-        ([OK + b"Connection: close\r\nContent-Length: 2\r\n\r\nok and more"], (200, b"ok")),
+        ([OK_LINE + b"Connection: close\r\nContent-Length: 2\r\n\r\nok and more"], (200, b"ok")),
     ],
 )  # fmt: skip
-async def test_a_body_is_read_to_its_end_and_not_beyond(
-    answer: list[bytes], found: tuple[int, bytes]
-) -> None:
-    assert await asked(and_waits(*answer)) == found
+async def test_body_is_read_to_its_end(chunks: list[bytes], expected: tuple[int, bytes]) -> None:
+    assert await post_to_server(stalling_response(*chunks)) == expected
 
 
 @pytest.mark.parametrize("body", [b"", b"body", b"0123456789"])
 @pytest.mark.parametrize("version", [b"HTTP/1.0", b"HTTP/1.1"])
-async def test_a_body_of_no_length_ends_with_the_connection(version: bytes, body: bytes) -> None:
-    head = version + b" 200 OK\r\nContent-Type: text/plain\r\n\r\n"
-    assert await asked(says(head, body)) == (200, body)
+async def test_body_without_length_ends_with_connection(version: bytes, body: bytes) -> None:
+    header = version + b" 200 OK\r\nContent-Type: text/plain\r\n\r\n"
+    assert await post_to_server(says(header, body)) == (200, body)
 
 
 @pytest.mark.parametrize(
-    ("way", "words"),
+    ("behaviour", "expected_error"),
     [
-        (says(OK + b"Content-Length: 11\r\n\r\n0123456789a"), "more than 10 bytes"),
-        (says(CHUNKED + b"b\r\n0123456789a\r\n0\r\n\r\n"), "more than 10 bytes"),
-        (says(OK + b"\r\n0123456789a"), "more than 10 bytes"),
-        (endless(OK + b"Content-Length: 1000000000\r\n\r\n", b"x" * 65536), "more than 10 bytes"),
-        (endless(CHUNKED, b"1\r\nx\r\n" * 100), "more than 10 bytes"),
-        (endless(OK + b"\r\n", b"x" * 1000), "more than 10 bytes"),
-        (endless(CHUNKED + b"1;", b"x" * 1000), "no end|no HTTP"),
-        (endless(OK, b"X: y\r\n" * 100), "no end"),
-        (says(OK + b"Content-Length: 4\r\n\r\nbod"), "ends early"),
-        (says(OK + b"Content-Length: 4\r\n\r\n"), "ends early"),
-        (says(CHUNKED + b"2\r\nbo\r\n"), "ends early"),
-        (says(OK), "ends early"),
+        (says(OK_LINE + b"Content-Length: 11\r\n\r\n0123456789a"), "more than 10 bytes"),
+        (says(CHUNKED_HEADER + b"b\r\n0123456789a\r\n0\r\n\r\n"), "more than 10 bytes"),
+        (says(OK_LINE + b"\r\n0123456789a"), "more than 10 bytes"),
+        (
+            endless(OK_LINE + b"Content-Length: 1000000000\r\n\r\n", b"x" * 65536),
+            "more than 10 bytes",
+        ),
+        (endless(CHUNKED_HEADER, b"1\r\nx\r\n" * 100), "more than 10 bytes"),
+        (endless(OK_LINE + b"\r\n", b"x" * 1000), "more than 10 bytes"),
+        (endless(CHUNKED_HEADER + b"1;", b"x" * 1000), "no end|no HTTP"),
+        (endless(OK_LINE, b"X: y\r\n" * 100), "no end"),
+        (says(OK_LINE + b"Content-Length: 4\r\n\r\nbod"), "ends early"),
+        (says(OK_LINE + b"Content-Length: 4\r\n\r\n"), "ends early"),
+        (says(CHUNKED_HEADER + b"2\r\nbo\r\n"), "ends early"),
+        (says(OK_LINE), "ends early"),
         (says(b""), "ends early"),
-        (says(CHUNKED + b"body\r\n"), "no HTTP"),
-        (says(OK + b"Content-Length: four\r\n\r\nbody"), "no HTTP"),
+        (says(CHUNKED_HEADER + b"body\r\n"), "no HTTP"),
+        (says(OK_LINE + b"Content-Length: four\r\n\r\nbody"), "no HTTP"),
         (says(b"220 mail.example.org ESMTP\r\n"), "no HTTP"),
     ],
 )
-async def test_a_body_that_is_none_is_told_of(way: Rude, words: str) -> None:
-    with pytest.raises(HttpRequestFailed, match=words):
-        await asked(way)
+async def test_malformed_or_too_long_body_raises(behaviour: Rude, expected_error: str) -> None:
+    with pytest.raises(HttpRequestFailed, match=expected_error):
+        await post_to_server(behaviour)
 
 
 @pytest.mark.parametrize(
-    "way", [silent, and_waits(OK), and_waits(OK + b"Content-Length: 4\r\n\r\nbod")]
+    "behaviour",
+    [
+        silent,
+        stalling_response(OK_LINE),
+        stalling_response(OK_LINE + b"Content-Length: 4\r\n\r\nbod"),
+    ],
 )
-async def test_a_body_that_does_not_come_is_not_waited_for_long(way: Rude) -> None:
-    gate = NetworkPolicy(allows_private=True, timeout_seconds=0.2)
+async def test_missing_body_raises_after_timeout(behaviour: Rude) -> None:
+    policy = NetworkPolicy(allows_private=True, timeout_seconds=0.2)
     with pytest.raises(HttpRequestFailed, match=r"no answer within 0\.2 seconds"):
-        await asked(way, gate=gate)
+        await post_to_server(behaviour, policy=policy)
 
 
-async def test_where_no_body_is_wanted_none_is_waited_for() -> None:
-    assert await asked(and_waits(OK + b"Content-Length: 9\r\n\r\n"), most=0) == (200, b"")
+async def test_response_without_wanted_body_is_not_awaited() -> None:
+    assert await post_to_server(
+        stalling_response(OK_LINE + b"Content-Length: 9\r\n\r\n"), max_bytes=0
+    ) == (200, b"")
 
 
-async def test_a_large_body_is_whole() -> None:
+async def test_large_body_is_read_completely() -> None:
     body = bytes(range(256)) * 1024
-    sized = OK + b"Content-Length: %d\r\n\r\n" % len(body)
-    pieces = b"".join(b"100\r\n" + bytes(range(256)) + b"\r\n" for _ in range(1024))
-    for answer in (sized + body, CHUNKED + pieces + b"0\r\n\r\n"):
-        assert await asked(and_waits(answer), most=len(body)) == (200, body)
+    header_with_length = OK_LINE + b"Content-Length: %d\r\n\r\n" % len(body)
+    encoded_chunks = b"".join(b"100\r\n" + bytes(range(256)) + b"\r\n" for _ in range(1024))
+    for response in (header_with_length + body, CHUNKED_HEADER + encoded_chunks + b"0\r\n\r\n"):
+        assert await post_to_server(stalling_response(response), max_bytes=len(body)) == (200, body)

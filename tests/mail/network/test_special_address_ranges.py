@@ -1,4 +1,4 @@
-"""Which addresses users can't have this server connect to, and which name server is asked."""
+"""Private addresses that outbound HTTP refuses, and the name server it uses."""
 
 import asyncio
 from dataclasses import replace
@@ -22,22 +22,24 @@ from tests.support.mail_servers.queue_worker import until
 from tests.support.servers.webhook_receiver import log_of, made, receiving
 
 # https://www.iana.org/assignments/iana-ipv4-special-registry, and multicast
-IPV4 = """0.0.0.0/8 0.0.0.0/32 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12
+SPECIAL_IPV4_RANGES = """\
+0.0.0.0/8 0.0.0.0/32 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12
 192.0.0.0/24 192.0.0.0/29 192.0.0.8/32 192.0.0.9/32 192.0.0.10/32 192.0.0.170/32 192.0.0.171/32
 192.0.2.0/24 192.31.196.0/24 192.52.193.0/24 192.88.99.0/24 192.168.0.0/16 192.175.48.0/24
 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 240.0.0.0/4 255.255.255.255/32 224.0.0.0/4"""
 # https://www.iana.org/assignments/iana-ipv6-special-registry, and multicast
-IPV6 = """::1/128 ::/128 64:ff9b:1::/48 100::/64 100:0:0:1::/64 2001::/23 2001::/32 2001:1::1/128
+SPECIAL_IPV6_RANGES = """\
+::1/128 ::/128 64:ff9b:1::/48 100::/64 100:0:0:1::/64 2001::/23 2001::/32 2001:1::1/128
 2001:1::2/128 2001:1::3/128 2001:2::/48 2001:3::/32 2001:4:112::/48 2001:10::/28 2001:20::/28
 2001:30::/28 2001:db8::/32 2620:4f:8000::/48 3fff::/20 5f00::/16 fc00::/7 fe80::/10 ff00::/8"""
-PUBLIC4 = ["1.1.1.1", "8.8.8.8", "9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0",
+PUBLIC_IPV4 = ["1.1.1.1", "8.8.8.8", "9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0",
            "172.15.255.255", "172.32.0.0", "192.0.1.0", "192.167.255.255", "192.169.0.0",
            "198.17.255.255", "198.20.0.0", "223.255.255.255"]  # fmt: skip
-PUBLIC6 = ["2001:200::1", "2606:4700::1111", "2a00:1450::1", "3ffe:ffff::1", "2620:4f:7fff::1"]
+PUBLIC_IPV6 = ["2001:200::1", "2606:4700::1111", "2a00:1450::1", "3ffe:ffff::1", "2620:4f:7fff::1"]
 
 
-def forms(address: IPv4Address) -> list[str]:
-    """The address as IPv6 has it: mapped, 6to4, NAT64."""
+def ipv6_forms(address: IPv4Address) -> list[str]:
+    """The IPv4 address in IPv6: IPv4-mapped, 6to4 and NAT64."""
     number = int(address)
     return [
         str(IPv6Address(0xFFFF << 32 | number)),
@@ -46,78 +48,78 @@ def forms(address: IPv4Address) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("text", IPV4.split())
-def test_every_special_range_of_ipv4_is_refused_in_each_form(text: str) -> None:
+@pytest.mark.parametrize("text", SPECIAL_IPV4_RANGES.split())
+def test_special_ipv4_range_is_private_in_every_form(text: str) -> None:
     network = IPv4Network(text)
     middle = network.network_address + network.num_addresses // 2
     for address in (network.network_address, middle, network.broadcast_address):
         assert is_private_address(str(address))
-        for form in forms(address):
+        for form in ipv6_forms(address):
             assert is_private_address(form), form
         teredo = IPv6Address(0x20010000 << 96 | int(address) ^ 0xFFFFFFFF)
         assert is_private_address(str(teredo))
 
 
-@pytest.mark.parametrize("text", IPV6.split())
-def test_every_special_range_of_ipv6_is_refused(text: str) -> None:
+@pytest.mark.parametrize("text", SPECIAL_IPV6_RANGES.split())
+def test_special_ipv6_range_is_private(text: str) -> None:
     network = IPv6Network(text)
     assert is_private_address(str(network.network_address))
     assert is_private_address(str(network.broadcast_address))
     assert is_private_address(f"{network.broadcast_address}%eth0")
 
 
-def test_public_addresses_are_allowed() -> None:
-    for text in PUBLIC4:
+def test_public_addresses_are_not_private() -> None:
+    for text in PUBLIC_IPV4:
         assert not is_private_address(text), text
-        for form in forms(IPv4Address(text)):
+        for form in ipv6_forms(IPv4Address(text)):
             assert not is_private_address(form), form
-    for text in PUBLIC6:
+    for text in PUBLIC_IPV6:
         assert not is_private_address(text), text
 
 
-def names(address: str) -> Zone:
+def webhook_zone(address: str) -> Zone:
     return zone({}, A={"hooks.example.net": address}, AAAA={"six.example.net": "2606:4700::1111"})
 
 
-async def test_hosts_are_looked_up_at_the_name_server_of_the_settings(world: Environment) -> None:
-    async with receiving() as one, asking(names("127.0.0.1")) as place:
-        options = replace(world.options, dns_resolver=place)
-        target = HttpTarget(False, "hooks.example.net", one.port, "/")
+async def test_host_is_resolved_by_configured_name_server(world: Environment) -> None:
+    async with receiving() as receiver, asking(webhook_zone("127.0.0.1")) as resolver_address:
+        options = replace(world.options, dns_resolver=resolver_address)
+        target = HttpTarget(False, "hooks.example.net", receiver.port, "/")
         assert (
             await post(target, {}, b"{}", NetworkPolicy.from_options(options, allows_private=True))
             == 200
         )
         with pytest.raises(HttpRequestFailed, match="the host is inside"):
             await post(target, {}, b"{}", NetworkPolicy.from_options(options))
-        gate = NetworkPolicy.from_options(options)
-        assert await gate.resolve_allowed("six.example.net", 443) == ["2606:4700::1111"]
-        assert await gate.resolve_allowed("1.1.1.1", 443) == ["1.1.1.1"]
+        policy = NetworkPolicy.from_options(options)
+        assert await policy.resolve_allowed("six.example.net", 443) == ["2606:4700::1111"]
+        assert await policy.resolve_allowed("1.1.1.1", 443) == ["1.1.1.1"]
         with pytest.raises(HttpRequestFailed, match="not known"):
-            await gate.resolve_allowed("nowhere.example.net", 443)
+            await policy.resolve_allowed("nowhere.example.net", 443)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "192.0.0.8"])
-async def test_webhooks_ask_the_name_server_of_the_settings(
+async def test_webhook_worker_uses_configured_name_server(
     ada: Client, root: Client, world: Environment, address: str
 ) -> None:
-    there = names(address)
-    async with receiving() as hidden, asking(there) as place:
-        options = replace(world.options, dns_resolver=place)
-        world.apply_options(CommittedOptions(options, world.options_position))
-        key, _ = await made(root, f"http://hooks.example.net:{hidden.port}/x", "message.received")
+    dns_zone = webhook_zone(address)
+    async with receiving() as receiver, asking(dns_zone) as resolver_address:
+        options = replace(world.options, dns_resolver=resolver_address)
+        world.use_options_unless_outdated(CommittedOptions(options, world.options_position))
+        key, _ = await made(root, f"http://hooks.example.net:{receiver.port}/x", "message.received")
         await receive(ada)
         task = asyncio.create_task(webhook_worker.run_worker(world, delivery_body))
         try:
 
-            async def tried() -> bool:
+            async def has_failed_delivery() -> bool:
                 nodes = (await log_of(root, key))["deliveries"]["nodes"]
                 return any(node["error"] for node in nodes)
 
-            await until(tried)
+            await until(has_failed_delivery)
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        assert ("hooks.example.net", "A") in there.asked
-        assert hidden.got == []
-        (entry,) = (await log_of(root, key))["deliveries"]["nodes"]
-        assert entry["error"] == "the host is inside"
+        assert ("hooks.example.net", "A") in dns_zone.asked
+        assert receiver.got == []
+        (delivery,) = (await log_of(root, key))["deliveries"]["nodes"]
+        assert delivery["error"] == "the host is inside"

@@ -1,4 +1,4 @@
-"""A message handed over in several transactions: nobody gets it twice, and nobody waits."""
+"""Delivery of one message in several transactions: each recipient gets it once."""
 
 import asyncio
 from dataclasses import dataclass, replace
@@ -23,22 +23,25 @@ from tests.support.mail_servers.queue_worker import (
 )
 from tests.support.mail_servers.smtp_and_dns_servers import Names, Server, answering, listening
 
-MANY = [NamedAddress(f"n{nth}@example.net") for nth in range(130)]
-LARGE = replace(PACE, claim_size=200)
+RECIPIENTS = [NamedAddress(f"n{nth}@example.net") for nth in range(130)]
+LARGE_CLAIMS = replace(PACE, claim_size=200)
 
 
-class Shut(asyncio.Protocol):
-    """Whoever comes is sent away without a word."""
+class AbortingProtocol(asyncio.Protocol):
+    """A protocol that aborts each connection without a reply."""
 
     def connection_made(self, transport: Any) -> None:
         transport.abort()
 
 
 @dataclass
-class OneEach(Server):
-    """It hangs up when it is given a second message; with `shut` it is gone from then on."""
+class OneMessageServer(Server):
+    """A server that aborts a connection at its second message.
 
-    shut: bool = False
+    With `stops_after_message` it aborts every new connection after the first message.
+    """
+
+    stops_after_message: bool = False
 
     async def handle_MAIL(  # noqa: N802
         self, server: Any, _session: Any, envelope: Any, address: str, options: list[str]
@@ -51,19 +54,19 @@ class OneEach(Server):
         return "250 2.1.0 OK"
 
     def session(self) -> Any:
-        return Shut() if self.shut and self.mails else super().session()
+        return AbortingProtocol() if self.stops_after_message and self.mails else super().session()
 
 
-def everybody(*servers: Server) -> list[str]:
-    """Who got it, once for each time."""
-    return sorted(to for server in servers for mail in server.mails for to in mail.to)
+def received_recipients(*servers: Server) -> list[str]:
+    """Return the recipients of all received messages, sorted, with repetitions."""
+    return sorted(recipient for server in servers for mail in server.mails for recipient in mail.to)
 
 
-async def test_what_one_server_has_taken_is_not_handed_to_the_next(
+async def test_accepted_recipients_are_not_sent_to_next_mx(
     ada: Client, world: Environment, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first, second = OneEach(shut=True), Server()
-    names = Names(
+    first, second = OneMessageServer(stops_after_message=True), Server()
+    dns_names = Names(
         {
             ("example.net", "MX"): ["10 mx1.example.net.", "20 mx2.example.net."],
             ("mx1.example.net", "A"): ["127.0.0.1"],
@@ -73,112 +76,124 @@ async def test_what_one_server_has_taken_is_not_handed_to_the_next(
     async with (
         listening(first),
         listening(second, "127.0.0.2", first.port),
-        answering(names),
-        working(world, OutboundSettings(make_resolver=names.resolver, mx_port=first.port), LARGE),
+        answering(dns_names),
+        working(
+            world,
+            OutboundSettings(make_resolver=dns_names.resolver, mx_port=first.port),
+            LARGE_CLAIMS,
+        ),
     ):
-        rows = await settled(world, await send(ada, *MANY))
+        rows = await settled(world, await send(ada, *RECIPIENTS))
     assert {(row.state, row.attempts, row.lease) for row in rows.values()} == {
         (State.DELIVERED, 1, None)
     }
-    assert everybody(first, second) == sorted(each.address for each in MANY)
+    assert received_recipients(first, second) == sorted(
+        recipient.address for recipient in RECIPIENTS
+    )
     assert [len(mail.to) for mail in (*first.mails, *second.mails)] == [100, 30]
     assert "a lease was lost" not in caplog.text
 
 
-async def test_what_nobody_has_taken_yet_is_put_off_alone(ada: Client, world: Environment) -> None:
+async def test_only_unsent_recipients_are_deferred(ada: Client, world: Environment) -> None:
     async with (
-        listening(OneEach(shut=True)) as there,
-        working(world, relay(there), LARGE),
+        listening(OneMessageServer(stops_after_message=True)) as server,
+        working(world, relay(server), LARGE_CLAIMS),
     ):
-        rows = await settled(world, await send(ada, *MANY))
+        rows = await settled(world, await send(ada, *RECIPIENTS))
     states = [row.state for row in rows.values()]
     assert (states.count(State.RELAYED), states.count(State.DEFERRED)) == (100, 30)
-    assert everybody(there) == sorted(
+    assert received_recipients(server) == sorted(
         row.recipient for row in rows.values() if row.state is State.RELAYED
     )
 
 
-async def test_a_server_may_take_one_message_of_each_connection(
+async def test_connection_is_reopened_after_each_transaction(
     ada: Client, world: Environment
 ) -> None:
-    many = [NamedAddress(f"n{nth}@example.net") for nth in range(250)]
+    recipients = [NamedAddress(f"n{nth}@example.net") for nth in range(250)]
     async with (
-        listening(OneEach()) as there,
-        working(world, relay(there), replace(PACE, claim_size=300)),
+        listening(OneMessageServer()) as server,
+        working(world, relay(server), replace(PACE, claim_size=300)),
     ):
-        rows = await settled(world, await send(ada, *many))
+        rows = await settled(world, await send(ada, *recipients))
     assert {row.state for row in rows.values()} == {State.RELAYED}
-    assert [len(mail.to) for mail in there.mails] == [100, 100, 50]
-    assert there.sessions == 3
+    assert [len(mail.to) for mail in server.mails] == [100, 100, 50]
+    assert server.sessions == 3
 
 
-async def test_nobody_of_the_first_hundred_is_no_reason_to_stop(
+async def test_refusal_of_first_transaction_does_not_stop_the_rest(
     ada: Client, world: Environment
 ) -> None:
     replies = {f"n{nth}": "550 5.1.1 No" for nth in range(100)}
     async with (
-        listening(Server(replies=replies)) as there,
-        working(world, relay(there), LARGE),
+        listening(Server(replies=replies)) as server,
+        working(world, relay(server), LARGE_CLAIMS),
     ):
-        rows = await settled(world, await send(ada, *MANY))
+        rows = await settled(world, await send(ada, *RECIPIENTS))
     states = [row.state for row in rows.values()]
     assert (states.count(State.BOUNCED), states.count(State.RELAYED)) == (100, 30)
-    assert there.sessions == 1
+    assert server.sessions == 1
 
 
-class Forgetful(SMTP):
-    """It knows the parameters of DSN in those commands only that are not in `forgets`."""
+class DsnRejectingSmtp(SMTP):
+    """An SMTP session that rejects DSN parameters of `commands_without_dsn`."""
 
-    forgets: tuple[str, ...] = ()
+    commands_without_dsn: tuple[str, ...] = ()
 
     async def smtp_MAIL(self, arg: str | None) -> None:  # noqa: N802
-        self.event_handler.said.append(f"MAIL {arg}")
-        await super().smtp_MAIL(arg if "MAIL" in self.forgets else _bare(arg))
+        self.event_handler.received_commands.append(f"MAIL {arg}")
+        await super().smtp_MAIL(
+            arg if "MAIL" in self.commands_without_dsn else without_dsn_parameters(arg)
+        )
 
     async def smtp_RCPT(self, arg: str | None) -> None:  # noqa: N802
-        self.event_handler.said.append(f"RCPT {arg}")
-        await super().smtp_RCPT(arg if "RCPT" in self.forgets else _bare(arg))
+        self.event_handler.received_commands.append(f"RCPT {arg}")
+        await super().smtp_RCPT(
+            arg if "RCPT" in self.commands_without_dsn else without_dsn_parameters(arg)
+        )
 
 
-def _bare(arg: str | None) -> str | None:
-    """A command without parameters of DSN."""
-    words = (arg or "").split(" ")
-    return " ".join(w for w in words if not w.startswith(("RET=", "ENVID=", "NOTIFY=", "ORCPT=")))
+def without_dsn_parameters(arg: str | None) -> str | None:
+    """Return the argument of a command without its DSN parameters."""
+    parts = (arg or "").split(" ")
+    return " ".join(
+        part for part in parts if not part.startswith(("RET=", "ENVID=", "NOTIFY=", "ORCPT="))
+    )
 
 
 @dataclass
-class Offering(Server):
-    """It offers DSN, whatever it knows of it."""
+class DsnOfferingServer(Server):
+    """A server that offers DSN but rejects DSN parameters of `commands_without_dsn`."""
 
-    forgets: tuple[str, ...] = ()
-    together: bool = False
-    said: list[str] | None = None
+    commands_without_dsn: tuple[str, ...] = ()
+    pipelining: bool = False
+    received_commands: list[str] | None = None
 
     async def handle_EHLO(  # noqa: N802
         self, _server: Any, session: Any, _envelope: Any, hostname: str, responses: list[str]
     ) -> list[str]:
         session.host_name = hostname
-        more = ["250-DSN", *(["250-PIPELINING"] if self.together else [])]
-        return [responses[0], *more, *responses[1:]]
+        extensions = ["250-DSN", *(["250-PIPELINING"] if self.pipelining else [])]
+        return [responses[0], *extensions, *responses[1:]]
 
     def session(self) -> SMTP:
         self.sessions += 1
-        self.said = self.said or []
-        made = Forgetful(self, hostname="there", **self.features)
-        made.forgets = self.forgets
-        return made
+        self.received_commands = self.received_commands or []
+        smtp = DsnRejectingSmtp(self, hostname="there", **self.features)
+        smtp.commands_without_dsn = self.commands_without_dsn
+        return smtp
 
-    def asked(self) -> list[str]:
-        """The commands it was given, by whether they spoke of DSN."""
+    def command_names(self) -> list[str]:
+        """Return the received commands, with " DSN" appended if they had DSN parameters."""
         return [
             line.split(" ")[0] + (" DSN" if "ENVID=" in line or "ORCPT=" in line else "")
-            for line in self.said or []
+            for line in self.received_commands or []
         ]
 
 
-@pytest.mark.parametrize("together", [False, True], ids=["in turn", "together"])
+@pytest.mark.parametrize("pipelining", [False, True], ids=["in turn", "together"])
 @pytest.mark.parametrize(
-    ("forgets", "asked"),
+    ("commands_without_dsn", "expected"),
     [
         (("MAIL",), ["MAIL DSN", "MAIL", "RCPT", "RCPT"]),
         (("RCPT",), ["MAIL DSN", "RCPT DSN", "RCPT DSN", "MAIL", "RCPT", "RCPT"]),
@@ -186,45 +201,58 @@ class Offering(Server):
         ((), ["MAIL DSN", "RCPT DSN", "RCPT DSN"]),
     ],
 )
-async def test_who_offers_dsn_and_does_not_know_it_is_asked_again_without(
-    ada: Client, world: Environment, *, forgets: tuple[str, ...], asked: list[str], together: bool
+async def test_transaction_is_repeated_without_rejected_dsn_parameters(
+    ada: Client,
+    world: Environment,
+    *,
+    commands_without_dsn: tuple[str, ...],
+    expected: list[str],
+    pipelining: bool,
 ) -> None:
     async with (
-        listening(Offering(forgets=forgets, together=together)) as there,
-        working(world, relay(there)),
+        listening(
+            DsnOfferingServer(commands_without_dsn=commands_without_dsn, pipelining=pipelining)
+        ) as server,
+        working(world, relay(server)),
     ):
-        assert isinstance(there, Offering)
+        assert isinstance(server, DsnOfferingServer)
         rows = await settled(world, await send(ada))
     assert {(row.state, row.attempts) for row in rows.values()} == {(State.RELAYED, 1)}
-    assert [mail.to for mail in there.mails] == [["carol@example.net", "dave@example.net"]]
-    assert there.sessions == 1
-    told = there.asked()
-    if together and "MAIL" in forgets:  # what was said together was said before the answer
-        told = [told[0], *told[3:]]
-    assert told == asked
+    assert [mail.to for mail in server.mails] == [["carol@example.net", "dave@example.net"]]
+    assert server.sessions == 1
+    commands = server.command_names()
+    # Pipelined RCPT commands come before the reply.
+    if pipelining and "MAIL" in commands_without_dsn:
+        commands = [commands[0], *commands[3:]]
+    assert commands == expected
 
 
-async def test_who_is_refused_for_the_address_is_refused_and_the_others_get_it_once(
+async def test_recipient_refused_with_501_bounces_and_others_are_sent_once(
     ada: Client, world: Environment
 ) -> None:
     replies = {"carol": "501 5.1.3 No such form"}
-    async with listening(Offering(replies=replies)) as there, working(world, relay(there)):
+    async with (
+        listening(DsnOfferingServer(replies=replies)) as server,
+        working(world, relay(server)),
+    ):
         rows = await settled(world, await send(ada))
     assert (rows["carol"].state, rows["carol"].last_code) == (State.BOUNCED, 501)
     assert rows["dave"].state is State.RELAYED
-    assert [mail.to for mail in there.mails] == [["dave@example.net"]]
+    assert [mail.to for mail in server.mails] == [["dave@example.net"]]
 
 
-@pytest.mark.parametrize("forgets", [(), ("RCPT",)])
-async def test_who_asked_for_a_report_has_one_from_whoever_can(
-    ada: Client, world: Environment, forgets: tuple[str, ...]
+@pytest.mark.parametrize("commands_without_dsn", [(), ("RCPT",)])
+async def test_requested_dsn_is_written_if_server_rejects_parameters(
+    ada: Client, world: Environment, commands_without_dsn: tuple[str, ...]
 ) -> None:
-    """Of those whom it took without the parameters the report is ours."""
-    async with listening(Offering(forgets=forgets)) as there, working(world, relay(there)):
+    async with (
+        listening(DsnOfferingServer(commands_without_dsn=commands_without_dsn)) as server,
+        working(world, relay(server)),
+    ):
         await settled(world, await send(ada, request_dsn=True))
 
-        async def told() -> bool:
-            return bool(await inbox(ada)) or not forgets
+        async def has_dsn() -> bool:
+            return bool(await inbox(ada)) or not commands_without_dsn
 
-        await until(told)
-    assert len(await inbox(ada)) == len(forgets)
+        await until(has_dsn)
+    assert len(await inbox(ada)) == len(commands_without_dsn)

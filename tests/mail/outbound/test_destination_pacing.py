@@ -1,4 +1,4 @@
-"""How fast mail goes to one place, and what becomes of it while nobody answers there."""
+"""Destination pacing: delivery slots, and pauses of destinations that fail."""
 
 import asyncio
 from dataclasses import replace
@@ -11,7 +11,7 @@ from mail.maintenance import housekeeping
 from mail.maintenance.housekeeping import HousekeepingResult
 from mail.mime.header_encoding import NamedAddress
 from mail.outbound import destination_pacing
-from mail.queue import bulk_updates as many
+from mail.queue import bulk_updates
 from models.runtime.environment import Environment
 from models.submission.tables import SubmissionState
 from tests.conftest import Client, Clock
@@ -32,46 +32,45 @@ CAROL = NamedAddress("carol@example.net")
 
 
 @pytest.fixture
-def long_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is down is left alone for longer than a test lasts."""
+def long_destination_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pause a failing destination for longer than the test lasts."""
     monkeypatch.setattr(destination_pacing, "FIRST_PAUSE", 250.0)
 
 
-async def put_off(world: Environment, key: int) -> Any:
-    """The delivery to carol, once nobody holds it and it waits for another time."""
+async def wait_until_deferred(world: Environment, key: int) -> Any:
+    """Wait until the queue entry of carol is deferred and without lease, and return it."""
     await until(lambda: is_now(world, key, "carol", State.DEFERRED))
     return (await deliveries(world, key))["carol"]
 
 
-async def test_who_is_down_is_left_alone_for_a_while(
-    ada: Client, world: Environment, clock: Clock
-) -> None:
-    there = Bad("GREETING", "421 4.3.2 Later")
-    async with there.listening() as route, working(world, route, QUICK):
+async def test_failing_destination_is_paused(ada: Client, world: Environment, clock: Clock) -> None:
+    server = Bad("GREETING", "421 4.3.2 Later")
+    async with server.listening() as route, working(world, route, QUICK):
         keys = [await send(ada, CAROL) for _ in range(5)]
-        rows = [await put_off(world, key) for key in keys]
-        tried = [row for row in rows if row.attempts]
-        assert 1 <= len(tried) == there.connections < 5
-        assert {(row.attempts, row.last_response) for row in tried} == {(1, "4.3.2 Later")}
-        there.times = 0
+        rows = [await wait_until_deferred(world, key) for key in keys]
+        attempted = [row for row in rows if row.attempts]
+        assert 1 <= len(attempted) == server.connections < 5
+        assert {(row.attempts, row.last_response) for row in attempted} == {(1, "4.3.2 Later")}
+        server.times = 0
         async with asyncio.timeout(60):
             for key in keys:
                 while not await is_now(world, key, "carol", State.RELAYED):
-                    await asyncio.sleep(0.5)  # pauses of places are not those of the test's clock
+                    # Pauses of destinations don't follow the clock of the test.
+                    await asyncio.sleep(0.5)
                     clock.tick(minutes=5)
                     ring(world)
 
 
-@pytest.mark.usefixtures("long_down")
-async def test_what_is_not_tried_is_no_attempt_and_is_put_off_for_longer_the_older_it_is(
+@pytest.mark.usefixtures("long_destination_pause")
+async def test_paused_entry_counts_no_attempt_and_waits_longer_with_age(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
-    there = Bad("GREETING", "421 4.3.2 Later")
-    async with there.listening() as route, working(world, route, QUICK):
-        await put_off(world, await send(ada, CAROL))
-        assert there.connections == 1
+    server = Bad("GREETING", "421 4.3.2 Later")
+    async with server.listening() as route, working(world, route, QUICK):
+        await wait_until_deferred(world, await send(ada, CAROL))
+        assert server.connections == 1
         key = await send(ada, CAROL)
-        row = await put_off(world, key)
+        row = await wait_until_deferred(world, key)
         assert (row.attempts, row.last_code, row.last_response, row.mx) == (0, None, None, None)
         assert row.turn_at is None
         assert 200 < (row.next_at - clock()).total_seconds() <= destination_pacing.FIRST_PAUSE
@@ -79,160 +78,169 @@ async def test_what_is_not_tried_is_no_attempt_and_is_put_off_for_longer_the_old
 
         clock.tick(hours=2)
         ring(world)
-        until_ = clock() + timedelta(minutes=30)
-        await until(lambda: waits_till(world, key, until_))
+        expected_time = clock() + timedelta(minutes=30)
+        await until(lambda: is_deferred_until(world, key, expected_time))
         row = (await deliveries(world, key))["carol"]
         assert (row.attempts, row.last_response) == (0, None)
-    assert there.connections == 1
+    assert server.connections == 1
 
 
-async def waits_till(world: Environment, key: int, at: datetime) -> bool:
+async def is_deferred_until(world: Environment, key: int, next_at: datetime) -> bool:
     row = (await deliveries(world, key))["carol"]
-    return bool(row.next_at == at and row.lease is None)
+    return bool(row.next_at == next_at and row.lease is None)
 
 
-@pytest.mark.usefixtures("long_down")
-async def test_what_was_said_last_stands_while_a_place_is_down(
+@pytest.mark.usefixtures("long_destination_pause")
+async def test_pause_keeps_last_response_of_entry(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
-    there, options = (
+    server, options = (
         Bad("RCPT", "450 4.2.1 Not now"),
         replace(world.options, send_connections_kept=0),
     )
-    async with there.listening() as route, working(replace(world, options=options), route, QUICK):
+    async with server.listening() as route, working(replace(world, options=options), route, QUICK):
         key = await send(ada, CAROL)
-        before = await put_off(world, key)
-        there.step, there.what = "GREETING", "421 4.3.2 Later"
-        await put_off(world, await send(ada, CAROL))
+        row_before = await wait_until_deferred(world, key)
+        server.step, server.what = "GREETING", "421 4.3.2 Later"
+        await wait_until_deferred(world, await send(ada, CAROL))
         clock.tick(minutes=20)
         ring(world)
-        await until(lambda: moved(world, key, before.next_at))
+        await until(lambda: is_rescheduled(world, key, row_before.next_at))
         row = (await deliveries(world, key))["carol"]
     assert (row.attempts, row.last_response) == (1, "4.2.1 Not now")
-    assert there.connections == 2
+    assert server.connections == 2
 
 
-async def moved(world: Environment, key: int, at: datetime) -> bool:
+async def is_rescheduled(world: Environment, key: int, old_next_at: datetime) -> bool:
     row = (await deliveries(world, key))["carol"]
-    return bool(row.next_at and row.next_at != at and row.lease is None)
+    return bool(row.next_at and row.next_at != old_next_at and row.lease is None)
 
 
-@pytest.mark.usefixtures("long_down")
-@pytest.mark.parametrize("what", ["delay", "end"])
-async def test_delay_and_end_come_in_their_time_though_nobody_is_asked(
-    ada: Client, world: Environment, clock: Clock, what: str
+@pytest.mark.usefixtures("long_destination_pause")
+@pytest.mark.parametrize("report_kind", ["delay", "end"])
+async def test_delay_notice_and_expiry_are_on_time_during_pause(
+    ada: Client, world: Environment, clock: Clock, report_kind: str
 ) -> None:
-    there = Bad("GREETING", "421 4.3.2 Later")
-    async with there.listening() as route:
-        first = await send(ada, CAROL)
+    server = Bad("GREETING", "421 4.3.2 Later")
+    async with server.listening() as route:
+        first_key = await send(ada, CAROL)
         async with working(world, route, QUICK):
-            await put_off(world, first)
+            await wait_until_deferred(world, first_key)
             key = await send(ada, CAROL)
-            await put_off(world, key)
-            clock.tick(**({"hours": 4.5} if what == "delay" else {"days": 5}))
+            await wait_until_deferred(world, key)
+            clock.tick(**({"hours": 4.5} if report_kind == "delay" else {"days": 5}))
             ring(world)
-            await until(lambda: reported(ada, 2))
+            await until(lambda: has_inbox_messages(ada, 2))
     row = (await deliveries(world, key))["carol"]
-    (letter, _) = await inbox(ada)
-    assert (row.attempts, there.connections) == (0, 1)
-    if what == "delay":
-        assert (letter.subject, row.state) == ("Your message is delayed", State.DEFERRED)
+    (dsn, _) = await inbox(ada)
+    assert (row.attempts, server.connections) == (0, 1)
+    if report_kind == "delay":
+        assert (dsn.subject, row.state) == ("Your message is delayed", State.DEFERRED)
         assert row.last_response is None
         assert row.delay_told_at == clock()
     else:
-        assert letter.subject == "Your message could not be delivered"
+        assert dsn.subject == "Your message could not be delivered"
         assert (row.state, row.last_response) == (State.EXPIRED, "4.3.2 Later")
 
 
-async def reported(ada: Client, many: int) -> bool:
-    return len(await inbox(ada)) >= many
+async def has_inbox_messages(ada: Client, count: int) -> bool:
+    return len(await inbox(ada)) >= count
 
 
-async def test_a_place_gets_so_many_in_a_minute(
+async def test_destination_gets_limited_messages_per_minute(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
     options = replace(world.options, send_per_minute=6)
-    there = Bad()
-    async with there.listening() as route, working(replace(world, options=options), route, QUICK):
+    server = Bad()
+    async with server.listening() as route, working(replace(world, options=options), route, QUICK):
         keys = [await send(ada, CAROL) for _ in range(4)]
-        await until(lambda: rest(world, keys, clock(), over=1))
+        await until(lambda: are_sent_or_deferred(world, keys, clock(), sent_count=1))
         waiting = [row for key in keys if (row := (await deliveries(world, key))["carol"]).next_at]
         assert [row.attempts for row in waiting] == [0, 0, 0]
         waits = sorted((row.next_at - clock()).total_seconds() for row in waiting)
         assert [round(wait / 10) for wait in waits] == [1, 2, 3]
-    assert there.taken == 1
+    assert server.taken == 1
 
 
-async def test_all_processes_share_the_turns_of_a_place(
+async def test_processes_share_delivery_slots_of_destination(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
     options = replace(world.options, send_per_minute=6)
-    one, other = (replace(world, options=options) for _ in range(2))
-    there = Bad()
-    async with there.listening() as route, working(one, route, QUICK), working(other, route, QUICK):
+    first_process, second_process = (replace(world, options=options) for _ in range(2))
+    server = Bad()
+    async with (
+        server.listening() as route,
+        working(first_process, route, QUICK),
+        working(second_process, route, QUICK),
+    ):
         keys = [await send(ada, CAROL) for _ in range(6)]
-        await until(lambda: rest(world, keys, clock(), over=1))
+        await until(lambda: are_sent_or_deferred(world, keys, clock(), sent_count=1))
         rows = [(await deliveries(world, key))["carol"] for key in keys]
     waits = sorted((row.next_at - clock()).total_seconds() for row in rows if row.next_at)
     assert [round(wait / 10) for wait in waits] == [1, 2, 3, 4, 5]
-    assert there.taken == 1
+    assert server.taken == 1
 
 
-async def rest(world: Environment, keys: list[int], now: datetime, *, over: int) -> bool:
-    """Whether so many of these have been taken, and all others put off."""
+async def are_sent_or_deferred(
+    world: Environment, keys: list[int], now: datetime, *, sent_count: int
+) -> bool:
+    """True if `sent_count` messages are sent and all others are deferred and without lease."""
     rows = [(await deliveries(world, key))["carol"] for key in keys]
-    late = [row.next_at is not None and row.next_at > now for row in rows]
-    taken = [row.state is State.RELAYED for row in rows]
-    free = all(row.lease is None for row in rows)
-    return free and sum(taken) == over and sum(late) == len(keys) - over
+    deferred = [row.next_at is not None and row.next_at > now for row in rows]
+    sent = [row.state is State.RELAYED for row in rows]
+    has_no_lease = all(row.lease is None for row in rows)
+    return has_no_lease and sum(sent) == sent_count and sum(deferred) == len(keys) - sent_count
 
 
-async def test_turns_are_given_one_after_another_and_forgotten(
+async def test_delivery_slots_are_consecutive_and_deleted_later(
     world: Environment, clock: Clock
 ) -> None:
-    assert [await destination_pacing.reserve_slot(world, "there", 60) for _ in range(4)] == [
+    assert [
+        await destination_pacing.reserve_slot_and_get_wait(world, "there", 60) for _ in range(4)
+    ] == [
         0,
         1,
         2,
         3,
     ]
     clock.tick(seconds=1)
-    assert (
-        await destination_pacing.reserve_slot(world, "there", 60) == 1
-    )  # those that were put off come again
-    assert await destination_pacing.reserve_slot(world, "elsewhere", 60) == 0
+    # Deferred entries come again.
+    assert await destination_pacing.reserve_slot_and_get_wait(world, "there", 60) == 1
+    assert await destination_pacing.reserve_slot_and_get_wait(world, "elsewhere", 60) == 0
     assert await housekeeping.run_round(world) == HousekeepingResult()
     clock.tick(seconds=10)
     assert (await housekeeping.run_round(world)).turns == 2
-    assert await destination_pacing.reserve_slot(world, "there", 60) == 0
+    assert await destination_pacing.reserve_slot_and_get_wait(world, "there", 60) == 0
 
 
-@pytest.mark.usefixtures("long_down")
-async def test_what_is_hurried_is_tried_once_for_all_where_a_place_is_down(
+@pytest.mark.usefixtures("long_destination_pause")
+async def test_flush_tries_paused_destination_once(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
-    there = Bad("GREETING", "421 4.3.2 Later")
-    async with there.listening() as route, working(world, route, QUICK):
+    server = Bad("GREETING", "421 4.3.2 Later")
+    async with server.listening() as route, working(world, route, QUICK):
         keys = [await send(ada, CAROL)]
-        await put_off(world, keys[0])
+        await wait_until_deferred(world, keys[0])
         keys += [await send(ada, CAROL) for _ in range(2)]
-        await until(lambda: rest(world, keys, clock(), over=0))
-        assert there.connections == 1
+        await until(lambda: are_sent_or_deferred(world, keys, clock(), sent_count=0))
+        assert server.connections == 1
         clock.tick(seconds=1)
-        await hurried(ada, keys)
-        await until(lambda: rest(world, keys, clock(), over=0))
-        assert there.connections == 2
+        await flush_entries(ada, keys)
+        await until(lambda: are_sent_or_deferred(world, keys, clock(), sent_count=0))
+        assert server.connections == 2
         rows = [(await deliveries(world, key))["carol"] for key in keys]
         assert sorted(row.attempts for row in rows) in ([0, 0, 2], [0, 1, 1])
         assert {row.hurried_at for row in rows} == {None}
 
-        there.step = ""
+        server.step = ""
         clock.tick(seconds=1)
-        await hurried(ada, keys)
-        await until(lambda: rest(world, keys, clock(), over=3))
-    assert there.taken == 3
+        await flush_entries(ada, keys)
+        await until(lambda: are_sent_or_deferred(world, keys, clock(), sent_count=3))
+    assert server.taken == 3
 
 
-async def hurried(ada: Client, keys: list[int]) -> None:
+async def flush_entries(ada: Client, keys: list[int]) -> None:
     async with ada.world.write_session(ada.user.id) as session:
-        await ada.world.run_in_session(session, lambda turn: many.flush_deferred(turn, keys))
+        await ada.world.run_in_session(
+            session, lambda transaction: bulk_updates.flush_deferred(transaction, keys)
+        )

@@ -1,4 +1,4 @@
-"""What leaves us is signed: through the queue to a server, checked by others than ourselves."""
+"""DKIM and ARC signatures of messages sent by the queue, checked with dkimpy and rspamd."""
 
 import asyncio
 import json
@@ -34,11 +34,11 @@ from tests.support.operations.domain_operations import made as domain_made
 from tests.support.operations.message_sources import upload
 from tests.support.operations.rewrite_and_bcc_operations import come
 
-PASSED = (
+PASSED_RESULTS = (
     ("example.org", "rsa-sha256", AuthResult.PASS),
     ("example.org", "ed25519-sha256", AuthResult.PASS),
 )
-CONF = """
+RSPAMD_CONFIG = """
 options {{
     filters = "dkim";
     dns {{ nameserver = ["{place}"]; timeout = 2s; retransmits = 2; }}
@@ -55,22 +55,22 @@ dkim {{ enabled = true; }}
 
 
 @pytest.fixture(autouse=True)
-def today(clock: Clock) -> None:
-    """Others take no signature of times to come."""
+def set_clock_to_now(clock: Clock) -> None:
+    """Rspamd and dkimpy refuse signatures that are dated in the future."""
     clock.time = datetime.now(UTC)
 
 
 @asynccontextmanager
-async def by_rspamd(place: str, folder: Path) -> AsyncIterator[str]:
-    """Where rspamd answers, which asks this name server."""
-    words, port = program("rspamd"), free_port()
+async def run_rspamd(resolver_address: str, folder: Path) -> AsyncIterator[str]:
+    """Run rspamd with this name server and yield its URL."""
+    program_path, port = program("rspamd"), free_port()
     (folder / "domains").write_text("example\norg\n")
-    conf = CONF.format(place=place, folder=folder, host=HOST, port=port)
-    (folder / "rspamd.conf").write_text(conf)
-    places = [f"--var={name}={folder}" for name in ("RUNDIR", "DBDIR", "LOGDIR")]
-    command = [words, "-i", "-f", "-c", str(folder / "rspamd.conf"), *places]
-    with (folder / "said").open("wb") as said:
-        process = await asyncio.create_subprocess_exec(*command, stdout=said, stderr=said)
+    config = RSPAMD_CONFIG.format(place=resolver_address, folder=folder, host=HOST, port=port)
+    (folder / "rspamd.conf").write_text(config)
+    variables = [f"--var={name}={folder}" for name in ("RUNDIR", "DBDIR", "LOGDIR")]
+    command = [program_path, "-i", "-f", "-c", str(folder / "rspamd.conf"), *variables]
+    with (folder / "said").open("wb") as output:
+        process = await asyncio.create_subprocess_exec(*command, stdout=output, stderr=output)
     try:
         async with httpx.AsyncClient() as http, asyncio.timeout(60):
             while True:
@@ -87,79 +87,82 @@ async def by_rspamd(place: str, folder: Path) -> AsyncIterator[str]:
         await asyncio.wait_for(process.wait(), 20)
 
 
-async def sent(client: Client, server: Server, *to: NamedAddress, **more: Any) -> bytes:
-    """A message, as a server got it."""
+async def send_and_receive(
+    client: Client, server: Server, *recipients: NamedAddress, **send_options: Any
+) -> bytes:
+    """Send a message and return it as the server received it."""
     async with working(client.world, relay(server)):
-        key = await send(client, *(to or [NamedAddress("carol@example.net")]), **more)
-        await settled(client.world, key)
+        submission_id = await send(
+            client, *(recipients or [NamedAddress("carol@example.net")]), **send_options
+        )
+        await settled(client.world, submission_id)
     return server.mails[-1].raw
 
 
-async def test_two_signatures_pass_wherever_they_are_checked(
+async def test_rsa_and_ed25519_signatures_pass_other_verifiers(
     ada: Client, root: Client, clock: Clock, tmp_path: Path
 ) -> None:
     keys = await dkim_key_operations.both(root)
     async with listening(Server()) as server:
-        raw = await sent(ada, server, bcc=[NamedAddress("dave@example.net")])
+        raw = await send_and_receive(ada, server, bcc=[NamedAddress("dave@example.net")])
     assert raw.startswith(b"DKIM-Signature: v=1; a=rsa-sha256;")
     assert b"dave" not in raw
     records = dkim_key_operations.texts(keys)
-    assert await dkim_key_operations.by_us(raw, records, int(clock().timestamp())) == list(PASSED)
+    assert await dkim_key_operations.by_us(raw, records, int(clock().timestamp())) == list(
+        PASSED_RESULTS
+    )
     assert dkim_key_operations.by_dkimpy(raw, records) == [True, True]
     async with (
-        asking(zone(records)) as place,
-        by_rspamd(place, tmp_path) as url,
+        asking(zone(records)) as resolver_address,
+        run_rspamd(resolver_address, tmp_path) as url,
         httpx.AsyncClient(timeout=30) as http,
     ):
-        whole = (await http.post(f"{url}/checkv2", content=raw)).json()
-        broken = (await http.post(f"{url}/checkv2", content=raw + b"x\r\n")).json()
-    assert "R_DKIM_ALLOW" in whole["symbols"], json.dumps(whole)
-    assert sorted(whole["symbols"]["R_DKIM_ALLOW"]["options"]) == [
+        intact_result = (await http.post(f"{url}/checkv2", content=raw)).json()
+        changed_result = (await http.post(f"{url}/checkv2", content=raw + b"x\r\n")).json()
+    assert "R_DKIM_ALLOW" in intact_result["symbols"], json.dumps(intact_result)
+    assert sorted(intact_result["symbols"]["R_DKIM_ALLOW"]["options"]) == [
         "example.org:s=e", "example.org:s=r"
     ]  # fmt: skip
-    assert "R_DKIM_ALLOW" not in broken["symbols"]
+    assert "R_DKIM_ALLOW" not in changed_result["symbols"]
 
 
-async def test_without_a_key_nothing_is_signed(ada: Client) -> None:
+async def test_message_without_signing_key_is_not_signed(ada: Client) -> None:
     async with listening(Server()) as server:
-        raw = await sent(ada, server)
+        raw = await send_and_receive(ada, server)
     assert b"DKIM-Signature" not in raw
     assert raw.endswith(b"dots\r\n")
 
 
-async def test_a_large_message_is_signed_in_pieces(ada: Client, root: Client, clock: Clock) -> None:
+async def test_large_message_is_signed(ada: Client, root: Client, clock: Clock) -> None:
     keys = await dkim_key_operations.both(root)
     text = "".join(f"line {n}  with \t blanks \r\n" for n in range(30_000)) + "\r\n \r\n\r\n"
     async with listening(Server(features={"data_size_limit": 1 << 25})) as server:
         async with working(ada.world, relay(server)):
-            draft = await large(ada, text)
-            await settled(ada.world, draft)
+            submission_id = await send_large_message(ada, text)
+            await settled(ada.world, submission_id)
         raw = server.mails[-1].raw
     assert len(raw) > 2 << 20
     assert await dkim_key_operations.by_us(
         raw, dkim_key_operations.texts(keys), int(clock().timestamp())
-    ) == list(PASSED)
+    ) == list(PASSED_RESULTS)
     assert dkim_key_operations.by_dkimpy(raw, dkim_key_operations.texts(keys)) == [True, True]
 
 
-async def large(ada: Client, text: str) -> int:
-
+async def send_large_message(ada: Client, text: str) -> int:
     file = OutgoingFile(bytes(range(256)) * 8000)
-    outgoing = SendRequest(to=[NamedAddress("carol@example.net")], text=text, attachments=[file])
-    done = await submission_create.send_message(context(ada), outgoing)
-    assert done.submission is not None
-    return int(done.submission.id)
+    request = SendRequest(to=[NamedAddress("carol@example.net")], text=text, attachments=[file])
+    payload = await submission_create.send_message(context(ada), request)
+    assert payload.submission is not None
+    return int(payload.submission.id)
 
 
-async def test_signatures_of_each_attempt_are_by_the_key_in_force(
-    ada: Client, root: Client, clock: Clock
-) -> None:
-    (old, _) = await dkim_key_operations.both(root)
+async def test_retry_is_signed_with_current_key(ada: Client, root: Client, clock: Clock) -> None:
+    (old_key, _) = await dkim_key_operations.both(root)
     async with listening(Server(after_dot=["451 4.7.1 Later"])) as server:
         async with working(ada.world, relay(server)):
-            key = await send(ada, NamedAddress("carol@example.net"))
-            await settled(ada.world, key)
-            new = await dkim_key_operations.key(root, selector="new")
+            submission_id = await send(ada, NamedAddress("carol@example.net"))
+            await settled(ada.world, submission_id)
+            new_key = await dkim_key_operations.key(root, selector="new")
             clock.tick(hours=1)
             ring(ada.world)
             async with asyncio.timeout(10):
@@ -168,36 +171,36 @@ async def test_signatures_of_each_attempt_are_by_the_key_in_force(
         raw = server.mails[-1].raw
     assert b"s=new;" in raw
     assert b"s=r;" not in raw
-    assert old["selector"] == "r"
+    assert old_key["selector"] == "r"
     assert dkim_key_operations.by_dkimpy(
-        raw, dkim_key_operations.texts([new, await in_use(root, "e")])
+        raw, dkim_key_operations.texts([new_key, await find_signing_key(root, "e")])
     ) == [True, True]
 
 
-async def in_use(root: Client, selector: str) -> Any:
+async def find_signing_key(root: Client, selector: str) -> Any:
     nodes = (await root(dkim_key_operations.LIST))["dkimKeys"]["nodes"]
-    return next(one for one in nodes if one["selector"] == selector)
+    return next(signing_key for signing_key in nodes if signing_key["selector"] == selector)
 
 
-async def test_a_key_for_all_signs_where_its_record_is_published(ada: Client, root: Client) -> None:
-    one = await dkim_key_operations.key(root, domains=["*"], selector="any")
-    assert one["dnsTxt"]["name"] == "any._domainkey"
-    records = {"any._domainkey.example.org": one["dnsTxt"]["value"]}
+async def test_wildcard_key_signs_only_if_dns_record_is_published(
+    ada: Client, root: Client
+) -> None:
+    signing_key = await dkim_key_operations.key(root, domains=["*"], selector="any")
+    assert signing_key["dnsTxt"]["name"] == "any._domainkey"
+    records = {"any._domainkey.example.org": signing_key["dnsTxt"]["value"]}
     async with listening(Server()) as server:
-        async with asking(zone({"example.org": "nothing"})) as place:
-            dkim_key_operations.asks(ada, place)
-            assert b"DKIM-Signature" not in await sent(ada, server)
+        async with asking(zone({"example.org": "nothing"})) as resolver_address:
+            dkim_key_operations.asks(ada, resolver_address)
+            assert b"DKIM-Signature" not in await send_and_receive(ada, server)
         ada.world.byte_cache.remove(("dkim record", "any._domainkey.example.org"))
-        async with asking(zone(records)) as place:
-            dkim_key_operations.asks(ada, place)
-            raw = await sent(ada, server)
+        async with asking(zone(records)) as resolver_address:
+            dkim_key_operations.asks(ada, resolver_address)
+            raw = await send_and_receive(ada, server)
     assert dkim_key_operations.by_dkimpy(raw, records) == [True]
     assert b"d=example.org;\r\n s=any;" in raw
 
 
-async def test_the_domain_of_the_machine_signs_too_where_it_is_to(
-    ada: Client, root: Client
-) -> None:
+async def test_domain_of_hostname_signs_too_if_enabled(ada: Client, root: Client) -> None:
     await domain_made(root, "mx.example.org")
     keys = [
         await dkim_key_operations.key(root),
@@ -206,24 +209,24 @@ async def test_the_domain_of_the_machine_signs_too_where_it_is_to(
     options = replace(ada.world.options, dkim_host=True)
     object.__setattr__(ada.world, "options", options)
     async with listening(Server()) as server:
-        raw = await sent(ada, server)
+        raw = await send_and_receive(ada, server)
     assert dkim_key_operations.by_dkimpy(raw, dkim_key_operations.texts(keys)) == [True, True]
     assert b"d=mx.example.org" in raw
 
 
-async def team(root: Client) -> None:
-    """An address that leads to somebody elsewhere."""
-    given = {"address": "team@example.org", "targets": ["carol@example.net"]}
+async def create_team_forward(root: Client) -> None:
+    """Create team@example.org, which forwards to another server."""
+    address_input = {"address": "team@example.org", "targets": ["carol@example.net"]}
     document = """mutation ($input: AddressCreateInput!) {
         addressCreate(input: $input) { errors { message } } }"""
-    assert (await root(document, input=given))["addressCreate"]["errors"] == []
+    assert (await root(document, input=address_input))["addressCreate"]["errors"] == []
 
 
-async def test_what_comes_from_elsewhere_is_sealed_and_never_signed(
+async def test_forwarded_remote_message_is_arc_sealed_and_not_signed(
     ada: Client, root: Client
 ) -> None:
-    (key, _) = await dkim_key_operations.both(root)
-    await team(root)
+    (signing_key, _) = await dkim_key_operations.both(root)
+    await create_team_forward(root)
     async with listening(Server()) as server, working(ada.world, relay(server)):
         raw = raw_message("Forged", From="Ada <ada@example.org>")
         await come(ada.world, "team@example.org", raw=raw)
@@ -233,12 +236,12 @@ async def test_what_comes_from_elsewhere_is_sealed_and_never_signed(
     raw = server.mails[-1].raw
     assert b"DKIM-Signature" not in raw
     assert raw.startswith(b"Delivered-To: ") or b"ARC-Seal: i=1; a=rsa-sha256;" in raw
-    assert f"s={key['selector']}".encode() in raw
+    assert f"s={signing_key['selector']}".encode() in raw
 
 
-async def test_what_one_of_us_wrote_is_signed_when_it_is_sent_on(ada: Client, root: Client) -> None:
+async def test_forwarded_message_of_local_user_is_signed(ada: Client, root: Client) -> None:
     keys = await dkim_key_operations.both(root)
-    await team(root)
+    await create_team_forward(root)
     async with listening(Server()) as server, working(ada.world, relay(server)):
         await settled(ada.world, await send(ada, NamedAddress("team@example.org")))
         async with asyncio.timeout(10):
@@ -248,31 +251,31 @@ async def test_what_one_of_us_wrote_is_signed_when_it_is_sent_on(ada: Client, ro
     assert dkim_key_operations.by_dkimpy(raw, dkim_key_operations.texts(keys)) == [True, True]
 
 
-async def test_a_key_that_cannot_be_opened_holds_nothing_up(
+async def test_undecryptable_signing_key_does_not_block_delivery(
     ada: Client, root: Client, world: Environment, caplog: pytest.LogCaptureFixture
 ) -> None:
     await dkim_key_operations.key(root)
     async with world.write_session() as session:
         await session.exec(update(DkimKey).values(private="gone." + col(DkimKey.private)))
     async with listening(Server()) as server:
-        raw = await sent(ada, server)
+        raw = await send_and_receive(ada, server)
     assert b"DKIM-Signature" not in raw
     assert "a key that signs cannot be opened" in caplog.text
     assert "PRIVATE" not in caplog.text
 
 
-async def test_a_draft_that_is_submitted_is_signed(ada: Client, root: Client) -> None:
+async def test_submitted_draft_is_signed(ada: Client, root: Client) -> None:
     keys = await dkim_key_operations.both(root)
-    given = {"draft": True, "text": "Dear Carol,", "to": [{"address": "carol@example.net"}]}
-    draft = (await upload(ada, **given))["message"]
+    draft_input = {"draft": True, "text": "Dear Carol,", "to": [{"address": "carol@example.net"}]}
+    draft = (await upload(ada, **draft_input))["message"]
     async with listening(Server()) as server, working(ada.world, relay(server)):
-        done = await run(ada, "messageSubmit", "submission { id }", message={"id": draft["id"]})
-        await settled(ada.world, global_ids.decode("Submission", done["submission"]["id"]))
+        payload = await run(ada, "messageSubmit", "submission { id }", message={"id": draft["id"]})
+        await settled(ada.world, global_ids.decode("Submission", payload["submission"]["id"]))
         raw = server.mails[-1].raw
     assert dkim_key_operations.by_dkimpy(raw, dkim_key_operations.texts(keys)) == [True, True]
 
 
-async def test_answers_and_reports_of_ours_are_signed(ada: Client, root: Client) -> None:
+async def test_autoreply_and_dsn_are_signed(ada: Client, root: Client) -> None:
     await domain_made(root, "mx.example.org")
     keys = [
         await dkim_key_operations.key(root),
@@ -281,16 +284,16 @@ async def test_answers_and_reports_of_ours_are_signed(ada: Client, root: Client)
     document = """mutation { autoreplySet(input: {set: {enabled: true, text: "Away."}}) {
         errors { code } } }"""
     assert (await ada(document))["autoreplySet"]["errors"] == []
-    await team(root)
-    refusing = Server(replies={"carol": "550 5.1.1 Nobody"})
-    async with listening(refusing) as server, working(ada.world, relay(server)):
+    await create_team_forward(root)
+    refusing_server = Server(replies={"carol": "550 5.1.1 Nobody"})
+    async with listening(refusing_server) as server, working(ada.world, relay(server)):
         await come(ada.world, ada.address, sender="dave@example.com")
         await come(ada.world, "team@example.org", sender="erin@example.com")
         async with asyncio.timeout(20):
             while len(server.mails) < 2:  # noqa: ASYNC110 - a server has no event
                 await asyncio.sleep(0.01)
-    by = {mail.to[0]: mail.raw for mail in server.mails}
-    assert b"d=example.org;" in by["dave@example.com"]
-    assert b"d=mx.example.org;" in by["erin@example.com"]
-    for raw in by.values():
+    raw_by_recipient = {mail.to[0]: mail.raw for mail in server.mails}
+    assert b"d=example.org;" in raw_by_recipient["dave@example.com"]
+    assert b"d=mx.example.org;" in raw_by_recipient["erin@example.com"]
+    for raw in raw_by_recipient.values():
         assert dkim_key_operations.by_dkimpy(raw, dkim_key_operations.texts(keys)) == [True]

@@ -1,4 +1,4 @@
-"""Servers that answer wrongly, slowly, endlessly or not at all, at each step."""
+"""Delivery to servers that reply wrongly, slowly, endlessly or never, at each SMTP step."""
 
 from dataclasses import replace
 
@@ -15,79 +15,80 @@ CAROL = NamedAddress("carol@example.net")
 
 
 @pytest.mark.parametrize(
-    "what", ["silence", "hang up", "endless", "long", "drip", "garbage", "999 x"]
+    "behaviour", ["silence", "hang up", "endless", "long", "drip", "garbage", "999 x"]
 )
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("together", [False, True], ids=["in turn", "together"])
-async def test_whatever_it_does_the_mail_waits_and_nothing_hangs(
-    ada: Client, world: Environment, *, together: bool, step: str, what: str
+@pytest.mark.parametrize("pipelining", [False, True], ids=["in turn", "together"])
+async def test_message_is_deferred_if_server_misbehaves(
+    ada: Client, world: Environment, *, pipelining: bool, step: str, behaviour: str
 ) -> None:
-    bad = Bad(step, what, together=together)
-    async with bad.listening() as route, working(world, route, QUICK):
+    server = Bad(step, behaviour, together=pipelining)
+    async with server.listening() as route, working(world, route, QUICK):
         row = (await settled(world, await send(ada, CAROL)))["carol"]
-    gone = (step, what) in {("EHLO", "garbage"), ("EHLO", "999 x"), ("GREETING", "999 x")}
-    if row.state is State.RELAYED:  # it was of no consequence
-        assert gone
+    is_ignorable = (step, behaviour) in {
+        ("EHLO", "garbage"),
+        ("EHLO", "999 x"),
+        ("GREETING", "999 x"),
+    }
+    if row.state is State.RELAYED:  # the client ignores this reply
+        assert is_ignorable
         return
     assert (row.state, row.lease) == (State.DEFERRED, None)
     assert 400 <= row.last_code < 500
     assert len(row.last_response) <= 600
     assert row.last_response.isprintable()
-    # Only behind the dot the other side may have it in spite of all.
-    assert (row.final_dot_at is not None) is (step == "DOT" and what != "999 x")
+    # Only after the final dot the server can have accepted the message without a reply.
+    assert (row.final_dot_at is not None) is (step == "DOT" and behaviour != "999 x")
 
 
-async def test_a_connection_that_died_meanwhile_costs_no_attempt(
-    ada: Client, world: Environment
-) -> None:
-    there = Bad()
-    async with there.listening() as route, working(world, route, QUICK):
+async def test_closed_pooled_connection_costs_no_attempt(ada: Client, world: Environment) -> None:
+    server = Bad()
+    async with server.listening() as route, working(world, route, QUICK):
         await settled(world, await send(ada, CAROL))
-        there.step, there.what, there.times = "MAIL", "hang up", 1
+        server.step, server.what, server.times = "MAIL", "hang up", 1
         row = (await settled(world, await send(ada, CAROL)))["carol"]
     assert (row.state, row.attempts) == (State.RELAYED, 1)
-    assert (there.connections, there.taken) == (2, 2)
+    assert (server.connections, server.taken) == (2, 2)
 
 
-async def test_connections_are_used_again_up_to_their_number(
-    ada: Client, world: Environment
-) -> None:
+async def test_connection_is_reused_up_to_message_limit(ada: Client, world: Environment) -> None:
     options = replace(world.options, send_connection_messages=3)
-    there = Bad()
-    async with there.listening() as route, working(replace(world, options=options), route, QUICK):
+    server = Bad()
+    async with server.listening() as route, working(replace(world, options=options), route, QUICK):
         for _ in range(7):
             await settled(world, await send(ada, CAROL))
-    assert (there.taken, there.connections) == (7, 3)
-    assert there.said.count("QUIT") == 3
+    assert (server.taken, server.connections) == (7, 3)
+    assert server.said.count("QUIT") == 3
 
 
-async def test_what_was_refused_is_taken_back_before_the_next(
+async def test_refused_transaction_is_reset_before_next_message(
     ada: Client, world: Environment
 ) -> None:
-    there = Bad("RCPT", "550 5.1.1 No", 1)
-    async with there.listening() as route, working(world, route, QUICK):
+    server = Bad("RCPT", "550 5.1.1 No", 1)
+    async with server.listening() as route, working(world, route, QUICK):
         await settled(world, await send(ada, CAROL))
         await settled(world, await send(ada, CAROL))
-    assert there.connections == 1
-    assert [line[:4] for line in there.said] == [
+    assert server.connections == 1
+    assert [line[:4] for line in server.said] == [
         "EHLO", "MAIL", "RCPT", "RSET", "MAIL", "RCPT", "DATA", "QUIT",
     ]  # fmt: skip
 
 
-async def test_commands_go_together_where_that_is_offered(ada: Client, world: Environment) -> None:
-    """Whoever is refused, and whatever: the next message begins anew."""
-    there = Bad(together=True)
+async def test_pipelined_refusal_does_not_affect_next_message(
+    ada: Client, world: Environment
+) -> None:
+    server = Bad(together=True)
     refusals = [("MAIL", "450 4.0.0 No"), ("RCPT", "550 5.1.1 No"), ("DATA", "451 4.0.0 No")]
-    async with there.listening() as route, working(world, route, QUICK):
+    async with server.listening() as route, working(world, route, QUICK):
         await settled(world, await send(ada))
-        for step, what in refusals:
-            there.step, there.what, there.times = step, what, 2 if step == "RCPT" else 1
+        for step, reply in refusals:
+            server.step, server.what, server.times = step, reply, 2 if step == "RCPT" else 1
             rows = await settled(world, await send(ada))
-            assert {f"{row.last_code} {row.last_response}" for row in rows.values()} == {what}
-            there.step = ""
+            assert {f"{row.last_code} {row.last_response}" for row in rows.values()} == {reply}
+            server.step = ""
             rows = await settled(world, await send(ada))
             assert {row.state for row in rows.values()} == {State.RELAYED}
-        there.step, there.what, there.times = "RCPT", "450 4.2.1 Later", 1
+        server.step, server.what, server.times = "RCPT", "450 4.2.1 Later", 1
         rows = await settled(world, await send(ada))
         assert (rows["carol"].state, rows["dave"].state) == (State.DEFERRED, State.RELAYED)
-    assert (there.connections, there.taken) == (1, 7)
+    assert (server.connections, server.taken) == (1, 7)

@@ -1,4 +1,4 @@
-"""Ways out are tried against real servers, and nothing is sent."""
+"""Route tests connect to real servers and send no message."""
 
 from dataclasses import replace
 
@@ -20,25 +20,25 @@ from tests.support.mail_servers.smtp_and_dns_servers import (
     trust,
 )
 
-SENDER, FAR = "ada@example.org", "carol@example.net"
+SENDER, RECIPIENT = "ada@example.org", "carol@example.net"
 
 
 @pytest.mark.usefixtures("ada")
-async def test_a_way_is_tried_up_to_the_recipient(world: Environment) -> None:
-    names = exchanged("example.net", "mx1.example.net")
+async def test_route_test_ends_after_rcpt(world: Environment) -> None:
+    dns_names = exchanged("example.net", "mx1.example.net")
     server = Server({"gone": "550 5.1.1 No such user"}, features={"tls_context": server_tls()})
-    async with answering(names), listening(server) as there:
-        route = OutboundSettings(make_resolver=names.resolver, mx_port=there.port)
-        good = await run_route_test(world, route, SENDER, FAR)
-        bad = await run_route_test(world, route, SENDER, "gone@example.net")
-        nowhere = await run_route_test(world, route, SENDER, "carol@example.com")
-    assert good.is_accepted
-    assert good.log_lines == [
+    async with answering(dns_names), listening(server) as running_server:
+        settings = OutboundSettings(make_resolver=dns_names.resolver, mx_port=running_server.port)
+        accepted = await run_route_test(world, settings, SENDER, RECIPIENT)
+        refused = await run_route_test(world, settings, SENDER, "gone@example.net")
+        unknown_domain = await run_route_test(world, settings, SENDER, "carol@example.com")
+    assert accepted.is_accepted
+    assert accepted.log_lines == [
         "example.net: MX 10 mx1.example.net (127.0.0.1)",
         "MTA-STS of example.net: no policy",
         "TLS to mx1.example.net: OPPORTUNISTIC",
-        f"connecting to mx1.example.net (127.0.0.1), port {there.port}",
-        good.log_lines[4],
+        f"connecting to mx1.example.net (127.0.0.1), port {running_server.port}",
+        accepted.log_lines[4],
         "it offers: 8BITMIME, AUTH, HELP, SIZE",
         "> MAIL FROM:<ada@example.org>",
         "< 250 OK",
@@ -47,87 +47,91 @@ async def test_a_way_is_tried_up_to_the_recipient(world: Environment) -> None:
         "> RSET",
         "< 250 OK",
     ]
-    assert good.log_lines[4].startswith("encrypted: TLSv1.3 ")
-    assert not bad.is_accepted
-    assert "< 550 5.1.1 No such user" in bad.log_lines
-    assert nowhere.log_lines[-1] == "no way: 550 5.1.2 There is no domain example.com"
-    assert there.mails == []
+    assert accepted.log_lines[4].startswith("encrypted: TLSv1.3 ")
+    assert not refused.is_accepted
+    assert "< 550 5.1.1 No such user" in refused.log_lines
+    assert unknown_domain.log_lines[-1] == "no way: 550 5.1.2 There is no domain example.com"
+    assert running_server.mails == []
 
 
 @pytest.mark.usefixtures("ada")
-async def test_a_relay_host_is_tried_with_its_password_which_is_not_told(
+async def test_relay_host_test_signs_in_without_logging_password(
     world: Environment,
 ) -> None:
     features = {"tls_context": server_tls(), "auth_require_tls": True}
-    async with listening(Server()) as there:
-        there.features = {**features, "authenticator": there.authenticate}
-        for word, ok in (("secret", True), ("hunter2", False)):
-            key = world.new_id()
+    async with listening(Server()) as server:
+        server.features = {**features, "authenticator": server.authenticate}
+        for password, expected in (("secret", True), ("hunter2", False)):
+            relay_id = world.new_id()
             relay = RelayHost(
-                id=key,
+                id=relay_id,
                 host="127.0.0.1",
-                port=there.port,
+                port=server.port,
                 username="us",
-                secret=world.secret_box.encrypt(word, relay_host_context(key)),
+                secret=world.secret_box.encrypt(password, relay_host_context(relay_id)),
                 active=False,
                 created_at=world.now(),
             )
             async with world.write_session() as session:
                 session.add(relay)
-            probed = await run_route_test(
-                world, OutboundSettings(trusted_context=trust()), SENDER, FAR, relay_host_id=key
+            result = await run_route_test(
+                world,
+                OutboundSettings(trusted_context=trust()),
+                SENDER,
+                RECIPIENT,
+                relay_host_id=relay_id,
             )
-            assert probed.is_accepted is ok, probed.log_lines
-            assert word not in "\n".join(probed.log_lines)
-            assert "signing in as us" in probed.log_lines
-    assert probed.log_lines[-1].startswith("failed: 454 4.7.0 Our password was refused")
-    assert there.mails == []
+            assert result.is_accepted is expected, result.log_lines
+            assert password not in "\n".join(result.log_lines)
+            assert "signing in as us" in result.log_lines
+    assert result.log_lines[-1].startswith("failed: 454 4.7.0 Our password was refused")
+    assert server.mails == []
 
 
 @pytest.mark.usefixtures("ada")
-async def test_a_transport_is_tried_without_a_recipient(world: Environment) -> None:
-    async with listening(Server()) as there:
-        key = world.new_id()
+async def test_transport_is_tested_without_recipient(world: Environment) -> None:
+    async with listening(Server()) as server:
+        row_id = world.new_id()
         row = Transport(
-            id=key,
+            id=row_id,
             destination="example.com",
-            next_hop=f"[127.0.0.1]:{there.port}",
+            next_hop=f"[127.0.0.1]:{server.port}",
             created_at=world.now(),
         )
         async with world.write_session() as session:
             session.add(row)
-        probed = await run_route_test(world, OutboundSettings(), transport_id=key)
+        result = await run_route_test(world, OutboundSettings(), transport_id=row_id)
         async with world.write_session() as session:
-            again = await session.get(Transport, key)
-            assert again is not None
-            again.username = "us"
-            again.secret = world.secret_box.encrypt("secret", transport_context(key))
-        unsafe = await run_route_test(world, OutboundSettings(), transport_id=key)
-    assert probed.is_accepted
-    assert probed.log_lines[-4:] == ["> MAIL FROM:<>", "< 250 OK", "> RSET", "< 250 OK"]
-    assert not unsafe.is_accepted
-    assert "4.7.5 TLS failed: not offered" in unsafe.log_lines[-1]
-    assert there.logins == []
+            stored_row = await session.get(Transport, row_id)
+            assert stored_row is not None
+            stored_row.username = "us"
+            stored_row.secret = world.secret_box.encrypt("secret", transport_context(row_id))
+        result_without_tls = await run_route_test(world, OutboundSettings(), transport_id=row_id)
+    assert result.is_accepted
+    assert result.log_lines[-4:] == ["> MAIL FROM:<>", "< 250 OK", "> RSET", "< 250 OK"]
+    assert not result_without_tls.is_accepted
+    assert "4.7.5 TLS failed: not offered" in result_without_tls.log_lines[-1]
+    assert server.logins == []
 
 
 @pytest.mark.usefixtures("ada")
-async def test_what_is_not_there_cannot_be_tried(world: Environment) -> None:
+async def test_unknown_route_raises_not_found(world: Environment) -> None:
     for relay_host, transport in ((1, None), (None, 1), (None, None)):
         with pytest.raises(NotFound):
             await run_route_test(
                 world, OutboundSettings(), relay_host_id=relay_host, transport_id=transport
             )
-    ours = await run_route_test(world, OutboundSettings(), SENDER, "bob@example.org")
-    assert (ours.is_accepted, len(ours.log_lines)) == (True, 1)
+    local_result = await run_route_test(world, OutboundSettings(), SENDER, "bob@example.org")
+    assert (local_result.is_accepted, len(local_result.log_lines)) == (True, 1)
 
 
-async def test_the_route_is_made_of_the_options(world: Environment) -> None:
+async def test_outbound_settings_come_from_options(world: Environment) -> None:
     hop = SecretStr("smtp://us:secret@relay.example:2525")
     options = replace(
         world.options, next_hop=hop, dns_resolver="127.0.0.1:5353", dns_validates=True
     )
-    route = outbound_settings_from_options(replace(world, options=options))
-    assert route.next_hop == parse_next_hop(hop.get_secret_value())
-    assert route.trusts_dnssec
-    assert route.make_resolver().port == 5353
-    assert "secret" not in repr(route)
+    settings = outbound_settings_from_options(replace(world, options=options))
+    assert settings.next_hop == parse_next_hop(hop.get_secret_value())
+    assert settings.trusts_dnssec
+    assert settings.make_resolver().port == 5353
+    assert "secret" not in repr(settings)

@@ -1,4 +1,4 @@
-"""Reports between us and a real Postfix, in both directions."""
+"""DSNs that Postfix sends for our messages."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,30 +24,30 @@ from tests.support.servers.postfix_server import postfix
 
 
 @pytest.fixture
-async def mx(world: Environment, tmp_path: Path) -> AsyncIterator[MxListener]:
+async def mx_listener(world: Environment, tmp_path: Path) -> AsyncIterator[MxListener]:
     listener = MxListener(world, tmp_path / "spool", SmtpListenerConfig())
     await listener.start(host="127.0.0.1", port=0)
     yield listener
     await listener.close(1)
 
 
-async def test_what_postfix_reports_is_tied_to_what_was_sent(
-    ada: Client, world: Environment, mx: MxListener
+async def test_dsns_of_postfix_are_matched_to_submission(
+    ada: Client, world: Environment, mx_listener: MxListener
 ) -> None:
     replies = {"gone": "550 5.1.1 Nobody", "slow": "450 4.2.1 Busy"}
-    names = [NamedAddress(f"{name}@far.example") for name in ("gone", "slow", "good")]
-    async with listening(Server(replies)) as far:
-        ports = {"far.example": far.port, "example.org": mx.port}
+    recipients = [NamedAddress(f"{name}@far.example") for name in ("gone", "slow", "good")]
+    async with listening(Server(replies)) as far_server:
+        ports = {"far.example": far_server.port, "example.org": mx_listener.port}
         routes = {name: f"smtp:[127.0.0.1]:{port}" for name, port in ports.items()}
-        more = {"relay_domains": "far.example example.org", "delay_warning_time": "1s"}
-        with postfix(free_port(), routes=routes, more=more) as there:
-            outgoing = SendRequest(to=names, subject="Hi", text="Hi", request_dsn=True)
-            async with working(world, through(there.port)):
-                sent = await submission_create.send_message(context(ada), outgoing)
-                assert sent.submission is not None
-                key = int(sent.submission.id)
+        postfix_settings = {"relay_domains": "far.example example.org", "delay_warning_time": "1s"}
+        with postfix(free_port(), routes=routes, more=postfix_settings) as postfix_server:
+            request = SendRequest(to=recipients, subject="Hi", text="Hi", request_dsn=True)
+            async with working(world, outbound_settings(postfix_server.port)):
+                payload = await submission_create.send_message(context(ada), request)
+                assert payload.submission is not None
+                key = int(payload.submission.id)
                 async with asyncio.timeout(60):
-                    while not await reported(world, key):  # noqa: ASYNC110 - rows have no event
+                    while not await has_all_reports(world, key):  # noqa: ASYNC110 - rows have no event
                         await asyncio.sleep(0.1)
     rows = await deliveries(world, key)
     assert {name: (row.state, row.last_code, row.last_response) for name, row in rows.items()} == {
@@ -58,19 +58,19 @@ async def test_what_postfix_reports_is_tied_to_what_was_sent(
     assert {(row.reported_by, row.report_proven) for row in rows.values()} == {
         ("postfix.example.net", True)
     }
-    assert sorted(letter.subject for letter in await inbox(ada)) == [
+    assert sorted(message.subject for message in await inbox(ada)) == [
         "Delayed Mail (still being retried)",
         "Successful Mail Delivery Report",
         "Undelivered Mail Returned to Sender",
     ]
 
 
-def through(port: int) -> OutboundSettings:
+def outbound_settings(port: int) -> OutboundSettings:
     return OutboundSettings(parse_next_hop(f"smtp://127.0.0.1:{port}?tls=never"))
 
 
-async def reported(world: Environment, key: int) -> bool:
-    """Whether a report has come of each recipient."""
-    asked = select(col(QueueEntry.reported_at)).where(col(QueueEntry.submission_id) == key)
-    rows = await world.database.read(asked)
+async def has_all_reports(world: Environment, key: int) -> bool:
+    """True if a DSN has arrived for each recipient."""
+    query = select(col(QueueEntry.reported_at)).where(col(QueueEntry.submission_id) == key)
+    rows = await world.database.read(query)
     return all(row.reported_at is not None for row in rows)

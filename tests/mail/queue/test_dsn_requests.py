@@ -1,4 +1,4 @@
-"""What others ask to be told of: how they say it, where it goes, and who is told (RFC 3461)."""
+"""DSN requests (RFC 3461) in SMTP parameters, in the queue and in the DSNs they cause."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -43,10 +43,7 @@ from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
 from tests.support.mail_servers.smtp_client import Authority, connect, secured
 from tests.support.mail_servers.submission_client import PASSWORD, sign_in_by_auth_plain
 
-# ---------------------------------------------------------------- how it is said
-
-
-MAIL = [
+MAIL_PARAMETERS = [
     ("ENVID=abc RET=FULL", "250 2.1.0"),
     ("envid=a+2Bb+20c ret=hdrs", "250 2.1.0"),
     (f"ENVID={'x' * 100}", "250 2.1.0"),
@@ -66,7 +63,7 @@ MAIL = [
     ("RET=FULL RET=HDRS", "501 5.5.4"),
     ("NOTIFY=NEVER", "555 5.5.4"),
 ]
-RCPT = [
+RCPT_PARAMETERS = [
     ("NOTIFY=NEVER", "250 2.1.5"),
     ("notify=success,delay ORCPT=rfc822;ada+2Bx@example.org", "250 2.1.5"),
     (f"ORCPT=rfc822;{'x' * 493}", "250 2.1.5"),
@@ -91,52 +88,58 @@ RCPT = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_mail_and_rcpt_say_it(tmp_path: Path, kind: str) -> None:
-    async with opened(kind, tmp_path) as door:
-        for said, reply in MAIL:
-            client = await door.enter()
-            answer = await client.say(f"MAIL FROM:<{DSN_SENDER}> {said}")
-            assert (said, answer[:9]) == (said, reply)
+async def test_dsn_parameters_of_mail_and_rcpt_are_validated(tmp_path: Path, kind: str) -> None:
+    async with opened(kind, tmp_path) as listener:
+        for parameters, expected in MAIL_PARAMETERS:
+            client = await listener.enter()
+            reply = await client.say(f"MAIL FROM:<{DSN_SENDER}> {parameters}")
+            assert (parameters, reply[:9]) == (parameters, expected)
             assert await client.say("NOOP") == "250 2.0.0 Fine"
             await client.close()
-        for said, reply in RCPT:
-            client = await door.enter()
+        for parameters, expected in RCPT_PARAMETERS:
+            client = await listener.enter()
             assert (await client.say(f"MAIL FROM:<{DSN_SENDER}>")).startswith("250")
-            answer = await client.say(f"RCPT TO:<ada@example.org> {said}")
-            assert (said, answer[:9]) == (said, reply)
+            reply = await client.say(f"RCPT TO:<ada@example.org> {parameters}")
+            assert (parameters, reply[:9]) == (parameters, expected)
             assert await client.say("NOOP") == "250 2.0.0 Fine"
             await client.close()
 
 
-async def test_addresses_beyond_ascii_are_said_by_whom_may(tmp_path: Path) -> None:
-    async with opened("mx", tmp_path) as door:
-        client = await door.enter()
+async def test_utf8_orcpt_is_accepted_with_smtputf8(tmp_path: Path) -> None:
+    async with opened("mx", tmp_path) as listener:
+        client = await listener.enter()
         await client.say(f"MAIL FROM:<{DSN_SENDER}> SMTPUTF8")
-        said = "RCPT TO:<ada@example.org> ORCPT=utf-8;jörg@example.org"
-        assert (await client.say(said)).startswith("250 2.1.5")
+        command = "RCPT TO:<ada@example.org> ORCPT=utf-8;jörg@example.org"
+        assert (await client.say(command)).startswith("250 2.1.5")
         await client.close()
 
 
 @pytest.mark.parametrize("text", ["a", "a+b=c", "A B", "\\x{F6}", "~!", '"a b"@c', "\x7f"])
-def test_xtext_is_read_as_it_was_written(text: str) -> None:
-    written = encode_xtext(text)
-    assert written.isascii()
-    assert not set(written) & set(" =\r\n\x7f")
+def test_xtext_decodes_to_encoded_text(text: str) -> None:
+    encoded = encode_xtext(text)
+    assert encoded.isascii()
+    assert not set(encoded) & set(" =\r\n\x7f")
     if text.isprintable():
-        assert pop_mail_parameters({"ENVID": written}).envid == text
-        found = pop_rcpt_parameters(
-            {"ORCPT": f"rfc822;{written}"}, DEFAULT_REPORTS, allows_utf8=False
+        assert pop_mail_parameters({"ENVID": encoded}).envid == text
+        dsn_request = pop_rcpt_parameters(
+            {"ORCPT": f"rfc822;{encoded}"}, DEFAULT_REPORTS, allows_utf8=False
         )
-        assert found.orcpt == f"rfc822;{text}"
+        assert dsn_request.orcpt == f"rfc822;{text}"
     else:
         with pytest.raises(InvalidDsnParameter):
-            pop_mail_parameters({"ENVID": written})
+            pop_mail_parameters({"ENVID": encoded})
 
 
-def test_what_is_wanted_where_nothing_was_said() -> None:
-    assert [DEFAULT_REPORTS.is_report_wanted(on) for on in NotifyCondition] == [False, True, True]
-    assert [DsnRequest(frozenset()).is_report_wanted(on) for on in NotifyCondition] == [False] * 3
-    assert [ALL_REPORTS.is_report_wanted(on) for on in NotifyCondition] == [True] * 3
+def test_default_notify_conditions() -> None:
+    assert [DEFAULT_REPORTS.is_report_wanted(condition) for condition in NotifyCondition] == [
+        False,
+        True,
+        True,
+    ]
+    assert [
+        DsnRequest(frozenset()).is_report_wanted(condition) for condition in NotifyCondition
+    ] == [False] * 3
+    assert [ALL_REPORTS.is_report_wanted(condition) for condition in NotifyCondition] == [True] * 3
     assert (
         DsnRequest(frozenset({NotifyCondition.SUCCESS}))
         .without_condition(NotifyCondition.SUCCESS)
@@ -145,43 +148,42 @@ def test_what_is_wanted_where_nothing_was_said() -> None:
     )
 
 
-# ---------------------------------------------------------------- by submission
-
-
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path)
 
 
 @pytest.fixture
-async def submitting(
+async def submission_client(
     world: Environment, tmp_path: Path, authority: Authority
 ) -> AsyncIterator[Neighbour]:
-    """Somebody who has signed in."""
+    """A signed-in client of the submission listener."""
     await make_user(world, "ada", password=PASSWORD)
-    terms = SmtpListenerConfig(certificates=CertificateFiles(authority.issue()))
-    made = Listener(world, tmp_path / "spool", terms, SmtpSubmissionService(world))
-    await made.start(host="127.0.0.1", port=0)
-    client = await connect(made.port)
+    config = SmtpListenerConfig(certificates=CertificateFiles(authority.issue()))
+    listener = Listener(world, tmp_path / "spool", config, SmtpSubmissionService(world))
+    await listener.start(host="127.0.0.1", port=0)
+    client = await connect(listener.port)
     await secured(client, authority.client())
     await sign_in_by_auth_plain(client)
     yield client
     await client.close()
-    await made.close(1)
+    await listener.close(1)
 
 
-async def hand_in(client: Neighbour, mail: str, *rcpt: str, sender: str = "ada@example.org") -> str:
-    """What comes of a message with these commands."""
-    assert (await client.say(f"MAIL FROM:<{sender}> {mail}".rstrip())).startswith("250")
-    for each in rcpt:
-        assert (await client.say(f"RCPT TO:{each}")).startswith("250")
+async def submit_message(
+    client: Neighbour, mail_parameters: str, *recipients: str, sender: str = "ada@example.org"
+) -> str:
+    """Send a message with these parameters and return the reply after the dot."""
+    assert (await client.say(f"MAIL FROM:<{sender}> {mail_parameters}".rstrip())).startswith("250")
+    for recipient in recipients:
+        assert (await client.say(f"RCPT TO:{recipient}")).startswith("250")
     assert (await client.say("DATA")).startswith("354")
     client.send(raw_message("Hello", From="ada@example.org") + b".\r\n")
     return await client.hear()
 
 
-async def columns(world: Environment) -> tuple[Any, list[Any]]:
-    """What the queue knows of the only submission."""
+async def queued_columns(world: Environment) -> tuple[Any, list[Any]]:
+    """Read the DSN columns of the only submission and of its queue entries."""
     (row,) = await world.database.read(
         select(
             col(Submission.envid),
@@ -190,17 +192,17 @@ async def columns(world: Environment) -> tuple[Any, list[Any]]:
             col(Submission.user_id),
         )
     )
-    asked = select(col(QueueEntry.recipient), col(QueueEntry.notify), col(QueueEntry.orcpt))
+    query = select(col(QueueEntry.recipient), col(QueueEntry.notify), col(QueueEntry.orcpt))
     return row, [
-        tuple(one) for one in await world.database.read(asked.order_by(col(QueueEntry.id)))
+        tuple(entry) for entry in await world.database.read(query.order_by(col(QueueEntry.id)))
     ]
 
 
-async def test_what_a_program_asks_for_comes_to_the_queue_and_goes_on(
-    submitting: Neighbour, world: Environment
+async def test_dsn_request_of_submission_is_queued_and_passed_on(
+    submission_client: Neighbour, world: Environment
 ) -> None:
-    reply = await hand_in(
-        submitting,
+    reply = await submit_message(
+        submission_client,
         "RET=FULL ENVID=My+20Id",
         "<dave@example.net> NOTIFY=SUCCESS ORCPT=rfc822;list+2Bx@example.com",
         "<eve@example.net> NOTIFY=NEVER",
@@ -208,7 +210,7 @@ async def test_what_a_program_asks_for_comes_to_the_queue_and_goes_on(
         "<frank@example.net>",
     )
     assert reply.startswith("250")
-    row, deliveries = await columns(world)
+    row, deliveries = await queued_columns(world)
     assert (row.envid, row.ret) == ("My Id", "FULL")
     assert row.header_id.endswith("@example.com>")
     assert deliveries == [
@@ -216,10 +218,10 @@ async def test_what_a_program_asks_for_comes_to_the_queue_and_goes_on(
         ("eve@example.net", "NEVER", None),
         ("frank@example.net", None, None),
     ]
-    elsewhere = Reporter()
-    async with listening(elsewhere), working(world, relay(elsewhere)):
-        await until(lambda: took(elsewhere))
-    assert elsewhere.asked == [
+    remote_server = Reporter()
+    async with listening(remote_server), working(world, relay(remote_server)):
+        await until(lambda: has_received(remote_server))
+    assert remote_server.asked == [
         ("MAIL", ["RET=FULL", "ENVID=My+20Id"]),
         ("RCPT", ["NOTIFY=SUCCESS", "ORCPT=rfc822;list+2Bx@example.com"]),
         ("RCPT", ["NOTIFY=NEVER", "ORCPT=rfc822;eve@example.net"]),
@@ -227,39 +229,38 @@ async def test_what_a_program_asks_for_comes_to_the_queue_and_goes_on(
     ]
 
 
-async def took(server: Server, many: int = 1) -> bool:
-    return len(server.mails) >= many
+async def has_received(server: Server, count: int = 1) -> bool:
+    return len(server.mails) >= count
 
 
-async def test_what_a_program_sends_for_nobody_asks_for_nothing(
-    submitting: Neighbour, world: Environment
+async def test_submission_with_null_sender_requests_no_dsn(
+    submission_client: Neighbour, world: Environment
 ) -> None:
     assert (
-        await hand_in(submitting, "ENVID=1", f"<dave@example.net> {NOTIFY_ALL}", sender="")
+        await submit_message(
+            submission_client, "ENVID=1", f"<dave@example.net> {NOTIFY_ALL}", sender=""
+        )
     ).startswith("250")
-    _, deliveries = await columns(world)
+    _, deliveries = await queued_columns(world)
     assert deliveries == [("dave@example.net", "NEVER", None)]
-
-
-# ---------------------------------------------------------------- from elsewhere
 
 
 @pytest.fixture
 async def client(world: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
-    """Another server, by SMTP, from where example.net sends."""
-    there = zone({"example.net": "v=spf1 ip4:127.0.0.1 -all"})
-    async with asking(there):
-        use_dns_zone(world, there)
-        async with open_mx_session(world, tmp_path) as neighbour:
-            yield neighbour
+    """A connection to the MX listener that passes SPF for example.net."""
+    dns_zone = zone({"example.net": "v=spf1 ip4:127.0.0.1 -all"})
+    async with asking(dns_zone):
+        use_dns_zone(world, dns_zone)
+        async with open_mx_session(world, tmp_path) as mx_client:
+            yield mx_client
 
 
 @pytest.mark.usefixtures("bob", "examined")
-async def test_a_sender_elsewhere_is_told_what_has_come(
+async def test_remote_sender_gets_success_dsn_once(
     client: Neighbour, ada: Client, world: Environment
 ) -> None:
-    for _ in range(2):  # a repeat is known
-        reply = await hand_in(
+    for _ in range(2):  # the second message is a duplicate
+        reply = await submit_message(
             client,
             "ENVID=No+2B1 RET=FULL",
             f"<ada@example.org> {NOTIFY_ALL} ORCPT=rfc822;first@example.com",
@@ -268,9 +269,9 @@ async def test_a_sender_elsewhere_is_told_what_has_come(
         )
         assert reply.startswith("250")
     assert await queued_dsn_requests(world) == [("", DSN_SENDER, "NEVER")]
-    about, (row,), subject = await only_queued_dsn(world)
+    message_fields, (row,), subject = await only_queued_dsn(world)
     assert subject == "Your message was delivered"
-    assert (about["Original-Envelope-Id"], about["Reporting-MTA"]) == (
+    assert (message_fields["Original-Envelope-Id"], message_fields["Reporting-MTA"]) == (
         "No+1",
         "dns; mx.example.org",
     )
@@ -282,7 +283,7 @@ async def test_a_sender_elsewhere_is_told_what_has_come(
 
 @pytest.mark.usefixtures("ada", "examined")
 @pytest.mark.parametrize(
-    ("sender", "wish"),
+    ("sender", "parameters"),
     [
         ("", NOTIFY_ALL),
         (DSN_SENDER, ""),
@@ -290,49 +291,55 @@ async def test_a_sender_elsewhere_is_told_what_has_come(
         (DSN_SENDER, "NOTIFY=NEVER"),
     ],
 )
-async def test_nobody_else_is(
-    client: Neighbour, world: Environment, sender: str, wish: str
+async def test_success_dsn_needs_sender_and_request(
+    client: Neighbour, world: Environment, sender: str, parameters: str
 ) -> None:
-    reply = await hand_in(client, "", f"<ada@example.org> {wish}".rstrip(), sender=sender)
+    reply = await submit_message(
+        client, "", f"<ada@example.org> {parameters}".rstrip(), sender=sender
+    )
     assert reply.startswith("250")
     assert await queued_dsn_requests(world) == []
 
 
 @pytest.mark.usefixtures("ada", "examined")
-async def test_by_lmtp_as_well(neighbour: Neighbour, world: Environment) -> None:
+async def test_success_dsn_is_sent_for_lmtp_delivery(
+    neighbour: Neighbour, world: Environment
+) -> None:
     assert (
-        await hand_in(neighbour, "", f"<ada@example.org> {NOTIFY_ALL}", sender=DSN_SENDER)
+        await submit_message(neighbour, "", f"<ada@example.org> {NOTIFY_ALL}", sender=DSN_SENDER)
     ).startswith("250")
     assert await queued_dsn_requests(world) == [("", DSN_SENDER, "NEVER")]
 
 
 @pytest.mark.usefixtures("examined")
-async def test_an_address_that_forwards_to_one_passes_it_on(
+async def test_forward_to_one_target_passes_dsn_request_on(
     client: Neighbour, ada: Client, world: Environment
 ) -> None:
     await add_forwarding_address(world, "list", "dave@far.example")
-    await hand_in(client, "ENVID=1 RET=FULL", f"<list@example.org> {NOTIFY_ALL}", sender=DSN_SENDER)
-    row, deliveries = await columns(world)
+    await submit_message(
+        client, "ENVID=1 RET=FULL", f"<list@example.org> {NOTIFY_ALL}", sender=DSN_SENDER
+    )
+    row, deliveries = await queued_columns(world)
     assert (row.envid, row.ret, row.user_id) == ("1", "FULL", None)
     assert deliveries == [("dave@far.example", "DELAY,FAILURE,SUCCESS", "rfc822;list@example.org")]
     assert await inbox(ada) == []
-    elsewhere = Server()  # without DSN: then our queue tells
-    async with listening(elsewhere), working(world, relay(elsewhere)):
-        await until(lambda: took(elsewhere, 2))
-    (report,) = [mail for mail in elsewhere.mails if mail.to == [DSN_SENDER]]
+    remote_server = Server()  # without DSN, so that our queue writes the DSN
+    async with listening(remote_server), working(world, relay(remote_server)):
+        await until(lambda: has_received(remote_server, 2))
+    (report,) = [mail for mail in remote_server.mails if mail.to == [DSN_SENDER]]
     assert b"Action: relayed" in report.raw
     assert b"Original-Recipient: rfc822;list@example.org" in report.raw
     assert b"Original-Envelope-Id: 1" in report.raw
 
 
 @pytest.mark.usefixtures("examined")
-async def test_one_that_forwards_to_several_is_the_end_of_it(
+async def test_forward_to_several_targets_sends_expanded_dsn(
     client: Neighbour, ada: Client, world: Environment
 ) -> None:
     await add_forwarding_address(world, "list", "dave@far.example", ada.address)
-    await hand_in(client, "ENVID=1", f"<list@example.org> {NOTIFY_ALL}", sender=DSN_SENDER)
-    waiting = await queued_dsn_requests(world)
-    assert [(to, notify) for _, to, notify in waiting] == [
+    await submit_message(client, "ENVID=1", f"<list@example.org> {NOTIFY_ALL}", sender=DSN_SENDER)
+    queued = await queued_dsn_requests(world)
+    assert [(recipient, notify) for _, recipient, notify in queued] == [
         ("dave@far.example", "DELAY,FAILURE"),
         (DSN_SENDER, "NEVER"),
     ]
@@ -341,16 +348,16 @@ async def test_one_that_forwards_to_several_is_the_end_of_it(
 
 
 @pytest.mark.usefixtures("examined")
-async def test_what_an_account_forwards_has_come_and_never_stays_never(
+async def test_forward_of_user_sends_success_dsn_and_keeps_never(
     client: Neighbour, ada: Client, world: Environment
 ) -> None:
     async with world.write_session(ada.user.id) as session:
-        mine = update(User).where(col(User.id) == ada.user.id)
-        await session.exec(mine.values(targets=["dave@far.example"]))
-    await hand_in(client, "", "<ada@example.org> NOTIFY=NEVER", sender=DSN_SENDER)
-    await hand_in(client, "", f"<ada@example.org> {NOTIFY_ALL}", sender=f"x{DSN_SENDER}")
-    waiting = [(to, notify) for _, to, notify in await queued_dsn_requests(world)]
-    assert waiting == [
+        statement = update(User).where(col(User.id) == ada.user.id)
+        await session.exec(statement.values(targets=["dave@far.example"]))
+    await submit_message(client, "", "<ada@example.org> NOTIFY=NEVER", sender=DSN_SENDER)
+    await submit_message(client, "", f"<ada@example.org> {NOTIFY_ALL}", sender=f"x{DSN_SENDER}")
+    queued = [(recipient, notify) for _, recipient, notify in await queued_dsn_requests(world)]
+    assert queued == [
         ("dave@far.example", "NEVER"),
         ("dave@far.example", "DELAY,FAILURE"),
         (f"x{DSN_SENDER}", "NEVER"),
@@ -358,10 +365,10 @@ async def test_what_an_account_forwards_has_come_and_never_stays_never(
 
 
 @pytest.mark.usefixtures("examined")
-async def test_who_may_be_another_is_not_told(
+async def test_sender_without_spf_pass_gets_no_dsn(
     client: Neighbour, ada: Client, world: Environment
 ) -> None:
-    reply = await hand_in(
+    reply = await submit_message(
         client, "", f"<{ada.address}> {NOTIFY_ALL}", sender="carol@unsure.example"
     )
     assert reply.startswith("250")
@@ -369,26 +376,21 @@ async def test_who_may_be_another_is_not_told(
     assert len(await inbox(ada)) == 1
 
 
-# ---------------------------------------------------------------- between our own
-
-
-async def test_a_user_here_hears_from_the_one_an_address_here_forwards_to(
-    ada: Client, world: Environment
-) -> None:
-    """The report of a failure behind a forward comes back, and is tied to what was sent."""
+async def test_local_sender_gets_dsn_of_failed_forward(ada: Client, world: Environment) -> None:
+    """The DSN of the forwarded message is matched to the submission of the user."""
     await add_forwarding_address(world, "list", "gone@far.example")
-    refusing = Server({"gone": "550 5.1.1 Gone"})
-    async with listening(refusing), working(world, relay(refusing)):
+    refusing_server = Server({"gone": "550 5.1.1 Gone"})
+    async with listening(refusing_server), working(world, relay(refusing_server)):
         key = await send(ada, NamedAddress("list@example.org"))
 
-        async def bounced() -> bool:
-            asked = select(col(QueueEntry.state), col(QueueEntry.report_proven)).where(
+        async def is_bounced() -> bool:
+            query = select(col(QueueEntry.state), col(QueueEntry.report_proven)).where(
                 col(QueueEntry.submission_id) == key
             )
-            (row,) = await world.database.read(asked)
+            (row,) = await world.database.read(query)
             return tuple(row) == (DeliveryState.BOUNCED, True)
 
-        await until(bounced)
-    (letter,) = await inbox(ada)
-    assert letter.subject == "Your message could not be delivered"
+        await until(is_bounced)
+    (dsn,) = await inbox(ada)
+    assert dsn.subject == "Your message could not be delivered"
     assert b"Original-Recipient: rfc822;list@example.org" in await newest_inbox_message(ada)

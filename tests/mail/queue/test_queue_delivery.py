@@ -1,4 +1,4 @@
-"""The queue against real servers on loopback: who gets what, and what came of it."""
+"""Delivery of the queue to servers on loopback, and its results."""
 
 import email
 from datetime import timedelta
@@ -52,10 +52,8 @@ from tests.support.mail_servers.smtp_and_dns_servers import Server, listening, s
 from tests.support.stores.counter_check import rows
 
 
-async def test_a_message_goes_to_the_next_hop_as_it_was_built(
-    ada: Client, world: Environment
-) -> None:
-    async with listening(Server()) as there, working(world, relay(there)):
+async def test_message_is_relayed_unchanged_without_bcc(ada: Client, world: Environment) -> None:
+    async with listening(Server()) as server, working(world, relay(server)):
         key = await send(ada, bcc=[NamedAddress("eve@example.org.example")])
         rows = await settled(world, key)
         job = DeliveryJob(
@@ -64,46 +62,46 @@ async def test_a_message_goes_to_the_next_hop_as_it_was_built(
     assert {row.state for row in rows.values()} == {State.RELAYED}
     assert (await state(world, key)) is SubmissionState.SENT
     sent = without_bcc(await message_body.read_message(world, job))
-    assert {mail.raw for mail in there.mails} == {sent}
+    assert {mail.raw for mail in server.mails} == {sent}
     assert b"Bcc" not in sent
     assert b"\r\n.\r\n..dots\r\n" in sent
-    assert sorted(mail.to for mail in there.mails) == [
+    assert sorted(mail.to for mail in server.mails) == [
         ["carol@example.net", "dave@example.net"],
         ["eve@example.org.example"],
     ]
-    assert {(mail.sender, mail.helo) for mail in there.mails} == {
+    assert {(mail.sender, mail.helo) for mail in server.mails} == {
         ("ada@example.org", "mx.example.org")
     }
     assert rows["carol"].delivered_at == world.now()
     assert (rows["carol"].next_at, rows["carol"].holder) == (None, None)
 
 
-async def test_each_recipient_has_its_own_answer(
+async def test_each_recipient_has_own_delivery_result(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
     replies = {"slow": "450 4.2.1 Later", "gone": "550 5.1.1 No such user"}
-    names = [NamedAddress(f"{name}@example.net") for name in ("good", "slow", "gone")]
-    async with listening(Server(replies)) as there, working(world, relay(there)):
-        key = await send(ada, *names)
+    recipients = [NamedAddress(f"{name}@example.net") for name in ("good", "slow", "gone")]
+    async with listening(Server(replies)) as server, working(world, relay(server)):
+        key = await send(ada, *recipients)
         rows = await settled(world, key)
         assert {name: (row.state, row.last_code) for name, row in rows.items()} == {
             "good": (State.RELAYED, 250),
             "slow": (State.DEFERRED, 450),
             "gone": (State.BOUNCED, 550),
         }
-        assert there.sessions == 1
+        assert server.sessions == 1
         assert (await state(world, key)) is SubmissionState.SENDING
-        wait = rows["slow"].next_at - world.now()
-        assert timedelta(seconds=48) <= wait <= timedelta(seconds=72)
+        retry_delay_time = rows["slow"].next_at - world.now()
+        assert timedelta(seconds=48) <= retry_delay_time <= timedelta(seconds=72)
 
-        del there.replies["slow"]
+        del server.replies["slow"]
         clock.tick(seconds=73)
         ring(world)
         await until(lambda: is_now(world, key, "slow", State.RELAYED))
     rows = await deliveries(world, key)
     assert (rows["slow"].attempts, rows["good"].attempts) == (2, 1)
     assert (await state(world, key)) is SubmissionState.PARTIAL
-    assert [mail.to for mail in there.mails] == [["good@example.net"], ["slow@example.net"]]
+    assert [mail.to for mail in server.mails] == [["good@example.net"], ["slow@example.net"]]
     (bounce,) = await inbox(ada)
     assert bounce.content_type == "multipart/report"
     assert bounce.envelope_from == ""
@@ -111,24 +109,20 @@ async def test_each_recipient_has_its_own_answer(
     assert "slow" not in bounce.preview
 
 
-async def test_every_change_is_in_the_journal_of_the_account(
-    ada: Client, world: Environment
-) -> None:
-    async with listening(Server({"carol": "550 No"})) as there, working(world, relay(there)):
+async def test_submission_states_are_in_user_journal(ada: Client, world: Environment) -> None:
+    async with listening(Server({"carol": "550 No"})) as server, working(world, relay(server)):
         key = await send(ada)
         await settled(world, key)
-    asked = select(col(Change.facts)).where(
+    query = select(col(Change.facts)).where(
         col(Change.stream_id) == ada.user.id, col(Change.kind) == ChangeKind.SUBMISSION_CHANGED
     )
-    rows = await world.database.read(asked.order_by(col(Change.last)))
+    rows = await world.database.read(query.order_by(col(Change.last)))
     assert [row.facts["state"] for row in rows] == ["QUEUED", "SENDING", "PARTIAL"]
 
 
-async def test_what_nobody_takes_for_five_days_is_given_up(
-    ada: Client, world: Environment, clock: Clock
-) -> None:
+async def test_entry_expires_after_five_days(ada: Client, world: Environment, clock: Clock) -> None:
     replies = {"carol": "451 4.3.0 Never", "dave": "451 4.3.0 Never"}
-    async with listening(Server(replies)) as there, working(world, relay(there)):
+    async with listening(Server(replies)) as server, working(world, relay(server)):
         key = await send(ada)
         rows = await settled(world, key)
         assert {row.state for row in rows.values()} == {State.DEFERRED}
@@ -142,23 +136,23 @@ async def test_what_nobody_takes_for_five_days_is_given_up(
 
 
 @pytest.mark.parametrize(
-    ("reply", "state_", "many"),
+    ("reply", "expected_state", "dsn_count"),
     [("451 4.3.0 Full", State.DEFERRED, 0), ("554 5.6.0 Unwanted", State.BOUNCED, 1)],
 )
-async def test_the_answer_to_the_dot_counts_for_all(
-    ada: Client, world: Environment, reply: str, state_: DeliveryState, many: int
+async def test_reply_after_dot_applies_to_all_recipients(
+    ada: Client, world: Environment, reply: str, expected_state: DeliveryState, dsn_count: int
 ) -> None:
-    async with listening(Server(after_dot=[reply])) as there, working(world, relay(there)):
+    async with listening(Server(after_dot=[reply])) as server, working(world, relay(server)):
         key = await send(ada)
         rows = await settled(world, key)
-    assert [(row.state, row.final_dot_at) for row in rows.values()] == [(state_, None)] * 2
-    assert len(await inbox(ada)) == many
+    assert [(row.state, row.final_dot_at) for row in rows.values()] == [(expected_state, None)] * 2
+    assert len(await inbox(ada)) == dsn_count
 
 
-async def test_a_silent_end_after_the_dot_is_tried_again_and_marked(
+async def test_connection_lost_after_dot_is_retried_and_marked(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
-    async with listening(Server(hang_up=True)) as there, working(world, relay(there)):
+    async with listening(Server(hang_up=True)) as server, working(world, relay(server)):
         key = await send(ada)
         rows = await settled(world, key)
         for row in rows.values():
@@ -167,21 +161,22 @@ async def test_a_silent_end_after_the_dot_is_tried_again_and_marked(
         clock.tick(minutes=2)
         ring(world)
         await until(lambda: is_now(world, key, "dave", State.RELAYED))
-    first, second = there.mails
-    assert first.raw == second.raw  # the same Message-ID: whoever has it twice can tell
+    first_copy, second_copy = server.mails
+    # The same Message-ID lets the recipient detect the duplicate.
+    assert first_copy.raw == second_copy.raw
 
 
-async def test_local_recipients_need_no_server(
+async def test_local_recipients_are_delivered_without_next_hop(
     ada: Client, bob: Client, world: Environment
 ) -> None:
-    nobody = OutboundSettings(parse_next_hop("127.0.0.1:1"))
-    async with working(world, nobody):
-        to = [
+    unreachable = OutboundSettings(parse_next_hop("127.0.0.1:1"))
+    async with working(world, unreachable):
+        recipients = [
             NamedAddress("bob@example.org"),
             NamedAddress("nobody@example.org"),
             NamedAddress("b.ob+x@Example.org"),
         ]
-        key = await send(ada, *to, bcc=[NamedAddress(ada.address)])
+        key = await send(ada, *recipients, bcc=[NamedAddress(ada.address)])
         rows = await settled(world, key)
     assert {name: row.state for name, row in rows.items()} == {
         "bob": State.DELIVERED,
@@ -189,7 +184,7 @@ async def test_local_recipients_need_no_server(
         "ada": State.DELIVERED,
         "nobody": State.BOUNCED,
     }
-    (mail,) = await inbox(bob)  # two of the recipients are one person
+    (mail,) = await inbox(bob)  # two of the recipients are the same user
     assert (mail.subject, mail.bcc, mail.envelope_from) == ("Hello", [], ada.address)
     assert [mail.subject for mail in await inbox(ada)] == [
         "Hello",
@@ -197,146 +192,145 @@ async def test_local_recipients_need_no_server(
     ]
 
 
-async def test_without_room_for_a_report_the_state_still_tells(
+async def test_full_quota_prevents_dsn_but_not_submission_state(
     ada: Client, world: Environment
 ) -> None:
     key = await send(ada, NamedAddress("nobody@example.org"))
     async with world.write_session(ada.user.id) as session:
         await session.exec(update(User).where(col(User.id) == ada.user.id).values(quota=10))
-    with world.wakeups.follow([ada.user.id]) as bell:
+    with world.wakeups.follow([ada.user.id]) as follower:
         async with working(world, OutboundSettings(parse_next_hop("127.0.0.1:1"))):
             await settled(world, key)
-        bell.clear()
+        follower.clear()
         async with world.write_session(ada.user.id) as session:
             entry = JournalEntry(ChangeKind.SUBMISSION_CHANGED, [key])
             await record_entry(session, ada.user.id, entry, at=world.now())
-        assert bell.is_set()  # the report's number went back, and nobody was told of it
+        # The position of the dropped DSN is free again and caused no wake-up.
+        assert follower.is_set()
     assert (await state(world, key)) is SubmissionState.FAILED
     assert await inbox(ada) == []
 
 
-async def test_a_bounce_is_never_bounced(ada: Client, world: Environment) -> None:
+async def test_undeliverable_bounce_is_not_bounced(ada: Client, world: Environment) -> None:
     key = await send(ada, NamedAddress("nobody@example.org"))
     async with world.write_session(ada.user.id) as session:
-        nobody = update(Submission).where(col(Submission.id) == key).values(envelope_from="")
-        await session.exec(nobody)
+        statement = update(Submission).where(col(Submission.id) == key).values(envelope_from="")
+        await session.exec(statement)
     async with working(world, OutboundSettings(parse_next_hop("127.0.0.1:1"))):
         rows = await settled(world, key)
     assert rows["nobody"].state is State.BOUNCED
     assert await inbox(ada) == []
 
 
-async def test_dots_and_large_messages_arrive_as_they_are(ada: Client, world: Environment) -> None:
+async def test_large_message_with_dots_arrives_unchanged(ada: Client, world: Environment) -> None:
     text = "".join(f"{'.' * (n % 5)}{n}\n.\n" for n in range(120_000))[: 1 << 20]
-    async with listening(Server()) as there, working(world, relay(there)):
+    async with listening(Server()) as server, working(world, relay(server)):
         file = OutgoingFile(world.random_bytes(9 << 20))
-        outgoing = SendRequest(to=FAR, text=text, attachments=[file])
-        sent = await submission_create.send_message(context(ada), outgoing)
-        assert sent.submission is not None
-        await settled(world, sent.submission.id)
-    (mail,) = there.mails
+        request = SendRequest(to=FAR, text=text, attachments=[file])
+        payload = await submission_create.send_message(context(ada), request)
+        assert payload.submission is not None
+        await settled(world, payload.submission.id)
+    (mail,) = server.mails
     parsed = email.message_from_bytes(mail.raw, policy=policy.default)
-    first, second = parsed.iter_parts()
-    assert first.get_content().splitlines() == text.splitlines()
-    assert second.get_content() == file.content
+    text_part, file_part = parsed.iter_parts()
+    assert text_part.get_content().splitlines() == text.splitlines()
+    assert file_part.get_content() == file.content
 
 
 @pytest.mark.parametrize(
-    ("features", "to", "text"),
+    ("features", "recipient", "status_code"),
     [
         ({}, "jörg@example.net", "5.6.7"),
         ({"data_size_limit": 100}, "carol@example.net", "5.3.4"),
     ],
 )
-async def test_what_the_server_cannot_take_is_bounced_with_the_reason(
-    ada: Client, world: Environment, features: dict[str, Any], to: str, text: str
+async def test_message_that_server_does_not_support_bounces(
+    ada: Client, world: Environment, features: dict[str, Any], recipient: str, status_code: str
 ) -> None:
-    async with listening(Server(features=features)) as there, working(world, relay(there)):
-        (row,) = (await settled(world, await send(ada, NamedAddress(to)))).values()
-    assert (row.state, row.last_response[:5]) == (State.BOUNCED, text)
-    assert there.mails == []
+    async with listening(Server(features=features)) as server, working(world, relay(server)):
+        (row,) = (await settled(world, await send(ada, NamedAddress(recipient)))).values()
+    assert (row.state, row.last_response[:5]) == (State.BOUNCED, status_code)
+    assert server.mails == []
     assert len(await inbox(ada)) == 1
 
 
-async def test_an_address_beyond_ascii_goes_to_a_server_that_takes_it(
-    ada: Client, world: Environment
-) -> None:
-    async with listening(Server()) as there, working(world, relay(there)):
+async def test_non_ascii_address_is_sent_with_smtputf8(ada: Client, world: Environment) -> None:
+    async with listening(Server()) as server, working(world, relay(server)):
         await settled(world, await send(ada, NamedAddress("jörg@bücher.example")))
-    (mail,) = there.mails
+    (mail,) = server.mails
     assert mail.to == ["jörg@xn--bcher-kva.example"]
     assert {"SMTPUTF8", "BODY=8BITMIME"} <= set(mail.options)
     assert any(option.startswith("SIZE=") for option in mail.options)
 
 
 @pytest.mark.parametrize("query", ["?tls=required", "?tls=never", ""])
-async def test_encryption_is_used_as_the_operator_says(
-    ada: Client, world: Environment, query: str
-) -> None:
+async def test_tls_follows_next_hop_parameter(ada: Client, world: Environment, query: str) -> None:
     server = Server(features={"tls_context": server_tls()})
-    async with listening(server) as there, working(world, relay(there, query)):
+    async with listening(server) as running_server, working(world, relay(running_server, query)):
         rows = await settled(world, await send(ada))
     assert {row.state for row in rows.values()} == {State.RELAYED}
-    assert there.mails[0].encrypted is (query != "?tls=never")
+    assert running_server.mails[0].encrypted is (query != "?tls=never")
 
 
-async def test_required_encryption_is_never_done_without(ada: Client, world: Environment) -> None:
-    async with listening(Server()) as there, working(world, relay(there, "?tls=required")):
+async def test_required_tls_without_starttls_defers(ada: Client, world: Environment) -> None:
+    async with listening(Server()) as server, working(world, relay(server, "?tls=required")):
         rows = await settled(world, await send(ada))
     assert {row.state for row in rows.values()} == {State.DEFERRED}
     assert rows["carol"].last_response.startswith("4.7.5")
-    assert there.mails == []
+    assert server.mails == []
 
 
-async def test_an_unknown_certificate_is_refused_where_it_matters(
+async def test_required_tls_with_untrusted_certificate_defers(
     ada: Client, world: Environment
 ) -> None:
     server = Server(features={"tls_context": server_tls()})
-    async with listening(server) as there:
-        route = OutboundSettings(parse_next_hop(f"smtp://127.0.0.1:{there.port}?tls=required"))
-        async with working(world, route):
+    async with listening(server) as running_server:
+        settings = OutboundSettings(
+            parse_next_hop(f"smtp://127.0.0.1:{running_server.port}?tls=required")
+        )
+        async with working(world, settings):
             rows = await settled(world, await send(ada))
     assert {row.state for row in rows.values()} == {State.DEFERRED}
-    assert there.mails == []
+    assert running_server.mails == []
 
 
 @pytest.mark.parametrize(
-    ("password", "state_", "text"),
+    ("password", "expected_state", "response"),
     [("secret", State.RELAYED, "2.0.0 Taken"), ("wrong", State.DEFERRED, "4.7.0 Our password")],
 )
-async def test_signing_in_to_the_next_hop(
-    ada: Client, world: Environment, password: str, state_: DeliveryState, text: str
+async def test_sign_in_to_next_hop(
+    ada: Client, world: Environment, password: str, expected_state: DeliveryState, response: str
 ) -> None:
     server = Server()
     server.features = {"auth_require_tls": False, "authenticator": server.authenticate}
-    async with listening(server, tls=True) as there:
-        hop = parse_next_hop(f"smtps://us%40here:{password}@127.0.0.1:{there.port}")
+    async with listening(server, tls=True) as running_server:
+        hop = parse_next_hop(f"smtps://us%40here:{password}@127.0.0.1:{running_server.port}")
         async with working(world, OutboundSettings(hop, trusted_context=trust())):
             rows = await settled(world, await send(ada))
-    assert {row.state for row in rows.values()} == {state_}
-    assert rows["carol"].last_response.startswith(text)
-    assert there.logins[0] == "us@here"
+    assert {row.state for row in rows.values()} == {expected_state}
+    assert rows["carol"].last_response.startswith(response)
+    assert running_server.logins[0] == "us@here"
 
 
-async def test_a_password_never_goes_out_in_the_clear(ada: Client, world: Environment) -> None:
+async def test_password_is_not_sent_without_tls(ada: Client, world: Environment) -> None:
     server = Server()
     server.features = {"auth_require_tls": False, "authenticator": server.authenticate}
-    async with listening(server) as there:
-        hop = parse_next_hop(f"smtp://us:secret@127.0.0.1:{there.port}")
+    async with listening(server) as running_server:
+        hop = parse_next_hop(f"smtp://us:secret@127.0.0.1:{running_server.port}")
         async with working(world, OutboundSettings(hop, trusted_context=trust())):
             rows = await settled(world, await send(ada))
     assert {row.state for row in rows.values()} == {State.DEFERRED}
-    assert (there.logins, there.mails) == ([], [])
+    assert (running_server.logins, running_server.mails) == ([], [])
 
 
-async def test_a_server_that_is_not_there_is_tried_later(ada: Client, world: Environment) -> None:
+async def test_unreachable_next_hop_defers(ada: Client, world: Environment) -> None:
     async with working(world, OutboundSettings(parse_next_hop("127.0.0.1:1"))):
         rows = await settled(world, await send(ada))
     assert {row.state for row in rows.values()} == {State.DEFERRED}
     assert await inbox(ada) == []
 
 
-def test_pauses_grow_to_four_hours_and_jitter_a_fifth() -> None:
+def test_retry_delay_grows_to_four_hours_with_jitter() -> None:
     assert [retry_delay(n, 0.5) for n in range(1, 10)] == [
         *DEFAULT_BACKOFF,
         DEFAULT_BACKOFF[-1],
@@ -349,7 +343,7 @@ def test_pauses_grow_to_four_hours_and_jitter_a_fifth() -> None:
 
 
 @pytest.mark.parametrize(
-    ("alone", "age", "wanted"),
+    ("pause", "age", "expected"),
     [
         (timedelta(milliseconds=1), timedelta(0), timedelta(seconds=1)),
         (timedelta(seconds=5), timedelta(seconds=10), timedelta(seconds=5)),
@@ -357,14 +351,14 @@ def test_pauses_grow_to_four_hours_and_jitter_a_fifth() -> None:
         (timedelta(minutes=5), timedelta(days=4), DEFAULT_BACKOFF[-1]),
     ],
 )
-def test_what_is_not_tried_is_put_off_for_a_share_of_its_age(
-    alone: timedelta, age: timedelta, wanted: timedelta
+def test_delay_while_paused_grows_with_age(
+    pause: timedelta, age: timedelta, expected: timedelta
 ) -> None:
-    assert delay_while_paused(alone, age) == wanted
+    assert delay_while_paused(pause, age) == expected
 
 
 @pytest.mark.parametrize(
-    ("states", "tried", "wanted"),
+    ("states", "was_attempted", "expected"),
     [
         ([State.PENDING], False, SubmissionState.SCHEDULED),
         ([State.PENDING, State.CANCELLED], False, SubmissionState.SCHEDULED),
@@ -377,19 +371,22 @@ def test_what_is_not_tried_is_put_off_for_a_share_of_its_age(
         ([State.CANCELLED], False, SubmissionState.CANCELLED),
     ],
 )
-def test_a_submission_is_the_sum_of_its_deliveries(
-    states: list[DeliveryState], tried: bool, wanted: SubmissionState
+def test_submission_state_follows_entry_states(
+    states: list[DeliveryState], was_attempted: bool, expected: SubmissionState
 ) -> None:
-    assert state_from_deliveries(states, SubmissionState.SCHEDULED, was_attempted=tried) is wanted
+    assert (
+        state_from_deliveries(states, SubmissionState.SCHEDULED, was_attempted=was_attempted)
+        is expected
+    )
 
 
-def test_a_report_can_be_read_by_programs(world: Environment) -> None:
+def test_dsn_is_machine_readable(world: Environment) -> None:
     now = world.now()
-    to = [
+    recipients = [
         JobRecipient(1, "jörg@bücher.example", 1, now),
         JobRecipient(2, "gone@example.net", 1, now),
     ]
-    job = DeliveryJob(1, 2, "q", 3, 4, 5, "ada@example.org", "example.net", now, to)
+    job = DeliveryJob(1, 2, "q", 3, 4, 5, "ada@example.org", "example.net", now, recipients)
     results = {
         1: DeliveryResult.from_refusal(550, "5.6.7 No UTF-8"),
         2: DeliveryResult.from_refusal(554, "Unwanted\r\nX: y", "mx.example.net"),
@@ -403,55 +400,58 @@ def test_a_report_can_be_read_by_programs(world: Environment) -> None:
     assert message.get_param("report-type") == "delivery-status"
     parts: list[Any] = list(message.iter_parts())
     _, status, original = parts
-    about, first, second = status.get_payload()
-    assert about["Reporting-MTA"] == "dns; mx.example.org"
-    assert first["Final-Recipient"] == r"utf-8; j\x{F6}rg@b\x{FC}cher.example"
-    assert (first["Status"], first["Action"]) == ("5.6.7", "failed")
-    assert (second["Final-Recipient"], second["Status"]) == ("rfc822; gone@example.net", "5.0.0")
-    assert second["Diagnostic-Code"] == "smtp; 554 Unwanted X: y"
+    message_fields, first_recipient, second_recipient = status.get_payload()
+    assert message_fields["Reporting-MTA"] == "dns; mx.example.org"
+    assert first_recipient["Final-Recipient"] == r"utf-8; j\x{F6}rg@b\x{FC}cher.example"
+    assert (first_recipient["Status"], first_recipient["Action"]) == ("5.6.7", "failed")
+    assert (second_recipient["Final-Recipient"], second_recipient["Status"]) == (
+        "rfc822; gone@example.net",
+        "5.0.0",
+    )
+    assert second_recipient["Diagnostic-Code"] == "smtp; 554 Unwanted X: y"
     assert "Subject: Hi" in original.get_payload()
     assert "eve@" not in original.get_payload()
 
 
-async def test_bytes_are_kept_for_what_is_still_to_be_sent_and_no_longer(
-    ada: Client, world: Environment
-) -> None:
-    refusing = Server({"later": "451 4.3.0 Later"})
-    async with listening(refusing) as server, working(world, relay(server)):
-        gone = await send(ada, NamedAddress("carol@example.net"))
-        waits = await send(
+async def test_blobs_of_sent_submission_are_deleted(ada: Client, world: Environment) -> None:
+    deferring_server = Server({"later": "451 4.3.0 Later"})
+    async with listening(deferring_server) as server, working(world, relay(server)):
+        sent_key = await send(ada, NamedAddress("carol@example.net"))
+        waiting_key = await send(
             ada, NamedAddress("carol@example.net"), NamedAddress("later@example.net")
         )
-        for key in (gone, waits):
+        for key in (sent_key, waiting_key):
             await settled(world, key)
     assert (await housekeeping.run_round(world)).sent > 0
-    left = await world.database.read(select(col(SubmissionBlob.submission_id)).distinct())
-    assert [row.submission_id for row in left] == [waits]
+    remaining = await world.database.read(select(col(SubmissionBlob.submission_id)).distinct())
+    assert [row.submission_id for row in remaining] == [waiting_key]
     assert (await check_consistency(world)).findings == []
 
 
-async def test_a_damaged_message_waits_for_its_repair(
+async def test_damaged_message_is_deferred_until_repair(
     ada: Client, world: Environment, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with listening(Server()) as there:
+    async with listening(Server()) as server:
         key = await send(ada)
         blobs = await rows(world, "SELECT id, data FROM blobs ORDER BY id")
-        await _set_data(world, {key: data[:-1] for key, data in blobs})
-        async with working(world, relay(there)):
-            found = await settled(world, key)
-            assert {(row.state, row.last_response) for row in found.values()} == {
+        await set_blob_data(world, {key: data[:-1] for key, data in blobs})
+        async with working(world, relay(server)):
+            delivery_rows = await settled(world, key)
+            assert {(row.state, row.last_response) for row in delivery_rows.values()} == {
                 (State.DEFERRED, "4.3.0 The stored message is damaged")
             }
-            lines = [one for one in caplog.records if one.msg == "a queued message is damaged"]
+            lines = [
+                record for record in caplog.records if record.msg == "a queued message is damaged"
+            ]
             assert lines
-            assert not [one for one in caplog.records if one.exc_info]
-            await _set_data(world, dict(blobs))
+            assert not [record for record in caplog.records if record.exc_info]
+            await set_blob_data(world, dict(blobs))
             clock.tick(hours=1)
             ring(world)
             await until(partial(is_now, world, key, "carol", State.RELAYED))
 
 
-async def _set_data(world: Environment, data: dict[int, bytes]) -> None:
+async def set_blob_data(world: Environment, data: dict[int, bytes]) -> None:
     async with world.write_session() as session:
         for key, content in data.items():
             change = update(Blob).where(col(Blob.id) == key).values(data=content)

@@ -1,4 +1,4 @@
-"""Leases, crashes, stops, and many at once."""
+"""Leases of queue entries after crashes, at stops and with several workers."""
 
 import asyncio
 import sqlite3
@@ -12,7 +12,7 @@ from sqlmodel import col
 from mail.envelope.delivery_jobs import DeliveryResult
 from mail.mime.header_encoding import NamedAddress
 from mail.queue import recipient_leases
-from mail.queue.delivery_results import record_results
+from mail.queue.delivery_results import record_results_and_report
 from mail.routing.mx_hosts import OutboundSettings, parse_next_hop
 from models.queue.tables import QueueEntry
 from models.runtime import leases
@@ -32,133 +32,137 @@ from tests.support.mail_servers.queue_worker import (
 )
 from tests.support.mail_servers.smtp_and_dns_servers import Names, Server, answering, listening
 from tests.support.stores.other_processes import (
-    DEAD_AFTER,
+    DEAD_AFTER_SECONDS,
     another_process,
     free_after_two_looks,
     taken_for_dead,
 )
 
 
-async def test_sending_wakes_the_worker_at_once(ada: Client, world: Environment) -> None:
-    async with listening(Server()) as there, working(world, relay(there)):
-        await asyncio.sleep(0.1)  # it has looked, and waits for the bell
+async def test_new_submission_wakes_worker(ada: Client, world: Environment) -> None:
+    async with listening(Server()) as server, working(world, relay(server)):
+        await asyncio.sleep(0.1)  # the worker has found no entries and waits for a wake-up
         key = await send(ada)
         async with asyncio.timeout(5):
             await settled(world, key)
 
 
-async def test_a_dead_workers_lease_ends_with_its_registration(
+async def test_lease_of_dead_worker_is_claimed_again(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
     await send(ada)
-    first = await recipient_leases.claim_due_jobs(world, PACE)
-    (job,) = first.jobs
+    first_claim = await recipient_leases.claim_due_jobs(world, PACE)
+    (job,) = first_claim.jobs
     assert len(job.recipients) == 2
     assert (await recipient_leases.claim_due_jobs(world, PACE)).jobs == []
     clock.tick(days=1)
     assert (await recipient_leases.claim_due_jobs(world, PACE)).jobs == []
     assert await recipient_leases.mark_final_dot(
-        world, job, [to.delivery_id for to in job.recipients]
+        world, job, [recipient.delivery_id for recipient in job.recipients]
     )
     await taken_for_dead(world)
     assert not await recipient_leases.mark_final_dot(
-        world, job, [to.delivery_id for to in job.recipients]
+        world, job, [recipient.delivery_id for recipient in job.recipients]
     )
-    again = await recipient_leases.claim_due_jobs(world, PACE)
-    assert (len(again.jobs), again.uncertain_count) == (1, 2)
+    second_claim = await recipient_leases.claim_due_jobs(world, PACE)
+    assert (len(second_claim.jobs), second_claim.uncertain_count) == (1, 2)
 
-    late = DeliveryResult(State.RELAYED, 250, "OK")  # the first worker was not dead, only slow
-    await record_results(world, job, {to.delivery_id: late for to in job.recipients}, b"")
+    # The first worker was not dead, only slow.
+    late_result = DeliveryResult(State.RELAYED, 250, "OK")
+    await record_results_and_report(
+        world, job, {recipient.delivery_id: late_result for recipient in job.recipients}, b""
+    )
     rows = await deliveries(world, job.submission_id)
     assert {(row.state, row.lease) for row in rows.values()} == {
-        (State.PENDING, again.jobs[0].lease)
+        (State.PENDING, second_claim.jobs[0].lease)
     }
 
 
-async def test_stopping_gives_back_what_has_not_come_to_the_dot(
-    ada: Client, world: Environment
-) -> None:
-    greeted = asyncio.Event()
+async def test_stop_before_dot_releases_leases(ada: Client, world: Environment) -> None:
+    rcpt_received = asyncio.Event()
 
-    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def ignore_rcpt(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 there\r\n")
         while line := await reader.readline():
             if line.startswith(b"RCPT"):
-                greeted.set()
+                rcpt_received.set()
                 continue  # no answer
             writer.write(b"250 OK\r\n")
         writer.close()
 
-    listener = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    listener = await asyncio.start_server(ignore_rcpt, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
     async with listener, working(world, OutboundSettings(parse_next_hop(f"127.0.0.1:{port}"))):
         key = await send(ada)
-        await asyncio.wait_for(greeted.wait(), 5)
+        await asyncio.wait_for(rcpt_received.wait(), 5)
     for row in (await deliveries(world, key)).values():
         assert (row.state, row.lease, row.attempts) == (State.PENDING, None, 0)
         assert row.next_at == world.now()
 
 
-async def test_stopping_waits_for_the_answer_to_the_dot(ada: Client, world: Environment) -> None:
-    async with listening(Server(gate=asyncio.Event())) as there:
-        assert there.gate is not None
-        async with working(world, relay(there)) as stop:
+async def test_stop_waits_for_reply_after_dot(ada: Client, world: Environment) -> None:
+    async with listening(Server(gate=asyncio.Event())) as server:
+        assert server.gate is not None
+        async with working(world, relay(server)) as stop:
             key = await send(ada)
 
-            async def dotted() -> bool:
-                return there.dots == 1
+            async def has_received_dot() -> bool:
+                return server.dots == 1
 
-            await until(dotted)
+            await until(has_received_dot)
             stop.set()
             await asyncio.sleep(0.1)
-            there.gate.set()
+            server.gate.set()
     rows = await deliveries(world, key)
     assert {row.state for row in rows.values()} == {State.RELAYED}
-    assert len(there.mails) == 1
+    assert len(server.mails) == 1
 
 
-async def test_leases_are_held_while_the_answer_takes_its_time(
+async def test_leases_are_kept_during_slow_reply(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
-    far = another_process(world, name="far")
-    async with listening(Server(gate=asyncio.Event())) as there, leases.registered_process(far):
-        assert there.gate is not None
-        patient = replace(PACE, final_reply_timeout=SLOW)  # longer than the test takes
-        async with working(another_process(world), relay(there), patient):
+    other_process = another_process(world, name="far")
+    async with (
+        listening(Server(gate=asyncio.Event())) as server,
+        leases.registered_process(other_process),
+    ):
+        assert server.gate is not None
+        slow_pace = replace(PACE, final_reply_timeout=SLOW)  # longer than the test takes
+        async with working(another_process(world), relay(server), slow_pace):
             key = await send(ada)
             for _ in range(4):
-                await asyncio.sleep(DEAD_AFTER)
+                await asyncio.sleep(DEAD_AFTER_SECONDS)
                 clock.tick(minutes=3)
-                assert (await recipient_leases.claim_due_jobs(far, PACE)).jobs == []
-            there.gate.set()
+                assert (await recipient_leases.claim_due_jobs(other_process, PACE)).jobs == []
+            server.gate.set()
             rows = await settled(world, key)
     assert {row.state for row in rows.values()} == {State.RELAYED}
-    assert there.dots == 1
+    assert server.dots == 1
 
 
-@pytest.mark.parametrize(("place", "sent_before"), [("dot", 0), ("sent", 1)])
-async def test_an_error_of_ours_beside_the_dot_is_tried_again_and_marked(
-    ada: Client, world: Environment, clock: Clock, place: str, sent_before: int
+@pytest.mark.parametrize(("failing_point", "sent_before"), [("dot", 0), ("sent", 1)])
+async def test_internal_error_near_dot_is_retried_and_marked(
+    ada: Client, world: Environment, clock: Clock, failing_point: str, sent_before: int
 ) -> None:
-    def breaking(where: str) -> None:
-        if where == place:
+    def fail_at_fault_point(fault_point: str) -> None:
+        if fault_point == failing_point:
             raise OSError("broken")
 
-    async with listening(Server()) as there:
-        async with working(replace(world, reach_fault_point=breaking), relay(there)):
+    async with listening(Server()) as server:
+        async with working(replace(world, reach_fault_point=fail_at_fault_point), relay(server)):
             key = await send(ada, NamedAddress("carol@example.net"))
             row = (await settled(world, key))["carol"]
-        assert (row.state, len(there.mails)) == (State.DEFERRED, sent_before)
+        assert (row.state, len(server.mails)) == (State.DEFERRED, sent_before)
         assert (row.final_dot_at is not None) is bool(sent_before)
         clock.tick(minutes=2)
-        async with working(world, relay(there)):
+        async with working(world, relay(server)):
             await until(lambda: is_now(world, key, "carol", State.RELAYED))
-    assert len(there.mails) == sent_before + 1
-    assert len({mail.raw for mail in there.mails}) == 1
+    assert len(server.mails) == sent_before + 1
+    assert len({mail.raw for mail in server.mails}) == 1
 
 
-async def test_a_slow_domain_does_not_hold_up_another(ada: Client, world: Environment) -> None:
-    names = Names(
+async def test_slow_domain_does_not_delay_another(ada: Client, world: Environment) -> None:
+    dns_names = Names(
         {
             ("slow.example", "MX"): ["1 mx.slow.example."],
             ("mx.slow.example", "A"): ["127.0.0.1"],
@@ -166,55 +170,63 @@ async def test_a_slow_domain_does_not_hold_up_another(ada: Client, world: Enviro
             ("mx.fast.example", "A"): ["127.0.0.2"],
         }
     )
-    slow, fast = Server(gate=asyncio.Event()), Server()
-    assert slow.gate is not None
+    slow_server, fast_server = Server(gate=asyncio.Event()), Server()
+    assert slow_server.gate is not None
     pace = replace(PACE, max_destinations=3, claim_size=2)
     async with (
-        answering(names),
-        listening(slow),
-        listening(fast, "127.0.0.2", slow.port),
-        working(world, OutboundSettings(make_resolver=names.resolver, mx_port=slow.port), pace),
+        answering(dns_names),
+        listening(slow_server),
+        listening(fast_server, "127.0.0.2", slow_server.port),
+        working(
+            world,
+            OutboundSettings(make_resolver=dns_names.resolver, mx_port=slow_server.port),
+            pace,
+        ),
     ):
         keys = [await send(ada, NamedAddress(f"n{nth}@slow.example")) for nth in range(6)]
-        last = await send(ada, NamedAddress("carol@fast.example"))
-        await settled(world, last)
-        assert slow.sessions == 2
-        slow.gate.set()
+        fast_key = await send(ada, NamedAddress("carol@fast.example"))
+        await settled(world, fast_key)
+        assert slow_server.sessions == 2
+        slow_server.gate.set()
         for key in keys:
             await settled(world, key)
-    assert sorted(mail.to[0][:2] for mail in slow.mails) == [f"n{nth}" for nth in range(6)]
+    assert sorted(mail.to[0][:2] for mail in slow_server.mails) == [f"n{nth}" for nth in range(6)]
 
 
 async def test_two_workers_send_each_message_once(ada: Client, world: Environment) -> None:
-    async with listening(Server()) as there:
+    async with listening(Server()) as server:
         keys = [await send(ada, NamedAddress(f"n{nth}@example.net")) for nth in range(20)]
-        small = replace(PACE, claim_size=3, max_destinations=4)
-        async with working(world, relay(there), small), working(world, relay(there), small):
+        small_pace = replace(PACE, claim_size=3, max_destinations=4)
+        async with (
+            working(world, relay(server), small_pace),
+            working(world, relay(server), small_pace),
+        ):
             for key in keys:
                 await settled(world, key)
-    assert sorted(mail.to[0] for mail in there.mails) == sorted(
+    assert sorted(mail.to[0] for mail in server.mails) == sorted(
         f"n{nth}@example.net" for nth in range(20)
     )
 
 
-async def test_what_was_taken_is_not_sent_again_because_the_store_is_busy(
+async def test_accepted_message_is_not_resent_if_database_is_busy(
     ada: Client, world: Environment
 ) -> None:
-    """The result waits until the store can take it: the recipient is not tried a second time."""
+    """The result is kept until the database can store it."""
     if world.database.dialect != "sqlite":
         pytest.skip("another writer holds the whole store, as only SQLite lets it")
     path, timers = str(make_url(world.database.url).database), list[threading.Timer]()
 
-    def busy(where: str) -> None:
-        if where == "sent" and not timers:
-            other = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            other.execute("BEGIN IMMEDIATE")
-            timers.append(threading.Timer(7.0, other.close))  # longer than a unit waits: 5 s
+    def lock_database(fault_point: str) -> None:
+        if fault_point == "sent" and not timers:
+            connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            connection.execute("BEGIN IMMEDIATE")
+            # Longer than the 5 s that a transaction waits.
+            timers.append(threading.Timer(7.0, connection.close))
             timers[0].start()
 
     async with (
-        listening(Server()) as there,
-        working(replace(world, reach_fault_point=busy), relay(there)),
+        listening(Server()) as server,
+        working(replace(world, reach_fault_point=lock_database), relay(server)),
     ):
         key = await send(ada, NamedAddress("carol@example.net"))
         async with asyncio.timeout(60):
@@ -222,30 +234,30 @@ async def test_what_was_taken_is_not_sent_again_because_the_store_is_busy(
                 await asyncio.sleep(0.1)
     assert timers
     row = (await deliveries(world, key))["carol"]
-    assert (row.attempts, len(there.mails)) == (1, 1)
+    assert (row.attempts, len(server.mails)) == (1, 1)
 
 
-async def test_a_recipient_whose_result_the_store_lost_is_sent_again(
-    ada: Client, world: Environment
-) -> None:
-    """A standby can have the claim of a recipient and lack its result; the process goes on."""
+async def test_recipient_with_lost_result_is_sent_again(ada: Client, world: Environment) -> None:
+    """A standby database can have the claim of a recipient without its result."""
     process = another_process(world)
-    async with listening(Server()) as there, working(process, relay(there)):
+    async with listening(Server()) as server, working(process, relay(server)):
         key = await send(ada, NamedAddress("carol@example.net"))
         row = (await settled(world, key))["carol"]
         values = {"state": State.PENDING, "lease": world.new_id(), "holder": process.process.id}
-        claimed = update(QueueEntry).where(col(QueueEntry.id) == row.id)
-        claimed = claimed.values(**values, next_at=row.created_at, last_code=None)
-        await world.run_transaction(lambda turn: turn.connection.execute(claimed).close())
+        statement = update(QueueEntry).where(col(QueueEntry.id) == row.id)
+        statement = statement.values(**values, next_at=row.created_at, last_code=None)
+        await world.run_transaction(
+            lambda transaction: transaction.connection.execute(statement).close()
+        )
         await settled(world, key)
     row = (await deliveries(world, key))["carol"]
-    assert (row.state, row.attempts, len(there.mails)) == (State.RELAYED, 2, 2)
+    assert (row.state, row.attempts, len(server.mails)) == (State.RELAYED, 2, 2)
 
 
-async def test_only_leases_without_work_are_given_back(ada: Client, world: Environment) -> None:
+async def test_only_unused_leases_are_released(ada: Client, world: Environment) -> None:
     await send(ada)
     (job,) = (await recipient_leases.claim_due_jobs(world, PACE)).jobs
-    ids = [to.delivery_id for to in job.recipients]
+    ids = [recipient.delivery_id for recipient in job.recipients]
     world.process.sending_entry_ids.append(lambda: ids[:1])
     assert await free_after_two_looks(world) == 1
     assert not await recipient_leases.mark_final_dot(world, job, ids)
@@ -255,5 +267,5 @@ async def test_only_leases_without_work_are_given_back(ada: Client, world: Envir
     assert await free_after_two_looks(world) == 0
     world.process.abandoned_leases.clear()
     assert await free_after_two_looks(world) == 1
-    again = (await recipient_leases.claim_due_jobs(another_process(world), PACE)).jobs
-    assert sum(len(each.recipients) for each in again) == 2
+    jobs = (await recipient_leases.claim_due_jobs(another_process(world), PACE)).jobs
+    assert sum(len(claimed_job.recipients) for claimed_job in jobs) == 2

@@ -1,4 +1,4 @@
-"""A clock that is set back makes no wait longer."""
+"""A clock that is set back makes no retry wait longer."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -13,7 +13,12 @@ from mail.mime.header_encoding import NamedAddress
 from mail.queue import recipient_leases
 from models.queue.tables import QueueEntry
 from models.runtime import clock_steps, leases
-from models.runtime.clock_steps import WAIT_COLUMNS, WaitColumn, is_waiting, shorten_waits
+from models.runtime.clock_steps import (
+    WAIT_COLUMNS,
+    WaitColumn,
+    is_plausible_wait_running,
+    shorten_waits,
+)
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.runtime.server_processes import ServerClock
 from models.store.columns import core_table
@@ -28,41 +33,44 @@ BACKOFF = timedelta(minutes=10)  # longer than the first pauses of a retry
 
 
 @asynccontextmanager
-async def deferred(ada: Client, world: Environment) -> AsyncGenerator[tuple[int, Server]]:
-    """A recipient that was put off once, and whose server takes it from now on."""
-    async with listening(Server({"carol": "451 4.3.0 Later"})) as there:
-        async with working(world, relay(there)):
+async def deferred_recipient(ada: Client, world: Environment) -> AsyncGenerator[tuple[int, Server]]:
+    """Defer a recipient once. The server accepts it from then on."""
+    async with listening(Server({"carol": "451 4.3.0 Later"})) as smtp_server:
+        async with working(world, relay(smtp_server)):
             key = await send(ada, NamedAddress("carol@example.net"))
             await until(lambda: is_now(world, key, "carol", State.DEFERRED))
-        there.replies.clear()
-        yield key, there
+        smtp_server.replies.clear()
+        yield key, smtp_server
 
 
-async def retried(world: Environment, key: int, there: Server) -> None:
-    async with working(world, relay(there)):
+async def wait_for_retry(world: Environment, key: int, smtp_server: Server) -> None:
+    async with working(world, relay(smtp_server)):
         await until(lambda: is_now(world, key, "carol", State.RELAYED))
 
 
-async def test_a_retry_comes_in_time_though_the_clock_was_set_back_while_the_server_ran(
+async def test_retry_is_on_time_after_clock_set_back_while_running(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
     clock.time += HOUR
     server = another_process(world)
-    async with leases.registered_process(server), deferred(ada, server) as (key, there):
+    async with (
+        leases.registered_process(server),
+        deferred_recipient(ada, server) as (key, smtp_server),
+    ):
         await leases.send_heartbeat(server)
         clock.time -= HOUR
-        await beat_twice(server)
+        await send_two_heartbeats(server)
         clock.time += BACKOFF
-        await retried(server, key, there)
+        await wait_for_retry(server, key, smtp_server)
 
 
-async def beat_twice(server: Environment) -> None:
-    """Send the heartbeat that notes a step of the clock, and the one that follows it."""
+async def send_two_heartbeats(server: Environment) -> None:
+    """Send the heartbeat that notes a step of the clock, and the next one."""
     await leases.send_heartbeat(server)
     await leases.send_heartbeat(server)
 
 
-async def test_a_retry_that_is_committed_after_a_heartbeat_follows_the_clock_too(
+async def test_retry_committed_after_heartbeat_follows_clock(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
     server = another_process(world)
@@ -72,46 +80,52 @@ async def test_a_retry_that_is_committed_after_a_heartbeat_follows_the_clock_too
     await leases.send_heartbeat(server)
     clock.time -= HOUR
     await leases.send_heartbeat(server)
-    clock.time += HOUR  # what a transaction read before the step that the heartbeat has noted
-    async with deferred(ada, server) as (key, there):
+    clock.time += HOUR  # time that a transaction read before the step of the clock
+    async with deferred_recipient(ada, server) as (key, smtp_server):
         clock.time -= HOUR
         await leases.send_heartbeat(server)
         clock.time += BACKOFF
-        await retried(server, key, there)
+        await wait_for_retry(server, key, smtp_server)
 
 
 @pytest.mark.parametrize("boot", ["the same boot", "another boot"])
-async def test_a_retry_comes_in_time_though_the_clock_was_set_back_before_a_restart(
+async def test_retry_is_on_time_after_clock_set_back_before_restart(
     ada: Client, world: Environment, clock: Clock, monkeypatch: pytest.MonkeyPatch, boot: str
 ) -> None:
     clock.time += HOUR
-    before = another_process(world)
-    async with deferred(ada, before) as (key, there):
+    old_process = another_process(world)
+    async with deferred_recipient(ada, old_process) as (key, smtp_server):
         clock.time -= HOUR
         if boot == "another boot":
             monkeypatch.setattr(clock_steps, "boot_id", lambda: boot)
-        after = another_process(world)
-        after.process.server_id = before.process.server_id
-        await leases.ensure_registered(after)
+        new_process = another_process(world)
+        new_process.process.server_id = old_process.process.server_id
+        await leases.ensure_registered(new_process)
         clock.time += BACKOFF
-        await retried(after, key, there)
+        await wait_for_retry(new_process, key, smtp_server)
 
 
-async def test_a_retry_of_a_server_that_ended_does_not_wait_for_its_clock(
+async def test_retry_of_stopped_server_does_not_follow_its_clock(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
-    ahead, heir = another_process(world, ahead=HOUR), another_process(world, name="heir")
-    async with leases.registered_process(heir), deferred(ada, ahead) as (key, there):
+    server_ahead, other_server = (
+        another_process(world, ahead=HOUR),
+        another_process(world, name="heir"),
+    )
+    async with (
+        leases.registered_process(other_server),
+        deferred_recipient(ada, server_ahead) as (key, smtp_server),
+    ):
 
-        async def forgotten() -> bool:
-            return await clocks(world) == {heir.process.server_id}
+        async def is_clock_deleted() -> bool:
+            return await server_ids_with_clock(world) == {other_server.process.server_id}
 
-        await until(forgotten)
+        await until(is_clock_deleted)
         clock.time += BACKOFF
-        await retried(heir, key, there)
+        await wait_for_retry(other_server, key, smtp_server)
 
 
-async def test_a_retry_comes_in_time_though_the_clock_was_ahead_between_two_heartbeats(
+async def test_retry_is_on_time_after_clock_ahead_between_heartbeats(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
     server = another_process(world)
@@ -119,15 +133,15 @@ async def test_a_retry_comes_in_time_though_the_clock_was_ahead_between_two_hear
     await leases.ensure_registered(server)
     await leases.send_heartbeat(server)
     clock.time += HOUR
-    async with deferred(ada, server) as (key, there):
+    async with deferred_recipient(ada, server) as (key, smtp_server):
         clock.time -= HOUR
-        await beat_twice(server)
+        await send_two_heartbeats(server)
         clock.time += BACKOFF
-        await retried(server, key, there)
+        await wait_for_retry(server, key, smtp_server)
         assert server.process.clock_ahead_before_step is None
 
 
-async def test_clocks_of_several_servers_that_are_set_back_shorten_waits_once(
+async def test_clocks_of_several_servers_set_back_shorten_waits_once(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
     servers = [another_process(world, name=name) for name in ("one", "two")]
@@ -139,55 +153,53 @@ async def test_clocks_of_several_servers_that_are_set_back_shorten_waits_once(
     clock.time += HOUR
     for server in servers[1:]:
         await leases.send_heartbeat(server)
-    async with deferred(ada, servers[0]) as (key, _there):
-        planned = await next_attempt(world, key)
+    async with deferred_recipient(ada, servers[0]) as (key, _smtp_server):
+        planned = await next_attempt_time(world, key)
         clock.time -= HOUR
         for server in servers * 2:
             await leases.send_heartbeat(server)
-        moved = planned - await next_attempt(world, key)
-        assert abs(moved - HOUR) < timedelta(seconds=30)
+        moved_by = planned - await next_attempt_time(world, key)
+        assert abs(moved_by - HOUR) < timedelta(seconds=30)
 
 
-async def clocks(world: Environment) -> set[str]:
+async def server_ids_with_clock(world: Environment) -> set[str]:
     return {row.server for row in await world.database.read(select(col(ServerClock.server)))}
 
 
-async def test_a_small_or_a_forward_step_changes_no_wait(
+async def test_small_or_forward_clock_step_changes_no_wait(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
     server = another_process(world)
-    async with deferred(ada, server) as (key, _there):
+    async with deferred_recipient(ada, server) as (key, _smtp_server):
         await leases.ensure_registered(server)
-        planned = await next_attempt(world, key)
+        planned = await next_attempt_time(world, key)
         for step in (HOUR, -timedelta(seconds=20), HOUR):
             clock.time += step
-            await beat_twice(server)
-        assert await next_attempt(world, key) == planned
+            await send_two_heartbeats(server)
+        assert await next_attempt_time(world, key) == planned
 
 
-async def next_attempt(world: Environment, key: int) -> datetime:
-    asked = select(col(QueueEntry.next_at)).where(col(QueueEntry.submission_id) == key)
-    (row,) = await world.database.read(asked)
+async def next_attempt_time(world: Environment, key: int) -> datetime:
+    query = select(col(QueueEntry.next_at)).where(col(QueueEntry.submission_id) == key)
+    (row,) = await world.database.read(query)
     planned: datetime = row.next_at
     return planned
 
 
-async def test_a_scheduled_message_is_sent_at_its_time_of_day(
+async def test_scheduled_message_keeps_its_send_time(
     ada: Client, world: Environment, clock: Clock
 ) -> None:
-    server, at = another_process(world), clock.time + 3 * HOUR
+    server, send_time = another_process(world), clock.time + 3 * HOUR
     await leases.ensure_registered(server)
-    key = await send(ada, NamedAddress("carol@example.net"), send_time=at)
+    key = await send(ada, NamedAddress("carol@example.net"), send_time=send_time)
     clock.time -= HOUR
-    await beat_twice(server)
-    assert await next_attempt(world, key) == at
+    await send_two_heartbeats(server)
+    assert await next_attempt_time(world, key) == send_time
     assert (await recipient_leases.claim_due_jobs(server, PACE)).jobs == []
 
 
 @pytest.mark.parametrize("wait", WAIT_COLUMNS, ids=lambda wait: str(wait.column))
-async def test_every_wait_is_shortened_to_the_microsecond(
-    world: Environment, wait: WaitColumn
-) -> None:
+async def test_each_wait_column_is_shortened_exactly(world: Environment, wait: WaitColumn) -> None:
     now, table = world.now(), core_table(wait.table)
     ends = now + 2 * HOUR + timedelta(milliseconds=345)
     row = sample_row(wait.table) | {wait.column.key: ends}
@@ -202,16 +214,16 @@ async def test_every_wait_is_shortened_to_the_microsecond(
             await connection.exec_driver_sql("SET session_replication_role = replica")
         await connection.execute(insert(table), row)
         await connection.run_sync(
-            lambda sync: shorten_waits(DatabaseTransaction(sync, world), HOUR)
+            lambda sync_connection: shorten_waits(DatabaseTransaction(sync_connection, world), HOUR)
         )
-        found = (await connection.execute(select(table.c[wait.column.key]))).scalars().all()
+        stored_times = (await connection.execute(select(table.c[wait.column.key]))).scalars().all()
         await connection.rollback()
-    assert ends - HOUR in found
+    assert ends - HOUR in stored_times
 
 
-# Ends that are no waits of limited length: how long something is kept or counts, a time of day
-# that somebody has chosen, the end of a certificate.
-KEPT = {
+# Times that are no waits of limited length: retention and validity times, times that a user
+# chose, the end of a certificate.
+ABSOLUTE_TIMES = {
     "access_tokens.expires_at", "acme_challenges.expires_at", "addresses.expires_at",
     "api_keys.expires_at", "app_passwords.expires_at", "audits.expires", "autoreplies.ends_at",
     "autoreply_senders.until", "certificates.acme_renew_at", "certificates.not_after",
@@ -223,32 +235,43 @@ KEPT = {
     "tasks.not_before", "undos.expires_at", "uploads.expires_at", "users.storage_told_until",
     "users.temporary_until", "webhook_deliveries.expires_at", "webhooks.old_until",
 }  # fmt: skip
-ENDS = ("until", "expires", "due", "next", "retry", "not_", "release", "purge", "after", "free_at")
+TIME_COLUMN_WORDS = (
+    "until",
+    "expires",
+    "due",
+    "next",
+    "retry",
+    "not_",
+    "release",
+    "purge",
+    "after",
+    "free_at",
+)
 
 
-def test_every_end_of_a_time_is_a_wait_or_is_meant_to_be_a_time_of_day() -> None:
-    known = {f"{core_table(wait.table).name}.{wait.column.key}" for wait in WAIT_COLUMNS}
-    found = {
+def test_every_time_column_is_wait_or_absolute_time() -> None:
+    wait_columns = {f"{core_table(wait.table).name}.{wait.column.key}" for wait in WAIT_COLUMNS}
+    time_columns = {
         f"{table.name}.{column.name}"
         for table in SQLModel.metadata.tables.values()
         for column in table.c
-        if is_instant(column) and any(word in column.name for word in ENDS)
+        if is_instant(column) and any(word in column.name for word in TIME_COLUMN_WORDS)
     }
-    others = {"push_channels.window_at", "greylisted.since"}
-    assert found - KEPT == known - others
+    waits_without_word = {"push_channels.window_at", "greylisted.since"}
+    assert time_columns - ABSOLUTE_TIMES == wait_columns - waits_without_word
 
 
-def test_a_wait_that_is_further_ahead_than_it_can_be_is_over() -> None:
+def test_wait_beyond_its_limit_is_over() -> None:
     now = datetime(2030, 1, 1, tzinfo=UTC)
     ends = [now, now + timedelta(seconds=1), now + HOUR, now + 2 * HOUR]
-    assert [is_waiting(end, now, HOUR) for end in ends] == [False, True, True, False]
+    assert [is_plausible_wait_running(end, now, HOUR) for end in ends] == [False, True, True, False]
 
 
-def test_a_limit_in_memory_does_not_outlast_a_clock_that_is_set_back(clock: Clock) -> None:
-    rates = HourlyCounter(1, clock)
-    rates.count_event("network")
-    assert rates.is_limit_reached("network")
+def test_rate_limit_in_memory_ends_if_clock_is_set_back(clock: Clock) -> None:
+    counter = HourlyCounter(1, clock)
+    counter.count_event("network")
+    assert counter.is_limit_reached("network")
     clock.time -= timedelta(minutes=1)
-    assert not rates.is_limit_reached("network")
-    rates.count_event("network")
-    assert rates.is_limit_reached("network")
+    assert not counter.is_limit_reached("network")
+    counter.count_event("network")
+    assert counter.is_limit_reached("network")

@@ -1,4 +1,4 @@
-"""Mail that we hold for other servers, which are a mail server and a name server on loopback."""
+"""Backup MX: messages of a domain are accepted and relayed to its primary MX host."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,51 +27,58 @@ from tests.support.mail_servers.smtp_and_dns_servers import Names, Server, answe
 from tests.support.mail_servers.smtp_client import connect
 from tests.support.operations.domain_operations import ERRORS, UNLIMITED, done, made
 
-ADDRESS = f"""mutation ($input: AddressCreateInput!) {{
+ADDRESS_CREATE = f"""mutation ($input: AddressCreateInput!) {{
   addressCreate(input: $input) {{ address {{ id }} {ERRORS} }} }}"""
-HELD = "held.example"
-OURS = "mx2.held.example"
+DOMAIN = "held.example"
+HOSTNAME = "mx2.held.example"
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-async def hold(world: Environment, root: Client, **flags: bool) -> None:
-    """We are the second server of a domain."""
-    world.apply_options(
-        CommittedOptions(replace(world.options, hostname=OURS), world.options_position + 1)
+async def set_up_backup_mx(world: Environment, root: Client, **flags: bool) -> None:
+    """Make this server the backup MX of a domain."""
+    world.use_options_unless_outdated(
+        CommittedOptions(replace(world.options, hostname=HOSTNAME), world.options_position + 1)
     )
-    await made(root, HELD, backupMx=True, **UNLIMITED, **flags)
+    await made(root, DOMAIN, backupMx=True, **UNLIMITED, **flags)
 
 
-async def address(root: Client, text: str, user: Client | None = None, **more: Any) -> None:
-    """An address here."""
-    whose = {"user": {"username": user.user.username}} if user else {}
-    _, errors = await done(root, ADDRESS, address=text, **whose, **more)
+async def create_address(
+    root: Client, text: str, user: Client | None = None, **fields: Any
+) -> None:
+    """Create an address of a user or with targets."""
+    owner = {"user": {"username": user.user.username}} if user else {}
+    _, errors = await done(root, ADDRESS_CREATE, address=text, **owner, **fields)
     assert errors == []
 
 
 @asynccontextmanager
-async def primary(*, first: bool = True) -> AsyncIterator[tuple[Server, OutboundSettings]]:
-    """The first server of the domain, and how it is found; without it we are the only one."""
-    servers = [f"20 {OURS}."] + (["10 mx1.held.example."] if first else [])
-    names = Names(
+async def running_primary_mx(
+    *, in_mx_record: bool = True
+) -> AsyncIterator[tuple[Server, OutboundSettings]]:
+    """Run the primary MX host and a name server, and yield the server and outbound settings.
+
+    Without `in_mx_record` this server is the only MX host of the domain.
+    """
+    servers = [f"20 {HOSTNAME}."] + (["10 mx1.held.example."] if in_mx_record else [])
+    dns_names = Names(
         {
-            (HELD, "MX"): servers,
+            (DOMAIN, "MX"): servers,
             ("second.example", "MX"): servers,
             ("mx1.held.example", "A"): ["127.0.0.1"],
-            (OURS, "A"): ["127.0.0.1"],
+            (HOSTNAME, "A"): ["127.0.0.1"],
         }
     )
-    async with answering(names), listening(Server()) as there:
-        yield there, OutboundSettings(make_resolver=names.resolver, mx_port=there.port)
+    async with answering(dns_names), listening(Server()) as server:
+        yield server, OutboundSettings(make_resolver=dns_names.resolver, mx_port=server.port)
 
 
-async def arrive(world: Environment, folder: Path, raw: bytes, *to: str) -> str:
-    """Mail comes by SMTP; the last reply."""
+async def send_to_mx(world: Environment, folder: Path, raw: bytes, *recipients: str) -> str:
+    """Send a message to the MX listener and return the last reply."""
     listener = MxListener(world, folder / "spool", SmtpListenerConfig())
     await listener.start(host="127.0.0.1", port=0)
     try:
         client = await connect(listener.port)
-        await client.begin(*to)
+        await client.begin(*recipients)
         client.send(raw + b".\r\n")
         reply = await client.hear()
         await client.close()
@@ -80,169 +87,175 @@ async def arrive(world: Environment, folder: Path, raw: bytes, *to: str) -> str:
     return reply
 
 
-async def queued(world: Environment) -> list[int]:
-    asked = select(col(Submission.id)).order_by(col(Submission.id))
-    return [row.id for row in await world.database.read(asked)]
+async def queued_submission_ids(world: Environment) -> list[int]:
+    query = select(col(Submission.id)).order_by(col(Submission.id))
+    return [row.id for row in await world.database.read(query)]
 
 
-async def takes(world: Environment, address: str) -> str:
-    """What becomes of mail for an address."""
+async def handling(world: Environment, recipient: str) -> str:
+    """Return how mail for an address is handled."""
     try:
-        taken = await recipient_routes.accept_recipient(world, address, "carol@example.net")
+        accepted = await recipient_routes.accept_recipient(world, recipient, "carol@example.net")
     except NotFound:
         return "refused"
-    if taken.is_relayed_unchanged:
+    if accepted.is_relayed_unchanged:
         return "goes on"
-    return "stays" if taken.accounts else "elsewhere"
+    return "stays" if accepted.accounts else "elsewhere"
 
 
 @pytest.mark.parametrize(
-    ("flags", "becomes"),
+    ("flags", "expected"),
     [
         ({}, ("goes on", "refused")),
         ({"relayAllRecipients": True}, ("goes on", "goes on")),
         ({"relayAllRecipients": True, "relayUnknownOnly": True}, ("stays", "goes on")),
     ],
 )
-async def test_what_goes_on_is_said_by_the_domain(
-    flags: dict[str, bool], becomes: tuple[str, str], root: Client, ada: Client, world: Environment
+async def test_relayed_addresses_depend_on_domain_settings(
+    flags: dict[str, bool], expected: tuple[str, str], root: Client, ada: Client, world: Environment
 ) -> None:
-    known, unknown = becomes
-    await hold(world, root, **flags)
-    await address(root, f"ada@{HELD}", ada)
-    await address(root, f"off@{HELD}", ada, active=False)
-    await address(root, f"info@{HELD}", targets=[ada.address])
-    assert await takes(world, f"A.da+x@{HELD}") == known
-    assert await takes(world, f"eve@{HELD}") == unknown
-    assert await takes(world, f"off@{HELD}") == "refused"  # it is not unknown
-    assert await takes(world, f"info@{HELD}") == "stays"  # to whom it is forwarded
-    assert await takes(world, f"@{HELD}") == "refused"
-    assert await takes(world, f"e\0ve@{HELD}") == "refused"
-    assert await takes(world, "eve@example.org") == "refused"
-    assert await takes(world, ada.address) == "stays"
+    known, unknown = expected
+    await set_up_backup_mx(world, root, **flags)
+    await create_address(root, f"ada@{DOMAIN}", ada)
+    await create_address(root, f"off@{DOMAIN}", ada, active=False)
+    await create_address(root, f"info@{DOMAIN}", targets=[ada.address])
+    assert await handling(world, f"A.da+x@{DOMAIN}") == known
+    assert await handling(world, f"eve@{DOMAIN}") == unknown
+    assert await handling(world, f"off@{DOMAIN}") == "refused"  # a known address that is disabled
+    assert await handling(world, f"info@{DOMAIN}") == "stays"  # for the target of the address
+    assert await handling(world, f"@{DOMAIN}") == "refused"
+    assert await handling(world, f"e\0ve@{DOMAIN}") == "refused"
+    assert await handling(world, "eve@example.org") == "refused"
+    assert await handling(world, ada.address) == "stays"
     async with world.write_session() as session:
-        this = update(Domain).where(col(Domain.name) == HELD).values(active=False)
-        await session.exec(this)
-    assert await takes(world, f"eve@{HELD}") == "refused"
+        statement = update(Domain).where(col(Domain.name) == DOMAIN).values(active=False)
+        await session.exec(statement)
+    assert await handling(world, f"eve@{DOMAIN}") == "refused"
 
 
-async def test_it_goes_to_the_better_servers_as_it_came(
+async def test_message_is_relayed_unchanged_to_primary_mx(
     root: Client, ada: Client, world: Environment, tmp_path: Path
 ) -> None:
-    await hold(world, root, relayAllRecipients=True)
+    await set_up_backup_mx(world, root, relayAllRecipients=True)
     raw = raw_message("Held")
-    reply = await arrive(world, tmp_path, raw, f"eve@{HELD}", f"Bob@{HELD}", ada.address)
+    reply = await send_to_mx(world, tmp_path, raw, f"eve@{DOMAIN}", f"Bob@{DOMAIN}", ada.address)
     assert reply.startswith("250")
     assert [row.subject for row in await inbox(ada)] == ["Held"]
-    async with primary() as (there, route), working(world, route):
-        for key in await queued(world):
+    async with running_primary_mx() as (server, settings), working(world, settings):
+        for key in await queued_submission_ids(world):
             rows = await settled(world, key)
             assert {row.state for row in rows.values()} == {State.DELIVERED}
-    assert sorted(to for mail in there.mails for to in mail.to) == [f"Bob@{HELD}", f"eve@{HELD}"]
-    for mail in there.mails:
-        assert mail.sender == "carol@example.net"  # no other is written for it
+    assert sorted(recipient for mail in server.mails for recipient in mail.to) == [
+        f"Bob@{DOMAIN}",
+        f"eve@{DOMAIN}",
+    ]
+    for mail in server.mails:
+        assert mail.sender == "carol@example.net"  # relaying does not rewrite the sender
         assert mail.raw.endswith(raw)
-        head = mail.raw.removesuffix(raw).lower()
-        assert b"received: from" in head
-        assert b"delivered-to" not in head
-        assert b"arc-" not in head
+        added_header = mail.raw.removesuffix(raw).lower()
+        assert b"received: from" in added_header
+        assert b"delivered-to" not in added_header
+        assert b"arc-" not in added_header
 
 
-async def test_users_here_write_to_those_who_are_there(
+async def test_submission_is_delivered_locally_or_to_primary_mx(
     root: Client, ada: Client, bob: Client, world: Environment
 ) -> None:
     flags = {"relayAllRecipients": True, "relayUnknownOnly": True}
-    await hold(world, root, **flags)
-    await address(root, f"bob@{HELD}", bob)
-    key = await send(ada, NamedAddress(f"bob@{HELD}"), NamedAddress(f"eve@{HELD}"))
-    async with primary() as (there, route), working(world, route):
+    await set_up_backup_mx(world, root, **flags)
+    await create_address(root, f"bob@{DOMAIN}", bob)
+    key = await send(ada, NamedAddress(f"bob@{DOMAIN}"), NamedAddress(f"eve@{DOMAIN}"))
+    async with running_primary_mx() as (server, settings), working(world, settings):
         rows = await settled(world, key)
     assert {name: row.state for name, row in rows.items()} == dict.fromkeys(
         ("bob", "eve"), State.DELIVERED
     )
-    assert (rows["bob"].mx, rows["eve"].mx) == (OURS, "mx1.held.example")
-    assert [mail.to for mail in there.mails] == [[f"eve@{HELD}"]]
+    assert (rows["bob"].mx, rows["eve"].mx) == (HOSTNAME, "mx1.held.example")
+    assert [mail.to for mail in server.mails] == [[f"eve@{DOMAIN}"]]
     assert [row.subject for row in await inbox(bob)] == ["Hello"]
 
 
-async def test_it_waits_for_a_server_that_is_away_and_comes_back_where_there_is_none(
+async def test_unreachable_primary_mx_defers_and_missing_one_bounces(
     root: Client, ada: Client, world: Environment
 ) -> None:
-    await hold(world, root, relayAllRecipients=True)
-    key = await send(ada, NamedAddress(f"eve@{HELD}"))
-    async with primary() as (there, route):
-        async with working(world, replace(route, mx_port=1)):
+    await set_up_backup_mx(world, root, relayAllRecipients=True)
+    key = await send(ada, NamedAddress(f"eve@{DOMAIN}"))
+    async with running_primary_mx() as (server, settings):
+        async with working(world, replace(settings, mx_port=1)):
             rows = await settled(world, key)
-        assert (rows["eve"].state, there.mails) == (State.DEFERRED, [])
+        assert (rows["eve"].state, server.mails) == (State.DEFERRED, [])
         async with world.write_session() as session:
             await session.exec(update(QueueEntry).values(next_at=world.now(), last_code=None))
-        async with working(world, route):
+        async with working(world, settings):
             ring(world)
             rows = await settled(world, key)
         assert rows["eve"].state is State.DELIVERED
-    key = await send(ada, NamedAddress(f"eve@{HELD}"))
-    async with primary(first=False) as (there, route), working(world, route):
+    key = await send(ada, NamedAddress(f"eve@{DOMAIN}"))
+    async with (
+        running_primary_mx(in_mx_record=False) as (server, settings),
+        working(world, settings),
+    ):
         rows = await settled(world, key)
     assert (rows["eve"].state, rows["eve"].last_code) == (State.BOUNCED, 550)
     assert "come back to us" in rows["eve"].last_response
-    assert there.mails == []
+    assert server.mails == []
 
 
-async def test_what_goes_in_circles_is_refused(
-    root: Client, ada: Client, world: Environment
-) -> None:
-    await hold(world, root, relayAllRecipients=True)
-    household, hop = (
+async def test_mail_loop_is_refused(root: Client, ada: Client, world: Environment) -> None:
+    await set_up_backup_mx(world, root, relayAllRecipients=True)
+    backend, received_field = (
         LocalBackend(world),
         b"Received: from a by b; Tue, 6 Jan 2026 10:00:00 +0000\r\n",
     )
-    taken = await household.accept_recipient(f"eve@{HELD}", "carol@example.net")
+    recipient = await backend.accept_recipient(f"eve@{DOMAIN}", "carol@example.net")
     raw = raw_message("Round")
-    for many, wanted in ((29, False), (30, True)):
-        (outcome,) = await household.deliver(hop * many + raw, [taken], "carol@example.net")
-        assert isinstance(outcome, recipient_routes.MailLoop) is wanted
-    assert len(await queued(world)) == 1
+    for count, expected in ((29, False), (30, True)):
+        (result,) = await backend.deliver(
+            received_field * count + raw, [recipient], "carol@example.net"
+        )
+        assert isinstance(result, recipient_routes.MailLoop) is expected
+    assert len(await queued_submission_ids(world)) == 1
     assert await inbox(ada) == []
 
 
-async def test_second_names_targets_and_rewrites_lead_there(
+async def test_alias_forward_and_rewrite_lead_to_primary_mx(
     root: Client, world: Environment
 ) -> None:
-    await hold(world, root, relayAllRecipients=True)
+    await set_up_backup_mx(world, root, relayAllRecipients=True)
     alias = """mutation { domainAliasCreate(input: {
       alias: "second.example", domain: "held.example"}) { errors { message } } }"""
     assert (await root(alias))["domainAliasCreate"]["errors"] == []
     rewrite = """mutation { recipientRewriteCreate(input: {
       from: "old@example.org", to: "new@held.example"}) { errors { message } } }"""
     assert (await root(rewrite))["recipientRewriteCreate"]["errors"] == []
-    await address(root, "list@example.org", targets=[f"far@{HELD}"])
-    household = LocalBackend(world)
-    for to in ("eve@second.example", "old@example.org", "list@example.org"):
-        taken = await household.accept_recipient(to, "carol@example.net")
-        raw = raw_message(to)
-        (outcome,) = await household.deliver(raw, [taken], "carol@example.net")
-        assert not isinstance(outcome, BaseException)
-    async with primary() as (there, route), working(world, route):
-        for key in await queued(world):
+    await create_address(root, "list@example.org", targets=[f"far@{DOMAIN}"])
+    backend = LocalBackend(world)
+    for recipient in ("eve@second.example", "old@example.org", "list@example.org"):
+        accepted = await backend.accept_recipient(recipient, "carol@example.net")
+        raw = raw_message(recipient)
+        (result,) = await backend.deliver(raw, [accepted], "carol@example.net")
+        assert not isinstance(result, BaseException)
+    async with running_primary_mx() as (server, settings), working(world, settings):
+        for key in await queued_submission_ids(world):
             await settled(world, key)
-    assert sorted(to for mail in there.mails for to in mail.to) == [
+    assert sorted(recipient for mail in server.mails for recipient in mail.to) == [
         "eve@second.example",
-        f"far@{HELD}",
-        f"new@{HELD}",
+        f"far@{DOMAIN}",
+        f"new@{DOMAIN}",
     ]
-    senders = {mail.to[0]: mail.sender for mail in there.mails}
-    assert senders["eve@second.example"] == senders[f"new@{HELD}"] == "carol@example.net"
-    assert senders[f"far@{HELD}"].startswith("SRS0=")  # that is forwarded, in our name
+    senders = {mail.to[0]: mail.sender for mail in server.mails}
+    assert senders["eve@second.example"] == senders[f"new@{DOMAIN}"] == "carol@example.net"
+    assert senders[f"far@{DOMAIN}"].startswith("SRS0=")  # forwarding rewrites the sender
 
 
-async def test_a_trace_says_so(root: Client, ada: Client, world: Environment) -> None:
-    await hold(world, root, relayAllRecipients=True, relayUnknownOnly=True)
-    await address(root, f"ada@{HELD}", ada)
+async def test_address_trace_shows_backup_mx(root: Client, ada: Client, world: Environment) -> None:
+    await set_up_backup_mx(world, root, relayAllRecipients=True, relayUnknownOnly=True)
+    await create_address(root, f"ada@{DOMAIN}", ada)
     document = "query ($a: String!) { addressTrace(address: $a) { stage output } }"
 
     async def stages(name: str) -> list[Any]:
-        found = await root(document, a=f"{name}@{HELD}")
-        return [step["stage"] for step in found["addressTrace"]]
+        result = await root(document, a=f"{name}@{DOMAIN}")
+        return [step["stage"] for step in result["addressTrace"]]
 
     assert await stages("eve") == ["BACKUP_MX"]
     assert await stages("ada") == ["ADDRESS", "ACCOUNT"]

@@ -1,4 +1,4 @@
-"""Servers of domains, asked of a real name server on loopback."""
+"""Lookup of MX hosts with a name server on loopback."""
 
 import pytest
 
@@ -17,15 +17,17 @@ from tests.support.mail_servers.smtp_and_dns_servers import (
 )
 
 
-async def servers(world: Environment, route: OutboundSettings, domain: str) -> list[NextHop]:
-    """The servers that mail for a domain goes to."""
-    return (await select_route(world, route, RouteRequest("", f"carol@{domain}", domain))).next_hops
+async def find_next_hops(
+    world: Environment, settings: OutboundSettings, domain: str
+) -> list[NextHop]:
+    """Return the next hops of mail for a domain."""
+    return (
+        await select_route(world, settings, RouteRequest("", f"carol@{domain}", domain))
+    ).next_hops
 
 
-async def test_the_servers_of_a_domain_are_tried_in_their_order(
-    ada: Client, world: Environment
-) -> None:
-    names = Names(
+async def test_mx_hosts_are_tried_in_order_of_preference(ada: Client, world: Environment) -> None:
+    dns_names = Names(
         {
             ("example.net", "MX"): ["10 dead.example.net.", "20 mx1.example.net.", "5 nix."],
             ("dead.example.net", "A"): ["127.0.0.2"],
@@ -33,21 +35,21 @@ async def test_the_servers_of_a_domain_are_tried_in_their_order(
         }
     )
     server = Server(features={"tls_context": server_tls()})
-    async with answering(names), listening(server) as there:
-        route = OutboundSettings(make_resolver=names.resolver, mx_port=there.port)
-        assert [host.name for host in await servers(world, route, "example.net")] == [
+    async with answering(dns_names), listening(server) as running_server:
+        settings = OutboundSettings(make_resolver=dns_names.resolver, mx_port=running_server.port)
+        assert [host.name for host in await find_next_hops(world, settings, "example.net")] == [
             "dead.example.net",
             "mx1.example.net",
         ]
-        async with working(world, route):
+        async with working(world, settings):
             rows = await settled(world, await send(ada))
     assert {(row.state, row.mx) for row in rows.values()} == {(State.DELIVERED, "mx1.example.net")}
     assert rows["carol"].tls.startswith("TLSv1.")
-    assert there.mails[0].encrypted
+    assert running_server.mails[0].encrypted
 
 
 @pytest.mark.parametrize(
-    ("domain", "code", "text"),
+    ("domain", "code", "status"),
     [
         ("null.example", 556, "5.1.10"),
         ("missing.example", 550, "5.1.2"),
@@ -60,10 +62,10 @@ async def test_the_servers_of_a_domain_are_tried_in_their_order(
         ("a..b", 550, "5.1.2"),
     ],
 )
-async def test_domains_without_servers_are_told_apart(
-    world: Environment, domain: str, code: int, text: str
+async def test_domain_without_mx_host_has_specific_error(
+    world: Environment, domain: str, code: int, status: str
 ) -> None:
-    names = Names(
+    dns_names = Names(
         {
             ("null.example", "MX"): ["0 ."],
             ("bare.example", "TXT"): ["x"],
@@ -73,36 +75,36 @@ async def test_domains_without_servers_are_told_apart(
         broken={"broken.example"},
         silent={"silent.example"},
     )
-    async with answering(names):
+    async with answering(dns_names):
         with pytest.raises(Unroutable) as problem:
-            await servers(world, OutboundSettings(make_resolver=names.resolver), domain)
-    assert (problem.value.reply_code, problem.value.reply_text[: len(text)]) == (code, text)
+            await find_next_hops(world, OutboundSettings(make_resolver=dns_names.resolver), domain)
+    assert (problem.value.reply_code, problem.value.reply_text[: len(status)]) == (code, status)
 
 
-async def test_a_domain_without_mx_is_its_own_server(world: Environment) -> None:
-    names = Names(
+async def test_domain_without_mx_record_is_its_own_host(world: Environment) -> None:
+    dns_names = Names(
         {
             ("xn--bcher-kva.example", "A"): ["192.0.2.1"],
             ("xn--bcher-kva.example", "AAAA"): ["2001:db8::1"],
         }
     )
-    async with answering(names):
-        found = await servers(
-            world, OutboundSettings(make_resolver=names.resolver), "bücher.example"
+    async with answering(dns_names):
+        next_hops = await find_next_hops(
+            world, OutboundSettings(make_resolver=dns_names.resolver), "bücher.example"
         )
-    assert [(host.name, host.address, host.port) for host in found] == [
+    assert [(host.name, host.address, host.port) for host in next_hops] == [
         ("xn--bcher-kva.example", "192.0.2.1", 25),
         ("xn--bcher-kva.example", "2001:db8::1", 25),
     ]
 
 
 @pytest.mark.parametrize("text", ["", "http://x", "smtp://", "smtp://x:99999", "x?tls=maybe"])
-def test_a_next_hop_that_is_none_is_refused(text: str) -> None:
+def test_invalid_next_hop_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput):
         parse_next_hop(text)
 
 
-def test_a_next_hop_may_be_short() -> None:
+def test_next_hop_has_default_port_and_tls_level() -> None:
     assert (parse_next_hop("relay").port, parse_next_hop("relay").tls_level) == (
         25,
         TlsLevel.OPPORTUNISTIC,

@@ -1,4 +1,4 @@
-"""Servers that only DNS names are not looked for in our own networks, unless a setting says so."""
+"""MX hosts with private addresses are used only if a setting allows it."""
 
 from dataclasses import replace
 from typing import Any
@@ -18,9 +18,9 @@ from tests.support.mail_servers.route_rows import exchanged, transport
 from tests.support.mail_servers.smtp_and_dns_servers import Names, Server, answering, listening
 from tests.support.operations.domain_operations import ERRORS, UNLIMITED, done, made
 
-SENDER, FAR = "ada@example.org", "carol@example.net"
+SENDER, RECIPIENT = "ada@example.org", "carol@example.net"
 MX = "mx1.example.net"
-INSIDE = [
+PRIVATE_ADDRESSES = [
     ("A", "127.0.0.1"), ("A", "127.8.9.10"), ("A", "10.0.0.1"), ("A", "172.16.0.1"),
     ("A", "192.168.1.1"), ("A", "169.254.169.254"), ("A", "100.64.0.1"), ("A", "0.0.0.0"),  # noqa: S104
     ("A", "224.0.0.1"), ("A", "255.255.255.255"), ("AAAA", "::1"), ("AAAA", "::"),
@@ -30,52 +30,54 @@ INSIDE = [
 
 
 @pytest.fixture(autouse=True)
-def as_usual(world: Environment) -> None:
-    """The setting is as it is where nobody touches it."""
-    allowed(world, private=False)
+def forbid_private_mx(world: Environment) -> None:
+    """Set the default of the setting, which the test environment changes."""
+    set_mx_private(world, private=False)
 
 
-def allowed(world: Environment, *, private: bool) -> None:
+def set_mx_private(world: Environment, *, private: bool) -> None:
     options = replace(world.options, mx_private=private)
-    world.apply_options(CommittedOptions(options, world.options_position + 1))
+    world.use_options_unless_outdated(CommittedOptions(options, world.options_position + 1))
 
 
-async def way(
-    world: Environment, names: Names, domain: str = "example.net"
+async def find_addresses(
+    world: Environment, dns_names: Names, domain: str = "example.net"
 ) -> tuple[list[str], Any]:
-    """The addresses that would be connected to, and what is told of them."""
-    trail: list[str] = []
-    async with answering(names):
-        route, asked = (
-            OutboundSettings(make_resolver=names.resolver),
+    """Return the addresses of the next hops and the log lines of the route."""
+    log_lines: list[str] = []
+    async with answering(dns_names):
+        settings, request = (
+            OutboundSettings(make_resolver=dns_names.resolver),
             RouteRequest(SENDER, f"carol@{domain}", domain),
         )
-        found = await select_route(world, route, asked, trail)
-    return [each.address for each in found.next_hops], trail
+        route = await select_route(world, settings, request, log_lines)
+    return [next_hop.address for next_hop in route.next_hops], log_lines
 
 
-async def refused(world: Environment, names: Names, domain: str = "example.net") -> str:
+async def routing_error(world: Environment, dns_names: Names, domain: str = "example.net") -> str:
     with pytest.raises(Unroutable) as problem:
-        await way(world, names, domain)
+        await find_addresses(world, dns_names, domain)
     return f"{problem.value.reply_code} {problem.value.reply_text}"
 
 
-@pytest.mark.parametrize(("kind", "address"), INSIDE)
+@pytest.mark.parametrize(("kind", "address"), PRIVATE_ADDRESSES)
 @pytest.mark.parametrize("by_mx", [True, False])
-async def test_an_address_inside_is_none(
+async def test_private_address_is_used_only_if_allowed(
     world: Environment, kind: str, address: str, *, by_mx: bool
 ) -> None:
     name = MX if by_mx else "example.net"
     records = {(name, kind): [address]} | ({("example.net", "MX"): [f"10 {MX}."]} if by_mx else {})
-    assert await refused(world, Names(records)) == f"550 5.4.4 {name} has private addresses only"
-    allowed(world, private=True)
-    found, trail = await way(world, Names(records))
-    assert len(found) == 1
-    assert "left out" not in "".join(trail)
+    assert (
+        await routing_error(world, Names(records)) == f"550 5.4.4 {name} has private addresses only"
+    )
+    set_mx_private(world, private=True)
+    addresses, log_lines = await find_addresses(world, Names(records))
+    assert len(addresses) == 1
+    assert "left out" not in "".join(log_lines)
 
 
-async def test_of_several_only_public_ones_are_tried(world: Environment) -> None:
-    names = Names(
+async def test_only_public_addresses_of_mx_hosts_are_used(world: Environment) -> None:
+    dns_names = Names(
         {
             ("example.net", "MX"): ["10 in.example.net.", f"20 {MX}.", "30 gone.example.net."],
             ("in.example.net", "A"): ["10.0.0.1"],
@@ -83,18 +85,20 @@ async def test_of_several_only_public_ones_are_tried(world: Environment) -> None
             (MX, "AAAA"): ["::1", "2606:4700::1111"],
         }
     )
-    found, trail = await way(world, names)
-    assert found == ["8.8.8.8", "2606:4700::1111"]
-    why = "left out, it is inside, and MERGANSER_MX_PRIVATE is off"
-    assert trail[0] == f"in.example.net (10.0.0.1): {why}"
-    assert f"{MX} (::1): {why}" in trail
-    assert f"example.net: MX 20 {MX} (8.8.8.8, 2606:4700::1111)" in trail
+    addresses, log_lines = await find_addresses(world, dns_names)
+    assert addresses == ["8.8.8.8", "2606:4700::1111"]
+    reason = "left out, it is inside, and MERGANSER_MX_PRIVATE is off"
+    assert log_lines[0] == f"in.example.net (10.0.0.1): {reason}"
+    assert f"{MX} (::1): {reason}" in log_lines
+    assert f"example.net: MX 20 {MX} (8.8.8.8, 2606:4700::1111)" in log_lines
 
 
 @pytest.mark.parametrize("silent", [MX, "mx2.example.net"])
-async def test_what_dns_does_not_say_may_be_public(world: Environment, silent: str) -> None:
-    """One server is inside; of another, or of its other addresses, nothing is known now."""
-    names = Halved(
+async def test_dns_failure_beside_private_address_is_temporary(
+    world: Environment, silent: str
+) -> None:
+    """An address that DNS fails to return can be public, so that a retry is useful."""
+    dns_names = NamesWithoutAaaa(
         {
             ("example.net", "MX"): [f"10 {MX}.", "20 mx2.example.net."],
             (MX, "A"): ["127.0.0.1"],
@@ -102,44 +106,49 @@ async def test_what_dns_does_not_say_may_be_public(world: Environment, silent: s
         },
         silent,
     )
-    assert (await refused(world, names)).startswith("451 4.4.3 DNS does not answer")
+    assert (await routing_error(world, dns_names)).startswith("451 4.4.3 DNS does not answer")
 
 
-class Halved(Names):
-    """Does not know the IPv6 addresses of a server."""
+class NamesWithoutAaaa(Names):
+    """A name server that fails for the IPv6 addresses of one host."""
 
     def __init__(self, records: dict[tuple[str, str], list[str]], name: str) -> None:
         super().__init__(records)
-        self.halved = name
+        self.host_without_aaaa = name
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
-        asked = dns.message.from_wire(data).question[0]
-        whole = asked.name.to_text(omit_final_dot=True), dns.rdatatype.to_text(asked.rdtype)
-        self.broken = {self.halved} if whole == (self.halved, "AAAA") else set()
+        query = dns.message.from_wire(data).question[0]
+        question = query.name.to_text(omit_final_dot=True), dns.rdatatype.to_text(query.rdtype)
+        self.broken = (
+            {self.host_without_aaaa} if question == (self.host_without_aaaa, "AAAA") else set()
+        )
         super().datagram_received(data, addr)
 
 
-async def test_mail_to_such_a_domain_comes_back(ada: Client, world: Environment) -> None:
-    async with answering(exchanged("example.net", MX)) as names, listening(Server()) as there:
-        route = OutboundSettings(make_resolver=names.resolver, mx_port=there.port)
-        async with working(world, route):
-            rows = await settled(world, await send(ada, NamedAddress(FAR)))
+async def test_message_to_domain_with_private_mx_bounces(ada: Client, world: Environment) -> None:
+    async with answering(exchanged("example.net", MX)) as dns_names, listening(Server()) as server:
+        settings = OutboundSettings(make_resolver=dns_names.resolver, mx_port=server.port)
+        async with working(world, settings):
+            rows = await settled(world, await send(ada, NamedAddress(RECIPIENT)))
             assert (rows["carol"].state, rows["carol"].last_code) == (State.BOUNCED, 550)
             assert rows["carol"].last_response == f"5.4.4 {MX} has private addresses only"
-            assert there.sessions == 0
-            allowed(world, private=True)
-            rows = await settled(world, await send(ada, NamedAddress(FAR)))
+            assert server.sessions == 0
+            set_mx_private(world, private=True)
+            rows = await settled(world, await send(ada, NamedAddress(RECIPIENT)))
             assert rows["carol"].state is State.DELIVERED
-    assert len(there.mails) == 1
+    assert len(server.mails) == 1
 
 
 @pytest.mark.usefixtures("ada")
-async def test_a_try_says_why(world: Environment) -> None:
-    async with answering(exchanged("example.net", MX)) as names, listening(Server()) as there:
-        probed = await run_route_test(
-            world, OutboundSettings(make_resolver=names.resolver, mx_port=there.port), SENDER, FAR
+async def test_route_test_reports_private_address(world: Environment) -> None:
+    async with answering(exchanged("example.net", MX)) as dns_names, listening(Server()) as server:
+        result = await run_route_test(
+            world,
+            OutboundSettings(make_resolver=dns_names.resolver, mx_port=server.port),
+            SENDER,
+            RECIPIENT,
         )
-    assert (probed.is_accepted, probed.log_lines, there.sessions) == (
+    assert (result.is_accepted, result.log_lines, server.sessions) == (
         False,
         [
             f"{MX} (127.0.0.1): left out, it is inside, and MERGANSER_MX_PRIVATE is off",
@@ -149,31 +158,27 @@ async def test_a_try_says_why(world: Environment) -> None:
     )
 
 
-async def test_what_an_administrator_has_named_may_be_inside(
-    ada: Client, world: Environment
-) -> None:
-    names = exchanged("far.example", "mx1.far.example")
-    async with answering(names), listening(Server()) as there:
-        await transport(world, FAR, f"[127.0.0.1]:{there.port}")
-        await transport(world, "dave@example.net", f"far.example:{there.port}", lookup_mx=True)
-        async with working(world, OutboundSettings(make_resolver=names.resolver)):
+async def test_transport_to_private_address_is_used(ada: Client, world: Environment) -> None:
+    dns_names = exchanged("far.example", "mx1.far.example")
+    async with answering(dns_names), listening(Server()) as server:
+        await transport(world, RECIPIENT, f"[127.0.0.1]:{server.port}")
+        await transport(world, "dave@example.net", f"far.example:{server.port}", lookup_mx=True)
+        async with working(world, OutboundSettings(make_resolver=dns_names.resolver)):
             rows = await settled(
-                world, await send(ada, NamedAddress(FAR), NamedAddress("dave@example.net"))
+                world, await send(ada, NamedAddress(RECIPIENT), NamedAddress("dave@example.net"))
             )
     assert {row.state for row in rows.values()} == {State.RELAYED}
-    assert sorted(mail.to[0] for mail in there.mails) == [FAR, "dave@example.net"]
+    assert sorted(mail.to[0] for mail in server.mails) == [RECIPIENT, "dave@example.net"]
 
 
-async def test_a_domain_that_we_are_a_backup_of_may_be_inside(
-    root: Client, world: Environment
-) -> None:
-    """But no other name of it: who may give it one need be no ADMIN."""
+async def test_backup_mx_domain_can_have_private_mx(root: Client, world: Environment) -> None:
+    """An alias of the domain can't, since its maker need not be an ADMIN."""
     await made(root, "held.example", backupMx=True, relayAllRecipients=True, **UNLIMITED)
     document = f"""mutation ($input: DomainAliasCreateInput!) {{
       domainAliasCreate(input: $input) {{ domainAlias {{ id }} {ERRORS} }} }}"""
-    given = {"alias": "second.example", "domain": "held.example"}
-    assert (await done(root, document, **given))[1] == []
-    names = exchanged("held.example", "mx1.held.example")
-    names.records["second.example", "MX"] = ["10 mx1.held.example."]
-    assert (await way(world, names, "held.example"))[0] == ["127.0.0.1"]
-    assert (await refused(world, names, "second.example")).startswith("550 5.4.4")
+    alias_input = {"alias": "second.example", "domain": "held.example"}
+    assert (await done(root, document, **alias_input))[1] == []
+    dns_names = exchanged("held.example", "mx1.held.example")
+    dns_names.records["second.example", "MX"] = ["10 mx1.held.example."]
+    assert (await find_addresses(world, dns_names, "held.example"))[0] == ["127.0.0.1"]
+    assert (await routing_error(world, dns_names, "second.example")).startswith("550 5.4.4")

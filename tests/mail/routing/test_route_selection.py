@@ -1,4 +1,4 @@
-"""Which way mail takes: transports, relay hosts, the next hop, the servers of its domain."""
+"""Route selection by transport, relay host, next hop and MX record."""
 
 from typing import Any
 
@@ -26,107 +26,115 @@ from tests.support.mail_servers.smtp_and_dns_servers import (
     trust,
 )
 
-TO = RouteRequest("ada@example.org", "carol@deep.mail.example.net", "deep.mail.example.net")
+ROUTE_REQUEST = RouteRequest(
+    "ada@example.org", "carol@deep.mail.example.net", "deep.mail.example.net"
+)
 
 
-async def first(
-    world: Environment, asked: RouteRequest = TO, route: OutboundSettings | None = None
+async def first_next_hop(
+    world: Environment,
+    request: RouteRequest = ROUTE_REQUEST,
+    settings: OutboundSettings | None = None,
 ) -> NextHop:
     return (
-        await select_route(world, route or OutboundSettings(parse_next_hop("hop.example")), asked)
+        await select_route(
+            world, settings or OutboundSettings(parse_next_hop("hop.example")), request
+        )
     ).next_hops[0]
 
 
-async def relay_of(world: Environment, domain: str, **more: Any) -> int:
-    """A relay host that a domain names."""
-    key = world.new_id()
+async def add_relay_host(world: Environment, domain: str, **columns: Any) -> int:
+    """Add a relay host and assign it to a domain."""
+    relay_host_id = world.new_id()
     secret = (
-        world.secret_box.encrypt("secret", relay_host_context(key))
-        if more.get("username")
+        world.secret_box.encrypt("secret", relay_host_context(relay_host_id))
+        if columns.get("username")
         else None
     )
-    usual = {"host": "relay.example", "secret": secret}
-    row = RelayHost(id=key, created_at=world.now(), **(usual | more))
+    defaults = {"host": "relay.example", "secret": secret}
+    row = RelayHost(id=relay_host_id, created_at=world.now(), **(defaults | columns))
     async with world.write_session() as session:
         session.add(row)
-        named = update(Domain).where(col(Domain.name) == domain)
-        await session.exec(named.values(relay_host_id=key))
-    return key
+        statement = update(Domain).where(col(Domain.name) == domain)
+        await session.exec(statement.values(relay_host_id=relay_host_id))
+    return relay_host_id
 
 
-async def test_the_nearest_transport_is_taken(world: Environment) -> None:
+async def test_most_specific_transport_is_used(world: Environment) -> None:
     await transport(world, "/^carol@.*example\\.net$/", "pattern.example")
-    assert (await first(world)).name == "pattern.example"
+    assert (await first_next_hop(world)).name == "pattern.example"
     for destination in (".net", ".example.net", ".mail.example.net", "deep.mail.example.net"):
         await transport(world, destination, f"by{destination.replace('.', '-')}.example")
-        assert (await first(world)).name == f"by{destination.replace('.', '-')}.example"
+        assert (await first_next_hop(world)).name == f"by{destination.replace('.', '-')}.example"
     await transport(world, "carol@deep.mail.example.net", "[192.0.2.1]:2525")
-    found = await first(world)
-    assert (found.name, found.port, found.is_relay) == ("192.0.2.1", 2525, True)
-    other = RouteRequest("", "dave@deep.mail.example.net", "deep.mail.example.net")
-    assert (await first(world, other)).name == "bydeep-mail-example-net.example"
-    unlike = RouteRequest("", "dave@mail.example.com", "mail.example.com")
-    assert (await first(world, unlike)).name == "hop.example"
+    next_hop = await first_next_hop(world)
+    assert (next_hop.name, next_hop.port, next_hop.is_relay) == ("192.0.2.1", 2525, True)
+    other_recipient = RouteRequest("", "dave@deep.mail.example.net", "deep.mail.example.net")
+    assert (await first_next_hop(world, other_recipient)).name == "bydeep-mail-example-net.example"
+    other_domain = RouteRequest("", "dave@mail.example.com", "mail.example.com")
+    assert (await first_next_hop(world, other_domain)).name == "hop.example"
 
 
 @pytest.mark.usefixtures("ada")
-async def test_what_is_not_active_is_no_way(world: Environment) -> None:
+async def test_inactive_transport_and_relay_host_are_ignored(world: Environment) -> None:
     await transport(world, "deep.mail.example.net", "there.example", active=False)
-    await relay_of(world, "example.org", active=False)
-    assert (await first(world)).name == "hop.example"
+    await add_relay_host(world, "example.org", active=False)
+    assert (await first_next_hop(world)).name == "hop.example"
 
 
-async def test_a_domain_above_is_not_the_domain_itself(world: Environment) -> None:
+async def test_subdomain_transport_does_not_match_domain_itself(world: Environment) -> None:
     await transport(world, ".example.net", "above.example")
-    itself = RouteRequest("", "dave@example.net", "example.net")
-    assert (await first(world, itself)).name == "hop.example"
+    domain_request = RouteRequest("", "dave@example.net", "example.net")
+    assert (await first_next_hop(world, domain_request)).name == "hop.example"
 
 
 @pytest.mark.usefixtures("ada")
-async def test_the_relay_host_is_that_of_the_senders_domain(world: Environment) -> None:
-    await relay_of(world, "example.org", username="us", port=587)
-    found = await first(world)
-    assert found == NextHop(
+async def test_relay_host_of_sender_domain_is_used(world: Environment) -> None:
+    await add_relay_host(world, "example.org", username="us", port=587)
+    next_hop = await first_next_hop(world)
+    assert next_hop == NextHop(
         "relay.example", 587, "relay.example", TlsLevel.REQUIRED, "us", "secret", is_relay=True
     )
-    assert "secret" not in repr(found)
+    assert "secret" not in repr(next_hop)
     for sender in ("", "eve@example.com"):
-        asked = RouteRequest(sender, TO.recipient, TO.domain)
-        assert (await first(world, asked)).name == "hop.example"
-    await transport(world, TO.domain, "there.example")
-    assert (await first(world)).name == "there.example"
+        request = RouteRequest(sender, ROUTE_REQUEST.recipient, ROUTE_REQUEST.domain)
+        assert (await first_next_hop(world, request)).name == "hop.example"
+    await transport(world, ROUTE_REQUEST.domain, "there.example")
+    assert (await first_next_hop(world)).name == "there.example"
 
 
 @pytest.mark.usefixtures("ada")
-async def test_a_password_goes_nowhere_in_the_clear(world: Environment) -> None:
-    key = await relay_of(world, "example.org", username="us", tls=False)
-    assert (await first(world)).tls_level is TlsLevel.REQUIRED
+async def test_relay_host_with_password_requires_tls(world: Environment) -> None:
+    relay_host_id = await add_relay_host(world, "example.org", username="us", tls=False)
+    assert (await first_next_hop(world)).tls_level is TlsLevel.REQUIRED
     await policy(world, "[relay.example]:25", TlsPolicyLevel.NONE)
-    assert (await first(world)).tls_level is TlsLevel.REQUIRED
+    assert (await first_next_hop(world)).tls_level is TlsLevel.REQUIRED
     async with world.write_session() as session:
-        row = await session.get(RelayHost, key)
+        row = await session.get(RelayHost, relay_host_id)
         assert row is not None
-        row.secret = world.secret_box.encrypt("secret", transport_context(key))
+        row.secret = world.secret_box.encrypt("secret", transport_context(relay_host_id))
     with pytest.raises(Unroutable) as problem:
-        await first(world)
+        await first_next_hop(world)
     assert problem.value.reply_code == 451
 
 
-async def test_a_transport_may_look_up_the_servers_of_its_next_hop(world: Environment) -> None:
-    names = exchanged("far.example", "mx1.far.example", "mx2.far.example")
-    await transport(world, TO.domain, "far.example:2525", lookup_mx=True)
-    async with answering(names):
-        way = await select_route(world, OutboundSettings(make_resolver=names.resolver), TO)
-    assert [(each.name, each.address, each.port) for each in way.next_hops] == [
+async def test_transport_with_lookup_mx_uses_mx_hosts(world: Environment) -> None:
+    dns_names = exchanged("far.example", "mx1.far.example", "mx2.far.example")
+    await transport(world, ROUTE_REQUEST.domain, "far.example:2525", lookup_mx=True)
+    async with answering(dns_names):
+        route = await select_route(
+            world, OutboundSettings(make_resolver=dns_names.resolver), ROUTE_REQUEST
+        )
+    assert [(next_hop.name, next_hop.address, next_hop.port) for next_hop in route.next_hops] == [
         ("mx1.far.example", "127.0.0.1", 2525),
         ("mx2.far.example", "127.0.0.2", 2525),
     ]
-    assert way.destination == "far.example"
-    assert way.route_log[0] == "recipient: transport deep.mail.example.net to far.example:2525"
+    assert route.destination == "far.example"
+    assert route.route_log[0] == "recipient: transport deep.mail.example.net to far.example:2525"
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("mail.example", HostPort("mail.example", 25, is_bracketed=False)),
         ("Mail.example:587", HostPort("mail.example", 587, is_bracketed=False)),
@@ -134,69 +142,78 @@ async def test_a_transport_may_look_up_the_servers_of_its_next_hop(world: Enviro
         ("[2001:db8::1]:465", HostPort("2001:db8::1", 465, is_bracketed=True)),
     ],
 )
-def test_next_hops_are_read(text: str, found: HostPort) -> None:
-    assert parse_host_port(text) == found
+def test_host_port_is_parsed(text: str, expected: HostPort) -> None:
+    assert parse_host_port(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "[]", "[a", "[a]b", "a:b", "a:0", "a:65536", ":25", "a:٣"])
-def test_what_is_no_next_hop_is_refused(text: str) -> None:
+def test_invalid_host_port_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r".*"):
         parse_host_port(text)
 
 
-async def test_recipients_of_one_message_take_different_ways(
+async def test_recipients_of_one_message_use_different_routes(
     ada: Client, world: Environment
 ) -> None:
-    async with listening(Server()) as usual, listening(Server()) as special:
-        await transport(world, "dave@example.net", f"[127.0.0.1]:{special.port}")
-        route = OutboundSettings(parse_next_hop(f"smtp://127.0.0.1:{usual.port}"))
-        async with working(world, route):
+    async with listening(Server()) as default_server, listening(Server()) as transport_server:
+        await transport(world, "dave@example.net", f"[127.0.0.1]:{transport_server.port}")
+        settings = OutboundSettings(parse_next_hop(f"smtp://127.0.0.1:{default_server.port}"))
+        async with working(world, settings):
             rows = await settled(world, await send(ada))
     assert {row.state for row in rows.values()} == {State.RELAYED}
-    assert [mail.to for mail in usual.mails] == [["carol@example.net"]]
-    assert [mail.to for mail in special.mails] == [["dave@example.net"]]
+    assert [mail.to for mail in default_server.mails] == [["carol@example.net"]]
+    assert [mail.to for mail in transport_server.mails] == [["dave@example.net"]]
 
 
-async def test_a_relay_host_is_signed_in_to(ada: Client, world: Environment) -> None:
-    async with listening(Server()) as there:
-        there.features = {"tls_context": server_tls(), "authenticator": there.authenticate}
-        await relay_of(world, "example.org", username="us", host="127.0.0.1", port=there.port)
+async def test_delivery_signs_in_to_relay_host(ada: Client, world: Environment) -> None:
+    async with listening(Server()) as server:
+        server.features = {"tls_context": server_tls(), "authenticator": server.authenticate}
+        await add_relay_host(
+            world, "example.org", username="us", host="127.0.0.1", port=server.port
+        )
         async with working(world, OutboundSettings(trusted_context=trust())):
             rows = await settled(world, await send(ada))
     assert {row.state for row in rows.values()} == {State.RELAYED}
-    assert there.logins == ["us"]
-    assert there.mails[0].encrypted
+    assert server.logins == ["us"]
+    assert server.mails[0].encrypted
     assert rows["carol"].tls.endswith("(verified)")
 
 
-async def test_who_wants_tls_never_sends_in_the_clear(ada: Client, world: Environment) -> None:
+async def test_user_with_enforced_tls_never_sends_in_cleartext(
+    ada: Client, world: Environment
+) -> None:
     async with world.write_session() as session:
-        wanting = update(User).where(col(User.id) == ada.user.id)
-        await session.exec(wanting.values(tls_enforce_out=True))
-    names = exchanged("example.net", "mx1.example.net", "mx2.example.net")
-    clear = Server()
-    async with answering(names), listening(clear):
-        route = OutboundSettings(make_resolver=names.resolver, mx_port=clear.port)
-        async with working(world, route):
+        statement = update(User).where(col(User.id) == ada.user.id)
+        await session.exec(statement.values(tls_enforce_out=True))
+    dns_names = exchanged("example.net", "mx1.example.net", "mx2.example.net")
+    cleartext_server = Server()
+    async with answering(dns_names), listening(cleartext_server):
+        settings = OutboundSettings(make_resolver=dns_names.resolver, mx_port=cleartext_server.port)
+        async with working(world, settings):
             rows = await settled(world, await send(ada, NamedAddress("carol@example.net")))
             assert (rows["carol"].state, rows["carol"].last_code) == (State.DEFERRED, 451)
-            assert clear.mails == []
-        better = Server(features={"tls_context": server_tls()})
-        async with listening(better, "127.0.0.2", clear.port), working(world, route):
+            assert cleartext_server.mails == []
+        tls_server = Server(features={"tls_context": server_tls()})
+        async with (
+            listening(tls_server, "127.0.0.2", cleartext_server.port),
+            working(world, settings),
+        ):
             rows = await settled(world, await send(ada, NamedAddress("dave@example.net")))
     assert (rows["dave"].state, rows["dave"].mx) == (State.DELIVERED, "mx2.example.net")
     assert rows["dave"].tls.startswith("TLSv1.3 ")
-    assert clear.mails == []
+    assert cleartext_server.mails == []
 
 
-async def test_ourselves_among_the_servers_leave_only_better_ones(world: Environment) -> None:
+async def test_own_hostname_in_mx_leaves_only_preferred_hosts(world: Environment) -> None:
     records = {
         ("backup.example", "MX"): ["10 main.example.", "20 mx.example.org.", "20 other.example."],
         ("main.example", "A"): ["127.0.0.1"],
         ("other.example", "A"): ["127.0.0.2"],
     }
-    names = Names(records)
-    async with answering(names):
-        asked = RouteRequest("", "carol@backup.example", "backup.example")
-        way = await select_route(world, OutboundSettings(make_resolver=names.resolver), asked)
-    assert [each.name for each in way.next_hops] == ["main.example"]
+    dns_names = Names(records)
+    async with answering(dns_names):
+        request = RouteRequest("", "carol@backup.example", "backup.example")
+        route = await select_route(
+            world, OutboundSettings(make_resolver=dns_names.resolver), request
+        )
+    assert [next_hop.name for next_hop in route.next_hops] == ["main.example"]

@@ -1,4 +1,4 @@
-"""How much encryption destinations get: policies, DANE, against servers that fall short of it."""
+"""TLS requirements of destinations by TLS policy and DANE, and servers that violate them."""
 
 import hashlib
 import ssl
@@ -31,27 +31,27 @@ MX = "mx1.example.net"
 Level = TlsPolicyLevel
 
 
-class Far:
-    """A domain with one server, that shows a certificate made for the test."""
+class TlsTestDomain:
+    """A domain with one MX host. The test chooses its certificate."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.authority = made("authority", authority=True)
-        self.own = made(MX, by=self.authority)
-        self.names = exchanged("example.net", MX)
+        self.certificate = made(MX, by=self.authority)
+        self.dns_names = exchanged("example.net", MX)
         self.server = Server()
 
-    def show(self, own: Pair | None, *chain: Pair) -> None:
-        context = shown(self.folder, own, *chain) if own else None
+    def set_certificate(self, certificate: Pair | None, *chain: Pair) -> None:
+        context = shown(self.folder, certificate, *chain) if certificate else None
         self.server.features = {"tls_context": context} if context else {}
 
-    def name(self, port: int, *records: str) -> None:
-        self.names.records[f"_{port}._tcp.{MX}", "TLSA"] = list(records)
+    def set_tlsa_records(self, port: int, *records: str) -> None:
+        self.dns_names.records[f"_{port}._tcp.{MX}", "TLSA"] = list(records)
 
-    def route(self, *, validates: bool = False) -> OutboundSettings:
+    def settings(self, *, validates: bool = False) -> OutboundSettings:
         def resolver() -> Resolver:
-            asking = self.names.resolver()
-            return enable_dnssec(asking) if validates else asking
+            dns_resolver = self.dns_names.resolver()
+            return enable_dnssec(dns_resolver) if validates else dns_resolver
 
         return OutboundSettings(
             make_resolver=resolver,
@@ -62,19 +62,21 @@ class Far:
 
 
 @pytest.fixture
-def far(tmp_path: Path) -> Far:
-    return Far(tmp_path)
+def domain(tmp_path: Path) -> TlsTestDomain:
+    return TlsTestDomain(tmp_path)
 
 
-async def came(ada: Client, world: Environment, route: OutboundSettings) -> tuple[State, str]:
-    """What became of a message, and by what TLS, or why not."""
-    async with working(world, route):
+async def deliver_message(
+    ada: Client, world: Environment, settings: OutboundSettings
+) -> tuple[State, str]:
+    """Send a message and return its state with the TLS session or the failure response."""
+    async with working(world, settings):
         row = (await settled(world, await send(ada, NamedAddress("carol@example.net"))))["carol"]
     return row.state, row.tls if row.state is State.DELIVERED else row.last_response
 
 
 @pytest.mark.parametrize(
-    ("level", "parameters", "shows", "ends"),
+    ("level", "parameters", "certificate_name", "expected"),
     [
         (Level.NONE, None, "own", None),
         (Level.MAY, None, "own", "256"),
@@ -103,179 +105,213 @@ async def came(ada: Client, world: Environment, route: OutboundSettings) -> tupl
         (Level.DANE_ONLY, None, "own", "4.7.5 DNS names no certificate"),
     ],
 )
-async def test_a_policy_is_kept_to(  # noqa: PLR0913, PLR0917 - a case
+async def test_tls_policy_is_enforced(  # noqa: PLR0913, PLR0917 - parametrized
     ada: Client,
     world: Environment,
-    far: Far,
+    domain: TlsTestDomain,
     level: TlsPolicyLevel,
     parameters: str | None,
-    shows: str,
-    ends: str | None,
+    certificate_name: str,
+    expected: str | None,
 ) -> None:
-    pairs = {
-        "own": far.own,
+    certificates = {
+        "own": domain.certificate,
         "other": made("other.example"),
-        "expired": made(MX, by=far.authority, days=-1),
+        "expired": made(MX, by=domain.authority, days=-1),
         "": None,
     }
-    far.show(pairs[shows])
+    domain.set_certificate(certificates[certificate_name])
     await policy(world, "example.net", level, parameters)
-    async with answering(far.names), listening(far.server):
-        state, told = await came(ada, world, far.route())
-    wanted = State.DELIVERED if ends is None or ends in ("256", "(policy)") else State.DEFERRED
-    assert state is wanted, told
-    if wanted is State.DEFERRED:
-        assert ends is not None
-        assert told.startswith(ends)
-        assert far.server.mails == []
+    async with answering(domain.dns_names), listening(domain.server):
+        state, detail = await deliver_message(ada, world, domain.settings())
+    expected_state = (
+        State.DELIVERED if expected is None or expected in ("256", "(policy)") else State.DEFERRED
+    )
+    assert state is expected_state, detail
+    if expected_state is State.DEFERRED:
+        assert expected is not None
+        assert detail.startswith(expected)
+        assert domain.server.mails == []
     else:
-        assert (ends is None) == (told is None)
-        assert not ends or ends in told
-        assert far.server.mails[0].encrypted is (ends is not None)
+        assert (expected is None) == (detail is None)
+        assert not expected or expected in detail
+        assert domain.server.mails[0].encrypted is (expected is not None)
     if parameters == "protocols=TLSv1.2":
-        assert told.startswith("TLSv1.2 ")
+        assert detail.startswith("TLSv1.2 ")
 
 
-@pytest.mark.parametrize("what", ["certificate", "key", "sha1"])
-async def test_fingerprints_are_of_certificates_or_keys(
-    ada: Client, world: Environment, far: Far, what: str
+@pytest.mark.parametrize("digest_kind", ["certificate", "key", "sha1"])
+async def test_fingerprint_policy_matches_certificate_or_key(
+    ada: Client, world: Environment, domain: TlsTestDomain, digest_kind: str
 ) -> None:
-    stranger = made("elsewhere.example", days=-5)
-    far.show(stranger)
+    certificate = made("elsewhere.example", days=-5)
+    domain.set_certificate(certificate)
     digests = {
-        "certificate": hashlib.sha256(stranger.der).hexdigest(),
-        "key": hashlib.sha256(stranger.spki).hexdigest(),
-        "sha1": hashlib.sha1(stranger.der, usedforsecurity=False).hexdigest(),
+        "certificate": hashlib.sha256(certificate.der).hexdigest(),
+        "key": hashlib.sha256(certificate.spki).hexdigest(),
+        "sha1": hashlib.sha1(certificate.der, usedforsecurity=False).hexdigest(),
     }
-    given = f"match={'00' * 32}|{digests[what].upper()}"
-    await policy(world, ".net", Level.FINGERPRINT, given)
-    async with answering(far.names), listening(far.server):
-        state, told = await came(ada, world, far.route())
-    assert (state, told.endswith("(policy)")) == (State.DELIVERED, True)
+    parameters = f"match={'00' * 32}|{digests[digest_kind].upper()}"
+    await policy(world, ".net", Level.FINGERPRINT, parameters)
+    async with answering(domain.dns_names), listening(domain.server):
+        state, detail = await deliver_message(ada, world, domain.settings())
+    assert (state, detail.endswith("(policy)")) == (State.DELIVERED, True)
 
 
-async def test_what_waits_for_tls_in_vain_comes_back_as_5_7(
-    ada: Client, world: Environment, far: Far, clock: Clock
+async def test_expired_tls_failure_bounces_with_5_7_5(
+    ada: Client, world: Environment, domain: TlsTestDomain, clock: Clock
 ) -> None:
     await policy(world, "example.net", Level.ENCRYPT)
-    async with answering(far.names), listening(far.server), working(world, far.route()):
+    async with (
+        answering(domain.dns_names),
+        listening(domain.server),
+        working(world, domain.settings()),
+    ):
         key = await send(ada, NamedAddress("carol@example.net"))
         await settled(world, key)
         clock.tick(days=6)
         ring(world)
 
-        async def over() -> bool:
+        async def is_expired() -> bool:
             return (await deliveries(world, key))["carol"].state is State.EXPIRED
 
-        await until(over)
+        await until(is_expired)
         row = (await deliveries(world, key))["carol"]
     assert row.last_response.startswith("5.7.5 ")
     (bounce,) = await inbox(ada)
     assert "5.7.5" in bounce.preview
-    assert far.server.mails == []
+    assert domain.server.mails == []
 
 
-async def test_dane_checks_the_certificate_that_dns_names(
-    ada: Client, world: Environment, far: Far
+async def test_dane_checks_certificate_of_tlsa_record(
+    ada: Client, world: Environment, domain: TlsTestDomain
 ) -> None:
-    stranger = made("elsewhere.example", days=-5)  # of usage 3 neither name nor time are looked at
-    far.show(stranger)
-    async with answering(far.names), listening(far.server):
-        far.name(far.server.port, f"3 1 1 {stranger.digest()}")
-        state, told = await came(ada, world, far.route(validates=True))
-        assert (state, told.endswith("(DANE)")) == (State.DELIVERED, True)
+    certificate = made("elsewhere.example", days=-5)  # usage 3 ignores host name and validity time
+    domain.set_certificate(certificate)
+    async with answering(domain.dns_names), listening(domain.server):
+        domain.set_tlsa_records(domain.server.port, f"3 1 1 {certificate.digest()}")
+        state, detail = await deliver_message(ada, world, domain.settings(validates=True))
+        assert (state, detail.endswith("(DANE)")) == (State.DELIVERED, True)
         for record in (
-            f"3 0 1 {stranger.digest(spki=False)}",
-            f"3 0 0 {stranger.der.hex()}",
-            f"3 1 0 {stranger.spki.hex()}",
+            f"3 0 1 {certificate.digest(spki=False)}",
+            f"3 0 0 {certificate.der.hex()}",
+            f"3 1 0 {certificate.spki.hex()}",
         ):
-            far.name(far.server.port, f"3 1 1 {far.own.digest()}", record)
-            state, told = await came(ada, world, far.route(validates=True))
-            assert (state, told.endswith("(DANE)")) == (State.DELIVERED, True), told
-        far.name(far.server.port, f"3 1 1 {far.own.digest()}")
-        state, told = await came(ada, world, far.route(validates=True))
-    assert (state, told[:17]) == (State.DEFERRED, "4.7.5 TLS failed:")
-    assert len(far.server.mails) == 4
+            domain.set_tlsa_records(
+                domain.server.port, f"3 1 1 {domain.certificate.digest()}", record
+            )
+            state, detail = await deliver_message(ada, world, domain.settings(validates=True))
+            assert (state, detail.endswith("(DANE)")) == (State.DELIVERED, True), detail
+        domain.set_tlsa_records(domain.server.port, f"3 1 1 {domain.certificate.digest()}")
+        state, detail = await deliver_message(ada, world, domain.settings(validates=True))
+    assert (state, detail[:17]) == (State.DEFERRED, "4.7.5 TLS failed:")
+    assert len(domain.server.mails) == 4
 
 
-async def test_dane_goes_by_an_authority_of_the_domains_own(
-    ada: Client, world: Environment, far: Far
+async def test_dane_usage_2_accepts_chain_to_named_authority(
+    ada: Client, world: Environment, domain: TlsTestDomain
 ) -> None:
     root = made("root", authority=True)
-    between = made("between", by=root, authority=True)
-    own = made(MX, by=between)
+    intermediate = made("between", by=root, authority=True)
+    certificate = made(MX, by=intermediate)
     cases = [
-        ((own, between, root), f"2 0 1 {root.digest(spki=False)}", True),
-        ((own, between), f"2 1 1 {between.digest()}", True),
-        ((own, between), f"2 0 0 {root.der.hex()}", True),
-        ((own, between), f"2 1 1 {root.digest()}", False),
-        ((made("other.example", by=between), between), f"2 1 1 {between.digest()}", False),
-        ((made(MX, by=between, days=-1), between), f"2 1 1 {between.digest()}", False),
-        ((made(MX), between), f"2 1 1 {between.digest()}", False),
-        ((made(MX, by=own), own), f"2 1 1 {own.digest()}", False),  # it is no authority
+        ((certificate, intermediate, root), f"2 0 1 {root.digest(spki=False)}", True),
+        ((certificate, intermediate), f"2 1 1 {intermediate.digest()}", True),
+        ((certificate, intermediate), f"2 0 0 {root.der.hex()}", True),
+        ((certificate, intermediate), f"2 1 1 {root.digest()}", False),
+        (
+            (made("other.example", by=intermediate), intermediate),
+            f"2 1 1 {intermediate.digest()}",
+            False,
+        ),
+        (
+            (made(MX, by=intermediate, days=-1), intermediate),
+            f"2 1 1 {intermediate.digest()}",
+            False,
+        ),
+        ((made(MX), intermediate), f"2 1 1 {intermediate.digest()}", False),
+        # This certificate is no authority.
+        (
+            (made(MX, by=certificate), certificate),
+            f"2 1 1 {certificate.digest()}",
+            False,
+        ),
     ]
-    async with answering(far.names), listening(far.server):
-        for chain, record, good in cases:
-            far.show(*chain)
-            far.name(far.server.port, record)
-            state, told = await came(ada, world, far.route(validates=True))
-            assert state is (State.DELIVERED if good else State.DEFERRED), (record[:8], told)
-            assert told.endswith("(DANE)") if good else told.startswith("4.7.5 TLS failed:")
+    async with answering(domain.dns_names), listening(domain.server):
+        for chain, record, is_valid in cases:
+            domain.set_certificate(*chain)
+            domain.set_tlsa_records(domain.server.port, record)
+            state, detail = await deliver_message(ada, world, domain.settings(validates=True))
+            assert state is (State.DELIVERED if is_valid else State.DEFERRED), (record[:8], detail)
+            assert detail.endswith("(DANE)") if is_valid else detail.startswith("4.7.5 TLS failed:")
 
 
-async def test_dane_never_falls_back_to_clear(ada: Client, world: Environment, far: Far) -> None:
-    async with answering(far.names), listening(far.server):
-        for record in (f"3 1 1 {far.own.digest()}", "0 0 1 " + "00" * 32, "3 9 1 " + "00" * 32):
-            far.name(far.server.port, record)
-            state, told = await came(ada, world, far.route(validates=True))
-            assert (state, told) == (State.DEFERRED, "4.7.5 TLS failed: not offered")
-        far.show(made("elsewhere.example"))  # what cannot be used asks for encryption, and no more
-        state, told = await came(ada, world, far.route(validates=True))
-        assert (state, told[:7]) == (State.DELIVERED, "TLSv1.3")
-        far.names.broken.add(f"_{far.server.port}._tcp.{MX}")
-        state, told = await came(ada, world, far.route(validates=True))
-    assert (state, told[:22]) == (State.DEFERRED, "4.7.5 DNS does not say")
-    assert all(mail.encrypted for mail in far.server.mails)
-
-
-@pytest.mark.parametrize("gap", ["example.net", MX, "TLSA", "resolver"])
-async def test_what_is_not_signed_all_the_way_is_no_dane(
-    ada: Client, world: Environment, far: Far, gap: str
+async def test_dane_does_not_fall_back_to_cleartext(
+    ada: Client, world: Environment, domain: TlsTestDomain
 ) -> None:
-    far.show(made("elsewhere.example"))
-    async with answering(far.names), listening(far.server):
-        far.name(far.server.port, f"3 1 1 {far.own.digest()}")
-        record = f"_{far.server.port}._tcp.{MX}"
+    async with answering(domain.dns_names), listening(domain.server):
+        for record in (
+            f"3 1 1 {domain.certificate.digest()}",
+            "0 0 1 " + "00" * 32,
+            "3 9 1 " + "00" * 32,
+        ):
+            domain.set_tlsa_records(domain.server.port, record)
+            state, detail = await deliver_message(ada, world, domain.settings(validates=True))
+            assert (state, detail) == (State.DEFERRED, "4.7.5 TLS failed: not offered")
+        # Unusable TLSA records require encryption only.
+        domain.set_certificate(made("elsewhere.example"))
+        state, detail = await deliver_message(ada, world, domain.settings(validates=True))
+        assert (state, detail[:7]) == (State.DELIVERED, "TLSv1.3")
+        domain.dns_names.broken.add(f"_{domain.server.port}._tcp.{MX}")
+        state, detail = await deliver_message(ada, world, domain.settings(validates=True))
+    assert (state, detail[:22]) == (State.DEFERRED, "4.7.5 DNS does not say")
+    assert all(mail.encrypted for mail in domain.server.mails)
+
+
+@pytest.mark.parametrize("unsigned", ["example.net", MX, "TLSA", "resolver"])
+async def test_dane_needs_complete_dnssec_chain(
+    ada: Client, world: Environment, domain: TlsTestDomain, unsigned: str
+) -> None:
+    domain.set_certificate(made("elsewhere.example"))
+    async with answering(domain.dns_names), listening(domain.server):
+        domain.set_tlsa_records(domain.server.port, f"3 1 1 {domain.certificate.digest()}")
+        record = f"_{domain.server.port}._tcp.{MX}"
         signed = {"example.net", MX, record}
-        far.names.signed = signed - {record if gap == "TLSA" else gap}
-        state, told = await came(ada, world, far.route(validates=gap != "resolver"))
-    assert (state, "DANE" in told) == (State.DELIVERED, False)
+        domain.dns_names.signed = signed - {record if unsigned == "TLSA" else unsigned}
+        state, detail = await deliver_message(
+            ada, world, domain.settings(validates=unsigned != "resolver")
+        )
+    assert (state, "DANE" in detail) == (State.DELIVERED, False)
 
 
-async def test_the_next_server_may_keep_to_the_policy(
+async def test_next_mx_host_is_used_if_first_violates_policy(
     ada: Client, world: Environment, tmp_path: Path
 ) -> None:
     authority = made("authority", authority=True)
-    good = made("mx2.example.net", by=authority)
-    clear = Server()
-    names: Names = exchanged("example.net", MX, "mx2.example.net")
+    certificate = made("mx2.example.net", by=authority)
+    cleartext_server = Server()
+    dns_names: Names = exchanged("example.net", MX, "mx2.example.net")
     await policy(world, "example.net", Level.SECURE, "match=.example.net")
-    async with answering(names), listening(clear):
-        strict = Server(features={"tls_context": shown(tmp_path, good)})
-        route = OutboundSettings(
-            make_resolver=names.resolver, mx_port=clear.port, trusted_context=trusting(authority)
+    async with answering(dns_names), listening(cleartext_server):
+        tls_server = Server(features={"tls_context": shown(tmp_path, certificate)})
+        settings = OutboundSettings(
+            make_resolver=dns_names.resolver,
+            mx_port=cleartext_server.port,
+            trusted_context=trusting(authority),
         )
-        async with listening(strict, "127.0.0.2", clear.port):
-            state, told = await came(ada, world, route)
-    assert (state, told.endswith("(policy)")) == (State.DELIVERED, True)
-    assert (len(clear.mails), len(strict.mails)) == (0, 1)
+        async with listening(tls_server, "127.0.0.2", cleartext_server.port):
+            state, detail = await deliver_message(ada, world, settings)
+    assert (state, detail.endswith("(policy)")) == (State.DELIVERED, True)
+    assert (len(cleartext_server.mails), len(tls_server.mails)) == (0, 1)
 
 
-async def test_an_old_protocol_is_not_spoken(ada: Client, world: Environment, far: Far) -> None:
-    context = shown(far.folder, far.own)
+async def test_server_with_protocol_below_policy_defers(
+    ada: Client, world: Environment, domain: TlsTestDomain
+) -> None:
+    context = shown(domain.folder, domain.certificate)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    far.server.features = {"tls_context": context}
+    domain.server.features = {"tls_context": context}
     await policy(world, "example.net", Level.ENCRYPT, "protocols=>=TLSv1.3")
-    async with answering(far.names), listening(far.server):
-        state, told = await came(ada, world, far.route())
-    assert (state, told[:17]) == (State.DEFERRED, "4.7.5 TLS failed:")
+    async with answering(domain.dns_names), listening(domain.server):
+        state, detail = await deliver_message(ada, world, domain.settings())
+    assert (state, detail[:17]) == (State.DEFERRED, "4.7.5 TLS failed:")

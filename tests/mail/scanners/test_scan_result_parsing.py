@@ -1,4 +1,4 @@
-"""What scanners say is read whatever it is, and judged by the thresholds of a recipient."""
+"""Parsing of scanner responses, and verdicts by the thresholds of a recipient."""
 
 import contextlib
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 from hypothesis import given
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 
 from mail.scanners import clamd, rspamd
 from mail.scanners.body_stream import PIECE_SIZE, scan_body
@@ -29,98 +29,105 @@ from mail.spam.verdict import (
     ("points", "score"),
     [(-3, 0), (0, 0), (4, 25), (7.99, 49), (8, 50), (11.5, 62), (15, 75), (20, 100), (900, 100)],
 )
-def test_points_are_a_score_between_the_thresholds(points: float, score: int) -> None:
+def test_score_is_interpolated_between_thresholds(points: float, score: int) -> None:
     assert score_from_scan(ScanResult(("rspamd",), points, 15.0), SpamThresholds()) == score
 
 
-@given(points=some.floats(-1e6, 1e6), junk=some.floats(0.001, 1e4), more=some.floats(0, 1e4))
-def test_thresholds_are_marks_whatever_they_are(points: float, junk: float, more: float) -> None:
-    limits = SpamThresholds(junk, junk + more)
+@given(points=st.floats(-1e6, 1e6), junk=st.floats(0.001, 1e4), reject_offset=st.floats(0, 1e4))
+def test_score_and_verdict_change_at_thresholds(
+    points: float, junk: float, reject_offset: float
+) -> None:
+    thresholds = SpamThresholds(junk, junk + reject_offset)
     scan = ScanResult(("rspamd",), points, 15.0)
-    score = score_from_scan(scan, limits)
+    score = score_from_scan(scan, thresholds)
     assert 0 <= score <= 100
-    assert (score >= FLAGGED_SCORE) == (points >= limits.junk_points)
-    assert (score >= REFUSED_SCORE) == (points >= limits.reject_points)
-    verdict = compute_verdict(SpamFacts(scan_result=scan), [], 50, limits)
-    assert verdict.is_refused == (points >= limits.reject_points)
-    assert verdict.is_spam == (points >= limits.junk_points)
+    assert (score >= FLAGGED_SCORE) == (points >= thresholds.junk_points)
+    assert (score >= REFUSED_SCORE) == (points >= thresholds.reject_points)
+    verdict = compute_verdict(SpamFacts(scan_result=scan), [], 50, thresholds)
+    assert verdict.is_refused == (points >= thresholds.reject_points)
+    assert verdict.is_spam == (points >= thresholds.junk_points)
 
 
-def test_a_filter_may_refuse_whatever_the_points_are() -> None:
-    forced = ScanResult(("rspamd",), 1.0, 15.0, action="reject")
-    assert compute_verdict(SpamFacts(scan_result=forced), [], 50).is_refused
-    assert not compute_verdict(SpamFacts(scan_result=forced), [], 100).is_refused
+def test_reject_action_of_rspamd_refuses_below_threshold() -> None:
+    rejecting_result = ScanResult(("rspamd",), 1.0, 15.0, action="reject")
+    assert compute_verdict(SpamFacts(scan_result=rejecting_result), [], 50).is_refused
+    assert not compute_verdict(SpamFacts(scan_result=rejecting_result), [], 100).is_refused
     assert not compute_verdict(
         SpamFacts(scan_result=ScanResult(("rspamd",), 8.0, 15.0, action="add header")), [], 50
     ).is_refused
-    usual = ScanResult(("rspamd",), 20.0, 15.0, action="reject")  # thresholds are the recipient's
+    # The thresholds of the recipient decide.
+    high_result = ScanResult(("rspamd",), 20.0, 15.0, action="reject")
     assert not compute_verdict(
-        SpamFacts(scan_result=usual), [], 50, SpamThresholds(30.0, 40.0)
+        SpamFacts(scan_result=high_result), [], 50, SpamThresholds(30.0, 40.0)
     ).is_refused
 
 
-def test_no_filter_takes_a_virus_out_of_junk() -> None:
-    ill = compute_verdict(
+def test_filter_cannot_move_virus_out_of_junk() -> None:
+    virus_verdict = compute_verdict(
         SpamFacts(scan_result=ScanResult(("clamd",), virus_name="X")),
         [],
         100,
         SpamThresholds(refuse_viruses=False),
     )
-    assert (ill.is_spam, ill.is_refused, ill.reason) == (True, False, VerdictReason.VIRUS)
-    assert verdict_after_filter(ill, filter_spam=False) == ill
+    assert (virus_verdict.is_spam, virus_verdict.is_refused, virus_verdict.reason) == (
+        True,
+        False,
+        VerdictReason.VIRUS,
+    )
+    assert verdict_after_filter(virus_verdict, filter_spam=False) == virus_verdict
 
 
-NUMBERS = some.integers() | some.floats() | some.text() | some.none() | some.booleans()
-PLAIN = some.recursive(
-    NUMBERS, lambda each: some.lists(each) | some.dictionaries(some.text(), each), max_leaves=10
+SCALARS = st.integers() | st.floats() | st.text() | st.none() | st.booleans()
+JSON_VALUES = st.recursive(
+    SCALARS, lambda values: st.lists(values) | st.dictionaries(st.text(), values), max_leaves=10
 )
-REPORTS = some.fixed_dictionaries(
-    {"score": NUMBERS},
+REPORTS = st.fixed_dictionaries(
+    {"score": SCALARS},
     optional={
-        "required_score": NUMBERS,
-        "action": PLAIN,
-        "is_skipped": PLAIN,
-        "symbols": PLAIN
-        | some.dictionaries(
-            some.text(),
-            some.fixed_dictionaries({"score": NUMBERS}, optional={"description": PLAIN}),
+        "required_score": SCALARS,
+        "action": JSON_VALUES,
+        "is_skipped": JSON_VALUES,
+        "symbols": JSON_VALUES
+        | st.dictionaries(
+            st.text(),
+            st.fixed_dictionaries({"score": SCALARS}, optional={"description": JSON_VALUES}),
         ),
     },
 )
 
 
-@given(some.binary())
-def test_no_answer_of_a_filter_breaks_us(raw: bytes) -> None:
+@given(st.binary())
+def test_random_rspamd_response_is_parsed_or_refused(raw: bytes) -> None:
     try:
-        found = rspamd.parse_response(raw)
+        result = rspamd.parse_response(raw)
     except ScannerUnavailable:
         return
-    orjson.dumps(found.record())
+    orjson.dumps(result.json_to_store())
 
 
 @given(REPORTS)
-def test_a_report_is_read_whatever_is_in_it(said: dict[str, Any]) -> None:
+def test_random_rspamd_report_is_parsed_or_refused(report: dict[str, Any]) -> None:
     try:
-        raw = orjson.dumps(said)
+        raw = orjson.dumps(report)
     except TypeError:  # surrogates, or too large
         return
     try:
-        found = rspamd.parse_response(raw)
+        result = rspamd.parse_response(raw)
     except ScannerUnavailable:
         return
-    assert orjson.loads(orjson.dumps(found.record())) == found.record()
-    assert len(found.symbols) <= MAX_SYMBOLS
-    assert all(len(each.name) <= 200 for each in found.symbols)
+    assert orjson.loads(orjson.dumps(result.json_to_store())) == result.json_to_store()
+    assert len(result.symbols) <= MAX_SYMBOLS
+    assert all(len(symbol.name) <= 200 for symbol in result.symbols)
 
 
-@given(some.text())
-def test_no_answer_of_a_virus_scanner_breaks_us(text: str) -> None:
+@given(st.text())
+def test_random_clamd_response_is_parsed_or_refused(text: str) -> None:
     with contextlib.suppress(ScannerUnavailable, MessageTooLargeForScanner):
-        assert clamd.parse_response(text) is None
+        assert clamd.virus_name_from_response(text) is None
 
 
 @pytest.mark.parametrize(
-    ("answer", "virus"),
+    ("response", "virus"),
     [
         ("stream: OK", None),
         ("stream: Eicar.Test FOUND", "Eicar.Test"),
@@ -128,11 +135,11 @@ def test_no_answer_of_a_virus_scanner_breaks_us(text: str) -> None:
         ("stream: odd\r\nname FOUND", "odd  name"),
     ],
 )
-def test_a_virus_has_a_name(answer: str, virus: str | None) -> None:
-    assert clamd.parse_response(answer) == virus
+def test_virus_name_is_parsed(response: str, virus: str | None) -> None:
+    assert clamd.virus_name_from_response(response) == virus
 
 
-async def test_a_body_is_the_message_from_wherever_it_comes(tmp_path: Path) -> None:
+async def test_scan_body_is_read_from_bytes_and_file(tmp_path: Path) -> None:
     raw = bytes(range(256)) * 3000
     (tmp_path / "raw").write_bytes(raw)
     for source in (raw, tmp_path / "raw"):

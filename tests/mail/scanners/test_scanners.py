@@ -1,4 +1,4 @@
-"""Scanners that answer well or badly: what they find decides, and no mail is lost by them."""
+"""Scan results of rspamd and clamd decide delivery. Failing scanners lose no message."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.delivery.pipeline import deliver, read_incoming
+from mail.delivery.pipeline import deliver, read_and_verify_incoming
 from mail.envelope.client import SmtpClientInfo as Remote
 from mail.recipients.recipient_routes import accept_recipient
 from mail.scanners.body_stream import PIECE_SIZE
@@ -45,24 +45,24 @@ INBOX, JUNK = SpecialUse.INBOX, SpecialUse.JUNK
 
 
 @pytest.fixture
-async def filter_(world: Environment) -> AsyncIterator[Receiver]:
-    """A server that answers as rspamd does."""
+async def rspamd_server(world: Environment) -> AsyncIterator[Receiver]:
+    """A server that responds like rspamd."""
     async with receiving() as receiver:
         limit(world, rspamd=f"http://127.0.0.1:{receiver.port}")
         yield receiver
 
 
-async def test_points_decide_for_each_recipient_by_his_thresholds(
-    ada: Client, bob: Client, root: Client, filter_: Receiver, neighbour: Neighbour
+async def test_spam_score_is_judged_by_thresholds_of_each_recipient(
+    ada: Client, bob: Client, root: Client, rspamd_server: Receiver, neighbour: Neighbour
 ) -> None:
-    both = (ada.address, bob.address)
-    changed = await root(
+    recipients = (ada.address, bob.address)
+    result = await root(
         """mutation ($input: SpamPolicySetInput!) { spamPolicySet(input: $input) {
         users { id } errors { message } } }""",
         input={"users": {"usernames": ["bob"]}, "junkScore": 4.0, "rejectScore": 9.0},
     )
-    assert changed["spamPolicySet"]["errors"] == []
-    for points, replies, places in (
+    assert result["spamPolicySet"]["errors"] == []
+    for points, replies, special_uses in (
         (3.9, ["250", "250"], [INBOX, INBOX]),
         (4.0, ["250", "250"], [INBOX, JUNK]),
         (7.9, ["250", "250"], [INBOX, JUNK]),
@@ -71,24 +71,24 @@ async def test_points_decide_for_each_recipient_by_his_thresholds(
         (14.9, ["250", "550"], [JUNK, None]),
         (15.0, ["550", "550"], [None, None]),
     ):
-        filter_.answer = report(points)
+        rspamd_server.answer = report(points)
         subject = f"Points {points}"
-        told = await deliver_for_reply_codes(neighbour, raw_message(subject), *both)
-        assert [each[:3] for each in told] == replies, points
+        reply_codes = await deliver_for_reply_codes(neighbour, raw_message(subject), *recipients)
+        assert [code[:3] for code in reply_codes] == replies, points
         assert [
             await message_special_use(ada, subject),
             await message_special_use(bob, subject),
-        ] == places, points
-    assert told == ["550 5.7.1"] * 2
-    assert len(filter_.got) == 7  # once for all recipients
+        ] == special_uses, points
+    assert reply_codes == ["550 5.7.1"] * 2
+    assert len(rspamd_server.got) == 7  # one scan for all recipients
 
 
-async def test_who_wants_all_gets_all_and_a_rule_that_allows_is_heard(
-    ada: Client, bob: Client, filter_: Receiver, neighbour: Neighbour
+async def test_spam_level_100_and_allow_rule_deliver_to_inbox(
+    ada: Client, bob: Client, rspamd_server: Receiver, neighbour: Neighbour
 ) -> None:
-    filter_.answer = report(40.0)
+    rspamd_server.answer = report(40.0)
     await set_user_columns(ada, spam_level=100)
-    made = await bob(
+    result = await bob(
         """mutation ($input: SenderRuleCreateInput!) { senderRuleCreate(input: $input) {
         errors { message } } }""",
         input={
@@ -97,22 +97,24 @@ async def test_who_wants_all_gets_all_and_a_rule_that_allows_is_heard(
             "patterns": ["example.net"],
         },
     )
-    assert made["senderRuleCreate"]["errors"] == []
-    told = await deliver_for_reply_codes(neighbour, raw_message("Much"), ada.address, bob.address)
-    assert told == ["250 2.0.0"] * 2
+    assert result["senderRuleCreate"]["errors"] == []
+    reply_codes = await deliver_for_reply_codes(
+        neighbour, raw_message("Much"), ada.address, bob.address
+    )
+    assert reply_codes == ["250 2.0.0"] * 2
     assert [await message_special_use(ada, "Much"), await message_special_use(bob, "Much")] == [
         INBOX,
         INBOX,
     ]
 
 
-async def test_what_was_found_is_kept_with_the_message_and_for_its_owner_alone(
-    ada: Client, bob: Client, filter_: Receiver, neighbour: Neighbour
+async def test_spam_verdict_is_stored_and_shown_only_to_owner(
+    ada: Client, bob: Client, rspamd_server: Receiver, neighbour: Neighbour
 ) -> None:
-    filter_.answer = report(2.5, action="no action")
+    rspamd_server.answer = report(2.5, action="no action")
     await deliver_for_reply_codes(neighbour, raw_message("Kept"), ada.address)
-    listed = await ada("query { messages(first: 5) { nodes { id spam { score } } } }")
-    ((node),) = listed["messages"]["nodes"]
+    result = await ada("query { messages(first: 5) { nodes { id spam { score } } } }")
+    ((node),) = result["messages"]["nodes"]
     assert node["spam"] == {"score": 2.5}
     assert (await ada(SPAM_VERDICT_QUERY, id=node["id"]))["message"]["spam"] == {
         "score": 2.5,
@@ -124,55 +126,55 @@ async def test_what_was_found_is_kept_with_the_message_and_for_its_owner_alone(
     assert (await bob(SPAM_VERDICT_QUERY, id=node["id"]))["message"] is None
 
 
-async def test_the_filter_is_told_what_is_known_of_the_way(
-    ada: Client, bob: Client, filter_: Receiver
+async def test_rspamd_request_has_envelope_and_client(
+    ada: Client, bob: Client, rspamd_server: Receiver
 ) -> None:
     world, raw = ada.world, raw_message("Way", body="x" * (PIECE_SIZE + 10))
     limit(world, rspamd_password=SecretStr("hush"))
-    filter_.answer = report(0.0)
-    mail = await read_incoming(world, raw, "carol@far.example")
+    rspamd_server.answer = report(0.0)
+    mail = await read_and_verify_incoming(world, raw, "carol@far.example")
     mail.client = Remote("192.0.2.7", "mx.far.example\r\nPassword: x", username="carol")
-    taken = [
-        await accept_recipient(world, each, mail.envelope_sender)
-        for each in (ada.address, bob.address)
+    recipients = [
+        await accept_recipient(world, address, mail.envelope_sender)
+        for address in (ada.address, bob.address)
     ]
-    await deliver(world, mail, taken)
-    (got,) = filter_.got
-    assert (got.path, got.raw) == ("/checkv2", raw)
-    told = {name: got.headers[name] for name in ("from", "ip", "helo", "user", "password")}
-    assert told == {
+    await deliver(world, mail, recipients)
+    (request,) = rspamd_server.got
+    assert (request.path, request.raw) == ("/checkv2", raw)
+    headers = {name: request.headers[name] for name in ("from", "ip", "helo", "user", "password")}
+    assert headers == {
         "from": "carol@far.example",
         "ip": "192.0.2.7",
         "helo": "mx.far.examplePassword: x",
         "user": "carol",
         "password": "hush",
     }
-    assert got.headers["rcpt"] == bob.address  # the last of both; the receiver keeps one
+    assert request.headers["rcpt"] == bob.address  # the receiver keeps only the last of both fields
 
 
-async def test_a_large_message_flows_from_its_file(
-    ada: Client, filter_: Receiver, neighbour: Neighbour
+async def test_large_message_is_sent_completely_to_rspamd(
+    ada: Client, rspamd_server: Receiver, neighbour: Neighbour
 ) -> None:
-    filter_.answer = report(0.0)
+    rspamd_server.answer = report(0.0)
     raw = raw_message("Large", body="\r\n".join(["y" * 900] * 3000))
     assert await deliver_for_reply_codes(neighbour, raw, ada.address) == ["250 2.0.0"]
-    assert filter_.got[0].raw == raw
+    assert rspamd_server.got[0].raw == raw
 
 
-async def test_what_is_too_large_is_not_judged(
-    ada: Client, filter_: Receiver, neighbour: Neighbour
+async def test_message_above_rspamd_limit_is_not_scanned(
+    ada: Client, rspamd_server: Receiver, neighbour: Neighbour
 ) -> None:
     limit(ada.world, rspamd_max=1000, rspamd_down="defer")
-    filter_.answer = report(40.0)
-    before = SCANS.value("rspamd", "too_large")
+    rspamd_server.answer = report(40.0)
+    count_before = SCANS.value("rspamd", "too_large")
     assert await deliver_for_reply_codes(
         neighbour, raw_message("Big", body="x" * 900), ada.address
     ) == ["250 2.0.0"]
-    assert not filter_.got
-    assert SCANS.value("rspamd", "too_large") == before + 1
+    assert not rspamd_server.got
+    assert SCANS.value("rspamd", "too_large") == count_before + 1
 
 
-BAD: dict[str, Rude] = {
+BAD_RSPAMD_RESPONSES: dict[str, Rude] = {
     "silent": silent,
     "hangs up": says(),
     "nonsense": says(b"\x00\xff\x80 nothing of the kind\r\n\r\n"),
@@ -196,13 +198,13 @@ BAD: dict[str, Rude] = {
 }
 
 
-@pytest.mark.parametrize("way", BAD.values(), ids=BAD)
-async def test_a_filter_that_answers_badly_loses_no_mail(
-    way: Rude, ada: Client, neighbour: Neighbour
+@pytest.mark.parametrize("behaviour", BAD_RSPAMD_RESPONSES.values(), ids=BAD_RSPAMD_RESPONSES)
+async def test_bad_rspamd_response_loses_no_message(
+    behaviour: Rude, ada: Client, neighbour: Neighbour
 ) -> None:
-    async with rude(way) as port:
+    async with rude(behaviour) as port:
         limit(ada.world, rspamd=f"http://127.0.0.1:{port}", rspamd_timeout=timedelta(seconds=1))
-        before = SCANS.value("rspamd", "failed")
+        count_before = SCANS.value("rspamd", "failed")
         assert await deliver_for_reply_codes(neighbour, raw_message("Taken"), ada.address) == [
             "250 2.0.0"
         ]
@@ -212,10 +214,10 @@ async def test_a_filter_that_answers_badly_loses_no_mail(
             "451 4.3.0"
         ]
         assert await message_special_use(ada, "Later") is None
-        assert SCANS.value("rspamd", "failed") == before + 2
+        assert SCANS.value("rspamd", "failed") == count_before + 2
 
 
-VIRUS_BAD: dict[str, Rude] = {
+BAD_CLAMD_RESPONSES: dict[str, Rude] = {
     "silent": silent,
     "hangs up": says(),
     "nonsense": clamd_says(b"\x00"),
@@ -226,13 +228,13 @@ VIRUS_BAD: dict[str, Rude] = {
 }
 
 
-@pytest.mark.parametrize("way", VIRUS_BAD.values(), ids=VIRUS_BAD)
-async def test_a_virus_scanner_that_answers_badly_loses_no_mail(
-    way: Rude, ada: Client, neighbour: Neighbour
+@pytest.mark.parametrize("behaviour", BAD_CLAMD_RESPONSES.values(), ids=BAD_CLAMD_RESPONSES)
+async def test_bad_clamd_response_loses_no_message(
+    behaviour: Rude, ada: Client, neighbour: Neighbour
 ) -> None:
-    async with rude(way) as port:
+    async with rude(behaviour) as port:
         limit(ada.world, clamd=f"127.0.0.1:{port}", clamd_timeout=timedelta(seconds=1))
-        before = SCANS.value("clamd", "failed")
+        count_before = SCANS.value("clamd", "failed")
         assert await deliver_for_reply_codes(neighbour, raw_message("Taken"), ada.address) == [
             "250 2.0.0"
         ]
@@ -240,83 +242,83 @@ async def test_a_virus_scanner_that_answers_badly_loses_no_mail(
         assert await deliver_for_reply_codes(neighbour, raw_message("Later"), ada.address) == [
             "451 4.3.0"
         ]
-        assert [await message_special_use(ada, each) for each in ("Taken", "Later")] == [
+        assert [await message_special_use(ada, subject) for subject in ("Taken", "Later")] == [
             INBOX,
             None,
         ]
-        assert SCANS.value("clamd", "failed") == before + 2
+        assert SCANS.value("clamd", "failed") == count_before + 2
 
 
 @pytest.mark.parametrize(
-    ("judge", "searcher"),
+    ("rspamd_url", "clamd_address"),
     [
         ("http://127.0.0.1:9", "unix:/nowhere/clamd.sock"),
         ("http://nowhere.invalid:11333", "127.0.0.1:99999"),
         ("no address", f"{'x' * 70}.example:3310"),
     ],
 )
-async def test_nobody_listens_and_mail_comes_all_the_same(
-    judge: str, searcher: str, ada: Client, neighbour: Neighbour
+async def test_unreachable_scanners_do_not_stop_delivery(
+    rspamd_url: str, clamd_address: str, ada: Client, neighbour: Neighbour
 ) -> None:
-    limit(ada.world, rspamd=judge, clamd=searcher)
+    limit(ada.world, rspamd=rspamd_url, clamd=clamd_address)
     assert await deliver_for_reply_codes(neighbour, raw_message("Taken"), ada.address) == [
         "250 2.0.0"
     ]
 
 
-async def test_one_that_fails_is_left_alone_for_a_while_and_told_of_once(
+async def test_circuit_breaker_opens_after_failures_and_logs_once(
     ada: Client,
     neighbour: Neighbour,
     clock: Clock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    asked: list[int] = []
-    good = False
+    requests: list[int] = []
+    is_healthy = False
 
-    async def way(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked.append(1)
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(1)
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(report(9.0) if good else b"no\r\n\r\n")
+        writer.write(report(9.0) if is_healthy else b"no\r\n\r\n")
         await writer.drain()
 
-    async def come(many: int) -> None:
-        for nth in range(many):
-            subject = f"Number {len(asked)} {nth} {clock.time}"
+    async def deliver_messages(count: int) -> None:
+        for nth in range(count):
+            subject = f"Number {len(requests)} {nth} {clock.time}"
             assert await deliver_for_reply_codes(neighbour, raw_message(subject), ada.address) == [
                 "250 2.0.0"
             ]
 
-    async with rude(way) as port:
+    async with rude(respond) as port:
         limit(ada.world, rspamd=f"http://127.0.0.1:{port}")
         caplog.set_level(logging.INFO, "mail.scanners")
-        await come(MAX_FAILURES + 5)
-        assert len(asked) == MAX_FAILURES
+        await deliver_messages(MAX_FAILURES + 5)
+        assert len(requests) == MAX_FAILURES
         clock.tick(seconds=OPEN_FOR.total_seconds())
-        await come(3)  # one goes through, and finds it as before
-        assert len(asked) == MAX_FAILURES + 1
+        await deliver_messages(3)  # one request is allowed and fails again
+        assert len(requests) == MAX_FAILURES + 1
         clock.tick(seconds=OPEN_FOR.total_seconds())
-        good = True
-        await come(3)
-        assert len(asked) == MAX_FAILURES + 4
-    told = [record.getMessage() for record in caplog.records]
-    assert told == ["a scanner does not answer", "a scanner answers again"]
+        is_healthy = True
+        await deliver_messages(3)
+        assert len(requests) == MAX_FAILURES + 4
+    log_messages = [record.getMessage() for record in caplog.records]
+    assert log_messages == ["a scanner does not answer", "a scanner answers again"]
 
 
-async def test_both_are_asked_at_the_same_time(ada: Client, neighbour: Neighbour) -> None:
-    met = asyncio.Barrier(2)
+async def test_rspamd_and_clamd_scan_at_same_time(ada: Client, neighbour: Neighbour) -> None:
+    both_connected = asyncio.Barrier(2)
 
-    async def judge(_got: Got, writer: asyncio.StreamWriter) -> None:
-        await met.wait()
+    async def respond_as_rspamd(_got: Got, writer: asyncio.StreamWriter) -> None:
+        await both_connected.wait()
         writer.write(report(1.0))
 
-    async def search(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def respond_as_clamd(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await clamd_hears(reader)
-        await met.wait()
+        await both_connected.wait()
         writer.write(b"stream: OK\0")
         await writer.drain()
 
-    async with receiving() as receiver, rude(search) as port:
-        receiver.answer = judge
+    async with receiving() as receiver, rude(respond_as_clamd) as port:
+        receiver.answer = respond_as_rspamd
         limit(
             ada.world, rspamd=f"http://127.0.0.1:{receiver.port}", clamd=f"127.0.0.1:{port}",
             rspamd_down="defer", clamd_down="defer",
@@ -327,69 +329,74 @@ async def test_both_are_asked_at_the_same_time(ada: Client, neighbour: Neighbour
             ]
 
 
-async def test_a_virus_is_refused_or_goes_to_junk(
+async def test_virus_is_refused_or_stored_in_junk(
     ada: Client, bob: Client, neighbour: Neighbour
 ) -> None:
     await set_user_columns(bob, spam_level=100)
-    both = (ada.address, bob.address)
+    recipients = (ada.address, bob.address)
     async with rude(clamd_says(b"stream: Win.Test FOUND\0")) as port:
         limit(ada.world, clamd=f"127.0.0.1:{port}")
         assert (
-            await deliver_for_reply_codes(neighbour, raw_message("Ill"), *both) == ["550 5.7.1"] * 2
+            await deliver_for_reply_codes(neighbour, raw_message("Ill"), *recipients)
+            == ["550 5.7.1"] * 2
         )
         limit(ada.world, virus="tag")
         assert (
-            await deliver_for_reply_codes(neighbour, raw_message("Tagged"), *both)
+            await deliver_for_reply_codes(neighbour, raw_message("Tagged"), *recipients)
             == ["250 2.0.0"] * 2
         )
-    assert [await message_special_use(one, "Ill") for one in (ada, bob)] == [None, None]
-    assert [await message_special_use(one, "Tagged") for one in (ada, bob)] == [JUNK, JUNK]
-    listed = await ada("query { messages(first: 5) { nodes { spam { virus score } } } }")
-    assert listed["messages"]["nodes"] == [{"spam": {"virus": "Win.Test", "score": 0.0}}]
+    assert [await message_special_use(client, "Ill") for client in (ada, bob)] == [None, None]
+    assert [await message_special_use(client, "Tagged") for client in (ada, bob)] == [JUNK, JUNK]
+    result = await ada("query { messages(first: 5) { nodes { spam { virus score } } } }")
+    assert result["messages"]["nodes"] == [{"spam": {"virus": "Win.Test", "score": 0.0}}]
 
 
-async def test_a_scanner_that_takes_no_more_has_not_looked(
+async def test_clamd_size_limit_does_not_open_circuit_breaker(
     ada: Client, neighbour: Neighbour
 ) -> None:
-    async def way(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(100)
         writer.write(b"INSTREAM size limit exceeded. ERROR\0")
         await writer.drain()
 
-    async with rude(way) as port:
+    async with rude(respond) as port:
         limit(ada.world, clamd=f"127.0.0.1:{port}", clamd_down="defer")
         raw = raw_message("Much", body="\r\n".join(["y" * 900] * 8000))
-        for _ in range(MAX_FAILURES + 1):  # and it stays asked
-            before = SCANS.value("clamd", "too_large")
+        for _ in range(MAX_FAILURES + 1):  # the circuit breaker stays closed
+            count_before = SCANS.value("clamd", "too_large")
             assert await deliver_for_reply_codes(neighbour, raw, ada.address) == ["250 2.0.0"]
-            assert SCANS.value("clamd", "too_large") == before + 1
+            assert SCANS.value("clamd", "too_large") == count_before + 1
         assert (
             breaker_of_scanner(ada.world.database, "clamd", f"127.0.0.1:{port}").open_until is None
         )
 
 
-async def test_what_is_refused_is_not_sent_on_either(
-    ada: Client, filter_: Receiver, neighbour: Neighbour
+async def test_spam_to_forwarding_address_is_refused(
+    ada: Client, rspamd_server: Receiver, neighbour: Neighbour
 ) -> None:
     world = ada.world
     await add_forwarding_address(world, "list", ada.address)
     await add_forwarding_address(world, "away", "someone@far.example")
-    to = ("list@example.org", "away@example.org")
-    filter_.answer = report(15.0)
-    assert await deliver_for_reply_codes(neighbour, raw_message("Bad"), *to) == ["550 5.7.1"] * 2
-    assert not await world.database.read(select(col(Submission.id)))
-    filter_.answer = report(14.0)
+    recipients = ("list@example.org", "away@example.org")
+    rspamd_server.answer = report(15.0)
     assert (
-        await deliver_for_reply_codes(neighbour, raw_message("Doubtful"), *to) == ["250 2.0.0"] * 2
+        await deliver_for_reply_codes(neighbour, raw_message("Bad"), *recipients)
+        == ["550 5.7.1"] * 2
+    )
+    assert not await world.database.read(select(col(Submission.id)))
+    rspamd_server.answer = report(14.0)
+    assert (
+        await deliver_for_reply_codes(neighbour, raw_message("Doubtful"), *recipients)
+        == ["250 2.0.0"] * 2
     )
     assert await message_special_use(ada, "Doubtful") is JUNK
     assert len(await world.database.read(select(col(Submission.id)))) == 1
 
 
-async def test_what_is_encrypted_on_arrival_has_its_report(
-    ada: Client, filter_: Receiver, neighbour: Neighbour
+async def test_message_encrypted_on_arrival_has_spam_score(
+    ada: Client, rspamd_server: Receiver, neighbour: Neighbour
 ) -> None:
-    filter_.answer = report(3.0)
+    rspamd_server.answer = report(3.0)
     await set_user_columns(
         ada,
         encrypt_messages=True,
@@ -398,20 +405,20 @@ async def test_what_is_encrypted_on_arrival_has_its_report(
     assert await deliver_for_reply_codes(neighbour, raw_message("Sealed"), ada.address) == [
         "250 2.0.0"
     ]
-    listed = await ada("query { messages(first: 5) { nodes { encrypted spam { score } } } }")
-    assert listed["messages"]["nodes"] == [{"encrypted": True, "spam": {"score": 3.0}}]
+    result = await ada("query { messages(first: 5) { nodes { encrypted spam { score } } } }")
+    assert result["messages"]["nodes"] == [{"encrypted": True, "spam": {"score": 3.0}}]
 
 
-async def test_without_scanners_a_delivery_costs_no_statement_more(
-    ada: Client, filter_: Receiver, neighbour: Neighbour, statements: list[str]
+async def test_scan_adds_no_sql_statement_to_delivery(
+    ada: Client, rspamd_server: Receiver, neighbour: Neighbour, statements: list[str]
 ) -> None:
-    filter_.answer = report(1.0)
+    rspamd_server.answer = report(1.0)
 
-    async def cost(subject: str) -> int:
+    async def count_statements(subject: str) -> int:
         del statements[:]
         await deliver_for_reply_codes(neighbour, raw_message(subject), ada.address)
         return len(statements)
 
-    with_it = await cost("With")
+    count_with_scanner = await count_statements("With")
     limit(ada.world, rspamd="")
-    assert await cost("Without") == with_it
+    assert await count_statements("Without") == count_with_scanner

@@ -1,4 +1,4 @@
-"""Random scripts do here what they do in Dovecot's Pigeonhole."""
+"""Random Sieve scripts have the same actions as in Dovecot's Pigeonhole."""
 
 import os
 import re
@@ -28,7 +28,7 @@ from tests.support.mail.random_sieve_scripts import Writer
 from tests.support.mail.sieve_runs import ENVELOPE, run
 from tests.support.run_scope import CI
 
-LETTER = b"""\
+MESSAGE = b"""\
 From: Ada Lovelace <ada@example.org>
 To: "Bob B." <bob@example.com>, eve+list@example.net
 Cc: carol@example.com
@@ -59,12 +59,12 @@ EXTENSIONS = (
     "index", "mailbox", "mime", "regex", "reject",
     "relational", "subaddress", "vacation", "variables",
 )  # fmt: skip
-# What hangs on the clock, or on mailboxes.
-WITHOUT = ("currentdate", "mailboxexists", "notify_method_capability")
-LEFT_OUT = ("quoteregex",)
-# Pigeonhole 0.5.19 falls over it. (It also finds "?x*" in every text: no key begins so.)
-CRASHES = re.compile("deleteheader[^;]*:count")
-CONFIG = """\
+# Tests that depend on the clock or on mailboxes.
+EXCLUDED_TESTS = ("currentdate", "mailboxexists", "notify_method_capability")
+EXCLUDED_TAGS = ("quoteregex",)
+# Pigeonhole 0.5.19 crashes on it. It also matches "?x*" with every text, so that no key begins so.
+CRASHING_SCRIPT = re.compile("deleteheader[^;]*:count")
+DOVECOT_CONFIG = """\
 mail_uid = {uid}
 mail_gid = {gid}
 first_valid_uid = 1
@@ -75,109 +75,113 @@ plugin {{
   sieve_vacation_max_period = 90d
 }}
 """
-NOBODY = 65534
-CASES = 250 if CI else 80
+NOBODY_UID = 65534
+CASE_COUNT = 250 if CI else 80
 
-Act = tuple[str, ...]
+ActionSummary = tuple[str, ...]
 
 
-def program() -> str:
-    found = shutil.which("sieve-test")
-    if found is None and not CI:
+def sieve_test_path() -> str:
+    path = shutil.which("sieve-test")
+    if path is None and not CI:
         pytest.skip("there is no sieve-test here")
-    assert found, "sieve-test is to be installed in CI: .ci/run"
-    return found
+    assert path, "sieve-test is to be installed in CI: .ci/run"
+    return path
 
 
 class Pigeonhole:
-    """Runs scripts on a message with sieve-test."""
+    """A runner of scripts with sieve-test on one message."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.program = folder, program()
+        self.folder, self.program = folder, sieve_test_path()
         folder.chmod(0o755)
-        # It never runs as root; what it reads lies where everybody may look.
-        uid, gid = (os.getuid(), os.getgid()) if os.getuid() else (NOBODY, NOBODY)
-        self._lay("dovecot.conf", CONFIG.format(folder=folder, uid=uid, gid=gid).encode())
-        self._lay("letter.eml", LETTER)
+        # sieve-test never runs as root, so that its files must be readable for all.
+        uid, gid = (os.getuid(), os.getgid()) if os.getuid() else (NOBODY_UID, NOBODY_UID)
+        self._write_file(
+            "dovecot.conf", DOVECOT_CONFIG.format(folder=folder, uid=uid, gid=gid).encode()
+        )
+        self._write_file("letter.eml", MESSAGE)
 
-    def _lay(self, name: str, content: bytes) -> None:
+    def _write_file(self, name: str, content: bytes) -> None:
         path = self.folder / name
         path.write_bytes(content)
-        path.chmod(0o644)  # whatever umask a command has left to this process
+        path.chmod(0o644)  # independent of the umask of this process
 
-    def run(self, script: str) -> list[Act] | str:
-        """What a script does, or the error that ends it."""
-        self._lay("x.sieve", script.encode())
-        done = subprocess.run(
+    def run(self, script: str) -> list[ActionSummary] | str:
+        """Run a script and return its actions, or the error that ends it."""
+        self._write_file("x.sieve", script.encode())
+        result = subprocess.run(
             [self.program, "-c", "dovecot.conf", "-C", "-f", ENVELOPE.sender,
              "-a", ENVELOPE.recipient, "-r", "bob@example.com", "-x", "+editheader",
              "x.sieve", "letter.eml"],
             cwd=self.folder, capture_output=True, text=True, check=False, timeout=60,
             env={**os.environ, "TZ": "UTC"},
         )  # fmt: skip
-        if "failed to compile" in done.stderr:
-            return "does not compile: " + done.stderr
-        if "final result: success" not in done.stderr:
-            return "fails: " + done.stderr
-        return acts(done.stdout)
+        if "failed to compile" in result.stderr:
+            return "does not compile: " + result.stderr
+        if "final result: success" not in result.stderr:
+            return "fails: " + result.stderr
+        return parse_actions(result.stdout)
 
 
-def acts(output: str) -> list[Act]:
-    """The actions that sieve-test prints, with the implicit keep."""
-    output, _, kept = output.partition("Implicit keep:")
+def parse_actions(output: str) -> list[ActionSummary]:
+    """Parse the actions that sieve-test prints, with the implicit keep."""
+    output, _, implicit_keep = output.partition("Implicit keep:")
     if not any(line.endswith(" folder: INBOX") for line in output.splitlines()):
-        output += kept  # it is no second message there
-    found: list[Act] = []
+        output += implicit_keep  # the implicit keep stores no second message in INBOX
+    actions: list[ActionSummary] = []
     for line in output.splitlines():
-        if stored := re.match(r" \* store message in folder: (.*)", line):
-            found.append(("store", stored[1]))
-        elif flags := re.match(r" +\+ add IMAP flags: (.*)", line):
-            found[-1] = (*found[-1], *sorted(set(flags[1].lower().split())))
-        elif sent := re.match(r" \* redirect message to: <(.*)>", line):
-            found.append(("send", sent[1]))
-        elif refused := re.match(r" \* reject message with reason: (.*)", line):
-            found.append(("reject", refused[1]))
-        elif seconds := re.match(r" +=> seconds : (\d+)", line):
-            found.append(("answer", seconds[1]))
-        elif notified := re.match(r" +\+ To: (.*)", line):
-            found.append(("notify", notified[1]))
+        if store_match := re.match(r" \* store message in folder: (.*)", line):
+            actions.append(("store", store_match[1]))
+        elif flags_match := re.match(r" +\+ add IMAP flags: (.*)", line):
+            actions[-1] = (*actions[-1], *sorted(set(flags_match[1].lower().split())))
+        elif redirect_match := re.match(r" \* redirect message to: <(.*)>", line):
+            actions.append(("send", redirect_match[1]))
+        elif reject_match := re.match(r" \* reject message with reason: (.*)", line):
+            actions.append(("reject", reject_match[1]))
+        elif interval_match := re.match(r" +=> seconds : (\d+)", line):
+            actions.append(("answer", interval_match[1]))
+        elif notify_match := re.match(r" +\+ To: (.*)", line):
+            actions.append(("notify", notify_match[1]))
         elif line == " * discard":
-            found.append(("discard",))
-    return found
+            actions.append(("discard",))
+    return actions
 
 
-def ours(script: str) -> list[Act] | str:
+def run_our_sieve(script: str) -> list[ActionSummary] | str:
     try:
-        return told(run(script, LETTER, addresses={"bob@example.com"}, mailboxes={"INBOX"}))
+        return summarize_plan(
+            run(script, MESSAGE, addresses={"bob@example.com"}, mailboxes={"INBOX"})
+        )
     except SieveError as error:
         return f"does not compile: {error}"
     except SieveRunError as error:
         return f"fails: {error}"
 
 
-def told(plan: SievePlan) -> list[Act]:
-    found: list[Act] = []
+def summarize_plan(plan: SievePlan) -> list[ActionSummary]:
+    actions: list[ActionSummary] = []
     for action in plan.actions:
         match action:
             case Keep():
-                found.append(("store", "INBOX", *sorted(map(str.lower, action.flags))))
+                actions.append(("store", "INBOX", *sorted(map(str.lower, action.flags))))
             case FileInto():
-                found.append(("store", action.mailbox, *sorted(map(str.lower, action.flags))))
+                actions.append(("store", action.mailbox, *sorted(map(str.lower, action.flags))))
             case Redirect():
-                found.append(("send", action.address))
+                actions.append(("send", action.address))
             case Reject():
-                found.append(("reject", action.reason))
+                actions.append(("reject", action.reason))
             case VacationReply():
-                found.append(("answer", str(action.interval_seconds)))
+                actions.append(("answer", str(action.interval_seconds)))
             case MailNotification():
-                found.append(("notify", *action.recipients))
+                actions.append(("notify", *action.recipients))
             case Discard():
-                found.append(("discard",))
-    return found
+                actions.append(("discard",))
+    return actions
 
 
-def kind(outcome: list[Act] | str) -> str:
-    """Whether a script did not compile, failed, only kept the message, or did something."""
+def outcome_kind(outcome: list[ActionSummary] | str) -> str:
+    """Return "does not compile", "fails", "keeps" or "acts"."""
     if isinstance(outcome, str):
         return outcome.partition(":")[0]
     return "keeps" if outcome == [("store", "INBOX")] else "acts"
@@ -189,18 +193,22 @@ def pigeonhole() -> Iterator[Pigeonhole]:
         yield Pigeonhole(Path(folder))
 
 
-def test_random_scripts_do_the_same(pigeonhole: Pigeonhole) -> None:
-    seen: Counter[str] = Counter()
-    for seed in range(CASES):
-        writer = Writer(seed, without=WITHOUT, leave_out=LEFT_OUT, extensions=EXTENSIONS)
+def test_random_scripts_act_like_in_pigeonhole(pigeonhole: Pigeonhole) -> None:
+    kind_counts: Counter[str] = Counter()
+    for seed in range(CASE_COUNT):
+        writer = Writer(
+            seed, without=EXCLUDED_TESTS, leave_out=EXCLUDED_TAGS, extensions=EXTENSIONS
+        )
         script = print_script(writer.script())
-        if CRASHES.search(script):
+        if CRASHING_SCRIPT.search(script):
             continue
-        theirs, mine = pigeonhole.run(script), ours(script)
-        if "corrupt binary" in theirs:  # a break in a loop in a loop
+        pigeonhole_outcome, our_outcome = pigeonhole.run(script), run_our_sieve(script)
+        if "corrupt binary" in pigeonhole_outcome:  # caused by a break in a nested loop
             continue
-        assert kind(mine) == kind(theirs), f"{seed}\n{script}\n{mine}\n{theirs}"
-        if not isinstance(mine, str):
-            assert mine == theirs, script
-        seen[kind(mine)] += 1
-    assert seen["acts"] > seen.total() / 2, seen
+        assert outcome_kind(our_outcome) == outcome_kind(pigeonhole_outcome), (
+            f"{seed}\n{script}\n{our_outcome}\n{pigeonhole_outcome}"
+        )
+        if not isinstance(our_outcome, str):
+            assert our_outcome == pigeonhole_outcome, script
+        kind_counts[outcome_kind(our_outcome)] += 1
+    assert kind_counts["acts"] > kind_counts.total() / 2, kind_counts

@@ -1,4 +1,4 @@
-"""RFC 5228 and its neighbours: what scripts do to a message, by their documents."""
+"""Sieve base language (RFC 5228) and its early extensions."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from mail.sieve import SieveEnvelope, SieveRunError, VacationReply, limits
 from tests.support.mail.sieve_runs import ENVELOPE, LETTER, acts, is_true, run
 
-ACTIONS = [
+ACTION_CASES = [
     ("", ["keep"]),
     ("keep;", ["keep"]),
     ("keep; keep;", ["keep"]),
@@ -36,12 +36,12 @@ ACTIONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("script", "done"), ACTIONS)
-def test_actions(script: str, done: list[str]) -> None:
-    assert acts(script) == done
+@pytest.mark.parametrize(("script", "expected"), ACTION_CASES)
+def test_script_actions(script: str, expected: list[str]) -> None:
+    assert acts(script) == expected
 
 
-TESTS = [
+TEST_CASES = [
     ("true", True),
     ("not false", True),
     ("allof (true, true)", True),
@@ -57,7 +57,11 @@ TESTS = [
     ('exists ["from", "x-none"]', False),
     ('header "x-number" "7"', True),
     ('header :is "subject" "gr\u00fc\u00dfe AUS london"', True),
-    ('header :is "subject" "GR\u00dc\u00dfe aus London"', False),  # casemap knows ASCII alone
+    # i;ascii-casemap folds ASCII only.
+    (
+        'header :is "subject" "GR\u00dc\u00dfe aus London"',
+        False,
+    ),
     ('header :comparator "i;octet" :contains "subject" "London"', True),
     ('header :comparator "i;octet" :contains "subject" "london"', False),
     ('header :contains ["x-none", "x-many"] ["zz", "TW"]', True),
@@ -79,12 +83,12 @@ TESTS = [
 ]
 
 
-@pytest.mark.parametrize(("test", "holds"), TESTS)
-def test_tests(test: str, holds: bool) -> None:
-    assert is_true(test) is holds
+@pytest.mark.parametrize(("test", "expected"), TEST_CASES)
+def test_base_tests(test: str, expected: bool) -> None:
+    assert is_true(test) is expected
 
 
-MORE = [
+EXTENSION_TEST_CASES = [
     ('envelope "from" "ada@example.org"', "envelope", True),
     ('envelope :domain "to" "example.com"', "envelope", True),
     ('envelope :is ["from", "to"] "bob"', "envelope", False),
@@ -127,32 +131,32 @@ MORE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("test", "extension", "holds"), MORE)
-def test_tests_of_extensions(test: str, extension: str, holds: bool) -> None:
-    assert is_true(test, extension, mailboxes={"INBOX", "Old/2025"}) is holds
+@pytest.mark.parametrize(("test", "extension", "expected"), EXTENSION_TEST_CASES)
+def test_extension_tests(test: str, extension: str, expected: bool) -> None:
+    assert is_true(test, extension, mailboxes={"INBOX", "Old/2025"}) is expected
 
 
-NUMBERS = [  # text, relation, key
+NUMERIC_CASES = [  # text, relation, key
     ("7", "eq", "007", True), ("10", "gt", "9", True), ("10", "lt", "9", False),
     ("x", "gt", "9999999999999999999999", True), ("x", "eq", "y", True), ("12x", "eq", "12", True),
     ("99999999999999999999999999", "gt", "1", True), ("-1", "eq", "x", True), ("", "ge", "5", True),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "relation", "key", "holds"), NUMBERS)
-def test_numbers(text: str, relation: str, key: str, holds: bool) -> None:
+@pytest.mark.parametrize(("text", "relation", "key", "expected"), NUMERIC_CASES)
+def test_numeric_comparator(text: str, relation: str, key: str, expected: bool) -> None:
     numeric = "comparator-i;ascii-numeric"
     test = f'string :value "{relation}" :comparator "i;ascii-numeric" "{text}" "{key}"'
-    assert is_true(test, "variables", "relational", numeric) is holds
+    assert is_true(test, "variables", "relational", numeric) is expected
 
 
-def test_a_bounce_has_an_empty_sender() -> None:
+def test_bounce_has_empty_envelope_sender() -> None:
     bounce = SieveEnvelope("", "bob@example.com")
     for part in ("", ":localpart", ":domain"):
         assert is_true(f'envelope {part} :is "from" ""', "envelope", envelope=bounce)
 
 
-SET = [
+SET_CASES = [
     ('set "a" "x";', "${a}", "x"),
     ('set "a" "x"; set "A" "${a}${A}y";', "${a}", "xxy"),
     ("", "${a}", ""),
@@ -170,14 +174,14 @@ SET = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("before", "source", "value"), SET)
-def test_variables(before: str, source: str, value: str) -> None:
+@pytest.mark.parametrize(("commands", "source", "value"), SET_CASES)
+def test_variable_expansion(commands: str, source: str, value: str) -> None:
     test = f'string :comparator "i;octet" "{source}" "{value}"'
-    script = f'require ["variables"]; {before} if {test} {{ discard; }}'
+    script = f'require ["variables"]; {commands} if {test} {{ discard; }}'
     assert acts(script) == ["discard"]
 
 
-WILD = [  # pattern, text, and what the wildcards are
+WILDCARD_CASES = [  # pattern, text, text of each wildcard
     ("*", "abc", ["abc"]),
     ("a*c", "abc", ["b"]),
     ("*b*", "abbb", ["a", "bb"]),
@@ -193,17 +197,17 @@ WILD = [  # pattern, text, and what the wildcards are
 ]
 
 
-@pytest.mark.parametrize(("pattern", "text", "found"), WILD)
-def test_wildcards_take_as_little_as_they_can(pattern: str, text: str, found: list[str]) -> None:
-    wanted = "|".join([text, *found, ""])
-    numbers = "|".join(f"${{{number}}}" for number in range(len(found) + 2))
+@pytest.mark.parametrize(("pattern", "text", "matches"), WILDCARD_CASES)
+def test_wildcards_match_shortest_text(pattern: str, text: str, matches: list[str]) -> None:
+    expected_text = "|".join([text, *matches, ""])
+    numbers = "|".join(f"${{{number}}}" for number in range(len(matches) + 2))
     script = f"""require ["variables"];
         if string :matches "{text}" ["zzz", "{pattern}"] {{
-            if string :is "{numbers}" "{wanted}" {{ discard; }} }}"""
+            if string :is "{numbers}" "{expected_text}" {{ discard; }} }}"""
     assert acts(script) == ["discard"]
 
 
-def test_what_was_matched_stays_until_something_else_is() -> None:
+def test_match_variables_stay_until_next_match() -> None:
     script = """require ["variables", "fileinto"];
         if header :matches "x-number" "*" { }
         if header :matches "x-none" "*" { }
@@ -211,13 +215,13 @@ def test_what_was_matched_stays_until_something_else_is() -> None:
     assert acts(script) == ["into 7"]
 
 
-def test_a_body_sets_no_variables() -> None:
+def test_body_test_sets_no_match_variables() -> None:
     script = """require ["variables", "fileinto", "body"];
         if body :matches "*caf*" { fileinto "x${1}"; }"""
     assert acts(script) == ["into x"]
 
 
-FLAGS = [
+FLAG_CASES = [
     ('setflag "\\\\Seen"; keep;', ["keep \\Seen"]),
     ('setflag "\\\\seen $Junk"; addflag ["\\\\SEEN", "$junk Work"];', ["keep \\Seen $Junk Work"]),
     ('setflag ["a", "b"]; removeflag "A"; fileinto "X";', ["into X b"]),
@@ -235,13 +239,13 @@ FLAGS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("script", "done"), FLAGS)
-def test_flags(script: str, done: list[str]) -> None:
-    needed = 'require ["imap4flags", "fileinto", "variables", "relational"];'
-    assert acts(needed + script) == done
+@pytest.mark.parametrize(("script", "expected"), FLAG_CASES)
+def test_flag_actions(script: str, expected: list[str]) -> None:
+    requirements = 'require ["imap4flags", "fileinto", "variables", "relational"];'
+    assert acts(requirements + script) == expected
 
 
-HAVE = [
+IHAVE_CASES = [
     ('if ihave "copy" { redirect :copy "a@b.cd"; }', ["to a@b.cd :copy", "keep"]),
     ('if ihave "x-none" { frobnicate :wildly; } else { discard; }', ["discard"]),
     ('if allof (ihave "x-none", x_none :very) { discard; }', ["keep"]),
@@ -250,52 +254,59 @@ HAVE = [
 ]
 
 
-@pytest.mark.parametrize(("script", "done"), HAVE)
-def test_what_is_not_there_is_stepped_around(script: str, done: list[str]) -> None:
-    assert acts(f'require "ihave"; {script}') == done
+@pytest.mark.parametrize(("script", "expected"), IHAVE_CASES)
+def test_ihave_skips_missing_extension(script: str, expected: list[str]) -> None:
+    assert acts(f'require "ihave"; {script}') == expected
 
 
-def test_a_script_can_give_up() -> None:
+def test_error_command_ends_script() -> None:
     with pytest.raises(SieveRunError, match="the script says: no copy") as error:
         run('require "ihave"; if true { error "no copy"; }')
-    assert [one.text for one in error.value.trace] == ["true: true"]
+    assert [step.text for step in error.value.trace] == ["true: true"]
 
 
-AWAY = 'require "vacation"; vacation {} "away";'
-OWN = {"bob@example.com"}
+VACATION_SCRIPT = 'require "vacation"; vacation {} "away";'
+OWN_ADDRESSES = {"bob@example.com"}
 
 
-def answers(tags: str, raw: bytes = LETTER, **known: Any) -> list[str]:
-    known = {"addresses": OWN, **known}
-    return acts(AWAY.format(tags), raw, **known)
+def run_vacation_script(tags: str, raw: bytes = LETTER, **options: Any) -> list[str]:
+    options = {"addresses": OWN_ADDRESSES, **options}
+    return acts(VACATION_SCRIPT.format(tags), raw, **options)
 
 
-def test_an_answer() -> None:
+def test_vacation_reply() -> None:
     subject = "Auto: Gr\u00fc\u00dfe aus London"
-    assert answers("") == [f"answer ada@example.org {7 * 86400} {subject} away", "keep"]
-    assert answers(':days 3 :subject "No\n way"')[0] == "answer ada@example.org 259200 No way away"
-    assert answers(":days 0")[0].startswith("answer ada@example.org 86400 ")
-    assert answers(":days 9999")[0].startswith(f"answer ada@example.org {90 * 86400} ")
+    assert run_vacation_script("") == [f"answer ada@example.org {7 * 86400} {subject} away", "keep"]
+    assert (
+        run_vacation_script(':days 3 :subject "No\n way"')[0]
+        == "answer ada@example.org 259200 No way away"
+    )
+    assert run_vacation_script(":days 0")[0].startswith("answer ada@example.org 86400 ")
+    assert run_vacation_script(":days 9999")[0].startswith(f"answer ada@example.org {90 * 86400} ")
 
 
-def test_seconds_between_answers() -> None:
-    done = acts('require "vacation-seconds"; vacation :seconds 0 "away";', addresses=OWN)
-    assert done[0].startswith("answer ada@example.org 0 ")
+def test_vacation_seconds() -> None:
+    actions = acts(
+        'require "vacation-seconds"; vacation :seconds 0 "away";', addresses=OWN_ADDRESSES
+    )
+    assert actions[0].startswith("answer ada@example.org 0 ")
 
 
-def vacation(tags: str) -> VacationReply:
-    (found, _) = run(AWAY.format(tags), addresses=OWN).actions
-    assert isinstance(found, VacationReply)
-    return found
+def vacation_reply(tags: str) -> VacationReply:
+    (reply, _) = run(VACATION_SCRIPT.format(tags), addresses=OWN_ADDRESSES).actions
+    assert isinstance(reply, VacationReply)
+    return reply
 
 
-def test_answers_that_differ_have_other_handles() -> None:
-    handles = [vacation(tags).handle for tags in ("", ':subject "x"', ":mime", ':from "a@b.cd"')]
+def test_different_vacation_replies_have_different_handles() -> None:
+    handles = [
+        vacation_reply(tags).handle for tags in ("", ':subject "x"', ":mime", ':from "a@b.cd"')
+    ]
     assert len(set(handles)) == 4
-    assert vacation(":days 3").handle == vacation("").handle
-    assert vacation(':handle "x"').handle == "x"
-    named = vacation(':mime :from "Bob <bob@example.com>"')
-    assert (named.is_mime, named.from_) == (True, "Bob <bob@example.com>")
+    assert vacation_reply(":days 3").handle == vacation_reply("").handle
+    assert vacation_reply(':handle "x"').handle == "x"
+    reply_with_from = vacation_reply(':mime :from "Bob <bob@example.com>"')
+    assert (reply_with_from.is_mime, reply_with_from.from_) == (True, "Bob <bob@example.com>")
 
 
 @pytest.mark.parametrize(
@@ -305,8 +316,8 @@ def test_answers_that_differ_have_other_handles() -> None:
         b"Precedence: bulk", b"X-Auto-Response-Suppress: All", b"X-Spam-Flag: YES",
     ],
 )  # fmt: skip
-def test_what_machines_send_is_not_answered(field: bytes) -> None:
-    assert answers("", field + b"\n" + LETTER) == ["keep"]
+def test_automatic_message_gets_no_vacation_reply(field: bytes) -> None:
+    assert run_vacation_script("", field + b"\n" + LETTER) == ["keep"]
 
 
 @pytest.mark.parametrize(
@@ -314,19 +325,26 @@ def test_what_machines_send_is_not_answered(field: bytes) -> None:
     ["", "bob@example.com", "MAILER-DAEMON@x.org", "owner-x@x.org", "x-request@x.org",
      "noreply@x.org", "x-bounces@x.org"],
 )  # fmt: skip
-def test_no_machine_is_answered(sender: str) -> None:
-    assert answers("", envelope=replace(ENVELOPE, sender=sender)) == ["keep"]
+def test_automatic_sender_gets_no_vacation_reply(sender: str) -> None:
+    assert run_vacation_script("", envelope=replace(ENVELOPE, sender=sender)) == ["keep"]
 
 
-def test_only_what_is_sent_to_oneself_is_answered() -> None:
-    others = LETTER.replace(b"bob@", b"rob@")
-    assert answers("", others) == ["keep"]
-    assert len(answers(':addresses ["x@y.zz", "Rob@Example.com"]', others)) == 2
-    trace = [one.text for one in run(AWAY.format(""), others).trace]
+def test_message_to_other_address_gets_no_vacation_reply() -> None:
+    message_to_other_address = LETTER.replace(b"bob@", b"rob@")
+    assert run_vacation_script("", message_to_other_address) == ["keep"]
+    assert (
+        len(
+            run_vacation_script(
+                ':addresses ["x@y.zz", "Rob@Example.com"]', message_to_other_address
+            )
+        )
+        == 2
+    )
+    trace = [step.text for step in run(VACATION_SCRIPT.format(""), message_to_other_address).trace]
     assert trace == ["vacation: no answer, because it is not addressed to this account"]
 
 
-FAILS = [
+RUN_ERRORS = [
     ('vacation "a"; vacation "b";', "only once"),
     ('reject "a"; keep;', "neither stored"),
     ('fileinto "a"; reject "a";', "neither stored"),
@@ -345,20 +363,20 @@ FAILS = [
 ]
 
 
-@pytest.mark.parametrize(("script", "why"), FAILS)
-def test_what_ends_a_run(script: str, why: str) -> None:
+@pytest.mark.parametrize(("script", "expected_error"), RUN_ERRORS)
+def test_run_error_ends_script(script: str, expected_error: str) -> None:
     names = ["vacation", "reject", "fileinto", "variables", "envelope", "imap4flags"]
-    needed = ", ".join(f'"{name}"' for name in names)
-    # The address is only known to be none when the script runs.
+    requirements = ", ".join(f'"{name}"' for name in names)
+    # A variable hides the invalid address until the script runs.
     script = script.replace('redirect "a@b.cd\n"', 'set "x" "a@b.cd\n"; redirect "${x}"')
-    with pytest.raises(SieveRunError, match=why) as error:
-        run(f"require [{needed}];\n{script}", addresses=OWN)
+    with pytest.raises(SieveRunError, match=expected_error) as error:
+        run(f"require [{requirements}];\n{script}", addresses=OWN_ADDRESSES)
     assert error.value.line >= 2
 
 
-def test_the_trace_says_what_was_done_and_where() -> None:
+def test_trace_has_steps_with_positions() -> None:
     script = 'require "fileinto";\nif not header "x-number" ["8"] {\n    fileinto "A";\n}'
-    assert [(*one.position, one.text) for one in run(script).trace] == [
+    assert [(*step.position, step.text) for step in run(script).trace] == [
         (2, 8, "header: false"),
         (2, 4, "not: true"),
         (3, 5, "fileinto: A"),

@@ -1,4 +1,4 @@
-"""Extensions beyond the first: what scripts do to a message, by their documents."""
+"""Sieve extensions: date, index, regex, duplicate, include, editheader, enotify and others."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 
 from mail.mime import decoded_fields, parse_structure
 from mail.sieve import (
@@ -26,7 +26,7 @@ from mail.sieve import (
 )
 from tests.support.mail.sieve_runs import LETTER, acts, is_true, problems, run, told
 
-DATES = [
+DATE_CASES = [
     ('date "date" "date" "2026-03-04"', True),  # in UTC
     ('date :originalzone "date" "date" "2026-03-03"', True),
     ('date :zone "+0930" "date" "time" "11:00:00"', True),
@@ -41,7 +41,7 @@ DATES = [
     ('date "date" "weekday" "3"', True),
     ('date "date" "iso8601" "2026-03-04T01:30:00+00:00"', True),
     ('date :originalzone "date" "std11" "Tue, 03 Mar 2026 22:30:00 -0300"', True),
-    ('date :index 2 "received" "hour" "02"', True),  # behind the semicolon
+    ('date :index 2 "received" "hour" "02"', True),  # the date after the semicolon
     ('date :index 1 :last "received" "hour" "02"', True),
     ('date :index 3 "received" "hour" "02"', False),
     ('date "subject" "year" "2026"', False),
@@ -56,12 +56,12 @@ DATES = [
 ]
 
 
-@pytest.mark.parametrize(("test", "holds"), DATES)
-def test_dates(test: str, holds: bool) -> None:
-    assert is_true(test, "date", "relational", "index") is holds
+@pytest.mark.parametrize(("test", "expected"), DATE_CASES)
+def test_date_tests(test: str, expected: bool) -> None:
+    assert is_true(test, "date", "relational", "index") is expected
 
 
-def test_dates_are_in_the_zone_of_the_account() -> None:
+def test_dates_use_time_zone_of_user() -> None:
     summer = datetime(2026, 7, 1, 22, 0, tzinfo=UTC)
     berlin = ZoneInfo("Europe/Berlin")
     assert is_true(
@@ -74,13 +74,13 @@ def test_dates_are_in_the_zone_of_the_account() -> None:
     "date",
     [b"Fri, 31 Dec 9999 23:59:59 -2300", b"Mon, 1 Jan 0001 00:00:00 +2300", b"x", b"", b"+9999"],
 )
-def test_dates_at_the_end_of_the_calendar(date: bytes) -> None:
+def test_extreme_dates_do_not_raise(date: bytes) -> None:
     raw = b"Date: " + date + b"\n\n"
     for tag in ("", ":originalzone", ':zone "+2359"', ':zone "-2359"'):
         acts(f'require "date"; if date {tag} "date" "std11" "x" {{ }}', raw)
 
 
-INDEXED = [
+INDEX_CASES = [
     ('header :index 1 "x-many" "one"', True),
     ('header :index 2 "x-many" "one"', False),
     ('header :index 1 :last "x-many" "three"', True),
@@ -92,12 +92,12 @@ INDEXED = [
 ]
 
 
-@pytest.mark.parametrize(("test", "holds"), INDEXED)
-def test_the_nth_field(test: str, holds: bool) -> None:
-    assert is_true(test, "index") is holds
+@pytest.mark.parametrize(("test", "expected"), INDEX_CASES)
+def test_index_selects_field(test: str, expected: bool) -> None:
+    assert is_true(test, "index") is expected
 
 
-REGEX = [  # pattern, text, ${0} and the groups
+REGEX_CASES = [  # pattern, text, ${0} and the groups
     ("b+", "abbc", ["bb"]),
     ("(a|ab)(c|bcd)(d*)", "abcd", ["abcd", "a", "bcd", ""]),
     ("(.*)-(.*)", "a-b-c", ["a-b-c", "a-b", "c"]),
@@ -113,18 +113,18 @@ REGEX = [  # pattern, text, ${0} and the groups
 ]
 
 
-@pytest.mark.parametrize(("pattern", "text", "found"), REGEX)
-def test_expressions(pattern: str, text: str, found: Sequence[str] | None) -> None:
+@pytest.mark.parametrize(("pattern", "text", "matches"), REGEX_CASES)
+def test_regex_sets_match_variables(pattern: str, text: str, matches: Sequence[str] | None) -> None:
     if not pattern:
         assert problems('require ["regex"]; if header :regex "x" "" { }')
         return
-    numbers = "|".join(f"${{{number}}}" for number in range(len(found or ()) + 1))
+    numbers = "|".join(f"${{{number}}}" for number in range(len(matches or ()) + 1))
     script = f"""require ["regex", "variables", "fileinto"];
         if string :regex "{text}" "{pattern}" {{ fileinto "{numbers}"; }}"""
-    assert acts(script) == [f"into {'|'.join([*found, ''])}" if found else "keep"]
+    assert acts(script) == [f"into {'|'.join([*matches, ''])}" if matches else "keep"]
 
 
-def test_expressions_and_case() -> None:
+def test_regex_follows_comparator() -> None:
     assert is_true('header :regex "subject" "LONDON"', "regex")
     assert not is_true('header :regex :comparator "i;octet" "subject" "LONDON"', "regex")
     assert is_true('header :regex "x-number" ["^8$", "^7$"]', "regex")
@@ -133,73 +133,80 @@ def test_expressions_and_case() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["^((((a*)*)*)*)*$", "^(a|a)*$", "(a?){40}a{40}b", "(.*){9}x"])
-def test_hostile_expressions(pattern: str) -> None:
+def test_hostile_regex_ends_in_time(pattern: str) -> None:
     raw = LETTER.replace(b"X-Number: 7", b"X-Number: " + b"a" * 50_000)
     script = f'require "regex"; if header :regex "x-number" "{pattern}" {{ discard; }}'
     try:
         assert acts(script, raw)
     except SieveRunError as error:
-        assert error.message == "the script takes too long"  # noqa: PT017 - either is well
+        assert error.message == "the script takes too long"  # noqa: PT017 - an error is allowed
 
 
-def test_an_expression_that_is_made_is_checked_as_it_runs() -> None:
+def test_regex_from_variable_is_checked_at_run_time() -> None:
     script = 'set "v" "("; if header :regex "subject" "${v}" { }'
     with pytest.raises(SieveRunError, match="cannot be read"):
         run(f'require ["regex", "variables"]; {script}')
 
 
-NEW = b"Message-ID: <1@x>\nSubject: x\n\nbody\n"
+NEW_MESSAGE = b"Message-ID: <1@x>\nSubject: x\n\nbody\n"
 
 
-def asked(script: str, raw: bytes = NEW) -> frozenset[str]:
+def checked_duplicate_keys(script: str, raw: bytes = NEW_MESSAGE) -> frozenset[str]:
     return run(f'require ["duplicate", "variables"]; {script}', raw).checked_duplicate_keys
 
 
-def test_duplicates() -> None:
+def test_duplicate_test_tracks_message_id() -> None:
     script = 'require "duplicate"; if duplicate { discard; }'
-    first = run(script, NEW)
-    assert told(first) == ["keep"]
-    (kept,) = first.tracked_duplicates
-    assert first.checked_duplicate_keys == {kept.key}
-    assert kept.seconds == 7 * 86400
-    again = run(script, NEW, seen={kept.key})
-    assert (told(again), again.tracked_duplicates) == (["discard"], ())
-    assert again.checked_duplicate_keys == {kept.key}
-    assert run(script, LETTER).checked_duplicate_keys == set()  # it has no Message-ID
+    first_plan = run(script, NEW_MESSAGE)
+    assert told(first_plan) == ["keep"]
+    (tracked,) = first_plan.tracked_duplicates
+    assert first_plan.checked_duplicate_keys == {tracked.key}
+    assert tracked.seconds == 7 * 86400
+    second_plan = run(script, NEW_MESSAGE, seen={tracked.key})
+    assert (told(second_plan), second_plan.tracked_duplicates) == (["discard"], ())
+    assert second_plan.checked_duplicate_keys == {tracked.key}
+    assert run(script, LETTER).checked_duplicate_keys == set()  # the message has no Message-ID
 
 
-def test_what_duplicates_are_told_by() -> None:
-    keys = [
-        asked(f"if duplicate {tags} {{ }}")
+def test_duplicate_key_depends_on_tags() -> None:
+    key_sets = [
+        checked_duplicate_keys(f"if duplicate {tags} {{ }}")
         for tags in ("", ':handle "a"', ':header "subject"', ':uniqueid "x"', ':uniqueid "y"')
     ]
-    assert len({key for found in keys for key in found}) == 5
-    assert asked('if duplicate :header "subject" { }') != asked('if duplicate :uniqueid "x" { }')
-    assert asked('if duplicate :header "x-none" { }') == set()
-    assert len(asked("if anyof (duplicate, duplicate) { }")) == 1
+    assert len({key for key_set in key_sets for key in key_set}) == 5
+    assert checked_duplicate_keys('if duplicate :header "subject" { }') != checked_duplicate_keys(
+        'if duplicate :uniqueid "x" { }'
+    )
+    assert checked_duplicate_keys('if duplicate :header "x-none" { }') == set()
+    assert len(checked_duplicate_keys("if anyof (duplicate, duplicate) { }")) == 1
     seconds = (
-        run('require "duplicate"; if duplicate :seconds 60 { }', NEW).tracked_duplicates[0].seconds
+        run('require "duplicate"; if duplicate :seconds 60 { }', NEW_MESSAGE)
+        .tracked_duplicates[0]
+        .seconds
     )
     assert seconds == 60
 
 
-def test_last_keeps_what_was_seen_for_longer() -> None:
-    (key,) = asked("if duplicate { }")
+def test_duplicate_last_extends_tracking() -> None:
+    (key,) = checked_duplicate_keys("if duplicate { }")
     script = 'require "duplicate"; if duplicate :last :seconds 60 { discard; }'
-    plan = run(script, NEW, seen={key})
-    assert (told(plan), [one.seconds for one in plan.tracked_duplicates]) == (["discard"], [60])
+    plan = run(script, NEW_MESSAGE, seen={key})
+    assert (told(plan), [duplicate.seconds for duplicate in plan.tracked_duplicates]) == (
+        ["discard"],
+        [60],
+    )
 
 
-def test_one_run_asks_for_few_ids() -> None:
-    many = "".join(
+def test_duplicate_tests_per_run_are_limited() -> None:
+    script = "".join(
         f'if duplicate :uniqueid "{n}" {{ }}' for n in range(limits.MAX_DUPLICATE_TESTS + 1)
     )
     with pytest.raises(SieveRunError, match="ids are asked for"):
-        asked(many)
+        checked_duplicate_keys(script)
 
 
-def including(script: str, **others: str) -> list[str]:
-    """What a script does that may include others, by their names."""
+def run_with_includes(script: str, **others: str) -> list[str]:
+    """Run a script that can include the other scripts by name, and return its actions."""
     names = 'require ["include", "variables", "fileinto", "imap4flags"];'
     programs = {name: compile_script(names + text) for name, text in others.items()}
 
@@ -209,7 +216,7 @@ def including(script: str, **others: str) -> list[str]:
     return acts(names + script, script=find)
 
 
-INCLUDING = [
+INCLUDE_CASES = [
     ('include "a";', {"a": "discard;"}, ["discard"]),
     ('include :global "a";', {"a": "stop;", "global_a": "discard;"}, ["discard"]),
     ('include "a"; fileinto "B";', {"a": "return; discard;"}, ["into B"]),
@@ -229,19 +236,19 @@ INCLUDING = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("script", "others", "done"), INCLUDING)
-def test_scripts_in_scripts(script: str, others: dict[str, str], done: list[str]) -> None:
-    assert including(script, **others) == done
+@pytest.mark.parametrize(("script", "others", "expected"), INCLUDE_CASES)
+def test_included_scripts(script: str, others: dict[str, str], expected: list[str]) -> None:
+    assert run_with_includes(script, **others) == expected
 
 
-def test_once_is_once() -> None:
+def test_include_once_runs_script_once() -> None:
     others = {"a": 'set "global.n" "${global.n}x";'}
-    twice = 'include "a"; include {} "a"; fileinto "${{global.n}}";'
-    assert including(twice.format(""), **others) == ["into xx"]
-    assert including(twice.format(":once"), **others) == ["into x"]
+    script = 'include "a"; include {} "a"; fileinto "${{global.n}}";'
+    assert run_with_includes(script.format(""), **others) == ["into xx"]
+    assert run_with_includes(script.format(":once"), **others) == ["into x"]
 
 
-FAILING = [
+INCLUDE_ERRORS = [
     ('include "a";', {}, "there is no script"),
     ('include "a";', {"a": 'include "a";'}, "includes itself"),
     ('include "a";', {"a": 'include "b";', "b": 'include "a";'}, "includes itself"),
@@ -253,24 +260,24 @@ FAILING = [
 ]
 
 
-@pytest.mark.parametrize(("script", "others", "why"), FAILING)
-def test_scripts_that_do_not_end(script: str, others: dict[str, str], why: str) -> None:
-    with pytest.raises(SieveRunError, match=why):
-        including(script, **others)
+@pytest.mark.parametrize(("script", "others", "expected_error"), INCLUDE_ERRORS)
+def test_invalid_include_raises(script: str, others: dict[str, str], expected_error: str) -> None:
+    with pytest.raises(SieveRunError, match=expected_error):
+        run_with_includes(script, **others)
 
 
-def test_a_program_says_what_it_includes() -> None:
+def test_program_lists_its_includes() -> None:
     script = 'require "include"; include "a"; if true { include :global "b"; } include "a";'
-    found = [(one.location, one.name) for one in compile_script(script).includes]
-    assert found == [("personal", "a"), ("global", "b")]
+    includes = [(include.location, include.name) for include in compile_script(script).includes]
+    assert includes == [("personal", "a"), ("global", "b")]
 
 
-EDIT = 'require ["editheader", "fileinto", "index", "variables"];'
+EDIT_REQUIRE = 'require ["editheader", "fileinto", "index", "variables"];'
 
 
-def test_what_is_edited_is_what_is_tested() -> None:
+def test_header_edits_are_visible_to_later_tests() -> None:
     plan = run(
-        f"""{EDIT} fileinto "Before";
+        f"""{EDIT_REQUIRE} fileinto "Before";
         addheader "X-New" "gr\u00fcn"; addheader :last "X-Many" "four";
         deleteheader :index 1 "x-many"; deleteheader "subject";
         if allof (header "x-new" "gr\u00fcn", not exists "subject",
@@ -283,12 +290,17 @@ def test_what_is_edited_is_what_is_tested() -> None:
         DeleteHeader(9),
         DeleteHeader(6),
     )
-    stored = [one for one in plan.actions if isinstance(one, FileInto)]
-    assert [(one.mailbox, one.edit_count) for one in stored] == [("Before", 0), ("After", 4)]
+    file_actions = [action for action in plan.actions if isinstance(action, FileInto)]
+    assert [(action.mailbox, action.edit_count) for action in file_actions] == [
+        ("Before", 0),
+        ("After", 4),
+    ]
 
 
-def test_edits_are_made_in_the_header_alone() -> None:
-    script = f'{EDIT} addheader "X-New" "gr\u00fcn"; deleteheader :matches "x-many" "t*"; keep;'
+def test_edits_change_only_header() -> None:
+    script = (
+        f'{EDIT_REQUIRE} addheader "X-New" "gr\u00fcn"; deleteheader :matches "x-many" "t*"; keep;'
+    )
     plan = run(script)
     end = LETTER.index(b"\n\n") + 2
     header = edit_header_block(LETTER[:end], plan.edits)
@@ -297,46 +309,50 @@ def test_edits_are_made_in_the_header_alone() -> None:
     )
     assert plan.actions == (Keep(edit_count=3),)
     assert edit_header_block(LETTER[:end], []) == LETTER[:end]
-    last = edit_header_block(b"A: b\r\n\r\n", [AddHeader("C", "d", at_end=True), DeleteHeader(0)])
-    assert last == b"C: d\r\n\r\n"
+    edited = edit_header_block(b"A: b\r\n\r\n", [AddHeader("C", "d", at_end=True), DeleteHeader(0)])
+    assert edited == b"C: d\r\n\r\n"
 
 
-BLOCKS = some.lists(
-    some.sampled_from(
+HEADER_BLOCKS = st.lists(
+    st.sampled_from(
         [b"A: b", b"\n", b"\r\n", b"\r", b" c", b"\r\r\n", b"odd", b"From x", b": ", b"D:"]
     )
 ).map(b"".join)
 
 
-@given(BLOCKS, some.data())
-def test_places_are_those_of_the_reader(block: bytes, data: some.DataObject) -> None:
+@given(HEADER_BLOCKS, st.data())
+def test_edit_positions_match_parsed_fields(block: bytes, data: st.DataObject) -> None:
     block = b"X: y\r\n" + block + b"\r\n\r\nbody"
     part = parse_structure(block)
     header = block[: part.body_start]
-    before = decoded_fields(block, part)
-    at = data.draw(some.integers(0, len(before) - 1))
-    after = edit_header_block(header, [DeleteHeader(at)]) + b"\r\n\r\nbody"
-    left = [one.key for one in before[:at] + before[at + 1 :]]
-    assert [one.key for one in decoded_fields(after, parse_structure(after))][: len(left)] == left
+    fields_before = decoded_fields(block, part)
+    position = data.draw(st.integers(0, len(fields_before) - 1))
+    edited = edit_header_block(header, [DeleteHeader(position)]) + b"\r\n\r\nbody"
+    remaining_keys = [
+        field.key for field in fields_before[:position] + fields_before[position + 1 :]
+    ]
+    assert [field.key for field in decoded_fields(edited, parse_structure(edited))][
+        : len(remaining_keys)
+    ] == remaining_keys
 
 
 @pytest.mark.parametrize("name", ["Received", "auto-submitted", "Content-Type", "MIME-Version"])
-def test_what_is_not_for_scripts_stays(name: str) -> None:
-    plan = run(f'{EDIT} deleteheader "{name}"; addheader "{name}" "x";')
+def test_protected_header_fields_are_not_edited(name: str) -> None:
+    plan = run(f'{EDIT_REQUIRE} deleteheader "{name}"; addheader "{name}" "x";')
     assert (plan.edits, told(plan)) == ((), ["keep"])
 
 
-def test_no_header_is_smuggled_in() -> None:
-    plan = run(f'{EDIT} addheader "X-A" "b\r\nX-C: d\n\nbody";')
+def test_added_header_value_has_no_line_break() -> None:
+    plan = run(f'{EDIT_REQUIRE} addheader "X-A" "b\r\nX-C: d\n\nbody";')
     assert plan.edits == (AddHeader("X-A", "b X-C: d body"),)
     assert edit_header_block(b"\r\n", plan.edits) == b"X-A: b X-C: d body\r\n\r\n"
     with pytest.raises(SieveRunError, match="no name of a field"):
-        run(f'{EDIT} set "v" "X-A: b\r\nX"; addheader "${{v}}" "c";')
+        run(f'{EDIT_REQUIRE} set "v" "X-A: b\r\nX"; addheader "${{v}}" "c";')
     with pytest.raises(SieveRunError, match="changes of the header"):
-        run(EDIT + 'addheader "X" "y";' * (limits.MAX_EDITS + 1))
+        run(EDIT_REQUIRE + 'addheader "X" "y";' * (limits.MAX_EDITS + 1))
 
 
-SURROUNDINGS = [
+ENVIRONMENT_CASES = [
     ('environment "name" "Merganser"', True),
     ('environment :matches "VERSION" "1.*"', True),
     ('environment :contains "x-none" ""', False),
@@ -348,14 +364,14 @@ SURROUNDINGS = [
 ]
 
 
-@pytest.mark.parametrize(("test", "holds"), SURROUNDINGS)
-def test_surroundings(test: str, holds: bool) -> None:
+@pytest.mark.parametrize(("test", "expected"), ENVIRONMENT_CASES)
+def test_environment_spam_and_virus_tests(test: str, expected: bool) -> None:
     names = ("environment", "spamtestplus", "virustest", "relational", "comparator-i;ascii-numeric")
-    known: dict[str, Any] = {"items": {"name": "Merganser", "version": "1.2"}}
-    assert is_true(test, *names, spam=80.0, virus=3, **known) is holds
+    options: dict[str, Any] = {"items": {"name": "Merganser", "version": "1.2"}}
+    assert is_true(test, *names, spam=80.0, virus=3, **options) is expected
 
 
-PLAINLY = [
+VENDOR_EXTENSION_CASES = [
     ('header :contains :comparator "vnd.merganser.plain" "subject" "GRÜSSE  AUS\tlondon "', True),
     ('header :is :comparator "vnd.merganser.plain" "x-folded" " Begins and ENDS"', True),
     ('header :is :comparator "vnd.merganser.plain" "x-folded" "begins"', False),
@@ -365,97 +381,105 @@ PLAINLY = [
 ]
 
 
-@pytest.mark.parametrize(("test", "holds"), PLAINLY)
-def test_extensions_of_ours(test: str, holds: bool) -> None:
+@pytest.mark.parametrize(("test", "expected"), VENDOR_EXTENSION_CASES)
+def test_vendor_extensions(test: str, expected: bool) -> None:
     names = ("comparator-vnd.merganser.plain", "vnd.merganser.attachments", "body")
-    assert is_true(test, *names) is holds
+    assert is_true(test, *names) is expected
 
 
-@pytest.mark.parametrize("kind", [":matches", ":regex", ':value "eq"', ':count "eq"'])
-def test_our_comparator_knows_equal_and_contained(kind: str) -> None:
+@pytest.mark.parametrize("match_type", [":matches", ":regex", ':value "eq"', ':count "eq"'])
+def test_vendor_comparator_supports_only_is_and_contains(match_type: str) -> None:
     names = '"comparator-vnd.merganser.plain", "regex", "relational"'
-    test = f'header {kind} :comparator "vnd.merganser.plain" "subject" "1"'
+    test = f'header {match_type} :comparator "vnd.merganser.plain" "subject" "1"'
     (problem,) = problems(f"require [{names}]; if {test} {{ keep; }}")
     assert problem.endswith(" vnd.merganser.plain compares with :is and :contains")
 
 
-def test_what_belongs_to_html_is_no_attachment() -> None:
-    one = b"--b\r\nContent-Type: text/html\r\n\r\n<img src=cid:a>\r\n"
-    other = b"--b\r\nContent-Type: image/png\r\nContent-ID: <a>\r\n\r\nx\r\n--b--\r\n"
-    for kind, holds in ((b"related", False), (b"mixed", True)):
-        raw = b"Content-Type: multipart/" + kind + b'; boundary="b"\r\n\r\n' + one + other
+def test_image_in_multipart_related_is_no_attachment() -> None:
+    html_part = b"--b\r\nContent-Type: text/html\r\n\r\n<img src=cid:a>\r\n"
+    image_part = b"--b\r\nContent-Type: image/png\r\nContent-ID: <a>\r\n\r\nx\r\n--b--\r\n"
+    for subtype, expected in ((b"related", False), (b"mixed", True)):
+        raw = (
+            b"Content-Type: multipart/"
+            + subtype
+            + b'; boundary="b"\r\n\r\n'
+            + html_part
+            + image_part
+        )
         script = 'require "vnd.merganser.attachments"; if hasattachment { discard; }'
-        assert (acts(script, raw) == ["discard"]) is holds
+        assert (acts(script, raw) == ["discard"]) is expected
 
 
 @pytest.mark.parametrize(
     ("percent", "score"), [(None, 0), (0, 1), (50, 5), (99.9, 9), (100, 10), (500, 10)]
 )
-def test_scores(percent: float | None, score: int) -> None:
+def test_spam_score_is_mapped_to_range_of_spamtest(percent: float | None, score: int) -> None:
     assert is_true(f'spamtest "{score}"', "spamtest", spam=percent)
 
 
-def test_nobody_has_looked() -> None:
+def test_spamtest_and_virustest_without_scan() -> None:
     for name in ("spamtest", "virustest"):
         assert is_true(f'{name} "0"', name)
         assert is_true(f'{name} :count "eq" "0"', name, "relational")
 
 
-NOTIFY = 'require ["enotify", "variables", "fileinto", "fcc", "mailbox", "imap4flags"];'
+NOTIFY_REQUIRE = 'require ["enotify", "variables", "fileinto", "fcc", "mailbox", "imap4flags"];'
 
 
-def notified(script: str) -> MailNotification:
-    (found, _) = run(NOTIFY + script).actions
-    assert isinstance(found, MailNotification)
-    return found
+def run_notify(script: str) -> MailNotification:
+    (notification, _) = run(NOTIFY_REQUIRE + script).actions
+    assert isinstance(notification, MailNotification)
+    return notification
 
 
-def test_notifications() -> None:
+def test_notify_action() -> None:
     uri = "mailto:a@b.cd,e@f.gh?subject=x%20y&Body=z&to=i%2Bj@k.lm&from=evil@x.yz&x-a=b"
-    found = notified(
+    notification = run_notify(
         f'notify :importance "1" :from "me@x.yz" :options "a=b" :message "hi" "{uri}";'
     )
-    assert found == MailNotification(
+    assert notification == MailNotification(
         uri, ("a@b.cd", "e@f.gh", "i+j@k.lm"), (("subject", "x y"), ("x-a", "b")), "z", "hi", 1,
         "me@x.yz", ("a=b",),
     )  # fmt: skip
-    assert notified('notify "MAILTO:a@b.cd";').importance == 2
-    twice = 'notify "mailto:a@b.cd"; notify :message "x" "mailto:A@b.cd,c@d.ef";'
-    assert acts(NOTIFY + twice) == ["notify a@b.cd ", "notify c@d.ef x", "keep"]
+    assert run_notify('notify "MAILTO:a@b.cd";').importance == 2
+    script = 'notify "mailto:a@b.cd"; notify :message "x" "mailto:A@b.cd,c@d.ef";'
+    assert acts(NOTIFY_REQUIRE + script) == ["notify a@b.cd ", "notify c@d.ef x", "keep"]
 
 
-def test_methods() -> None:
+def test_notify_methods() -> None:
     assert is_true('valid_notify_method ["mailto:a@b.cd", "mailto:c@d.ef?body=x"]', "enotify")
-    for bad in ("xmpp:a@b.cd", "mailto:", "mailto:a", "mailto:a@b.cd?%zz=a", "mailto:a@b.cd?x"):
-        assert not is_true(f'valid_notify_method ["mailto:a@b.cd", "{bad}"]', "enotify")
-        assert problems(f'require "enotify"; notify "{bad}";')
+    for uri in ("xmpp:a@b.cd", "mailto:", "mailto:a", "mailto:a@b.cd?%zz=a", "mailto:a@b.cd?x"):
+        assert not is_true(f'valid_notify_method ["mailto:a@b.cd", "{uri}"]', "enotify")
+        assert problems(f'require "enotify"; notify "{uri}";')
         with pytest.raises(SieveRunError):
-            run(f'{NOTIFY} set "v" "{bad}"; notify "${{v}}";')
-    maybe = 'notify_method_capability "mailto:a@b.cd" "Online" ["yes", "MAYBE"]'
-    assert is_true(maybe, "enotify")
-    assert not is_true(maybe.replace("Online", "colour"), "enotify")
-    encoded = 'set :encodeurl "v" "a b/\u00fc"; fileinto "${v}";'
-    assert acts(NOTIFY + encoded) == ["into a%20b%2F%C3%BC"]
+            run(f'{NOTIFY_REQUIRE} set "v" "{uri}"; notify "${{v}}";')
+    capability_test = 'notify_method_capability "mailto:a@b.cd" "Online" ["yes", "MAYBE"]'
+    assert is_true(capability_test, "enotify")
+    assert not is_true(capability_test.replace("Online", "colour"), "enotify")
+    script = 'set :encodeurl "v" "a b/\u00fc"; fileinto "${v}";'
+    assert acts(NOTIFY_REQUIRE + script) == ["into a%20b%2F%C3%BC"]
 
 
-def test_few_are_notified() -> None:
-    many = "".join(f'notify "mailto:a{n}@b.cd";' for n in range(limits.MAX_REDIRECTS + 1))
+def test_notification_count_is_limited() -> None:
+    script = "".join(f'notify "mailto:a{n}@b.cd";' for n in range(limits.MAX_REDIRECTS + 1))
     with pytest.raises(SieveRunError, match="are notified"):
-        run(NOTIFY + many)
+        run(NOTIFY_REQUIRE + script)
 
 
-def test_copies_of_what_is_sent() -> None:
-    found = notified('notify :fcc "Sent" :create :flags ["\\\\seen", "a b"] "mailto:a@b.cd";')
-    assert found.fcc == FccCopy("Sent", ("\\Seen", "a", "b"), create_mailbox=True)
+def test_fcc_of_notification_and_vacation_reply() -> None:
+    notification = run_notify(
+        'notify :fcc "Sent" :create :flags ["\\\\seen", "a b"] "mailto:a@b.cd";'
+    )
+    assert notification.fcc == FccCopy("Sent", ("\\Seen", "a", "b"), create_mailbox=True)
     script = """require ["vacation", "fcc", "special-use"];
         vacation :fcc "Sent" :specialuse "\\\\Sent" "x";"""
-    (answer, _) = run(script, addresses={"bob@example.com"}).actions
-    assert isinstance(answer, VacationReply)
-    assert answer.fcc == FccCopy("Sent", special_use="\\Sent")
+    (reply, _) = run(script, addresses={"bob@example.com"}).actions
+    assert isinstance(reply, VacationReply)
+    assert reply.fcc == FccCopy("Sent", special_use="\\Sent")
 
 
-USES = {"Spam": ["\\Junk"], "Sent": ["\\Sent", "\\Important"]}
-SPECIAL = [
+SPECIAL_USES = {"Spam": ["\\Junk"], "Sent": ["\\Sent", "\\Important"]}
+SPECIAL_USE_CASES = [
     ('specialuse_exists "\\\\Junk"', True),
     ('specialuse_exists ["\\\\JUNK", "\\\\Important"]', True),
     ('specialuse_exists ["\\\\Junk", "\\\\Trash"]', False),
@@ -465,19 +489,19 @@ SPECIAL = [
 ]
 
 
-@pytest.mark.parametrize(("test", "holds"), SPECIAL)
-def test_special_uses(test: str, holds: bool) -> None:
-    assert is_true(test, "special-use", special_uses=USES) is holds
+@pytest.mark.parametrize(("test", "expected"), SPECIAL_USE_CASES)
+def test_specialuse_exists(test: str, expected: bool) -> None:
+    assert is_true(test, "special-use", special_uses=SPECIAL_USES) is expected
 
 
-def test_filing_by_special_use() -> None:
+def test_fileinto_by_special_use() -> None:
     script = """require ["fileinto", "special-use", "mailbox"];
         fileinto :specialuse "\\\\Junk" :create "Spam";"""
     assert acts(script) == ["into Spam :create \\Junk"]
 
 
 METADATA = {("INBOX", "/private/comment"): "Mine", ("", "/shared/admin"): "mailto:x@y.zz"}
-ANNOTATED = [
+METADATA_CASES = [
     ('metadata "inbox" "/private/Comment" "MINE"', True),
     ('metadata :contains "INBOX" "/private/comment" "x"', False),
     ('metadata :contains "INBOX" "/private/none" ""', False),
@@ -490,12 +514,12 @@ ANNOTATED = [
 ]
 
 
-@pytest.mark.parametrize(("test", "holds"), ANNOTATED)
-def test_annotations(test: str, holds: bool) -> None:
-    assert is_true(test, "mboxmetadata", "servermetadata", metadata=METADATA) is holds
+@pytest.mark.parametrize(("test", "expected"), METADATA_CASES)
+def test_metadata_tests(test: str, expected: bool) -> None:
+    assert is_true(test, "mboxmetadata", "servermetadata", metadata=METADATA) is expected
 
 
-WRONG = [
+INVALID_SCRIPTS = [
     ("date", 'if date "date" "century" "x" { }', "no part of a date"),
     ("date", 'if date :zone "CET" "date" "year" "x" { }', "no zone"),
     ("date", 'if date :zone "+0100" :originalzone "date" "year" "x" { }', "one too many"),
@@ -522,8 +546,8 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("extension", "script", "problem"), WRONG)
-def test_what_means_nothing(extension: str, script: str, problem: str) -> None:
-    (found,) = problems(f'require "{extension}";\n{script}')
-    assert found.startswith("2:")
-    assert problem in found
+@pytest.mark.parametrize(("extension", "script", "problem"), INVALID_SCRIPTS)
+def test_invalid_use_of_extension_has_problem(extension: str, script: str, problem: str) -> None:
+    (message,) = problems(f'require "{extension}";\n{script}')
+    assert message.startswith("2:")
+    assert problem in message

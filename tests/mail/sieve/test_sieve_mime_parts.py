@@ -1,12 +1,14 @@
-"""Parts of a message one by one (RFC 5703)."""
+"""Sieve tests and loops of MIME parts (RFC 5703)."""
 
 import pytest
 
 from mail.sieve import SieveRunError
 from tests.support.mail.sieve_runs import acts, problems
 
-NEEDED = 'require ["foreverypart", "mime", "extracttext", "variables", "fileinto", "relational"];\n'
-LETTER = b"""\
+REQUIRE = (
+    'require ["foreverypart", "mime", "extracttext", "variables", "fileinto", "relational"];\n'
+)
+MULTIPART_MESSAGE = b"""\
 From: a@b.c
 Subject: top
 MIME-Version: 1.0
@@ -46,22 +48,23 @@ Content-Transfer-Encoding: base64
 c2VjcmV0
 --b--
 """
-ID = 'if header :mime :matches "content-id" "*" { set "n" "${n}${1}"; } set "n" "${n}|";'
+ADD_ID = 'if header :mime :matches "content-id" "*" { set "n" "${n}${1}"; } set "n" "${n}|";'
 
 
-def collected(script: str, raw: bytes = LETTER) -> str:
-    """What a script gathers in its variable n."""
-    (found,) = acts(f'{NEEDED} {script} fileinto "n${{n}}";', raw)
-    return found.removeprefix("into n")
+def run_and_collect(script: str, raw: bytes = MULTIPART_MESSAGE) -> str:
+    """Run a script and return the value of its variable n."""
+    (action,) = acts(f'{REQUIRE} {script} fileinto "n${{n}}";', raw)
+    return action.removeprefix("into n")
 
 
-LOOPS = [
-    (f"foreverypart {{ {ID} }}", "|one|two|three|four||five|"),
-    (f'foreverypart {{ {ID} if header :mime "content-id" "two" {{ break; }} }}', "|one|two|"),
-    (f'foreverypart {{ {ID} foreverypart {{ {ID} }} set "n" "${{n}}."; }}',
+LOOP_CASES = [
+    (f"foreverypart {{ {ADD_ID} }}", "|one|two|three|four||five|"),
+    (f'foreverypart {{ {ADD_ID} if header :mime "content-id" "two" {{ break; }} }}', "|one|two|"),
+    (f'foreverypart {{ {ADD_ID} foreverypart {{ {ADD_ID} }} set "n" "${{n}}."; }}',
      "|one|two|three|four||five|.one|.two|three|.three|.four||.|.five|."),
-    (f'foreverypart :name "a" {{ {ID} foreverypart {{ {ID} break :name "A"; }} }}', "|one|"),
-    (f'foreverypart {{ {ID} foreverypart {{ {ID} break; }} }}',
+    (f'foreverypart :name "a" {{ {ADD_ID} foreverypart {{ {ADD_ID} break :name "A"; }} }}',
+     "|one|"),
+    (f'foreverypart {{ {ADD_ID} foreverypart {{ {ADD_ID} break; }} }}',
      "|one|one|two|three|three|four|||five|"),
     ('foreverypart { if header :matches "subject" "*" { set "n" "${n}${1}|"; } }', "top|" * 7),
     ('foreverypart { if header :mime :matches "subject" "*" { set "n" "${n}${1}|"; } }',
@@ -74,12 +77,12 @@ LOOPS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("script", "found"), LOOPS)
-def test_loops(script: str, found: str) -> None:
-    assert collected(script) == found
+@pytest.mark.parametrize(("script", "expected"), LOOP_CASES)
+def test_foreverypart_visits_parts(script: str, expected: str) -> None:
+    assert run_and_collect(script) == expected
 
 
-ASPECTS = [
+MIME_ASPECT_CASES = [
     (":type", "content-type", "multipart|text|multipart|text|message|text|application|"),
     (":subtype", "content-type", "mixed|plain|alternative|html|rfc822|plain|x-thing|"),
     (":type", "content-disposition", "attachment|"),
@@ -91,13 +94,15 @@ ASPECTS = [
 ]
 
 
-@pytest.mark.parametrize(("aspect", "field", "found"), ASPECTS)
-def test_what_a_header_says(aspect: str, field: str, found: str) -> None:
+@pytest.mark.parametrize(("aspect", "field", "expected"), MIME_ASPECT_CASES)
+def test_mime_header_aspect(aspect: str, field: str, expected: str) -> None:
     test = f'header :mime {aspect} :matches "{field}" "*"'
-    assert collected(f'foreverypart {{ if {test} {{ set "n" "${{n}}${{1}}|"; }} }}') == found
+    assert (
+        run_and_collect(f'foreverypart {{ if {test} {{ set "n" "${{n}}${{1}}|"; }} }}') == expected
+    )
 
 
-WHOLE = [
+WHOLE_MESSAGE_CASES = [
     ('header :mime :contenttype "content-type" "multipart/mixed"', True),
     ('header :mime :contenttype "content-type" "text/html"', False),
     ('header :mime :anychild :contenttype "content-type" "text/html"', True),
@@ -109,38 +114,38 @@ WHOLE = [
 ]
 
 
-@pytest.mark.parametrize(("test", "holds"), WHOLE)
-def test_without_a_loop_it_is_the_whole_message(test: str, holds: bool) -> None:
-    assert acts(f"{NEEDED} if {test} {{ discard; }}", LETTER) == (
-        ["discard"] if holds else ["keep"]
+@pytest.mark.parametrize(("test", "expected"), WHOLE_MESSAGE_CASES)
+def test_mime_tag_outside_loop_applies_to_whole_message(test: str, expected: bool) -> None:
+    assert acts(f"{REQUIRE} if {test} {{ discard; }}", MULTIPART_MESSAGE) == (
+        ["discard"] if expected else ["keep"]
     )
 
 
-def test_texts() -> None:
+def test_extracttext_returns_part_text() -> None:
     script = 'foreverypart {{ extracttext {} "v"; set "n" "${{n}}${{v}}|"; }}'
-    assert collected(script.format("")) == "|Hello text||Hi there||inner text|secret|"
-    assert collected(script.format(":first 2 :upper")) == "|HE||HI||IN|SE|"
-    assert collected(script.format(":length")) == "0|10|0|8|0|10|6|"
+    assert run_and_collect(script.format("")) == "|Hello text||Hi there||inner text|secret|"
+    assert run_and_collect(script.format(":first 2 :upper")) == "|HE||HI||IN|SE|"
+    assert run_and_collect(script.format(":length")) == "0|10|0|8|0|10|6|"
 
 
-def test_a_message_without_parts_is_one() -> None:
+def test_message_without_parts_is_one_part() -> None:
     raw = b"Content-ID: x\n\ntext\n"
-    assert collected(f"foreverypart {{ {ID} foreverypart {{ {ID} }} }}", raw) == "x|"
+    assert run_and_collect(f"foreverypart {{ {ADD_ID} foreverypart {{ {ADD_ID} }} }}", raw) == "x|"
 
 
-def test_only_the_beginning_of_a_large_part_is_read() -> None:
-    raw = LETTER.replace(b"Hello text", b"Hello" + b" text" * 1_000_000)
+def test_extracttext_reads_only_beginning_of_large_part() -> None:
+    raw = MULTIPART_MESSAGE.replace(b"Hello text", b"Hello" + b" text" * 1_000_000)
     script = 'foreverypart { extracttext "v"; if string :matches "${v}" "Hello*" { discard; } }'
-    assert acts(NEEDED + script, raw) == ["discard"]
+    assert acts(REQUIRE + script, raw) == ["discard"]
 
 
-def test_many_parts_end_a_run() -> None:
+def test_too_many_parts_raise() -> None:
     raw = b"Content-Type: multipart/mixed; boundary=b\n\n" + b"--b\n\nx\n" * 6_000
     with pytest.raises(SieveRunError, match="takes too long"):
-        acts(f"{NEEDED} foreverypart {{ }}", raw)
+        acts(f"{REQUIRE} foreverypart {{ }}", raw)
 
 
-WRONG = [
+INVALID_SCRIPTS = [
     ("break;", "break stands in such a foreverypart"),
     ('extracttext "v";', "extracttext stands in such a foreverypart"),
     ('foreverypart :name "a" { break :name "b"; }', "break stands in such a foreverypart"),
@@ -153,7 +158,7 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("script", "problem"), WRONG)
-def test_what_means_nothing(script: str, problem: str) -> None:
-    (found,) = problems(NEEDED + script)
-    assert problem in found
+@pytest.mark.parametrize(("script", "problem"), INVALID_SCRIPTS)
+def test_invalid_script_has_problem(script: str, problem: str) -> None:
+    (message,) = problems(REQUIRE + script)
+    assert problem in message

@@ -1,4 +1,4 @@
-"""Scripts as texts and trees: what is read, what is printed, what is wrong with them and where."""
+"""Parsing, printing and compiling of Sieve scripts, and the positions of problems."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 
 from mail.sieve import (
     EXTENSIONS,
@@ -38,12 +38,12 @@ from tests.support.mail.sieve_runs import problems
 
 @given(TREES)
 @settings(max_examples=60, deadline=None)
-def test_a_tree_is_printed_as_a_script_that_reads_as_the_tree(tree: Tree) -> None:
+def test_printed_tree_is_parsed_to_same_tree(tree: Tree) -> None:
     assert parse_script(print_script(tree)) == tree
     assert parse_script(print_script(tree).encode()) == tree
 
 
-def test_a_tree_can_be_built_by_code() -> None:
+def test_tree_built_by_code_is_printed_and_compiled() -> None:
     tree = (
         CommandNode("require", (string_list("fileinto", "copy"),)),
         CommandNode(
@@ -69,7 +69,7 @@ def test_a_tree_can_be_built_by_code() -> None:
     assert compile_tree(tree).extensions >= {"fileinto", "copy"}
 
 
-def test_what_is_read() -> None:
+def test_script_syntax_is_parsed() -> None:
     script = """# one
         KEEP :Over "a\\"\\\\\\b" ["x" , "y"] 2K 03 /* two
         ** three */ not anyof (true, x :y 1) { stop ; } discard text: # four
@@ -78,7 +78,7 @@ def test_what_is_read() -> None:
 x
 .
 ;"""
-    x = Condition("x", (TagNode("y"), NumberNode(1)))
+    condition = Condition("x", (TagNode("y"), NumberNode(1)))
     assert parse_script(script) == (
         CommandNode(
             "keep",
@@ -89,20 +89,20 @@ x
                 NumberNode(2048),
                 NumberNode(3),
             ),
-            (Condition("not", (), (Condition("anyof", (), (Condition("true"), x)),)),),
+            (Condition("not", (), (Condition("anyof", (), (Condition("true"), condition)),)),),
             (CommandNode("stop"),),
         ),
         CommandNode("discard", (StringNode(".\n.a\nx\n"),)),
     )
-    places = [
+    positions = [
         command.position
         for command in parse_script("stop;\n  keep;\n\u00e4"[:-1] + "/*\u00e4*/ stop;")
     ]
-    assert places == [SourcePosition(1, 1), SourcePosition(2, 3), SourcePosition(3, 7)]
+    assert positions == [SourcePosition(1, 1), SourcePosition(2, 3), SourcePosition(3, 7)]
     assert parse_script("\ufeff".encode() + b"stop;") == (CommandNode("stop"),)
 
 
-BROKEN = [
+SYNTAX_ERRORS = [
     ("keep", "1:5 ; or { should stand here, not the end"),
     ("keep;\n  }", "2:3 a command should stand here, not }"),
     ("if true { keep;", "1:16 } should stand here, not the end"),
@@ -130,12 +130,12 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("script", "problem"), BROKEN, ids=range(len(BROKEN)))
-def test_what_cannot_be_read_says_where(script: str | bytes, problem: str) -> None:
+@pytest.mark.parametrize(("script", "problem"), SYNTAX_ERRORS, ids=range(len(SYNTAX_ERRORS)))
+def test_syntax_error_has_position(script: str | bytes, problem: str) -> None:
     assert problems(script) == [problem]
 
 
-WRONG = [
+INVALID_SCRIPTS = [
     ('require "x-none";', '1:9 there is no extension "x-none"'),
     ('require ["copy",\n "y"];', '2:2 there is no extension "y"'),
     ("require 1;", "1:9 the capabilities of require are strings"),
@@ -182,12 +182,12 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("script", "problem"), WRONG)
-def test_what_means_nothing_says_where(script: str, problem: str) -> None:
+@pytest.mark.parametrize(("script", "problem"), INVALID_SCRIPTS)
+def test_invalid_script_has_problem_with_position(script: str, problem: str) -> None:
     assert problems(script) == [problem]
 
 
-MORE_WRONG = [
+INVALID_EXTENSION_SCRIPTS = [
     ("fileinto", 'fileinto "";', "is no mailbox"),
     ("fileinto", 'fileinto "a//b";', "is no mailbox"),
     ("fileinto", 'fileinto "a\nb";', "is no mailbox"),
@@ -221,16 +221,16 @@ MORE_WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("extension", "script", "problem"), MORE_WRONG)
-def test_what_means_nothing_in_extensions(extension: str, script: str, problem: str) -> None:
-    (found,) = problems(f'require "{extension}";\n{script}')
-    assert found.startswith("2:")
-    assert any(one in found for one in problem.split("|"))
+@pytest.mark.parametrize(("extension", "script", "problem"), INVALID_EXTENSION_SCRIPTS)
+def test_invalid_use_of_extension_has_problem(extension: str, script: str, problem: str) -> None:
+    (message,) = problems(f'require "{extension}";\n{script}')
+    assert message.startswith("2:")
+    assert any(text in message for text in problem.split("|"))
 
 
-def test_all_problems_are_told_up_to_a_limit() -> None:
+def test_all_problems_are_reported_up_to_limit() -> None:
     script = 'a;\nif b { c; }\nelse { keep :d; }\nfileinto "x";\nredirect "";\n'
-    assert [one.split()[0] for one in problems(script)] == [
+    assert [problem.split()[0] for problem in problems(script)] == [
         "1:1",
         "2:4",
         "2:8",
@@ -239,19 +239,19 @@ def test_all_problems_are_told_up_to_a_limit() -> None:
         "5:1",
     ]
     assert len(problems("keep 1;\n" * 500)) == limits.MAX_PROBLEMS
-    assert len(problems("a;" * 500)) == 1  # what is not known is told of once
+    assert len(problems("a;" * 500)) == 1  # an unknown command is reported once
 
 
-@given(some.binary(max_size=300) | some.text(max_size=200) | SOUPS)
+@given(st.binary(max_size=300) | st.text(max_size=200) | SOUPS)
 @settings(max_examples=200, deadline=None)
-def test_no_script_does_more_than_not_compile(script: str | bytes) -> None:
-    for problem in _found(script):
+def test_random_script_compiles_or_has_problems(script: str | bytes) -> None:
+    for problem in compile_problems(script):
         assert problem.line >= 1
         assert problem.column >= 1
         assert problem.message
 
 
-def _found(script: str | bytes) -> Sequence[ScriptProblem]:
+def compile_problems(script: str | bytes) -> Sequence[ScriptProblem]:
     try:
         compile_script(script)
     except SieveError as error:
@@ -261,28 +261,28 @@ def _found(script: str | bytes) -> Sequence[ScriptProblem]:
 
 @given(SCRIPTS)
 @settings(max_examples=60, deadline=None)
-def test_a_script_that_is_printed_means_the_same(tree: Tree) -> None:
-    again = parse_script(print_script(tree))
-    assert again == tree
+def test_printed_script_compiles_to_same_program(tree: Tree) -> None:
+    parsed = parse_script(print_script(tree))
+    assert parsed == tree
     with suppress(SieveError):
-        assert _shape(compile_tree(again)) == _shape(compile_tree(tree))
+        assert program_shape(compile_tree(parsed)) == program_shape(compile_tree(tree))
 
 
-def _shape(program: SieveProgram) -> object:
-    """A program without the places of its commands."""
-    return program.extensions, [_shape_of(call) for call in program.calls]
+def program_shape(program: SieveProgram) -> object:
+    """Return a program without the positions of its commands."""
+    return program.extensions, [call_shape(call) for call in program.calls]
 
 
-def _shape_of(call: SieveCall) -> object:
-    tests = [_shape_of(one) for one in call.tests]
-    blocks = [[_shape_of(one) for one in block] for block in call.blocks]
+def call_shape(call: SieveCall) -> object:
+    tests = [call_shape(nested_call) for nested_call in call.tests]
+    blocks = [[call_shape(nested_call) for nested_call in block] for block in call.blocks]
     return call.name, call.arguments, tests, blocks
 
 
-def test_the_documents_name_every_extension_and_their_scripts_compile() -> None:
+def test_documentation_lists_every_extension_and_compiles() -> None:
     page = (Path(__file__).parents[3] / "docs" / "sieve.md").read_text()
-    named = re.findall(r"^\| `([\w;.-]+)` \| (?:RFC|draft|here)", page, re.MULTILINE)
-    assert named == list(EXTENSIONS)
+    documented = re.findall(r"^\| `([\w;.-]+)` \| (?:RFC|draft|here)", page, re.MULTILINE)
+    assert documented == list(EXTENSIONS)
     blocks = re.findall(r"^```sieve\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert blocks
     for script in blocks:

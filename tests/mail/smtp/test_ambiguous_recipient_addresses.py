@@ -1,4 +1,4 @@
-"""Addresses of recipients that were made to be read in two ways."""
+"""Recipient addresses that can be parsed in two ways."""
 
 import re
 from pathlib import Path
@@ -7,8 +7,8 @@ import pytest
 
 from tests.support.mail_servers.memory_listeners import KINDS, opened
 
-PLAIN = re.compile(r"<[\w.%!*';|/\u202e-]+@[\w.-]+>")
-NOBODY = [
+UNAMBIGUOUS_PATH = re.compile(r"<[\w.%!*';|/\u202e-]+@[\w.-]+>")
+AMBIGUOUS_PATHS = [
     b"<ada@example.org\r>",
     b"<ada\r@example.org>",
     b"<ada@example.org\0>",
@@ -65,33 +65,33 @@ NOBODY = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_addresses_that_are_nobodys(tmp_path: Path, kind: str) -> None:
-    """None is taken; by submission those alone that somebody elsewhere may have."""
-    async with opened(kind, tmp_path, max_mistakes=1_000) as door:
-        client = await door.enter()
-        for address in NOBODY:
+async def test_ambiguous_recipient_is_refused(tmp_path: Path, kind: str) -> None:
+    """Submission accepts only those that are valid addresses on other servers."""
+    async with opened(kind, tmp_path, max_mistakes=1_000) as server:
+        client = await server.enter()
+        for address in AMBIGUOUS_PATHS:
             await client.say("RSET")
-            begun = await client.say("MAIL FROM:<carol@example.net> SMTPUTF8")
-            assert begun.startswith("250 2.1.0")
+            mail_reply = await client.say("MAIL FROM:<carol@example.net> SMTPUTF8")
+            assert mail_reply.startswith("250 2.1.0")
             reply = await client.say(b"RCPT TO:" + address)
-            if b"\n" in address:  # the session ends, since the rest may be of the same line
+            if b"\n" in address:  # the session ends, since the rest can belong to the same line
                 assert reply.startswith("521 5.5.2")
                 await client.close()
-                client = await door.enter()
+                client = await server.enter()
             elif reply.startswith("250") and kind == "submission":
-                assert PLAIN.fullmatch(address.decode()), address
+                assert UNAMBIGUOUS_PATH.fullmatch(address.decode()), address
             else:
                 assert reply[:3] in {"500", "501", "550", "553", "555"}, address
         assert await client.say("NOOP") == "250 2.0.0 Fine"
-        assert door.post.letters == []
+        assert server.post.letters == []
         await client.close()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_route_is_passed_over(tmp_path: Path, kind: str) -> None:
-    async with opened(kind, tmp_path) as door:
-        client = await door.enter()
+async def test_source_route_of_recipient_is_ignored(tmp_path: Path, kind: str) -> None:
+    async with opened(kind, tmp_path) as server:
+        client = await server.enter()
         await client.begin("@evil.example,@[127.0.0.1]:ada@example.org")
         assert (await client.say(".")).startswith("250 2.0.0")
-        assert door.post.letters[0].to == ["ada@example.org"]
+        assert server.post.letters[0].to == ["ada@example.org"]
         await client.close()

@@ -1,4 +1,4 @@
-"""Letters that were made to hurt, by SMTP: from strangers, and handed in by a user of ours."""
+"""Hostile messages by SMTP, from other servers and by submission."""
 
 import hashlib
 import re
@@ -36,15 +36,15 @@ from tests.support.mail_servers.submission_client import PASSWORD, sign_in_by_au
 from tests.support.run_scope import ALL
 from tests.support.stores.counter_check import examine
 
-LETTERS = letters()
-# The same code stores them as those of LMTP, where `test_torture` takes all.
-STRANGERS = LETTERS if ALL else dict(list(LETTERS.items())[::3])
-SOURCE = "query ($id: ID!) { node(id: $id) { ... on Message { sourceUrl } } }"
-OURS = re.compile(
+HOSTILE_MESSAGES = letters()
+# The tests of LMTP use all of them, and the same code stores both.
+INBOUND_MESSAGES = HOSTILE_MESSAGES if ALL else dict(list(HOSTILE_MESSAGES.items())[::3])
+SOURCE_URL_QUERY = "query ($id: ID!) { node(id: $id) { ... on Message { sourceUrl } } }"
+TRACE_FIELDS = re.compile(
     rb"Authentication-Results: mx\.example\.org;(?:\r\n [^\r\n]+)*\r\n"
     rb"Received: from mx\.example\.net \(\[127\.0\.0\.1]\)(?:\r\n\t[^\r\n]+){2}\r\n"
 )
-FROM = re.compile(rb"\A(From: [^\r\n]*?)carol@example\.com")
+FROM_FIELD = re.compile(rb"\A(From: [^\r\n]*?)carol@example\.com")
 REFUSALS = (
     "550 5.7.1 you may not send as ",
     "554 5.6.0 From names nobody",
@@ -58,8 +58,8 @@ LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
 @pytest.fixture
-async def mx(world: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
-    """A connection with a listener that takes any number."""
+async def mx_client(world: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
+    """A client of an MX listener without rate limits."""
     listener = MxListener(
         world,
         tmp_path / "spool",
@@ -67,141 +67,157 @@ async def mx(world: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
         MxRules(network_hourly=0, network_hourly_per_account=0),
     )
     await listener.start(host="127.0.0.1", port=0)
-    neighbour = await connect(listener.port)
-    yield neighbour
-    await neighbour.close()
+    client = await connect(listener.port)
+    yield client
+    await client.close()
     await listener.close(5)
     assert list(listener.spool_folder.iterdir()) == []
     assert listener.byte_budget.used == 0
 
 
 @pytest.fixture
-async def submission(world: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
-    """A connection over which ada has signed in."""
+async def submission_client(world: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
+    """A client of the submission listener, signed in as ada."""
     await make_user(world, "ada", password=PASSWORD, recipients=100_000)
     authority = Authority(tmp_path)
-    terms = SmtpListenerConfig(certificates=CertificateFiles(authority.issue()))
-    listener = Listener(world, tmp_path / "spool", terms, SmtpSubmissionService(world))
+    config = SmtpListenerConfig(certificates=CertificateFiles(authority.issue()))
+    listener = Listener(world, tmp_path / "spool", config, SmtpSubmissionService(world))
     await listener.start(host="127.0.0.1", port=0)
-    neighbour = await connect(listener.port)
-    await secured(neighbour, authority.client())
-    await sign_in_by_auth_plain(neighbour)
-    yield neighbour
-    await neighbour.close()
+    client = await connect(listener.port)
+    await secured(client, authority.client())
+    await sign_in_by_auth_plain(client)
+    yield client
+    await client.close()
     await listener.close(5)
     assert list(listener.spool_folder.iterdir()) == []
     assert listener.byte_budget.used == 0
 
 
-async def say(client: Neighbour, raw: bytes, sender: str, to: str) -> str:
-    """Send it with its whole envelope at once."""
-    envelope = f"MAIL FROM:<{sender}>\r\nRCPT TO:<{to}>\r\nDATA\r\n"
+async def send_message(client: Neighbour, raw: bytes, sender: str, recipient: str) -> str:
+    """Send a message with its envelope in one packet and return the last reply."""
+    envelope = f"MAIL FROM:<{sender}>\r\nRCPT TO:<{recipient}>\r\nDATA\r\n"
     client.send(envelope.encode() + dot_stuff(raw))
     assert [(await client.hear())[:3] for _ in range(3)] == ["250", "250", "354"]
     return await client.hear()
 
 
-def digest(raw: bytes) -> str:
+def sha256_hex(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
-async def test_strangers_letters_are_all_taken_and_stored_as_they_came(
-    ada: Client, mx: Neighbour, world: Environment
+async def test_hostile_messages_are_accepted_and_stored_unchanged(
+    ada: Client, mx_client: Neighbour, world: Environment
 ) -> None:
     sender = "carol@example.com"
-    replies = {name: await say(mx, raw, sender, ada.address) for name, raw in STRANGERS.items()}
-    assert {name: said for name, said in replies.items() if not said.startswith("250")} == {}
-    assert await mx.say("NOOP") == "250 2.0.0 Fine"
-    sent = {digest(raw): name for name, raw in STRANGERS.items()}
+    replies = {
+        name: await send_message(mx_client, raw, sender, ada.address)
+        for name, raw in INBOUND_MESSAGES.items()
+    }
+    assert {name: reply for name, reply in replies.items() if not reply.startswith("250")} == {}
+    assert await mx_client.say("NOOP") == "250 2.0.0 Fine"
+    names_by_digest = {sha256_hex(raw): name for name, raw in INBOUND_MESSAGES.items()}
     rows = await world.database.read(select(col(Message.id)))
-    assert len(rows) == len(sent)  # the same letter again is known
+    assert len(rows) == len(names_by_digest)  # a duplicate would be dropped
     for row in rows:
-        found = (await ada(SOURCE, id=global_ids.encode("Message", row.id)))["node"]
-        stored = below((await ada.http.get(found["sourceUrl"])).content)
-        ours = OURS.match(stored)
-        assert ours
-        assert sent.pop(digest(bare(stored[ours.end() :])), None), stored[:500]
-    assert sent == {}
+        node = (await ada(SOURCE_URL_QUERY, id=global_ids.encode("Message", row.id)))["node"]
+        stored = below((await ada.http.get(node["sourceUrl"])).content)
+        trace_fields = TRACE_FIELDS.match(stored)
+        assert trace_fields
+        assert names_by_digest.pop(sha256_hex(bare(stored[trace_fields.end() :])), None), stored[
+            :500
+        ]
+    assert names_by_digest == {}
     await examine(world)
 
 
-def handed_in(raw: bytes) -> bytes:
-    """The letter as one of ada's."""
-    return FROM.sub(rb"\1ada@example.org", raw, count=1)
+def replace_sender(raw: bytes) -> bytes:
+    """Replace the From address of a message by that of ada."""
+    return FROM_FIELD.sub(rb"\1ada@example.org", raw, count=1)
 
 
-async def queued(world: Environment) -> dict[str, bytes]:
-    """The messages of the queue, by their ids there."""
+async def queued_messages(world: Environment) -> dict[str, bytes]:
+    """Read the messages of the queue by queue ID."""
     columns = col(Submission.id), col(Submission.blob_id), col(Submission.queue_id)
-    found = {}
+    messages = {}
     for row in await world.database.read(select(*columns)):
         job: Any = SimpleNamespace(submission_id=row.id, blob_id=row.blob_id)
-        found[str(row.queue_id)] = await message_body.read_message(world, job)
-    return found
+        messages[str(row.queue_id)] = await message_body.read_message(world, job)
+    return messages
 
 
-async def test_of_letters_that_are_handed_in_each_is_queued_whole_or_refused(
-    submission: Neighbour, world: Environment
+async def test_hostile_submission_is_queued_unchanged_or_refused(
+    submission_client: Neighbour, world: Environment
 ) -> None:
-    """Lines end in CRLF then, and the header may be put right; the body is as it was."""
-    said = {}
-    for name, raw in LETTERS.items():
-        reply = await say(submission, handed_in(raw), "ada@example.org", "carol@example.net")
+    """Line ends become CRLF and the header can be corrected. The body is unchanged."""
+    replies = {}
+    for name, raw in HOSTILE_MESSAGES.items():
+        reply = await send_message(
+            submission_client, replace_sender(raw), "ada@example.org", "carol@example.net"
+        )
         assert reply.startswith(("250 2.0.0 Queued as ", *REFUSALS)), name
-        said[name] = reply
-    assert await submission.say("NOOP") == "250 2.0.0 Fine"
-    there = await queued(world)
-    taken = {name: reply.rpartition(" ")[2] for name, reply in said.items() if reply[0] == "2"}
-    assert sorted(there) == sorted(taken.values())
-    assert len(taken) > 300
-    for name, key in taken.items():
-        raw = LINE_END.sub(b"\r\n", handed_in(LETTERS[name]))
-        assert there[key].partition(b"\r\n\r\n")[2] == raw.partition(b"\r\n\r\n")[2], name
-        assert there[key].startswith(b"Received: by mx.example.org with ESMTPSA")
+        replies[name] = reply
+    assert await submission_client.say("NOOP") == "250 2.0.0 Fine"
+    messages_by_queue_id = await queued_messages(world)
+    queue_ids = {
+        name: reply.rpartition(" ")[2] for name, reply in replies.items() if reply[0] == "2"
+    }
+    assert sorted(messages_by_queue_id) == sorted(queue_ids.values())
+    assert len(queue_ids) > 300
+    for name, queue_id in queue_ids.items():
+        raw = LINE_END.sub(b"\r\n", replace_sender(HOSTILE_MESSAGES[name]))
+        assert (
+            messages_by_queue_id[queue_id].partition(b"\r\n\r\n")[2]
+            == raw.partition(b"\r\n\r\n")[2]
+        ), name
+        assert messages_by_queue_id[queue_id].startswith(
+            b"Received: by mx.example.org with ESMTPSA"
+        )
     await examine(world)
 
 
-async def one_each(world: Environment, many: int, to: str) -> None:
-    """So many messages come to a server elsewhere, and nobody could read more in them."""
-    async with listening(Server()) as there, working(world, relay(there)):
+async def check_delivered_messages(world: Environment, count: int, recipient: str) -> None:
+    """Deliver the queue and check the number of messages received and their line ends."""
+    async with listening(Server()) as server, working(world, relay(server)):
 
-        async def come() -> bool:
-            return len(there.mails) >= many
+        async def has_received_all() -> bool:
+            return len(server.mails) >= count
 
-        await until(come)
+        await until(has_received_all)
         states = select(col(QueueEntry.state)).distinct()
 
-        async def done() -> bool:
+        async def are_all_relayed() -> bool:
             return [row.state for row in await world.database.read(states)] == ["RELAYED"]
 
-        await until(done)
-    assert len(there.mails) == many
-    for mail in there.mails:
-        assert mail.to == [to]
+        await until(are_all_relayed)
+    assert len(server.mails) == count
+    for mail in server.mails:
+        assert mail.to == [recipient]
         assert b"Forged" in mail.raw
         assert not re.search(rb"\0|(?<!\r)\n|\r(?!\n)", mail.raw)
 
 
-async def test_what_is_sent_on_is_one_message(
-    ada: Client, mx: Neighbour, world: Environment
+async def test_forwarded_smuggling_attempt_is_one_message(
+    ada: Client, mx_client: Neighbour, world: Environment
 ) -> None:
     await add_forwarding_address(world, "list", "dave@far.example")
     for end in FALSE_END_SEQUENCES:
         raw = b"Subject: x\r\n\r\nHello" + end + SMUGGLED_TRANSACTION
-        mx.send(b"MAIL FROM:<carol@example.net>\r\nRCPT TO:<list@example.org>\r\nDATA\r\n")
-        assert [(await mx.hear())[:3] for _ in range(3)] == ["250", "250", "354"]
-        mx.send(raw + b".\r\n")
-        assert (await mx.hear()).startswith("250 2.0.0"), end
-    await one_each(ada.world, len(FALSE_END_SEQUENCES), "dave@far.example")
+        mx_client.send(b"MAIL FROM:<carol@example.net>\r\nRCPT TO:<list@example.org>\r\nDATA\r\n")
+        assert [(await mx_client.hear())[:3] for _ in range(3)] == ["250", "250", "354"]
+        mx_client.send(raw + b".\r\n")
+        assert (await mx_client.hear()).startswith("250 2.0.0"), end
+    await check_delivered_messages(ada.world, len(FALSE_END_SEQUENCES), "dave@far.example")
 
 
-async def test_what_is_handed_in_is_one_message(submission: Neighbour, world: Environment) -> None:
-    taken = 0
+async def test_submitted_smuggling_attempt_is_one_message(
+    submission_client: Neighbour, world: Environment
+) -> None:
+    accepted_count = 0
     for end in FALSE_END_SEQUENCES:
         raw = b"From: ada@example.org\r\n\r\nHello" + end + SMUGGLED_TRANSACTION
-        await submission.begin("dave@far.example", sender="ada@example.org")
-        submission.send(raw + b".\r\n")
-        reply = await submission.hear()
+        await submission_client.begin("dave@far.example", sender="ada@example.org")
+        submission_client.send(raw + b".\r\n")
+        reply = await submission_client.hear()
         assert reply.startswith("554 5.6.0" if b"\0" in end else "250 2.0.0"), end
-        taken += reply.startswith("250")
-    await one_each(world, taken, "dave@far.example")
+        accepted_count += reply.startswith("250")
+    await check_delivered_messages(world, accepted_count, "dave@far.example")

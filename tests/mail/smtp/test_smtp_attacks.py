@@ -1,4 +1,4 @@
-"""What attackers say in place of commands, how slowly, and how much of it."""
+"""Attacks on SMTP and LMTP listeners: injected, slow, oversized and numerous commands."""
 
 import asyncio
 import base64
@@ -15,67 +15,67 @@ from tests.support.mail_servers.lmtp_client import Neighbour, until
 from tests.support.mail_servers.memory_listeners import KINDS, SECRET, Door, opened
 from tests.support.mail_servers.smtp_client import secured
 
-Open = Callable[..., AbstractAsyncContextManager[Door]]
+OpenListener = Callable[..., AbstractAsyncContextManager[Door]]
 MAIL = b"MAIL FROM:<carol@example.net>\r\n"
 RCPT = b"RCPT TO:<ada@example.org>\r\n"
-WHOLE = MAIL + RCPT + b"DATA\r\nHello\r\n.\r\n"
-FORGED = b"MAIL FROM:<mallory@example.net>\r\nRCPT TO:<bob@example.org>\r\nDATA\r\nForged\r\n.\r\n"
-ENCRYPTING = ["mx", "submission"]
+WHOLE_TRANSACTION = MAIL + RCPT + b"DATA\r\nHello\r\n.\r\n"
+FORGED_TRANSACTION = (
+    b"MAIL FROM:<mallory@example.net>\r\nRCPT TO:<bob@example.org>\r\nDATA\r\nForged\r\n.\r\n"
+)
+KINDS_WITH_STARTTLS = ["mx", "submission"]
 
 
 @pytest.fixture(params=KINDS)
-async def door(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Door]:
-    async with opened(request.param, tmp_path) as made:
-        yield made
+async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Door]:
+    async with opened(request.param, tmp_path) as running_server:
+        yield running_server
 
 
 @pytest.fixture
-async def client(door: Door) -> AsyncIterator[Neighbour]:
-    neighbour = await door.enter()
-    yield neighbour
-    await neighbour.close()
+async def client(server: Door) -> AsyncIterator[Neighbour]:
+    new_client = await server.enter()
+    yield new_client
+    await new_client.close()
 
 
-async def codes(client: Neighbour, raw: bytes, many: int) -> list[str]:
-    """The beginnings of so many replies to all of this at once; then the session is in step."""
+async def read_reply_codes(client: Neighbour, raw: bytes, count: int) -> list[str]:
+    """Send data, read this number of reply codes and check that no other reply follows."""
     client.send(raw)
-    found = [(await client.hear())[:9].split(" ")[0] for _ in range(many)]
+    reply_codes = [(await client.hear())[:9].split(" ")[0] for _ in range(count)]
     assert await client.say("NOOP") == "250 2.0.0 Fine"
-    return found
+    return reply_codes
 
 
-async def gone(door: Door) -> None:
-    await until(lambda: not door.listener.sessions)
-    assert door.listener.byte_budget.used == 0
+async def wait_until_closed(server: Door) -> None:
+    await until(lambda: not server.listener.sessions)
+    assert server.listener.byte_budget.used == 0
 
 
-# ---------------------------------------------------------------- much in one packet
-
-PACKETS = [
-    (WHOLE, "250 250 354 250"),
-    (WHOLE * 3, "250 250 354 250 " * 3),
-    (WHOLE + b"RSET\r\n" + WHOLE, "250 250 354 250 250 250 250 354 250"),
+PIPELINED_CASES = [
+    (WHOLE_TRANSACTION, "250 250 354 250"),
+    (WHOLE_TRANSACTION * 3, "250 250 354 250 " * 3),
+    (WHOLE_TRANSACTION + b"RSET\r\n" + WHOLE_TRANSACTION, "250 250 354 250 250 250 250 354 250"),
     (MAIL + MAIL + RCPT + b"DATA\r\nHello\r\n.\r\n", "250 503 250 354 250"),
-    (MAIL + RCPT + b"RSET\r\nDATA\r\n" + WHOLE, "250 250 250 503 250 250 354 250"),
+    (MAIL + RCPT + b"RSET\r\nDATA\r\n" + WHOLE_TRANSACTION, "250 250 250 503 250 250 354 250"),
     (MAIL + b"DATA\r\n" + RCPT + b"DATA\r\nHello\r\n.\r\n", "250 503 250 354 250"),
-    (RCPT + b"DATA\r\n" + WHOLE, "503 503 250 250 354 250"),
+    (RCPT + b"DATA\r\n" + WHOLE_TRANSACTION, "503 503 250 250 354 250"),
     (MAIL + b"RCPT TO:<a b>\r\nDATA\r\nRSET\r\n", "250 553 503 250"),
     (MAIL + RCPT + b"DATA now\r\nDATA\r\nHello\r\n.\r\n", "250 250 501 354 250"),
     (MAIL + RCPT + b"DATA\r\n.\r\nRSET\r\nNOOP\r\n", "250 250 354 250 250 250"),
     (MAIL + RCPT + b"VRFY bob\r\nHELP\r\nDATA\r\n.\r\n", "250 250 252 214 354 250"),
     (MAIL + RCPT + b"FOO\r\n\r\nDATA\r\n.\r\n", "250 250 500 500 354 250"),
-    (b"\r\n\r\n" + WHOLE, "500 500 250 250 354 250"),
+    (b"\r\n\r\n" + WHOLE_TRANSACTION, "500 500 250 250 354 250"),
 ]
 
 
-@pytest.mark.parametrize(("raw", "replies"), PACKETS)
-async def test_each_command_of_a_packet_is_answered_in_order(
-    door: Door, client: Neighbour, raw: bytes, replies: str
+@pytest.mark.parametrize(("raw", "replies"), PIPELINED_CASES)
+async def test_pipelined_commands_are_answered_in_order(
+    server: Door, client: Neighbour, raw: bytes, replies: str
 ) -> None:
-    wanted = replies.split()
-    assert await codes(client, raw, len(wanted)) == wanted
-    assert len(door.post.letters) == wanted.count("354")
-    assert all(letter.to == ["ada@example.org"] for letter in door.post.letters)
+    expected = replies.split()
+    assert await read_reply_codes(client, raw, len(expected)) == expected
+    assert len(server.post.letters) == expected.count("354")
+    assert all(message.to == ["ada@example.org"] for message in server.post.letters)
 
 
 @pytest.mark.parametrize(
@@ -84,130 +84,129 @@ async def test_each_command_of_a_packet_is_answered_in_order(
         (b"", "221"),
         (MAIL, "250 221"),
         (MAIL + RCPT, "250 250 221"),
-        (WHOLE, "250 250 354 250 221"),
-        (WHOLE + MAIL, "250 250 354 250 250 221"),
+        (WHOLE_TRANSACTION, "250 250 354 250 221"),
+        (WHOLE_TRANSACTION + MAIL, "250 250 354 250 250 221"),
     ],
 )
-async def test_what_stands_behind_quit_is_not_done(
-    door: Door, client: Neighbour, raw: bytes, replies: str
+async def test_commands_after_quit_are_ignored(
+    server: Door, client: Neighbour, raw: bytes, replies: str
 ) -> None:
-    client.send(raw + b"QUIT\r\n" + WHOLE + b"NOOP\r\n")
-    said = (await client.ended()).decode().splitlines()
-    assert [line[:3] for line in said] == replies.split()
-    assert len(door.post.letters) == replies.count("354")
+    client.send(raw + b"QUIT\r\n" + WHOLE_TRANSACTION + b"NOOP\r\n")
+    reply_lines = (await client.ended()).decode().splitlines()
+    assert [line[:3] for line in reply_lines] == replies.split()
+    assert len(server.post.letters) == replies.count("354")
 
 
-async def test_a_greeting_within_a_transaction_ends_it(door: Door, client: Neighbour) -> None:
-    again = await codes(client, MAIL + RCPT + door.hello + b"\r\nDATA\r\n", 4)
-    assert [code[:3] for code in again] == ["250", "250", "250", "503"]
-    assert door.post.letters == []
+async def test_greeting_resets_transaction(server: Door, client: Neighbour) -> None:
+    reply_codes = await read_reply_codes(client, MAIL + RCPT + server.hello + b"\r\nDATA\r\n", 4)
+    assert [code[:3] for code in reply_codes] == ["250", "250", "250", "503"]
+    assert server.post.letters == []
 
 
-async def test_commands_may_be_cut_anywhere(door: Door, client: Neighbour) -> None:
-    for at in range(len(WHOLE)):
-        client.send(WHOLE[at : at + 1])
+async def test_commands_sent_byte_by_byte_are_accepted(server: Door, client: Neighbour) -> None:
+    for position in range(len(WHOLE_TRANSACTION)):
+        client.send(WHOLE_TRANSACTION[position : position + 1])
         await client.writer.drain()
     assert [(await client.hear())[:3] for _ in range(4)] == ["250", "250", "354", "250"]
-    assert len(door.post.letters) == 1
+    assert len(server.post.letters) == 1
 
 
-# ---------------------------------------------------------------- before TLS
-
-
-@pytest.mark.parametrize("kind", ENCRYPTING)
+@pytest.mark.parametrize("kind", KINDS_WITH_STARTTLS)
 @pytest.mark.parametrize(
     "injected",
     [
-        FORGED,
-        b"EHLO mallory\r\n" + FORGED,
-        b"EHLO mallory\r\nAUTH PLAIN " + SECRET.encode() + b"\r\n" + FORGED,
+        FORGED_TRANSACTION,
+        b"EHLO mallory\r\n" + FORGED_TRANSACTION,
+        b"EHLO mallory\r\nAUTH PLAIN " + SECRET.encode() + b"\r\n" + FORGED_TRANSACTION,
         b"EHLO mallory\r\nMAIL FROM:<mall",
         b"NOOP\n",
         b"\x00",
     ],
 )
-async def test_commands_before_tls_are_thrown_away(
+async def test_commands_pipelined_before_tls_are_discarded(
     tmp_path: Path, kind: str, injected: bytes
 ) -> None:
-    async with opened(kind, tmp_path) as door:
-        client = await door.arrive()
+    async with opened(kind, tmp_path) as server:
+        client = await server.arrive()
         client.send(b"EHLO x\r\nSTARTTLS\r\n" + injected)
         assert (await client.hear()).startswith("250")
         assert (await client.hear()).startswith("220")
-        await client.writer.start_tls(door.authority.client(), server_hostname="mx.example.org")
+        await client.writer.start_tls(server.authority.client(), server_hostname="mx.example.org")
         assert (await client.say("RCPT TO:<ada@example.org>")).startswith("503 5.5.1 Say MAIL")
         assert (await client.say("MAIL FROM:<carol@example.net>")).startswith("503 5.5.1 Say EHLO")
         offers = await client.say("EHLO x")
         assert ("AUTH PLAIN LOGIN" in offers) == (kind == "submission")
-        assert (door.post.letters, door.post.asked, door.post.tried) == ([], [], [])
+        assert (server.post.letters, server.post.asked, server.post.tried) == ([], [], [])
         await client.close()
 
 
-@pytest.mark.parametrize("kind", ENCRYPTING)
-async def test_what_was_said_before_tls_holds_no_longer(tmp_path: Path, kind: str) -> None:
-    async with opened(kind, tmp_path) as door:
-        client = await door.arrive()
+@pytest.mark.parametrize("kind", KINDS_WITH_STARTTLS)
+async def test_transaction_begun_before_tls_is_reset(tmp_path: Path, kind: str) -> None:
+    async with opened(kind, tmp_path) as server:
+        client = await server.arrive()
         client.send(b"EHLO x\r\nMAIL FROM:<carol@example.net>\r\nRCPT TO:<bob@example.org>\r\n")
         for _ in range(3):
             await client.hear()
-        await secured(client, door.authority.client())
+        await secured(client, server.authority.client())
         assert (await client.say("DATA")).startswith("503")
         assert (await client.say("RCPT TO:<ada@example.org>")).startswith("503")
         await client.close()
 
 
-async def test_nobody_signs_in_without_tls(tmp_path: Path) -> None:
-    async with opened("submission", tmp_path) as door:
-        client = await door.arrive()
+async def test_sign_in_without_tls_is_refused(tmp_path: Path) -> None:
+    async with opened("submission", tmp_path) as server:
+        client = await server.arrive()
         for hello in (b"EHLO x", b"HELO x"):
             assert "AUTH" not in await client.say(hello)
             for line in (f"AUTH PLAIN {SECRET}", "AUTH PLAIN", "AUTH LOGIN YWRh", "AUTH", "AUTH X"):
                 assert (await client.say(line)).startswith("538 5.7.11"), line
         assert (await client.say("MAIL FROM:<carol@example.net>")).startswith("530")
-        assert door.post.tried == []
+        assert server.post.tried == []
         await client.close()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_tls_and_http_in_place_of_commands(tmp_path: Path, kind: str) -> None:
-    async with opened(kind, tmp_path) as door:
-        hello = ssl.MemoryBIO()
-        tls = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), hello, server_hostname="x")
+async def test_tls_and_http_requests_are_refused(tmp_path: Path, kind: str) -> None:
+    async with opened(kind, tmp_path) as server:
+        client_hello = ssl.MemoryBIO()
+        tls = ssl.create_default_context().wrap_bio(
+            ssl.MemoryBIO(), client_hello, server_hostname="x"
+        )
         with suppress(ssl.SSLWantReadError):
             tls.do_handshake()
-        http = b"POST / HTTP/1.1\r\nHost: mx\r\nContent-Length: 99\r\n\r\n" + WHOLE
+        http = b"POST / HTTP/1.1\r\nHost: mx\r\nContent-Length: 99\r\n\r\n" + WHOLE_TRANSACTION
         # A ClientHello can hold a bare LF, which ends the session.
-        for raw, last in ((hello.read() + b"\r\n", (b"221", b"521")), (http, (b"221",))):
-            client = await door.arrive()
+        for raw, final_codes in (
+            (client_hello.read() + b"\r\n", (b"221", b"521")),
+            (http, (b"221",)),
+        ):
+            client = await server.arrive()
             client.send(raw + b"QUIT\r\n")
-            said = (await client.ended()).splitlines()
-            assert said[-1].startswith(last)
-            assert all(line.startswith((b"5", b"221")) for line in said)
+            reply_lines = (await client.ended()).splitlines()
+            assert reply_lines[-1].startswith(final_codes)
+            assert all(line.startswith((b"5", b"221")) for line in reply_lines)
             await client.close()
-        assert door.post.letters == []
+        assert server.post.letters == []
 
 
-# ---------------------------------------------------------------- signing in
-
-
-def b64(text: str | bytes) -> str:
+def encode_base64(text: str | bytes) -> str:
     return base64.b64encode(text.encode() if isinstance(text, str) else text).decode()
 
 
 @pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Door]:
-    async with opened("submission", tmp_path, max_mistakes=100) as made:
-        yield made
+async def submission_server(tmp_path: Path) -> AsyncIterator[Door]:
+    async with opened("submission", tmp_path, max_mistakes=100) as running_server:
+        yield running_server
 
 
-async def at_desk(desk: Door) -> Neighbour:
-    client = await desk.arrive()
+async def connect_with_tls(submission_server: Door) -> Neighbour:
+    client = await submission_server.arrive()
     await client.say("EHLO x")
-    await secured(client, desk.authority.client())
+    await secured(client, submission_server.authority.client())
     return client
 
 
-BROKEN = [
+BROKEN_AUTH_EXCHANGES = [
     (["AUTH"], "504"),
     (["AUTH "], "504"),
     (["AUTH PLAIN PLAIN PLAIN"], "501"),
@@ -230,206 +229,215 @@ BROKEN = [
     (["AUTH PLAIN", "A" * 2040], "501"),
     (["AUTH PLAIN", "A" * 100_000], "500"),
     (["AUTH PLAIN " + "A" * 100_000], "500"),
-    (["AUTH PLAIN " + b64("ada\0secret")], "501"),
-    (["AUTH PLAIN " + b64("\0ada\0secret\0")], "501"),
-    (["AUTH PLAIN " + b64("bob\0ada\0secret")], "501"),
-    (["AUTH PLAIN " + b64("\0\0\0\0\0")], "501"),
-    (["AUTH PLAIN " + b64(b"\0ada\0\xff\xfe")], "501"),
-    (["AUTH PLAIN " + b64(b"\0ada\0\xed\xa0\x80")], "501"),
+    (["AUTH PLAIN " + encode_base64("ada\0secret")], "501"),
+    (["AUTH PLAIN " + encode_base64("\0ada\0secret\0")], "501"),
+    (["AUTH PLAIN " + encode_base64("bob\0ada\0secret")], "501"),
+    (["AUTH PLAIN " + encode_base64("\0\0\0\0\0")], "501"),
+    (["AUTH PLAIN " + encode_base64(b"\0ada\0\xff\xfe")], "501"),
+    (["AUTH PLAIN " + encode_base64(b"\0ada\0\xed\xa0\x80")], "501"),
     (["AUTH LOGIN", "*"], "501"),
-    (["AUTH LOGIN", b64("ada"), "*"], "501"),
+    (["AUTH LOGIN", encode_base64("ada"), "*"], "501"),
     (["AUTH LOGIN", "!", ], "501"),
-    (["AUTH LOGIN", b64("ada"), "!"], "501"),
+    (["AUTH LOGIN", encode_base64("ada"), "!"], "501"),
     (["AUTH LOGIN !"], "501"),
     (["AUTH LOGIN", "A" * 100_000], "500"),
 ]  # fmt: skip
 
 
-async def test_broken_ways_to_sign_in_are_refused_and_the_session_goes_on(desk: Door) -> None:
-    client = await at_desk(desk)
-    for lines, code in BROKEN:
-        *first, last = [await client.say(line) for line in lines]
-        assert all(reply.startswith("334") for reply in first), lines
-        assert last.startswith(code), lines
+async def test_broken_auth_is_refused_and_session_continues(submission_server: Door) -> None:
+    client = await connect_with_tls(submission_server)
+    for lines, code in BROKEN_AUTH_EXCHANGES:
+        *first_replies, last_reply = [await client.say(line) for line in lines]
+        assert all(reply.startswith("334") for reply in first_replies), lines
+        assert last_reply.startswith(code), lines
         assert await client.say("NOOP") == "250 2.0.0 Fine"
         assert (await client.say("MAIL FROM:<carol@example.net>")).startswith("530"), lines
-    assert desk.post.tried == []
+    assert submission_server.post.tried == []
     assert (await client.say(f"AUTH PLAIN {SECRET}")).startswith("235")
-    assert desk.post.tried == [("ada", "secret")]
+    assert submission_server.post.tried == [("ada", "secret")]
     await client.close()
 
 
-async def test_whoever_fails_too_often_is_hung_up_on(desk: Door) -> None:
-    wrong = [b64("\0ada\0wrong"), b64("\0\0"), b64("\0nobody\0secret")]
-    client = await at_desk(desk)
-    said = [await client.say(f"AUTH PLAIN {each}") for each in wrong]
-    assert set(said) == {"535 5.7.8 That does not sign anybody in"}
+async def test_repeated_sign_in_failures_close_connection(submission_server: Door) -> None:
+    wrong_credentials = [
+        encode_base64("\0ada\0wrong"),
+        encode_base64("\0\0"),
+        encode_base64("\0nobody\0secret"),
+    ]
+    client = await connect_with_tls(submission_server)
+    replies = [await client.say(f"AUTH PLAIN {credentials}") for credentials in wrong_credentials]
+    assert set(replies) == {"535 5.7.8 That does not sign anybody in"}
     assert (await client.ended()).startswith(b"421 4.7.0")
     await client.close()
 
 
-async def test_commands_behind_a_wrong_password_are_not_ones_of_a_user(desk: Door) -> None:
-    client = await at_desk(desk)
-    client.send(f"AUTH PLAIN {b64('|ada|wrong'.replace('|', chr(0)))}\r\n".encode() + WHOLE)
+async def test_commands_after_failed_sign_in_are_refused(submission_server: Door) -> None:
+    client = await connect_with_tls(submission_server)
+    client.send(
+        f"AUTH PLAIN {encode_base64('|ada|wrong'.replace('|', chr(0)))}\r\n".encode()
+        + WHOLE_TRANSACTION
+    )
     replies = [(await client.hear())[:3] for _ in range(6)]
     assert replies == ["535", "530", "503", "503", "500", "500"]
-    assert desk.post.letters == []
+    assert submission_server.post.letters == []
     await client.close()
 
 
-# ---------------------------------------------------------------- slow clients, and deaf ones
-
-PLACES = ["greeting", "command", "data", "sign-in", "hands"]
+SLOW_STAGES = ["greeting", "command", "data", "sign-in", "hands"]
 
 
-async def dribbling(door: Door, place: str) -> Neighbour:
-    """A client that goes on very slowly, from there."""
-    if place in {"greeting", "hands"}:
-        client = await door.arrive()
-        if place == "hands":
-            await client.say(door.hello)
+async def connect_slow_client(server: Door, stage: str) -> Neighbour:
+    """Connect a client that is slow from this stage on."""
+    if stage in {"greeting", "hands"}:
+        client = await server.arrive()
+        if stage == "hands":
+            await client.say(server.hello)
             assert (await client.say("STARTTLS")).startswith("220")
         return client
-    if place == "sign-in":
-        client = await at_desk(door)
+    if stage == "sign-in":
+        client = await connect_with_tls(server)
         assert (await client.say("AUTH PLAIN")).startswith("334")
         return client
-    client = await door.enter()
-    if place == "data":
+    client = await server.enter()
+    if stage == "data":
         await client.begin("ada@example.org")
     return client
 
 
-def has(kind: str, place: str) -> bool:
-    """Whether there is such a place."""
-    return (place != "sign-in" or kind == "submission") and (place != "hands" or kind != "lmtp")
+def has_stage(kind: str, stage: str) -> bool:
+    """True if this kind of listener has the stage."""
+    return (stage != "sign-in" or kind == "submission") and (stage != "hands" or kind != "lmtp")
 
 
 @pytest.mark.parametrize(
-    ("kind", "place"), [(kind, place) for kind in KINDS for place in PLACES if has(kind, place)]
+    ("kind", "stage"),
+    [(kind, stage) for kind in KINDS for stage in SLOW_STAGES if has_stage(kind, stage)],
 )
-async def test_slow_clients_are_let_go_and_others_are_served(
-    tmp_path: Path, kind: str, place: str
+async def test_slow_clients_time_out_and_others_are_served(
+    tmp_path: Path, kind: str, stage: str
 ) -> None:
-    limit = {"message_timeout": 0.5} if place == "data" else {"command_timeout": 0.5}
-    async with opened(kind, tmp_path, **limit) as door:
-        slow = [await dribbling(door, place) for _ in range(10)]
-        other = await door.enter()
-        await other.begin("ada@example.org")
-        other.send(b"Hello\r\n.\r\n")
-        assert (await other.hear()).startswith("250")
-        assert (await other.say("QUIT")).startswith("221")
-        await other.close()
-        piece = b"\x16" if place == "hands" else b"x"
+    limits = {"message_timeout": 0.5} if stage == "data" else {"command_timeout": 0.5}
+    async with opened(kind, tmp_path, **limits) as server:
+        slow_clients = [await connect_slow_client(server, stage) for _ in range(10)]
+        other_client = await server.enter()
+        await other_client.begin("ada@example.org")
+        other_client.send(b"Hello\r\n.\r\n")
+        assert (await other_client.hear()).startswith("250")
+        assert (await other_client.say("QUIT")).startswith("221")
+        await other_client.close()
+        piece = b"\x16" if stage == "hands" else b"x"
         async with asyncio.timeout(30):
-            while door.listener.sessions:
-                for each in slow:
-                    with suppress(ConnectionError):  # it is hung up while it still talks
-                        each.send(piece)
+            while server.listener.sessions:
+                for slow_client in slow_clients:
+                    # The server closes the connection while the client sends.
+                    with suppress(ConnectionError):
+                        slow_client.send(piece)
                 await asyncio.sleep(0.05)
-        for each in slow:
-            each.writer.transport.abort()
-        await gone(door)
-        assert [letter.raw.endswith(b"Hello\r\n") for letter in door.post.letters] == [True]
+        for slow_client in slow_clients:
+            slow_client.writer.transport.abort()
+        await wait_until_closed(server)
+        assert [message.raw.endswith(b"Hello\r\n") for message in server.post.letters] == [True]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_client_that_does_not_listen_is_let_go(tmp_path: Path, kind: str) -> None:
-    async with opened(kind, tmp_path, command_timeout=0.5) as door:
-        deaf = socket.socket()
-        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        deaf.setblocking(False)
-        with deaf:
+async def test_client_that_reads_no_replies_times_out(tmp_path: Path, kind: str) -> None:
+    async with opened(kind, tmp_path, command_timeout=0.5) as server:
+        client_socket = socket.socket()
+        client_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client_socket.setblocking(False)
+        with client_socket:
             loop = asyncio.get_running_loop()
-            await loop.sock_connect(deaf, ("127.0.0.1", door.listener.port))
-            with suppress(ConnectionError):  # it is hung up while it still talks
+            await loop.sock_connect(client_socket, ("127.0.0.1", server.listener.port))
+            # The server closes the connection while the client sends.
+            with suppress(ConnectionError):
                 async with asyncio.timeout(30):
-                    await loop.sock_sendall(deaf, (door.hello + b"\r\n") * 100_000)
-            await gone(door)
-        other = await door.enter()
-        assert await other.say("NOOP") == "250 2.0.0 Fine"
-        await other.close()
+                    await loop.sock_sendall(client_socket, (server.hello + b"\r\n") * 100_000)
+            await wait_until_closed(server)
+        other_client = await server.enter()
+        assert await other_client.say("NOOP") == "250 2.0.0 Fine"
+        await other_client.close()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_connections_are_counted(tmp_path: Path, kind: str) -> None:
-    each = 100 if kind == "lmtp" else 5
-    async with opened(kind, tmp_path, max_connections=8, max_connections_per_network=each) as door:
-        most = 8 if kind == "lmtp" else 5
-        there = [await door.arrive() for _ in range(most)]
+async def test_connections_above_limit_are_refused(tmp_path: Path, kind: str) -> None:
+    network_limit = 100 if kind == "lmtp" else 5
+    async with opened(
+        kind, tmp_path, max_connections=8, max_connections_per_network=network_limit
+    ) as server:
+        expected_limit = 8 if kind == "lmtp" else 5
+        open_clients = [await server.arrive() for _ in range(expected_limit)]
         for _ in range(20):
-            reader, writer = await asyncio.open_connection("127.0.0.1", door.listener.port)
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.listener.port)
             client = Neighbour(reader, writer)
             assert (await client.ended()).startswith(b"421 4.")
             await client.close()
-        assert (await there[0].say("NOOP")).startswith("250")
-        for one in there:
-            one.reset()
-        await gone(door)
-        after = await door.arrive()
-        assert (await after.say("NOOP")).startswith("250")
-        await after.close()
+        assert (await open_clients[0].say("NOOP")).startswith("250")
+        for open_client in open_clients:
+            open_client.reset()
+        await wait_until_closed(server)
+        next_client = await server.arrive()
+        assert (await next_client.say("NOOP")).startswith("250")
+        await next_client.close()
 
 
-# ---------------------------------------------------------------- much of it
-
-
-async def test_ten_thousand_recipients_and_the_session_lives(tmp_path: Path) -> None:
+async def test_10000_recipients_are_limited_and_session_continues(tmp_path: Path) -> None:
     for kind in KINDS:
         (tmp_path / kind).mkdir()
-        async with opened(kind, tmp_path / kind) as door:
-            most = door.listener.limits.max_recipients
-            client = await door.enter()
+        async with opened(kind, tmp_path / kind) as server:
+            max_recipients = server.listener.limits.max_recipients
+            client = await server.enter()
             client.send(MAIL + RCPT * 10_000 + b"DATA\r\nHello\r\n.\r\n")
             assert (await client.hear()).startswith("250 2.1.0")
-            said = [(await client.hear())[:9] for _ in range(10_000)]
-            assert said == ["250 2.1.5"] * most + ["452 4.5.3"] * (10_000 - most)
+            reply_codes = [(await client.hear())[:9] for _ in range(10_000)]
+            assert reply_codes == ["250 2.1.5"] * max_recipients + ["452 4.5.3"] * (
+                10_000 - max_recipients
+            )
             assert (await client.hear()).startswith("354")
-            for _ in range(most if kind == "lmtp" else 1):
+            for _ in range(max_recipients if kind == "lmtp" else 1):
                 assert (await client.hear()).startswith("250 2.0.0")
             assert await client.say("NOOP") == "250 2.0.0 Fine"
-            assert len(door.post.letters[0].to) == most
+            assert len(server.post.letters[0].to) == max_recipients
             await client.close()
 
 
 @pytest.mark.parametrize(
     "line", [b"FOO", b"", b"\xff\xfe", b"MAIL", b"RCPT TO:<x>", b"MAIL FROM:<> X=Y", b"DATA"]
 )
-async def test_ten_thousand_mistakes_end_a_session(
-    door: Door, client: Neighbour, line: bytes
-) -> None:
+async def test_too_many_mistakes_end_session(server: Door, client: Neighbour, line: bytes) -> None:
     client.send((line + b"\r\n") * 10_000)
-    said = bytearray()
-    with suppress(ConnectionError):  # it is hung up while it still talks
+    received = bytearray()
+    with suppress(ConnectionError):  # the server closes the connection while the client sends
         async with asyncio.timeout(30):
             while piece := await client.reader.read(4096):
-                said += piece
-    replies = said.splitlines()
-    assert len(replies) <= door.listener.limits.max_mistakes + 2
-    await gone(door)
+                received += piece
+    replies = received.splitlines()
+    assert len(replies) <= server.listener.limits.max_mistakes + 2
+    await wait_until_closed(server)
 
 
-async def test_lines_that_are_too_long(door: Door, client: Neighbour) -> None:
-    short = {
+async def test_too_long_line_is_refused_and_session_continues(
+    server: Door, client: Neighbour
+) -> None:
+    expected_replies = {
         b"NOOP ": "250 ",
         b"MAIL FROM:<": "553 5.1.3",
         b"\0": "500 5.5.2 That",
         b"\xff": "500 ",
     }
-    for verb, reply in short.items():
+    for verb, reply in expected_replies.items():
         assert (await client.say(verb.ljust(MAX_COMMAND_LINE - 2, b"x"))).startswith(reply), verb
         for size in (MAX_COMMAND_LINE - 1, MAX_COMMAND_LINE, 100_000, 3_000_000):
-            said = await client.say(verb.ljust(size, b"x"))
-            assert said == "500 5.5.2 Line too long", (verb, size)
+            long_line_reply = await client.say(verb.ljust(size, b"x"))
+            assert long_line_reply == "500 5.5.2 Line too long", (verb, size)
     assert await client.say("NOOP") == "250 2.0.0 Fine"
-    assert door.post.letters == []
+    assert server.post.letters == []
 
 
-async def test_a_line_without_end_takes_no_memory(door: Door, client: Neighbour) -> None:
+async def test_unterminated_line_uses_bounded_memory(server: Door, client: Neighbour) -> None:
     for _ in range(64):
         client.send(b"x" * 100_000)
         await client.writer.drain()
-    (session,) = door.listener.sessions
+    (session,) = server.listener.sessions
     assert len(session._command_reader._buffer) < 400_000  # type: ignore[attr-defined]  # noqa: SLF001
     client.send(b"\r\n")
     assert (await client.hear()).startswith("500 5.5.2 Line too long")

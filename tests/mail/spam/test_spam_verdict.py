@@ -1,11 +1,11 @@
-"""What is spam: what filters before us found, rules about senders, and how strict one is."""
+"""Spam verdicts by header score, sender rules and spam level."""
 
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 from sqlalchemy import insert, text
 
 from mail.mime import SpamHeaderField, read_facts
@@ -43,79 +43,113 @@ from tests.support.operations.spam_operations import SenderRuleRecipient
 from tests.support.stores.query_plans import explained
 
 ALLOW, BLOCK = SenderAction.ALLOW, SenderAction.BLOCK
-ALL = Options().spam_headers
-USER, TAG, DOMAIN, EVERY = range(4)
+ALL_SPAM_HEADERS = Options().spam_headers
+USER, TAG, DOMAIN, PLATFORM = range(4)
 
 
-def rule(
+def rule_match(
     number: int, action: SenderAction, rank: int, *, by_header: bool = False
 ) -> SenderRuleMatch:
     return SenderRuleMatch(number, action, rank, by_header)
 
 
-def verdict(
+def spam_verdict(
     is_spam: bool, reason: VerdictReason, rule_id: int | None = None, score: int = 0
 ) -> SpamVerdict:
     return SpamVerdict(is_spam=is_spam, score=score, reason=reason, rule_id=rule_id)
 
 
 BY_RULE, BY_LEVEL, BY_SCORE = VerdictReason.RULE, VerdictReason.LEVEL, VerdictReason.SCORE
-DECIDED: list[
+VERDICT_CASES: list[
     tuple[int, int, list[SenderRuleMatch], SpamVerdict]
 ] = [  # score, level, rules, verdict
-    # the score against the level
-    (0, 50, [], verdict(False, BY_SCORE)),
-    (49, 50, [], verdict(False, BY_SCORE, score=49)),
-    (50, 50, [], verdict(True, BY_SCORE, score=50)),
-    (75, 76, [], verdict(False, BY_SCORE, score=75)),
-    (1, 1, [], verdict(True, BY_SCORE, score=1)),
-    (0, 1, [], verdict(False, BY_SCORE)),
-    (99, 99, [], verdict(True, BY_SCORE, score=99)),
-    # 0 is always, 100 never
-    (0, 0, [], verdict(True, BY_LEVEL)),
-    (75, 0, [], verdict(True, BY_LEVEL, score=75)),
-    (100, 100, [], verdict(False, BY_LEVEL, score=100)),
-    (0, 100, [rule(1, BLOCK, USER)], verdict(False, BY_LEVEL)),
-    # a rule beats the score, and level 0
-    (100, 1, [rule(1, ALLOW, EVERY)], verdict(False, BY_RULE, 1, 100)),
-    (0, 0, [rule(1, ALLOW, EVERY)], verdict(False, BY_RULE, 1)),
-    (0, 99, [rule(1, BLOCK, EVERY)], verdict(True, BY_RULE, 1)),
-    # the most specific place
-    (0, 50, [rule(1, ALLOW, USER), rule(2, BLOCK, TAG)], verdict(False, BY_RULE, 1)),
-    (0, 50, [rule(1, BLOCK, DOMAIN), rule(2, ALLOW, TAG)], verdict(False, BY_RULE, 2)),
-    (0, 50, [rule(1, BLOCK, EVERY), rule(2, ALLOW, DOMAIN)], verdict(False, BY_RULE, 2)),
-    (0, 50, [rule(1, ALLOW, EVERY), rule(2, BLOCK, USER)], verdict(True, BY_RULE, 2)),
-    # in one place BLOCK wins
-    (0, 50, [rule(1, ALLOW, USER), rule(2, BLOCK, USER)], verdict(True, BY_RULE, 2)),
-    (0, 50, [rule(3, BLOCK, TAG), rule(2, ALLOW, TAG)], verdict(True, BY_RULE, 3)),
+    # score and level
+    (0, 50, [], spam_verdict(False, BY_SCORE)),
+    (49, 50, [], spam_verdict(False, BY_SCORE, score=49)),
+    (50, 50, [], spam_verdict(True, BY_SCORE, score=50)),
+    (75, 76, [], spam_verdict(False, BY_SCORE, score=75)),
+    (1, 1, [], spam_verdict(True, BY_SCORE, score=1)),
+    (0, 1, [], spam_verdict(False, BY_SCORE)),
+    (99, 99, [], spam_verdict(True, BY_SCORE, score=99)),
+    # level 0 is always spam, level 100 never
+    (0, 0, [], spam_verdict(True, BY_LEVEL)),
+    (75, 0, [], spam_verdict(True, BY_LEVEL, score=75)),
+    (100, 100, [], spam_verdict(False, BY_LEVEL, score=100)),
+    (0, 100, [rule_match(1, BLOCK, USER)], spam_verdict(False, BY_LEVEL)),
+    # a rule has precedence over the score and over level 0
+    (100, 1, [rule_match(1, ALLOW, PLATFORM)], spam_verdict(False, BY_RULE, 1, 100)),
+    (0, 0, [rule_match(1, ALLOW, PLATFORM)], spam_verdict(False, BY_RULE, 1)),
+    (0, 99, [rule_match(1, BLOCK, PLATFORM)], spam_verdict(True, BY_RULE, 1)),
+    # the most specific rule
+    (
+        0,
+        50,
+        [rule_match(1, ALLOW, USER), rule_match(2, BLOCK, TAG)],
+        spam_verdict(False, BY_RULE, 1),
+    ),
+    (
+        0,
+        50,
+        [rule_match(1, BLOCK, DOMAIN), rule_match(2, ALLOW, TAG)],
+        spam_verdict(False, BY_RULE, 2),
+    ),
+    (
+        0,
+        50,
+        [rule_match(1, BLOCK, PLATFORM), rule_match(2, ALLOW, DOMAIN)],
+        spam_verdict(False, BY_RULE, 2),
+    ),
+    (
+        0,
+        50,
+        [rule_match(1, ALLOW, PLATFORM), rule_match(2, BLOCK, USER)],
+        spam_verdict(True, BY_RULE, 2),
+    ),
+    # BLOCK has precedence at the same rank
+    (
+        0,
+        50,
+        [rule_match(1, ALLOW, USER), rule_match(2, BLOCK, USER)],
+        spam_verdict(True, BY_RULE, 2),
+    ),
+    (0, 50, [rule_match(3, BLOCK, TAG), rule_match(2, ALLOW, TAG)], spam_verdict(True, BY_RULE, 3)),
 ]
 
 
-@pytest.mark.parametrize(("score", "level", "rules", "told"), DECIDED)
-def test_the_first_line_that_fits_decides(
-    score: int, level: int, rules: list[SenderRuleMatch], told: SpamVerdict
+@pytest.mark.parametrize(("score", "level", "rules", "expected"), VERDICT_CASES)
+def test_verdict_by_score_level_and_rules(
+    score: int, level: int, rules: list[SenderRuleMatch], expected: SpamVerdict
 ) -> None:
     for order in (rules, rules[::-1]):
-        assert compute_verdict(SpamFacts(HeaderScore(score)), order, level) == told
+        assert compute_verdict(SpamFacts(HeaderScore(score)), order, level) == expected
 
 
-def test_a_forged_from_is_allowed_by_nobody_and_blocked_all_the_same() -> None:
-    forged = SpamFacts(HeaderScore(60), is_forged=True)
-    vouched = replace(forged, spf_passed=True)
-    by_header, by_envelope = rule(1, ALLOW, USER, by_header=True), rule(2, ALLOW, EVERY)
-    for allow in (by_header, by_envelope):
-        assert compute_verdict(SpamFacts(HeaderScore(60)), [allow], 50) == verdict(
-            False, BY_RULE, allow.id, 60
+def test_allow_rule_ignores_forged_sender() -> None:
+    forged_facts = SpamFacts(HeaderScore(60), is_forged=True)
+    spf_passed_facts = replace(forged_facts, spf_passed=True)
+    by_header, by_envelope = (
+        rule_match(1, ALLOW, USER, by_header=True),
+        rule_match(2, ALLOW, PLATFORM),
+    )
+    for allow_rule in (by_header, by_envelope):
+        assert compute_verdict(SpamFacts(HeaderScore(60)), [allow_rule], 50) == spam_verdict(
+            False, BY_RULE, allow_rule.id, 60
         )
-        assert compute_verdict(forged, [allow], 50) == verdict(True, BY_SCORE, score=60)
-    assert compute_verdict(vouched, [by_header, by_envelope], 50) == verdict(False, BY_RULE, 2, 60)
-    assert compute_verdict(vouched, [by_header], 50) == verdict(True, BY_SCORE, score=60)
-    for one in (forged, vouched):
-        assert compute_verdict(one, [rule(3, BLOCK, USER, by_header=True)], 90).is_spam
+        assert compute_verdict(forged_facts, [allow_rule], 50) == spam_verdict(
+            True, BY_SCORE, score=60
+        )
+    assert compute_verdict(spf_passed_facts, [by_header, by_envelope], 50) == spam_verdict(
+        False, BY_RULE, 2, 60
+    )
+    assert compute_verdict(spf_passed_facts, [by_header], 50) == spam_verdict(
+        True, BY_SCORE, score=60
+    )
+    for facts in (forged_facts, spf_passed_facts):
+        assert compute_verdict(facts, [rule_match(3, BLOCK, USER, by_header=True)], 90).is_spam
 
 
 @pytest.mark.parametrize(
-    ("sender", "found", "forged", "vouched"),
+    ("sender", "results", "forged", "spf_passed"),
     [
         ("a@b.example", None, False, False),
         ("a@b.example", {"dmarc": "pass", "spf": "b.example"}, False, True),
@@ -126,25 +160,29 @@ def test_a_forged_from_is_allowed_by_nobody_and_blocked_all_the_same() -> None:
         ("", {"dmarc": "none", "spf": "mx.b.example"}, False, False),
     ],
 )
-def test_what_our_server_found_out_about_the_sender_is_known(
-    sender: str, found: dict[str, Any] | None, forged: bool, vouched: bool
+def test_authentication_results_become_spam_facts(
+    sender: str, results: dict[str, Any] | None, forged: bool, spf_passed: bool
 ) -> None:
-    assert spam_facts([], ALL, sender, found) == SpamFacts(HeaderScore(), forged, vouched)
+    assert spam_facts([], ALL_SPAM_HEADERS, sender, results) == SpamFacts(
+        HeaderScore(), forged, spf_passed
+    )
 
 
-def test_a_filter_overrules_all_but_who_takes_no_mail_for_spam() -> None:
-    blocked = compute_verdict(SpamFacts(), [rule(1, BLOCK, USER)], 50)
+def test_filter_overrules_verdict_except_at_level_100() -> None:
+    blocked = compute_verdict(SpamFacts(), [rule_match(1, BLOCK, USER)], 50)
     assert verdict_after_filter(blocked, None) == blocked
-    assert verdict_after_filter(blocked, filter_spam=False) == verdict(False, VerdictReason.FILTER)
-    everything = compute_verdict(SpamFacts(), [], 0)
-    assert verdict_after_filter(everything, filter_spam=False) == verdict(
+    assert verdict_after_filter(blocked, filter_spam=False) == spam_verdict(
         False, VerdictReason.FILTER
     )
-    never = compute_verdict(SpamFacts(HeaderScore(75)), [rule(1, BLOCK, USER)], 100)
-    assert verdict_after_filter(never, filter_spam=True) == never
+    always_spam = compute_verdict(SpamFacts(), [], 0)
+    assert verdict_after_filter(always_spam, filter_spam=False) == spam_verdict(
+        False, VerdictReason.FILTER
+    )
+    never_spam = compute_verdict(SpamFacts(HeaderScore(75)), [rule_match(1, BLOCK, USER)], 100)
+    assert verdict_after_filter(never_spam, filter_spam=True) == never_spam
 
 
-SCORES = [  # a field, and the score it gives
+HEADER_SCORES = [  # a field, and the score it gives
     ("X-Rspamd-Action: reject", 75),
     ("X-Rspamd-Action: soft reject", 50),
     ("X-Rspamd-Action: Rewrite  Subject", 50),
@@ -179,35 +217,37 @@ SCORES = [  # a field, and the score it gives
 ]
 
 
-def score_of(head: str, believed: tuple[str, ...] = ALL) -> HeaderScore:
-    raw = f"{head}\r\nFrom: a@b.example\r\nSubject: x\r\n\r\nX-Spam-Flag: YES\r\n".encode()
-    return header_score(read_facts(raw).spam_headers, believed)
+def parse_header_score(
+    header: str, trusted_names: tuple[str, ...] = ALL_SPAM_HEADERS
+) -> HeaderScore:
+    raw = f"{header}\r\nFrom: a@b.example\r\nSubject: x\r\n\r\nX-Spam-Flag: YES\r\n".encode()
+    return header_score(read_facts(raw).spam_headers, trusted_names)
 
 
-@pytest.mark.parametrize(("head", "value"), SCORES)
-def test_a_field_of_a_filter_is_a_score(head: str, value: int) -> None:
-    assert score_of(head) == HeaderScore(value, head.partition(":")[0].lower())
+@pytest.mark.parametrize(("header", "value"), HEADER_SCORES)
+def test_spam_header_field_gives_score(header: str, value: int) -> None:
+    assert parse_header_score(header) == HeaderScore(value, header.partition(":")[0].lower())
 
 
 @pytest.mark.parametrize(
-    "head", ["X-Other: YES", "X-Spam-Score: high", "X-Spam-Level: none", "X-Spamd-Result: [1/2]"]
+    "header", ["X-Other: YES", "X-Spam-Score: high", "X-Spam-Level: none", "X-Spamd-Result: [1/2]"]
 )
-def test_what_says_nothing_is_no_score(head: str) -> None:
-    assert score_of(head) == HeaderScore(0, None)
+def test_unknown_field_or_value_gives_no_score(header: str) -> None:
+    assert parse_header_score(header) == HeaderScore(0, None)
 
 
-def test_of_several_fields_the_highest_counts_so_that_none_hides_another() -> None:
-    own = "X-Spam-Flag: YES\r\nX-Spam-Score: 6.1"
-    forged = "X-Spam-Flag: NO\r\nX-Spam-Score: -99\r\nX-Rspamd-Action: no action"
-    for head in (f"{own}\r\n{forged}", f"{forged}\r\n{own}"):
-        assert score_of(head) == HeaderScore(61, "x-spam-score")
-    flood = "\r\n".join(["X-Spam-Score: 0"] * 10 * MAX_FIELDS_PER_END)
-    for head in (f"{own}\r\n{flood}", f"{flood}\r\n{own}"):
-        assert score_of(head) == HeaderScore(61, "x-spam-score")
+def test_highest_score_of_several_fields_counts() -> None:
+    spam_fields = "X-Spam-Flag: YES\r\nX-Spam-Score: 6.1"
+    ham_fields = "X-Spam-Flag: NO\r\nX-Spam-Score: -99\r\nX-Rspamd-Action: no action"
+    for header in (f"{spam_fields}\r\n{ham_fields}", f"{ham_fields}\r\n{spam_fields}"):
+        assert parse_header_score(header) == HeaderScore(61, "x-spam-score")
+    many_ham_fields = "\r\n".join(["X-Spam-Score: 0"] * 10 * MAX_FIELDS_PER_END)
+    for header in (f"{spam_fields}\r\n{many_ham_fields}", f"{many_ham_fields}\r\n{spam_fields}"):
+        assert parse_header_score(header) == HeaderScore(61, "x-spam-score")
 
 
 @pytest.mark.parametrize(
-    ("found", "flag", "score"),
+    ("results", "flag", "score"),
     [
         ({"policy": "reject"}, "X-Spam-Flag: YES", HeaderScore(75, "authentication-results")),
         ({"policy": "quarantine"}, "X-Spam-Flag: NO", HeaderScore(50, "authentication-results")),
@@ -217,29 +257,31 @@ def test_of_several_fields_the_highest_counts_so_that_none_hides_another() -> No
         ({}, "X: y", HeaderScore()),
     ],
 )
-def test_the_policy_of_a_forged_domain_is_a_score(
-    found: dict[str, Any], flag: str, score: HeaderScore
+def test_dmarc_policy_of_forged_domain_gives_score(
+    results: dict[str, Any], flag: str, score: HeaderScore
 ) -> None:
-    told = read_facts(f"{flag}\r\n\r\n".encode()).spam_headers
-    assert spam_facts(told, ALL, "", {"dmarc": "fail", **found}) == SpamFacts(score, is_forged=True)
-    sealed = {"dmarc": "fail", "policy": "none", "sealer": "list.example"}
-    assert not spam_facts(told, ALL, "", sealed).is_forged
+    fields = read_facts(f"{flag}\r\n\r\n".encode()).spam_headers
+    assert spam_facts(fields, ALL_SPAM_HEADERS, "", {"dmarc": "fail", **results}) == SpamFacts(
+        score, is_forged=True
+    )
+    sealed_results = {"dmarc": "fail", "policy": "none", "sealer": "list.example"}
+    assert not spam_facts(fields, ALL_SPAM_HEADERS, "", sealed_results).is_forged
 
 
-def test_only_fields_that_are_named_are_believed() -> None:
-    head = "X-Spam-Flag: YES\r\nX-Rspamd-Action: reject"
-    assert score_of(head, ("x-spam-FLAG",)) == HeaderScore(50, "x-spam-flag")
-    assert score_of(head, ()) == HeaderScore()
-    assert tuple(name.lower() for name in ALL) == SPAM_FIELD_NAMES
+def test_only_configured_fields_are_trusted() -> None:
+    header = "X-Spam-Flag: YES\r\nX-Rspamd-Action: reject"
+    assert parse_header_score(header, ("x-spam-FLAG",)) == HeaderScore(50, "x-spam-flag")
+    assert parse_header_score(header, ()) == HeaderScore()
+    assert tuple(name.lower() for name in ALL_SPAM_HEADERS) == SPAM_FIELD_NAMES
 
 
-@given(some.sampled_from(SPAM_FIELD_NAMES), some.text(max_size=MAX_FIELD_LENGTH))
-def test_a_field_gives_a_score_whatever_is_in_it(name: str, text: str) -> None:
-    assert 0 <= header_score([SpamHeaderField(name, text)], ALL).value <= 100
+@given(st.sampled_from(SPAM_FIELD_NAMES), st.text(max_size=MAX_FIELD_LENGTH))
+def test_random_field_value_gives_score_in_range(name: str, text: str) -> None:
+    assert 0 <= header_score([SpamHeaderField(name, text)], ALL_SPAM_HEADERS).value <= 100
 
 
 @pytest.mark.parametrize(
-    ("written", "stored"),
+    ("pattern", "stored"),
     [
         ("Shop.Example", "shop.example"),
         ("*@shop.example", "shop.example"),
@@ -253,13 +295,13 @@ def test_a_field_gives_a_score_whatever_is_in_it(name: str, text: str) -> None:
         (f"*.{'a.' * (MAX_LABELS - 1)}example", f"*.{'a.' * (MAX_LABELS - 1)}example"),
     ],
 )
-def test_a_pattern_has_one_form(written: str, stored: str) -> None:
-    assert checked_pattern(written, path=["patterns"]) == stored
+def test_pattern_is_normalized(pattern: str, stored: str) -> None:
+    assert checked_pattern(pattern, path=["patterns"]) == stored
     assert checked_pattern(stored, path=["patterns"]) == stored
 
 
 @pytest.mark.parametrize(
-    ("written", "constraint"),
+    ("pattern", "constraint"),
     [
         ("", "pattern"),
         ("*", "pattern"),
@@ -279,14 +321,14 @@ def test_a_pattern_has_one_form(written: str, stored: str) -> None:
         (f"*.{'a.' * MAX_LABELS}example", "max"),
     ],
 )
-def test_what_is_no_pattern_is_refused(written: str, constraint: str) -> None:
-    with pytest.raises(InvalidInput) as refused:
-        checked_pattern(written, path=["patterns"], index=3)
-    told = refused.value
-    assert (told.constraint, told.path, told.index) == (constraint, ["patterns"], 3)
+def test_invalid_pattern_is_refused(pattern: str, constraint: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        checked_pattern(pattern, path=["patterns"], index=3)
+    error = raised.value
+    assert (error.constraint, error.path, error.index) == (constraint, ["patterns"], 3)
 
 
-FITS = {  # a sender, and the patterns that match it
+MATCHING_PATTERNS = {  # a sender, and the patterns that match it
     "News@Shop.example": {"news@shop.example", "shop.example", "*.example"},
     "news+x@eu.shop.example": {
         "news+x@eu.shop.example",
@@ -307,62 +349,65 @@ FITS = {  # a sender, and the patterns that match it
 }
 
 
-@pytest.mark.parametrize("sender", FITS)
-def test_a_sender_is_matched_by_few_patterns(sender: str) -> None:
-    assert set(patterns_matching(sender)) == FITS[sender]
+@pytest.mark.parametrize("sender", MATCHING_PATTERNS)
+def test_patterns_matching_sender(sender: str) -> None:
+    assert set(patterns_matching(sender)) == MATCHING_PATTERNS[sender]
 
 
 @given(
-    some.text(max_size=400)
-    | some.from_regex(r"[a-z+.]{1,9}@([a-z-]{1,5}\.){0,140}x", fullmatch=True)
+    st.text(max_size=400) | st.from_regex(r"[a-z+.]{1,9}@([a-z-]{1,5}\.){0,140}x", fullmatch=True)
 )
-def test_any_sender_has_a_bounded_number_of_patterns(sender: str) -> None:
-    found = patterns_matching(sender)
-    assert len(found) <= MAX_LABELS + 3
-    assert len(set(found)) == len(found)
+def test_pattern_count_of_any_sender_is_limited(sender: str) -> None:
+    patterns = patterns_matching(sender)
+    assert len(patterns) <= MAX_LABELS + 3
+    assert len(set(patterns)) == len(patterns)
 
 
-async def put(world: Environment, place: str, action: SenderAction, *these: str) -> list[int]:
-    """Rules past all of our own checks."""
+async def insert_rules(
+    world: Environment, place: str, action: SenderAction, *patterns: str
+) -> list[int]:
+    """Insert sender rules without validation."""
     rows: list[dict[str, Any]] = [
         {
-            "id": world.new_id(), "place": place, "pattern": one, "action": action,
+            "id": world.new_id(), "place": place, "pattern": pattern, "action": action,
             "created_at": world.now(),
         }
-        for one in these
+        for pattern in patterns
     ]  # fmt: skip
     async with world.write_session() as session:
         await (await session.connection()).execute(insert(core_table(SenderRule)), rows)
     return [row["id"] for row in rows]
 
 
-async def test_rules_of_all_recipients_come_by_one_statement(
+async def test_rules_of_all_recipients_are_loaded_by_one_statement(
     world: Environment, statements: list[str]
 ) -> None:
     ada, bob = await make_user(world, "ada"), await make_user(world, "bob")
-    (mine,) = await put(world, place_of_user(ada.id), BLOCK, "shop.example")
-    (vips,) = await put(world, place_of_tag("straße".casefold()), ALLOW, "news@shop.example")
-    (ours,) = await put(world, f"domain:{ada.domain_id}", BLOCK, "*.example")
-    (every,) = await put(world, PLATFORM_PLACE, ALLOW, "far.example")
-    await put(world, place_of_user(bob.id), BLOCK, "other.example", "news@other.example")
+    (user_rule,) = await insert_rules(world, place_of_user(ada.id), BLOCK, "shop.example")
+    (tag_rule,) = await insert_rules(
+        world, place_of_tag("straße".casefold()), ALLOW, "news@shop.example"
+    )
+    (domain_rule,) = await insert_rules(world, f"domain:{ada.domain_id}", BLOCK, "*.example")
+    (platform_rule,) = await insert_rules(world, PLATFORM_PLACE, ALLOW, "far.example")
+    await insert_rules(world, place_of_user(bob.id), BLOCK, "other.example", "news@other.example")
     recipients = [
         SenderRuleRecipient(ada.id, ada.domain_id),
         SenderRuleRecipient(bob.id, None, ("STRASSE", "x")),
         *(SenderRuleRecipient(n, ada.domain_id) for n in range(1, 19)),
     ]
     del statements[:]
-    found = await load_matching_rules(world, recipients, "news+7@shop.example", "ceo@far.example")
+    matches = await load_matching_rules(world, recipients, "news+7@shop.example", "ceo@far.example")
     assert len(statements) == 1
-    assert found[0] == [
-        SenderRuleMatch(mine, BLOCK, USER, matches_only_header=False),
-        SenderRuleMatch(ours, BLOCK, DOMAIN, matches_only_header=False),
-        SenderRuleMatch(every, ALLOW, EVERY, matches_only_header=True),
+    assert matches[0] == [
+        SenderRuleMatch(user_rule, BLOCK, USER, matches_only_header=False),
+        SenderRuleMatch(domain_rule, BLOCK, DOMAIN, matches_only_header=False),
+        SenderRuleMatch(platform_rule, ALLOW, PLATFORM, matches_only_header=True),
     ]
-    assert found[1] == [
-        SenderRuleMatch(vips, ALLOW, TAG, matches_only_header=False),
-        SenderRuleMatch(every, ALLOW, EVERY, matches_only_header=True),
+    assert matches[1] == [
+        SenderRuleMatch(tag_rule, ALLOW, TAG, matches_only_header=False),
+        SenderRuleMatch(platform_rule, ALLOW, PLATFORM, matches_only_header=True),
     ]
-    assert found[2:] == [[found[0][1], found[0][2]]] * 18
+    assert matches[2:] == [[matches[0][1], matches[0][2]]] * 18
     del statements[:]
     assert await load_matching_rules(world, recipients[:1], "x@none.test", "") == [[]]
     assert len(statements) == 1
@@ -371,12 +416,14 @@ async def test_rules_of_all_recipients_come_by_one_statement(
     assert len(statements) == 1
 
 
-async def test_rules_are_looked_up_and_never_scanned(world: Environment) -> None:
+async def test_rule_query_uses_index(world: Environment) -> None:
     ada = await make_user(world, "ada")
     for n in range(40):
-        many = [f"{m}.shop.example" for m in range(50)]
-        await put(world, place_of_user(1000 + n), BLOCK, *many, "shop.example", "*.example")
-    await put(world, place_of_user(ada.id), ALLOW, "shop.example")
+        patterns = [f"{m}.shop.example" for m in range(50)]
+        await insert_rules(
+            world, place_of_user(1000 + n), BLOCK, *patterns, "shop.example", "*.example"
+        )
+    await insert_rules(world, place_of_user(ada.id), ALLOW, "shop.example")
     if world.database.dialect == "postgresql":
         async with world.database.engine.begin() as connection:
             await connection.execute(text("ANALYZE sender_rules"))
@@ -385,29 +432,29 @@ async def test_rules_are_looked_up_and_never_scanned(world: Environment) -> None
         *(SenderRuleRecipient(1000 + n, 5) for n in range(20)),
     ]
     with explained(world) as plans:
-        work = load_matching_rules(world, recipients, "news@eu.shop.example", "a@b.far.example")
-        plan = await plans.of(work, "sender_rules")
+        query = load_matching_rules(world, recipients, "news@eu.shop.example", "a@b.far.example")
+        plan = await plans.of(query, "sender_rules")
     assert "uq_sender_rules_place" in plan or "ix_sender_rules_pattern" in plan, plan
     assert "SCAN sender_rules" not in plan, plan
     assert "Seq Scan on sender_rules" not in plan, plan
-    both = "place=? AND pattern=?" in plan or "(place)::text = ANY" in plan
-    assert both, plan
+    uses_both_columns = "place=? AND pattern=?" in plan or "(place)::text = ANY" in plan
+    assert uses_both_columns, plan
 
 
-async def test_a_message_is_judged_from_its_bytes_to_its_recipient(world: Environment) -> None:
+async def test_verdict_of_message_for_recipient(world: Environment) -> None:
     ada = await make_user(world, "ada")
-    read = read_facts(raw_message("Offer", X_Spam_Flag="YES", X_Spam_Score="6.5"))
-    seen = spam_facts(read.spam_headers, world.options.spam_headers, "bounce@lists.test")
-    to = SenderRuleRecipient(ada.id, ada.domain_id, ada.tags)
+    facts = read_facts(raw_message("Offer", X_Spam_Flag="YES", X_Spam_Score="6.5"))
+    message_facts = spam_facts(facts.spam_headers, world.options.spam_headers, "bounce@lists.test")
+    recipient = SenderRuleRecipient(ada.id, ada.domain_id, ada.tags)
 
-    async def judged() -> SpamVerdict:
+    async def compute() -> SpamVerdict:
         (rules,) = await load_matching_rules(
-            world, [to], "bounce@lists.test", read.from_[0].address
+            world, [recipient], "bounce@lists.test", facts.from_[0].address
         )
-        return compute_verdict(seen, rules, ada.spam_level)
+        return compute_verdict(message_facts, rules, ada.spam_level)
 
-    assert await judged() == verdict(True, BY_SCORE, score=65)
-    (own,) = await put(world, place_of_user(ada.id), ALLOW, "carol@example.com")
-    assert await judged() == verdict(False, BY_RULE, own, 65)
-    (worse,) = await put(world, place_of_user(ada.id), BLOCK, "lists.test")
-    assert await judged() == verdict(True, BY_RULE, worse, 65)
+    assert await compute() == spam_verdict(True, BY_SCORE, score=65)
+    (allow_rule,) = await insert_rules(world, place_of_user(ada.id), ALLOW, "carol@example.com")
+    assert await compute() == spam_verdict(False, BY_RULE, allow_rule, 65)
+    (block_rule,) = await insert_rules(world, place_of_user(ada.id), BLOCK, "lists.test")
+    assert await compute() == spam_verdict(True, BY_RULE, block_rule, 65)

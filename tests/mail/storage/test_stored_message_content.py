@@ -1,4 +1,4 @@
-"""Stored messages, read again."""
+"""Reading of stored messages, their parts and their blobs."""
 
 import base64
 import tracemalloc
@@ -13,7 +13,7 @@ from sqlmodel import col
 
 from mail import mime
 from mail.mime import ParsedPart
-from mail.mime.base64_lines import LineWrapping, encode, encoded_length
+from mail.mime.base64_lines import LineWrapping, encode_range, encoded_length
 from mail.mime.part_content import decode_transfer_encoding
 from mail.recipients import address_resolution
 from mail.storage import received_messages
@@ -31,47 +31,56 @@ from tests.support.mail import multipart_message
 from tests.support.mail.multipart_message import EDGES, FILES, LOG, RICH
 
 MIB = 1 << 20
-KEPT = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FIXTURE_SETTINGS = settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @dataclass
-class Reader:
-    """Puts messages into the store of a user, and takes them out again."""
+class MessageStore:
+    """A writer and reader of the stored messages of one user."""
 
     world: Environment
 
-    async def put(self, raw: bytes) -> int:
-        letter = await received_messages.read_message(raw)
-        to = await address_resolution.load_recipient(self.world, "ada@example.org")
+    async def store(self, raw: bytes) -> int:
+        message = await received_messages.parse_storable_message(raw)
+        recipient = await address_resolution.load_recipient_below_limits(
+            self.world, "ada@example.org"
+        )
         return (
-            await received_messages.store_for_recipient(self.world, letter, to, "carol@example.com")
+            await received_messages.store_once_for_recipient(
+                self.world, message, recipient, "carol@example.com"
+            )
         ).message_id
 
-    async def take(self, *ids: int) -> list[StoredMessage]:
-        asked = (
+    async def load(self, *ids: int) -> list[StoredMessage]:
+        query = (
             select(*select_columns(Message))
             .where(col(Message.id).in_(ids))
             .order_by(col(Message.id))
         )
-        return await open_messages(self.world, await self.world.database.read(asked))
+        return await open_messages(self.world, await self.world.database.read(query))
 
 
 @pytest.fixture
-async def reader(world: Environment) -> Reader:
+async def message_store(world: Environment) -> MessageStore:
     await make_user(world, "ada")
-    return Reader(world)
+    return MessageStore(world)
 
 
 @pytest.fixture
-async def stored(reader: Reader) -> StoredMessage:
-    """The rich message."""
-    (found,) = await reader.take(await reader.put(RICH))
-    return found
+async def stored_message(message_store: MessageStore) -> StoredMessage:
+    """The stored message RICH."""
+    (message,) = await message_store.load(await message_store.store(RICH))
+    return message
 
 
-def files(stored: StoredMessage) -> list[ParsedPart]:
-    found = [mime.find_part(stored.structure, each["part"]) for each in stored.row.attachments]
-    return [part for part in found if part]
+def file_parts(stored_message: StoredMessage) -> list[ParsedPart]:
+    parts = [
+        mime.find_part(stored_message.structure, attachment["part"])
+        for attachment in stored_message.row.attachments
+    ]
+    return [part for part in parts if part]
 
 
 OFFSETS = st.one_of(
@@ -80,14 +89,14 @@ OFFSETS = st.one_of(
 )
 
 
-@KEPT
+@FIXTURE_SETTINGS
 @given(OFFSETS, OFFSETS)
 @example(0, len(RICH))
 @example(5, 5)
-async def test_any_range_of_a_stored_message_is_what_came(
-    stored: StoredMessage, start: int, end: int
+async def test_any_range_of_stored_message_is_unchanged(
+    stored_message: StoredMessage, start: int, end: int
 ) -> None:
-    assert await read_all(stored.stream_raw(start, end)) == RICH[start:end]
+    assert await read_all(stored_message.stream_raw(start, end)) == RICH[start:end]
 
 
 @settings(deadline=None, max_examples=300)
@@ -97,160 +106,168 @@ async def test_any_range_of_a_stored_message_is_what_came(
     st.integers(1000, 5000),
     st.data(),
 )
-async def test_base64_of_any_width_comes_back_from_any_place_in_its_text(
+async def test_base64_of_any_width_is_encoded_from_any_offset(
     width: int, eol: bytes, size: int, data: st.DataObject
 ) -> None:
     content, wrapping = multipart_message.noise(size), LineWrapping(width, eol)
     length = encoded_length(size, wrapping)
-    text = encode(content, wrapping, 0, length)
+    text = encode_range(content, wrapping, 0, length)
     lines = Base64LineOffsets(BlobSpan(0, length, "", size, wrapping))
     start = data.draw(st.integers(0, length - 1))
     end = data.draw(st.integers(start + 1, length))
-    at, until = lines.quad_start_at_or_before(start), lines.quad_start_at_or_after(end)
-    found = lines.encode_from(content[at // 4 * 3 : until // 4 * 3], at)
-    here = lines.text_offset(at)
-    assert here <= start
-    assert found[start - here : end - here] == text[start:end]
+    quad_start, quad_end = lines.quad_start_at_or_before(start), lines.quad_start_at_or_after(end)
+    encoded = lines.encode_from(content[quad_start // 4 * 3 : quad_end // 4 * 3], quad_start)
+    text_start = lines.text_offset(quad_start)
+    assert text_start <= start
+    assert encoded[start - text_start : end - text_start] == text[start:end]
 
 
-async def test_every_attachment_comes_back_decoded_however_it_is_stored(
-    stored: StoredMessage,
+async def test_every_attachment_is_read_decoded(
+    stored_message: StoredMessage,
 ) -> None:
-    parts = files(stored)
+    parts = file_parts(stored_message)
     assert len(parts) == len(FILES)
-    assert len(stored.layout.blob_spans) == 7, "all but the small one"
+    assert len(stored_message.layout.blob_spans) == 7, "all but the small one"
     for part, file in zip(parts, FILES, strict=True):
-        assert await stored.read_part(part) == file.content
-        assert (await stored.open_part(part)).size == len(file.content)
+        assert await stored_message.read_part(part) == file.content
+        assert (await stored_message.open_part(part)).size == len(file.content)
 
 
-@KEPT
+@FIXTURE_SETTINGS
 @given(st.integers(0, len(FILES) - 1), st.data())
-async def test_any_range_of_an_attachment_is_that_of_its_content(
-    stored: StoredMessage, nth: int, data: st.DataObject
+async def test_any_range_of_attachment_is_read(
+    stored_message: StoredMessage, nth: int, data: st.DataObject
 ) -> None:
     content = FILES[nth].content
     start = data.draw(st.integers(0, len(content)))
     end = data.draw(st.integers(start, len(content) + 5))
-    part = files(stored)[nth]
-    assert await read_all(stored.stream_part(part, start, end)) == content[start:end]
+    part = file_parts(stored_message)[nth]
+    assert await read_all(stored_message.stream_part(part, start, end)) == content[start:end]
 
 
-async def test_a_part_that_is_half_of_a_cut_one_is_decoded_from_its_own_half(
-    stored: StoredMessage,
+async def test_half_of_extracted_part_is_decoded(
+    stored_message: StoredMessage,
 ) -> None:
     for nth in (1, 4):
-        whole = files(stored)[nth]
-        half = replace(whole, body_end=whole.body_start + 4 * ((whole.size - 1) // 8))
-        expected = decode_transfer_encoding(RICH[half.body_start : half.body_end], "base64")
-        assert await stored.read_part(half) == expected
+        full_part = file_parts(stored_message)[nth]
+        half_part = replace(
+            full_part, body_end=full_part.body_start + 4 * ((full_part.size - 1) // 8)
+        )
+        expected = decode_transfer_encoding(
+            RICH[half_part.body_start : half_part.body_end], "base64"
+        )
+        assert await stored_message.read_part(half_part) == expected
 
 
-async def test_a_part_inside_an_attached_message_that_was_cut_out_is_read(
-    stored: StoredMessage,
+async def test_part_inside_extracted_message_is_read(
+    stored_message: StoredMessage,
 ) -> None:
-    section = f"{files(stored)[3].section}.2"
-    part = mime.find_part(stored.structure, section)
+    section = f"{file_parts(stored_message)[3].section}.2"
+    part = mime.find_part(stored_message.structure, section)
     assert part
     assert part.content_type == "application/zip"
-    assert await stored.read_part(part) == multipart_message.INNER
+    assert await stored_message.read_part(part) == multipart_message.INNER
 
 
-async def test_whoever_looks_into_a_cut_part_gets_it_put_back(stored: StoredMessage) -> None:
-    part = files(stored)[3].parts[0]
-    found = await stored.examine(lambda source: mime.decoded_fields(source, part))
-    assert [field.value for field in found][:2] == ["dora@example.com", "Inside"]
+async def test_examine_rebuilds_extracted_part(stored_message: StoredMessage) -> None:
+    part = file_parts(stored_message)[3].parts[0]
+    fields = await stored_message.examine(lambda source: mime.decoded_fields(source, part))
+    assert [field.value for field in fields][:2] == ["dora@example.com", "Inside"]
 
 
-async def test_a_piece_is_given_by_its_digest_and_only_to_a_message_that_has_it(
-    reader: Reader, stored: StoredMessage
+async def test_blob_is_read_by_digest_only_for_its_message(
+    message_store: MessageStore, stored_message: StoredMessage
 ) -> None:
-    digest = stored.layout.blob_spans[0].digest
-    assert await stored.read_blob(digest) == multipart_message.LARGE
-    (other,) = await reader.take(await reader.put(b"Subject: Other\r\n\r\nHello\r\n"))
+    digest = stored_message.layout.blob_spans[0].digest
+    assert await stored_message.read_blob(digest) == multipart_message.LARGE
+    (other_message,) = await message_store.load(
+        await message_store.store(b"Subject: Other\r\n\r\nHello\r\n")
+    )
     with pytest.raises(CorruptBlob, match="lacks its piece"):
-        await other.read_blob(digest)
+        await other_message.read_blob(digest)
 
 
-async def test_many_messages_take_one_statement_and_only_large_ones_the_store(
-    reader: Reader, statements: list[str]
+async def test_loading_many_messages_takes_two_statements(
+    message_store: MessageStore, statements: list[str]
 ) -> None:
-    large = b"Subject: Large\r\n\r\n" + multipart_message.BINARY * 4
-    raws = [b"", b"Subject: One\r\n\r\nHello", large, RICH]
-    ids = [await reader.put(raw) for raw in raws]
+    large_message = b"Subject: Large\r\n\r\n" + multipart_message.BINARY * 4
+    raws = [b"", b"Subject: One\r\n\r\nHello", large_message, RICH]
+    ids = [await message_store.store(raw) for raw in raws]
     del statements[:]
-    found = await reader.take(*ids)
+    messages = await message_store.load(*ids)
     assert len(statements) == 2, "one for the rows, one for their skeletons"
-    assert [await read_all(each.stream_raw()) for each in found] == raws
-    assert [each.size for each in found] == [len(raw) for raw in raws]
+    assert [await read_all(message.stream_raw()) for message in messages] == raws
+    assert [message.size for message in messages] == [len(raw) for raw in raws]
 
 
-async def overwritten(world: Environment, digest: str) -> None:
-    """Turn a bit of a stored object."""
+async def flip_bit_of_object(world: Environment, digest: str) -> None:
+    """Flip one bit of a stored object."""
     (row,) = await world.database.read(
         select(*select_columns(Blob)).where(col(Blob.digest) == digest)
     )
-    packed = bytearray(await world.object_store.get(row.name))
-    packed[len(packed) // 2] ^= 1
-    await world.object_store.put(row.name, bytes(packed))
+    data = bytearray(await world.object_store.get(row.name))
+    data[len(data) // 2] ^= 1
+    await world.object_store.put(row.name, bytes(data))
 
 
 @pytest.mark.parametrize("nth", [0, 1, 2, 3])
-async def test_damage_is_noticed_before_the_last_bytes_are_given(
-    reader: Reader, stored: StoredMessage, nth: int
+async def test_damage_is_detected_before_last_bytes(
+    message_store: MessageStore, stored_message: StoredMessage, nth: int
 ) -> None:
-    await overwritten(reader.world, stored.layout.blob_spans[nth].digest)
-    got = bytearray()
+    await flip_bit_of_object(message_store.world, stored_message.layout.blob_spans[nth].digest)
+    received = bytearray()
 
-    async def read() -> None:
-        async for chunk in stored.stream_part(files(stored)[nth]):
-            got.extend(chunk)
+    async def read_chunks() -> None:
+        async for chunk in stored_message.stream_part(file_parts(stored_message)[nth]):
+            received.extend(chunk)
 
     with pytest.raises(CorruptBlob):
-        await read()
-    assert len(got) < len(FILES[nth].content)
+        await read_chunks()
+    assert len(received) < len(FILES[nth].content)
 
 
-async def test_a_lost_object_and_a_lost_row_are_damage(
-    reader: Reader, stored: StoredMessage
+async def test_lost_object_or_row_raises_corrupt_blob(
+    message_store: MessageStore, stored_message: StoredMessage
 ) -> None:
-    world, part = reader.world, files(stored)[0]
-    names = [each.name async for each in world.object_store.list()]
+    world, part = message_store.world, file_parts(stored_message)[0]
+    names = [stored_object.name async for stored_object in world.object_store.list()]
     await world.object_store.delete(names)
     with pytest.raises(CorruptBlob, match="lost"):
-        await stored.read_part(part)
+        await stored_message.read_part(part)
     async with world.write_session() as session:
         await session.exec(delete(MessageBlob))
     with pytest.raises(CorruptBlob, match="lacks its piece"):
-        await stored.read_part(part)
+        await stored_message.read_part(part)
 
 
-async def test_a_message_that_is_deleted_while_it_is_read_is_not_there(
-    reader: Reader, stored: StoredMessage
+async def test_message_deleted_while_read_raises_not_found(
+    message_store: MessageStore, stored_message: StoredMessage
 ) -> None:
-    async with reader.world.write_session() as session:
+    async with message_store.world.write_session() as session:
         await session.exec(delete(Message))
     with pytest.raises(NotFound):
-        await stored.read_part(files(stored)[0])
+        await stored_message.read_part(file_parts(stored_message)[0])
 
 
-async def test_one_damaged_message_does_not_spoil_the_others(
-    reader: Reader, caplog: pytest.LogCaptureFixture
+async def test_damaged_message_does_not_affect_others(
+    message_store: MessageStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    good, bad = [await reader.put(b"Subject: %d\r\n\r\nHello" % n) for n in range(2)]
-    _, row = (each.row for each in await reader.take(good, bad))
-    async with reader.world.write_session() as session:
-        spoilt = update(Blob).where(col(Blob.id) == row.blob_id).values(data=b"spoilt")
-        await session.exec(spoilt)
-    first, second = await reader.take(good, bad)
-    assert await read_all(first.stream_raw()) == b"Subject: 0\r\n\r\nHello"
+    intact_id, damaged_id = [
+        await message_store.store(b"Subject: %d\r\n\r\nHello" % n) for n in range(2)
+    ]
+    _, row = (message.row for message in await message_store.load(intact_id, damaged_id))
+    async with message_store.world.write_session() as session:
+        statement = update(Blob).where(col(Blob.id) == row.blob_id).values(data=b"spoilt")
+        await session.exec(statement)
+    intact_message, damaged_message = await message_store.load(intact_id, damaged_id)
+    assert await read_all(intact_message.stream_raw()) == b"Subject: 0\r\n\r\nHello"
     with pytest.raises(CorruptBlob):
-        await read_all(second.stream_raw())
+        await read_all(damaged_message.stream_raw())
     assert "a stored message is damaged" in caplog.text
 
 
-async def peak(chunks: AsyncIterator[bytes]) -> int:
-    """The most memory taken while a stream is read and forgotten."""
+async def measure_peak_memory(chunks: AsyncIterator[bytes]) -> int:
+    """Read a stream and return the peak of the allocated memory in bytes."""
     tracemalloc.start()
     try:
         async for chunk in chunks:
@@ -270,14 +287,16 @@ async def peak(chunks: AsyncIterator[bytes]) -> int:
     ],
     ids=["raw", "zeros", "dense", "sparse"],
 )
-async def test_a_large_attachment_is_streamed_in_little_memory(
-    reader: Reader, content: bytes
+async def test_large_attachment_is_streamed_in_bounded_memory(
+    message_store: MessageStore, content: bytes
 ) -> None:
     file = multipart_message.base64_file("filename=a", content, multipart_message.wrapped(content))
-    (stored,) = await reader.take(await reader.put(multipart_message.raw([file])))
-    part = files(stored)[0]
-    assert await peak(stored.stream_part(part)) < 8 * MIB
-    assert await peak(stored.stream_raw()) < 8 * MIB
+    (stored_message,) = await message_store.load(
+        await message_store.store(multipart_message.raw([file]))
+    )
+    part = file_parts(stored_message)[0]
+    assert await measure_peak_memory(stored_message.stream_part(part)) < 8 * MIB
+    assert await measure_peak_memory(stored_message.stream_raw()) < 8 * MIB
     middle = len(content) // 2
-    found = await read_all(stored.stream_part(part, middle, middle + 1000))
-    assert found == content[middle : middle + 1000]
+    middle_bytes = await read_all(stored_message.stream_part(part, middle, middle + 1000))
+    assert middle_bytes == content[middle : middle + 1000]

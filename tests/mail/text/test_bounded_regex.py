@@ -1,11 +1,11 @@
-"""Regular expressions of strangers."""
+"""Regular expressions of users with bounded cost."""
 
 import contextlib
 import re
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 
 from mail.text.bounded_regex import MAX_PATTERN_LENGTH, MAX_TEXT_LENGTH, BoundedRegex
 from models.errors import InvalidInput
@@ -16,15 +16,15 @@ PATTERNS = [
 ]  # fmt: skip
 
 
-@given(some.sampled_from(PATTERNS[:-3] + PATTERNS[-2:]), some.text("abcdxyz0.@- ", max_size=12))
-def test_what_is_found_is_what_python_finds(pattern: str, text: str) -> None:
+@given(st.sampled_from(PATTERNS[:-3] + PATTERNS[-2:]), st.text("abcdxyz0.@- ", max_size=12))
+def test_search_result_equals_python_re(pattern: str, text: str) -> None:
     if pattern:
-        python = re.search(pattern, text, re.IGNORECASE | re.ASCII)
-        assert BoundedRegex(pattern).is_found_in(text) is bool(python)
+        python_match = re.search(pattern, text, re.IGNORECASE | re.ASCII)
+        assert BoundedRegex(pattern).is_found_in(text) is bool(python_match)
 
 
 @pytest.mark.parametrize("pattern", ["/@Work\\.Example$/i", "@WORK[.]example$", "K\\.E"])
-def test_case_does_not_matter_and_slashes_may_stand_around(pattern: str) -> None:
+def test_pattern_ignores_case_and_enclosing_slashes(pattern: str) -> None:
     assert BoundedRegex(pattern).is_found_in("Ada@work.EXAMPLE")
 
 
@@ -36,14 +36,14 @@ def test_case_does_not_matter_and_slashes_may_stand_around(pattern: str) -> None
         "((a{30}){30})", "x" * (MAX_PATTERN_LENGTH + 1),
     ],
 )  # fmt: skip
-def test_what_is_none_or_cannot_be_bounded_is_refused(pattern: str) -> None:
-    with pytest.raises(InvalidInput) as refused:
+def test_invalid_or_unbounded_pattern_is_refused(pattern: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
         BoundedRegex(pattern)
-    assert refused.value.path == ["sendersRegex"]
+    assert raised.value.path == ["sendersRegex"]
 
 
-@given(some.text(max_size=40), some.text(max_size=40))
-def test_no_pattern_does_more_than_refuse(pattern: str, text: str) -> None:
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_random_pattern_is_searched_or_refused(pattern: str, text: str) -> None:
     with contextlib.suppress(InvalidInput):
         BoundedRegex(pattern).is_found_in(text)
 
@@ -59,6 +59,7 @@ def test_no_pattern_does_more_than_refuse(pattern: str, text: str) -> None:
         "(.*){60}x",
     ],
 )
-def test_what_others_choke_on_is_soon_known(pattern: str) -> None:
+def test_exponential_pattern_is_searched_in_linear_time(pattern: str) -> None:
     assert not BoundedRegex(pattern).is_found_in("a" * (MAX_TEXT_LENGTH - 1) + "b")
-    assert not BoundedRegex(pattern).is_found_in("a" * (MAX_TEXT_LENGTH + 1))  # its end is not seen
+    # The text is cut before its end.
+    assert not BoundedRegex(pattern).is_found_in("a" * (MAX_TEXT_LENGTH + 1))

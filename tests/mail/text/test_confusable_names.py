@@ -1,4 +1,4 @@
-"""Names that would pass for others."""
+"""Addresses and domains that look like others are refused."""
 
 import pytest
 
@@ -14,7 +14,7 @@ from models.errors import InvalidInput
         "أحمد@example.org", "o'neil+x@example.org", "анна.ada@example.org", "データ@example.org",
     ],
 )  # fmt: skip
-def test_names_of_one_script_are_fine(address: str) -> None:
+def test_address_of_one_script_is_accepted(address: str) -> None:
     confusables.refuse_confusable_address(address)
     confusables.refuse_confusable_domain(address.rpartition("@")[2])
 
@@ -24,7 +24,7 @@ def test_names_of_one_script_are_fine(address: str) -> None:
     [
         "\N{CYRILLIC SMALL LETTER A}da@example.org",
         "ada@ex\N{CYRILLIC SMALL LETTER A}mple.org",
-        "\u0441\u043e\u0441\u043e@example.org",  # all of it Cyrillic, and seen as coco
+        "\u0441\u043e\u0441\u043e@example.org",  # all Cyrillic, looks like coco
         "ada@\N{GREEK SMALL LETTER OMICRON}.example",
         "\N{FULLWIDTH LATIN SMALL LETTER A}da@example.org",
         "\N{LATIN SMALL LIGATURE FI}@example.org",
@@ -32,11 +32,11 @@ def test_names_of_one_script_are_fine(address: str) -> None:
         "\N{CYRILLIC SMALL LETTER ZHE}\N{GREEK SMALL LETTER LAMDA}@example.org",
     ],
 )
-def test_names_that_pass_for_others_are_refused(address: str) -> None:
-    def refuse() -> None:
+def test_confusable_address_is_refused(address: str) -> None:
+    def check_address() -> None:
         confusables.refuse_confusable_address(address, path="alias")
         confusables.refuse_confusable_domain(address.rpartition("@")[2], path="alias")
 
-    with pytest.raises(InvalidInput) as refused:
-        refuse()
-    assert (refused.value.constraint, refused.value.path) == ("lookalike", ["alias"])
+    with pytest.raises(InvalidInput) as raised:
+        check_address()
+    assert (raised.value.constraint, raised.value.path) == ("lookalike", ["alias"])

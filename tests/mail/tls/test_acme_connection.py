@@ -1,4 +1,4 @@
-"""The connections of an ACME client."""
+"""Connections of the ACME client."""
 
 import asyncio
 import json
@@ -9,30 +9,30 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from mail.tls import acme_client
 from tests.support.operations.certificate_operations import pem_of_key
 
-HEAD = "HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+RESPONSE_HEADER = "HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 
 
-@pytest.mark.parametrize("refused", ["/dir", "/nonce"])
-async def test_a_failure_that_is_kept_keeps_no_connection_open(refused: str) -> None:
+@pytest.mark.parametrize("failing_path", ["/dir", "/nonce"])
+async def test_stored_acme_error_keeps_no_connection_open(failing_path: str) -> None:
     closed, base = asyncio.Event(), ""
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         body = json.dumps({"newNonce": f"{base}/nonce", "newAccount": f"{base}/account"})
         while request := await reader.read(10_000):  # the connection stays open
             path = request.split()[1].decode()
-            status = "500 Broken" if path == refused else "200 OK"
-            writer.write((HEAD % (status, len(body)) + body).encode())
+            status = "500 Broken" if path == failing_path else "200 OK"
+            writer.write((RESPONSE_HEADER % (status, len(body)) + body).encode())
         writer.close()
         closed.set()
 
     key = pem_of_key(ec.generate_private_key(ec.SECP256R1()))
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as listener:
+    async with await asyncio.start_server(respond, "127.0.0.1", 0) as listener:
         base = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-        with pytest.raises(acme_client.AcmeError) as kept:
+        with pytest.raises(acme_client.AcmeError) as raised:
             async with acme_client.connect_acme(
                 acme_client.AcmeServer(f"{base}/dir"), key
             ) as client:
                 await asyncio.to_thread(client.open_account, None, "")
         async with asyncio.timeout(30):
             await closed.wait()
-    assert kept.value
+    assert raised.value

@@ -1,4 +1,4 @@
-"""Which certificate clients of SMTP are shown, by the name they ask for, and how it changes."""
+"""Certificates that SMTP listeners serve by server name (SNI), and their changes."""
 
 import asyncio
 import hashlib
@@ -24,7 +24,7 @@ from merganser.server import smtp_listeners
 from merganser.settings.settings import Settings
 from models.runtime.environment import Environment
 from resolvers.certificates import certificate_reload
-from resolvers.certificates.certificates import find_served_spki
+from resolvers.certificates.certificates import find_served_spki_sha256
 from tests.conftest import Client, Clock
 from tests.support.mail_servers.queue_worker import until
 from tests.support.mail_servers.smtp_client import Authority, connect
@@ -38,162 +38,183 @@ from tests.support.operations.certificate_operations import (
     stored,
 )
 
-ANY = ssl.create_default_context()
-ANY.check_hostname = False
-ANY.verify_mode = ssl.CERT_NONE
+INSECURE_CONTEXT = ssl.create_default_context()
+INSECURE_CONTEXT.check_hostname = False
+INSECURE_CONTEXT.verify_mode = ssl.CERT_NONE
 
 
 @dataclass
-class Shown:
-    """A listener, and what it shows."""
+class SniListener:
+    """A listener and its keyring."""
 
     listener: SmtpListener
-    ring: SniCertificates
+    keyring: SniCertificates
 
-    async def to(self, name: str | None, context: ssl.SSLContext = ANY) -> str:
-        """SHA-256 of the certificate that a client of this name is shown, as we write it."""
-        neighbour = await connect(self.listener.port)
-        assert (await neighbour.say("STARTTLS")).startswith("220 ")
+    async def served_fingerprint(
+        self, name: str | None, context: ssl.SSLContext = INSECURE_CONTEXT
+    ) -> str:
+        """Return the SHA-256 fingerprint of the certificate served for this name."""
+        client = await connect(self.listener.port)
+        assert (await client.say("STARTTLS")).startswith("220 ")
         if name is None:
-            context = replace_hostname()
-        await neighbour.writer.start_tls(context, server_hostname=name or "")
-        tunnel = neighbour.writer.get_extra_info("ssl_object")
-        raw = tunnel.getpeercert(binary_form=True)
-        assert (await neighbour.say("EHLO x")).startswith("250-")
-        await neighbour.close()
+            context = new_insecure_context()
+        await client.writer.start_tls(context, server_hostname=name or "")
+        tls_object = client.writer.get_extra_info("ssl_object")
+        raw = tls_object.getpeercert(binary_form=True)
+        assert (await client.say("EHLO x")).startswith("250-")
+        await client.close()
         digest = hashlib.sha256(raw).hexdigest()
-        return ":".join(digest[at : at + 2] for at in range(0, 64, 2))
+        return ":".join(digest[position : position + 2] for position in range(0, 64, 2))
 
 
-def replace_hostname() -> ssl.SSLContext:
-    """A context for clients that name nobody."""
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    made.check_hostname = False
-    made.verify_mode = ssl.CERT_NONE
-    return made
+def new_insecure_context() -> ssl.SSLContext:
+    """Return a TLS client context that checks no certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 @asynccontextmanager
-async def showing(
-    world: Environment, folder: Path, file: CertificateFiles | None = None, **more: Any
-) -> AsyncIterator[Shown]:
-    """A listener that shows what is stored, and follows it."""
-    ring = certificate_reload.new_keyring(world, file)
-    await certificate_reload.load_changed_certificates(world, ring)
-    following = asyncio.create_task(certificate_reload.follow_certificates(world, ring))
+async def run_listener(
+    world: Environment, folder: Path, file: CertificateFiles | None = None, **config_options: Any
+) -> AsyncIterator[SniListener]:
+    """Run a listener that serves the stored certificates and follows their changes."""
+    keyring = certificate_reload.new_empty_keyring(world, file)
+    await certificate_reload.update_keyring_from_database(world, keyring)
+    follow_task = asyncio.create_task(certificate_reload.keep_keyring_up_to_date(world, keyring))
     listener = MxListener(
         world,
         folder / "spool",
-        SmtpListenerConfig(SessionLimits(), certificates=ring, **more),
+        SmtpListenerConfig(SessionLimits(), certificates=keyring, **config_options),
         MxRules(0, 0),
     )
     await listener.start(host="127.0.0.1", port=0)
     try:
-        yield Shown(listener, ring)
+        yield SniListener(listener, keyring)
     finally:
-        following.cancel()
+        follow_task.cancel()
         await listener.close(1)
 
 
-async def test_each_name_has_its_certificate(
+async def test_each_name_gets_its_certificate(
     root: Client, world: Environment, tmp_path: Path
 ) -> None:
-    mine = (await stored(root, NAME))["fingerprintSha256"]
+    own_fingerprint = (await stored(root, NAME))["fingerprintSha256"]
     shop = await stored(root, "shop.example", names=["shop.example", "*.shop.example", "b.example"])
-    exact = (await stored(root, "a.shop.example"))["fingerprintSha256"]
-    odd = (await stored(root, "odd.example", names=["other.example"]))["fingerprintSha256"]
-    async with showing(world, tmp_path) as shown:
-        for name, wanted in (
-            (NAME, mine),
-            ("MX.Example.ORG", mine),
+    exact_fingerprint = (await stored(root, "a.shop.example"))["fingerprintSha256"]
+    odd_fingerprint = (await stored(root, "odd.example", names=["other.example"]))[
+        "fingerprintSha256"
+    ]
+    async with run_listener(world, tmp_path) as sni_listener:
+        for name, expected in (
+            (NAME, own_fingerprint),
+            ("MX.Example.ORG", own_fingerprint),
             ("shop.example", shop["fingerprintSha256"]),
             ("www.shop.example", shop["fingerprintSha256"]),
             ("b.example", shop["fingerprintSha256"]),
-            ("a.shop.example", exact),
-            ("odd.example", odd),
-            ("x.www.shop.example", mine),  # a star is one label: our own name's
-            ("nobody.example", mine),
-            (None, mine),
+            ("a.shop.example", exact_fingerprint),
+            ("odd.example", odd_fingerprint),
+            # A wildcard matches one label: the certificate of the hostname.
+            (
+                "x.www.shop.example",
+                own_fingerprint,
+            ),
+            ("nobody.example", own_fingerprint),
+            (None, own_fingerprint),
         ):
-            assert await shown.to(name) == wanted, name
+            assert await sni_listener.served_fingerprint(name) == expected, name
 
 
-async def test_of_several_that_which_is_valid_longest(
+async def test_longest_valid_of_several_certificates_is_served(
     root: Client, world: Environment, clock: Clock, tmp_path: Path
 ) -> None:
     names = ["a.example", "b.example"]
     await stored(root, "short.example", names=names, days=60)
-    long = (await stored(root, "long.example", names=names, days=80))["fingerprintSha256"]
-    own = (await stored(root, "b.example", days=40))["fingerprintSha256"]
-    async with showing(world, tmp_path) as shown:
-        assert [await shown.to(name) for name in names] == [long, own]
-        clock.tick(seconds=20 * DAY.total_seconds())  # its own has ended
-        assert [await shown.to(name) for name in names] == [long, long]
+    long_fingerprint = (await stored(root, "long.example", names=names, days=80))[
+        "fingerprintSha256"
+    ]
+    own_fingerprint = (await stored(root, "b.example", days=40))["fingerprintSha256"]
+    async with run_listener(world, tmp_path) as sni_listener:
+        assert [await sni_listener.served_fingerprint(name) for name in names] == [
+            long_fingerprint,
+            own_fingerprint,
+        ]
+        clock.tick(seconds=20 * DAY.total_seconds())  # the certificate with this name has expired
+        assert [await sni_listener.served_fingerprint(name) for name in names] == [
+            long_fingerprint,
+            long_fingerprint,
+        ]
 
 
-async def test_the_file_is_for_whoever_asks_for_what_is_not_stored(
+async def test_certificate_file_is_served_for_other_names(
     root: Client, world: Environment, tmp_path: Path
 ) -> None:
     authority = Authority(tmp_path)
     file = CertificateFiles(authority.issue("file.example"))
-    one = (await stored(root, NAME))["fingerprintSha256"]
-    async with showing(world, tmp_path, file) as shown:
-        assert await shown.to(NAME) == one
-        of_file = await shown.to("nobody.example")
-        assert of_file == await shown.to(None) != one
-        await shown.to("file.example", authority.client())  # which it is
+    stored_fingerprint = (await stored(root, NAME))["fingerprintSha256"]
+    async with run_listener(world, tmp_path, file) as sni_listener:
+        assert await sni_listener.served_fingerprint(NAME) == stored_fingerprint
+        file_fingerprint = await sni_listener.served_fingerprint("nobody.example")
+        assert file_fingerprint == await sni_listener.served_fingerprint(None) != stored_fingerprint
+        # The client verifies the name.
+        await sni_listener.served_fingerprint("file.example", authority.client())
         authority.issue("file.example")  # replaced on disk
-        assert await shown.to("nobody.example") != of_file
+        assert await sni_listener.served_fingerprint("nobody.example") != file_fingerprint
 
 
-async def test_it_changes_without_a_restart(
+async def test_certificate_change_needs_no_restart(
     root: Client, world: Environment, tmp_path: Path
 ) -> None:
-    async with showing(world, tmp_path) as shown:
-        neighbour = await connect(shown.listener.port, greet=False)
-        await neighbour.hear()
-        assert "STARTTLS" not in await neighbour.say("EHLO x")
-        assert (await neighbour.say("STARTTLS")).startswith("502 ")
-        first = await stored(root)
+    async with run_listener(world, tmp_path) as sni_listener:
+        client = await connect(sni_listener.listener.port, greet=False)
+        await client.hear()
+        assert "STARTTLS" not in await client.say("EHLO x")
+        assert (await client.say("STARTTLS")).startswith("502 ")
+        first_certificate = await stored(root)
 
-        async def is_shown(wanted: str) -> bool:
-            return shown.ring.is_ready and await shown.to(NAME) == wanted
+        async def is_served(fingerprint: str) -> bool:
+            return (
+                sni_listener.keyring.is_ready
+                and await sni_listener.served_fingerprint(NAME) == fingerprint
+            )
 
-        await until(lambda: is_shown(first["fingerprintSha256"]))
-        assert "STARTTLS" in await neighbour.say("EHLO x")  # also where one is connected already
-        second = await stored(root)
-        assert second["id"] == first["id"]
-        await until(lambda: is_shown(second["fingerprintSha256"]))
-        await neighbour.close()
-        await root(DELETE, input={"ids": [first["id"]]})
+        await until(lambda: is_served(first_certificate["fingerprintSha256"]))
+        assert "STARTTLS" in await client.say("EHLO x")  # also on a connection from before
+        second_certificate = await stored(root)
+        assert second_certificate["id"] == first_certificate["id"]
+        await until(lambda: is_served(second_certificate["fingerprintSha256"]))
+        await client.close()
+        await root(DELETE, input={"ids": [first_certificate["id"]]})
 
-        async def gone() -> bool:
-            return not shown.ring.is_ready
+        async def has_no_certificate() -> bool:
+            return not sni_listener.keyring.is_ready
 
-        await until(gone)
-        assert shown.ring.context_for_name(NAME) is None
+        await until(has_no_certificate)
+        assert sni_listener.keyring.context_for_name(NAME) is None
 
 
-async def test_what_another_process_stores_is_found(
+async def test_certificate_stored_by_other_process_is_served(
     root: Client, world: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(certificate_reload, "POLL_SECONDS", 0.05)
-    other = replace(world, wakeups=type(world.wakeups)())  # whose bells we do not hear
-    async with showing(other, tmp_path) as shown:
-        one = await stored(root)
+    # Without wake-ups of the first process.
+    other_world = replace(world, wakeups=type(world.wakeups)())
+    async with run_listener(other_world, tmp_path) as sni_listener:
+        certificate = await stored(root)
 
-        async def there() -> bool:
-            return shown.ring.is_ready
+        async def is_ready() -> bool:
+            return sni_listener.keyring.is_ready
 
-        await until(there)
-        assert await shown.to(NAME) == one["fingerprintSha256"]
+        await until(is_ready)
+        assert await sni_listener.served_fingerprint(NAME) == certificate["fingerprintSha256"]
 
 
-async def test_tls_from_the_first_byte_waits_for_a_certificate(
+async def test_implicit_tls_waits_for_certificate(
     root: Client, world: Environment, tmp_path: Path
 ) -> None:
-    async with showing(world, tmp_path, implicit_tls=True) as shown:
-        port = shown.listener.port
+    async with run_listener(world, tmp_path, implicit_tls=True) as sni_listener:
+        port = sni_listener.listener.port
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         assert await reader.read() == b""
         writer.close()
@@ -201,89 +222,91 @@ async def test_tls_from_the_first_byte_waits_for_a_certificate(
         cert, key = signer.issue(["mx.example.org"])
         assert (await put(root, serverName=NAME, cert=cert, privateKey=key))["errors"] == []
 
-        async def there() -> bool:
-            return shown.ring.is_ready
+        async def is_ready() -> bool:
+            return sni_listener.keyring.is_ready
 
-        await until(there)
+        await until(is_ready)
         reader, writer = await asyncio.open_connection(
-            "127.0.0.1", port, ssl=ANY, server_hostname=NAME
+            "127.0.0.1", port, ssl=INSECURE_CONTEXT, server_hostname=NAME
         )
         assert (await reader.readline()).startswith(b"220 ")
         writer.close()
 
 
-async def test_one_that_cannot_be_opened_is_passed_over(
+async def test_undecryptable_certificate_is_skipped(
     root: Client, world: Environment, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = ["a.example"]
-    good = (await stored(root, "good.example", names=names, days=60))["fingerprintSha256"]
+    good_fingerprint = (await stored(root, "good.example", names=names, days=60))[
+        "fingerprintSha256"
+    ]
     await stored(root, "lost.example", names=names, days=80)
-    lost = "UPDATE certificates SET private_key = 'x.AAAA' WHERE server_name = 'lost.example'"
+    statement = "UPDATE certificates SET private_key = 'x.AAAA' WHERE server_name = 'lost.example'"
     async with world.write_session() as session:
-        await (await session.connection()).exec_driver_sql(lost)
-    async with showing(world, tmp_path) as shown:
-        assert await shown.to("a.example") == good
-        assert await shown.to("lost.example") == good
+        await (await session.connection()).exec_driver_sql(statement)
+    async with run_listener(world, tmp_path) as sni_listener:
+        assert await sni_listener.served_fingerprint("a.example") == good_fingerprint
+        assert await sni_listener.served_fingerprint("lost.example") == good_fingerprint
     assert caplog.text.count("certificate cannot be used") == 1
 
 
-async def test_contexts_are_kept_within_bounds(
+async def test_cached_contexts_are_limited(
     root: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert MAX_CONTEXTS >= 100
     monkeypatch.setattr("mail.tls.sni_certificates.MAX_CONTEXTS", 2)
     for name in ("a.example", "b.example", "c.example"):
         await stored(root, name)
-    ring = certificate_reload.new_keyring(world)
-    await certificate_reload.load_changed_certificates(world, ring)
-    first = ring.context_for_name("a.example")
-    assert first is ring.context_for_name("a.example")
+    keyring = certificate_reload.new_empty_keyring(world)
+    await certificate_reload.update_keyring_from_database(world, keyring)
+    first_context = keyring.context_for_name("a.example")
+    assert first_context is keyring.context_for_name("a.example")
     for name in ("b.example", "c.example"):
-        assert ring.context_for_name(name) is not None
-    assert ring.context_for_name("a.example") is not first  # made anew
+        assert keyring.context_for_name(name) is not None
+    assert keyring.context_for_name("a.example") is not first_context  # built again
 
 
-async def test_sessions_are_resumed(root: Client, world: Environment, tmp_path: Path) -> None:
+async def test_tls_sessions_are_resumed(root: Client, world: Environment, tmp_path: Path) -> None:
     await stored(root)
-    async with showing(world, tmp_path) as shown:
-        context = replace_hostname()
+    async with run_listener(world, tmp_path) as sni_listener:
+        context = new_insecure_context()
         context.maximum_version = ssl.TLSVersion.TLSv1_2
-        session, port = None, shown.listener.port
+        session, port = None, sni_listener.listener.port
 
-        def speak(session: ssl.SSLSession | None) -> tuple[ssl.SSLSession | None, bool | None]:
+        def connect_with_session(
+            session: ssl.SSLSession | None,
+        ) -> tuple[ssl.SSLSession | None, bool | None]:
             with smtplib.SMTP("127.0.0.1", port, timeout=10) as smtp:
                 smtp.ehlo()
                 smtp.docmd("STARTTLS")
                 assert isinstance(smtp.sock, socket.socket)
-                over = context.wrap_socket(smtp.sock, server_hostname=NAME, session=session)
-                smtp.sock, smtp.file = over, None
+                tls_socket = context.wrap_socket(smtp.sock, server_hostname=NAME, session=session)
+                smtp.sock, smtp.file = tls_socket, None
                 smtp.ehlo()
-                return over.session, over.session_reused
+                return tls_socket.session, tls_socket.session_reused
 
-        session, reused = await asyncio.to_thread(speak, None)
+        session, reused = await asyncio.to_thread(connect_with_session, None)
         assert not reused
-        _, reused = await asyncio.to_thread(speak, session)
+        _, reused = await asyncio.to_thread(connect_with_session, session)
         assert reused
 
 
-def test_keys_reach_openssl_without_a_file_that_stays(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_private_key_leaves_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     cert, key = Signer().issue(key=rsa_key())
     assert context_from_pem(cert, key)
     monkeypatch.delattr("os.memfd_create")
-    with server_tls._temporary_pem_file(cert, key) as (path, password):  # noqa: SLF001 - what lies there meanwhile
-        seen = Path(path).read_text()
+    with server_tls._temporary_pem_file(cert, key) as (path, password):  # noqa: SLF001 - checks the temporary file
+        file_text = Path(path).read_text()
         assert Path(path).stat().st_mode & 0o077 == 0
         assert password is not None
-    assert "ENCRYPTED" in seen
-    assert "BEGIN PRIVATE KEY" not in seen
+    assert "ENCRYPTED" in file_text
+    assert "BEGIN PRIVATE KEY" not in file_text
     assert context_from_pem(cert, key)
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_submission_needs_a_certificate_or_one_on_its_way(
+async def test_submission_needs_stored_or_pending_certificate(
     root: Client, world: Environment
 ) -> None:
     settings = Settings(submission="127.0.0.1:587")
@@ -294,19 +317,29 @@ async def test_submission_needs_a_certificate_or_one_on_its_way(
     await smtp_listeners.check_certificate_available(settings, world)
 
 
-async def test_tlsa_tells_of_what_is_shown(
+async def test_tlsa_digest_is_of_served_certificate(
     root: Client, world: Environment, tmp_path: Path
 ) -> None:
-    assert await find_served_spki(world, NAME) is None
+    assert await find_served_spki_sha256(world, NAME) is None
     file = Authority(tmp_path).issue()
     with_file = replace(world, options=replace(world.options, tls_cert=file))
-    of_file = await find_served_spki(with_file, NAME)
-    assert of_file is not None
+    file_digest = await find_served_spki_sha256(with_file, NAME)
+    assert file_digest is not None
     await stored(root, "other.example")
-    other = await find_served_spki(world, NAME)
-    assert other not in (None, of_file)
-    assert await find_served_spki(with_file, NAME) == of_file
+    other_digest = await find_served_spki_sha256(world, NAME)
+    assert other_digest not in (None, file_digest)
+    assert await find_served_spki_sha256(with_file, NAME) == file_digest
     await stored(root, "wild.example", names=["*.example.org"])
-    wild = await find_served_spki(with_file, NAME)
+    wildcard_digest = await find_served_spki_sha256(with_file, NAME)
     await stored(root, NAME)
-    assert len({other, of_file, wild, await find_served_spki(with_file, NAME)}) == 4
+    assert (
+        len(
+            {
+                other_digest,
+                file_digest,
+                wildcard_digest,
+                await find_served_spki_sha256(with_file, NAME),
+            }
+        )
+        == 4
+    )

@@ -1,1 +1,1 @@
-"""Tests of bulk messages."""
+"""Tests of mutations that change many messages at once."""

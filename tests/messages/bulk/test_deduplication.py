@@ -1,4 +1,4 @@
-"""What is there more than once, and folders that are empty behind a deletion."""
+"""Test messageDeduplicate, and the deletion of mailboxes that a delete empties."""
 
 from pathlib import Path
 from typing import Any
@@ -9,148 +9,207 @@ from graph.types import global_ids
 from models.events.journal import ChangeKind
 from resolvers.admin import tasks
 from resolvers.mailboxes.loaders import NewMailboxes, create_mailboxes
-from resolvers.messages.bulk import bulk_changes
+from resolvers.messages.bulk import bulk_tasks
 from tests.conftest import Client, Clock, context, few_of, raw_message, receive
 from tests.support.operations.bulk_operations import call, inbox, nodes, of, take_back
 from tests.support.stores.counter_check import journal, reached
 
-ALL: dict[str, Any] = {"all": True}
-HERE: dict[str, Any] = {"mailbox": {"path": "INBOX"}}
-PATHS = "{ viewer { user { mailboxes { path } } } }"
+ALL_MESSAGES: dict[str, Any] = {"all": True}
+INBOX_MESSAGES: dict[str, Any] = {"mailbox": {"path": "INBOX"}}
+MAILBOX_PATHS_QUERY = "{ viewer { user { mailboxes { path } } } }"
 pytestmark = pytest.mark.usefixtures("examined")
 
 
 @pytest.fixture
-async def doubled(ada: Client, clock: Clock) -> Client:
-    """INBOX has a, a, b, a, and one with the Message-ID of b; Keep has one a; two have no id."""
+async def user_with_duplicates(ada: Client, clock: Clock) -> Client:
+    """A user with duplicates.
+
+    INBOX has a, a, b, a and a message with the Message-ID of b. Keep has one a. Two messages have
+    no Message-ID.
+    """
     await create_mailboxes(context(ada), NewMailboxes(["Keep"]))
-    other = raw_message("c", Message_ID="<b@example.com>")
+    same_message_id = raw_message("c", Message_ID="<b@example.com>")
     b = raw_message("b", Message_ID="<b@example.com>")
-    bare = [b"Subject: d\r\n\r\nx\r\n", b"Subject: e\r\n\r\nx\r\n"]
-    letters = (raw_message("a"), raw_message("a"), b, raw_message("a"), other, *bare)
-    for nth, raw in enumerate(letters):
+    without_message_id = [b"Subject: d\r\n\r\nx\r\n", b"Subject: e\r\n\r\nx\r\n"]
+    raw_messages = (
+        raw_message("a"),
+        raw_message("a"),
+        b,
+        raw_message("a"),
+        same_message_id,
+        *without_message_id,
+    )
+    for nth, raw in enumerate(raw_messages):
         await receive(ada, raw, sender=f"from{nth}@example.com")
         clock.tick(seconds=1)
     await call(ada, "messageCopy", select=inbox("1"), to={"path": "Keep"})
     return ada
 
 
-async def there(client: Client) -> list[tuple[str, str, int]]:
-    found = [(n["mailbox"]["path"], n["subject"], n["uid"]) for n in await nodes(client)]
-    return sorted(found)
+async def load_positions(client: Client) -> list[tuple[str, str, int]]:
+    positions = [(n["mailbox"]["path"], n["subject"], n["uid"]) for n in await nodes(client)]
+    return sorted(positions)
 
 
-async def paths(client: Client) -> list[str]:
-    boxes = (await client(PATHS))["viewer"]["user"]["mailboxes"]
-    return [box["path"] for box in boxes]
+async def load_mailbox_paths(client: Client) -> list[str]:
+    mailboxes = (await client(MAILBOX_PATHS_QUERY))["viewer"]["user"]["mailboxes"]
+    return [mailbox["path"] for mailbox in mailboxes]
 
 
-async def test_of_equal_messages_the_oldest_of_a_folder_stays(doubled: Client) -> None:
-    before = await there(doubled)
-    last = await reached(doubled.world, doubled.user.id)
-    answer = await call(doubled, "messageDeduplicate", select=ALL)
+async def test_deduplicate_keeps_oldest_message_of_each_mailbox(
+    user_with_duplicates: Client,
+) -> None:
+    before = await load_positions(user_with_duplicates)
+    last = await reached(user_with_duplicates.world, user_with_duplicates.user.id)
+    answer = await call(user_with_duplicates, "messageDeduplicate", select=ALL_MESSAGES)
     assert (answer["errors"], answer["deletedCount"], answer["deletedMailboxes"]) == ([], 2, [])
-    kinds = [kind for kind, _ in await journal(doubled.world, doubled.user.id, last)]
+    kinds = [
+        kind
+        for kind, _ in await journal(user_with_duplicates.world, user_with_duplicates.user.id, last)
+    ]
     assert kinds == [ChangeKind.MESSAGE_ARCHIVED]
     after = [("INBOX", "a", 1), ("INBOX", "b", 3), ("INBOX", "c", 5), ("INBOX", "d", 6),
              ("INBOX", "e", 7), ("Keep", "a", 1)]  # fmt: skip
-    assert await there(doubled) == after
-    again = await call(doubled, "messageDeduplicate", select=ALL)
-    assert (again["deletedCount"], again["undo"]) == (0, None)
-    assert await take_back(doubled, answer) == {"restoredCount": 2, "errors": []}
-    assert [one[:2] for one in await there(doubled)] == [one[:2] for one in before]
+    assert await load_positions(user_with_duplicates) == after
+    repeated = await call(user_with_duplicates, "messageDeduplicate", select=ALL_MESSAGES)
+    assert (repeated["deletedCount"], repeated["undo"]) == (0, None)
+    assert await take_back(user_with_duplicates, answer) == {"restoredCount": 2, "errors": []}
+    assert [position[:2] for position in await load_positions(user_with_duplicates)] == [
+        position[:2] for position in before
+    ]
 
 
-async def test_the_same_message_id_is_enough_where_that_is_said(doubled: Client) -> None:
-    answer = await call(doubled, "messageDeduplicate", select=HERE, byMessageId=True)
+async def test_deduplicate_by_message_id_ignores_content(user_with_duplicates: Client) -> None:
+    answer = await call(
+        user_with_duplicates, "messageDeduplicate", select=INBOX_MESSAGES, byMessageId=True
+    )
     assert (answer["errors"], answer["deletedCount"]) == ([], 3)
-    assert [one[1] for one in await there(doubled)] == ["a", "b", "d", "e", "a"]
+    assert [position[1] for position in await load_positions(user_with_duplicates)] == [
+        "a",
+        "b",
+        "d",
+        "e",
+        "a",
+    ]
 
 
-async def test_only_what_is_selected_is_compared(doubled: Client, bob: Client) -> None:
-    for uids, many in (("1,3", 0), ("2,4", 1)):
-        answer = await call(doubled, "messageDeduplicate", select=inbox(uids))
-        assert (answer["errors"], answer["deletedCount"]) == ([], many)
-    keys = [node["id"] for node in await nodes(doubled)]
-    answer = await call(doubled, "messageDeduplicate", select={"ids": keys})
+async def test_deduplicate_compares_only_selected_messages(
+    user_with_duplicates: Client, bob: Client
+) -> None:
+    for uids, deleted_count in (("1,3", 0), ("2,4", 1)):
+        answer = await call(user_with_duplicates, "messageDeduplicate", select=inbox(uids))
+        assert (answer["errors"], answer["deletedCount"]) == ([], deleted_count)
+    keys = [node["id"] for node in await nodes(user_with_duplicates)]
+    answer = await call(user_with_duplicates, "messageDeduplicate", select={"ids": keys})
     assert (answer["errors"], answer["deletedCount"]) == ([], 1)
     unknown = {"ids": [*keys[:1], global_ids.encode("Message", 7)]}
-    for client, index in ((doubled, 1), (bob, 0)):
+    for client, index in ((user_with_duplicates, 1), (bob, 0)):
         answer = await call(client, "messageDeduplicate", select=unknown)
         assert [(e["code"], e["path"], e["index"]) for e in answer["errors"]] == [
             ("NOT_FOUND", ["select", "ids"], index)
         ]
 
 
-async def test_a_task_never_takes_the_last_of_its_kind(
-    doubled: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_deduplicate_task_keeps_last_copy(
+    user_with_duplicates: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for n in range(3):
-        await receive(doubled, raw_message("a"), sender=f"{n}@example.com")
-    answer = await call(few_of(doubled, tmp_path), "messageDeduplicate", select=HERE)
+        await receive(user_with_duplicates, raw_message("a"), sender=f"{n}@example.com")
+    answer = await call(
+        few_of(user_with_duplicates, tmp_path), "messageDeduplicate", select=INBOX_MESSAGES
+    )
     assert (answer["task"]["kind"], answer["task"]["total"]) == ("MESSAGE_DEDUPLICATE", 5)
-    await call(doubled, "messageDelete", select=inbox("1"), permanent=True)
-    monkeypatch.setattr(bulk_changes, "MESSAGES_PER_STEP", 2)
-    assert await tasks.run_next_task(doubled.world)
-    assert [one for one in await there(doubled) if one[:2] == ("INBOX", "a")] == [("INBOX", "a", 2)]
+    await call(user_with_duplicates, "messageDelete", select=inbox("1"), permanent=True)
+    monkeypatch.setattr(bulk_tasks, "MESSAGES_PER_STEP", 2)
+    assert await tasks.run_next_task(user_with_duplicates.world)
+    assert [
+        position
+        for position in await load_positions(user_with_duplicates)
+        if position[:2] == ("INBOX", "a")
+    ] == [("INBOX", "a", 2)]
 
 
-async def test_an_administrator_clears_up_for_many(
-    doubled: Client, bob: Client, root: Client
+async def test_admin_deduplicates_mail_of_several_users(
+    user_with_duplicates: Client, bob: Client, root: Client
 ) -> None:
     for n in range(2):
         await receive(bob, raw_message("a"), sender=f"{n}@example.com")
-    select = {**ALL, "users": of(doubled, bob)}
+    select = {**ALL_MESSAGES, "users": of(user_with_duplicates, bob)}
     answer = await call(root, "messageDeduplicate", select=select)
     assert (answer["errors"], answer["deletedCount"]) == ([], 3)
-    assert len(await there(bob)) == 1
+    assert len(await load_positions(bob)) == 1
 
 
-# folders that are empty then
-
-
-async def test_a_folder_goes_with_the_last_of_its_messages(doubled: Client) -> None:
-    await create_mailboxes(context(doubled), NewMailboxes(["A/B/C"]))
+async def test_delete_empty_mailbox_removes_emptied_mailbox(user_with_duplicates: Client) -> None:
+    await create_mailboxes(context(user_with_duplicates), NewMailboxes(["A/B/C"]))
     for path in ("A/B", "A/B/C", "Sent"):
-        await call(doubled, "messageCopy", select=inbox("1"), to={"path": path})
-    before = await paths(doubled)
-    keep = global_ids.encode("Mailbox", (await doubled.box("Keep")).id)
-    for path, permanent, gone in (("Keep", True, [keep]), ("A/B", False, []), ("Sent", True, [])):
+        await call(user_with_duplicates, "messageCopy", select=inbox("1"), to={"path": path})
+    before = await load_mailbox_paths(user_with_duplicates)
+    keep_id = global_ids.encode("Mailbox", (await user_with_duplicates.box("Keep")).id)
+    for path, permanent, deleted_mailboxes in (
+        ("Keep", True, [keep_id]),
+        ("A/B", False, []),
+        ("Sent", True, []),
+    ):
         select = {"mailbox": {"path": path}}
-        given = {"select": select, "permanent": permanent, "deleteEmptyMailbox": True}
-        answer = await call(doubled, "messageDelete", **given)
-        assert (answer["errors"], answer["deletedMailboxes"]) == ([], gone)
-    assert await paths(doubled) == [path for path in before if path != "Keep"]
-    last = await reached(doubled.world, doubled.user.id)
-    given = {"select": {"filter": {"not": {"mailbox": {"path": "INBOX"}}}}}
-    answer = await call(doubled, "messageDelete", **given, deleteEmptyMailbox=True)
+        arguments = {"select": select, "permanent": permanent, "deleteEmptyMailbox": True}
+        answer = await call(user_with_duplicates, "messageDelete", **arguments)
+        assert (answer["errors"], answer["deletedMailboxes"]) == ([], deleted_mailboxes)
+    assert await load_mailbox_paths(user_with_duplicates) == [
+        path for path in before if path != "Keep"
+    ]
+    last = await reached(user_with_duplicates.world, user_with_duplicates.user.id)
+    arguments = {"select": {"filter": {"not": {"mailbox": {"path": "INBOX"}}}}}
+    answer = await call(user_with_duplicates, "messageDelete", **arguments, deleteEmptyMailbox=True)
     assert len(answer["deletedMailboxes"]) == 1
-    assert await paths(doubled) == [path for path in before if path not in ("Keep", "A/B/C")]
-    kinds = [kind for kind, _ in await journal(doubled.world, doubled.user.id, last)]
+    assert await load_mailbox_paths(user_with_duplicates) == [
+        path for path in before if path not in ("Keep", "A/B/C")
+    ]
+    kinds = [
+        kind
+        for kind, _ in await journal(user_with_duplicates.world, user_with_duplicates.user.id, last)
+    ]
     assert kinds == [ChangeKind.MESSAGE_ARCHIVED, ChangeKind.MAILBOX_DELETED]
     empty = {"select": {"mailbox": {"path": "A/B"}}, "deleteEmptyMailbox": True}
-    assert len((await call(doubled, "messageDelete", **empty))["deletedMailboxes"]) == 1
-    assert await take_back(doubled, answer) == {"restoredCount": 1, "errors": []}
-    assert len([one for one in await there(doubled) if one[0] == "INBOX"]) == 8
+    assert (
+        len((await call(user_with_duplicates, "messageDelete", **empty))["deletedMailboxes"]) == 1
+    )
+    assert await take_back(user_with_duplicates, answer) == {"restoredCount": 1, "errors": []}
+    assert (
+        len(
+            [
+                position
+                for position in await load_positions(user_with_duplicates)
+                if position[0] == "INBOX"
+            ]
+        )
+        == 8
+    )
 
 
-async def test_a_folder_with_something_left_stays(doubled: Client) -> None:
-    await call(doubled, "messageCopy", select=inbox("3"), to={"path": "Keep"})
+async def test_delete_empty_mailbox_keeps_mailbox_with_messages(
+    user_with_duplicates: Client,
+) -> None:
+    await call(user_with_duplicates, "messageCopy", select=inbox("3"), to={"path": "Keep"})
     select = {"mailbox": {"path": "Keep"}, "uids": "1"}
-    answer = await call(doubled, "messageDelete", select=select, deleteEmptyMailbox=True)
+    answer = await call(
+        user_with_duplicates, "messageDelete", select=select, deleteEmptyMailbox=True
+    )
     assert (answer["deletedCount"], answer["deletedMailboxes"]) == (1, [])
-    assert "Keep" in await paths(doubled)
+    assert "Keep" in await load_mailbox_paths(user_with_duplicates)
 
 
-async def test_a_task_deletes_the_folders_it_has_emptied(doubled: Client, tmp_path: Path) -> None:
-    await call(doubled, "messageMove", select=inbox("1:*"), to={"path": "Keep"})
-    client, select = few_of(doubled, tmp_path), {"mailbox": {"path": "Keep"}}
-    given = {"select": select, "permanent": True, "deleteEmptyMailbox": True}
-    assert (await call(client, "messageDelete", **given))["task"]["total"] == 8
-    assert await tasks.run_next_task(doubled.world)
-    assert "Keep" not in await paths(doubled)
-    await create_mailboxes(context(doubled), NewMailboxes(["Keep"]))
-    answer = await call(client, "messageDelete", **given, **{"async": True})
+async def test_delete_task_removes_mailboxes_it_emptied(
+    user_with_duplicates: Client, tmp_path: Path
+) -> None:
+    await call(user_with_duplicates, "messageMove", select=inbox("1:*"), to={"path": "Keep"})
+    client, select = few_of(user_with_duplicates, tmp_path), {"mailbox": {"path": "Keep"}}
+    arguments = {"select": select, "permanent": True, "deleteEmptyMailbox": True}
+    assert (await call(client, "messageDelete", **arguments))["task"]["total"] == 8
+    assert await tasks.run_next_task(user_with_duplicates.world)
+    assert "Keep" not in await load_mailbox_paths(user_with_duplicates)
+    await create_mailboxes(context(user_with_duplicates), NewMailboxes(["Keep"]))
+    answer = await call(client, "messageDelete", **arguments, **{"async": True})
     assert answer["task"]["total"] == 0
-    assert await tasks.run_next_task(doubled.world)
-    assert "Keep" not in await paths(doubled)
+    assert await tasks.run_next_task(user_with_duplicates.world)
+    assert "Keep" not in await load_mailbox_paths(user_with_duplicates)

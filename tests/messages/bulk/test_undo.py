@@ -1,4 +1,4 @@
-"""What is taken back, and what is not because it has changed since."""
+"""Test undo: tokens, held submissions, and changes made after the undone mutation."""
 
 from typing import Any
 
@@ -9,109 +9,99 @@ from sqlmodel import col
 from models.admin.tasks import UndoRecord
 from models.queue.tables import DeliveryState, QueueEntry
 from models.runtime.environment import Environment
-from resolvers.submission import create as submission_create
+from resolvers.submission import loaders as submission_loaders
 from resolvers.submission import mutations as submission_mutations
 from tests.conftest import Client, Clock, context
 from tests.support.operations.bulk_operations import call, keys, places, take_back
 from tests.support.operations.send_operations import send_with_undo_window
 
-STATE = "query ($by: SubmissionRef!) { submission(by: $by) { state } }"
+SUBMISSION_STATE = "query ($by: SubmissionRef!) { submission(by: $by) { state } }"
 
 
 pytestmark = pytest.mark.usefixtures("counted")
 
 
-async def state(client: Client, sent: Any) -> str:
-    found = await client(STATE, by={"id": sent["submission"]["id"]})
-    return str(found["submission"]["state"])
+async def load_state(client: Client, sent: Any) -> str:
+    answer = await client(SUBMISSION_STATE, by={"id": sent["submission"]["id"]})
+    return str(answer["submission"]["state"])
 
 
-def codes(done: Any) -> list[str]:
-    return [error["code"] for error in done["errors"]]
+def error_codes(payload: Any) -> list[str]:
+    return [error["code"] for error in payload["errors"]]
 
 
-# messages that are held
-
-
-async def test_a_message_that_is_held_is_taken_back(ada: Client) -> None:
+async def test_undo_cancels_held_submission(ada: Client) -> None:
     sent = await send_with_undo_window(ada, window="PT30S")
     assert sent["submission"]["state"] == "HELD_FOR_UNDO"
     assert sent["undo"]["expiresAt"] == sent["submission"]["undoUntil"]
-    back = await take_back(ada, sent)
-    assert (codes(back), back["restoredCount"]) == ([], 1)
-    assert await state(ada, sent) == "CANCELLED"
-    assert len(await keys(ada)) == 1  # its copy stays
-    assert codes(await take_back(ada, sent)) == ["NOT_FOUND"]  # once
+    undone = await take_back(ada, sent)
+    assert (error_codes(undone), undone["restoredCount"]) == ([], 1)
+    assert await load_state(ada, sent) == "CANCELLED"
+    assert len(await keys(ada)) == 1  # the copy in Sent remains
+    assert error_codes(await take_back(ada, sent)) == ["NOT_FOUND"]  # the token works once
 
 
-async def test_what_goes_at_once_or_is_only_tried_has_no_token(
-    ada: Client, world: Environment
-) -> None:
+async def test_send_without_undo_window_has_no_undo_token(ada: Client, world: Environment) -> None:
     assert (await send_with_undo_window(ada))["undo"] is None
     assert (await send_with_undo_window(ada, window="PT0S"))["undo"] is None
-    tried = await send_with_undo_window(ada, window="PT30S", options={"validateOnly": True})
-    assert (codes(tried), tried["undo"]) == ([], None)
+    validated = await send_with_undo_window(ada, window="PT30S", options={"validateOnly": True})
+    assert (error_codes(validated), validated["undo"]) == ([], None)
     assert not await world.database.read(select(col(UndoRecord.id)))
 
 
-async def test_a_message_for_later_is_taken_back_while_it_may(ada: Client, clock: Clock) -> None:
+async def test_undo_window_of_scheduled_submission_ends(ada: Client, clock: Clock) -> None:
     sent = await send_with_undo_window(ada, window="PT30S", later="2031-01-01T00:00:00Z")
     assert sent["submission"]["state"] == "SCHEDULED"
     clock.tick(seconds=31)
-    assert codes(await take_back(ada, sent)) == ["NOT_FOUND"]
-    assert await state(ada, sent) == "SCHEDULED"
+    assert error_codes(await take_back(ada, sent)) == ["NOT_FOUND"]
+    assert await load_state(ada, sent) == "SCHEDULED"
 
 
-async def test_nobody_else_takes_a_message_back(ada: Client, bob: Client) -> None:
+async def test_undo_of_submission_by_another_user_is_not_found(ada: Client, bob: Client) -> None:
     sent = await send_with_undo_window(ada, window="PT30S")
-    assert codes(await take_back(bob, sent)) == ["NOT_FOUND"]
-    assert await state(ada, sent) == "HELD_FOR_UNDO"
-    assert codes(await take_back(ada, sent)) == []
+    assert error_codes(await take_back(bob, sent)) == ["NOT_FOUND"]
+    assert await load_state(ada, sent) == "HELD_FOR_UNDO"
+    assert error_codes(await take_back(ada, sent)) == []
 
 
-async def test_what_was_taken_back_already_or_is_on_its_way_is_too_late(
-    ada: Client, world: Environment
-) -> None:
+async def test_undo_of_cancelled_submission_is_conflict(ada: Client, world: Environment) -> None:
     sent = await send_with_undo_window(ada, window="PT30S")
-    (row,) = await submission_create.load_submissions_by_queue_id(
-        context(ada), [await _queue_id(ada, sent)]
+    (row,) = await submission_loaders.load_submissions_by_queue_id(
+        context(ada), [await load_queue_id(ada, sent)]
     )
     assert row
     await submission_mutations.cancel_submissions(context(ada), [row.id])
-    late = await take_back(ada, sent)
-    assert (codes(late), late["errors"][0]["path"]) == (["CONFLICT"], ["token"])
-    ended = await world.database.read(select(col(QueueEntry.state)))
-    assert [one.state for one in ended] == [DeliveryState.CANCELLED]
+    undone = await take_back(ada, sent)
+    assert (error_codes(undone), undone["errors"][0]["path"]) == (["CONFLICT"], ["token"])
+    queue_entries = await world.database.read(select(col(QueueEntry.state)))
+    assert [entry.state for entry in queue_entries] == [DeliveryState.CANCELLED]
 
 
-async def _queue_id(client: Client, sent: Any) -> str:
-    asked = "query ($by: SubmissionRef!) { submission(by: $by) { queueId } }"
-    found = await client(asked, by={"id": sent["submission"]["id"]})
-    return str(found["submission"]["queueId"])
+async def load_queue_id(client: Client, sent: Any) -> str:
+    document = "query ($by: SubmissionRef!) { submission(by: $by) { queueId } }"
+    answer = await client(document, by={"id": sent["submission"]["id"]})
+    return str(answer["submission"]["queueId"])
 
 
-async def test_a_send_that_is_repeated_has_its_first_token(ada: Client) -> None:
+async def test_repeated_send_with_idempotency_key_has_same_undo_token(ada: Client) -> None:
     once = {"idempotencyKey": "once"}
     first = await send_with_undo_window(ada, window="PT30S", options=once)
-    again = await send_with_undo_window(ada, window="PT30S", options=once)
-    assert again == first
-    assert codes(await take_back(ada, again)) == []
-    assert await state(ada, first) == "CANCELLED"
+    repeated = await send_with_undo_window(ada, window="PT30S", options=once)
+    assert repeated == first
+    assert error_codes(await take_back(ada, repeated)) == []
+    assert await load_state(ada, first) == "CANCELLED"
 
 
-# what has changed since
-
-
-async def test_what_was_moved_on_stays_there(post: Client) -> None:
+async def test_undo_of_move_skips_messages_moved_again(post: Client) -> None:
     moved = await call(post, "messageMove", select={"all": True}, to={"path": "Keep"})
     first, *_ = await keys(post)
     await call(post, "messageMove", select={"ids": [first]}, to={"specialUse": "TRASH"})
-    back = await take_back(post, moved)
-    assert (codes(back), back["restoredCount"]) == ([], 2)
+    undone = await take_back(post, moved)
+    assert (error_codes(undone), undone["restoredCount"]) == ([], 2)
     assert sorted((await places(post)).values()) == ["INBOX", "INBOX", "Trash"]
 
 
-async def test_what_was_brought_back_and_moved_stays_there(post: Client) -> None:
+async def test_undo_of_delete_skips_messages_restored_and_moved(post: Client) -> None:
     first, *_ = await keys(post)
     deleted = await call(post, "messageDelete", select={"ids": [first]})
     restore = (
@@ -119,15 +109,15 @@ async def test_what_was_brought_back_and_moved_stays_there(post: Client) -> None
     )
     archived = "{ viewer { user { archivedMessages(first: 9) { nodes { id } } } } }"
     (node,) = (await post(archived))["viewer"]["user"]["archivedMessages"]["nodes"]
-    assert not codes((await post(restore, id=node["id"]))["archivedMessageRestore"])
+    assert not error_codes((await post(restore, id=node["id"]))["archivedMessageRestore"])
     await call(post, "messageMove", select={"all": True}, to={"path": "Keep"})
-    back = await take_back(post, deleted)
-    assert (codes(back), back["restoredCount"]) == ([], 0)
+    undone = await take_back(post, deleted)
+    assert (error_codes(undone), undone["restoredCount"]) == ([], 0)
     assert set((await places(post)).values()) == {"Keep"}
 
 
 @pytest.mark.parametrize(
-    ("before", "first", "since", "after"),
+    ("before", "first", "later", "after"),
     [
         ([], {"seen": True}, {"flagged": True}, ["\\Flagged"]),
         ([], {"seen": True}, {"seen": False}, []),
@@ -138,13 +128,13 @@ async def test_what_was_brought_back_and_moved_stays_there(post: Client) -> None
         (["a"], {"flags": ["b"]}, {"flags": ["a", "d"]}, ["a", "d"]),
     ],
 )  # fmt: skip
-async def test_flags_that_changed_since_stay(
-    post: Client, before: list[str], first: Any, since: Any, after: list[str]
+async def test_undo_of_update_keeps_later_flag_changes(
+    post: Client, before: list[str], first: Any, later: Any, after: list[str]
 ) -> None:
     select_ = {"ids": [(await keys(post))[0]]}
     await call(post, "messageUpdate", select=select_, set={"flags": before})
     changed = await call(post, "messageUpdate", select=select_, set=first)
-    await call(post, "messageUpdate", select=select_, set=since)
-    assert codes(await take_back(post, changed)) == []
-    now = await call(post, "messageUpdate", select=select_, set={"removeFlags": ["none"]})
-    assert sorted(now["messages"][0]["flags"]) == sorted(after)
+    await call(post, "messageUpdate", select=select_, set=later)
+    assert error_codes(await take_back(post, changed)) == []
+    current = await call(post, "messageUpdate", select=select_, set={"removeFlags": ["none"]})
+    assert sorted(current["messages"][0]["flags"]) == sorted(after)

@@ -1,4 +1,4 @@
-"""Accounts as files, for tests: furnished, exported, brought in, and all there is of one."""
+"""Export and import of accounts: test data, the operations, and a snapshot to compare."""
 
 import base64
 from datetime import timedelta
@@ -40,40 +40,45 @@ HOSTILE = [
 ]
 
 
-async def place(client: Client, raw: bytes, path: str = "INBOX", **more: Any) -> int:
-    """Store these very bytes; the key."""
-    box, world = await client.box(path), client.world
-    letter = await received_messages.read_message(raw)
-    (tenant,) = {row[0] for row in await rows(world, "SELECT tenant_id FROM users WHERE id = :u",
-                                             u=client.user.id)}  # fmt: skip
-    kept = await received_messages.store_blobs(world, tenant, letter)
-    to = MessagePlacement(client.user.id, box.id, more.pop("at", world.now()), **more)
+async def place(client: Client, raw: bytes, path: str = "INBOX", **placement_values: Any) -> int:
+    """Store exactly these bytes as a message, and return its id."""
+    mailbox, world = await client.box(path), client.world
+    parsed = await received_messages.parse_storable_message(raw)
+    tenant_query = "SELECT tenant_id FROM users WHERE id = :u"
+    ((tenant,),) = await rows(world, tenant_query, u=client.user.id)
+    stored_blobs = await received_messages.store_blobs(world, tenant, parsed)
+    placement = MessagePlacement(
+        client.user.id, mailbox.id, placement_values.pop("at", world.now()), **placement_values
+    )
     return (
         await world.run_transaction(
-            lambda turn: message_insert.insert_message(turn, letter, kept, to), client.user.id
+            lambda transaction: message_insert.insert_message(
+                transaction, parsed, stored_blobs, placement
+            ),
+            client.user.id,
         )
     ).message_id
 
 
-async def flag(client: Client, key: int, *names: str, **values: Any) -> None:
+async def flag(client: Client, message_id: int, *names: str, **values: Any) -> None:
     ctx = context(client)
     async with ctx.write_session(client.user.id) as session:
-        found = await row_changes.load_rows_in_transaction(
-            session, [key], extra_columns=frozenset({"meta_data"})
+        message_rows = await row_changes.load_rows_in_transaction(
+            session, [message_id], extra_columns=frozenset({"meta_data"})
         )
         await flags.change_flags(
             ctx,
             session,
-            found,
+            message_rows,
             row_changes.FlagChanges.from_flag_names({}, added=names, column_values=values),
         )
 
 
 async def furnish(client: Client, clock: Clock) -> None:
-    """An account with all there can be."""
+    """Add data of every kind that an export contains to an account."""
     ctx = context(client)
-    deep = "/".join(["Tief"] * 128)
-    for path in ("Archive/2019/Über .. uns", "a.b/c\\d:e", "日本語", deep, "Empty"):
+    deep_path = "/".join(["Tief"] * 128)
+    for path in ("Archive/2019/Über .. uns", "a.b/c\\d:e", "日本語", deep_path, "Empty"):
         await mailbox_loaders.create_mailboxes(ctx, NewMailboxes([path]))
     await mailbox_loaders.create_mailboxes(
         ctx,
@@ -82,19 +87,19 @@ async def furnish(client: Client, clock: Clock) -> None:
     await run(client, "userUpdate", set={"pubKey": key_of("Ada"), "encryptMessages": True})
     await mailbox_loaders.create_mailboxes(ctx, NewMailboxes(["Sealed"], encrypt_messages=True))
     await metadata.set_annotation(ctx, MailboxSelector(path="日本語"), ("/private/comment", "読む"))
-    for nth, raw in enumerate(HOSTILE):
+    for number, raw in enumerate(HOSTILE):
         clock.tick(seconds=61, microseconds=7)
-        key = await place(client, raw, seen=bool(nth % 2), envelope_from="carol@example.com")
-        if nth == 1:
+        key = await place(client, raw, seen=bool(number % 2), envelope_from="carol@example.com")
+        if number == 1:
             data = {"meta_data": {"x": ["ä", 1]}, "expires": clock() + timedelta(days=90)}
             await flag(client, key, "\\Answered", "\\Deleted", "wörk", "$Forwarded", **data)
-    for path in (deep, "a.b/c\\d:e", "日本語"):
+    for path in (deep_path, "a.b/c\\d:e", "日本語"):
         await place(client, raw_message(path[:9]), path, at=clock() - timedelta(days=9000))
     await place(client, raw_message("twice"), "日本語", flagged=True)
     await place(client, raw_message("twice"), "日本語", draft=True)
     await run(client, "userUpdate", set={"name": "Ada", "language": "de", "metaData": {"a": 1}})
-    away = {"enabled": True, "text": "Weg.", "subject": "Weg", "interval": "P3D"}
-    await run(client, "autoreplySet", "users { username }", set=away)
+    autoreply = {"enabled": True, "text": "Weg.", "subject": "Weg", "interval": "P3D"}
+    await run(client, "autoreplySet", "users { username }", set=autoreply)
     for name, active in (("lists", False), ("main", True)):
         script = {"name": name, "content": f"# {name}, Grüße\nkeep;\n", "activate": active}
         await run(client, "sieveScriptPut", "scripts { name }", **script)
@@ -105,80 +110,89 @@ async def furnish(client: Client, clock: Clock) -> None:
 
 
 async def told(client: Client) -> Any:
-    """All there is of an account, but keys and places."""
+    """All data of an account that an export contains, without ids, UIDs and MODSEQs."""
     ctx = context(client)
-    boxes = await ctx.read(
+    mailboxes = await ctx.read(
         select(*select_columns(Mailbox)).where(col(Mailbox.user_id) == client.user.id)
     )
-    notes = await ctx.read(select(*select_columns(MailboxAnnotation)))
-    named = {box.id: box.path for box in boxes}
-    mine = col(Message.user_id) == client.user.id, col(Message.mailbox_id).is_not(None)
-    found = await ctx.read(select(*select_columns(Message)).where(*mine))
-    mail = []
-    for row in found:
+    annotations = await ctx.read(select(*select_columns(MailboxAnnotation)))
+    path_by_id = {mailbox.id: mailbox.path for mailbox in mailboxes}
+    own_message_conditions = (
+        col(Message.user_id) == client.user.id,
+        col(Message.mailbox_id).is_not(None),
+    )
+    message_rows = await ctx.read(select(*select_columns(Message)).where(*own_message_conditions))
+    messages = []
+    for row in message_rows:
         stored = await message_content.load_stored_message(ctx, row.id)
         assert stored is not None
         raw = await read_all(stored.stream_raw())
-        facts = (row.received_at, row.expires, row.meta_data, row.envelope_from, row.envelope_to)
-        mail.append((named[row.mailbox_id], raw, sorted(message_flags.imap_flags(row)), facts))
+        columns = (row.received_at, row.expires, row.meta_data, row.envelope_from, row.envelope_to)
+        messages.append(
+            (path_by_id[row.mailbox_id], raw, sorted(message_flags.imap_flags(row)), columns)
+        )
     user = await row_of(client.world, client)
-    values = await rows(client.world, "SELECT store, key, value FROM key_values "
-                        "WHERE stream_id = :u", u=client.user.id)  # fmt: skip
+    world, user_id = client.world, client.user.id
+    value_query = "SELECT store, key, value FROM key_values WHERE stream_id = :u"
+    script_query = (
+        "SELECT name, content, active FROM sieve_scripts WHERE user_id = :u ORDER BY name"
+    )
+    autoreply_query = "SELECT enabled, text, subject FROM autoreplies WHERE id = :u"
     return {
-        "boxes": sorted((b.path, b.special_use, b.hidden, b.subscribed, b.retention, b.total,
-                         b.encrypt_messages)
-                        for b in boxes),
-        "notes": sorted((named[n.mailbox_id], n.key, n.value) for n in notes
-                        if n.mailbox_id in named),
-        "mail": sorted(mail, key=repr),
+        "boxes": sorted((m.path, m.special_use, m.hidden, m.subscribed, m.retention, m.total,
+                         m.encrypt_messages)
+                        for m in mailboxes),
+        "notes": sorted((path_by_id[a.mailbox_id], a.key, a.value) for a in annotations
+                        if a.mailbox_id in path_by_id),
+        "mail": sorted(messages, key=repr),
         "settings": {name: getattr(user, name) for name in SETTING_COLUMNS},
-        "values": sorted(values),
-        "scripts": await rows(client.world, "SELECT name, content, active FROM sieve_scripts "
-                              "WHERE user_id = :u ORDER BY name", u=client.user.id),
-        "answer": await rows(client.world, "SELECT enabled, text, subject FROM autoreplies "
-                             "WHERE id = :u", u=client.user.id),
+        "values": sorted(await rows(world, value_query, u=user_id)),
+        "scripts": await rows(world, script_query, u=user_id),
+        "answer": await rows(world, autoreply_query, u=user_id),
     }  # fmt: skip
 
 
-async def exported(client: Client, **given: Any) -> Any:
-    """A whole export, with its bytes."""
-    done = await run(client, "accountExport", EXPORT, **given)
-    assert done["errors"] == []
-    assert done["export"]["url"] is None
+async def exported(client: Client, **options: Any) -> Any:
+    """Export an account, and return the export node with the downloaded `content`."""
+    payload = await run(client, "accountExport", EXPORT, **options)
+    assert payload["errors"] == []
+    assert payload["export"]["url"] is None
     while await tasks.run_next_task(client.world):
         pass
-    key = done["export"]["id"]
-    found = await node(client, key)
-    got = await client.http.get(found["url"])
-    assert (got.status_code, len(got.content)) == (200, found["size"])
-    return {**found, "content": got.content}
+    export_id = payload["export"]["id"]
+    export = await node(client, export_id)
+    download = await client.http.get(export["url"])
+    assert (download.status_code, len(download.content)) == (200, export["size"])
+    return {**export, "content": download.content}
 
 
-async def node(client: Client, key: str) -> Any:
+async def node(client: Client, export_id: str) -> Any:
     document = f"""query ($id: ID!) {{ node(id: $id) {{ ... on AccountExport {{
       {EXPORT[len("export {") :]} }} }}"""
-    return (await client(document, id=key))["node"]
+    return (await client(document, id=export_id))["node"]
 
 
 async def listed(client: Client) -> list[str]:
-    answer = await client("{ viewer { user { exports { id } } } }")
-    return [one["id"] for one in answer["viewer"]["user"]["exports"]]
+    data = await client("{ viewer { user { exports { id } } } }")
+    return [export["id"] for export in data["viewer"]["user"]["exports"]]
 
 
-async def imported(client: Client, content: bytes, **given: Any) -> Any:
-    """What the task says at its end."""
+async def imported(client: Client, content: bytes, **options: Any) -> Any:
+    """Import an archive, and return the finished task."""
     archive = {"text": base64.b64encode(content).decode()}
-    done = await run(client, "accountImport", TASK, archive=archive, encoding="BASE64", **given)
-    assert done["errors"] == []
+    payload = await run(
+        client, "accountImport", TASK, archive=archive, encoding="BASE64", **options
+    )
+    assert payload["errors"] == []
     while await tasks.run_next_task(client.world):
         pass
-    return await ended(client, done["task"]["id"])
+    return await ended(client, payload["task"]["id"])
 
 
-async def ended(client: Client, key: str) -> Any:
+async def ended(client: Client, task_id: str) -> Any:
     document = "query ($id: ID!) { task(id: $id) { kind state done total result error } }"
-    return (await client(document, id=key))["task"]
+    return (await client(document, id=task_id))["task"]
 
 
-def codes(done: Any) -> list[tuple[str, list[str]]]:
-    return [(error["code"], error["path"]) for error in done["errors"]]
+def codes(payload: Any) -> list[tuple[str, list[str]]]:
+    return [(error["code"], error["path"]) for error in payload["errors"]]

@@ -1,4 +1,4 @@
-"""Accounts made row by row, and mail delivered to them: for tests of the engine below resolvers."""
+"""Accounts that are stored row by row without resolvers, for tests of the mail engine."""
 
 import base64
 import random
@@ -16,7 +16,7 @@ from models.users.tables import User
 
 @dataclass(frozen=True)
 class Home:
-    """An account of example.org with two folders."""
+    """An account of example.org with the mailboxes INBOX and Notes."""
 
     world: Environment
     user_id: int
@@ -26,22 +26,22 @@ class Home:
     address: str
 
     async def receive(self, raw: bytes) -> message_insert.InsertedMessage:
-        """Deliver a message, as if it came by LMTP."""
-        letter = await received_messages.read_message(raw)
-        to = LocalRecipient(self.user_id, self.domain_id, self.inbox, 0, self.address)
-        return await received_messages.store_for_recipient(
-            self.world, letter, to, "carol@example.com"
+        """Store a message as LMTP delivery does."""
+        parsed = await received_messages.parse_storable_message(raw)
+        recipient = LocalRecipient(self.user_id, self.domain_id, self.inbox, 0, self.address)
+        return await received_messages.store_once_for_recipient(
+            self.world, parsed, recipient, "carol@example.com"
         )
 
-    async def keep(self, retention: int, *, folder: int | None = None) -> None:
-        """Let new messages in a folder live so many seconds."""
+    async def keep(self, retention: int, *, mailbox_id: int | None = None) -> None:
+        """Set the retention of a mailbox in seconds; by default of INBOX."""
         async with self.world.write_session(self.user_id) as session:
-            box = await session.get_one(Mailbox, folder or self.inbox)
-            box.retention = retention
+            mailbox = await session.get_one(Mailbox, mailbox_id or self.inbox)
+            mailbox.retention = retention
 
 
 async def domain_of(world: Environment, name: str = "example.org") -> Domain:
-    """A domain without users."""
+    """Add a domain without users."""
     now = world.now()
     domain = Domain(id=world.new_id(), name=name, created_at=now, updated_at=now)
     async with world.write_session() as session:
@@ -50,17 +50,17 @@ async def domain_of(world: Environment, name: str = "example.org") -> Domain:
 
 
 async def home_of(world: Environment, domain: Domain, name: str) -> Home:
-    """An account with an address, INBOX and Notes, counted in its domain."""
-    now, key, address = world.now(), world.new_id(), f"{name}@{domain.name}"
-    inbox, notes = world.new_id(), world.new_id()
+    """Add an account with an address, INBOX and Notes, and update the counters of its domain."""
+    now, user_id, address = world.now(), world.new_id(), f"{name}@{domain.name}"
+    inbox_id, notes_id = world.new_id(), world.new_id()
     async with world.write_session(domain.id) as session:
-        there = await session.get_one(Domain, domain.id)
-        there.user_count += 1
-        there.address_count += 1
-        there.quota_allocated += world.options.default_quota
-        session.add_all([there, Stream(id=key)])
+        stored_domain = await session.get_one(Domain, domain.id)
+        stored_domain.user_count += 1
+        stored_domain.address_count += 1
+        stored_domain.quota_allocated += world.options.default_quota
+        session.add_all([stored_domain, Stream(id=user_id)])
         user = User(
-            id=key,
+            id=user_id,
             username=name,
             username_key=name,
             domain_id=domain.id,
@@ -71,15 +71,18 @@ async def home_of(world: Environment, domain: Domain, name: str) -> Home:
         )
         session.add(user)
         await session.flush()
-        for box, path, use in ((inbox, "INBOX", SpecialUse.INBOX), (notes, "Notes", None)):
+        for mailbox_id, path, special_use in (
+            (inbox_id, "INBOX", SpecialUse.INBOX),
+            (notes_id, "Notes", None),
+        ):
             session.add(
                 Mailbox(
-                    id=box,
-                    user_id=key,
+                    id=mailbox_id,
+                    user_id=user_id,
                     path=path,
-                    guid=f"{box:032x}",
-                    special_use=use,
-                    uid_validity=box % 2**31,
+                    guid=f"{mailbox_id:032x}",
+                    special_use=special_use,
+                    uid_validity=mailbox_id % 2**31,
                     created_at=now,
                 )
             )
@@ -89,18 +92,18 @@ async def home_of(world: Environment, domain: Domain, name: str) -> Home:
                 local=name,
                 domain_id=domain.id,
                 shown=address,
-                user_id=key,
+                user_id=user_id,
                 main=True,
                 created_at=now,
                 updated_at=now,
             )
         )
-    return Home(world, key, domain.id, inbox, notes, address)
+    return Home(world, user_id, domain.id, inbox_id, notes_id, address)
 
 
 def letter(subject: str, *, answers: str | None = None, attached: int = 0, to: str = "x") -> bytes:
-    """A message named by its subject; with `attached` random bytes as an attachment."""
-    head = [
+    """A message with a Message-ID made from its subject, and an attachment of random bytes."""
+    header = [
         "From: Carol <carol@example.com>",
         f"To: {to}@example.org",
         f"Subject: {'Re: ' if answers else ''}{answers or subject}",
@@ -109,7 +112,7 @@ def letter(subject: str, *, answers: str | None = None, attached: int = 0, to: s
         "MIME-Version: 1.0",
     ]
     if not attached:
-        return "\r\n".join([*head, "", f"This is {subject}.", ""]).encode()
+        return "\r\n".join([*header, "", f"This is {subject}.", ""]).encode()
     content = random.Random(subject).randbytes(attached)  # noqa: S311 - any bytes will do
     lines = base64.encodebytes(content).decode().splitlines()
     body = [
@@ -126,4 +129,4 @@ def letter(subject: str, *, answers: str | None = None, attached: int = 0, to: s
         "--b--",
         "",
     ]
-    return "\r\n".join([*head, "Content-Type: multipart/mixed; boundary=b", "", *body]).encode()
+    return "\r\n".join([*header, "Content-Type: multipart/mixed; boundary=b", "", *body]).encode()

@@ -1,4 +1,4 @@
-"""Rows of domains and addresses, written without a request."""
+"""Rows of domains and addresses that are stored without a request."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,13 +13,13 @@ from models.runtime.environment import Environment
 CREATED_AT = datetime(2030, 1, 1, tzinfo=UTC)
 
 
-async def add_addresses(world: Environment, *written: str, **more: Any) -> None:
+async def add_addresses(world: Environment, *addresses: str, **columns: Any) -> None:
     """Add a row for each address; `off:` before an address makes it inactive, `old:` expired."""
     domains = await domain_id_by_name(world)
-    user_id = more.pop("user_id", None)
+    user_id = columns.pop("user_id", None)
     async with world.write_session() as session:
-        for text in written:
-            state, _, address = text.rpartition(":")
+        for marked_address in addresses:
+            state, _, address = marked_address.rpartition(":")
             local, _, domain = address.partition("@")
             row = Address(
                 id=world.new_id(),
@@ -31,7 +31,7 @@ async def add_addresses(world: Environment, *written: str, **more: Any) -> None:
                 expires_at=CREATED_AT - timedelta(seconds=1) if state == "old" else None,
                 created_at=CREATED_AT,
                 updated_at=CREATED_AT,
-                **more,
+                **columns,
             )
             session.add(row)
 
@@ -42,11 +42,11 @@ async def domain_id_by_name(world: Environment) -> dict[str, int]:
     return {row.name: row.id for row in rows}
 
 
-async def add_domain(world: Environment, name: str, *aliases: str, **more: Any) -> None:
+async def add_domain(world: Environment, name: str, *aliases: str, **columns: Any) -> None:
     """Add a domain and its aliases; `off:` before an alias makes it inactive."""
     async with world.write_session() as session:
         domain = Domain(
-            id=world.new_id(), name=name, created_at=CREATED_AT, updated_at=CREATED_AT, **more
+            id=world.new_id(), name=name, created_at=CREATED_AT, updated_at=CREATED_AT, **columns
         )
         session.add(domain)
         await session.flush()

@@ -1,4 +1,4 @@
-"""The real server with its demo account, and the same account in the stores of ordinary tests."""
+"""The demo account: in a server process, and in the store of a test."""
 
 import smtplib
 from collections.abc import AsyncGenerator, Generator
@@ -19,18 +19,18 @@ from resolvers.auth import authentication
 from tests.conftest import Client, raw_message
 from tests.support.servers.merganser_server import Server
 
-LETTERS = 120  # of the demo account
+DEMO_MESSAGE_COUNT = 120
 
 
 @contextmanager
 def serving(folder: Path) -> Generator[Server]:
-    """`merganser serve` until the end of the block, on free ports, with all data in `folder`.
+    """Run `merganser serve` on free ports with its data in `folder`, until the block ends.
 
-    The demo account is there, and the users ada and bob, who have a letter each.
+    The store contains the demo account, and the users ada and bob with one message each.
     """
     server = Server(folder)
-    said = server.command("demo", "--count", str(LETTERS))
-    assert said.code == 0, said.err
+    result = server.command("demo", "--count", str(DEMO_MESSAGE_COUNT))
+    assert result.code == 0, result.err
     account = read_account(folder / "var")
     assert account
     assert account.key
@@ -46,14 +46,16 @@ def serving(folder: Path) -> Generator[Server]:
 
 
 def send(server: Server, to: str, raw: bytes, sender: str = "carol@example.com") -> None:
-    """Hand a message in by LMTP, as a neighbour would."""
+    """Deliver a message by LMTP."""
     with smtplib.LMTP("127.0.0.1", server.lmtp) as client:
         client.sendmail(sender, to, raw)
 
 
 async def demo_client(world: Environment, http: httpx.AsyncClient, folder: Path) -> Client:
-    """A client of the demo account, made as `merganser demo` does, with some letters."""
-    account = await ensure_demo_account(world, folder, LETTERS // 3, lambda _done, _total: None)
+    """Create the demo account as `merganser demo` does, and return a client of it."""
+    account = await ensure_demo_account(
+        world, folder, DEMO_MESSAGE_COUNT // 3, lambda _done, _total: None
+    )
     assert account.key
     async with world.write_session() as session:
         user = (await session.exec(select(User).where(User.username == USERNAME))).one()
@@ -61,7 +63,7 @@ async def demo_client(world: Environment, http: httpx.AsyncClient, folder: Path)
 
 
 async def subscribed(client: Client, document: str) -> AsyncGenerator[Any]:
-    """The results of a subscription of this client."""
+    """Yield the results of a subscription of this client."""
     viewer = await authentication.authenticate_request(
         client.world, {"authorization": f"Bearer {client.secret}"}
     )

@@ -1,4 +1,4 @@
-"""Administrators for tests."""
+"""Domain administrators."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,15 +23,17 @@ async def make_domain_admin(
     permissions: Sequence[AdminPermission] = (),
     *,
     domains: Sequence[str] = ("example.org",),
-    **more: Any,
+    **columns: Any,
 ) -> Client:
-    """A user of example.org in charge of these domains, which are there."""
-    client = await make_client(world, http, name, role=Role.DOMAIN_ADMIN, **more)
-    there = select(col(Domain.id)).where(col(Domain.name).in_(domains))
-    ids = [row.id for row in await world.database.read(there)]
-    assert len(ids) == len(domains)
+    """Create a user of example.org who administers these existing domains."""
+    client = await make_client(world, http, name, role=Role.DOMAIN_ADMIN, **columns)
+    domain_query = select(col(Domain.id)).where(col(Domain.name).in_(domains))
+    domain_ids = [row.id for row in await world.database.read(domain_query)]
+    assert len(domain_ids) == len(domains)
     async with world.write_session(client.user.id) as session:
-        session.add_all(DomainAdmin(user_id=client.user.id, domain_id=key) for key in ids)
+        session.add_all(
+            DomainAdmin(user_id=client.user.id, domain_id=domain_id) for domain_id in domain_ids
+        )
         user = await session.get_one(User, client.user.id)
         user.admin_permissions = [permission.value for permission in permissions]
     return client
@@ -40,13 +42,15 @@ async def make_domain_admin(
 async def domain_admin_context(
     client: Client, *permissions: AdminPermission, administers: tuple[str, ...] = ("example.org",)
 ) -> Context:
-    """The context of a request by a DOMAIN_ADMIN of these domains."""
-    named = {name: key for key, name in await rows(client.world, "SELECT id, name FROM domains")}
+    """The context of a request by a DOMAIN_ADMIN of these domains, who is the client's user."""
+    id_by_name = {
+        name: key for key, name in await rows(client.world, "SELECT id, name FROM domains")
+    }
     viewer = Viewer(
         client.user.id,
         Role.DOMAIN_ADMIN,
         frozenset({Scope.MASTER}),
         frozenset(permissions),
-        frozenset(named[name] for name in administers),
+        frozenset(id_by_name[name] for name in administers),
     )
     return Context(client.world, viewer)

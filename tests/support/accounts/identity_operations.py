@@ -1,4 +1,4 @@
-"""What tests of identities share: documents, and addresses of all kinds."""
+"""Operations on identities, and the addresses that they depend on."""
 
 from typing import Any
 
@@ -12,89 +12,98 @@ from models.users.tables import User
 from tests.conftest import Client
 from tests.support.accounts.user_operations import ERRORS
 
-SHOWN = "id name address default replyTo bcc signatureText signatureHtml sentMailbox { path }"
-LIST = f"""query ($first: Int, $after: String) {{ viewer {{ user {{
+IDENTITY_FIELDS = (
+    "id name address default replyTo bcc signatureText signatureHtml sentMailbox { path }"
+)
+IDENTITIES_QUERY = f"""query ($first: Int, $after: String) {{ viewer {{ user {{
   identities(first: $first, after: $after) {{
-    totalCount nodes {{ {SHOWN} }} pageInfo {{ endCursor hasNextPage }} }} }} }} }}"""
+    totalCount nodes {{ {IDENTITY_FIELDS} }} pageInfo {{ endCursor hasNextPage }} }} }} }} }}"""
 SHORT = "{ viewer { user { identities { nodes { address } } } } }"
-NODE = f"query ($id: ID!) {{ node(id: $id) {{ ... on Identity {{ {SHOWN} }} }} }}"
-SEND = """mutation ($input: MessageSendInput!) { messageSend(input: $input) {
+NODE = f"query ($id: ID!) {{ node(id: $id) {{ ... on Identity {{ {IDENTITY_FIELDS} }} }} }}"
+SEND_MUTATION = """mutation ($input: MessageSendInput!) { messageSend(input: $input) {
   submission { envelopeFrom recipients { recipient } }
   message { id mailbox { path } from { name address } replyTo { address } bcc { address } }
   errors { __typename code path } } }"""
 
 
-def _mutation(name: str, payload: str) -> str:
-    kind = "IdsInput" if name == "identityDelete" else f"{name[0].upper()}{name[1:]}Input"
-    return f"mutation ($input: {kind}!) {{ {name}(input: $input) {{ {payload} {ERRORS} }} }}"
+def _mutation(name: str, fields: str) -> str:
+    input_type = "IdsInput" if name == "identityDelete" else f"{name[0].upper()}{name[1:]}Input"
+    selection = f"{fields} {ERRORS}"
+    return f"mutation ($input: {input_type}!) {{ {name}(input: $input) {{ {selection} }} }}"
 
 
-CREATE = _mutation("identityCreate", f"identities {{ {SHOWN} }}")
-UPDATE = _mutation("identityUpdate", f"identities {{ {SHOWN} }}")
-DELETE = _mutation("identityDelete", "deletedIds")
+CREATE_MUTATION = _mutation("identityCreate", f"identities {{ {IDENTITY_FIELDS} }}")
+UPDATE_MUTATION = _mutation("identityUpdate", f"identities {{ {IDENTITY_FIELDS} }}")
+DELETE_MUTATION = _mutation("identityDelete", "deletedIds")
 
 
 async def listed(client: Client, **page: Any) -> Any:
-    return (await client(LIST, **page))["viewer"]["user"]["identities"]
+    return (await client(IDENTITIES_QUERY, **page))["viewer"]["user"]["identities"]
 
 
 async def known(client: Client) -> dict[str, Any]:
-    """The viewer's identities by address."""
-    return {one["address"]: one for one in (await listed(client, first=250))["nodes"]}
+    """Load the viewer's identities by address."""
+    return {
+        identity["address"]: identity for identity in (await listed(client, first=250))["nodes"]
+    }
 
 
-async def create(client: Client, address: str, **given: Any) -> Any:
-    answer = (await client(CREATE, input={"address": address, **given}))["identityCreate"]
-    return answer["identities"][0] if answer["identities"] else None, answer["errors"]
+async def create(client: Client, email_address: str, **values: Any) -> Any:
+    payload = (await client(CREATE_MUTATION, input={"address": email_address, **values}))[
+        "identityCreate"
+    ]
+    return payload["identities"][0] if payload["identities"] else None, payload["errors"]
 
 
-async def change(client: Client, *ids: str, **given: Any) -> tuple[Any, Any]:
-    answer = (await client(UPDATE, input={"ids": ids, "set": given}))["identityUpdate"]
-    return answer["identities"], answer["errors"]
+async def change(client: Client, *ids: str, **values: Any) -> tuple[Any, Any]:
+    payload = (await client(UPDATE_MUTATION, input={"ids": ids, "set": values}))["identityUpdate"]
+    return payload["identities"], payload["errors"]
 
 
 async def remove(client: Client, *ids: str) -> Any:
-    return (await client(DELETE, input={"ids": ids}))["identityDelete"]
+    return (await client(DELETE_MUTATION, input={"ids": ids}))["identityDelete"]
 
 
-async def made(client: Client, address: str, **given: Any) -> Any:
-    """An identity that is there now."""
-    one, errors = await create(client, address, **given)
+async def made(client: Client, email_address: str, **values: Any) -> Any:
+    """Create an identity and require that the mutation succeeds."""
+    identity, errors = await create(client, email_address, **values)
     assert errors == []
-    return one
+    return identity
 
 
-async def address(world: Environment, shown: str, **more: Any) -> int:
-    """A row for an address, or a pattern, of a domain that is there; its key."""
-    local, _, name = shown.partition("@")
-    (domain,) = await world.database.read(select(col(Domain.id)).where(col(Domain.name) == name))
-    key, now = world.new_id(), world.now()
+async def address(world: Environment, written: str, **columns: Any) -> int:
+    """Add the row of an address or catch-all of an existing domain, and return its id."""
+    local, _, domain_name = written.partition("@")
+    (domain,) = await world.database.read(
+        select(col(Domain.id)).where(col(Domain.name) == domain_name)
+    )
+    address_id, now = world.new_id(), world.now()
     row = Address(
-        id=key,
+        id=address_id,
         local=local.replace(".", "").lower(),
         domain_id=domain.id,
-        shown=shown,
+        shown=written,
         created_at=now,
         updated_at=now,
-        **more,
+        **columns,
     )
     async with world.write_session() as session:
         session.add(row)
-    return key
+    return address_id
 
 
-async def readdress(world: Environment, key: int, **values: Any) -> None:
+async def readdress(world: Environment, address_id: int, **values: Any) -> None:
     async with world.write_session() as session:
-        await session.exec(update(Address).where(col(Address.id) == key).values(**values))
+        await session.exec(update(Address).where(col(Address.id) == address_id).values(**values))
 
 
 async def whitelist(client: Client, *patterns: str) -> None:
     async with client.world.write_session() as session:
-        this = update(User).where(col(User.id) == client.user.id)
-        await session.exec(this.values(from_whitelist=list(patterns)))
+        own_row = update(User).where(col(User.id) == client.user.id)
+        await session.exec(own_row.values(from_whitelist=list(patterns)))
 
 
-async def sent(client: Client, **given: Any) -> Any:
-    """What becomes of a message to carol."""
-    given = {"to": [{"address": "carol@example.net"}], "text": "Hi", **given}
-    return (await client(SEND, input=given))["messageSend"]
+async def sent(client: Client, **message_input: Any) -> Any:
+    """Send a message, by default to carol@example.net, and return the payload."""
+    message_input = {"to": [{"address": "carol@example.net"}], "text": "Hi", **message_input}
+    return (await client(SEND_MUTATION, input=message_input))["messageSend"]

@@ -1,4 +1,4 @@
-"""Single imports, for tests: archives as other programs make them, runs, and what has come."""
+"""Mail imports: archives in the formats of other programs, the runs, and the imported messages."""
 
 import io
 import tarfile
@@ -20,25 +20,23 @@ from resolvers.connectors.worker import ConnectorWorker
 from tests.conftest import Client, raw_message
 from tests.support.accounts.user_operations import ERRORS, run
 
-RUN = """id state trial connector { id } stage folder seen imported skipped bytes error log
+RUN_FIELDS = """id state trial connector { id } stage folder seen imported skipped bytes error log
 startedAt finishedAt"""
-INPUTS = {
+INPUT_TYPES = {
     "connectorCancel": "IdsInput",
     "connectorDelete": "IdsInput",
     "connectorRun": "ConnectorRunInput",
 }
-RUNS = f"replayed run {{ id }} runs {{ {RUN} }}"
-
-
+IMPORT_FIELDS = f"replayed run {{ id }} runs {{ {RUN_FIELDS} }}"
 MANY = [f"{number:02}" for number in range(10)]
 
 
 class Crashed(BaseException):
-    """A worker that is gone, and has noted nothing."""
+    """The simulated crash of a connector worker; the worker stores nothing after it."""
 
 
 def mbox(messages: Iterable[bytes]) -> bytes:
-    """As mail programs keep mail in one file, with line ends of their own."""
+    """An mbox file with LF line ends, as mail programs store it."""
     return b"".join(
         b"From carol@example.com Tue Jan  6 10:00:00 2026\n" + raw.replace(b"\r\n", b"\n") + b"\n"
         for raw in messages
@@ -46,58 +44,58 @@ def mbox(messages: Iterable[bytes]) -> bytes:
 
 
 def many(size: int = 0) -> bytes:
-    """An mbox of ten."""
-    return mbox(raw_message(name, body="y" * size) for name in MANY)
+    """An mbox file of ten messages."""
+    return mbox(raw_message(subject, body="y" * size) for subject in MANY)
 
 
 def maildir_tar(folders: Mapping[str, Iterable[tuple[str, bytes]]]) -> bytes:
-    """A Maildir with folders like ".Deep.er", and in each messages with their flags."""
-    held, number = io.BytesIO(), 0
-    with tarfile.open(fileobj=held, mode="w") as archive:
+    """A tar archive of a Maildir, with messages and their flags by folder such as ".Deep.er"."""
+    buffer, number = io.BytesIO(), 0
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
         for folder, messages in folders.items():
             for name in ("cur", "new", "tmp"):
-                place = tarfile.TarInfo(f"Maildir/{folder}/{name}".replace("//", "/"))
-                place.type = tarfile.DIRTYPE
-                archive.addfile(place)
+                directory = tarfile.TarInfo(f"Maildir/{folder}/{name}".replace("//", "/"))
+                directory.type = tarfile.DIRTYPE
+                archive.addfile(directory)
             for flags, raw in messages:
                 number += 1
                 file = tarfile.TarInfo(f"Maildir/{folder}/cur/{number}.host:2,{flags}")
                 file.name = file.name.replace("//", "/")
                 file.size, file.mtime = len(raw), 1_700_000_000 + number
                 archive.addfile(file, io.BytesIO(raw))
-    return held.getvalue()
+    return buffer.getvalue()
 
 
 def eml_zip(files: Mapping[str, bytes]) -> bytes:
-    """A ZIP of files."""
-    held = io.BytesIO()
-    with zipfile.ZipFile(held, "w") as archive:
+    """A ZIP archive of files, by name."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
         for name, raw in files.items():
             archive.writestr(name, raw)
-    return held.getvalue()
+    return buffer.getvalue()
 
 
 async def sent(client: Client, content: bytes) -> str:
-    """An upload's id."""
-    answer = await client.http.post("/rest/uploads", content=content, headers=client.headers)
-    return str(answer.json()["id"])
+    """Upload content and return the id of the upload."""
+    response = await client.http.post("/rest/uploads", content=content, headers=client.headers)
+    return str(response.json()["id"])
 
 
-async def begin(client: Client, source: Mapping[str, Any], **given: Any) -> Any:
-    """The payload of mailImport."""
-    return await run(client, "mailImport", RUNS, source=source, **given)
+async def begin(client: Client, source: Mapping[str, Any], **options: Any) -> Any:
+    """Run `mailImport` and return its payload."""
+    return await run(client, "mailImport", IMPORT_FIELDS, source=source, **options)
 
 
-async def begun(client: Client, content: bytes, **given: Any) -> list[str]:
-    """The runs of an archive that may be imported."""
-    done = await begin(client, {"upload": await sent(client, content)}, **given)
-    assert done["errors"] == []
-    assert [one["state"] for one in done["runs"]] == ["QUEUED"] * len(done["runs"])
-    return [one["id"] for one in done["runs"]]
+async def begun(client: Client, content: bytes, **options: Any) -> list[str]:
+    """Upload an archive, start its import, and return the ids of the queued runs."""
+    payload = await begin(client, {"upload": await sent(client, content)}, **options)
+    assert payload["errors"] == []
+    assert all(import_run["state"] == "QUEUED" for import_run in payload["runs"])
+    return [import_run["id"] for import_run in payload["runs"]]
 
 
 async def work(world: Environment) -> None:
-    """Run what is due, until nothing is."""
+    """Work on due runs until no run is due."""
     worker = ConnectorWorker(world, NetworkPolicy(allows_private=True))
     while True:
         await connector_worker.start_due_runs(worker)
@@ -107,43 +105,43 @@ async def work(world: Environment) -> None:
             await task
 
 
-async def crash(world: Environment, nth: int, place: str = "brought") -> None:
-    """Run what is due until its nth unit is stored, which its worker does not survive."""
-    seen = 0
+async def crash(world: Environment, crash_at: int, fault_point: str = "brought") -> None:
+    """Work on due runs until the worker crashes at the `crash_at`-th pass of a fault point."""
+    reached_count = 0
 
-    def fault(here: str) -> None:
-        nonlocal seen
-        seen += here == place
-        if seen == nth:
+    def fault(reached_point: str) -> None:
+        nonlocal reached_count
+        reached_count += reached_point == fault_point
+        if reached_count == crash_at:
             raise Crashed
 
     with pytest.raises(Crashed):
         await work(replace(world, reach_fault_point=fault))
 
 
-async def upon(client: Client, mutation: str, key: str) -> Any:
-    """What a mutation of connectors or runs does to one."""
-    document = f"""mutation ($input: {INPUTS[mutation]}!) {{
+async def upon(client: Client, mutation: str, object_id: str) -> Any:
+    """Run a mutation of connectors or runs on one id, and return its payload."""
+    document = f"""mutation ($input: {INPUT_TYPES[mutation]}!) {{
       {mutation}(input: $input) {{ {ERRORS} }} }}"""
-    return (await client(document, input={"ids": [key]}))[mutation]
+    return (await client(document, input={"ids": [object_id]}))[mutation]
 
 
-async def ended(client: Client, key: str) -> Any:
-    """A run as its owner sees it."""
-    document = f"query ($id: ID!) {{ connectorRun(id: $id) {{ {RUN} }} }}"
-    return (await client(document, id=key))["connectorRun"]
+async def ended(client: Client, run_id: str) -> Any:
+    """Load a run as its owner sees it."""
+    document = f"query ($id: ID!) {{ connectorRun(id: $id) {{ {RUN_FIELDS} }} }}"
+    return (await client(document, id=run_id))["connectorRun"]
 
 
-async def imported(client: Client, content: bytes, **given: Any) -> Any:
-    """The only run of an archive, at its end."""
-    (key,) = await begun(client, content, **given)
+async def imported(client: Client, content: bytes, **options: Any) -> Any:
+    """Import an archive as one run, and return the finished run."""
+    (run_id,) = await begun(client, content, **options)
     await work(client.world)
-    return await ended(client, key)
+    return await ended(client, run_id)
 
 
 async def held(client: Client) -> dict[str, list[str]]:
-    """Subjects by folder, without our own letters."""
-    asked = (
+    """Load the subjects of messages by mailbox path, without the server's own notices."""
+    query = (
         select(col(Mailbox.path), col(Message.subject))
         .join(Message, col(Message.mailbox_id) == col(Mailbox.id))
         .where(
@@ -152,12 +150,12 @@ async def held(client: Client) -> dict[str, list[str]]:
             col(Message.from_address) != "mailer-daemon@mx.example.org",
         )
     )
-    found: dict[str, list[str]] = {}
-    for row in await client.world.database.read(asked.order_by(col(Message.id))):
-        found.setdefault(row.path, []).append(row.subject)
-    return found
+    subjects: dict[str, list[str]] = {}
+    for row in await client.world.database.read(query.order_by(col(Message.id))):
+        subjects.setdefault(row.path, []).append(row.subject)
+    return subjects
 
 
-def counted(run: Any) -> tuple[int, int, int]:
-    """Seen, imported, skipped."""
-    return int(run["seen"]), int(run["imported"]), int(run["skipped"])
+def counted(import_run: Any) -> tuple[int, int, int]:
+    """The numbers of messages that a run has seen, imported and skipped."""
+    return int(import_run["seen"]), int(import_run["imported"]), int(import_run["skipped"])

@@ -1,4 +1,4 @@
-"""Entries of key-value stores, as tests set and read them."""
+"""Operations on entries of key-value stores."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,73 +7,75 @@ from models.runtime.environment import CommittedOptions, Environment
 from tests.conftest import Client
 from tests.support.stores.counter_check import rows
 
-FACTS = "id key value store shared expiresAt version"
-ERRORS = """errors { __typename code path ... on ValidationError { constraint }
+ENTRY_FIELDS = "id key value store shared expiresAt version"
+ERROR_FIELDS = """errors { __typename code path ... on ValidationError { constraint }
   ... on StaleError { currentModseq } ... on LimitReachedError { limit used }
   ... on ForbiddenError { requires } }"""
-PAYLOADS = {
-    "keyValueSet": f"entry {{ {FACTS} }}",
-    "keyValueIncrement": f"entry {{ {FACTS} }}",
+PAYLOAD_FIELDS = {
+    "keyValueSet": f"entry {{ {ENTRY_FIELDS} }}",
+    "keyValueIncrement": f"entry {{ {ENTRY_FIELDS} }}",
     "keyValueDelete": "deleted",
     "profileReset": "users { username }",
 }
 ONE = f"""query ($user: UserRef, $store: String! = "default", $key: String!,
     $shared: Boolean! = false) {{
-  keyValue(user: $user, store: $store, key: $key, shared: $shared) {{ {FACTS} }} }}"""
+  keyValue(user: $user, store: $store, key: $key, shared: $shared) {{ {ENTRY_FIELDS} }} }}"""
 LIST = f"""query ($user: UserRef, $store: String! = "default", $prefix: String,
     $exact: Boolean! = false, $recurse: Boolean! = false, $noValue: Boolean! = false,
     $shared: Boolean! = false, $first: Int, $after: String, $last: Int, $before: String) {{
   keyValues(user: $user, store: $store, prefix: $prefix, exact: $exact, recurse: $recurse,
       noValue: $noValue, shared: $shared, first: $first, after: $after, last: $last,
       before: $before) {{
-    totalCount nodes {{ {FACTS} }} pageInfo {{ hasNextPage startCursor endCursor }} }} }}"""
+    totalCount nodes {{ {ENTRY_FIELDS} }} pageInfo {{ hasNextPage startCursor endCursor }} }} }}"""
 
 
-async def done(client: Client, name: str, **given: Any) -> Any:
-    """What the payload of a mutation is."""
-    kind = name[0].upper() + name[1:]
-    asked = f"{name}(input: $input) {{ {PAYLOADS[name]} {ERRORS} }}"
-    document = f"mutation ($input: {kind}Input!) {{ {asked} }}"
-    return (await client(document, input=given))[name]
+async def done(client: Client, name: str, **input_values: Any) -> Any:
+    """Run a mutation and return its payload."""
+    input_type = name[0].upper() + name[1:]
+    selection = f"{name}(input: $input) {{ {PAYLOAD_FIELDS[name]} {ERROR_FIELDS} }}"
+    document = f"mutation ($input: {input_type}Input!) {{ {selection} }}"
+    return (await client(document, input=input_values))[name]
 
 
-async def put(client: Client, key: str, value: str = "x", **more: Any) -> Any:
-    """Set a value; the entry."""
-    payload = await done(client, "keyValueSet", key=key, value=value, **more)
+async def put(client: Client, key: str, value: str = "x", **input_values: Any) -> Any:
+    """Set a value and return the entry."""
+    payload = await done(client, "keyValueSet", key=key, value=value, **input_values)
     assert payload["errors"] == []
     return payload["entry"]
 
 
-async def refusal(client: Client, name: str, **given: Any) -> Any:
-    """The one error of a mutation that changes nothing."""
-    before = await kept(client.world)
-    payload = await done(client, name, **given)
-    assert await kept(client.world) == before
+async def refusal(client: Client, name: str, **input_values: Any) -> Any:
+    """Run a mutation that must fail, and return its only error. No row may change."""
+    rows_before = await kept(client.world)
+    payload = await done(client, name, **input_values)
+    assert await kept(client.world) == rows_before
     (error,) = payload["errors"]
     return error
 
 
-async def value(client: Client, key: str, **more: Any) -> str | None:
-    """What is under a key; None where there is nothing."""
-    entry = (await client(ONE, key=key, **more))["keyValue"]
-    found: str | None = entry and entry["value"]
-    return found
+async def value(client: Client, key: str, **variables: Any) -> str | None:
+    """Load the value of a key. Returns None if there is no such key."""
+    entry = (await client(ONE, key=key, **variables))["keyValue"]
+    stored_value: str | None = entry and entry["value"]
+    return stored_value
 
 
-async def keys(client: Client, prefix: str | None = None, **more: Any) -> list[str]:
-    """The keys of a list."""
-    page = (await client(LIST, prefix=prefix, **more))["keyValues"]
-    if "first" not in more and "last" not in more:
+async def keys(client: Client, prefix: str | None = None, **variables: Any) -> list[str]:
+    """List the keys that begin with a prefix."""
+    page = (await client(LIST, prefix=prefix, **variables))["keyValues"]
+    if "first" not in variables and "last" not in variables:
         assert page["totalCount"] == len(page["nodes"])
     return [node["key"] for node in page["nodes"]]
 
 
 async def kept(world: Environment) -> list[tuple[Any, ...]]:
-    """All rows there are, with what is told of them."""
-    asked = "SELECT stream_id, store, key, value, version, size FROM key_values"
-    return sorted(await rows(world, asked))
+    """All rows of the key-value stores, sorted."""
+    query = "SELECT stream_id, store, key, value, version, size FROM key_values"
+    return sorted(await rows(world, query))
 
 
 def limit(world: Environment, **options: Any) -> None:
-    """Let these options be in force."""
-    world.apply_options(CommittedOptions(replace(world.options, **options), world.options_position))
+    """Change options of the running server."""
+    world.use_options_unless_outdated(
+        CommittedOptions(replace(world.options, **options), world.options_position)
+    )

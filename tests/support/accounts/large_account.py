@@ -1,4 +1,4 @@
-"""An account with very many messages, filled by SQL; and how much of it a statement reads."""
+"""An account with many messages, inserted by SQL, and the number of rows that a query reads."""
 
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
@@ -13,96 +13,104 @@ from models.store.database import POSTGRES_READ_SETTINGS
 from tests.conftest import Client
 from tests.support.stores.query_plans import recorded_statements
 
-NUMBERS = "WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < {})"
-AT = {
+NUMBER_SERIES = (
+    "WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < {})"
+)
+TIMESTAMP_SQL = {
     "sqlite": "strftime('%Y-%m-%d %H:%M:%S.000000', '2026-01-01', '+' || value || ' minutes')",
     "postgresql": "timestamptz '2026-01-01 00:00:00Z' + value * interval '1 minute'",
 }
-EACH = 100  # instructions of SQLite that are counted at once
-PER_ROW = 60  # instructions for a row that is read, about
+PROGRESS_INTERVAL = 100  # SQLite virtual machine instructions between two progress callbacks
+INSTRUCTIONS_PER_ROW = 60  # instructions per row that SQLite reads, approximately
 
 
-async def fill(client: Client, many: int, *, base: int) -> None:
-    """Copy the one message of a client's INBOX so many times, two to a conversation."""
-    world, at = client.world, AT[client.world.database.dialect]
-    numbers = NUMBERS.format(many)
-    box = (await client.box()).id
-    own = {
+async def fill(client: Client, count: int, *, base: int) -> None:
+    """Insert copies of the only message in a client's INBOX, two per thread."""
+    world, timestamp_sql = client.world, TIMESTAMP_SQL[client.world.database.dialect]
+    number_series = NUMBER_SERIES.format(count)
+    mailbox_id = (await client.box()).id
+    sql_by_column = {
         "id": f"{base} + value", "thread_id": f"{base} + value / 2", "uid": "value + 1000",
-        "listed_at": at, "received_at": at, "seen": "value % 100 > 0", "indexed": "true",
+        "listed_at": timestamp_sql, "received_at": timestamp_sql, "seen": "value % 100 > 0",
+        "indexed": "true",
     }  # fmt: skip
     async with world.database.engine.begin() as connection:
-        asked = f"SELECT * FROM messages WHERE mailbox_id = {box} LIMIT 1"  # noqa: S608
-        names = (await connection.execute(text(asked))).keys()
-        values = ", ".join(own.get(name, f'm."{name}"') for name in names)
-        quoted = ", ".join(f'"{name}"' for name in names)
+        message_query = f"SELECT * FROM messages WHERE mailbox_id = {mailbox_id} LIMIT 1"  # noqa: S608
+        column_names = (await connection.execute(text(message_query))).keys()
+        values = ", ".join(sql_by_column.get(name, f'm."{name}"') for name in column_names)
+        quoted_names = ", ".join(f'"{name}"' for name in column_names)
         await connection.execute(text(
-            f"INSERT INTO threads (id, user_id, subject, created_at, muted) {numbers} "  # noqa: S608
-            f"SELECT {base} + value - 1, {client.user.id}, 'Number', {at}, false FROM n "
-            f"WHERE value <= {many} / 2 + 1"
+            f"INSERT INTO threads (id, user_id, subject, created_at, muted) {number_series} "  # noqa: S608
+            f"SELECT {base} + value - 1, {client.user.id}, 'Number', {timestamp_sql}, false FROM n "
+            f"WHERE value <= {count} / 2 + 1"
         ))  # fmt: skip
-        await connection.execute(
-            text(f"INSERT INTO messages ({quoted}) {numbers} SELECT {values} FROM n, ({asked}) m")  # noqa: S608
-        )
+        await connection.execute(text(
+            f"INSERT INTO messages ({quoted_names}) {number_series} "  # noqa: S608
+            f"SELECT {values} FROM n, ({message_query}) m"
+        ))  # fmt: skip
 
 
 @dataclass
 class Effort:
-    """The selects that were sent, and how many rows each has read."""
+    """The recorded SELECT statements, and the number of rows that each one reads."""
 
     world: Environment
     sent: list[tuple[str, Any]] = field(default_factory=list)
 
     async def of(self, work: Awaitable[Any]) -> dict[str, int]:
-        """The rows that each select of `work` reads in the tables of messages."""
+        """Await `work`; return by SELECT how many rows of the message tables it reads."""
         del self.sent[:]
         await work
-        asked = self.of_messages
-        return {sql: await self._rows(sql, given) for sql, given in asked}
+        selects = self.of_messages
+        return {sql: await self._count_rows_read(sql, parameters) for sql, parameters in selects}
 
     @property
     def of_messages(self) -> list[tuple[str, Any]]:
-        """The selects that were sent last in the tables of messages."""
-        return [one for one in self.sent if "messages" in one[0] and "SELECT" in one[0]]
+        """The recorded SELECT statements on the message tables."""
+        return [
+            statement
+            for statement in self.sent
+            if "messages" in statement[0] and "SELECT" in statement[0]
+        ]
 
-    async def _rows(self, sql: str, given: Any) -> int:
+    async def _count_rows_read(self, sql: str, parameters: Any) -> int:
         if self.world.database.dialect == "sqlite":
-            return await self._sqlite_rows(sql, given)
+            return await self._count_sqlite_rows_read(sql, parameters)
         async with self.world.database.engine.connect() as connection:
             for setting in POSTGRES_READ_SETTINGS:
                 await connection.exec_driver_sql(f"SET LOCAL {setting}")
             explain = f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}"
-            ((plan,),) = await connection.exec_driver_sql(explain, given)
-        known = orjson.loads(plan) if isinstance(plan, str) else plan
-        return _read(known[0]["Plan"])
+            ((plan,),) = await connection.exec_driver_sql(explain, parameters)
+        parsed_plan = orjson.loads(plan) if isinstance(plan, str) else plan
+        return _rows_read_by_plan(parsed_plan[0]["Plan"])
 
-    async def _sqlite_rows(self, sql: str, given: Any) -> int:
-        steps = 0
+    async def _count_sqlite_rows_read(self, sql: str, parameters: Any) -> int:
+        instructions = 0
 
-        def count() -> int:
-            nonlocal steps
-            steps += EACH
+        def count_instructions() -> int:
+            nonlocal instructions
+            instructions += PROGRESS_INTERVAL
             return 0
 
         async with self.world.database.engine.connect() as connection:
             raw: Any = (await connection.get_raw_connection()).driver_connection
-            await raw.set_progress_handler(count, EACH)
-            (await connection.exec_driver_sql(sql, given)).all()
-            await raw.set_progress_handler(None, EACH)
-        return steps // PER_ROW
+            await raw.set_progress_handler(count_instructions, PROGRESS_INTERVAL)
+            (await connection.exec_driver_sql(sql, parameters)).all()
+            await raw.set_progress_handler(None, PROGRESS_INTERVAL)
+        return instructions // INSTRUCTIONS_PER_ROW
 
 
-def _read(plan: dict[str, Any]) -> int:
-    below = sum(map(_read, plan.get("Plans", ())))
+def _rows_read_by_plan(plan: dict[str, Any]) -> int:
+    rows_of_children = sum(map(_rows_read_by_plan, plan.get("Plans", ())))
     if "Relation Name" not in plan and "Index Name" not in plan:
-        return below
-    removed = sum(value for name, value in plan.items() if name.startswith("Rows Removed by"))
-    return below + int((plan["Actual Rows"] + removed) * plan["Actual Loops"])
+        return rows_of_children
+    rows_removed = sum(value for name, value in plan.items() if name.startswith("Rows Removed by"))
+    return rows_of_children + int((plan["Actual Rows"] + rows_removed) * plan["Actual Loops"])
 
 
 @contextmanager
 def measured(world: Environment) -> Iterator[Effort]:
-    """Record the statements that are sent to the store, to count the rows they read."""
-    effort = Effort(world)
-    with recorded_statements(world, effort.sent):
-        yield effort
+    """Record the SQL statements of the block, to count the rows that they read."""
+    recorder = Effort(world)
+    with recorded_statements(world, recorder.sent):
+        yield recorder

@@ -1,4 +1,4 @@
-"""OpenPGP keys for tests."""
+"""OpenPGP keys, and the decryption of PGP/MIME messages."""
 
 import email
 import email.policy
@@ -8,22 +8,22 @@ import pysequoia
 
 
 def key_of(name: str, *, seconds: int = 10**9) -> str:
-    """A public key that is good for so long."""
+    """Make a key pair and return its public key, armored. It expires after `seconds`."""
     return public_of(pair_of(name, seconds=seconds))
 
 
 def pair_of(name: str, *, seconds: int = 10**9) -> pysequoia.Tsk:
-    """A secret key that is good for so long."""
+    """Make a secret key that expires after `seconds`."""
     return pysequoia.Tsk.generate(user_id=name, validity_seconds=seconds)
 
 
-def public_of(pair: pysequoia.Tsk) -> str:
-    """The public half, armoured."""
-    return str(pair.extract_certificate())
+def public_of(secret_key: pysequoia.Tsk) -> str:
+    """The public key of a secret key, armored."""
+    return str(secret_key.extract_certificate())
 
 
-def opened(raw: bytes, pair: pysequoia.Tsk) -> bytes:
-    """What is inside a message of PGP/MIME."""
+def opened(raw: bytes, secret_key: pysequoia.Tsk) -> bytes:
+    """Decrypt a PGP/MIME message (RFC 3156) and return the inner message."""
     message = email.message_from_bytes(raw, policy=email.policy.default)
     assert isinstance(message, EmailMessage)
     assert message.get_content_type() == "multipart/encrypted"
@@ -32,9 +32,9 @@ def opened(raw: bytes, pair: pysequoia.Tsk) -> bytes:
     assert version.get_content_type() == "application/pgp-encrypted"
     assert version.get_content().strip() == b"Version: 1"
     assert content.get_content_type() == "application/octet-stream"
-    inside = pysequoia.decrypt(content.get_content(), decryptor=pair.decryptor()).bytes
-    assert inside is not None
-    return inside
+    inner = pysequoia.decrypt(content.get_content(), decryptor=secret_key.decryptor()).bytes
+    assert inner is not None
+    return inner
 
 
 SIGNS_ONLY = """

@@ -1,4 +1,4 @@
-"""Accounts near their limits, and what they are told."""
+"""Accounts near their limits, and the limit events of the journal."""
 
 from typing import Any
 
@@ -21,25 +21,25 @@ Told = tuple[str, str, int, int, bool]  # limit, level, used, allowed, refused
 
 async def change(world: Environment, client: Client, **values: Any) -> None:
     async with world.write_session(client.user.id) as session:
-        this = update(User).where(col(User.id) == client.user.id)
-        await (await session.connection()).execute(this.values(**values))
+        own_row = update(User).where(col(User.id) == client.user.id)
+        await (await session.connection()).execute(own_row.values(**values))
 
 
 async def bounded(client: Client, **limits: int) -> Client:
-    """The same client, with such limits, and in a domain that counts with them."""
+    """Set limits of the client's user, and update the allocated quota of the domain."""
     await change(client.world, client, **limits)
     async with client.world.write_session() as session:
-        theirs = select(func.coalesce(func.sum(func.coalesce(col(User.quota), 1 << 30)), 0))
-        theirs = theirs.where(col(User.domain_id) == col(Domain.id))
-        counted = update(Domain).values(quota_allocated=theirs.scalar_subquery())
-        await (await session.connection()).execute(counted)
+        quota_sum = select(func.coalesce(func.sum(func.coalesce(col(User.quota), 1 << 30)), 0))
+        quota_sum = quota_sum.where(col(User.domain_id) == col(Domain.id))
+        domain_update = update(Domain).values(quota_allocated=quota_sum.scalar_subquery())
+        await (await session.connection()).execute(domain_update)
     return client
 
 
-def weighing(size: int, name: str = "x") -> bytes:
-    """A message of so many bytes."""
-    empty = len(raw_message(name, body=""))
-    return raw_message(name, body="y" * (size - empty))
+def weighing(size: int, subject: str = "x") -> bytes:
+    """A message of exactly `size` bytes."""
+    empty = len(raw_message(subject, body=""))
+    return raw_message(subject, body="y" * (size - empty))
 
 
 async def fill(client: Client, *sizes: int) -> None:
@@ -48,31 +48,31 @@ async def fill(client: Client, *sizes: int) -> None:
 
 
 async def told(client: Client) -> list[Told]:
-    """What the account's journal tells of its limits."""
+    """Load the limit events of the user from the journal."""
     table = core_table(Change)
-    asked = table.select().where(
+    query = table.select().where(
         table.c.stream_id == client.user.id, table.c.kind == ChangeKind.LIMIT_REACHED
     )
-    facts = [row.facts for row in await client.world.database.read(asked.order_by(table.c.last))]
+    facts = [row.facts for row in await client.world.database.read(query.order_by(table.c.last))]
     return [(f["limit"], f["level"], f["used"], f["allowed"], f["refused"]) for f in facts]
 
 
 async def letters(world: Environment) -> int:
-    """How many letters are to be written."""
-    ((many,),) = await rows(world, "SELECT count(*) FROM tasks WHERE kind = 'LIMIT_LETTER'")
-    return int(many)
+    """Count the tasks that send quota warnings."""
+    ((count,),) = await rows(world, "SELECT count(*) FROM tasks WHERE kind = 'LIMIT_LETTER'")
+    return int(count)
 
 
-def storage(at: str, used: int, *, refused: bool = False) -> Told:
-    return ("STORAGE", at, used, QUOTA, refused)
+def storage(level: str, used: int, *, refused: bool = False) -> Told:
+    return ("STORAGE", level, used, QUOTA, refused)
 
 
 async def accepted(client: Client) -> str | None:
-    """The refusal of a recipient, by name."""
+    """The class name of the error that refuses the user as a recipient; None if accepted."""
     try:
-        await address_resolution.load_recipient(client.world, client.address)
-    except (OverQuota, RateLimited) as refusal:
-        return type(refusal).__name__
+        await address_resolution.load_recipient_below_limits(client.world, client.address)
+    except (OverQuota, RateLimited) as error:
+        return type(error).__name__
     return None
 
 
@@ -81,7 +81,12 @@ mutation ($input: MessageSendInput!) { messageSend(input: $input) { errors { cod
 """
 
 
-async def send(client: Client, *to: str, **more: Any) -> list[str]:
-    given = {"to": [{"address": one} for one in to], "subject": "Hi", "text": "Yo", **more}
-    answer = (await client(SEND, input=given))["messageSend"]
-    return [error["code"] for error in answer["errors"]]
+async def send(client: Client, *to: str, **input_values: Any) -> list[str]:
+    message_input = {
+        "to": [{"address": address} for address in to],
+        "subject": "Hi",
+        "text": "Yo",
+        **input_values,
+    }
+    payload = (await client(SEND, input=message_input))["messageSend"]
+    return [error["code"] for error in payload["errors"]]

@@ -1,4 +1,4 @@
-"""Events of the security log, as tests note and find them."""
+"""Events of the security log: how tests log and load them."""
 
 from typing import Any
 
@@ -15,32 +15,34 @@ from resolvers.context import Context, Viewer
 from tests.conftest import Client
 
 
-def stranger(world: Environment, ip: str | None = "192.0.2.7", **more: Any) -> Context:
-    return Context(world, Viewer(), client_ip=ip, **more)
+def stranger(world: Environment, ip: str | None = "192.0.2.7", **context_values: Any) -> Context:
+    return Context(world, Viewer(), client_ip=ip, **context_values)
 
 
-def failed(user_id: int | None, **more: Any) -> NewSecurityEvent:
+def failed(user_id: int | None, **columns: Any) -> NewSecurityEvent:
     return NewSecurityEvent(
-        "authenticate", user_id, **{"result": "fail", "protocol": "API", **more}
+        "authenticate", user_id, **{"result": "fail", "protocol": "API", **columns}
     )
 
 
 async def events(world: Environment) -> list[Any]:
-    asked = select(*select_columns(SecurityEvent)).order_by(
+    query = select(*select_columns(SecurityEvent)).order_by(
         col(SecurityEvent.created_at), col(SecurityEvent.id)
     )
-    return list(await world.database.read(asked))
+    return list(await world.database.read(query))
 
 
 async def told(client: Client) -> list[int]:
-    """The rows that the journal of an account has told of, one for each time."""
-    asked = select(col(Change.ids)).where(
+    """Load the ids of security events from the journal of a user, one per journal entry."""
+    query = select(col(Change.ids)).where(
         col(Change.stream_id) == client.user.id, col(Change.kind) == ChangeKind.SECURITY_EVENT
     )
-    rows = await client.world.database.read(asked.order_by(col(Change.last)))
-    return [key for row in rows for key in row.ids]
+    rows = await client.world.database.read(query.order_by(col(Change.last)))
+    return [event_id for row in rows for event_id in row.ids]
 
 
-async def noted(client: Client, *given: NewSecurityEvent, ip: str | None = "192.0.2.7") -> None:
-    for each in given:
-        await security_log.log_event_separately(stranger(client.world, ip), each)
+async def noted(
+    client: Client, *new_events: NewSecurityEvent, ip: str | None = "192.0.2.7"
+) -> None:
+    for event in new_events:
+        await security_log.log_event_separately(stranger(client.world, ip), event)

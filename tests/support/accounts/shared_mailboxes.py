@@ -1,4 +1,4 @@
-"""What tests of shared folders share."""
+"""Operations on shared mailboxes."""
 
 from typing import Any
 
@@ -8,42 +8,50 @@ from tests.support.accounts.user_operations import ERRORS
 from tests.support.operations.mailbox_operations import append_unread_messages
 
 READ = ["READ"]
-ACL = "mailboxes { path acl { grantee { username } rights } }"
+ACL_FIELDS = "mailboxes { path acl { grantee { username } rights } }"
 
 
 async def mutate(
-    client: Client, name: str, selection: str = "mailboxes { path }", **given: Any
+    client: Client, name: str, selection: str = "mailboxes { path }", **input_values: Any
 ) -> Any:
-    """The payload of a mutation."""
-    kind = name[0].upper() + name[1:]
+    """Run a mutation and return its payload."""
+    input_type = name[0].upper() + name[1:]
     document = (
-        f"mutation ($input: {kind}Input!) {{ {name}(input: $input) {{ {selection} {ERRORS} }} }}"
+        f"mutation ($input: {input_type}Input!) "
+        f"{{ {name}(input: $input) {{ {selection} {ERRORS} }} }}"
     )
-    return (await client(document, input=given))[name]
+    return (await client(document, input=input_values))[name]
 
 
 async def share(
-    owner: Client, to: Client | str, *rights: str, path: str = "Team", **ref: Any
+    owner: Client, grantee: Client | str, *rights: str, path: str = "Team", **mailbox_ref: Any
 ) -> list[str]:
-    """Share a folder; the codes of what was refused."""
-    name = to if isinstance(to, str) else to.user.username
-    given = {"mailbox": ref or {"path": path}, "user": {"username": name}, "rights": rights}
-    answer = await mutate(owner, "mailboxShareSet", ACL, **given)
-    return [error["code"] for error in answer["errors"]]
+    """Share a mailbox and return the error codes."""
+    username = grantee if isinstance(grantee, str) else grantee.user.username
+    input_values = {
+        "mailbox": mailbox_ref or {"path": path},
+        "user": {"username": username},
+        "rights": rights,
+    }
+    payload = await mutate(owner, "mailboxShareSet", ACL_FIELDS, **input_values)
+    return [error["code"] for error in payload["errors"]]
 
 
 async def team(owner: Client, *subjects: str) -> str:
-    """The id of a folder with messages, that is made for it."""
+    """Create the mailbox Team with unread messages, and return its global id."""
     await mutate(owner, "mailboxCreate", paths=["Team"])
     await append_unread_messages(owner, "Team", *subjects)
     return box_id((await owner.box("Team")).id)
 
 
-def box_id(key: int) -> str:
-    return str(global_ids.encode("Mailbox", key))
+def box_id(mailbox_id: int) -> str:
+    return str(global_ids.encode("Mailbox", mailbox_id))
 
 
 async def keys(client: Client, path: str) -> list[str]:
-    """The ids of the messages of a folder, as its owner lists them, the newest first."""
+    """List the ids of the messages of a mailbox as its owner, the newest first."""
     document = """query ($p: String!) { mailbox(by: {path: $p}) { messages { nodes { id } } } }"""
-    return [one["id"] for one in (await client(document, p=path))["mailbox"]["messages"]["nodes"]]
+    return [
+        message["id"]
+        for message in (await client(document, p=path))["mailbox"]["messages"]["nodes"]
+    ]

@@ -1,4 +1,4 @@
-"""A store whose users sign in, and the credentials with which they do."""
+"""A store with users for sign-in tests, and their credentials."""
 
 import base64
 from dataclasses import dataclass, field, replace
@@ -31,30 +31,30 @@ APP_PASSWORD = "qwkzjvhxpbmfytrn"  # noqa: S105 - a test's
 
 @dataclass
 class SignInEnvironment:
-    """A store with a domain whose users sign in by password, and its clock."""
+    """A store with a clock and a domain of users who sign in by password."""
 
     world: Environment
     clock: Clock
     domain_id: int = 0
     users: dict[str, int] = field(default_factory=dict)
 
-    async def add_user(self, name: str, **facts: Any) -> int:
+    async def add_user(self, name: str, **columns: Any) -> int:
         """Add a user with these column values and return its id."""
-        key = self.world.new_id()
+        user_id = self.world.new_id()
         now = self.clock()
-        stored = await password_hashes.hash_password(self.world, PASSWORD)
-        row = {"password": stored, "tenant_id": self.domain_id, "created_at": now, **facts}
+        password_hash = await password_hashes.hash_password(self.world, PASSWORD)
+        row = {"password": password_hash, "tenant_id": self.domain_id, "created_at": now, **columns}
         async with self.world.write_session() as session:
-            session.add(Stream(id=key))
-            session.add(User(id=key, username=name, username_key=name, updated_at=now, **row))
-        self.users[name] = key
-        return key
+            session.add(Stream(id=user_id))
+            session.add(User(id=user_id, username=name, username_key=name, updated_at=now, **row))
+        self.users[name] = user_id
+        return user_id
 
-    async def change_user(self, name: str, **facts: Any) -> None:
+    async def change_user(self, name: str, **columns: Any) -> None:
         """Change columns of a user without a wake-up, as another process does."""
         async with self.world.write_session() as session:
             is_user = col(User.id) == self.users[name]
-            await session.exec(update(User).where(is_user).values(**facts))
+            await session.exec(update(User).where(is_user).values(**columns))
 
     async def load_user_row(self, name: str) -> Any:
         """Load the row of a user."""
@@ -79,17 +79,17 @@ class SignInEnvironment:
         ctx = Context(self.world, Viewer(), client_ip=ip)
         return await authentication.authenticate(ctx, name, password, attempt)
 
-    async def create_token(self, name: str, **more: Any) -> str:
+    async def create_token(self, name: str, **request_values: Any) -> str:
         """Sign a user in and return the secret of a new token."""
-        done = await self.sign_in(name, attempt=replace(TOKEN_REQUEST, **more))
-        assert done.token
-        return done.token
+        signed_in = await self.sign_in(name, attempt=replace(TOKEN_REQUEST, **request_values))
+        assert signed_in.token
+        return signed_in.token
 
-    async def authenticate(self, secret: str, **more: Any) -> Viewer:
+    async def authenticate(self, secret: str, **options: Any) -> Viewer:
         """Authenticate a request with this bearer token."""
         headers = {"authorization": f"Bearer {secret}"}
         return await authentication.authenticate_request(
-            self.world, headers, ip="192.0.2.1", **more
+            self.world, headers, ip="192.0.2.1", **options
         )
 
     async def is_refused(self, secret: str) -> bool:
@@ -119,15 +119,15 @@ async def sign_in_by_token(
 
 
 async def make_domain_admin_context(
-    sign_in_environment: SignInEnvironment, name: str = "dora", **more: Any
+    sign_in_environment: SignInEnvironment, name: str = "dora", **columns: Any
 ) -> Context:
     """Add a DOMAIN_ADMIN of example.org and return the context of a request by that user."""
     permissions = [AdminPermission.LOGIN_AS.value]
-    key = await sign_in_environment.add_user(
-        name, role=Role.DOMAIN_ADMIN, admin_permissions=permissions, **more
+    user_id = await sign_in_environment.add_user(
+        name, role=Role.DOMAIN_ADMIN, admin_permissions=permissions, **columns
     )
     async with sign_in_environment.world.write_session() as session:
-        session.add(DomainAdmin(user_id=key, domain_id=sign_in_environment.domain_id))
+        session.add(DomainAdmin(user_id=user_id, domain_id=sign_in_environment.domain_id))
     return Context(
         sign_in_environment.world,
         await sign_in_environment.authenticate(await sign_in_environment.create_token(name)),
@@ -136,17 +136,17 @@ async def make_domain_admin_context(
 
 async def add_other_domain(sign_in_environment: SignInEnvironment) -> int:
     """Add the domain other.example and return its id."""
-    key = sign_in_environment.world.new_id()
+    domain_id = sign_in_environment.world.new_id()
     async with sign_in_environment.world.write_session() as session:
         session.add(
             Domain(
-                id=key,
+                id=domain_id,
                 name="other.example",
                 created_at=sign_in_environment.clock(),
                 updated_at=sign_in_environment.clock(),
             )
         )
-    return key
+    return domain_id
 
 
 def basic_auth_header(name: str, password: str) -> dict[str, str]:
@@ -164,32 +164,32 @@ async def sign_in_by_basic_auth(
 
 
 async def add_app_password(
-    sign_in_environment: SignInEnvironment, scopes: list[str], **more: Any
+    sign_in_environment: SignInEnvironment, scopes: list[str], **columns: Any
 ) -> int:
     """Add an app password of ada with these scopes and return its id."""
-    key, now = sign_in_environment.world.new_id(), sign_in_environment.clock()
+    password_id, now = sign_in_environment.world.new_id(), sign_in_environment.clock()
     row = ApplicationPassword(
-        id=key,
+        id=password_id,
         user_id=sign_in_environment.users["ada"],
         description="Phone",
         selector=app_passwords.password_selector(APP_PASSWORD),
         password=await password_hashes.hash_password(sign_in_environment.world, APP_PASSWORD),
         scopes=scopes,
         created_at=now,
-        **more,
+        **columns,
     )
     async with sign_in_environment.world.write_session() as session:
         session.add(row)
-    return key
+    return password_id
 
 
 async def create_act_as_token(
-    sign_in_environment: SignInEnvironment, ctx: Context, name: str = "ada", **more: Any
+    sign_in_environment: SignInEnvironment, ctx: Context, name: str = "ada", **options: Any
 ) -> str:
     """Create a token by which the caller acts as another user."""
-    done = await act_as.create_act_as_token(ctx, sign_in_environment.users[name], **more)
-    assert done.token
-    return done.token
+    created = await act_as.create_act_as_token(ctx, sign_in_environment.users[name], **options)
+    assert created.token
+    return created.token
 
 
 async def make_admin_context(sign_in_environment: SignInEnvironment) -> Context:

@@ -1,4 +1,4 @@
-"""A server under attack: how it is asked, byte by byte, and what an attack has cost it."""
+"""Run attacks against a server process and measure their costs."""
 
 import asyncio
 import json
@@ -12,18 +12,18 @@ from typing import Any
 
 from tests.support.servers.merganser_server import Server
 
-PATIENCE = 15.0  # seconds for any answer
+RESPONSE_TIMEOUT = 15.0  # seconds
 MIB = 1 << 20
-NOBODY_WAITS = 3.0  # seconds that the server lets others wait
-SLOW = 1500.0  # ms that any attack may take, unless it says otherwise: tens of them in truth
-FLAT = 12 * 1024  # KiB that the process may grow by
-RESPONSE = "application/graphql-response+json"
-JSON = {"Content-Type": "application/json", "Accept": RESPONSE}
+MAX_WAIT_OF_OTHERS = 3.0  # seconds
+MAX_ATTACK_MS = 1500.0  # default limit; most attacks take some tens of ms
+MAX_GROWTH_KIB = 12 * 1024  # default limit of the growth of the process
+GRAPHQL_RESPONSE_TYPE = "application/graphql-response+json"
+JSON_HEADERS = {"Content-Type": "application/json", "Accept": GRAPHQL_RESPONSE_TYPE}
 
 
 @dataclass
-class Answer:
-    """What came back. No status: the server hung up without a word."""
+class RawHttpResponse:
+    """The bytes of an HTTP response. Status 0: the server closed the connection without one."""
 
     raw: bytes
 
@@ -34,15 +34,18 @@ class Answer:
     @property
     def headers(self) -> dict[str, str]:
         lines = self.raw.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")[1:]
-        return {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
+        return {
+            name.lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in lines)
+        }
 
     @property
     def body(self) -> bytes:
         return self.raw.partition(b"\r\n\r\n")[2]
 
     @property
-    def said(self) -> str:
-        """Status and code, as in "400 BAD_USER_INPUT"; 200 alone where all went well."""
+    def summary(self) -> str:
+        """Status and error code such as "400 BAD_USER_INPUT"; only the status if no error."""
         if not self.raw:
             return "hung up"
         try:
@@ -55,7 +58,7 @@ class Answer:
 def request(
     method: str, path: str, headers: dict[str, str], body: bytes = b"", *, host: str = "a"
 ) -> bytes:
-    """A whole request, after which the connection is closed."""
+    """The bytes of a request with `Connection: close`."""
     lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     if body:
@@ -64,151 +67,169 @@ def request(
 
 
 @dataclass
-class Row:
-    """A line of the table."""
+class AttackResult:
+    """The response to an attack and its costs: a row of the table."""
 
     name: str
-    said: str
-    ms: float  # until the answer, without the time in which the server waited for a CPU
+    summary: str
+    ms: float  # until the response, without the time in which the server waited for a CPU
     kib: int
-    work: float  # ms of the server's CPU: the time until then is also that of its neighbours
+    work: float  # CPU time of the server in ms; unlike `ms`, other processes don't affect it
 
 
 @dataclass
 class Siege:
-    """The server, and what has become of attacks on it."""
+    """A server process under attack, and the results of the attacks."""
 
     server: Server
-    rows: list[Row] = field(default_factory=list)
-    count: int = 0
-    slowest: float = 0.0  # seconds in which somebody else was answered
+    rows: list[AttackResult] = field(default_factory=list)
+    last_number: int = 0
+    slowest: float = 0.0  # seconds until the slowest response to another client
 
     @property
-    def key(self) -> dict[str, str]:
-        """The credential of most attackers: a user's, who may try much."""
-        return self.key_of("ada")
+    def user_headers(self) -> dict[str, str]:
+        """The Authorization header of the user ada, which most attacks use."""
+        return self.credential_headers("ada")
 
-    def key_of(self, name: str) -> dict[str, str]:
+    def credential_headers(self, name: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.server.secrets[name]}"}
 
-    def next(self) -> int:
-        """A number that was not there before: no text is known to the server."""
-        self.count += 1
-        return self.count
+    def next_number(self) -> int:
+        """A new number, which makes a document unknown to the caches of the server."""
+        self.last_number += 1
+        return self.last_number
 
     @asynccontextmanager
-    async def opened(
-        self, sent: bytes = b"", *, source: str = "127.0.0.1", receive: int = 0
+    async def open_connection(
+        self, data: bytes = b"", *, source: str = "127.0.0.1", receive_buffer: int = 0
     ) -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        """A connection from an address of the loopback; at the end it is gone without a word."""
+        """Open a connection from a loopback address, and abort it at the end of the block."""
         sock = socket.socket()
         sock.setblocking(False)
-        if receive:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
+        if receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.bind((source, 0))
         await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.server.http))
-        limit = max(receive, 1) if receive else 1 << 20
-        reader, writer = await asyncio.open_connection(sock=sock, limit=limit)
+        buffer_limit = max(receive_buffer, 1) if receive_buffer else 1 << 20
+        reader, writer = await asyncio.open_connection(sock=sock, limit=buffer_limit)
         try:
-            writer.write(sent)
+            writer.write(data)
             yield reader, writer
         finally:
             writer.transport.abort()
 
-    async def raw(self, sent: bytes, *, source: str = "127.0.0.1") -> Answer:
-        """All that comes back for these bytes until the server hangs up."""
-        async with asyncio.timeout(PATIENCE), self.opened(sent, source=source) as (reader, _):
-            got = bytearray()
+    async def send_raw(self, data: bytes, *, source: str = "127.0.0.1") -> RawHttpResponse:
+        """Send bytes, and return what the server sends until it closes the connection."""
+        async with (
+            asyncio.timeout(RESPONSE_TIMEOUT),
+            self.open_connection(data, source=source) as (reader, _),
+        ):
+            received = bytearray()
             try:
-                while piece := await reader.read(1 << 16):
-                    got += piece
+                while chunk := await reader.read(1 << 16):
+                    received += chunk
             except ConnectionError:
                 pass
-            return Answer(bytes(got))
+            return RawHttpResponse(bytes(received))
 
-    async def post(self, body: bytes, *, source: str = "127.0.0.1", **headers: str) -> Answer:
-        """Ask /graphql; names of headers are written with underscores."""
-        given = {name.replace("_", "-"): value for name, value in headers.items()}
-        return await self.raw(request("POST", "/graphql", JSON | given, body), source=source)
+    async def post(
+        self, body: bytes, *, source: str = "127.0.0.1", **headers: str
+    ) -> RawHttpResponse:
+        """Post a body to /graphql. The keyword arguments are headers, with `_` for `-`."""
+        named_headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.send_raw(
+            request("POST", "/graphql", JSON_HEADERS | named_headers, body), source=source
+        )
 
-    async def ask(
-        self, query: object, key: dict[str, str] | None = None, **variables: Any
-    ) -> Answer:
-        """Run a document as the attacker with a credential."""
+    async def post_document(
+        self, query: object, credential: dict[str, str] | None = None, **variables: Any
+    ) -> RawHttpResponse:
+        """Post a document with the Authorization header `credential`, by default of ada."""
         body = json.dumps({"query": query, "variables": variables}).encode()
-        return await self.post(body, **(self.key if key is None else key))
+        return await self.post(body, **(self.user_headers if credential is None else credential))
 
     async def served(self) -> None:
-        """Somebody else is answered at once."""
-        began = time.monotonic() - self.server.hindered()
-        answer = await self.ask("{ viewer { user { username } } }", self.key_of("dora"))
-        assert json.loads(answer.body)["data"] == {"viewer": {"user": {"username": "dora"}}}
-        self.slowest = max(self.slowest, time.monotonic() - self.server.hindered() - began)
-        assert self.slowest < NOBODY_WAITS
+        """Require that the server answers another client within the limit."""
+        started_at = time.monotonic() - self.server.hindered()
+        response = await self.post_document(
+            "{ viewer { user { username } } }", self.credential_headers("dora")
+        )
+        assert json.loads(response.body)["data"] == {"viewer": {"user": {"username": "dora"}}}
+        self.slowest = max(self.slowest, time.monotonic() - self.server.hindered() - started_at)
+        assert self.slowest < MAX_WAIT_OF_OTHERS
 
     def memory(self) -> int:
-        """KiB of the process that no other shares."""
+        """The proportional set size of the process in KiB."""
         lines = Path(f"/proc/{self.server.pid}/smaps_rollup").read_text().splitlines()
         return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
     def work(self) -> float:
-        """Milliseconds of CPU that the process has taken."""
-        taken = 0
+        """The CPU time of the process in milliseconds."""
+        nanoseconds = 0
         for file in Path(f"/proc/{self.server.pid}/task").glob("*/schedstat"):
             with suppress(OSError):  # the thread ends at this moment
-                taken += int(file.read_text().split()[0])
-        return taken / 1e6
+                nanoseconds += int(file.read_text().split()[0])
+        return nanoseconds / 1e6
 
     def connections(self) -> int:
-        """Open sockets of the process."""
-        found = 0
-        for each in Path(f"/proc/{self.server.pid}/fd").iterdir():
+        """The number of open sockets of the process."""
+        count = 0
+        for link in Path(f"/proc/{self.server.pid}/fd").iterdir():
             with suppress(FileNotFoundError):
-                found += str(each.readlink()).startswith("socket:")
-        return found
+                count += str(link.readlink()).startswith("socket:")
+        return count
 
     def table(self) -> str:
         lines = ["| attack | answer | ms | KiB |", "|---|---|---:|---:|"]
-        lines += [f"| {r.name} | {r.said} | {r.ms:.0f} | {r.kib} |" for r in self.rows]
+        lines += [
+            f"| {result.name} | {result.summary} | {result.ms:.0f} | {result.kib} |"
+            for result in self.rows
+        ]
         return "\n".join(lines)
 
 
-Run = Callable[[Siege], Awaitable[str | Answer]]
+AttackFunction = Callable[[Siege], Awaitable[str | RawHttpResponse]]
 
 
 @dataclass(frozen=True)
 class Attack:
-    """What is tried, and what must be answered to it: one of these."""
+    """An attack, the expected response summaries, and the limits of its costs."""
 
     name: str
     expected: tuple[str, ...]
-    run: Run
-    ms: float = SLOW
-    kib: int = FLAT
+    run: AttackFunction
+    ms: float = MAX_ATTACK_MS
+    kib: int = MAX_GROWTH_KIB
     times: int = 1
 
-    async def fought(self, siege: Siege) -> str:
-        """Run it; what was said, the worst time of all and the growth go into the table."""
-        before, worst, work = siege.memory(), 0.0, 0.0
+    async def fought(self, target: Siege) -> str:
+        """Run the attack, add its result to the table, and return the summary of the response."""
+        memory_before, worst_ms, worst_cpu_ms = target.memory(), 0.0, 0.0
         for _ in range(self.times):
-            began, done = time.perf_counter() - siege.server.hindered(), siege.work()
-            said = await self.run(siege)
-            took = time.perf_counter() - siege.server.hindered() - began
-            worst = max(worst, took * 1e3)
-            work = max(work, siege.work() - done)
-        answer = said if isinstance(said, str) else said.said
-        siege.rows.append(Row(self.name, answer, worst, siege.memory() - before, work))
-        return answer
+            started_at, cpu_before = time.perf_counter() - target.server.hindered(), target.work()
+            response = await self.run(target)
+            duration = time.perf_counter() - target.server.hindered() - started_at
+            worst_ms = max(worst_ms, duration * 1e3)
+            worst_cpu_ms = max(worst_cpu_ms, target.work() - cpu_before)
+        summary = response if isinstance(response, str) else response.summary
+        target.rows.append(
+            AttackResult(
+                self.name, summary, worst_ms, target.memory() - memory_before, worst_cpu_ms
+            )
+        )
+        return summary
 
 
-class Attacks(list[Attack]):
-    """Those of a module."""
+class AttackList(list[Attack]):
+    """The attacks of a module; a call returns a decorator that adds a function."""
 
-    def __call__(self, name: str, *expected: str, **more: Any) -> Callable[[Run], Run]:
-        """Add a function."""
+    def __call__(
+        self, name: str, *expected: str, **limits: Any
+    ) -> Callable[[AttackFunction], AttackFunction]:
+        """Return a decorator that adds an attack by this function."""
 
-        def added(run: Run) -> Run:
-            self.append(Attack(name, expected, run, **more))
+        def add(run: AttackFunction) -> AttackFunction:
+            self.append(Attack(name, expected, run, **limits))
             return run
 
-        return added
+        return add

@@ -1,54 +1,59 @@
-"""Attacks by documents and their variables. Each is sent several times, never the same text."""
+"""Attacks by documents and variables. Each is sent several times with a different text."""
 
 import json
 from typing import Any
 
-from tests.support.attacks.attack_runner import Answer, Attack, Siege
+from tests.support.attacks.attack_runner import Attack, RawHttpResponse, Siege
 
-BAD, COMPLEX = "400 BAD_USER_INPUT", "400 QUERY_TOO_COMPLEX"
-INVALID, UNPARSED = "400 GRAPHQL_VALIDATION_FAILED", "400 GRAPHQL_PARSE_FAILED"
-TIMES = 2
-IDS = "query ($i: [ID!]!) { nodes(ids: $i) { id } }"
-NODE = "query ($i: ID!) { node(id: $i) { id } }"
-FIRST = "query ($n: Int) { viewer { user { messages(first: $n) { nodes { id } } } } }"
-DEAR = """query ($n: Int!) { viewer { user { messages(first: $n) { nodes {
+BAD_INPUT, TOO_COMPLEX = "400 BAD_USER_INPUT", "400 QUERY_TOO_COMPLEX"
+INVALID, PARSE_FAILED = "400 GRAPHQL_VALIDATION_FAILED", "400 GRAPHQL_PARSE_FAILED"
+REPEATS = 2
+NODES_QUERY = "query ($i: [ID!]!) { nodes(ids: $i) { id } }"
+NODE_QUERY = "query ($i: ID!) { node(id: $i) { id } }"
+MESSAGES_QUERY = "query ($n: Int) { viewer { user { messages(first: $n) { nodes { id } } } } }"
+NESTED_PAGES_QUERY = """query ($n: Int!) { viewer { user { messages(first: $n) { nodes {
   thread { messages(first: $n) { nodes { mailbox { messages(first: $n) { nodes { id }
 } } } } } } } } } }"""
-OF_TYPE = "ofType { " * 90
-UNDO = "mutation ($i: UndoInput!) { undo(input: $i) { restoredCount } }"
-CHANGED = "mutation ($i: MessageUpdateInput!) { messageUpdate(input: $i) { updatedCount } }"
+NESTED_OF_TYPE = "ofType { " * 90
+UNDO_MUTATION = "mutation ($i: UndoInput!) { undo(input: $i) { restoredCount } }"
+MESSAGE_UPDATE_MUTATION = (
+    "mutation ($i: MessageUpdateInput!) { messageUpdate(input: $i) { updatedCount } }"
+)
 
 
-def many(count: int, text: str) -> str:
+def repeat(count: int, text: str) -> str:
     return " ".join(text.replace("{n}", str(n)) for n in range(count))
 
 
-def spread(count: int, inside: str) -> str:
-    """So many fragments beside each other."""
-    fragments = many(count, f"fragment f{{n}} on Viewer {{ {inside} }}")
-    return f"{{ viewer {{ {many(count, '...f{n}')} }} }} {fragments}"
+def spread_fragments(count: int, selection: str) -> str:
+    """A document that spreads `count` fragments in the same selection set."""
+    fragments = repeat(count, f"fragment f{{n}} on Viewer {{ {selection} }}")
+    return f"{{ viewer {{ {repeat(count, '...f{n}')} }} }} {fragments}"
 
 
-def chain(levels: int, inside: str, end: str = "role") -> str:
-    """A fragment that leads to a fragment that leads to a fragment."""
+def fragment_chain(levels: int, selection: str, last: str = "role") -> str:
+    """A document with a chain of fragments; each fragment spreads the next."""
     links = (
-        f"fragment f{n} on Viewer {{ {inside.replace('{next}', f'...f{n + 1}')} }}"
+        f"fragment f{n} on Viewer {{ {selection.replace('{next}', f'...f{n + 1}')} }}"
         for n in range(levels)
     )
-    return f"{{ viewer {{ ...f0 }} }} {' '.join(links)} fragment f{levels} on Viewer {{ {end} }}"
+    return f"{{ viewer {{ ...f0 }} }} {' '.join(links)} fragment f{levels} on Viewer {{ {last} }}"
 
 
 DOCUMENTS = {
-    "fragment bomb of 30 levels": (chain(30, "{next} {next}"), COMPLEX),
-    "fragment bomb through inline fragments": (chain(30, "{next} ... { {next} }"), COMPLEX),
-    "600 fragments in a chain": (chain(600, "{next}"), COMPLEX),
+    "fragment bomb of 30 levels": (fragment_chain(30, "{next} {next}"), TOO_COMPLEX),
+    "fragment bomb through inline fragments": (
+        fragment_chain(30, "{next} ... { {next} }"),
+        TOO_COMPLEX,
+    ),
+    "600 fragments in a chain": (fragment_chain(600, "{next}"), TOO_COMPLEX),
     "500 fragments in a circle": (
-        f"{{ viewer {{ ...f0 }} }} {many(500, 'fragment f{n} on Viewer { ...f{n} }')}",
+        f"{{ viewer {{ ...f0 }} }} {repeat(500, 'fragment f{n} on Viewer { ...f{n} }')}",
         INVALID,
     ),
     "38 fragments, each spreads all": (
         "{ viewer { ...f0 } } "
-        + many(38, f"fragment f{{n}} on Viewer {{ {' '.join(f'...f{n}' for n in range(38))} }}"),
+        + repeat(38, f"fragment f{{n}} on Viewer {{ {' '.join(f'...f{n}' for n in range(38))} }}"),
         INVALID,
     ),
     "circle through fields": (
@@ -57,56 +62,59 @@ DOCUMENTS = {
         " fragment g on Mailbox { messages { nodes { mailbox { ...g } } } }",
         INVALID,
     ),
-    "300 overlapping fragments": (spread(300, "role scopes readOnly"), COMPLEX),
-    "450 fragments of __typename": (spread(450, "__typename"), COMPLEX),
+    "300 overlapping fragments": (spread_fragments(300, "role scopes readOnly"), TOO_COMPLEX),
+    "450 fragments of __typename": (spread_fragments(450, "__typename"), TOO_COMPLEX),
     "250 inline fragments": (
         f"{{ viewer {{ {'... { user { ... { id username } } } ' * 250} }} }}",
-        COMPLEX,
+        TOO_COMPLEX,
     ),
-    "1,000 times the same field": (f"{{ viewer {{ {'role ' * 1000} }} }}", COMPLEX),
-    "3,000 aliases": (f"{{ viewer {{ {many(3000, 'a{n}: role')} }} }}", UNPARSED),
-    "1,600 aliases": (f"{{ viewer {{ {many(1600, 'a{n}: role')} }} }}", COMPLEX),
+    "1,000 times the same field": (f"{{ viewer {{ {'role ' * 1000} }} }}", TOO_COMPLEX),
+    "3,000 aliases": (f"{{ viewer {{ {repeat(3000, 'a{n}: role')} }} }}", PARSE_FAILED),
+    "1,600 aliases": (f"{{ viewer {{ {repeat(1600, 'a{n}: role')} }} }}", TOO_COMPLEX),
     "100 guesses of a password": (
         "mutation { "
-        + many(100, 'a{n}: authenticate(input: {username: "x", password: "{n}"}) { token }')
+        + repeat(100, 'a{n}: authenticate(input: {username: "x", password: "{n}"}) { token }')
         + " }",
-        COMPLEX,
+        TOO_COMPLEX,
     ),
-    "600 directives on a field": (f"{{ viewer {{ role {'@skip(if: true) ' * 600} }} }}", COMPLEX),
-    "90 unknown directives": (f"{{ viewer {{ role {many(90, '@a{n}')} }} }}", INVALID),
-    "selection 150 deep": (f"{{ viewer {'{ user ' * 150} {'}' * 150} }}", COMPLEX),
-    "selection 40 deep": (f"{{ viewer {'{ user ' * 40} {{ id }} {'}' * 40} }}", COMPLEX),
-    "2,000 brackets": ("{a" * 2000, UNPARSED),
-    "list 2,000 deep": (f"{{ nodes(ids: {'[' * 2000}{']' * 2000}) {{ id }} }}", UNPARSED),
+    "600 directives on a field": (
+        f"{{ viewer {{ role {'@skip(if: true) ' * 600} }} }}",
+        TOO_COMPLEX,
+    ),
+    "90 unknown directives": (f"{{ viewer {{ role {repeat(90, '@a{n}')} }} }}", INVALID),
+    "selection 150 deep": (f"{{ viewer {'{ user ' * 150} {'}' * 150} }}", TOO_COMPLEX),
+    "selection 40 deep": (f"{{ viewer {'{ user ' * 40} {{ id }} {'}' * 40} }}", TOO_COMPLEX),
+    "2,000 brackets": ("{a" * 2000, PARSE_FAILED),
+    "list 2,000 deep": (f"{{ nodes(ids: {'[' * 2000}{']' * 2000}) {{ id }} }}", PARSE_FAILED),
     "list 150 deep": (f"{{ nodes(ids: {'[' * 150}{']' * 150}) {{ id }} }}", INVALID),
     "object 90 deep": (
         f"{{ users(filter: {'{a:' * 90}1{'}' * 90}) {{ totalCount }} }}",
         INVALID,
     ),
     "1,500 unknown members of an input": (
-        f"{{ users(filter: {{{many(1500, 'role{n}: 1')}}}) {{ totalCount }} }}",
-        COMPLEX,
+        f"{{ users(filter: {{{repeat(1500, 'role{n}: 1')}}}) {{ totalCount }} }}",
+        TOO_COMPLEX,
     ),
     "450 unknown members of an input": (
-        f"{{ users(filter: {{{many(450, 'role{n}: 1')}}}) {{ totalCount }} }}",
+        f"{{ users(filter: {{{repeat(450, 'role{n}: 1')}}}) {{ totalCount }} }}",
         INVALID,
     ),
     "1,500 unknown arguments": (
-        f"{{ viewer {{ user {{ messages({many(1500, 'firs{n}: 1')}) {{ totalCount }} }} }} }}",
+        f"{{ viewer {{ user {{ messages({repeat(1500, 'firs{n}: 1')}) {{ totalCount }} }} }} }}",
         INVALID,
     ),
     "900 unknown fields of 100 letters": (
-        f"{{ viewer {{ {many(850, 'x' * 100 + '{n}')} }} }}",
+        f"{{ viewer {{ {repeat(850, 'x' * 100 + '{n}')} }} }}",
         INVALID,
     ),
     "1,200 variables of one name": (
         f"query ({'$a: Int ' * 1200}) {{ viewer {{ role }} }}",
         INVALID,
     ),
-    "600 operations": (many(600, "query q{n} { viewer { role } }"), BAD),
-    "20,000 tokens": (f"{{ {'a ' * 20_000} }}", UNPARSED),
+    "600 operations": (repeat(600, "query q{n} { viewer { role } }"), BAD_INPUT),
+    "20,000 tokens": (f"{{ {'a ' * 20_000} }}", PARSE_FAILED),
     "99,000 commas": ("," * 98_000 + "{ viewer { role } }", "200"),
-    "3,000 comments": ("#\n" * 3000 + "{ viewer { role } }", UNPARSED),
+    "3,000 comments": ("#\n" * 3000 + "{ viewer { role } }", PARSE_FAILED),
     "a document of 900 kB": ("{ viewer { role } }" + " " * 900_000, "413 TOO_LARGE"),
     "a string of 90 kB for an id": (f'{{ node(id: "{"a" * 90_000}") {{ id }} }}', "200 BAD_ID"),
     "an integer of 90,000 digits": (
@@ -117,20 +125,23 @@ DOCUMENTS = {
         f"{{ apiKeys(first: 1e{'9' * 90_000}) {{ totalCount }} }}",
         INVALID,
     ),
-    "half a surrogate pair, escaped": ('{ node(id: "\\ud800") { id } }', UNPARSED),
-    "beyond Unicode": ('{ node(id: "\\u{110000}") { id } }', UNPARSED),
-    "NUL in a string": ('{ node(id: "\\u0000") { id } }', BAD),
+    "half a surrogate pair, escaped": ('{ node(id: "\\ud800") { id } }', PARSE_FAILED),
+    "beyond Unicode": ('{ node(id: "\\u{110000}") { id } }', PARSE_FAILED),
+    "NUL in a string": ('{ node(id: "\\u0000") { id } }', BAD_INPUT),
     "a letter that grows when lowered": ('{ users(filter: {roles: "İ"}) { totalCount } }', INVALID),
     "introspection 100 deep": (
-        f"{{ __schema {{ types {{ fields {{ type {{ {OF_TYPE}name{' }' * 90} }} }} }} }} }}",
-        COMPLEX,
+        f"{{ __schema {{ types {{ fields {{ type {{ {NESTED_OF_TYPE}name{' }' * 90} }} }} }} }} }}",
+        TOO_COMPLEX,
     ),
     "introspection that multiplies": (
         "{ __schema { types { fields { type { fields { type { fields { type { name }"
         " } } } } } } } }",
         INVALID,
     ),
-    "introspection ten times": (f"{{ {many(11, 'a{n}: __schema { types { name } }')} }}", COMPLEX),
+    "introspection ten times": (
+        f"{{ {repeat(11, 'a{n}: __schema { types { name } }')} }}",
+        TOO_COMPLEX,
+    ),
     "a mutation for strangers' ids": (
         'mutation { messageDelete(input: {select: {ids: ["msg_AAAAAAAAAAE"]}}) { __typename } }',
         "200",
@@ -138,7 +149,7 @@ DOCUMENTS = {
 }  # fmt: skip
 
 
-def nested(levels: int) -> Any:
+def nested_list(levels: int) -> Any:
     value: Any = 1
     for _ in range(levels):
         value = [value]
@@ -146,89 +157,96 @@ def nested(levels: int) -> Any:
 
 
 VARIABLES: dict[str, tuple[str, dict[str, Any], str]] = {
-    "a list 60 deep": (IDS, {"i": nested(58)}, BAD),
-    "a list 70 deep": (IDS, {"i": nested(70)}, BAD),
-    "50,000 ids": (IDS, {"i": ["msg_AAAAAAAAAAE"] * 50_000}, "200 BAD_USER_INPUT"),
-    "9,000 ids": (IDS, {"i": ["msg_AAAAAAAAAAE"] * 9_000}, "200 BAD_USER_INPUT"),
-    "60,000 wrong ids": (IDS, {"i": [[1]] * 60_000}, BAD),
-    "an id of 900 kB": (NODE, {"i": "m" * 900_000}, "200 BAD_ID"),
-    "20,000 unknown members": (UNDO, {"i": {f"a{n}": 1 for n in range(20_000)}}, BAD),
+    "a list 60 deep": (NODES_QUERY, {"i": nested_list(58)}, BAD_INPUT),
+    "a list 70 deep": (NODES_QUERY, {"i": nested_list(70)}, BAD_INPUT),
+    "50,000 ids": (NODES_QUERY, {"i": ["msg_AAAAAAAAAAE"] * 50_000}, "200 BAD_USER_INPUT"),
+    "9,000 ids": (NODES_QUERY, {"i": ["msg_AAAAAAAAAAE"] * 9_000}, "200 BAD_USER_INPUT"),
+    "60,000 wrong ids": (NODES_QUERY, {"i": [[1]] * 60_000}, BAD_INPUT),
+    "an id of 900 kB": (NODE_QUERY, {"i": "m" * 900_000}, "200 BAD_ID"),
+    "20,000 unknown members": (
+        UNDO_MUTATION,
+        {"i": {f"a{n}": 1 for n in range(20_000)}},
+        BAD_INPUT,
+    ),
     "20,000 unknown variables": (
-        NODE,
+        NODE_QUERY,
         {f"a{n}": 1 for n in range(20_000)} | {"i": "x"},
         "200 BAD_ID",
     ),
     "9,000 wrong members of a list": (
-        CHANGED,
+        MESSAGE_UPDATE_MUTATION,
         {"i": {"select": {"ids": [{}] * 9_000}, "set": {}}},
-        BAD,
+        BAD_INPUT,
     ),
-    "pages of pages of pages": (DEAR, {"n": 250}, COMPLEX),
-    "a page of a thousand million": (FIRST, {"n": 10**9}, COMPLEX),
-    "a page of -1": (FIRST, {"n": -1}, "200 BAD_PAGINATION"),
-    "a number of 70 bits": (FIRST, {"n": 2**70}, COMPLEX),
-    "NUL in a name": (UNDO, {"i": {"token": "x", "a\0b": 1}}, BAD),
-    "a forged id": (NODE, {"i": "msg_AAAAAAAAAAE"}, "200"),
-    "an id of SQL": (NODE, {"i": "msg_' OR 1=1; --"}, "200 BAD_ID"),
+    "pages of pages of pages": (NESTED_PAGES_QUERY, {"n": 250}, TOO_COMPLEX),
+    "a page of a thousand million": (MESSAGES_QUERY, {"n": 10**9}, TOO_COMPLEX),
+    "a page of -1": (MESSAGES_QUERY, {"n": -1}, "200 BAD_PAGINATION"),
+    "a number of 70 bits": (MESSAGES_QUERY, {"n": 2**70}, TOO_COMPLEX),
+    "NUL in a name": (UNDO_MUTATION, {"i": {"token": "x", "a\0b": 1}}, BAD_INPUT),
+    "a forged id": (NODE_QUERY, {"i": "msg_AAAAAAAAAAE"}, "200"),
+    "an id of SQL": (NODE_QUERY, {"i": "msg_' OR 1=1; --"}, "200 BAD_ID"),
 }  # fmt: skip
 
 
-def _asking(query: str, variables: dict[str, Any]) -> Any:
-    async def run(siege: Siege) -> Answer:
-        return await siege.ask(f"{query} #{siege.next()}", **variables)
+def _query_attack(query: str, variables: dict[str, Any]) -> Any:
+    async def run(target: Siege) -> RawHttpResponse:
+        return await target.post_document(f"{query} #{target.next_number()}", **variables)
 
     return run
 
 
-def _raw(body: str) -> Any:
-    async def run(siege: Siege) -> Answer:
-        return await siege.post(body.encode("utf-8", "surrogatepass"), **siege.key)
+def _body_attack(body: str) -> Any:
+    async def run(target: Siege) -> RawHttpResponse:
+        return await target.post(body.encode("utf-8", "surrogatepass"), **target.user_headers)
 
     return run
 
 
-def _body(query: str, variables: str) -> str:
+def _request_body(query: str, variables: str) -> str:
     return f'{{"query": {json.dumps(query)}, "variables": {variables}}}'
 
 
 BODIES = {
-    "a number of 400 digits": (_body(FIRST, f'{{"n": {"9" * 400}}}'), BAD),
-    "1e999": (_body(FIRST, '{"n": 1e999}'), BAD),
-    "NaN": (_body(FIRST, '{"n": NaN}'), BAD),
-    "half a surrogate pair": (_body(NODE, '{"i": "\\ud800"}'), BAD),
-    "half a surrogate pair in raw bytes": (_body(NODE, '{"i": "\ud800"}'), BAD),
+    "a number of 400 digits": (_request_body(MESSAGES_QUERY, f'{{"n": {"9" * 400}}}'), BAD_INPUT),
+    "1e999": (_request_body(MESSAGES_QUERY, '{"n": 1e999}'), BAD_INPUT),
+    "NaN": (_request_body(MESSAGES_QUERY, '{"n": NaN}'), BAD_INPUT),
+    "half a surrogate pair": (_request_body(NODE_QUERY, '{"i": "\\ud800"}'), BAD_INPUT),
+    "half a surrogate pair in raw bytes": (_request_body(NODE_QUERY, '{"i": "\ud800"}'), BAD_INPUT),
     "a query named twice": (
         '{"query": "{ nope }", "query": "{ viewer { role } }"}',
         "200",
     ),
-    "99,999 brackets": (_body(NODE, "[" * 99_999), BAD),
-    "999 brackets that are closed": (_body(NODE, f'{{"i": {"[" * 999}{"]" * 999}}}'), BAD),
-    "99,999 objects": (_body(NODE, '{"a":' * 99_999), BAD),
-    "a batch of a thousand": (f"[{','.join(['{}'] * 1000)}]", BAD),
+    "99,999 brackets": (_request_body(NODE_QUERY, "[" * 99_999), BAD_INPUT),
+    "999 brackets that are closed": (
+        _request_body(NODE_QUERY, f'{{"i": {"[" * 999}{"]" * 999}}}'),
+        BAD_INPUT,
+    ),
+    "99,999 objects": (_request_body(NODE_QUERY, '{"a":' * 99_999), BAD_INPUT),
+    "a batch of a thousand": (f"[{','.join(['{}'] * 1000)}]", BAD_INPUT),
     "a hash that nobody registered": (
         json.dumps({"extensions": {"persistedQuery": {"version": 1, "sha256Hash": "0" * 64}}}),
         "200 PERSISTED_QUERY_NOT_FOUND",
     ),
     "a name of an operation of 100 kB": (
         json.dumps({"query": "{ viewer { role } }", "operationName": "a" * 100_000}),
-        BAD,
+        BAD_INPUT,
     ),
-    "variables that are a list": (_body(NODE, "[]"), BAD),
-    "a query that is a number": ('{"query": 7}', BAD),
-    "nothing": ("null", BAD),
+    "variables that are a list": (_request_body(NODE_QUERY, "[]"), BAD_INPUT),
+    "a query that is a number": ('{"query": 7}', BAD_INPUT),
+    "nothing": ("null", BAD_INPUT),
 }
 
 ATTACKS = [
     *(
-        Attack(f"document: {name}", (said,), _asking(query, {}), times=TIMES)
-        for name, (query, said) in DOCUMENTS.items()
+        Attack(f"document: {name}", (expected,), _query_attack(query, {}), times=REPEATS)
+        for name, (query, expected) in DOCUMENTS.items()
     ),
     *(
-        Attack(f"variables: {name}", (said,), _asking(query, given), times=TIMES)
-        for name, (query, given, said) in VARIABLES.items()
+        Attack(f"variables: {name}", (expected,), _query_attack(query, variables), times=REPEATS)
+        for name, (query, variables, expected) in VARIABLES.items()
     ),
     *(
-        Attack(f"body: {name}", (said,), _raw(body), times=TIMES)
-        for name, (body, said) in BODIES.items()
+        Attack(f"body: {name}", (expected,), _body_attack(body), times=REPEATS)
+        for name, (body, expected) in BODIES.items()
     ),
 ]

@@ -1,73 +1,83 @@
-"""Attacks by the shape of requests: heads, bodies, paths, and what browsers can be made to send."""
+"""Attacks by HTTP requests: headers, bodies, paths, and requests of foreign web pages."""
 
 import gzip
 from typing import Any
 
-from tests.support.attacks.attack_runner import MIB, Answer, Attack, Attacks, Siege, request
+from tests.support.attacks.attack_runner import (
+    MIB,
+    Attack,
+    AttackList,
+    RawHttpResponse,
+    Siege,
+    request,
+)
 
-ASKED = b'{"query": "{ viewer { role } }"}'
-BAD = "400 BAD_USER_INPUT"
-POST = b"POST /graphql HTTP/1.1\r\nHost: a\r\n"
-ATTACKS = Attacks()
+QUERY_BODY = b'{"query": "{ viewer { role } }"}'
+BAD_INPUT = "400 BAD_USER_INPUT"
+POST_HEAD = b"POST /graphql HTTP/1.1\r\nHost: a\r\n"
+ATTACKS = AttackList()
 attack = ATTACKS.__call__
-FOREIGN = {"Origin": "https://evil.example"}
-MUTATION = "mutation{tokenRevoke(input:{}){revoked}}"
-FORM = "application/x-www-form-urlencoded"
-PART = b'--x\r\nContent-Disposition: form-data; name="operations"\r\n\r\n{}\r\n--x--\r\n'
+FOREIGN_ORIGIN = {"Origin": "https://evil.example"}
+REVOKE_MUTATION = "mutation{tokenRevoke(input:{}){revoked}}"
+FORM_TYPE = "application/x-www-form-urlencoded"
+MULTIPART_BODY = b'--x\r\nContent-Disposition: form-data; name="operations"\r\n\r\n{}\r\n--x--\r\n'
 
-KINDS = {
-    "no kind at all": ("", ASKED),
-    "plain text": ("text/plain", ASKED),
-    "a form": (FORM, b"query={viewer{role}}"),
-    "multipart": ("multipart/form-data; boundary=x", PART),
+CONTENT_TYPES = {
+    "no kind at all": ("", QUERY_BODY),
+    "plain text": ("text/plain", QUERY_BODY),
+    "a form": (FORM_TYPE, b"query={viewer{role}}"),
+    "multipart": ("multipart/form-data; boundary=x", MULTIPART_BODY),
     "GraphQL's own kind": ("application/graphql", b"{ viewer { role } }"),
-    "JSON in UTF-7": ("application/json; charset=utf-7", ASKED),
-    "JSON in UTF-16": ("application/json; charset=utf-16", ASKED.decode().encode("utf-16")),
+    "JSON in UTF-7": ("application/json; charset=utf-7", QUERY_BODY),
+    "JSON in UTF-16": ("application/json; charset=utf-16", QUERY_BODY.decode().encode("utf-16")),
 }
-RAW = {
+RAW_REQUESTS = {
     "length and chunks, both": (
-        POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+        POST_HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
         b"0\r\n\r\nGET /health HTTP/1.1\r\nHost: a\r\n\r\n",
-        BAD,
+        BAD_INPUT,
     ),
     "two lengths": (
-        POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
-        BAD,
+        POST_HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        BAD_INPUT,
     ),
-    "a negative length": (POST + b"Content-Length: -1\r\n\r\n", BAD),
+    "a negative length": (POST_HEAD + b"Content-Length: -1\r\n\r\n", BAD_INPUT),
     "a length with a plus": (
-        POST + b"Content-Length: +5\r\n\r\n",
-        BAD,
+        POST_HEAD + b"Content-Length: +5\r\n\r\n",
+        BAD_INPUT,
     ),
     "a length of 30 digits": (
-        POST + b"Content-Length: " + b"9" * 30 + b"\r\n\r\n",
-        BAD,
+        POST_HEAD + b"Content-Length: " + b"9" * 30 + b"\r\n\r\n",
+        BAD_INPUT,
     ),
     "chunks that are no chunks": (
-        POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
-        BAD,
+        POST_HEAD + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        BAD_INPUT,
     ),
     "chunks before something else": (
-        POST + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
-        BAD,
+        POST_HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        BAD_INPUT,
     ),
     "a chunk of 2^64 bytes": (
-        POST + b"Content-Type: application/json\r\n"
+        POST_HEAD + b"Content-Type: application/json\r\n"
         b"Transfer-Encoding: chunked\r\n\r\n10000000000000000\r\n",
-        BAD,
+        BAD_INPUT,
     ),
-    "a space before the colon": (b"GET /health HTTP/1.1\r\nHost : a\r\n\r\n", BAD),
-    "a header folded": (b"GET /health HTTP/1.1\r\nHost: a\r\n b\r\n\r\n", BAD),
-    "NUL in a header": (b"GET /health HTTP/1.1\r\nHost: a\0b\r\n\r\n", BAD),
-    "a bare carriage return": (b"GET /health HTTP/1.1\r\nHost: a\rX: b\r\n\r\n", BAD),
-    "HTTP/0.9": (b"GET /health\r\n\r\n", BAD),
-    "HTTP/2 without being asked": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", BAD),
-    "TLS where there is none": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 200, BAD),
-    "an unknown method": (b"HACK /graphql HTTP/1.1\r\nHost: a\r\n\r\n", BAD),
-    "bytes of no kind": (bytes(range(256)) * 8, BAD),
+    "a space before the colon": (b"GET /health HTTP/1.1\r\nHost : a\r\n\r\n", BAD_INPUT),
+    "a header folded": (b"GET /health HTTP/1.1\r\nHost: a\r\n b\r\n\r\n", BAD_INPUT),
+    "NUL in a header": (b"GET /health HTTP/1.1\r\nHost: a\0b\r\n\r\n", BAD_INPUT),
+    "a bare carriage return": (b"GET /health HTTP/1.1\r\nHost: a\rX: b\r\n\r\n", BAD_INPUT),
+    "HTTP/0.9": (b"GET /health\r\n\r\n", BAD_INPUT),
+    "HTTP/2 without being asked": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", BAD_INPUT),
+    "TLS where there is none": (
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 200,
+        BAD_INPUT,
+    ),
+    "an unknown method": (b"HACK /graphql HTTP/1.1\r\nHost: a\r\n\r\n", BAD_INPUT),
+    "bytes of no kind": (bytes(range(256)) * 8, BAD_INPUT),
     "200 headers": (
         b"GET /health HTTP/1.1\r\nHost: a\r\n" + b"a: b\r\n" * 200 + b"\r\n",
-        BAD,
+        BAD_INPUT,
     ),
     "a header of 100 kB": (
         b"GET /health HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 100_000,
@@ -75,7 +85,7 @@ RAW = {
     ),
     "an address of 100 kB": (b"GET /" + b"x" * 100_000, "431 TOO_LARGE"),
 }
-PATHS = {
+UNSAFE_PATHS = {
     "out of the files": "/graphiql/x/../../../../etc/passwd",
     "out of the files, encoded": "/graphiql/x/%2e%2e%2f%2e%2e%2fetc%2fpasswd",
     "out of the files, by backslash": "/graphiql/x/..%5c..%5cetc%5cpasswd",
@@ -87,173 +97,187 @@ PATHS = {
 }
 
 
-def _kind(kind: str, body: bytes) -> Any:
-    async def run(siege: Siege) -> Answer:
-        headers = siege.key | ({"Content-Type": kind} if kind else {})
-        return await siege.raw(request("POST", "/graphql", headers, body))
+def _content_type_attack(content_type: str, body: bytes) -> Any:
+    async def run(target: Siege) -> RawHttpResponse:
+        headers = target.user_headers | ({"Content-Type": content_type} if content_type else {})
+        return await target.send_raw(request("POST", "/graphql", headers, body))
 
     return run
 
 
-def _raw(sent: bytes) -> Any:
-    async def run(siege: Siege) -> Answer:
-        answer = await siege.raw(sent)
-        assert answer.raw.count(b"HTTP/1.1 ") == 1  # nothing behind it was taken for a request
-        return answer
+def _raw_attack(data: bytes) -> Any:
+    async def run(target: Siege) -> RawHttpResponse:
+        response = await target.send_raw(data)
+        assert response.raw.count(b"HTTP/1.1 ") == 1  # the rest is not read as a second request
+        return response
 
     return run
 
 
-def _path(path: str) -> Any:
-    async def run(siege: Siege) -> Answer:
-        answer = await siege.raw(request("GET", path, siege.key))
-        assert b"root:" not in answer.body
-        return answer
+def _path_attack(path: str) -> Any:
+    async def run(target: Siege) -> RawHttpResponse:
+        response = await target.send_raw(request("GET", path, target.user_headers))
+        assert b"root:" not in response.body
+        return response
 
     return run
 
 
 @attack("request: a mutation by GET", "405 BAD_USER_INPUT")
-async def _(siege: Siege) -> Answer:
-    return await siege.raw(request("GET", f"/graphql?query={MUTATION}", siege.key))
+async def _(target: Siege) -> RawHttpResponse:
+    return await target.send_raw(
+        request("GET", f"/graphql?query={REVOKE_MUTATION}", target.user_headers)
+    )
 
 
-@attack("request: a subscription by GET", BAD)
-async def _(siege: Siege) -> Answer:
+@attack("request: a subscription by GET", BAD_INPUT)
+async def _(target: Siege) -> RawHttpResponse:
     path = "/graphql?query=subscription{changes{cursor}}"
-    return await siege.raw(request("GET", path, siege.key))
+    return await target.send_raw(request("GET", path, target.user_headers))
 
 
 @attack("request: TRACE, which shows credentials", "405 BAD_USER_INPUT")
-async def _(siege: Siege) -> Answer:
-    answer = await siege.raw(request("TRACE", "/graphql", siege.key))
-    assert siege.server.secrets["ada"].encode() not in answer.raw
-    return answer
+async def _(target: Siege) -> RawHttpResponse:
+    response = await target.send_raw(request("TRACE", "/graphql", target.user_headers))
+    assert target.server.secrets["ada"].encode() not in response.raw
+    return response
 
 
 @attack("request: a body of 1 MiB and a byte", "413 TOO_LARGE")
-async def _(siege: Siege) -> Answer:
-    return await siege.post(b" " * (MIB + 1), **siege.key)
+async def _(target: Siege) -> RawHttpResponse:
+    return await target.post(b" " * (MIB + 1), **target.user_headers)
 
 
 @attack("request: 40 MB in chunks", "413 TOO_LARGE", kib=24 * 1024)
-async def _(siege: Siege) -> Answer:
+async def _(target: Siege) -> RawHttpResponse:
     chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
-    head = {**siege.key, "Content-Type": "application/json", "Transfer-Encoding": "chunked"}
-    return await siege.raw(request("POST", "/graphql", head) + chunk * 600)
+    head = {
+        **target.user_headers,
+        "Content-Type": "application/json",
+        "Transfer-Encoding": "chunked",
+    }
+    return await target.send_raw(request("POST", "/graphql", head) + chunk * 600)
 
 
 @attack("request: 1 GB, compressed", "415 BAD_USER_INPUT")
-async def _(siege: Siege) -> Answer:
-    bomb = gzip.compress(b" " * 8 * MIB) * 128
-    return await siege.post(bomb[:MIB], **siege.key, Content_Encoding="gzip")
+async def _(target: Siege) -> RawHttpResponse:
+    compressed = gzip.compress(b" " * 8 * MIB) * 128
+    return await target.post(compressed[:MIB], **target.user_headers, Content_Encoding="gzip")
 
 
-@attack("request: not UTF-8", BAD)
-async def _(siege: Siege) -> Answer:
-    return await siege.post(b'{"query": "{ viewer \xff { role } }"}', **siege.key)
+@attack("request: not UTF-8", BAD_INPUT)
+async def _(target: Siege) -> RawHttpResponse:
+    return await target.post(b'{"query": "{ viewer \xff { role } }"}', **target.user_headers)
 
 
 @attack("request: half of a surrogate pair by GET", "200 GRAPHQL_PARSE_FAILED")
-async def _(siege: Siege) -> Answer:
-    return await siege.raw(request("GET", "/graphql?query={viewer{role}}%ED%A0%80", siege.key))
+async def _(target: Siege) -> RawHttpResponse:
+    return await target.send_raw(
+        request("GET", "/graphql?query={viewer{role}}%ED%A0%80", target.user_headers)
+    )
 
 
 @attack("request: another one behind `Connection: close`", "200")
-async def _(siege: Siege) -> Answer:
-    answer = await siege.raw(request("GET", "/health", {}) * 2)
-    assert answer.raw.count(b"HTTP/1.1 ") == 1
-    return answer
+async def _(target: Siege) -> RawHttpResponse:
+    response = await target.send_raw(request("GET", "/health", {}) * 2)
+    assert response.raw.count(b"HTTP/1.1 ") == 1
+    return response
 
 
 @attack("request: 5,000 at once on one connection", "some, then hung up")
-async def _(siege: Siege) -> str:
-    answer = await siege.raw(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n" * 5000)
-    return "some, then hung up" if answer.raw.count(b"HTTP/1.1 200") < 20 else "all"
+async def _(target: Siege) -> str:
+    response = await target.send_raw(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n" * 5000)
+    return "some, then hung up" if response.raw.count(b"HTTP/1.1 200") < 20 else "all"
 
 
 @attack("request: a thousand ranges of bytes", "200")
-async def _(siege: Siege) -> Answer:
+async def _(target: Siege) -> RawHttpResponse:
     ranges = {"Range": "bytes=" + ",".join(f"{n}-" for n in range(1000))}
-    return await siege.raw(request("GET", "/graphiql/x/json.worker.js", ranges))
+    return await target.send_raw(request("GET", "/graphiql/x/json.worker.js", ranges))
 
 
 @attack("request: a foreign Host", "307")
-async def _(siege: Siege) -> Answer:
-    answer = await siege.raw(request("GET", "/", {}, host="evil.example"))
-    assert answer.headers["location"] == "graphql"
-    assert b"evil" not in answer.raw
-    other = await siege.raw(request("GET", "/graphql/", {}, host="evil.example"))
+async def _(target: Siege) -> RawHttpResponse:
+    response = await target.send_raw(request("GET", "/", {}, host="evil.example"))
+    assert response.headers["location"] == "graphql"
+    assert b"evil" not in response.raw
+    other = await target.send_raw(request("GET", "/graphql/", {}, host="evil.example"))
     assert (other.status, b"evil" in other.raw) == (404, False)
-    return answer
+    return response
 
 
 @attack("request: X-Forwarded-Host and -Proto", "307")
-async def _(siege: Siege) -> Answer:
-    lies = {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "javascript"}
-    answer = await siege.raw(request("GET", "/", lies))
-    assert b"evil" not in answer.raw
-    return answer
+async def _(target: Siege) -> RawHttpResponse:
+    forwarded_headers = {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "javascript"}
+    response = await target.send_raw(request("GET", "/", forwarded_headers))
+    assert b"evil" not in response.raw
+    return response
 
 
 @attack("request: an id that forges the log", "200")
-async def _(siege: Siege) -> Answer:
+async def _(target: Siege) -> RawHttpResponse:
     forged = 'x","level":"error","event":"pwned'
-    answer = await siege.post(ASKED, X_Request_Id=forged)
-    assert answer.headers["x-request-id"] != forged
-    assert "pwned" not in siege.server.log
-    return answer
+    response = await target.post(QUERY_BODY, X_Request_Id=forged)
+    assert response.headers["x-request-id"] != forged
+    assert "pwned" not in target.server.log
+    return response
 
 
 @attack("browser: a foreign page asks", "200")
-async def _(siege: Siege) -> Answer:
-    answer = await siege.post(ASKED, **FOREIGN)
-    assert not [name for name in answer.headers if name.startswith("access-control-")]
-    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
-    return answer
+async def _(target: Siege) -> RawHttpResponse:
+    response = await target.post(QUERY_BODY, **FOREIGN_ORIGIN)
+    assert not [name for name in response.headers if name.startswith("access-control-")]
+    assert response.headers["cross-origin-resource-policy"] == "same-origin"
+    return response
 
 
 @attack("browser: a foreign page asks whether it may", "405 BAD_USER_INPUT")
-async def _(siege: Siege) -> Answer:
-    asked = FOREIGN | {
+async def _(target: Siege) -> RawHttpResponse:
+    preflight_headers = FOREIGN_ORIGIN | {
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "authorization,content-type",
     }
-    answer = await siege.raw(request("OPTIONS", "/graphql", asked))
-    assert not [name for name in answer.headers if name.startswith("access-control-")]
-    return answer
+    response = await target.send_raw(request("OPTIONS", "/graphql", preflight_headers))
+    assert not [name for name in response.headers if name.startswith("access-control-")]
+    return response
 
 
 @attack("browser: our page in a frame", "200")
-async def _(siege: Siege) -> Answer:
-    answer = await siege.raw(request("GET", "/graphql", {"Accept": "text/html"}))
-    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+async def _(target: Siege) -> RawHttpResponse:
+    response = await target.send_raw(request("GET", "/graphql", {"Accept": "text/html"}))
+    assert "frame-ancestors 'none'" in response.headers["content-security-policy"]
     for path in ("/nowhere", "/health", "/graphql"):
-        headers = (await siege.raw(request("GET", path, {}))).headers
+        headers = (await target.send_raw(request("GET", path, {}))).headers
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["referrer-policy"] == "no-referrer"
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
         assert "server" not in headers
-    return answer
+    return response
 
 
 @attack("guess: a credential", "401 UNAUTHENTICATED")
-async def _(siege: Siege) -> Answer:
-    return await siege.post(ASKED, Authorization=f"Bearer mgk_{'A' * 43}")
+async def _(target: Siege) -> RawHttpResponse:
+    return await target.post(QUERY_BODY, Authorization=f"Bearer mgk_{'A' * 43}")
 
 
 @attack("guess: the names of fields, as a stranger", "400 GRAPHQL_VALIDATION_FAILED")
-async def _(siege: Siege) -> Answer:
-    answer = await siege.ask("{ viewer { rol } }", {})
-    assert b"Did you mean" not in answer.body
-    return answer
+async def _(target: Siege) -> RawHttpResponse:
+    response = await target.post_document("{ viewer { rol } }", {})
+    assert b"Did you mean" not in response.body
+    return response
 
 
 ATTACKS += [
     *(
-        Attack(f"kind: {name}", ("415 BAD_USER_INPUT",), _kind(*given))
-        for name, given in KINDS.items()
+        Attack(f"kind: {name}", ("415 BAD_USER_INPUT",), _content_type_attack(*type_and_body))
+        for name, type_and_body in CONTENT_TYPES.items()
     ),
-    *(Attack(f"bytes: {name}", (said,), _raw(sent)) for name, (sent, said) in RAW.items()),
-    *(Attack(f"path: {name}", ("404", "404 NOT_FOUND"), _path(it)) for name, it in PATHS.items()),
+    *(
+        Attack(f"bytes: {name}", (expected,), _raw_attack(data))
+        for name, (data, expected) in RAW_REQUESTS.items()
+    ),
+    *(
+        Attack(f"path: {name}", ("404", "404 NOT_FOUND"), _path_attack(path))
+        for name, path in UNSAFE_PATHS.items()
+    ),
 ]

@@ -1,4 +1,4 @@
-"""Values that a schema's types allow, or nearly allow, and documents that use them."""
+"""Random requests for a schema, with values that its types allow or almost allow."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -138,7 +138,7 @@ ODD = [
     "1.2",
     "1",
 ]
-MOMENTS = [
+DATE_TIMES = [
     "2030-01-01T00:00:00Z",
     "2031-01-01T00:00:00+02:00",
     "2029-01-01T00:00:00.123456789Z",
@@ -152,7 +152,7 @@ MOMENTS = [
     "2030-01-01",
     "2030-01-01T24:00:00Z",
 ]
-SPANS = [
+DURATIONS = [
     "PT0S",
     "PT1S",
     "PT20M",
@@ -169,25 +169,26 @@ SPANS = [
     "PT",
 ]
 CURSORS = ["1.1.0", "1.0.0", "1.9223372036854775807.9223372036854775807", "1", "2.1.1", "1.1"]
-# what is only nearly right stands at the end of these
-WHOLE = [0, 1, -1, 2, 20, 100, 101, 1000, 1001, 2**31 - 1, -(2**31), 2**31, 2**53 - 1, 2**63]
-PATHS = ["INBOX", "Sent", "Trash", "Drafts", "Junk", "Clients", "Clients/Eve", "A", "A/B"]
-PEOPLE = ["ada@example.org", "bob@example.org", "carol@far.example", "eve@example.org"]
+# In INTEGERS, DATE_TIMES, DURATIONS and CURSORS the invalid values are at the end.
+INTEGERS = [0, 1, -1, 2, 20, 100, 101, 1000, 1001, 2**31 - 1, -(2**31), 2**31, 2**53 - 1, 2**63]
+MAILBOX_PATHS = ["INBOX", "Sent", "Trash", "Drafts", "Junk", "Clients", "Clients/Eve", "A", "A/B"]
+ADDRESSES = ["ada@example.org", "bob@example.org", "carol@far.example", "eve@example.org"]
 FLAGS = ["work", "$label", "\\Seen", "SEEN", "a" * 50]
-LIKELY: Mapping[str, Sequence[str]] = {  # what does well, by the name of its member
-    "path": PATHS,
-    "paths": PATHS,
-    "newPath": PATHS,
+# Values that are often valid, by the name of the argument or field
+LIKELY_VALUES: Mapping[str, Sequence[str]] = {
+    "path": MAILBOX_PATHS,
+    "paths": MAILBOX_PATHS,
+    "newPath": MAILBOX_PATHS,
     "uids": ["1", "1:*", "2,3", "*"],
-    "address": PEOPLE,
-    "username": ["ada", "eve", "mallory", *PEOPLE],
+    "address": ADDRESSES,
+    "username": ["ada", "eve", "mallory", *ADDRESSES],
     "flags": FLAGS,
     "addFlags": FLAGS,
     "removeFlags": FLAGS,
     "query": ["news", "news -rich", '"news 1"', "ne*"],
     "content": ["SGVsbG8=", "", "zz"],
 }
-DEEP: list[Any] = [
+JSON_VALUES: list[Any] = [
     {"a": [[{}]]},
     {"\0": "\0"},
     {"a": "\ud800"},
@@ -199,21 +200,23 @@ DEEP: list[Any] = [
 
 @dataclass(frozen=True)
 class Known:
-    """Words that name something: ids, cursors, tokens."""
+    """Ids, cursors and other texts that exist in the store."""
 
     ids: tuple[str, ...] = ()
     cursors: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
 
 
-def texts(known: Known, *, strict: bool = False) -> SearchStrategy[str]:
-    letters = some.characters(codec="utf-8", exclude_characters="\0" if strict else "")
-    odd = [text for text in ODD if not strict or text.isprintable()]
-    return some.sampled_from([*odd, *known.texts, *known.ids]) | some.text(letters, max_size=12)
+def text_strategy(known_values: Known, *, is_strict: bool = False) -> SearchStrategy[str]:
+    characters = some.characters(codec="utf-8", exclude_characters="\0" if is_strict else "")
+    odd_texts = [text for text in ODD if not is_strict or text.isprintable()]
+    return some.sampled_from([*odd_texts, *known_values.texts, *known_values.ids]) | some.text(
+        characters, max_size=12
+    )
 
 
 def json_value(draw: DrawFn, depth: int = 0) -> Any:
-    """Anything that JSON can say."""
+    """Draw any JSON value."""
     match draw(some.integers(0, 7 if depth < 3 else 5)):
         case 0 | 1 | 2:
             return draw(some.sampled_from(ODD))
@@ -230,127 +233,147 @@ def json_value(draw: DrawFn, depth: int = 0) -> Any:
 
 
 @dataclass
-class Inventor:
-    """Draws values of input types and documents of a schema."""
+class RequestGenerator:
+    """Draws the values of input types and the documents of one request."""
 
     schema: GraphQLSchema
-    known: Known
+    known_values: Known
     draw: DrawFn
-    strict: bool = False  # whether all values are what their types ask for
+    is_strict: bool = False  # True if all values match their types
     variables: dict[str, Any] = field(default_factory=dict)
-    declared: list[str] = field(default_factory=list)
+    variable_definitions: list[str] = field(default_factory=list)
 
-    def chance(self, of_hundred: int) -> bool:
-        # the small end is the rare one: what shrinks becomes usual
-        return self.draw(some.integers(0, 99)) >= 100 - of_hundred
+    def happens(self, percent: int) -> bool:
+        # Hypothesis shrinks to small numbers, so they must stand for the common case
+        return self.draw(some.integers(0, 99)) >= 100 - percent
 
-    def leaf(self, kind: GraphQLNamedType, name: str) -> Any:
-        if isinstance(kind, GraphQLEnumType):
-            return self.draw(some.sampled_from([*kind.values]))
-        if name in LIKELY and self.chance(80 if self.strict else 20):
-            return self.draw(some.sampled_from(LIKELY[name]))
-        text = texts(self.known, strict=self.strict)
-        whole = WHOLE[: 11 if self.strict else None]
+    def draw_leaf(self, leaf_type: GraphQLNamedType, name: str) -> Any:
+        if isinstance(leaf_type, GraphQLEnumType):
+            return self.draw(some.sampled_from([*leaf_type.values]))
+        if name in LIKELY_VALUES and self.happens(80 if self.is_strict else 20):
+            return self.draw(some.sampled_from(LIKELY_VALUES[name]))
+        any_text = text_strategy(self.known_values, is_strict=self.is_strict)
+        integers = INTEGERS[: 11 if self.is_strict else None]
         by_name: Mapping[str, SearchStrategy[Any]] = {
             "Boolean": some.booleans(),
-            "Int": some.sampled_from(WHOLE[:11]),
-            "BigInt": some.sampled_from([*whole, 2**53 - 1, "12", "9007199254740991"]),
+            "Int": some.sampled_from(INTEGERS[:11]),
+            "BigInt": some.sampled_from([*integers, 2**53 - 1, "12", "9007199254740991"]),
             "ByteSize": some.sampled_from([0, 1, 2**31, 2**53 - 1, "3 GiB", "0", "1.5k"]),
-            "ID": some.sampled_from(self.known.ids or ("x",)),
+            "ID": some.sampled_from(self.known_values.ids or ("x",)),
             "Cursor": some.sampled_from(
-                [*CURSORS[: 3 if self.strict else None], *self.known.cursors]
+                [*CURSORS[: 3 if self.is_strict else None], *self.known_values.cursors]
             ),
-            "DateTime": some.sampled_from(MOMENTS[: 7 if self.strict else None]),
-            "Duration": some.sampled_from(SPANS[: 11 if self.strict else None]),
-            "JSON": some.sampled_from(DEEP),
+            "DateTime": some.sampled_from(DATE_TIMES[: 7 if self.is_strict else None]),
+            "Duration": some.sampled_from(DURATIONS[: 11 if self.is_strict else None]),
+            "JSON": some.sampled_from(JSON_VALUES),
         }
-        if not self.strict:
-            by_name = {**by_name, "ID": by_name["ID"] | text, "ByteSize": by_name["BigInt"] | text}
-        if kind.name == "JSON" and self.chance(50):
+        if not self.is_strict:
+            by_name = {
+                **by_name,
+                "ID": by_name["ID"] | any_text,
+                "ByteSize": by_name["BigInt"] | any_text,
+            }
+        if leaf_type.name == "JSON" and self.happens(50):
             return json_value(self.draw)
-        return self.draw(by_name.get(kind.name, text))
+        return self.draw(by_name.get(leaf_type.name, any_text))
 
-    def value(self, kind: Any, depth: int = 0, name: str = "") -> Any:
-        """A value of this type for a member of this name; once in a while one of another type."""
-        if not self.strict and self.chance(2):
+    def draw_value(self, value_type: Any, depth: int = 0, name: str = "") -> Any:
+        """Draw a value for a field of this name. If not strict, it sometimes has another type."""
+        if not self.is_strict and self.happens(2):
             return json_value(self.draw)
-        if isinstance(kind, GraphQLNonNull):
-            return self.value(kind.of_type, depth, name)
-        if isinstance(kind, GraphQLList):
-            many = self.draw(some.sampled_from([0, 1, 1, 2, 3]))
-            if self.chance(2):
-                return [self.value(kind.of_type, 9, name)] * 101
-            return [self.value(kind.of_type, depth, name) for _ in range(many)]
-        if isinstance(kind, GraphQLInputObjectType):
-            return self.object(kind, depth)
-        return self.leaf(kind, name)
+        if isinstance(value_type, GraphQLNonNull):
+            return self.draw_value(value_type.of_type, depth, name)
+        if isinstance(value_type, GraphQLList):
+            item_count = self.draw(some.sampled_from([0, 1, 1, 2, 3]))
+            if self.happens(2):
+                return [self.draw_value(value_type.of_type, 9, name)] * 101
+            return [self.draw_value(value_type.of_type, depth, name) for _ in range(item_count)]
+        if isinstance(value_type, GraphQLInputObjectType):
+            return self.draw_object(value_type, depth)
+        return self.draw_leaf(value_type, name)
 
-    def object(self, kind: GraphQLInputObjectType, depth: int) -> Any:
-        if kind.is_one_of and (self.strict or not self.chance(3)):
-            name = self.draw(some.sampled_from([*kind.fields]))
-            return {name: self.value(kind.fields[name].type, depth + 1, name)}
-        likely = (45, 30, 20, 10)[min(depth, 3)]
-        made = {}
-        for name, spec in kind.fields.items():
-            needed = is_required_input_field(spec)
-            if needed or (depth < 6 and self.chance(likely)):
-                null = not (self.strict and is_required_input_field(spec)) and self.chance(3)
-                made[name] = None if null else self.value(spec.type, depth + 1, name)
-        return made
+    def draw_object(self, input_type: GraphQLInputObjectType, depth: int) -> Any:
+        if input_type.is_one_of and (self.is_strict or not self.happens(3)):
+            name = self.draw(some.sampled_from([*input_type.fields]))
+            return {name: self.draw_value(input_type.fields[name].type, depth + 1, name)}
+        percent = (45, 30, 20, 10)[min(depth, 3)]
+        values = {}
+        for name, field_definition in input_type.fields.items():
+            is_required = is_required_input_field(field_definition)
+            if is_required or (depth < 6 and self.happens(percent)):
+                is_null = not (
+                    self.is_strict and is_required_input_field(field_definition)
+                ) and self.happens(3)
+                values[name] = (
+                    None if is_null else self.draw_value(field_definition.type, depth + 1, name)
+                )
+        return values
 
-    def arguments(self, spec: GraphQLField, *, all_of_them: bool) -> str:
-        """The arguments of a field, each in a variable of its own."""
-        said = []
-        for name, argument in spec.args.items():
-            if not (is_required_argument(argument) or self.chance(60 if all_of_them else 30)):
+    def draw_arguments(self, field_definition: GraphQLField, *, is_root: bool) -> str:
+        """Draw the arguments of a field, each in its own variable."""
+        arguments = []
+        for name, argument in field_definition.args.items():
+            if not (is_required_argument(argument) or self.happens(60 if is_root else 30)):
                 continue
-            variable = f"v{len(self.declared)}"
-            self.declared.append(f"${variable}: {argument.type}")
-            self.variables[variable] = self.value(argument.type, name=name)
-            said.append(f"{name}: ${variable}")
-        return f"({', '.join(said)})" if said else ""
+            variable = f"v{len(self.variable_definitions)}"
+            self.variable_definitions.append(f"${variable}: {argument.type}")
+            self.variables[variable] = self.draw_value(argument.type, name=name)
+            arguments.append(f"{name}: ${variable}")
+        return f"({', '.join(arguments)})" if arguments else ""
 
-    def selection(self, kind: GraphQLNamedType, depth: int) -> str:
-        """What to ask of an object: some leaves, and now and then what is behind a link."""
-        if not isinstance(kind, GraphQLObjectType | GraphQLInterfaceType):
+    def draw_selection(self, selected_type: GraphQLNamedType, depth: int) -> str:
+        """Draw a selection set: some leaf fields, and sometimes fields of object types."""
+        if not isinstance(selected_type, GraphQLObjectType | GraphQLInterfaceType):
             return "{ __typename }"
-        asked = ["__typename"]
-        if isinstance(kind, GraphQLInterfaceType):
-            # of one kind only: fields of the same name and other types would be a conflict
-            one = self.draw(some.sampled_from(self.schema.get_possible_types(kind)))
-            asked.append(f"... on {one.name} {self.selection(one, depth + 1)}")
-        for name, spec in kind.fields.items():
-            inner = get_named_type(spec.type)
-            if is_leaf_type(inner):
-                if self.chance(35):
-                    asked.append(f"{name}{self.arguments(spec, all_of_them=False)}")
-            elif name == "errors" or (depth < 4 and self.chance(25)):
-                arguments = self.arguments(spec, all_of_them=False)
-                asked.append(f"{name}{arguments} {self.selection(inner, depth + 1)}")
-        return f"{{ {' '.join(asked)} }}"
+        selections = ["__typename"]
+        if isinstance(selected_type, GraphQLInterfaceType):
+            # only one type, since fields of the same name but different types would conflict
+            object_type = self.draw(
+                some.sampled_from(self.schema.get_possible_types(selected_type))
+            )
+            selections.append(
+                f"... on {object_type.name} {self.draw_selection(object_type, depth + 1)}"
+            )
+        for name, field_definition in selected_type.fields.items():
+            field_type = get_named_type(field_definition.type)
+            if is_leaf_type(field_type):
+                if self.happens(35):
+                    selections.append(
+                        f"{name}{self.draw_arguments(field_definition, is_root=False)}"
+                    )
+            elif name == "errors" or (depth < 4 and self.happens(25)):
+                arguments = self.draw_arguments(field_definition, is_root=False)
+                selections.append(f"{name}{arguments} {self.draw_selection(field_type, depth + 1)}")
+        return f"{{ {' '.join(selections)} }}"
 
-    def document(self, operation: str, name: str, spec: GraphQLField) -> dict[str, Any]:
-        """A request for one root field."""
-        arguments = self.arguments(spec, all_of_them=True)
-        kind = get_named_type(spec.type)
-        selection = "" if is_leaf_type(kind) else self.selection(kind, 1)
-        declared = f"({', '.join(self.declared)})" if self.declared else ""
-        query = f"{operation} {declared} {{ it: {name}{arguments} {selection} }}"
+    def draw_request(
+        self, operation: str, name: str, field_definition: GraphQLField
+    ) -> dict[str, Any]:
+        """Draw a request for one root field."""
+        arguments = self.draw_arguments(field_definition, is_root=True)
+        field_type = get_named_type(field_definition.type)
+        selection = "" if is_leaf_type(field_type) else self.draw_selection(field_type, 1)
+        definitions = (
+            f"({', '.join(self.variable_definitions)})" if self.variable_definitions else ""
+        )
+        query = f"{operation} {definitions} {{ it: {name}{arguments} {selection} }}"
         return {"query": query, "variables": self.variables}
 
 
 @some.composite
-def requests(draw: DrawFn, schema: GraphQLSchema, known: Known) -> dict[str, Any]:
-    """A request for any field of the roots."""
+def requests(draw: DrawFn, schema: GraphQLSchema, known_values: Known) -> dict[str, Any]:
+    """Draw a request for any root field."""
     roots = [
-        (operation, name, spec)
+        (operation, name, field_definition)
         for operation, root in (
             ("query", schema.query_type),
             ("mutation", schema.mutation_type),
             ("subscription", schema.subscription_type),
         )
-        for name, spec in (root.fields if root else {}).items()
+        for name, field_definition in (root.fields if root else {}).items()
     ]
-    operation, name, spec = draw(some.sampled_from(roots))
-    strict = draw(some.sampled_from([True, True, False]))
-    return Inventor(schema, known, draw, strict).document(operation, name, spec)
+    operation, name, field_definition = draw(some.sampled_from(roots))
+    is_strict = draw(some.sampled_from([True, True, False]))
+    return RequestGenerator(schema, known_values, draw, is_strict).draw_request(
+        operation, name, field_definition
+    )

@@ -1,4 +1,4 @@
-"""Attacks by WebSocket: its handshake, its frames, and what is asked through them."""
+"""Attacks by WebSocket: handshakes, frames and operations."""
 
 import asyncio
 import json
@@ -7,9 +7,9 @@ from typing import Any
 
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.support.attacks.attack_runner import PATIENCE, Attack, Attacks, Siege
+from tests.support.attacks.attack_runner import RESPONSE_TIMEOUT, Attack, AttackList, Siege
 
-ATTACKS = Attacks()
+ATTACKS = AttackList()
 attack = ATTACKS.__call__
 UPGRADE = {
     "Host": "a",
@@ -20,22 +20,22 @@ UPGRADE = {
     "Sec-WebSocket-Protocol": "graphql-transport-ws",
 }
 MASK = bytes(4)
-LONGER, CLOSING = 126, 0x88  # RFC 6455, section 5.2
-FOLLOW = "subscription { changes { cursor } }"
+SIZE_IN_16_BITS, CLOSE_FRAME = 126, 0x88  # RFC 6455, section 5.2
+CHANGES_SUBSCRIPTION = "subscription { changes { cursor } }"
 
 
 def handshake(**headers: str) -> bytes:
-    given = UPGRADE | {name.replace("_", "-"): value for name, value in headers.items()}
-    lines = [f"{name}: {value}" for name, value in given.items() if value]
+    header_values = UPGRADE | {name.replace("_", "-"): value for name, value in headers.items()}
+    lines = [f"{name}: {value}" for name, value in header_values.items() if value]
     return "\r\n".join(["GET /graphql HTTP/1.1", *lines, "", ""]).encode()
 
 
-def frame(payload: bytes, first: int = 0x81) -> bytes:
-    """A masked frame; the mask changes nothing."""
+def frame(payload: bytes, first_byte: int = 0x81) -> bytes:
+    """A frame with a mask of zeros."""
     size = len(payload)
     if size < 126:
-        return bytes([first, 0x80 | size]) + MASK + payload
-    return bytes([first, 0xFE]) + struct.pack("!H", size) + MASK + payload
+        return bytes([first_byte, 0x80 | size]) + MASK + payload
+    return bytes([first_byte, 0xFE]) + struct.pack("!H", size) + MASK + payload
 
 
 FRAMES = {
@@ -78,55 +78,58 @@ HANDSHAKES = {
 }
 
 
-def _framed(sent: bytes) -> Any:
-    async def run(siege: Siege) -> str:
-        async with asyncio.timeout(PATIENCE), siege.opened(handshake()) as (reader, writer):
+def _frame_attack(data: bytes) -> Any:
+    async def run(target: Siege) -> str:
+        async with (
+            asyncio.timeout(RESPONSE_TIMEOUT),
+            target.open_connection(handshake()) as (reader, writer),
+        ):
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
-            writer.write(sent)
-            while True:  # frames of ours: short ones, not masked
+            writer.write(data)
+            while True:  # the frames of the server are short and not masked
                 opcode, size = await reader.readexactly(2)
-                if size == LONGER:
+                if size == SIZE_IN_16_BITS:
                     (size,) = struct.unpack("!H", await reader.readexactly(2))
                 payload = await reader.readexactly(size)
-                if opcode == CLOSING:
+                if opcode == CLOSE_FRAME:
                     return f"closed {struct.unpack('!H', payload[:2])[0]}"
 
     return run
 
 
-def _shaken(sent: bytes) -> Any:
-    async def run(siege: Siege) -> str:
-        return (await siege.raw(sent)).said
+def _handshake_attack(data: bytes) -> Any:
+    async def run(target: Siege) -> str:
+        return (await target.send_raw(data)).summary
 
     return run
 
 
 @attack("socket: 1,000 subscriptions at once", "100 run, 900 are refused")
-async def _(siege: Siege) -> str:
-    async with siege.server.socket(siege.server.secrets["bob"]) as socket:
+async def _(target: Siege) -> str:
+    async with target.server.socket(target.server.secrets["bob"]) as socket:
         for n in range(1000):
-            await socket.subscribe(FOLLOW, str(n))
-        refused = 0
-        while refused < 900:
-            heard = await socket.hear()
-            assert heard["type"] == "error", heard
-            assert heard["payload"][0]["extensions"]["code"] == "RATE_LIMITED"
-            refused += 1
+            await socket.subscribe(CHANGES_SUBSCRIPTION, str(n))
+        refused_count = 0
+        while refused_count < 900:
+            received = await socket.hear()
+            assert received["type"] == "error", received
+            assert received["payload"][0]["extensions"]["code"] == "RATE_LIMITED"
+            refused_count += 1
         return "100 run, 900 are refused" if await socket.silent(0.1) else "more"
 
 
 @attack("socket: 3,000 pings", "3,000 pongs")
-async def _(siege: Siege) -> str:
-    async with siege.server.socket(siege.server.secrets["bob"]) as socket:
+async def _(target: Siege) -> str:
+    async with target.server.socket(target.server.secrets["bob"]) as socket:
         for _ in range(3000):
             await socket.say({"type": "ping"})
-        heard = [(await socket.hear())["type"] for _ in range(3000)]
-        return "3,000 pongs" if set(heard) == {"pong"} else "other"
+        received = [(await socket.hear())["type"] for _ in range(3000)]
+        return "3,000 pongs" if set(received) == {"pong"} else "other"
 
 
 @attack("socket: 300 documents that are none", "300 errors")
-async def _(siege: Siege) -> str:
-    async with siege.server.socket(siege.server.secrets["bob"]) as socket:
+async def _(target: Siege) -> str:
+    async with target.server.socket(target.server.secrets["bob"]) as socket:
         for n in range(300):
             await socket.subscribe(f"{{ viewer {{ {n} }} }}", str(n))
         codes = {(await socket.hear())["payload"][0]["extensions"]["code"] for _ in range(300)}
@@ -134,57 +137,61 @@ async def _(siege: Siege) -> str:
 
 
 @attack("socket: 60 sockets of one user", "20 are let in, others closed 1013")
-async def _(siege: Siege) -> str:
-    wait, answered, codes = asyncio.Event(), asyncio.Semaphore(0), []
+async def _(target: Siege) -> str:
+    all_answered, answered, codes = asyncio.Event(), asyncio.Semaphore(0), []
 
-    async def one() -> int:
-        async with siege.server.socket() as socket:
-            payload = {"token": siege.server.secrets["eve"]}
+    async def connect() -> int:
+        async with target.server.socket() as socket:
+            payload = {"token": target.server.secrets["eve"]}
             try:
                 await socket.say({"type": "connection_init", "payload": payload})
                 assert (await socket.hear())["type"] == "connection_ack"
                 answered.release()
-                await asyncio.wait_for(wait.wait(), PATIENCE)
+                await asyncio.wait_for(all_answered.wait(), RESPONSE_TIMEOUT)
             except ConnectionClosed:
                 answered.release()
             return socket.ws.close_code or 0
 
-    for _ in range(3):  # no more at once than one address may open before it signs in
-        codes += [asyncio.create_task(one()) for _ in range(20)]
-        async with asyncio.timeout(PATIENCE):
+    for _ in range(3):  # at most as many at once as one address may open before the sign-in
+        codes += [asyncio.create_task(connect()) for _ in range(20)]
+        async with asyncio.timeout(RESPONSE_TIMEOUT):
             for _ in range(20):
                 await answered.acquire()
-    wait.set()
-    found = sorted(await asyncio.gather(*codes))
-    return "20 are let in, others closed 1013" if found == [0] * 20 + [1013] * 40 else str(found)
+    all_answered.set()
+    close_codes = sorted(await asyncio.gather(*codes))
+    return (
+        "20 are let in, others closed 1013"
+        if close_codes == [0] * 20 + [1013] * 40
+        else str(close_codes)
+    )
 
 
 @attack("socket: 60 strangers' sockets of one address", "20 are let in, others 429")
-async def _(siege: Siege) -> str:
-    wait, statuses = asyncio.Event(), []
+async def _(target: Siege) -> str:
+    all_answered, statuses = asyncio.Event(), []
 
-    async def one() -> int:
+    async def connect() -> int:
         try:
-            async with siege.server.socket(local_addr=("127.0.0.9", 0)):
-                await wait.wait()
+            async with target.server.socket(local_addr=("127.0.0.9", 0)):
+                await all_answered.wait()
                 return 101
-        except InvalidStatus as refusal:
-            return refusal.response.status_code
+        except InvalidStatus as error:
+            return error.response.status_code
 
-    tasks = [asyncio.create_task(one()) for _ in range(60)]
+    tasks = [asyncio.create_task(connect()) for _ in range(60)]
     await asyncio.sleep(0.4)
-    wait.set()
+    all_answered.set()
     statuses = sorted(await asyncio.gather(*tasks))
     return "20 are let in, others 429" if statuses == [101] * 20 + [429] * 40 else str(statuses)
 
 
 ATTACKS += [
     *(
-        Attack(f"frame: {name}", (f"closed {code}",), _framed(sent))
-        for name, (sent, code) in FRAMES.items()
+        Attack(f"frame: {name}", (f"closed {code}",), _frame_attack(data))
+        for name, (data, code) in FRAMES.items()
     ),
     *(
-        Attack(f"handshake: {name}", (said,), _shaken(sent))
-        for name, (sent, said) in HANDSHAKES.items()
+        Attack(f"handshake: {name}", (expected,), _handshake_attack(data))
+        for name, (data, expected) in HANDSHAKES.items()
     ),
 ]

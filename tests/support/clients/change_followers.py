@@ -24,13 +24,15 @@ def received_events(follower: Follower) -> list[Any]:
 
 
 async def open_subscription(
-    live: House, by: str, client: Client, query: str, **variables: Any
+    live: House, method: str, client: Client, query: str, **variables: Any
 ) -> Follower:
-    """Open a subscription and wait until it listens."""
-    before = sum(map(len, client.world.wakeups._events.values()))  # noqa: SLF001 - the number of listeners
-    follower: Follower = await getattr(live, by)(client, query, **variables)
-    await until(
-        lambda: sum(map(len, client.world.wakeups._events.values())) > before or follower.over  # noqa: SLF001
-    )
+    """Open a subscription with a method of the server, and wait until it waits for events."""
+
+    def subscriber_count() -> int:
+        return sum(map(len, client.world.wakeups._events.values()))  # noqa: SLF001
+
+    count_before = subscriber_count()
+    follower: Follower = await getattr(live, method)(client, query, **variables)
+    await until(lambda: subscriber_count() > count_before or follower.over)
     await asyncio.sleep(0.05)  # until the subscription has read its position in the journal
     return follower

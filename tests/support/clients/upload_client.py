@@ -33,12 +33,12 @@ def make_upload_app(
 
 
 async def make_upload_client(
-    world: Environment, http: httpx.AsyncClient, name: str, **more: Any
+    world: Environment, http: httpx.AsyncClient, name: str, **key_changes: Any
 ) -> Client:
     """Add a user and return a client with an API key of that user."""
     user = await make_user(world, name)
-    given = {"scopes": [Scope.MASTER], **more}
-    secret = await make_key(world, name, user_id=user.id, role=Role.USER, **given)
+    key_values = {"scopes": [Scope.MASTER], **key_changes}
+    secret = await make_key(world, name, user_id=user.id, role=Role.USER, **key_values)
     return Client(http, world, user, secret)
 
 

@@ -1,4 +1,4 @@
-"""A schema with everything that a schema may hold; its resolvers give what the play makes up."""
+"""A schema with every kind of type and field; its resolvers return generated values."""
 
 import enum
 from collections.abc import AsyncGenerator
@@ -16,22 +16,22 @@ from graph.types.connections import Connection
 from graph.types.object_views import DerivedField, NestedViewField, View, return_unchanged
 from graph.types.row_mapping import link
 from graph.types.scalars import SCALARS, URL, BigInt, ByteSize
-from tests.support.differential.generated_results import Play, leaf_of, leaves_by_ids
+from tests.support.differential.generated_results import GeneratedContext, leaf_of, leaves_by_ids
 
-Info = strawberry.Info[Play, None]
+Info = strawberry.Info[GeneratedContext, None]
 Item = TypeVar("Item")
 Even = NewType("Even", int)
 Picky = NewType("Picky", str)
 
 
-def _even(value: Any) -> int:
+def _serialize_even(value: Any) -> int:
     if type(value) is not int or value % 2:
         raise ValueError(f"odd: {value!r}"[:60])
     return value
 
 
-def _picky(value: Any) -> str | None:
-    """Has no answer for some."""
+def _serialize_picky(value: Any) -> str | None:
+    """Serialize "a" and "b"; return None or Undefined for other values."""
     if value == "undefined":
         return Undefined  # type: ignore[return-value]
     return value if value in ("a", "b") else None
@@ -55,16 +55,16 @@ class Sign(enum.StrEnum):
     MINUS = enum.auto()
 
 
-def raw(info: Info) -> GraphQLResolveInfo[Any]:
-    return info._raw_info  # noqa: SLF001 - what graphql-core hands to resolvers
+def graphql_info(info: Info) -> GraphQLResolveInfo[Any]:
+    return info._raw_info  # noqa: SLF001 - the info of graphql-core
 
 
-def given(info: Info, **arguments: Any) -> Any:
-    return info.context.give(raw(info), arguments)
+def generated_value(info: Info, **arguments: Any) -> Any:
+    return info.context.resolve_field(graphql_info(info), arguments)
 
 
-async def given_later(info: Info, **arguments: Any) -> Any:
-    return await info.context.give_later(raw(info), arguments)
+async def generated_value_later(info: Info, **arguments: Any) -> Any:
+    return await info.context.resolve_field_later(graphql_info(info), arguments)
 
 
 @strawberry.interface
@@ -119,7 +119,7 @@ class Other(Named):
 
 @strawberry.type
 class Strict(Named):
-    """Says itself what it is."""
+    """An object type with its own `is_type_of`."""
 
     y: float | None
     shared: list[str]
@@ -131,7 +131,7 @@ class Strict(Named):
 
 @strawberry.type
 class Bare:
-    """Of no interface: nobody looks at the class of its values."""
+    """An object type without an interface, so that the class of its values is not checked."""
 
     leaf: Leaf | None
     bare: Optional["Bare"]
@@ -153,7 +153,7 @@ class Pair(View):
 
 @strawberry.type
 class Seen(View, Node):
-    """A view of a row, with all that can be made of one."""
+    """A view of a row, with every kind of derived field."""
 
     word: str
     length: int
@@ -177,8 +177,8 @@ class Seen(View, Node):
 
     @strawberry.field
     async def later(self, info: Info) -> Optional["Seen"]:
-        made: Seen | None = await given_later(info)
-        return made
+        value: Seen | None = await generated_value_later(info)
+        return value
 
 
 @strawberry.type
@@ -190,7 +190,7 @@ class Page(Generic[Item]):
 
     @strawberry.field
     async def total(self, info: Info) -> int:
-        total: int = await given_later(info)
+        total: int = await generated_value_later(info)
         return total
 
 
@@ -238,40 +238,42 @@ class Branch(Named):
 
     @strawberry.field
     def parent(self, info: Info) -> Optional["Branch"]:
-        made: Branch | None = given(info)
-        return made
+        value: Branch | None = generated_value(info)
+        return value
 
     @strawberry.field
     def now(self, info: Info) -> str:
-        made: str = given(info)
-        return made
+        value: str = generated_value(info)
+        return value
 
     @strawberry.field
     async def later(self, info: Info) -> Leaf:
-        leaf: Leaf = await given_later(info)
+        leaf: Leaf = await generated_value_later(info)
         return leaf
 
     @strawberry.field
     async def later_text(self, info: Info) -> str | None:
-        made: str | None = await given_later(info)
-        return made
+        value: str | None = await generated_value_later(info)
+        return value
 
     @strawberry.field
     def some(
         self, info: Info, n: int = 2, colours: list[Colour] | None = None
     ) -> list[Leaf] | None:
-        made: list[Leaf] | None = given(info, n=n, colours=colours)
-        return made
+        value: list[Leaf] | None = generated_value(info, n=n, colours=colours)
+        return value
 
     @strawberry.field
     async def found(
         self, info: Info, where: Filter, choice: Choice | None = None, at: datetime | None = None
     ) -> list[Several] | None:
-        made: list[Several] | None = await given_later(info, where=where, choice=choice, at=at)
-        return made
+        value: list[Several] | None = await generated_value_later(
+            info, where=where, choice=choice, at=at
+        )
+        return value
 
 
-KINDS: dict[str, Any] = {
+ROOT_FIELD_TYPES: dict[str, Any] = {
     "branch": Branch | None,
     "branches": list[Branch],
     "node": Node | None,
@@ -286,21 +288,21 @@ KINDS: dict[str, Any] = {
 }
 
 
-def fields() -> list[StrawberryField]:
-    """The root fields: each of these kinds by a resolver that gives at once, and by a late one."""
-    made = []
-    for name, kind in KINDS.items():
+def root_fields() -> list[StrawberryField]:
+    """The root fields: one with a synchronous and one with an asynchronous resolver per type."""
+    strawberry_fields = []
+    for name, field_type in ROOT_FIELD_TYPES.items():
 
-        def at_once(info: Info) -> Any:
-            return given(info)
+        def resolve(info: Info) -> Any:
+            return generated_value(info)
 
-        async def late(info: Info) -> Any:
-            return await given_later(info)
+        async def resolve_later(info: Info) -> Any:
+            return await generated_value_later(info)
 
-        for title, resolver in ((name, at_once), (f"late_{name}", late)):
-            resolver.__name__ = title
-            made.append(strawberry.field(resolver=resolver, graphql_type=kind))
-    return made
+        for field_name, resolver in ((name, resolve), (f"late_{name}", resolve_later)):
+            resolver.__name__ = field_name
+            strawberry_fields.append(strawberry.field(resolver=resolver, graphql_type=field_type))
+    return strawberry_fields
 
 
 @strawberry.type
@@ -314,17 +316,17 @@ class Subscription:
         yield None
 
 
-def make_schema(**more: Any) -> strawberry.Schema:
+def make_schema(**options: Any) -> strawberry.Schema:
     scalars = {
         **SCALARS,
-        Even: strawberry.scalar(name="Even", serialize=_even),
-        Picky: strawberry.scalar(name="Picky", serialize=_picky),
+        Even: strawberry.scalar(name="Even", serialize=_serialize_even),
+        Picky: strawberry.scalar(name="Picky", serialize=_serialize_picky),
     }
     return strawberry.Schema(
-        query=create_type("Query", fields()),
-        mutation=create_type("Mutation", fields()),
+        query=create_type("Query", root_fields()),
+        mutation=create_type("Mutation", root_fields()),
         subscription=Subscription,
         types=[Leaf, Other, Strict, Branch, Seen],
         config=StrawberryConfig(scalar_map=scalars),
-        **more,
+        **options,
     )

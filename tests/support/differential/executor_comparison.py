@@ -1,4 +1,4 @@
-"""The same operation through graphql-core's executor and another one: the answers must be equal."""
+"""Compare the results of graphql-core's executor and of another executor."""
 
 import asyncio
 import re
@@ -35,22 +35,24 @@ from graphql import (
 from graphql.execution import Executor
 from graphql.execution.values import VariableValues, get_variable_values
 from strawberry.execution import optimized_is_awaitable
-from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext as Stock
+from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext as StrawberryExecutor
 
 from graph.execution.compiled_executor import CompiledExecutor
 from graph.execution.resolver_plans import PlanCache
-from tests.support.differential.generated_results import Play
+from tests.support.differential.generated_results import GeneratedContext
 from tests.support.differential.random_documents import Author
 from tests.support.differential.random_values import Dice
 
-PLACE = re.compile(r"0x[0-9a-f]+")
-ENOUGH = 3  # differences: each takes seconds to be made small
-SIGHTS = 6  # runs of each document, with other values and variables
-OUTCOMES = 2  # of the variables that decide of @skip and @include, for each document
-SHARES = (0.0, 0.0, 0.01, 0.05, 0.15)  # of values that are odd
-LONGEST = 10.0  # seconds of one execution
-RULES = [r for r in specified_rules if r not in (NoUnusedFragmentsRule, NoUnusedVariablesRule)]
-PARTS = (
+MEMORY_ADDRESS = re.compile(r"0x[0-9a-f]+")
+MAX_DIFFERENCES = 3  # the comparison stops then; it takes seconds to minimize each difference
+SIGHTS = 6  # of each document, with different values and variables
+FLAG_OUTCOMES = 2  # per document: values of the variables in @skip and @include
+ODD_SHARES = (0.0, 0.0, 0.01, 0.05, 0.15)  # shares of odd values
+EXECUTION_TIMEOUT = 10.0  # seconds
+VALIDATION_RULES = [
+    r for r in specified_rules if r not in (NoUnusedFragmentsRule, NoUnusedVariablesRule)
+]
+REMOVABLE_NODES = (
     FieldNode,
     InlineFragmentNode,
     FragmentSpreadNode,
@@ -62,18 +64,18 @@ PARTS = (
 
 @dataclass(frozen=True)
 class Case:
-    """One execution: what is asked, with what, and what the values hang on."""
+    """One execution: a document, its variables, and what determines the generated values."""
 
     document: str
     variables: dict[str, Any]
     seed: int
     wrong: float
-    most: int = 3  # items of a list
+    most: int = 3  # per list
 
 
 @dataclass
-class Answer:
-    """All that is to be equal."""
+class ExecutionOutcome:
+    """The outcome of an execution, which must be equal for both executors."""
 
     data: Any
     errors: list[str]
@@ -82,49 +84,52 @@ class Answer:
 
 @dataclass
 class Tally:
-    """What was compared."""
+    """The number of comparisons, and the differences found."""
 
     cases: int = 0
     with_errors: int = 0
-    refused: int = 0  # before anything ran: the variables do not fit
+    refused: int = 0  # not executed, because the variables are invalid
     documents: int = 0
     differences: list[str] = field(default_factory=list)
 
 
 def frozen(value: Any) -> Any:
-    """A value so that equal ones are the same in every way: order of keys, types, texts."""
+    """A value that is equal only if the types, the order of keys and the texts are equal."""
     if isinstance(value, dict):
-        return type(value).__name__, [(name, frozen(one)) for name, one in value.items()]
+        return type(value).__name__, [(name, frozen(member)) for name, member in value.items()]
     if isinstance(value, list | tuple):
-        return type(value).__name__, [frozen(one) for one in value]
-    return type(value).__name__, PLACE.sub("0x", repr(value))
+        return type(value).__name__, [frozen(member) for member in value]
+    return type(value).__name__, MEMORY_ADDRESS.sub("0x", repr(value))
 
 
 def told(error: GraphQLError) -> str:
-    """All that a client hears of an error, and what the log and the codes are made of."""
+    """The parts of an error that clients see, and that determine error codes and log entries."""
     cause = error.original_error
-    facts = (error.path, error.locations, frozen(error.extensions or {}), type(cause).__name__)
-    return PLACE.sub("0x", f"{error.message} {facts} {cause}")
+    details = (error.path, error.locations, frozen(error.extensions or {}), type(cause).__name__)
+    return MEMORY_ADDRESS.sub("0x", f"{error.message} {details} {cause}")
 
 
-class Side(Protocol):
-    """A way to run one document again and again."""
+class DocumentRunner(Protocol):
+    """Runs one document repeatedly with one executor."""
 
-    def begin(self, context: Any, variables: dict[str, Any]) -> "Executor[Any] | list[Any]":
-        """The executor of one run; errors where the variables do not fit."""
+    def make_executor(self, context: Any, variables: dict[str, Any]) -> "Executor[Any] | list[Any]":
+        """Return the executor of one run, or the errors if the variables are invalid."""
 
 
 class Direct:
-    """An executor as it comes: all is found out anew in each run."""
+    """Runs an executor without plans: each run analyzes the document again."""
 
     def __init__(
-        self, schema: GraphQLSchema, document: DocumentNode, executor: type[Executor[Any]] = Stock
+        self,
+        schema: GraphQLSchema,
+        document: DocumentNode,
+        executor: type[Executor[Any]] = StrawberryExecutor,
     ) -> None:
         self.schema = schema
         self.document = document
         self.executor = executor
 
-    def begin(self, context: Any, variables: dict[str, Any]) -> Executor[Any] | list[Any]:
+    def make_executor(self, context: Any, variables: dict[str, Any]) -> Executor[Any] | list[Any]:
         return self.executor.build(
             self.schema,
             self.document,
@@ -135,7 +140,7 @@ class Direct:
 
 
 class Planned:
-    """Ours, with the plans that a document keeps: from the first run on."""
+    """Runs the compiled executor with cached plans, from the first run on."""
 
     def __init__(
         self,
@@ -147,31 +152,30 @@ class Planned:
         assert operation
         self.schema = schema
         self.executor = executor
-        self.book = PlanCache.from_document(schema, document, operation, can_compile=True)
-        self.book.plans_for_variables(
-            VariableValues({}, {})
-        )  # the first sight of a document is not compiled
+        self.plan_cache = PlanCache.from_document(schema, document, operation, can_compile=True)
+        # the first execution of a document is not compiled
+        self.plan_cache.plans_after_first_run(VariableValues({}, {}))
 
-    def begin(self, context: Any, variables: dict[str, Any]) -> Executor[Any] | list[Any]:
-        book = self.book
+    def make_executor(self, context: Any, variables: dict[str, Any]) -> Executor[Any] | list[Any]:
+        plan_cache = self.plan_cache
         values = get_variable_values(
             self.schema,
-            book.operation.variable_definitions or (),
+            plan_cache.operation.variable_definitions or (),
             variables,
             hide_suggestions=True,
         )
         if isinstance(values, list):
             return values
-        plans = book.plans_for_variables(values)
+        plans = plan_cache.plans_after_first_run(values)
         if plans:
             context.memo = plans.selection_cache
         return self.executor(
             self.schema,
-            book.definitions,
-            book.fragments,
+            plan_cache.definitions,
+            plan_cache.fragments,
             None,
             context,
-            book.operation,
+            plan_cache.operation,
             values,
             default_field_resolver,
             default_type_resolver,
@@ -183,136 +187,158 @@ class Planned:
 
 
 async def answered(
-    side: Side, context: Any, variables: dict[str, Any]
+    runner: DocumentRunner, context: Any, variables: dict[str, Any]
 ) -> tuple[Any, list[GraphQLError]]:
-    """Data and errors of one run."""
-    executor = side.begin(context, dict(variables))
+    """Run a document once and return data and errors."""
+    executor = runner.make_executor(context, dict(variables))
     if isinstance(executor, list):
         return None, executor
-    event = executor.operation.operation is OperationType.SUBSCRIPTION
-    if event:  # as each event of a stream is run
-        executor = executor.build_per_event_executor(context.event(executor.operation))
-    async with asyncio.timeout(LONGEST):
-        result: Any = executor.execute_operation(False) if event else executor.execute_operation()
+    is_event = executor.operation.operation is OperationType.SUBSCRIPTION
+    if is_event:  # as the server executes each event
+        executor = executor.build_per_event_executor(context.event_value(executor.operation))
+    async with asyncio.timeout(EXECUTION_TIMEOUT):
+        result: Any = (
+            executor.execute_operation(False) if is_event else executor.execute_operation()
+        )
         if executor.is_awaitable(result):
             result = await result
-        while executor.background_futures:  # what graphql-core has left behind
+        while executor.background_futures:  # graphql-core doesn't wait for them
             await asyncio.wait(list(executor.background_futures))
     return result.data, list(result.errors or ())
 
 
-Make = Callable[[GraphQLSchema, DocumentNode], Side]
+MakeRunner = Callable[[GraphQLSchema, DocumentNode], DocumentRunner]
 
 
 @dataclass
 class Bench:
-    """Two ways to run a document, over one schema."""
+    """A comparison of two runners of documents of one schema."""
 
     schema: GraphQLSchema
-    other: Make
-    plain: Make = Direct
-    small: bool = True  # cases that differ are made small, which takes seconds
+    make_other_runner: MakeRunner
+    make_plain_runner: MakeRunner = Direct
+    small: bool = True  # takes seconds for each difference
 
     async def differences(self, tally: Tally, *, seed: int, documents: int) -> None:
-        """Compare so many random documents, each with several values, into the tally."""
+        """Compare random documents, each with several variables, and count in `tally`."""
         for number in range(documents):
-            author = Author(self.schema, Dice(seed).at(number).seed)
-            text = author.document()
+            generator = Author(self.schema, Dice(seed).at(number).seed)
+            text = generator.document()
             tally.documents += 1
-            await self._sights(tally, author, text, Dice(seed).at(number, "values"))
-            if len(tally.differences) >= (ENOUGH if self.small else 1):
+            await self._compare_runs(tally, generator, text, Dice(seed).at(number, "values"))
+            if len(tally.differences) >= (MAX_DIFFERENCES if self.small else 1):
                 return
 
-    async def _sights(self, tally: Tally, author: Author, text: str, dice: Dice) -> None:
+    async def _compare_runs(self, tally: Tally, generator: Author, text: str, random: Dice) -> None:
         document = parse(text)
-        sides = self.sides(document)
-        for sight in range(SIGHTS):
-            place = dice.at(sight)
-            values = author.values(place, flags=dice.at("flags", sight % OUTCOMES))
-            case = Case(text, values, place.seed, place.pick(SHARES))
-            plain, other = [await self.answer(side, case, document) for side in sides]
+        runners = self.sides(document)
+        for run_number in range(SIGHTS):
+            run_random = random.at(run_number)
+            values = generator.variable_values(
+                run_random, flag_random=random.at("flags", run_number % FLAG_OUTCOMES)
+            )
+            case = Case(text, values, run_random.seed, run_random.choice(ODD_SHARES))
+            plain_outcome, other_outcome = [
+                await self.answer(runner, case, document) for runner in runners
+            ]
             tally.cases += 1
-            tally.with_errors += bool(plain.errors)
-            tally.refused += not plain.calls and plain.data == frozen(None)
-            if plain != other:
+            tally.with_errors += bool(plain_outcome.errors)
+            tally.refused += not plain_outcome.calls and plain_outcome.data == frozen(None)
+            if plain_outcome != other_outcome:
                 tally.differences.append(await self.told(case))
                 return
 
-    def sides(self, document: DocumentNode) -> list[Side]:
-        return [self.plain(self.schema, document), self.other(self.schema, document)]
+    def sides(self, document: DocumentNode) -> list[DocumentRunner]:
+        return [
+            self.make_plain_runner(self.schema, document),
+            self.make_other_runner(self.schema, document),
+        ]
 
-    async def answer(self, side: Side, case: Case, document: DocumentNode) -> Answer:
-        """What one side makes of a case."""
+    async def answer(
+        self, runner: DocumentRunner, case: Case, document: DocumentNode
+    ) -> ExecutionOutcome:
+        """Run a case and return its outcome."""
         definitions = document.definitions
-        play = Play(
+        context = GeneratedContext(
             self.schema,
-            {n.name.value: n for n in definitions if isinstance(n, FragmentDefinitionNode)},
+            {
+                definition.name.value: definition
+                for definition in definitions
+                if isinstance(definition, FragmentDefinitionNode)
+            },
             seed=case.seed,
-            wrong=case.wrong,
-            most=case.most,
+            odd_share=case.wrong,
+            max_items=case.most,
         )
         try:
-            data, errors = await answered(side, play, case.variables)
-        except (Exception, asyncio.CancelledError) as broken:  # noqa: BLE001 - both must, alike
-            data, errors = ("broken", repr(broken)), []
-        play.maker.close()
-        return Answer(frozen(data), sorted(map(told, errors)), sorted(map(str, play.calls)))
+            data, errors = await answered(runner, context, case.variables)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - both must, alike
+            data, errors = ("broken", repr(error)), []
+        context.generator.close()
+        return ExecutionOutcome(
+            frozen(data), sorted(map(told, errors)), sorted(map(str, context.calls))
+        )
 
     async def told(self, case: Case) -> str:
-        """A difference in words, made as small as it gets."""
-        small = await self._smaller(case) if self.small else case
+        """Describe a difference by the smallest case that still differs."""
+        smallest = await self._minimize(case) if self.small else case
         lines = [f"share of odd values {case.wrong}, seed {case.seed}, {case.variables}"]
-        lines.append(small.document)
-        document = parse(small.document)
-        for side in self.sides(document):
-            answer = await self.answer(side, small, document)
-            lines += [f"{type(side).__name__}:", *(f"  {n}: {v}" for n, v in vars(answer).items())]
+        lines.append(smallest.document)
+        document = parse(smallest.document)
+        for runner in self.sides(document):
+            outcome = await self.answer(runner, smallest, document)
+            lines += [
+                f"{type(runner).__name__}:",
+                *(f"  {name}: {value}" for name, value in vars(outcome).items()),
+            ]
         return "\n".join(lines)
 
-    async def _smaller(self, case: Case) -> Case:
-        """A case with fewer selections that still differs."""
-        again = True
-        while again:
-            again = False
-            for text in shorter(case.document):
-                less = replace(case, document=text)
-                if await self.differs(less):
-                    case, again = less, True
+    async def _minimize(self, case: Case) -> Case:
+        """Remove parts of the document as long as the outcomes still differ."""
+        is_reduced = True
+        while is_reduced:
+            is_reduced = False
+            for text in shorter_documents(case.document):
+                shorter_case = replace(case, document=text)
+                if await self.has_difference(shorter_case):
+                    case, is_reduced = shorter_case, True
                     break
         return case
 
-    async def differs(self, case: Case) -> bool:
-        """Whether the answers to a case are others; False where it is no case at all."""
+    async def has_difference(self, case: Case) -> bool:
+        """True if the document is valid and the outcomes of the case differ."""
         try:
             document = parse(case.document)
         except GraphQLSyntaxError:
             return False
-        if validate(self.schema, document, RULES):
+        if validate(self.schema, document, VALIDATION_RULES):
             return False
-        plain, other = [await self.answer(side, case, document) for side in self.sides(document)]
-        return plain != other
+        plain_outcome, other_outcome = [
+            await self.answer(runner, case, document) for runner in self.sides(document)
+        ]
+        return plain_outcome != other_outcome
 
 
-def shorter(text: str) -> Iterator[str]:
-    """The document with one part less, in turn: not all of these are valid."""
-    parts = Part(-1)
-    visit(parse(text), parts)
-    for number in range(parts.seen):
-        less = print_ast(visit(parse(text), Part(number)))
-        if "{}" not in less:
-            yield less
+def shorter_documents(text: str) -> Iterator[str]:
+    """Yield the document without one of its parts, for each part. Some results are invalid."""
+    counter = PartRemover(-1)
+    visit(parse(text), counter)
+    for number in range(counter.part_count):
+        shorter_text = print_ast(visit(parse(text), PartRemover(number)))
+        if "{}" not in shorter_text:
+            yield shorter_text
 
 
-class Part(Visitor):
-    """Takes the nth part out of a document."""
+class PartRemover(Visitor):
+    """Removes the nth part of a document, and counts the parts."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
         self.number = number
-        self.seen = 0
+        self.part_count = 0
 
     def enter(self, node: Node, *_: Any) -> Any:
-        if not isinstance(node, PARTS):
+        if not isinstance(node, REMOVABLE_NODES):
             return None
-        self.seen += 1
-        return REMOVE if self.seen - 1 == self.number else None
+        self.part_count += 1
+        return REMOVE if self.part_count - 1 == self.number else None

@@ -1,4 +1,4 @@
-"""Executors with a fault each: the comparison is good for something if it finds them."""
+"""Executors with one fault each, which the comparison must find."""
 
 from typing import Any
 
@@ -8,35 +8,35 @@ from graph.execution.compiled_executor import CompiledExecutor
 from graph.execution.resolver_plans import OperationPlans
 
 
-class Unordered(CompiledExecutor):
-    """Fields in the order in which they became ready: those with resolvers last."""
+class UnorderedFieldsExecutor(CompiledExecutor):
+    """Returns fields out of order: fields with object values last."""
 
     def execute_fields(self, parent_type: Any, *rest: Any) -> Any:
-        found = super().execute_fields(parent_type, *rest)
-        if isinstance(found, dict):
-            return dict(sorted(found.items(), key=lambda item: isinstance(item[1], dict)))
-        return found
+        values = super().execute_fields(parent_type, *rest)
+        if isinstance(values, dict):
+            return dict(sorted(values.items(), key=lambda item: isinstance(item[1], dict)))
+        return values
 
 
-class Twice(CompiledExecutor):
-    """A field that gave nothing is resolved once more."""
+class RepeatedResolverExecutor(CompiledExecutor):
+    """Resolves a field of a mutation again if its value is null."""
 
-    def execute_field(self, *given: Any) -> Any:
-        found = super().execute_field(*given)
-        mutation = self.operation.operation is OperationType.MUTATION
-        return super().execute_field(*given) if found is None and mutation else found
+    def execute_field(self, *arguments: Any) -> Any:
+        value = super().execute_field(*arguments)
+        is_mutation = self.operation.operation is OperationType.MUTATION
+        return super().execute_field(*arguments) if value is None and is_mutation else value
 
 
-class Permissive(CompiledExecutor):
-    """Null where none may be, with an error beside it."""
+class NullForNonNullExecutor(CompiledExecutor):
+    """Returns null for non-null fields, with an error."""
 
     def handle_field_error(self, raw_error: Any, return_type: Any, details: Any, path: Any) -> None:
-        nodes = [one.node for one in details]
+        nodes = [detail.node for detail in details]
         self.collected_errors.add(located_error(raw_error, nodes, path.as_list()), path)
 
 
-class Trusting(CompiledExecutor):
-    """Leaves go out as they are."""
+class UnserializedIntExecutor(CompiledExecutor):
+    """Returns integers without serialization."""
 
     def complete_value(self, return_type: Any, *rest: Any) -> Any:
         result = rest[3]
@@ -45,15 +45,15 @@ class Trusting(CompiledExecutor):
         return super().complete_value(return_type, *rest)
 
 
-class Misplaced(CompiledExecutor):
-    """Errors of merged fields tell of the first one only."""
+class FirstLocationExecutor(CompiledExecutor):
+    """Reports only the location of the first of several merged fields."""
 
     def handle_field_error(self, raw_error: Any, return_type: Any, details: Any, path: Any) -> None:
         super().handle_field_error(raw_error, return_type, details[:1], path)
 
 
-class Forgetful(CompiledExecutor):
-    """Errors without what they carry."""
+class LostExtensionsExecutor(CompiledExecutor):
+    """Drops the extensions of errors."""
 
     def handle_field_error(self, raw_error: Any, *rest: Any) -> None:
         if isinstance(raw_error, GraphQLError):
@@ -61,20 +61,24 @@ class Forgetful(CompiledExecutor):
         super().handle_field_error(raw_error, *rest)
 
 
-class Stubborn(CompiledExecutor):
-    """The plans of other variables: what was skipped once is skipped always."""
+class FirstPlansExecutor(CompiledExecutor):
+    """Uses the plans of the first variables, so that a skipped field is always skipped."""
 
-    first: dict[int, tuple[Any, OperationPlans]] = {}  # noqa: RUF012 - a test's
+    plans_by_operation_id: dict[int, tuple[Any, OperationPlans]] = {}  # noqa: RUF012 - a test's
 
-    def __init__(self, *given: Any, plans: OperationPlans | None = None, **more: Any) -> None:
-        super().__init__(*given, plans=plans, **more)
-        _, known = self.first.setdefault(id(self.operation), (self.operation, self.plans))
-        self.plans = known
-        self._relevant_sub_fields = known.collected_subfields
+    def __init__(
+        self, *arguments: Any, plans: OperationPlans | None = None, **options: Any
+    ) -> None:
+        super().__init__(*arguments, plans=plans, **options)
+        _, first_plans = self.plans_by_operation_id.setdefault(
+            id(self.operation), (self.operation, self.plans)
+        )
+        self.plans = first_plans
+        self._relevant_sub_fields = first_plans.collected_subfields
 
 
-class Hasty(CompiledExecutor):
-    """What a function cannot complete is null."""
+class NullOnErrorExecutor(CompiledExecutor):
+    """Returns null if a compiled function raises an error."""
 
     def complete_value(self, return_type: Any, details: Any, *rest: Any) -> Any:
         plan = (
@@ -89,5 +93,12 @@ class Hasty(CompiledExecutor):
 
 
 FAULTS: list[type[CompiledExecutor]] = [
-    Unordered, Twice, Permissive, Trusting, Misplaced, Forgetful, Stubborn, Hasty,
-]  # fmt: skip
+    UnorderedFieldsExecutor,
+    RepeatedResolverExecutor,
+    NullForNonNullExecutor,
+    UnserializedIntExecutor,
+    FirstLocationExecutor,
+    LostExtensionsExecutor,
+    FirstPlansExecutor,
+    NullOnErrorExecutor,
+]

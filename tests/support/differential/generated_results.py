@@ -1,4 +1,4 @@
-"""What resolvers give while two executors are compared: values that hang on the place alone."""
+"""Generated results of resolvers. A value depends only on the seed and the response path."""
 
 import asyncio
 from collections.abc import Iterator
@@ -19,14 +19,20 @@ from graphql import (
 
 from models.runtime.environment import Environment
 from resolvers.context import Context, Viewer
-from tests.support.differential.random_values import ERRORS, Dice, Maker, definition, is_link
-from tests.support.differential.row_views import source
+from tests.support.differential.random_values import (
+    ERROR_FACTORIES,
+    Dice,
+    ValueGenerator,
+    definition,
+    is_link,
+)
+from tests.support.differential.row_views import view_source
 
-RAISED = 0.4  # of the odd values of a resolver
+RAISED_SHARE = 0.4  # of the odd results of resolvers
 
 
-class Play(Context):
-    """The context of one execution: it makes up what resolvers give, and notes each call."""
+class GeneratedContext(Context):
+    """The context of one execution: it generates the results of resolvers and records the calls."""
 
     def __init__(
         self,
@@ -34,103 +40,112 @@ class Play(Context):
         fragments: dict[str, FragmentDefinitionNode],
         *,
         seed: int,
-        wrong: float,
-        most: int,
+        odd_share: float,
+        max_items: int,
     ) -> None:
         super().__init__(cast(Environment, None), Viewer())
-        self.maker = Maker(schema, fragments, wrong, most, source)
-        self.dice = Dice(seed)
+        self.generator = ValueGenerator(schema, fragments, odd_share, max_items, view_source)
+        self.random = Dice(seed)
         self.calls: list[tuple[tuple[str | int, ...], str]] = []
 
-    def give(self, info: GraphQLResolveInfo[Any], arguments: dict[str, Any]) -> Any:
-        """What the resolver of this field returns; or it raises."""
-        dice = self._called(info, arguments)
-        if dice.one_in(self.maker.wrong * RAISED):
-            raise dice.pick(ERRORS)()
-        return self.maker.value(info.return_type, info.field_nodes, dice.at("value"))
+    def resolve_field(self, info: GraphQLResolveInfo[Any], arguments: dict[str, Any]) -> Any:
+        """Return or raise the result of the resolver of a field."""
+        random = self._record_call(info, arguments)
+        if random.happens(self.generator.odd_share * RAISED_SHARE):
+            raise random.choice(ERROR_FACTORIES)()
+        return self.generator.value(info.return_type, info.field_nodes, random.at("value"))
 
-    async def give_later(self, info: GraphQLResolveInfo[Any], arguments: dict[str, Any]) -> Any:
-        """The same, after no, one, or two turns of the loop."""
-        turns = self.dice.at("turns", *info.path.as_list()).below(3)
+    async def resolve_field_later(
+        self, info: GraphQLResolveInfo[Any], arguments: dict[str, Any]
+    ) -> Any:
+        """As `resolve_field`, after zero to two iterations of the event loop."""
+        turns = self.random.at("turns", *info.path.as_list()).integer_below(3)
         for _ in range(turns):
             await asyncio.sleep(0)
-        return self.give(info, arguments)
+        return self.resolve_field(info, arguments)
 
-    def event(self, operation: OperationDefinitionNode) -> Any:
-        """What a stream yields: its field makes nothing of it but the answer."""
-        root = self.maker.schema.subscription_type
+    def event_value(self, operation: OperationDefinitionNode) -> Any:
+        """The value that the event stream of a subscription yields."""
+        root = self.generator.schema.subscription_type
         (node,) = operation.selection_set.selections
         assert isinstance(node, FieldNode)
         assert root
-        return self.maker.value(root.fields[node.name.value].type, [node], self.dice.at("event"))
+        return self.generator.value(
+            root.fields[node.name.value].type, [node], self.random.at("event")
+        )
 
-    def _called(self, info: GraphQLResolveInfo[Any], arguments: dict[str, Any]) -> Dice:
-        place = info.path.as_list()
-        self.calls.append((tuple(place), repr(sorted(arguments.items()))))
-        return self.dice.at(*place)
+    def _record_call(self, info: GraphQLResolveInfo[Any], arguments: dict[str, Any]) -> Dice:
+        path = info.path.as_list()
+        self.calls.append((tuple(path), repr(sorted(arguments.items()))))
+        return self.random.at(*path)
 
 
-async def leaves_by_ids(ctx: Context, keys: list[int]) -> list[Any]:
-    """Rows of links, as a store would give them: some are gone."""
-    play = cast(Play, ctx)
-    play.calls.append(((), f"leaves {keys}"))
-    rows = [(play, key, play.dice.at("leaf", key)) for key in keys]
-    return [None if dice.one_in(0.1) else (play, dice) for play, _, dice in rows]
+async def leaves_by_ids(ctx: Context, ids: list[int]) -> list[Any]:
+    """Load rows of linked objects by id. Some rows are missing."""
+    context = cast(GeneratedContext, ctx)
+    context.calls.append(((), f"leaves {ids}"))
+    rows = [(context, leaf_id, context.random.at("leaf", leaf_id)) for leaf_id in ids]
+    return [None if random.happens(0.1) else (context, random) for context, _, random in rows]
 
 
 def leaf_of(row: Any) -> Any:
-    """The object of such a row."""
+    """The object of a row of `leaves_by_ids`."""
     if row is None:
         return None
-    play, dice = row
-    kind = cast(GraphQLObjectType, play.maker.schema.get_type("Leaf"))
-    return play.maker.whole(kind, dice)
+    context, random = row
+    leaf_type = cast(GraphQLObjectType, context.generator.schema.get_type("Leaf"))
+    return context.generator.plain_object(leaf_type, random)
 
 
-def copied(schema: GraphQLSchema) -> GraphQLSchema:
-    """The same schema, with fields that may be given other resolvers.
+def copy_schema(schema: GraphQLSchema) -> GraphQLSchema:
+    """Copy a schema, so that its fields can get other resolvers.
 
-    It must have no unions: Strawberry tells their types by identity.
+    The schema must not contain unions, because Strawberry compares their types by identity.
     """
-    made = lexicographic_sort_schema(schema)
-    made._strawberry_schema = schema._strawberry_schema  # type: ignore[attr-defined] # noqa: SLF001
-    return made
+    copy = lexicographic_sort_schema(schema)
+    copy._strawberry_schema = schema._strawberry_schema  # type: ignore[attr-defined] # noqa: SLF001
+    return copy
 
 
 def staged(schema: GraphQLSchema) -> GraphQLSchema:
-    """A copy whose computed fields give what the play makes up; all else is the schema's own."""
-    made = copied(schema)
-    for field in _computed(made):
+    """Copy a schema and replace the resolvers of its computed fields by generated results."""
+    copy = copy_schema(schema)
+    for field in _computed_fields(copy):
         field.resolve = partial(_resolve, field.resolve, field)
-    return made
+    return copy
 
 
 def as_shipped(schema: strawberry.Schema) -> GraphQLSchema:
-    """A copy with the resolvers that Strawberry makes."""
-    made = copied(schema._schema)  # noqa: SLF001 - what graphql-core runs
-    for field in _computed(made):
-        known = definition(field)
-        directives = known.directives  # extensions add theirs once more
-        if not known.is_subscription:
-            field.resolve = schema.schema_converter.from_resolver(known)
-        known.directives = directives
-    return made
+    """Copy a schema with the resolvers that Strawberry makes."""
+    copy = copy_schema(schema._schema)  # noqa: SLF001 - the schema of graphql-core
+    for field in _computed_fields(copy):
+        strawberry_field = definition(field)
+        # from_resolver would add the directives of extensions a second time
+        directives = strawberry_field.directives
+        if not strawberry_field.is_subscription:
+            field.resolve = schema.schema_converter.from_resolver(strawberry_field)
+        strawberry_field.directives = directives
+    return copy
 
 
-def _computed(schema: GraphQLSchema) -> Iterator[GraphQLField]:
-    for kind in schema.type_map.values():
-        if isinstance(kind, GraphQLObjectType) and definition(kind) is not None:
-            for field in kind.fields.values():
+def _computed_fields(schema: GraphQLSchema) -> Iterator[GraphQLField]:
+    for object_type in schema.type_map.values():
+        if isinstance(object_type, GraphQLObjectType) and definition(object_type) is not None:
+            for field in object_type.fields.values():
                 if not definition(field).is_basic_field:
                     yield field
 
 
 def _resolve(
-    own: Any, field: GraphQLField, source: Any, info: GraphQLResolveInfo[Any], **arguments: Any
+    original_resolver: Any,
+    field: GraphQLField,
+    source: Any,
+    info: GraphQLResolveInfo[Any],
+    **arguments: Any,
 ) -> Any:
-    known, play = definition(field), info.context
-    if is_link(known) and known.python_name in vars(source):
-        return own(source, info, **arguments)
-    if play.dice.at("how", *info.path.as_list()).one_in(0.5):
-        return play.maker.kept(play.give_later(info, arguments))
-    return play.give(info, arguments)
+    strawberry_field, context = definition(field), info.context
+    if is_link(strawberry_field) and strawberry_field.python_name in vars(source):
+        return original_resolver(source, info, **arguments)
+    if context.random.at("how", *info.path.as_list()).happens(0.5):
+        return context.generator.track_coroutine(context.resolve_field_later(info, arguments))
+    return context.resolve_field(info, arguments)

@@ -1,4 +1,4 @@
-"""The documents of this project, and values for their variables from a store with mail in it."""
+"""The queries in this project's files, and variables for them from a store with messages."""
 
 import ast
 import json
@@ -24,83 +24,93 @@ from bench.load import documents
 from tests.support.differential.random_documents import Author
 from tests.support.differential.random_values import Dice
 
-ROOT = Path(__file__).parents[3]
-FENCE = re.compile(r"^```graphql\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-EXAMPLES = ROOT / "graph" / "static" / "examples.json"
+PROJECT_FOLDER = Path(__file__).parents[3]
+GRAPHQL_BLOCK = re.compile(r"^```graphql\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EXAMPLES_FILE = PROJECT_FOLDER / "graph" / "static" / "examples.json"
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A document of ours that is a query: where it stands, and what it is."""
+class ProjectQuery:
+    """A query in a file of this project."""
 
     place: str
     document: DocumentNode
 
     @property
     def operation(self) -> OperationDefinitionNode:
-        return next(n for n in self.document.definitions if isinstance(n, OperationDefinitionNode))
+        return next(
+            definition
+            for definition in self.document.definitions
+            if isinstance(definition, OperationDefinitionNode)
+        )
 
 
-def texts() -> Iterator[tuple[str, str]]:
-    """Every text that may be a document, and where it stands."""
+def document_candidates() -> Iterator[tuple[str, str]]:
+    """Yield the location and text of every string that may be a document."""
     for name, value in vars(documents).items():
         if isinstance(value, str):
             yield f"bench.documents.{name}", value
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        for text in FENCE.findall(page.read_text()):
-            yield page.name, text
-    for example in json.loads(EXAMPLES.read_text())["examples"]:
+    for doc_page in [PROJECT_FOLDER / "README.md", *sorted((PROJECT_FOLDER / "docs").glob("*.md"))]:
+        for text in GRAPHQL_BLOCK.findall(doc_page.read_text()):
+            yield doc_page.name, text
+    for example in json.loads(EXAMPLES_FILE.read_text())["examples"]:
         yield f"examples: {example['name']}", example["query"]
-    for file in sorted((ROOT / "tests").rglob("*.py")):
+    for file in sorted((PROJECT_FOLDER / "tests").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield f"{file.name}:{node.lineno}", node.value
 
 
-def queries(schema: GraphQLSchema) -> list[Stored]:
-    """The queries among them that fit the schema, each once."""
-    found: dict[str, Stored] = {}
-    for place, text in texts():
-        if "{" not in text or text in found:
+def queries(schema: GraphQLSchema) -> list[ProjectQuery]:
+    """Load the distinct queries that are valid for the schema."""
+    query_by_text: dict[str, ProjectQuery] = {}
+    for location, text in document_candidates():
+        if "{" not in text or text in query_by_text:
             continue
         try:
             document = parse(text)
         except GraphQLError:
             continue
-        stored = [n for n in document.definitions if isinstance(n, OperationDefinitionNode)]
-        if [one.operation for one in stored] != [OperationType.QUERY]:
+        operations = [
+            definition
+            for definition in document.definitions
+            if isinstance(definition, OperationDefinitionNode)
+        ]
+        if [operation.operation for operation in operations] != [OperationType.QUERY]:
             continue
         if not validate(schema, document):
-            found[text] = Stored(place, document)
-    return list(found.values())
+            query_by_text[text] = ProjectQuery(location, document)
+    return list(query_by_text.values())
 
 
 def values(
-    schema: GraphQLSchema, stored: Stored, known: dict[str, str], dice: Dice
+    schema: GraphQLSchema, query: ProjectQuery, known_ids: dict[str, str], random: Dice
 ) -> dict[str, Any]:
-    """Values for the variables: ids are those of things that are there."""
-    author, given = Author(schema, dice.seed), {}
-    for node in stored.operation.variable_definitions or ():
-        name = node.variable.name.value
-        kind = type_from_ast(schema, node.type)
-        assert kind
-        assert is_input_type(kind)
-        required = str(kind).endswith("!")
-        if (node.default_value or not required) and dice.one_in(0.5):
+    """Generate variables; the ids are of existing objects."""
+    generator, variables = Author(schema, random.seed), {}
+    for variable in query.operation.variable_definitions or ():
+        name = variable.variable.name.value
+        variable_type = type_from_ast(schema, variable.type)
+        assert variable_type
+        assert is_input_type(variable_type)
+        required = str(variable_type).endswith("!")
+        if (variable.default_value or not required) and random.happens(0.5):
             continue
-        given[name] = _given(name, str(kind), author.input(kind, 2), known)
-    return given
+        variables[name] = _variable_value(
+            name, str(variable_type), generator.input(variable_type, 2), known_ids
+        )
+    return variables
 
 
-def _given(name: str, kind: str, random: Any, known: dict[str, str]) -> Any:
-    match kind.rstrip("!"):
+def _variable_value(name: str, type_name: str, random_value: Any, known_ids: dict[str, str]) -> Any:
+    match type_name.rstrip("!"):
         case "ID":
-            return known["box" if "box" in name else "message"]
+            return known_ids["box" if "box" in name else "message"]
         case "[ID!]" | "[ID]":
-            return list(known.values())
+            return list(known_ids.values())
         case "MailboxRef":
             return {"specialUse": "INBOX"}
         case "MessageRef":
-            return {"id": known["message"]}
+            return {"id": known_ids["message"]}
         case _:
-            return random
+            return random_value

@@ -1,4 +1,4 @@
-"""Random documents that fit a schema: whatever GraphQL can say about fields, in all its forms."""
+"""Random valid documents for a schema, with all syntax of GraphQL selections."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,15 +26,15 @@ from graphql import (
 
 from tests.support.differential.random_values import Dice, definition
 
-SHAPES = [(2, 6), (3, 5), (3, 8), (4, 4), (5, 3), (6, 2), (14, 1)]  # levels, fields of each
-ROOTS = 3
-FLAGS = 3  # variables that decide of @skip and @include
+LEVELS_AND_WIDTHS = [(2, 6), (3, 5), (3, 8), (4, 4), (5, 3), (6, 2), (14, 1)]
+MAX_ROOT_FIELDS = 3
+FLAG_VARIABLES = 3  # for @skip and @include
 INTROSPECTION = [
     "__schema { queryType { name } types { name kind } }",
     '__type(name: "Query") { name fields { name args { name } type { kind ofType { name } } } }',
     '__type(name: "nothing") { name }',
 ]
-LITERALS: dict[str, list[Any]] = {  # of scalars of inputs, by name, as JSON
+INPUT_SAMPLES: dict[str, list[Any]] = {  # by name of the scalar, as JSON
     "String": ["", "a", 'say "hi"', "\u2028"],
     "ID": ["1", "msg_AAAAAAAAAAE", 7],
     "Int": [0, 1, -5, 2**31 - 1],
@@ -52,87 +52,101 @@ LITERALS: dict[str, list[Any]] = {  # of scalars of inputs, by name, as JSON
     "Upload": ["upl_1"],
     "URL": ["https://example.org/"],
 }
-WRONG: list[Any] = ["wrong", 2**40, [], {"no": 1}, None, 1.5, True]  # values of variables
+WRONG_VALUES: list[Any] = ["wrong", 2**40, [], {"no": 1}, None, 1.5, True]
 
 
 @dataclass
-class Variable:
-    """What a document says of a variable."""
+class VariableDefinition:
+    """The definition of a variable."""
 
-    kind: str
+    declared_type: str
     default: str
     type: Any
 
     def __str__(self) -> str:
-        return f"{self.kind}{self.default}"
+        return f"{self.declared_type}{self.default}"
 
 
-def written(value: Any, kind: Any) -> str:
-    """JSON as a literal of GraphQL."""
-    if is_non_null_type(kind):
-        kind = kind.of_type
+def graphql_literal(value: Any, input_type: Any) -> str:
+    """A JSON value as a GraphQL literal."""
+    if is_non_null_type(input_type):
+        input_type = input_type.of_type
     match value:
-        case str() if isinstance(kind, GraphQLEnumType):
+        case str() if isinstance(input_type, GraphQLEnumType):
             return value
         case dict():
-            fields = kind.fields if isinstance(kind, GraphQLInputObjectType) else {}
+            fields = input_type.fields if isinstance(input_type, GraphQLInputObjectType) else {}
             members = (
-                f"{name}: {written(one, fields[name].type if fields else None)}"
-                for name, one in value.items()
+                f"{name}: {graphql_literal(member, fields[name].type if fields else None)}"
+                for name, member in value.items()
             )
             return "{" + ", ".join(members) + "}"
         case list():
-            item = kind.of_type if is_list_type(kind) else kind
-            return "[" + ", ".join(written(one, item) for one in value) + "]"
+            item_type = input_type.of_type if is_list_type(input_type) else input_type
+            return "[" + ", ".join(graphql_literal(member, item_type) for member in value) + "]"
         case _:
             return orjson.dumps(value).decode()
 
 
 class Author:
-    """Writes one document. A name in the response is one field's: so nothing conflicts."""
+    """Generates one document. Fields never conflict: a response name belongs to one field."""
 
     def __init__(self, schema: GraphQLSchema, seed: int) -> None:
         self.schema = schema
-        self.dice = Dice(seed)
-        self.names: dict[str, tuple[str, ...]] = {}
-        self.variables: dict[str, Variable] = {}
+        self.random = Dice(seed)
+        self.field_key_by_response_name: dict[str, tuple[str, ...]] = {}
+        self.variables: dict[str, VariableDefinition] = {}
         self.fragments: dict[str, tuple[str, str, int]] = {}  # name: type, text, levels
-        self.levels, self.width = self.dice.pick(SHAPES)
+        self.levels, self.width = self.random.choice(LEVELS_AND_WIDTHS)
 
     def document(self) -> str:
-        kinds = [OperationType.QUERY] * 6 + [OperationType.MUTATION, OperationType.SUBSCRIPTION]
-        kind = self.dice.pick(kinds)
-        root = self.schema.get_root_type(kind)
+        operation_types = [OperationType.QUERY] * 6 + [
+            OperationType.MUTATION,
+            OperationType.SUBSCRIPTION,
+        ]
+        operation_type = self.random.choice(operation_types)
+        root = self.schema.get_root_type(operation_type)
         assert root
-        if kind is OperationType.SUBSCRIPTION:  # of one field, without @skip
-            name = self.dice.pick(sorted(root.fields))
+        if operation_type is OperationType.SUBSCRIPTION:  # one root field without @skip
+            name = self.random.choice(sorted(root.fields))
             body = "{ " + self._field(root, name, self.levels, plain=True) + " }"
         else:
-            body = self.selection(root, self.levels, ROOTS)
-            if kind is OperationType.QUERY and self.dice.one_in(0.04):
-                body = body[:-1] + self.dice.pick(INTROSPECTION) + " }"
-        said = ", ".join(f"${name}: {one}" for name, one in self.variables.items())
-        head = f"{kind.value} Q({said}) " if said else f"{kind.value} Q "
-        written = (f"\nfragment {n} on {t} {text}" for n, (t, text, _) in self.fragments.items())
-        return head + body + "".join(written)
+            body = self.selection_set(root, self.levels, MAX_ROOT_FIELDS)
+            if operation_type is OperationType.QUERY and self.random.happens(0.04):
+                body = body[:-1] + self.random.choice(INTROSPECTION) + " }"
+        definitions = ", ".join(f"${name}: {variable}" for name, variable in self.variables.items())
+        header = (
+            f"{operation_type.value} Q({definitions}) "
+            if definitions
+            else f"{operation_type.value} Q "
+        )
+        fragments = (
+            f"\nfragment {name} on {type_name} {text}"
+            for name, (type_name, text, _) in self.fragments.items()
+        )
+        return header + body + "".join(fragments)
 
-    def selection(self, kind: GraphQLNamedType, levels: int, width: int) -> str:
-        """`{ … }` of a type: fields, some twice, and fragments."""
-        fields: Mapping[str, GraphQLField] = getattr(kind, "fields", {})
+    def selection_set(self, selected_type: GraphQLNamedType, levels: int, width: int) -> str:
+        """A selection set of a type: fields, some of them twice, and fragments."""
+        fields: Mapping[str, GraphQLField] = getattr(selected_type, "fields", {})
         usable = [
             name
             for name in sorted(fields)
             if levels > 0 or not is_composite_type(get_named_type(fields[name].type))
         ]
-        chosen = self.dice.some(usable, 1 + self.dice.below(width))
-        if self.dice.one_in(0.15):  # the deeper ones once more, to be merged
-            chosen += [self.dice.pick(chosen)] if chosen else []
-        parts = [self._field(kind, name, levels) for name in chosen]
-        if self.dice.one_in(0.2) or not parts:
-            parts.append(f"{self.dice.pick(['', 'type_: '])}__typename{self._directives()}")
-        tries, share = (2, 0.8) if is_abstract_type(kind) else (1, 0.25)
-        parts += [self._fragment(kind, levels) for _ in range(tries) if self.dice.one_in(share)]
-        if self.dice.one_in(0.1):
+        names = self.random.sample(usable, 1 + self.random.integer_below(width))
+        if self.random.happens(0.15):  # a second selection of a field, which is merged
+            names += [self.random.choice(names)] if names else []
+        parts = [self._field(selected_type, name, levels) for name in names]
+        if self.random.happens(0.2) or not parts:
+            parts.append(f"{self.random.choice(['', 'type_: '])}__typename{self._directives()}")
+        attempts, probability = (2, 0.8) if is_abstract_type(selected_type) else (1, 0.25)
+        parts += [
+            self._fragment(selected_type, levels)
+            for _ in range(attempts)
+            if self.random.happens(probability)
+        ]
+        if self.random.happens(0.1):
             parts.reverse()
         return "{ " + " ".join(parts) + " }"
 
@@ -141,141 +155,159 @@ class Author:
     ) -> str:
         field: GraphQLField = getattr(parent, "fields", {})[name]
         arguments = self._arguments(field)
-        shown = self._name(name, arguments, str(field.type))
-        text = f"{shown}: {name}" if shown != name else name
+        response_name = self._response_name(name, arguments, str(field.type))
+        text = f"{response_name}: {name}" if response_name != name else name
         text += arguments + ("" if plain else self._directives())
-        inner = get_named_type(field.type)
-        if is_composite_type(inner):
-            text += " " + self.selection(inner, levels - 1, self.width)
+        field_type = get_named_type(field.type)
+        if is_composite_type(field_type):
+            text += " " + self.selection_set(field_type, levels - 1, self.width)
         return text
 
-    def _name(self, name: str, arguments: str, kind: str) -> str:
-        """A name in the response that nothing else has."""
-        what = (name, arguments, kind)
-        if self.dice.one_in(0.85) and self.names.setdefault(name, what) == what:
+    def _response_name(self, name: str, arguments: str, field_type: str) -> str:
+        """A unique response name for this field with these arguments."""
+        field_key = (name, arguments, field_type)
+        if (
+            self.random.happens(0.85)
+            and self.field_key_by_response_name.setdefault(name, field_key) == field_key
+        ):
             return name
         for number in range(1000):
-            shown = f"{name}_{number}"
-            if self.names.setdefault(shown, what) == what:
-                return shown
+            response_name = f"{name}_{number}"
+            if self.field_key_by_response_name.setdefault(response_name, field_key) == field_key:
+                return response_name
         raise AssertionError("no name is left")
 
     def _arguments(self, field: GraphQLField) -> str:
-        said = []
+        arguments = []
         for name, argument in field.args.items():
-            if not is_required_argument(argument) and self.dice.one_in(0.7):
+            if not is_required_argument(argument) and self.random.happens(0.7):
                 continue
             has_default = argument.default_value is not Undefined
-            said.append(f"{name}: {self._argument(argument.type, has_default=has_default)}")
-        return f"({', '.join(said)})" if said else ""
+            arguments.append(f"{name}: {self._argument(argument.type, has_default=has_default)}")
+        return f"({', '.join(arguments)})" if arguments else ""
 
-    def _argument(self, kind: Any, *, has_default: bool) -> str:
-        value = self.input(kind, 3)
-        if self.dice.one_in(0.6):
-            return written(value, kind)
-        name, declared = f"v{len(self.variables)}", str(kind)
-        if is_non_null_type(kind) and has_default and self.dice.one_in(0.5):
-            declared = declared[:-1]  # null may come in then, and is refused while it runs
-        default = f" = {written(value, kind)}" if self.dice.one_in(0.5) else ""
-        self.variables[name] = Variable(declared, default, kind)
+    def _argument(self, argument_type: Any, *, has_default: bool) -> str:
+        value = self.input(argument_type, 3)
+        if self.random.happens(0.6):
+            return graphql_literal(value, argument_type)
+        name, declared_type = f"v{len(self.variables)}", str(argument_type)
+        if is_non_null_type(argument_type) and has_default and self.random.happens(0.5):
+            # a null variable is valid then, but fails during execution
+            declared_type = declared_type[:-1]
+        default = f" = {graphql_literal(value, argument_type)}" if self.random.happens(0.5) else ""
+        self.variables[name] = VariableDefinition(declared_type, default, argument_type)
         return f"${name}"
 
-    def input(self, kind: Any, levels: int) -> Any:
-        """JSON that this type of inputs takes."""
-        if is_non_null_type(kind):
-            kind = kind.of_type
-        elif self.dice.one_in(0.15):
+    def input(self, input_type: Any, levels: int) -> Any:
+        """A JSON value for an input type."""
+        if is_non_null_type(input_type):
+            input_type = input_type.of_type
+        elif self.random.happens(0.15):
             return None
-        if is_list_type(kind):
-            return [self.input(kind.of_type, levels - 1) for _ in range(self.dice.below(3))]
-        if isinstance(kind, GraphQLEnumType):
-            return self.dice.pick(list(kind.values))
-        if not is_input_object_type(kind):
-            return self.dice.pick(LITERALS[kind.name])
-        if kind.is_one_of or definition(kind).is_one_of:  # sorting a schema forgets it
-            name = self.dice.pick(list(kind.fields))
-            inner = kind.fields[name].type
+        if is_list_type(input_type):
+            return [
+                self.input(input_type.of_type, levels - 1)
+                for _ in range(self.random.integer_below(3))
+            ]
+        if isinstance(input_type, GraphQLEnumType):
+            return self.random.choice(list(input_type.values))
+        if not is_input_object_type(input_type):
+            return self.random.choice(INPUT_SAMPLES[input_type.name])
+        # lexicographic_sort_schema drops is_one_of
+        if input_type.is_one_of or definition(input_type).is_one_of:
+            name = self.random.choice(list(input_type.fields))
+            member_type = input_type.fields[name].type
             value = None
             while value is None:
-                value = self.input(inner, levels - 1)
+                value = self.input(member_type, levels - 1)
             return {name: value}
         return {
             name: self.input(field.type, levels - 1)
-            for name, field in kind.fields.items()
-            if is_required_input_field(field) or (levels > 0 and self.dice.one_in(0.3))
+            for name, field in input_type.fields.items()
+            if is_required_input_field(field) or (levels > 0 and self.random.happens(0.3))
         }
 
     def _directives(self) -> str:
-        said = ""
+        directives = ""
         for name in ("skip", "include"):
-            if self.dice.one_in(0.05):
-                said += f" @{name}(if: {self._flag()})"
-        return said
+            if self.random.happens(0.05):
+                directives += f" @{name}(if: {self._flag()})"
+        return directives
 
     def _flag(self) -> str:
-        if self.dice.one_in(0.3):
-            return self.dice.pick(["true", "false"])
-        name = f"b{self.dice.below(FLAGS)}"
+        if self.random.happens(0.3):
+            return self.random.choice(["true", "false"])
+        name = f"b{self.random.integer_below(FLAG_VARIABLES)}"
         if name not in self.variables:
-            default = self.dice.pick(["", " = true", " = false"])
-            self.variables[name] = Variable("Boolean!", default, None)
+            default = self.random.choice(["", " = true", " = false"])
+            self.variables[name] = VariableDefinition("Boolean!", default, None)
         return f"${name}"
 
-    def _fragment(self, kind: GraphQLNamedType, levels: int) -> str:
-        """An inline fragment, or a named one that is new or known."""
-        near = self._near(kind)
-        if self.dice.one_in(0.5):
-            known = [
+    def _fragment(self, selected_type: GraphQLNamedType, levels: int) -> str:
+        """An inline fragment, or the spread of a new or existing fragment."""
+        type_names = self._applicable_types(selected_type)
+        if self.random.happens(0.5):
+            usable_fragments = [
                 name
-                for name, (on, _, needed) in self.fragments.items()
-                if on in near and needed <= levels
+                for name, (type_name, _, needed_levels) in self.fragments.items()
+                if type_name in type_names and needed_levels <= levels
             ]
-            if known and self.dice.one_in(0.5):
-                return f"...{self.dice.pick(known)}{self._directives()}"
-            on = self.dice.pick(near)
-            text = self.selection(self._type(on), levels, self.width)
+            if usable_fragments and self.random.happens(0.5):
+                return f"...{self.random.choice(usable_fragments)}{self._directives()}"
+            type_name = self.random.choice(type_names)
+            text = self.selection_set(self._type(type_name), levels, self.width)
             name = f"F{len(self.fragments)}"
-            self.fragments[name] = on, text, levels
+            self.fragments[name] = type_name, text, levels
             return f"...{name}{self._directives()}"
-        if self.dice.one_in(0.2):
-            return f"...{self._directives()} {self.selection(kind, levels, self.width)}"
-        on = self.dice.pick(near)
-        text = self.selection(self._type(on), levels, self.width)
-        return f"... on {on}{self._directives()} {text}"
+        if self.random.happens(0.2):
+            return (
+                f"...{self._directives()} {self.selection_set(selected_type, levels, self.width)}"
+            )
+        type_name = self.random.choice(type_names)
+        text = self.selection_set(self._type(type_name), levels, self.width)
+        return f"... on {type_name}{self._directives()} {text}"
 
     def _type(self, name: str) -> GraphQLNamedType:
-        found = self.schema.get_type(name)
-        assert found
-        return found
+        named_type = self.schema.get_type(name)
+        assert named_type
+        return named_type
 
-    def _near(self, kind: GraphQLNamedType) -> list[str]:
-        """Types whose fragments may stand in a selection of this one."""
-        if isinstance(kind, GraphQLObjectType):
-            unions = [u.name for u in self._abstract() if kind in self.schema.get_possible_types(u)]
-            return sorted({kind.name, *unions})
-        possible = self.schema.get_possible_types(kind)  # type: ignore[arg-type]
-        near = {kind.name, *(one.name for one in possible)}
-        for other in self._abstract():
+    def _applicable_types(self, selected_type: GraphQLNamedType) -> list[str]:
+        """The names of the types that a fragment in this type can have."""
+        if isinstance(selected_type, GraphQLObjectType):
+            unions = [
+                abstract_type.name
+                for abstract_type in self._abstract_types()
+                if selected_type in self.schema.get_possible_types(abstract_type)
+            ]
+            return sorted({selected_type.name, *unions})
+        possible = self.schema.get_possible_types(selected_type)  # type: ignore[arg-type]
+        names = {selected_type.name, *(possible_type.name for possible_type in possible)}
+        for other in self._abstract_types():
             if set(possible) & set(self.schema.get_possible_types(other)):
-                near.add(other.name)
-        return sorted(near)
+                names.add(other.name)
+        return sorted(names)
 
-    def _abstract(self) -> list[Any]:
-        return [kind for kind in self.schema.type_map.values() if is_abstract_type(kind)]
+    def _abstract_types(self) -> list[Any]:
+        return [
+            named_type
+            for named_type in self.schema.type_map.values()
+            if is_abstract_type(named_type)
+        ]
 
-    def values(self, dice: Dice, flags: Dice) -> dict[str, Any]:
-        """Values for the variables: some are left out, null or wrong."""
-        given: dict[str, Any] = {}
+    def variable_values(self, random: Dice, flag_random: Dice) -> dict[str, Any]:
+        """Values for the variables: some are missing, null or of a wrong type."""
+        values: dict[str, Any] = {}
         for name, variable in self.variables.items():
-            own = (flags if variable.type is None else dice).at(name)
-            if variable.default and own.one_in(0.4):
+            variable_random = (flag_random if variable.type is None else random).at(name)
+            if variable.default and variable_random.happens(0.4):
                 continue
             if variable.type is None:
-                given[name] = own.pick([True, False])
+                values[name] = variable_random.choice([True, False])
             else:
-                given[name] = Author(self.schema, own.seed).input(variable.type, 3)
-            if not variable.kind.endswith("!") and dice.one_in(0.1):
-                given[name] = None
-            if dice.one_in(0.01):
-                given[name] = dice.pick(WRONG)
-        return given
+                values[name] = Author(self.schema, variable_random.seed).input(variable.type, 3)
+            if not variable.declared_type.endswith("!") and random.happens(0.1):
+                values[name] = None
+            if random.happens(0.01):
+                values[name] = random.choice(WRONG_VALUES)
+        return values

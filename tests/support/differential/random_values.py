@@ -1,4 +1,4 @@
-"""Random values for a schema's types: right ones, and all that a resolver may get wrong."""
+"""Random values for the types of a schema: valid values, and errors that resolvers can make."""
 
 import asyncio
 import enum
@@ -47,88 +47,92 @@ from models.errors import Conflict, Forbidden, InvalidInput, NotFound, ServiceUn
 
 Item = TypeVar("Item")
 
-MASK = (1 << 64) - 1
-EMPTY = 0.15  # of values that may be null
-LOOSE = 0.05  # of lists that are another iterable, where values may be odd
-FILLED = 0.6  # of links
-SUBCLASS = 0.03  # of objects
-BARE = 0.05  # of views that hold their fields themselves, where values may be odd
+MASK_64_BITS = (1 << 64) - 1
+NULL_SHARE = 0.15  # of nullable values
+OTHER_ITERABLE_SHARE = 0.05  # of lists, if values can be odd
+PRESET_LINK_SHARE = 0.6  # of linked objects
+SUBCLASS_SHARE = 0.03  # of objects, if values can be odd
+VIEW_WITHOUT_ROW_SHARE = 0.05  # of views, if values can be odd
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
 
 class Dice:
-    """Chance that hangs on seed and place alone: one place falls the same without the others."""
+    """Random numbers that depend only on a seed and a path, not on the numbers of other paths."""
 
     __slots__ = ("seed", "state")
 
     def __init__(self, seed: int) -> None:
-        self.seed = self.state = seed & MASK
+        self.seed = self.state = seed & MASK_64_BITS
 
-    def at(self, *place: object) -> "Dice":
-        """The dice of a place below."""
-        word = repr(place).encode()
-        mixed = (zlib.crc32(word, self.seed & 0xFFFFFFFF) << 32) ^ zlib.adler32(word) ^ self.seed
-        return Dice(mixed * 0x9E3779B97F4A7C15)
+    def at(self, *path: object) -> "Dice":
+        """The random numbers of a child path."""
+        path_bytes = repr(path).encode()
+        mixed_seed = (
+            (zlib.crc32(path_bytes, self.seed & 0xFFFFFFFF) << 32)
+            ^ zlib.adler32(path_bytes)
+            ^ self.seed
+        )
+        return Dice(mixed_seed * 0x9E3779B97F4A7C15)
 
-    def below(self, count: int) -> int:
-        self.state = (self.state * 6364136223846793005 + 1442695040888963407) & MASK
+    def integer_below(self, count: int) -> int:
+        self.state = (self.state * 6364136223846793005 + 1442695040888963407) & MASK_64_BITS
         return (self.state >> 33) % count
 
-    def one_in(self, share: float) -> bool:
-        """True so often; a share of 0 is never."""
-        return self.below(100_000) < share * 100_000
+    def happens(self, probability: float) -> bool:
+        """True with this probability. 0 is never."""
+        return self.integer_below(100_000) < probability * 100_000
 
-    def pick(self, items: Sequence[Item]) -> Item:
-        return items[self.below(len(items))]
+    def choice(self, items: Sequence[Item]) -> Item:
+        return items[self.integer_below(len(items))]
 
-    def some(self, items: Sequence[Item], count: int) -> list[Item]:
-        """So many of them, each once, in any order."""
-        left, taken = list(items), list[Item]()
-        while left and len(taken) < count:
-            taken.append(left.pop(self.below(len(left))))
-        return taken
+    def sample(self, items: Sequence[Item], count: int) -> list[Item]:
+        """At most `count` distinct items in random order."""
+        remaining, chosen = list(items), list[Item]()
+        while remaining and len(chosen) < count:
+            chosen.append(remaining.pop(self.integer_below(len(remaining))))
+        return chosen
 
 
-class Oddity:
-    """Nothing that a schema knows, the same words each time."""
+class UnknownValue:
+    """A value of no type of a schema, with a constant `repr`."""
 
     def __repr__(self) -> str:
         return "<oddity>"
 
 
-class Word(str):
-    """Text, but not of the type `str`."""
+class StrSubclass(str):
+    """A string of a subclass of `str`."""
 
     __slots__ = ()
 
 
-class Number(int):
-    """Not of the type `int`."""
+class IntSubclass(int):
+    """An integer of a subclass of `int`."""
 
 
-class Row(list[Any]):
-    """Not of the type `list`."""
+class ListSubclass(list[Any]):
+    """A list of a subclass of `list`."""
 
 
-class Letter(enum.StrEnum):
+class SampleStrEnum(enum.StrEnum):
     A = "a"
     RED = "RED"
 
 
-class Digit(enum.IntEnum):
+class SampleIntEnum(enum.IntEnum):
     ONE = 1
     LARGE = 2**40
 
 
-class Later:
-    """Awaitable, and no coroutine: nobody complains where it is never awaited."""
+class CustomAwaitable:
+    """An awaitable that is no coroutine, so that Python doesn't warn if it is never awaited."""
 
-    def __init__(self, value: object, turns: int = 0) -> None:
+    def __init__(self, value: object, loop_iterations: int = 0) -> None:
         self.value = value
-        self.turns = turns
+        self.loop_iterations = loop_iterations
 
     def __await__(self) -> Generator[Any, None, Any]:
-        for _ in range(self.turns):
+        for _ in range(self.loop_iterations):
             yield
         if isinstance(self.value, Exception):
             raise self.value
@@ -138,37 +142,37 @@ class Later:
         return "<later>"
 
 
-async def _told(value: object) -> Any:
+async def _return_or_raise(value: object) -> Any:
     if isinstance(value, Exception):
         raise value
     return value
 
 
-def _each(*values: object) -> Iterator[Any]:
+def _iterate(*values: object) -> Iterator[Any]:
     for value in values:
         if isinstance(value, GraphQLError):
             raise value
         yield value
 
 
-async def _each_later(*values: object) -> AsyncIterator[Any]:
+async def _iterate_async(*values: object) -> AsyncIterator[Any]:
     for value in values:
         if isinstance(value, GraphQLError):
             raise value
         yield value
 
 
-def _settled(value: object) -> asyncio.Future[Any]:
-    made = asyncio.get_running_loop().create_future()
+def _done_future(value: object) -> asyncio.Future[Any]:
+    future = asyncio.get_running_loop().create_future()
     if isinstance(value, Exception):
-        made.set_exception(value)
-        made.exception()  # seen: nobody complains where it is not awaited
+        future.set_exception(value)
+        future.exception()  # marks it as retrieved, so that asyncio doesn't log it
     else:
-        made.set_result(value)
-    return made
+        future.set_result(value)
+    return future
 
 
-ERRORS: list[Callable[[], Exception]] = [
+ERROR_FACTORIES: list[Callable[[], Exception]] = [
     lambda: ValueError("boom"),
     lambda: KeyError("boom"),
     lambda: AttributeError("boom"),
@@ -182,7 +186,7 @@ ERRORS: list[Callable[[], Exception]] = [
     lambda: Conflict("there already"),
     lambda: ServiceUnavailable("later"),
 ]
-ODD: list[Callable[[Any], Any]] = [
+ODD_VALUES: list[Callable[[Any], Any]] = [
     lambda _: None,
     lambda _: None,
     lambda _: Undefined,
@@ -202,13 +206,13 @@ ODD: list[Callable[[Any], Any]] = [
     lambda _: "7",
     lambda _: "RED",
     lambda _: b"bytes",
-    lambda _: Word("word"),
-    lambda _: Number(7),
-    lambda _: Letter.RED,
-    lambda _: Digit.ONE,
-    lambda _: Digit.LARGE,
-    lambda _: Oddity(),
-    lambda _: Oddity,
+    lambda _: StrSubclass("word"),
+    lambda _: IntSubclass(7),
+    lambda _: SampleStrEnum.RED,
+    lambda _: SampleIntEnum.ONE,
+    lambda _: SampleIntEnum.LARGE,
+    lambda _: UnknownValue(),
+    lambda _: UnknownValue,
     lambda _: datetime(2030, 1, 1),  # noqa: DTZ001 - odd
     lambda _: datetime.max.replace(tzinfo=UTC),
     lambda _: date(2030, 1, 1),
@@ -221,77 +225,103 @@ ODD: list[Callable[[Any], Any]] = [
     lambda _: {1, 2},
     lambda _: range(2),
     lambda right: deque([right, right]),
-    lambda right: Row([right]),
-    lambda right: _each(right, right),
-    lambda right: _each(right, GraphQLError("in the middle")),
-    lambda right: _each_later(right, right),
-    lambda right: _each_later(right, GraphQLError("in the middle")),
-    Later,
-    lambda right: Later(right, turns=2),
-    lambda right: Later(Later(right)),
-    _told,
-    _settled,
+    lambda right: ListSubclass([right]),
+    lambda right: _iterate(right, right),
+    lambda right: _iterate(right, GraphQLError("in the middle")),
+    lambda right: _iterate_async(right, right),
+    lambda right: _iterate_async(right, GraphQLError("in the middle")),
+    CustomAwaitable,
+    lambda right: CustomAwaitable(right, loop_iterations=2),
+    lambda right: CustomAwaitable(CustomAwaitable(right)),
+    _return_or_raise,
+    _done_future,
 ]
-NEAR: dict[str, list[Any]] = {  # of scalars, by name: nearly right, or right in another type
-    "String": [Word("word"), 1, True, 1.5, b"bytes", Letter.A, Number(3), Oddity(), [], "\ud800"],
-    "ID": [7, Number(3), Word("1"), 1.5, True, 2**70, Letter.A, Oddity()],
-    "Int": [2**31, -(2**31) - 1, True, 3.0, "7", "", Number(3), Digit.ONE, Digit.LARGE, 1.5],
-    "Float": [math.nan, math.inf, -math.inf, "1.5", True, Number(3), 10**400, ""],
+NEARLY_VALID_VALUES: dict[str, list[Any]] = {  # by name of the scalar
+    "String": [
+        StrSubclass("word"),
+        1,
+        True,
+        1.5,
+        b"bytes",
+        SampleStrEnum.A,
+        IntSubclass(3),
+        UnknownValue(),
+        [],
+        "\ud800",
+    ],
+    "ID": [7, IntSubclass(3), StrSubclass("1"), 1.5, True, 2**70, SampleStrEnum.A, UnknownValue()],
+    "Int": [
+        2**31,
+        -(2**31) - 1,
+        True,
+        3.0,
+        "7",
+        "",
+        IntSubclass(3),
+        SampleIntEnum.ONE,
+        SampleIntEnum.LARGE,
+        1.5,
+    ],
+    "Float": [math.nan, math.inf, -math.inf, "1.5", True, IntSubclass(3), 10**400, ""],
     "Boolean": [1, 0, "true", 1.0, math.nan, math.inf, None],
-    "BigInt": [2**53, -(2**53), True, "12", 1.0, Number(3), Digit.LARGE],
-    "ByteSize": [2**53, -(2**53), -1, True, "3 GiB", 1.0, Number(3)],
+    "BigInt": [2**53, -(2**53), True, "12", 1.0, IntSubclass(3), SampleIntEnum.LARGE],
+    "ByteSize": [2**53, -(2**53), -1, True, "3 GiB", 1.0, IntSubclass(3)],
     "DateTime": [datetime(2030, 1, 1), date(2030, 1, 1), "2030-01-01", 0],  # noqa: DTZ001 - odd
     "Duration": [timedelta.max, timedelta.min, timedelta(seconds=-0.5), 3, "P1D"],
     "Cursor": [{}, {1: "a"}, [1], {"b": 1, "a": 2}],
-    "URL": [Word("x"), 1, None],
-    "EmailAddress": [Word("x"), 1, None],
+    "URL": [StrSubclass("x"), 1, None],
+    "EmailAddress": [StrSubclass("x"), 1, None],
     "Even": [1, 2.0, True, None],
     "Picky": ["c", "undefined", 1],
 }
-LOOSE_LISTS: list[Callable[[list[Any]], Any]] = [
+OTHER_ITERABLES: list[Callable[[list[Any]], Any]] = [
     tuple,
     iter,
     deque,
-    Row,
-    lambda items: _each(*items),
-    lambda items: _each_later(*items),
-    lambda items: [Later(item) for item in items],
+    ListSubclass,
+    lambda items: _iterate(*items),
+    lambda items: _iterate_async(*items),
+    lambda items: [CustomAwaitable(item) for item in items],
     lambda items: dict.fromkeys(map(str, range(len(items))), 1),
 ]
 
 
-def text(dice: Dice) -> str:
-    return dice.pick(["", "a", "Grüße 🦆", 'say "hi"\n', "x" * 40, "\u2028\u0000"])
+def random_text(random: Dice) -> str:
+    return random.choice(["", "a", "Grüße 🦆", 'say "hi"\n', "x" * 40, "\u2028\u0000"])
 
 
-def json_of(dice: Dice) -> Any:
-    return dice.pick([{"a": [1, None, {"b": 1.5}]}, [], "text", 7, 2.5, False, {"z": 1, "a": 2}])
+def random_json(random: Dice) -> Any:
+    return random.choice(
+        [{"a": [1, None, {"b": 1.5}]}, [], "text", 7, 2.5, False, {"z": 1, "a": 2}]
+    )
 
 
-RIGHT: dict[str, Callable[[Dice], Any]] = {  # of scalars, by name
-    "String": text,
-    "ID": lambda dice: dice.pick(["1", "msg_AAAAAAAAAAE", ""]),
-    "Int": lambda dice: dice.pick([0, 1, -1, 2**31 - 1, -(2**31)]),
-    "Float": lambda dice: dice.pick([0.0, 1.5, 3, -2e300]),
-    "Boolean": lambda dice: dice.pick([True, False]),
-    "BigInt": lambda dice: dice.pick([0, 2**40, 2**53 - 1, 1 - 2**53]),
-    "ByteSize": lambda dice: dice.pick([0, 2**40]),
-    "Cursor": lambda dice: {dice.below(9): dice.below(99), 7: 8},
-    "DateTime": lambda dice: NOON + timedelta(microseconds=dice.below(10**12)),
-    "Duration": lambda dice: timedelta(seconds=dice.below(10**7), milliseconds=dice.below(3)),
+VALID_VALUES: dict[str, Callable[[Dice], Any]] = {  # by name of the scalar
+    "String": random_text,
+    "ID": lambda random: random.choice(["1", "msg_AAAAAAAAAAE", ""]),
+    "Int": lambda random: random.choice([0, 1, -1, 2**31 - 1, -(2**31)]),
+    "Float": lambda random: random.choice([0.0, 1.5, 3, -2e300]),
+    "Boolean": lambda random: random.choice([True, False]),
+    "BigInt": lambda random: random.choice([0, 2**40, 2**53 - 1, 1 - 2**53]),
+    "ByteSize": lambda random: random.choice([0, 2**40]),
+    "Cursor": lambda random: {random.integer_below(9): random.integer_below(99), 7: 8},
+    "DateTime": lambda random: NOON + timedelta(microseconds=random.integer_below(10**12)),
+    "Duration": lambda random: timedelta(
+        seconds=random.integer_below(10**7), milliseconds=random.integer_below(3)
+    ),
     "EmailAddress": lambda _: "ada@example.org",
     "IPAddress": lambda _: "2001:db8::1",
-    "JSON": json_of,
+    "JSON": random_json,
     "Upload": lambda _: "upl_1",
     "URL": lambda _: "https://example.org/a?b=c",
-    "Even": lambda dice: dice.pick([0, 2, 2**60]),
-    "Picky": lambda dice: dice.pick(["a", "b"]),
+    "Even": lambda random: random.choice([0, 2, 2**60]),
+    "Picky": lambda random: random.choice(["a", "b"]),
 }
 
 
-def definition(kind: GraphQLNamedType | GraphQLField) -> Any:
-    """What Strawberry knows of it; None of what is not Strawberry's."""
-    return kind.extensions.get(GraphQLCoreConverter.DEFINITION_BACKREF)
+def definition(type_or_field: GraphQLNamedType | GraphQLField) -> Any:
+    """The Strawberry definition of a type or field; None if Strawberry didn't define it."""
+    return type_or_field.extensions.get(GraphQLCoreConverter.DEFINITION_BACKREF)
 
 
 def is_link(field: Any) -> bool:
@@ -299,148 +329,169 @@ def is_link(field: Any) -> bool:
 
 
 @cache
-def _raising(cls: type) -> type:
-    """A subclass that breaks where an attribute is not there."""
+def _raising_subclass(cls: type) -> type:
+    """A subclass that raises ValueError for missing attributes."""
 
-    def broken(_self: object, name: str) -> Any:
+    def raise_error(_self: object, name: str) -> Any:
         raise ValueError(f"no {name} to be had")
 
-    return type(cls.__name__, (cls,), {"__getattr__": broken})
+    return type(cls.__name__, (cls,), {"__getattr__": raise_error})
 
 
 @cache
-def _sub(cls: type) -> type:
+def _plain_subclass(cls: type) -> type:
     return type(cls.__name__, (cls,), {})
 
 
-def _class(kind: GraphQLObjectType) -> type:
-    """What its objects are of: a generic's are of the class without its parameters."""
-    known = definition(kind)
-    found: type = (known.concrete_of or known).origin
-    return found
+def _python_class(object_type: GraphQLObjectType) -> type:
+    """The Python class of an object type. For a generic type, the class without parameters."""
+    strawberry_type = definition(object_type)
+    python_class: type = (strawberry_type.concrete_of or strawberry_type).origin
+    return python_class
 
 
-class Maker:
-    """Values for whatever a document selects.
+class ValueGenerator:
+    """Generates values for the selections of a document.
 
-    `wrong` is the share of those that are odd, and lists have at most so many items.
+    `odd_share` is the share of odd values. A list has at most `max_items` items.
     """
 
     def __init__(
         self,
         schema: GraphQLSchema,
         fragments: Mapping[str, FragmentDefinitionNode],
-        wrong: float,
-        most: int,
+        odd_share: float,
+        max_items: int,
         source: Callable[..., Any],
     ) -> None:
         self.schema = schema
         self.fragments = fragments
-        self.wrong = wrong
-        self.most = most
-        self.source = source  # of what a view is made
-        self.made: list[Any] = []  # coroutines: to be closed, where nobody has awaited them
+        self.odd_share = odd_share
+        self.max_items = max_items
+        self.source = source  # makes the row or pair that a view reads
+        self.coroutines: list[Any] = []  # closed at the end, if nothing has awaited them
 
-    def value(self, kind: Any, nodes: Sequence[FieldNode], dice: Dice) -> Any:
-        """A value for a field or an item of this type, with all that is selected below."""
-        right, leaf = self._right(kind, nodes, dice), get_named_type(kind)
-        if not is_leaf_type(leaf) or is_list_type(get_nullable_type(kind)):
-            return self.odd(right, dice) if dice.one_in(self.wrong / 2) else right
-        if not dice.one_in(self.wrong):
-            return right
-        if dice.one_in(0.5) and leaf.name in NEAR:
-            return dice.pick(NEAR[leaf.name])
-        return self.odd(right, dice)
+    def value(self, value_type: Any, nodes: Sequence[FieldNode], random: Dice) -> Any:
+        """Generate a value of this type, with all fields that the nodes select in it."""
+        valid_value, named_type = (
+            self._valid_value(value_type, nodes, random),
+            get_named_type(value_type),
+        )
+        if not is_leaf_type(named_type) or is_list_type(get_nullable_type(value_type)):
+            return (
+                self.odd_value(valid_value, random)
+                if random.happens(self.odd_share / 2)
+                else valid_value
+            )
+        if not random.happens(self.odd_share):
+            return valid_value
+        if random.happens(0.5) and named_type.name in NEARLY_VALID_VALUES:
+            return random.choice(NEARLY_VALID_VALUES[named_type.name])
+        return self.odd_value(valid_value, random)
 
-    def odd(self, right: Any, dice: Dice) -> Any:
-        """Something else than what is right."""
-        if dice.one_in(0.3):
-            error = dice.pick(ERRORS)()
-            return dice.pick([lambda e: e, Later, _settled])(error)
-        return self.kept(dice.pick(ODD)(right))
+    def odd_value(self, valid_value: Any, random: Dice) -> Any:
+        """Generate a value that differs from the valid one, or an error."""
+        if random.happens(0.3):
+            error = random.choice(ERROR_FACTORIES)()
+            return random.choice([lambda e: e, CustomAwaitable, _done_future])(error)
+        return self.track_coroutine(random.choice(ODD_VALUES)(valid_value))
 
-    def kept(self, value: Any) -> Any:
+    def track_coroutine(self, value: Any) -> Any:
+        """Remember a coroutine, to close it at the end. Returns the value."""
         if asyncio.iscoroutine(value):
-            self.made.append(value)
+            self.coroutines.append(value)
         return value
 
     def close(self) -> None:
-        """End the coroutines that nobody has awaited."""
-        for one in self.made:
-            one.close()
+        """Close the coroutines that nothing has awaited."""
+        for coroutine in self.coroutines:
+            coroutine.close()
 
-    def _right(self, kind: Any, nodes: Sequence[FieldNode], dice: Dice) -> Any:
-        if is_non_null_type(kind):
-            kind = kind.of_type
-        elif dice.one_in(EMPTY):
+    def _valid_value(self, value_type: Any, nodes: Sequence[FieldNode], random: Dice) -> Any:
+        if is_non_null_type(value_type):
+            value_type = value_type.of_type
+        elif random.happens(NULL_SHARE):
             return None
-        if is_list_type(kind):
-            return self._list(kind.of_type, nodes, dice)
-        if isinstance(kind, GraphQLEnumType):
-            return dice.pick(list(definition(kind).wrapped_cls))
-        if is_abstract_type(kind):
-            kind = dice.pick(sorted(self.schema.get_possible_types(kind), key=str))
-        if is_object_type(kind):
-            return self.object(kind, nodes, dice)
-        return RIGHT[kind.name](dice)
+        if is_list_type(value_type):
+            return self._list(value_type.of_type, nodes, random)
+        if isinstance(value_type, GraphQLEnumType):
+            return random.choice(list(definition(value_type).wrapped_cls))
+        if is_abstract_type(value_type):
+            value_type = random.choice(sorted(self.schema.get_possible_types(value_type), key=str))
+        if is_object_type(value_type):
+            return self.object(value_type, nodes, random)
+        return VALID_VALUES[value_type.name](random)
 
-    def _list(self, item: Any, nodes: Sequence[FieldNode], dice: Dice) -> Any:
-        items = [self.value(item, nodes, dice.at(nth)) for nth in range(dice.below(self.most + 1))]
-        if self.wrong and dice.one_in(LOOSE):
-            return dice.pick(LOOSE_LISTS)(items)
+    def _list(self, item_type: Any, nodes: Sequence[FieldNode], random: Dice) -> Any:
+        items = [
+            self.value(item_type, nodes, random.at(number))
+            for number in range(random.integer_below(self.max_items + 1))
+        ]
+        if self.odd_share and random.happens(OTHER_ITERABLE_SHARE):
+            return random.choice(OTHER_ITERABLES)(items)
         return items
 
-    def object(self, kind: GraphQLObjectType, nodes: Sequence[FieldNode], dice: Dice) -> Any:
-        """An object of the class behind the type; what nobody selects is not there."""
-        cls = _class(kind)
-        if self.wrong and dice.one_in(SUBCLASS):
-            cls = dice.pick([_raising, _sub])(cls)
-        selected = self.selected(nodes)
-        made: Any = object.__new__(cls)
-        viewed = issubclass(cls, View) and not (self.wrong and dice.one_in(BARE))
-        if viewed:
-            made.row = self.source(self, kind, selected, dice.at("row"))
+    def object(
+        self, object_type: GraphQLObjectType, nodes: Sequence[FieldNode], random: Dice
+    ) -> Any:
+        """Generate an object of the class of a type, with only the selected attributes."""
+        cls = _python_class(object_type)
+        if self.odd_share and random.happens(SUBCLASS_SHARE):
+            cls = random.choice([_raising_subclass, _plain_subclass])(cls)
+        selected_fields = self.selected_fields(nodes)
+        instance: Any = object.__new__(cls)
+        is_view = issubclass(cls, View) and not (
+            self.odd_share and random.happens(VIEW_WITHOUT_ROW_SHARE)
+        )
+        if is_view:
+            instance.row = self.source(self, object_type, selected_fields, random.at("row"))
         elif not issubclass(cls, View):
-            made.row = self.source(self, kind, {}, dice.at("row"))
-        for name, listed in selected.items():
-            field = kind.fields.get(name)
-            known = field and definition(field)
-            if not field or not known:
+            instance.row = self.source(self, object_type, {}, random.at("row"))
+        for name, field_nodes in selected_fields.items():
+            field = object_type.fields.get(name)
+            strawberry_field = field and definition(field)
+            if not field or not strawberry_field:
                 continue
-            place = dice.at(name)
-            link = is_link(known)
-            if (known.is_basic_field and not viewed) or (link and place.one_in(FILLED)):
-                if self.wrong and place.one_in(self.wrong / 4):
+            field_random = random.at(name)
+            is_linked = is_link(strawberry_field)
+            if (strawberry_field.is_basic_field and not is_view) or (
+                is_linked and field_random.happens(PRESET_LINK_SHARE)
+            ):
+                if self.odd_share and field_random.happens(self.odd_share / 4):
                     continue
-                setattr(made, known.python_name, self.value(field.type, listed, place.at("value")))
-        return made
+                setattr(
+                    instance,
+                    strawberry_field.python_name,
+                    self.value(field.type, field_nodes, field_random.at("value")),
+                )
+        return instance
 
-    def whole(self, kind: GraphQLObjectType, dice: Dice) -> Any:
-        """An object with all its plain fields that hold no objects."""
-        made: Any = object.__new__(_class(kind))
-        for name, field in kind.fields.items():
+    def plain_object(self, object_type: GraphQLObjectType, random: Dice) -> Any:
+        """Generate an object with all fields that have no resolver."""
+        instance: Any = object.__new__(_python_class(object_type))
+        for name, field in object_type.fields.items():
             if definition(field).is_basic_field:
-                value = self.value(field.type, (), dice.at(name))
-                setattr(made, definition(field).python_name, value)
-        return made
+                value = self.value(field.type, (), random.at(name))
+                setattr(instance, definition(field).python_name, value)
+        return instance
 
-    def selected(self, nodes: Sequence[FieldNode]) -> dict[str, list[FieldNode]]:
-        """Fields below these nodes by name, through all fragments."""
-        found: dict[str, list[FieldNode]] = {}
+    def selected_fields(self, nodes: Sequence[FieldNode]) -> dict[str, list[FieldNode]]:
+        """The selected fields of these nodes by name, including those in fragments."""
+        nodes_by_name: dict[str, list[FieldNode]] = {}
         for node in nodes:
             if node.selection_set:
-                self._collect(node.selection_set.selections, found)
-        return found
+                self._collect(node.selection_set.selections, nodes_by_name)
+        return nodes_by_name
 
     def _collect(
-        self, selections: Iterable[SelectionNode], found: dict[str, list[FieldNode]]
+        self, selections: Iterable[SelectionNode], nodes_by_name: dict[str, list[FieldNode]]
     ) -> None:
         for node in selections:
             match node:
                 case FieldNode():
-                    found.setdefault(node.name.value, []).append(node)
+                    nodes_by_name.setdefault(node.name.value, []).append(node)
                 case InlineFragmentNode():
-                    self._collect(node.selection_set.selections, found)
+                    self._collect(node.selection_set.selections, nodes_by_name)
                 case FragmentSpreadNode():
                     fragment = self.fragments[node.name.value]
-                    self._collect(fragment.selection_set.selections, found)
+                    self._collect(fragment.selection_set.selections, nodes_by_name)

@@ -1,4 +1,4 @@
-"""What views are made of: rows, pairs, pages, with columns that are right or odd."""
+"""Generated rows, pairs and pages that views read, with valid or odd columns."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,41 +11,41 @@ from graphql import FieldNode, GraphQLObjectType, get_nullable_type
 from graph.messages.mime_parts import MailAddress
 from graph.types.connections import Connection, ConnectionSource, Edge, EdgeSource, PageInfo
 from graph.types.object_views import View
-from mail.mime.mime_tree import json_from_part
+from mail.mime.mime_tree import json_rows_from_tree
 from mail.mime.parser import parse_structure_and_fields
 from models.store.keyset_pages import Cursor, Page
 from models.users.roles import Scope
-from tests.support.differential.random_values import EMPTY, Dice, definition, text
+from tests.support.differential.random_values import NULL_SHARE, Dice, definition, random_text
 
-PLACES = [
+CURSOR_FACTORIES = [
     lambda row: Cursor("x", row, 7),
     lambda _: Cursor("x", "a", 7),
     lambda _: None,
     lambda row: row.nothing,
 ]
-LETTER = (
+MESSAGE = (
     b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Type: text/plain\r\n\r\nHi"
     b"\r\n--b\r\nContent-Type: image/png\r\nContent-ID: <a@b>\r\n\r\nx\r\n--b--\r\n"
 )
 
 
 @cache
-def structure() -> bytes:
-    return orjson.dumps(json_from_part(parse_structure_and_fields(LETTER)[0]))
+def message_structure() -> bytes:
+    return orjson.dumps(json_rows_from_tree(parse_structure_and_fields(MESSAGE)[0]))
 
 
-def pair(dice: Dice) -> Any:
-    """Name and address: a list in a row, or a tuple."""
-    made = [dice.pick([None, "Ada", ""]), dice.pick(["ada@example.org", None, ""])]
-    return tuple(made) if dice.one_in(0.3) else made
+def name_and_address(random: Dice) -> Any:
+    """A name and an address, as a list or a tuple."""
+    parts = [random.choice([None, "Ada", ""]), random.choice(["ada@example.org", None, ""])]
+    return tuple(parts) if random.happens(0.3) else parts
 
 
-def pairs(dice: Dice) -> list[Any]:
-    return [pair(dice.at(nth)) for nth in range(dice.below(3))]
+def names_and_addresses(random: Dice) -> list[Any]:
+    return [name_and_address(random.at(number)) for number in range(random.integer_below(3))]
 
 
-def attachments(dice: Dice) -> list[dict[str, Any]]:
-    one = {
+def attachment_rows(random: Dice) -> list[dict[str, Any]]:
+    attachment = {
         "part": "2",
         "hash": "00",
         "filename": None,
@@ -54,136 +54,159 @@ def attachments(dice: Dice) -> list[dict[str, Any]]:
         "encoding": "base64",
         "related": True,
         "cid": "a@b",
-        "size": dice.below(9999),
+        "size": random.integer_below(9999),
     }
-    return [one] * dice.below(3)
+    return [attachment] * random.integer_below(3)
 
 
-COLUMNS: Mapping[str, Callable[[Dice], Any]] = {  # what `made` of a view reads of its row
-    "id": lambda dice: dice.below(2**62),
-    "user_id": lambda dice: dice.below(2**62),
-    "shown": lambda dice: dice.pick(["ada@example.org", "*@example.org", ""]),
-    "local": lambda dice: dice.pick(["ada", "*", "a*"]),
-    "scopes": lambda dice: dice.some([one.value for one in Scope], 2),
-    "path": lambda dice: dice.pick(["INBOX", "A/B", ""]),
-    "retention": lambda dice: dice.pick([None, 0, 3600]),
-    "envelope_from": lambda dice: dice.pick([None, "", "bob@example.com"]),
-    "envelope_to": lambda dice: dice.some(["ada@example.org", "bob@example.com"], 2),
-    "from_name": lambda dice: dice.pick([None, "", "Bob"]),
-    "from_address": lambda dice: dice.pick([None, "bob@example.com"]),
-    "sender": lambda dice: dice.pick([None, pair(dice)]),
-    "reply_to": pairs,
-    "to": pairs,
-    "cc": pairs,
-    "bcc": pairs,
-    "mailing_list": lambda dice: dice.pick(
+COLUMNS: Mapping[str, Callable[[Dice], Any]] = {  # columns that derived fields of views read
+    "id": lambda random: random.integer_below(2**62),
+    "user_id": lambda random: random.integer_below(2**62),
+    "shown": lambda random: random.choice(["ada@example.org", "*@example.org", ""]),
+    "local": lambda random: random.choice(["ada", "*", "a*"]),
+    "scopes": lambda random: random.sample([scope.value for scope in Scope], 2),
+    "path": lambda random: random.choice(["INBOX", "A/B", ""]),
+    "retention": lambda random: random.choice([None, 0, 3600]),
+    "envelope_from": lambda random: random.choice([None, "", "bob@example.com"]),
+    "envelope_to": lambda random: random.sample(["ada@example.org", "bob@example.com"], 2),
+    "from_name": lambda random: random.choice([None, "", "Bob"]),
+    "from_address": lambda random: random.choice([None, "bob@example.com"]),
+    "sender": lambda random: random.choice([None, name_and_address(random)]),
+    "reply_to": names_and_addresses,
+    "to": names_and_addresses,
+    "cc": names_and_addresses,
+    "bcc": names_and_addresses,
+    "mailing_list": lambda random: random.choice(
         [None, {"id": "x", "unsubscribe": None, "url": "https://x.example/", "one_click": True}]
     ),
-    "preview": text,
-    "keywords": lambda dice: dice.some(["$Forwarded", "x", "y"], 2),
-    "attachment_count": lambda dice: dice.below(3),
-    "attachments": attachments,
-    "structure": lambda _: structure(),
+    "preview": random_text,
+    "keywords": lambda random: random.sample(["$Forwarded", "x", "y"], 2),
+    "attachment_count": lambda random: random.integer_below(3),
+    "attachments": attachment_rows,
+    "structure": lambda _: message_structure(),
     "content_type": lambda _: "text/plain",
-    "content_params": lambda dice: dice.pick([{}, {"charset": "utf-8"}]),
-    "password": lambda dice: dice.pick([None, "hash"]),
-    "disabled": lambda dice: dice.one_in(0.5),
-    "suspended": lambda dice: dice.one_in(0.5),
-    "one": lambda dice: dice.pick([None, pair(dice)]),
-    "many": pairs,
-    "word": text,
+    "content_params": lambda random: random.choice([{}, {"charset": "utf-8"}]),
+    "password": lambda random: random.choice([None, "hash"]),
+    "disabled": lambda random: random.happens(0.5),
+    "suspended": lambda random: random.happens(0.5),
+    "one": lambda random: random.choice([None, name_and_address(random)]),
+    "many": names_and_addresses,
+    "word": random_text,
 }
 
 
-class Plain(NamedTuple):
-    """A field whose value is the column of its name: its type, and who selects it."""
+class ColumnField(NamedTuple):
+    """A field that returns the column of the same name, with the nodes that select it."""
 
     type: Any
     nodes: Sequence[FieldNode]
 
 
-class Row:
-    """A row: each column is made up when it is read first, and stays."""
+class GeneratedRow:
+    """A row that generates each column at the first read."""
 
-    def __init__(self, maker: Any, dice: Dice, fields: Mapping[str, Plain]) -> None:
-        self._maker = maker
-        self._dice = dice
+    def __init__(self, generator: Any, random: Dice, fields: Mapping[str, ColumnField]) -> None:
+        self._generator = generator
+        self._random = random
         self._fields = fields
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        value = self._made(name)
+        value = self._generate_column(name)
         vars(self)[name] = value
         return value
 
-    def _made(self, name: str) -> Any:
-        place = self._dice.at("column", name)
-        if place.one_in(self._maker.wrong / 8):
+    def _generate_column(self, name: str) -> Any:
+        column_random = self._random.at("column", name)
+        if column_random.happens(self._generator.odd_share / 8):
             raise ValueError(f"no {name} to be had")
         if name in COLUMNS:
-            right = COLUMNS[name](place)
-            value = self._maker.odd(right, place) if place.one_in(self._maker.wrong) else right
-            return [right] if _spent(value) else value
+            valid_value = COLUMNS[name](column_random)
+            value = (
+                self._generator.odd_value(valid_value, column_random)
+                if column_random.happens(self._generator.odd_share)
+                else valid_value
+            )
+            return [valid_value] if _is_iterator(value) else value
         if name in self._fields:
             field = self._fields[name]
-            value = self._maker.value(field.type, field.nodes, place.at("value"))
-            return [] if _spent(value) else value
-        return None if place.one_in(EMPTY) else place.below(1000)  # of a link
+            value = self._generator.value(field.type, field.nodes, column_random.at("value"))
+            return [] if _is_iterator(value) else value
+        # the id of a linked row
+        return None if column_random.happens(NULL_SHARE) else column_random.integer_below(1000)
 
 
-def _spent(value: object) -> bool:
-    """Whether reading uses it up: a column is read as often as anybody asks, and never is that."""
+def _is_iterator(value: object) -> bool:
+    """True for an iterator, which can be read only once. A column can be read several times."""
     return isinstance(value, Iterator | AsyncIterator)
 
 
-def source(
-    maker: Any, kind: GraphQLObjectType, selected: Mapping[str, Sequence[FieldNode]], dice: Dice
+def view_source(
+    generator: Any,
+    view_type: GraphQLObjectType,
+    selected_fields: Mapping[str, Sequence[FieldNode]],
+    random: Dice,
 ) -> Any:
-    """What a view of this type is made of."""
-    known = definition(kind)
-    cls = (known.concrete_of or known).origin
-    if cls is MailAddress:
-        return pair(dice)
-    if cls in (Connection, PageInfo):
-        return paged(maker, kind, selected, dice)
-    if cls is Edge:
-        item = _inner(kind, "node")
-        return EdgeSource(dice.pick(PLACES), 7, maker.value(item, selected.get("node", ()), dice))
+    """Generate the source of a view of this type: a row, a pair or a page."""
+    strawberry_type = definition(view_type)
+    python_class = (strawberry_type.concrete_of or strawberry_type).origin
+    if python_class is MailAddress:
+        return name_and_address(random)
+    if python_class in (Connection, PageInfo):
+        return page_source(generator, view_type, selected_fields, random)
+    if python_class is Edge:
+        node_type = _node_type(view_type, "node")
+        return EdgeSource(
+            random.choice(CURSOR_FACTORIES),
+            7,
+            generator.value(node_type, selected_fields.get("node", ()), random),
+        )
     fields = {
-        definition(field).python_name: Plain(field.type, selected[name])
-        for name, field in kind.fields.items()
-        if name in selected
+        definition(field).python_name: ColumnField(field.type, selected_fields[name])
+        for name, field in view_type.fields.items()
+        if name in selected_fields
     }
-    return Row(maker, dice, fields)
+    return GeneratedRow(generator, random, fields)
 
 
-def paged(
-    maker: Any, kind: GraphQLObjectType, selected: Mapping[str, Sequence[FieldNode]], dice: Dice
+def page_source(
+    generator: Any,
+    view_type: GraphQLObjectType,
+    selected_fields: Mapping[str, Sequence[FieldNode]],
+    random: Dice,
 ) -> ConnectionSource:
-    """A page of as many items as rows, or, where odd things may be, of others."""
-    nodes = list(selected.get("nodes", ()))
-    nodes += maker.selected(selected.get("edges", ())).get("node", ())
-    if "nodes" in kind.fields:
-        items = maker.value(_inner(kind, "nodes"), nodes, dice.at("items"))
+    """Generate a page of a connection. If values can be odd, it can have too few or many items."""
+    nodes = list(selected_fields.get("nodes", ()))
+    nodes += generator.selected_fields(selected_fields.get("edges", ())).get("node", ())
+    if "nodes" in view_type.fields:
+        items = generator.value(_node_type(view_type, "nodes"), nodes, random.at("items"))
     else:
         items = []
-    if "edges" in selected and not isinstance(items, list):
-        items = [items] * 2  # a page's items are read as often as anybody asks
-    count = len(items) if isinstance(items, list) else dice.below(3)
-    rows: list[Any] = [datetime(2030, 1, 1 + nth, tzinfo=UTC) for nth in range(count)]
-    ends: list[Any] = [True, False] if not dice.one_in(maker.wrong) else [None, "yes"]
-    page = Page(rows, dice.pick(ends), dice.pick(ends))
-    place = dice.pick(PLACES[: 1 if not dice.one_in(maker.wrong) else 4])
+    if "edges" in selected_fields and not isinstance(items, list):
+        items = [items] * 2  # the items of a page can be read several times
+    count = len(items) if isinstance(items, list) else random.integer_below(3)
+    rows: list[Any] = [datetime(2030, 1, 1 + number, tzinfo=UTC) for number in range(count)]
+    has_more_values: list[Any] = (
+        [True, False] if not random.happens(generator.odd_share) else [None, "yes"]
+    )
+    page = Page(rows, random.choice(has_more_values), random.choice(has_more_values))
+    make_cursor = random.choice(
+        CURSOR_FACTORIES[: 1 if not random.happens(generator.odd_share) else 4]
+    )
 
     async def total() -> int:
-        return dice.below(9)
+        return random.integer_below(9)
 
-    return ConnectionSource(page, items, place, total)
+    return ConnectionSource(page, items, make_cursor, total)
 
 
-def _inner(kind: GraphQLObjectType, name: str) -> Any:
-    return get_nullable_type(kind.fields[name].type) if name == "node" else kind.fields[name].type
+def _node_type(view_type: GraphQLObjectType, name: str) -> Any:
+    return (
+        get_nullable_type(view_type.fields[name].type)
+        if name == "node"
+        else view_type.fields[name].type
+    )
 
 
 def is_view(cls: type) -> bool:

@@ -1,1 +1,1 @@
-"""Tests of lists: pages, filters and selections."""
+"""Support for tests of lists: pages, filters and selections."""

@@ -1,4 +1,4 @@
-"""Requests that give a value to one input, wherever the schema has it."""
+"""Requests that pass a value at each location of an input type in the schema."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from graphql import (
     is_required_input_field,
 )
 
-from graph.schema import schema as made
+from graph.schema import schema as strawberry_schema
 from tests.conftest import Client
 from tests.support.differential.random_values import definition
 
-schema = made._schema  # noqa: SLF001 - what graphql-core runs
-ERRORS = "errors { code path message }"
+schema = strawberry_schema._schema  # noqa: SLF001 - the schema of graphql-core
+ERROR_FIELDS = "errors { code path message }"
 
 
 @dataclass(frozen=True)
 class Place:
-    """A field or argument that takes an input: the root field, and the way to the input."""
+    """A location of an input type: a root field and the path of an argument or input field."""
 
     root: str
     field: str
@@ -38,30 +38,36 @@ class Place:
         return f"{self.root}.{self.field}:{'.'.join(self.path)}"
 
 
-def places(wanted: Collection[str]) -> Iterator[Place]:
-    """Yield every place of queries and mutations that takes one of these inputs."""
+def places(input_types: Collection[str]) -> Iterator[Place]:
+    """Yield every location of one of these input types in queries and mutations."""
     for root in ("Query", "Mutation", "User", "Mailbox"):
-        kind: Any = schema.type_map[root]
-        for field, one in kind.fields.items():
-            for name, argument in one.args.items():
-                for place in _below(root, field, (name,), argument.type, ()):
-                    if place.input in wanted:
-                        yield place
+        root_type: Any = schema.type_map[root]
+        for field, field_definition in root_type.fields.items():
+            for name, argument in field_definition.args.items():
+                for location in _locations_in_argument(root, field, (name,), argument.type, ()):
+                    if location.input in input_types:
+                        yield location
 
 
-def _below(
-    root: str, field: str, path: tuple[str, ...], kind: Any, seen: tuple[str, ...]
+def _locations_in_argument(
+    root: str, field: str, path: tuple[str, ...], argument_type: Any, outer_types: tuple[str, ...]
 ) -> Iterator[Place]:
-    inner: Any = get_named_type(kind)
-    if not is_input_object_type(inner) or inner.name in seen:
+    input_type: Any = get_named_type(argument_type)
+    if not is_input_object_type(input_type) or input_type.name in outer_types:
         return
-    yield Place(root, field, path, inner.name)
-    for name, one in inner.fields.items():
-        at = (*path, name, "0") if is_list_type(get_nullable_type(one.type)) else (*path, name)
-        yield from _below(root, field, at, one.type, (*seen, inner.name))
+    yield Place(root, field, path, input_type.name)
+    for name, input_field in input_type.fields.items():
+        field_path = (
+            (*path, name, "0")
+            if is_list_type(get_nullable_type(input_field.type))
+            else (*path, name)
+        )
+        yield from _locations_in_argument(
+            root, field, field_path, input_field.type, (*outer_types, input_type.name)
+        )
 
 
-SAMPLES: dict[str, Any] = {
+SAMPLE_VALUES: dict[str, Any] = {
     "String": "x", "ID": "usr_AAAAAAAAAAE", "Int": 1, "Float": 1.5, "Boolean": True, "BigInt": 7,
     "ByteSize": 7, "CIDR": "192.0.2.0/24", "DateTime": "2030-01-01T12:00:00Z",
     "Duration": "P30D", "EmailAddress": "ada@example.org", "IPAddress": "::1", "JSON": {"a": 1},
@@ -69,117 +75,129 @@ SAMPLES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def value_of(kind: Any, path: tuple[str, ...], inner: Any) -> Any:
-    """Return a value of this type in which `inner` stands at the end of the path."""
+def _value_at_path(value_type: Any, path: tuple[str, ...], inner: Any) -> Any:
+    """A value of this type with `inner` at the end of the path."""
     if not path:
         return inner
-    kind = get_nullable_type(kind)
-    if is_list_type(kind):
-        return [value_of(kind.of_type, path[1:], inner)]
-    name, rest = path[0], path[1:]
-    given = {
-        other: sample(one.type)
-        for other, one in kind.fields.items()
-        if is_required_input_field(one) and other != name
+    value_type = get_nullable_type(value_type)
+    if is_list_type(value_type):
+        return [_value_at_path(value_type.of_type, path[1:], inner)]
+    name, remaining_path = path[0], path[1:]
+    required_values = {
+        other_name: sample(input_field.type)
+        for other_name, input_field in value_type.fields.items()
+        if is_required_input_field(input_field) and other_name != name
     }
-    return given | {name: value_of(kind.fields[name].type, rest, inner)}
+    return required_values | {
+        name: _value_at_path(value_type.fields[name].type, remaining_path, inner)
+    }
 
 
-def sample(kind: Any) -> Any:
-    """Return some value of this type."""
-    kind = get_nullable_type(kind)
-    if is_list_type(kind):
-        return [sample(kind.of_type)]
-    if is_enum_type(kind):
-        return next(iter(kind.values))
-    if is_leaf_type(kind):
-        return SAMPLES[kind.name]
-    if kind.is_one_of or definition(kind).is_one_of:
-        name = next(iter(kind.fields))
-        return {name: sample(kind.fields[name].type)}
-    if not any(map(is_required_input_field, kind.fields.values())):
-        return _one(kind)
-    return {n: sample(f.type) for n, f in kind.fields.items() if is_required_input_field(f)}
+def sample(value_type: Any) -> Any:
+    """A valid value of this type."""
+    value_type = get_nullable_type(value_type)
+    if is_list_type(value_type):
+        return [sample(value_type.of_type)]
+    if is_enum_type(value_type):
+        return next(iter(value_type.values))
+    if is_leaf_type(value_type):
+        return SAMPLE_VALUES[value_type.name]
+    if value_type.is_one_of or definition(value_type).is_one_of:
+        name = next(iter(value_type.fields))
+        return {name: sample(value_type.fields[name].type)}
+    if not any(map(is_required_input_field, value_type.fields.values())):
+        return _input_with_one_field(value_type)
+    return {
+        field_name: sample(input_field.type)
+        for field_name, input_field in value_type.fields.items()
+        if is_required_input_field(input_field)
+    }
 
 
-def _one(kind: GraphQLInputObjectType) -> dict[str, Any]:
-    """Return an input with one member, a text if there is one."""
-    texts = [n for n, f in kind.fields.items() if str(get_named_type(f.type)) == "String"]
-    name = next(iter(texts or kind.fields))
-    return {name: sample(kind.fields[name].type)}
+def _input_with_one_field(input_type: GraphQLInputObjectType) -> dict[str, Any]:
+    """An input with one field, a String if there is one."""
+    string_fields = [
+        field_name
+        for field_name, input_field in input_type.fields.items()
+        if str(get_named_type(input_field.type)) == "String"
+    ]
+    name = next(iter(string_fields or input_type.fields))
+    return {name: sample(input_type.fields[name].type)}
 
 
-def request(place: Place, inner: Any) -> tuple[str, dict[str, Any]]:
-    """Return a document with variables that gives this value at the place."""
-    parent: Any = schema.type_map[place.root]
-    field: Any = parent.fields[place.field]
-    needed = [
-        (name, one)
-        for name, one in field.args.items()
-        if is_required_argument(one) or name == place.path[0]
+def _request_at_location(location: Place, inner: Any) -> tuple[str, dict[str, Any]]:
+    """A document and variables that pass this value at the location."""
+    root_type: Any = schema.type_map[location.root]
+    field: Any = root_type.fields[location.field]
+    arguments = [
+        (name, argument)
+        for name, argument in field.args.items()
+        if is_required_argument(argument) or name == location.path[0]
     ]
     values = {
-        name: value_of(one.type, place.path[1:], inner)
-        if name == place.path[0]
-        else sample(one.type)
-        for name, one in needed
+        name: _value_at_path(argument.type, location.path[1:], inner)
+        if name == location.path[0]
+        else sample(argument.type)
+        for name, argument in arguments
     }
-    head = ", ".join(f"${name}: {one.type}" for name, one in needed)
-    call = ", ".join(f"{name}: ${name}" for name, _ in needed)
-    selected = _selected(field)
-    selected = f"{ERRORS} {selected}" if place.root == "Mutation" else selected
-    text = f"{place.field}({call}) {'{ ' + selected + ' }' if selected else ''}"
-    around = {
+    variable_definitions = ", ".join(f"${name}: {argument.type}" for name, argument in arguments)
+    argument_list = ", ".join(f"{name}: ${name}" for name, _ in arguments)
+    selection = _count_selection(field)
+    selection = f"{ERROR_FIELDS} {selection}" if location.root == "Mutation" else selection
+    text = f"{location.field}({argument_list}) {'{ ' + selection + ' }' if selection else ''}"
+    template = {
         "User": "viewer { user { %s } }",
         "Mailbox": 'mailbox(by: {path: "INBOX"}) { %s }',
-    }.get(place.root, "%s")
-    kind = "mutation" if place.root == "Mutation" else "query"
-    return f"{kind} ({head}) {{ {around % text} }}", values
+    }.get(location.root, "%s")
+    operation = "mutation" if location.root == "Mutation" else "query"
+    return f"{operation} ({variable_definitions}) {{ {template % text} }}", values
 
 
-def _selected(field: Any) -> str:
-    """Return what tells how many things were found: counts, and the items of lists."""
-    kind: Any = get_named_type(field.type)
-    if is_leaf_type(kind):
+def _count_selection(field: Any) -> str:
+    """A selection that shows how many objects match: counts, and the items of lists."""
+    field_type: Any = get_named_type(field.type)
+    if is_leaf_type(field_type):
         return ""
-    if "nodes" in kind.fields:
+    if "nodes" in field_type.fields:
         return "nodes { __typename }"
-    told = ["__typename"]
-    for name, one in kind.fields.items():
-        inner = get_named_type(one.type)
-        if name in ("errors", "warnings") or any(map(is_required_argument, one.args.values())):
+    selections = ["__typename"]
+    for name, subfield in field_type.fields.items():
+        subfield_type = get_named_type(subfield.type)
+        if name in ("errors", "warnings") or any(map(is_required_argument, subfield.args.values())):
             continue
         if name.endswith("Count"):
-            told.append(name)
-        elif is_list_type(get_nullable_type(one.type)):
-            told.append(name if is_leaf_type(inner) else f"{name} {{ __typename }}")
-    return " ".join(told)
+            selections.append(name)
+        elif is_list_type(get_nullable_type(subfield.type)):
+            selections.append(name if is_leaf_type(subfield_type) else f"{name} {{ __typename }}")
+    return " ".join(selections)
 
 
 async def answers(
-    clients: list[Client], place: Place, inner: Any
+    clients: list[Client], location: Place, inner: Any
 ) -> tuple[Any, list[tuple[str, Any]]]:
-    """Return what the first client whom the field is open to is answered, and its errors."""
-    value, found = None, list[tuple[str, Any]]()
+    """Run the request by the first client that may use the field; return value and errors."""
+    value, errors = None, list[tuple[str, Any]]()
     for client in clients:
-        document, values = request(place, inner)
-        answer = await client.raw(document, **values)
-        value = answer.get("data")
-        for name in {"User": ("viewer", "user"), "Mailbox": ("mailbox",)}.get(place.root, ()):
+        document, values = _request_at_location(location, inner)
+        response = await client.raw(document, **values)
+        value = response.get("data")
+        for name in {"User": ("viewer", "user"), "Mailbox": ("mailbox",)}.get(location.root, ()):
             value = value and value[name]
-        value = value and value[place.field]
-        found = [(one["extensions"]["code"], None) for one in answer.get("errors", ())]
-        if place.root == "Mutation" and value:
-            found = [(one["code"], one["path"]) for one in value.pop("errors")]
-        if not found or found[0][0] != "FORBIDDEN":
+        value = value and value[location.field]
+        errors = [(error["extensions"]["code"], None) for error in response.get("errors", ())]
+        if location.root == "Mutation" and value:
+            errors = [(error["code"], error["path"]) for error in value.pop("errors")]
+        if not errors or errors[0][0] != "FORBIDDEN":
             break
-    return value, found
+    return value, errors
 
 
-def with_member(place: Place, name: str, value: Any) -> dict[str, Any]:
-    """Return the input at a place with this member, and those that it must have."""
-    kind: Any = schema.type_map[place.input]
-    fields = kind.fields
-    return {n: sample(f.type) for n, f in fields.items() if is_required_input_field(f)} | {
-        name: value
-    }
+def with_member(location: Place, name: str, value: Any) -> dict[str, Any]:
+    """An input for the location with this field and its required fields."""
+    input_type: Any = schema.type_map[location.input]
+    fields = input_type.fields
+    return {
+        field_name: sample(input_field.type)
+        for field_name, input_field in fields.items()
+        if is_required_input_field(input_field)
+    } | {name: value}

@@ -13,16 +13,16 @@ from graphql import (
     is_required_argument,
 )
 
-from tests.support.differential.random_documents import Author, written
+from tests.support.differential.random_documents import Author, graphql_literal
 from tests.support.lists.list_rows import SETTINGS
 
-PAGE = ("first", "after", "last", "before")
-USERS = [f'user(by: {{username: "{name}"}}) {{ %s }}' for name in ("ada", "bob")]
-VIEWER = "viewer { user { %s } }"
-# The selections around the lists of each type, with %s for the list.
+PAGE_ARGUMENTS = ("first", "after", "last", "before")
+USER_SELECTIONS = [f'user(by: {{username: "{name}"}}) {{ %s }}' for name in ("ada", "bob")]
+VIEWER_SELECTION = "viewer { user { %s } }"
+# By type: the selections that contain a list of the type, with %s for the list.
 PARENTS = {
     "Query": ["%s"],
-    "User": [*USERS, VIEWER],
+    "User": [*USER_SELECTIONS, VIEWER_SELECTION],
     "Domain": [
         f'domain(by: {{name: "{name}"}}) {{ %s }}' for name in ("example.org", "d0.example")
     ],
@@ -32,13 +32,17 @@ PARENTS = {
             for user in ("ada", "bob")
             for path in ("INBOX", "Keep")
         ),
-        VIEWER % "mailboxes { %s }",
+        VIEWER_SELECTION % "mailboxes { %s }",
     ],
     "Thread": [
-        user % "messages(first: 2) { nodes { thread { %s } } }" for user in (*USERS, VIEWER)
+        user % "messages(first: 2) { nodes { thread { %s } } }"
+        for user in (*USER_SELECTIONS, VIEWER_SELECTION)
     ],
-    "SavedSearch": [user % "savedSearches { %s }" for user in (*USERS, VIEWER)],
-    "Connector": [user % "connectors(first: 2) { nodes { %s } }" for user in (*USERS, VIEWER)],
+    "SavedSearch": [user % "savedSearches { %s }" for user in (*USER_SELECTIONS, VIEWER_SELECTION)],
+    "Connector": [
+        user % "connectors(first: 2) { nodes { %s } }"
+        for user in (*USER_SELECTIONS, VIEWER_SELECTION)
+    ],
     "Audit": ["audits(first: 12) { nodes { %s } }"],
     "Webhook": [
         f'webhooks(first: 2, user: {{username: "{u}"}}) {{ nodes {{ %s }} }}'
@@ -46,8 +50,8 @@ PARENTS = {
     ],
     "Setting": [f'setting(key: "{key}") {{ %s }}' for key in SETTINGS],
 }
-# Values of arguments that find some of the rows, and not all.
-FILTERS = (
+# Values of arguments that match some of the rows, but not all.
+MESSAGE_FILTERS = (
     "{seen: true}",
     "{seen: false, flagged: false}",
     '{query: "word1"}',
@@ -60,8 +64,8 @@ FILTERS = (
     '{mailbox: {path: "Keep"}}',
     '{text: "answer 1"}',
 )
-ARGUMENTS = {
-    "MessageFilter": FILTERS,
+ARGUMENT_VALUES = {
+    "MessageFilter": MESSAGE_FILTERS,
     "UserSelection": ('{usernames: ["ada"]}', '{usernames: ["bob", "ada"]}'),
     "Query.webhooks.type": ('"*"', '"messageAdded"', '"message*"'),
     "Query.keyValues.store": ('"default"',),
@@ -78,7 +82,7 @@ ARGUMENTS = {
 
 @dataclass(frozen=True)
 class ListField:
-    """A field that answers pages: `first` is one of its arguments."""
+    """A field that returns a page; it has the argument `first`."""
 
     parent: str
     name: str
@@ -90,78 +94,84 @@ class ListField:
 
     @property
     def connected(self) -> bool:
-        """True if the field answers a connection, not a plain list."""
+        """True if the field returns a connection, not a plain list."""
         return "edges" in self.fields
 
     @property
     def fields(self) -> dict[str, GraphQLField]:
-        kind: Any = get_named_type(self.field.type)
-        return dict(kind.fields)
+        named_type: Any = get_named_type(self.field.type)
+        return dict(named_type.fields)
 
     @property
     def node(self) -> Any:
-        kind: Any = get_named_type(self.field.type)
-        return get_named_type(kind.fields["nodes"].type) if self.connected else kind
+        named_type: Any = get_named_type(self.field.type)
+        return get_named_type(named_type.fields["nodes"].type) if self.connected else named_type
 
 
 def list_fields(schema: GraphQLSchema) -> Iterator[ListField]:
-    """Yield every field of the schema that answers pages."""
-    for kind in schema.type_map.values():
-        for name, field in getattr(kind, "fields", {}).items():
-            if "first" in getattr(field, "args", {}) and kind is not schema.mutation_type:
-                yield ListField(kind.name, name, field)
+    """Yield every field of the schema that returns a page."""
+    for parent_type in schema.type_map.values():
+        for name, field in getattr(parent_type, "fields", {}).items():
+            if "first" in getattr(field, "args", {}) and parent_type is not schema.mutation_type:
+                yield ListField(parent_type.name, name, field)
 
 
-def selection(of: ListField, dice: Random) -> str:
-    """Return a selection of a page: plain fields of its nodes, cursors, and maybe the count."""
+def selection(list_field: ListField, random: Random) -> str:
+    """A random selection of a page: leaf fields of its nodes, cursors, and sometimes the count."""
     leaves = [
         name
-        for name, field in of.node.fields.items()
+        for name, field in list_field.node.fields.items()
         if is_leaf_type(get_named_type(field.type))
         and not any(map(is_required_argument, field.args.values()))
     ]
     names = " ".join(
-        {*(["id"] if "id" in leaves else []), *dice.sample(leaves, min(3, len(leaves)))}
+        {*(["id"] if "id" in leaves else []), *random.sample(leaves, min(3, len(leaves)))}
     )
-    if not of.connected:
+    if not list_field.connected:
         return f"{{ {names} }}"
-    total = "totalCount" if dice.random() < 0.4 and "totalCount" in of.fields else ""
-    page = "pageInfo { hasNextPage hasPreviousPage startCursor endCursor }"
-    return f"{{ nodes {{ {names} }} edges {{ cursor }} {page} {total} }}"
+    count = "totalCount" if random.random() < 0.4 and "totalCount" in list_field.fields else ""
+    page_info = "pageInfo { hasNextPage hasPreviousPage startCursor endCursor }"
+    return f"{{ nodes {{ {names} }} edges {{ cursor }} {page_info} {count} }}"
 
 
-def required(schema: GraphQLSchema, of: ListField, dice: Random) -> dict[str, str]:
-    """Return random values, as literals, of the arguments that must be given."""
-    needed = [n for n, a in of.field.args.items() if is_required_argument(a)]
-    needed += ["users"] if of.name == "searchLookup" else []  # an administrator has no mail
-    return {name: _literal(schema, of, name, dice) for name in needed}
+def required(schema: GraphQLSchema, list_field: ListField, random: Random) -> dict[str, str]:
+    """Random literals for the required arguments."""
+    names = [n for n, a in list_field.field.args.items() if is_required_argument(a)]
+    names += ["users"] if list_field.name == "searchLookup" else []  # an administrator has no mail
+    return {name: _literal(schema, list_field, name, random) for name in names}
 
 
-def narrowing(schema: GraphQLSchema, of: ListField, dice: Random) -> dict[str, str]:
-    """Return random values, as literals, of the arguments that are not about the page."""
-    names = [name for name in of.field.args if name not in PAGE and dice.random() < 0.5]
-    chosen = {name: _literal(schema, of, name, dice) for name in names}
-    return required(schema, of, dice) | chosen
+def narrowing(schema: GraphQLSchema, list_field: ListField, random: Random) -> dict[str, str]:
+    """Random literals for the required arguments and for some others that don't select the page."""
+    names = [
+        name
+        for name in list_field.field.args
+        if name not in PAGE_ARGUMENTS and random.random() < 0.5
+    ]
+    chosen = {name: _literal(schema, list_field, name, random) for name in names}
+    return required(schema, list_field, random) | chosen
 
 
-def _literal(schema: GraphQLSchema, of: ListField, name: str, dice: Random) -> str:
-    kind = of.field.args[name].type
-    for key in (f"{of.key}.{name}", get_named_type(kind).name):
-        if key in ARGUMENTS:
-            return dice.choice(ARGUMENTS[key])
-    return written(Author(schema, dice.randrange(1 << 30)).input(kind, 2), kind)
+def _literal(schema: GraphQLSchema, list_field: ListField, name: str, random: Random) -> str:
+    argument_type = list_field.field.args[name].type
+    for key in (f"{list_field.key}.{name}", get_named_type(argument_type).name):
+        if key in ARGUMENT_VALUES:
+            return random.choice(ARGUMENT_VALUES[key])
+    return graphql_literal(
+        Author(schema, random.randrange(1 << 30)).input(argument_type, 2), argument_type
+    )
 
 
-def paging(of: ListField, cursors: list[str], dice: Random) -> dict[str, str]:
-    """Return random arguments of a page of a list that has these cursors."""
-    back = "last" in of.field.args and dice.random() < 0.4
-    given = {"last" if back else "first": str(dice.choice([0, 1, 2, 3, 5, 50]))}
-    if cursors and dice.random() < 0.6:
-        given["before" if back else "after"] = f'"{dice.choice(cursors)}"'
-    return given
+def paging(list_field: ListField, cursors: list[str], random: Random) -> dict[str, str]:
+    """Random paging arguments for a list with these cursors."""
+    is_backward = "last" in list_field.field.args and random.random() < 0.4
+    arguments = {"last" if is_backward else "first": str(random.choice([0, 1, 2, 3, 5, 50]))}
+    if cursors and random.random() < 0.6:
+        arguments["before" if is_backward else "after"] = f'"{random.choice(cursors)}"'
+    return arguments
 
 
-def call(of: ListField, alias: str, given: dict[str, str], selected: str) -> str:
-    """Return the field with an alias and arguments."""
-    arguments = ", ".join(f"{name}: {value}" for name, value in given.items())
-    return f"{alias}: {of.name}({arguments}) {selected}"
+def call(list_field: ListField, alias: str, literals: dict[str, str], selected: str) -> str:
+    """The field with an alias and arguments."""
+    arguments = ", ".join(f"{name}: {value}" for name, value in literals.items())
+    return f"{alias}: {list_field.name}({arguments}) {selected}"

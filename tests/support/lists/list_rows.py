@@ -1,4 +1,4 @@
-"""Rows for every list of the schema: five or more of each, in one store."""
+"""Rows for every list of the schema, at least five of each, in one store."""
 
 import hashlib
 from collections.abc import Sequence
@@ -43,44 +43,48 @@ from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
 from tests.conftest import Client, Clock, context, make_user, raw_message, receive
 
-MANY = 6  # rows of each list
-START = datetime(2030, 1, 1, tzinfo=UTC)
+ROWS_PER_LIST = 6
+FIRST_TIME = datetime(2030, 1, 1, tzinfo=UTC)
 SETTINGS = ("submission.maxRecipients", "undo.window")
-Table = type[SQLModel]
+TableClass = type[SQLModel]
 
 
-def placeholder(column: Column[Any], nth: int) -> Any:
+def placeholder(column: Column[Any], row_number: int) -> Any:
     """A value for a column that has no default."""
-    kind: Any = column.type
-    if enums := getattr(kind, "enum_class", None):
+    column_type: Any = column.type
+    if enums := getattr(column_type, "enum_class", None):
         return next(iter(enums))
     values: dict[Any, Any] = {
-        UtcDateTime: START + timedelta(minutes=nth),
+        UtcDateTime: FIRST_TIME + timedelta(minutes=row_number),
         JSON: [],
         LargeBinary: b"",
-        Float: float(nth),
-        Integer: nth + 1,
+        Float: float(row_number),
+        Integer: row_number + 1,
     }
-    known = [value for cls, value in values.items() if isinstance(kind, cls)]
-    return known[0] if known else f"{column.name}{nth}"
+    matching_values = [value for cls, value in values.items() if isinstance(column_type, cls)]
+    return matching_values[0] if matching_values else f"{column.name}{row_number}"
 
 
-def _row(world: Environment, table: Table, nth: int, given: dict[str, Any]) -> dict[str, Any]:
+def _row(
+    world: Environment, table: TableClass, row_number: int, values: dict[str, Any]
+) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for column in core_table(table).c:
-        if column.name in given:
-            value = given[column.name]
-            row[column.name] = value(nth) if callable(value) else value
+        if column.name in values:
+            value = values[column.name]
+            row[column.name] = value(row_number) if callable(value) else value
         elif column.name == "id":
             row["id"] = world.new_id()
         elif column.default is None and not column.nullable:
-            row[column.name] = placeholder(column, nth)
+            row[column.name] = placeholder(column, row_number)
     return row
 
 
-async def add(world: Environment, table: Table, many: int = MANY, **given: Any) -> list[int]:
-    """Insert rows with these values, or values made by functions of the row's number."""
-    rows = [_row(world, table, nth, given) for nth in range(many)]
+async def add_rows(
+    world: Environment, table: TableClass, count: int = ROWS_PER_LIST, **values: Any
+) -> list[int]:
+    """Insert rows with these values. A callable value gets the number of the row."""
+    rows = [_row(world, table, row_number, values) for row_number in range(count)]
     async with world.write_session() as session:
         await (await session.connection()).execute(insert(core_table(table)), rows)
     return [row.get("id", 0) for row in rows]
@@ -92,119 +96,130 @@ async def _domain_id(world: Environment, name: str) -> int:
 
 
 async def fill(ada: Client, bob: Client, clock: Clock) -> None:
-    """Give ada, bob, their domain and the platform rows for every list."""
-    await _mail(ada, bob, clock)
+    """Add rows for every list of ada, bob, their domain and the platform."""
+    await _deliver_messages(ada, bob, clock)
     assert await index_worker.index_next_batch(ada.world)
     await receive(ada, raw_message("Waits", body="word1 is not in the index yet"))
-    await _of_users(ada.world, [ada.user.id, bob.user.id])
-    await add(
+    await _add_user_rows(ada.world, [ada.user.id, bob.user.id])
+    await add_rows(
         ada.world,
         DeliveryTraceStep,
-        at=lambda n: START + timedelta(minutes=n),
+        at=lambda n: FIRST_TIME + timedelta(minutes=n),
         compared="ada@example.org",
         recipient_domain="example.org",
         sender="carol@example.com",
         sender_compared="carol@example.com",
         sender_domain="example.com",
     )
-    await _shares(ada, bob)
-    await _of_platform(ada.world, ada.user.id)
+    await _add_shares(ada, bob)
+    await _add_domain_and_platform_rows(ada.world, ada.user.id)
 
 
-async def _mail(ada: Client, bob: Client, clock: Clock) -> None:
-    """Deliver letters and one conversation; keep some elsewhere, and archive some."""
-    first = hashlib.sha256(b"Letter 0word0 0").hexdigest()[:16]
+async def _deliver_messages(ada: Client, bob: Client, clock: Clock) -> None:
+    """Deliver messages and one thread; move some to other mailboxes, and delete some."""
+    first_id = hashlib.sha256(b"Letter 0word0 0").hexdigest()[:16]
     for client in (ada, bob):
         await mailbox_loaders.create_mailboxes(context(client), NewMailboxes(["Keep", "More"]))
-        keep = await client.box("Keep")
-        for nth in range(MANY):
-            await receive(client, raw_message(f"Letter {nth}", body=f"word{nth % 3} {nth}"))
-            clock.tick(seconds=60)
-        for nth in range(3 * MANY):
-            told = f"<{first}@example.com>"
-            answer = raw_message(
-                "Re: Letter 0", body=f"word{nth % 3} answer {nth}", References=told
+        keep_mailbox = await client.box("Keep")
+        for number in range(ROWS_PER_LIST):
+            await receive(
+                client, raw_message(f"Letter {number}", body=f"word{number % 3} {number}")
             )
-            await receive(client, answer)
             clock.tick(seconds=60)
-        mine = select(col(Message.id)).where(col(Message.user_id) == client.user.id)
-        ids = [row.id for row in await client.world.database.read(mine.order_by(col(Message.id)))]
-        await _change(client.world, ids[::3], seen=True, flagged=True)
-        await _change(client.world, ids[10:16], mailbox_id=keep.id)
-        for nth, key in enumerate(ids[18:]):
-            gone = {
-                "archived_at": START + timedelta(days=1, hours=nth),
+        for number in range(3 * ROWS_PER_LIST):
+            references = f"<{first_id}@example.com>"
+            reply = raw_message(
+                "Re: Letter 0", body=f"word{number % 3} answer {number}", References=references
+            )
+            await receive(client, reply)
+            clock.tick(seconds=60)
+        own_messages = select(col(Message.id)).where(col(Message.user_id) == client.user.id)
+        ids = [
+            row.id
+            for row in await client.world.database.read(own_messages.order_by(col(Message.id)))
+        ]
+        await _update_messages(client.world, ids[::3], seen=True, flagged=True)
+        await _update_messages(client.world, ids[10:16], mailbox_id=keep_mailbox.id)
+        for number, key in enumerate(ids[18:]):
+            deleted_columns = {
+                "archived_at": FIRST_TIME + timedelta(days=1, hours=number),
                 "archived_from": "INBOX",
-                "purge_at": START + timedelta(days=99),
+                "purge_at": FIRST_TIME + timedelta(days=99),
             }
-            await _change(client.world, [key], mailbox_id=None, **gone)
+            await _update_messages(client.world, [key], mailbox_id=None, **deleted_columns)
 
 
-async def _change(world: Environment, ids: Sequence[int], **values: Any) -> None:
+async def _update_messages(world: Environment, ids: Sequence[int], **values: Any) -> None:
     async with world.write_session() as session:
-        changed = update(core_table(Message)).where(col(Message.id).in_(ids))
-        await (await session.connection()).execute(changed.values(**values))
+        message_update = update(core_table(Message)).where(col(Message.id).in_(ids))
+        await (await session.connection()).execute(message_update.values(**values))
 
 
-async def _of_users(world: Environment, users: Sequence[int]) -> None:
-    """Add rows to the lists of accounts."""
+async def _add_user_rows(world: Environment, users: Sequence[int]) -> None:
+    """Add rows to the lists of users."""
     domain = await _domain_id(world, "example.org")
-    known = select(col(Message.blob_id), col(Message.structure), col(Message.size)).limit(1)
-    (letter,) = await world.database.read(known)
+    message_query = select(col(Message.blob_id), col(Message.structure), col(Message.size)).limit(1)
+    (message,) = await world.database.read(message_query)
     for user in users:
-        of: dict[str, Any] = {"user_id": user, "blob_id": letter.blob_id}
-        await add(
+        owner_columns: dict[str, Any] = {"user_id": user, "blob_id": message.blob_id}
+        await add_rows(
             world,
             SecurityEvent,
             action=lambda n: ["LOGIN", "LOGOUT"][n % 2],
             result="SUCCESS",
             fold=lambda n, user=user: f"{user} {n}",
-            **of,
+            **owner_columns,
         )
-        temporary: dict[str, Any] = {"expires_at": START + timedelta(days=99), "masked": True}
-        await add(
+        temporary: dict[str, Any] = {"expires_at": FIRST_TIME + timedelta(days=99), "masked": True}
+        await add_rows(
             world,
             Address,
             local=lambda n, user=user: f"t{n}u{user}",
             shown=lambda n, user=user: f"t{n}u{user}@example.org",
             domain_id=domain,
-            **of,
+            **owner_columns,
             **temporary,
         )
-        await add(
+        await add_rows(
             world,
             Address,
             local=lambda n, user=user: f"a{n}u{user}",
             shown=lambda n, user=user: f"a{n}u{user}@example.org",
             domain_id=domain,
-            **of,
+            **owner_columns,
         )
-        await add(world, Filter, name=lambda n: f"filter {n}", **of)
-        await add(world, File, content_type="text/plain", **of)
-        await add(world, SieveScript, content="keep;", **of)
-        await add(world, SavedSearch, filter={"seen": False}, folded=lambda n: f"name{n}", **of)
-        await add(
+        await add_rows(world, Filter, name=lambda n: f"filter {n}", **owner_columns)
+        await add_rows(world, File, content_type="text/plain", **owner_columns)
+        await add_rows(world, SieveScript, content="keep;", **owner_columns)
+        await add_rows(
+            world, SavedSearch, filter={"seen": False}, folded=lambda n: f"name{n}", **owner_columns
+        )
+        await add_rows(
             world,
             QuarantineItem,
             domain_id=domain,
             queue_id=lambda n, user=user: f"q{user}{n}",
             recipient="ada@example.org",
-            structure=letter.structure,
-            size=letter.size,
+            structure=message.structure,
+            size=message.size,
             digest="",
-            **of,
+            **owner_columns,
         )
-        await add(world, Contact, key=lambda n: f"address{n}", **of)
-        await add(world, KeyValue, stream_id=user, store="default", value='"1"', level="")
-        for key in (await add(world, Connector, host="imap.example.com", **of))[:2]:
-            await add(world, ConnectorRun, connector_id=key, **of)
-        for key in (
-            await add(world, Webhook, types=["messageAdded"], url="https://example.com/", **of)
+        await add_rows(world, Contact, key=lambda n: f"address{n}", **owner_columns)
+        await add_rows(world, KeyValue, stream_id=user, store="default", value='"1"', level="")
+        for row_id in (await add_rows(world, Connector, host="imap.example.com", **owner_columns))[
+            :2
+        ]:
+            await add_rows(world, ConnectorRun, connector_id=row_id, **owner_columns)
+        for row_id in (
+            await add_rows(
+                world, Webhook, types=["messageAdded"], url="https://example.com/", **owner_columns
+            )
         )[:2]:
-            await add(
+            await add_rows(
                 world,
                 WebhookDelivery,
-                webhook_id=key,
+                webhook_id=row_id,
                 number=lambda n: n,
                 stream_id=user,
                 type="messageAdded",
@@ -213,67 +228,72 @@ async def _of_users(world: Environment, users: Sequence[int]) -> None:
                     "kind": ChangeKind.MESSAGE_ADDED, "objects": [],
                 },
             )  # fmt: skip
-        sent = await add(
+        submission_ids = await add_rows(
             world,
             Submission,
             tenant_id=user,
             queue_id=lambda n, user=user: f"s{user}{n}",
             envelope_from="ada@example.org",
-            **of,
+            **owner_columns,
         )
-        for key in sent:
-            await add(
+        for row_id in submission_ids:
+            await add_rows(
                 world,
                 QueueEntry,
                 1,
-                submission_id=key,
+                submission_id=row_id,
                 recipient="eve@example.com",
                 domain="example.com",
-                next_at=START,
-                **of,
+                next_at=FIRST_TIME,
+                **owner_columns,
             )
-        for key in (await add(world, Audit, username="ada", copied=True, **of))[:2]:
-            await add(world, AuditAccess, audit_id=key, action="list")
-            await add(
-                world, AuditCopy, audit_id=key, position=lambda n: n + 1, origin_id=lambda n: n
+        for row_id in (await add_rows(world, Audit, username="ada", copied=True, **owner_columns))[
+            :2
+        ]:
+            await add_rows(world, AuditAccess, audit_id=row_id, action="list")
+            await add_rows(
+                world, AuditCopy, audit_id=row_id, position=lambda n: n + 1, origin_id=lambda n: n
             )
 
 
-async def _shares(ada: Client, bob: Client) -> None:
-    """Let ada and bob share folders with each other."""
-    for owner, other in ((ada, bob), (bob, ada)):
-        paths = [f"Shared {nth}" for nth in range(MANY)]
+async def _add_shares(ada: Client, bob: Client) -> None:
+    """Let ada and bob share mailboxes with each other."""
+    for owner, grantee in ((ada, bob), (bob, ada)):
+        paths = [f"Shared {number}" for number in range(ROWS_PER_LIST)]
         await mailbox_loaders.create_mailboxes(context(owner), NewMailboxes(paths))
-        keys = [(await owner.box(path)).id for path in paths]
-        await add(
+        mailbox_ids = [(await owner.box(path)).id for path in paths]
+        await add_rows(
             owner.world,
             MailboxShare,
-            mailbox_id=keys.__getitem__,
-            user_id=other.user.id,
+            mailbox_id=mailbox_ids.__getitem__,
+            user_id=grantee.user.id,
             owner_id=owner.user.id,
             rights=encode_rights(ALL_RIGHTS),
             since=0,
         )
 
 
-async def _of_platform(world: Environment, user: int) -> None:
+async def _add_domain_and_platform_rows(world: Environment, user: int) -> None:
     """Add rows to the lists of domains and of the platform."""
-    domain = await _domain_id(world, "example.org")
-    other = (await add(world, Domain, 2, name=lambda n: f"d{n}.example"))[0]
-    users = [(await make_user(world, f"user{nth}")).id for nth in range(MANY)]
-    for key in (domain, other):
-        await add(
+    domain_id = await _domain_id(world, "example.org")
+    other_domain_id = (await add_rows(world, Domain, 2, name=lambda n: f"d{n}.example"))[0]
+    users = [(await make_user(world, f"user{number}")).id for number in range(ROWS_PER_LIST)]
+    for owner_domain_id in (domain_id, other_domain_id):
+        await add_rows(
             world,
             SenderRule,
-            place=place_of_domain(key),
+            place=place_of_domain(owner_domain_id),
             pattern=lambda n: f"p{n}.example",
-            domain_id=key,
+            domain_id=owner_domain_id,
         )
-        await add(world, BccRule, local=lambda n: f"l{n}", domain_id=key)
-        await add(
-            world, AliasDomain, alias=lambda n, key=key: f"alias{n}d{key}.example", domain_id=key
+        await add_rows(world, BccRule, local=lambda n: f"l{n}", domain_id=owner_domain_id)
+        await add_rows(
+            world,
+            AliasDomain,
+            alias=lambda n, owner_domain_id=owner_domain_id: f"alias{n}d{owner_domain_id}.example",
+            domain_id=owner_domain_id,
         )
-    await add(world, Domain, name=lambda n: f"more{n}.example")
+    await add_rows(world, Domain, name=lambda n: f"more{n}.example")
     for table in (
         AdminLogEntry,
         ApiKey,
@@ -283,11 +303,11 @@ async def _of_platform(world: Environment, user: int) -> None:
         TlsPolicy,
         Transport,
     ):
-        await add(world, table)
-    await add(world, DkimKey, domain_id=domain, public="AAAA")
-    await add(world, RecipientRewrite, target="eve@example.com")
-    await add(world, RateLimit, id=users.__getitem__, user_id=users.__getitem__)
-    await add(world, RateHold, id=users.__getitem__, until=START + timedelta(days=9))
-    await add(world, Task, user_id=user, kind="export")
+        await add_rows(world, table)
+    await add_rows(world, DkimKey, domain_id=domain_id, public="AAAA")
+    await add_rows(world, RecipientRewrite, target="eve@example.com")
+    await add_rows(world, RateLimit, id=users.__getitem__, user_id=users.__getitem__)
+    await add_rows(world, RateHold, id=users.__getitem__, until=FIRST_TIME + timedelta(days=9))
+    await add_rows(world, Task, user_id=user, kind="export")
     for setting in SETTINGS:
-        await add(world, SettingChange, key=setting, before={"value": 1}, after={"value": 2})
+        await add_rows(world, SettingChange, key=setting, before={"value": 1}, after={"value": 2})

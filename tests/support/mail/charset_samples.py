@@ -37,12 +37,12 @@ MESSAGE_TEXT_BY_SUBJECT = {
 
 def text_in_codec(codec: str) -> str:
     """The characters of the multi-script text that a codec can encode."""
-    found = ""
+    encodable = ""
     # Python's big5 has kana and Cyrillic at other places than the standard, which has HKSCS there.
-    for letter in MULTISCRIPT_TEXT if codec != "big5" else "繁體中文 廣東話":
+    for character in MULTISCRIPT_TEXT if codec != "big5" else "繁體中文 廣東話":
         try:
-            if letter.encode(codec).decode(codec) == letter:
-                found += letter
+            if character.encode(codec).decode(codec) == character:
+                encodable += character
         except UnicodeEncodeError:
             continue
-    return " ".join(found.split())
+    return " ".join(encodable.split())

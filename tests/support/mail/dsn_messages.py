@@ -18,17 +18,17 @@ SUBMITTED_MESSAGE = b"Message-ID: <1@example.org>\r\nSubject: Hi\r\n\r\nsecret\r
 
 def dsn_fields(message: EmailMessage) -> tuple[Any, list[Any]]:
     """The fields of a DSN (RFC 3464): of the message, and of each recipient."""
-    status: Any = list(message.iter_parts())[1]
-    message_fields, *recipient_fields = status.get_payload()
+    status_part: Any = list(message.iter_parts())[1]
+    message_fields, *recipient_fields = status_part.get_payload()
     return message_fields, recipient_fields
 
 
 async def send_with_dsn_request(ada: Client, *to: NamedAddress) -> int:
     """Send a message that requests DSNs and return the id of its submission."""
     outgoing = SendRequest(to=to or FAR, subject="Hello", text="Hi.", request_dsn=True)
-    sent = await submission_create.send_message(context(ada), outgoing)
-    assert sent.submission is not None
-    return int(sent.submission.id)
+    result = await submission_create.send_message(context(ada), outgoing)
+    assert result.submission is not None
+    return int(result.submission.id)
 
 
 async def submit_with_dsn_request(
@@ -41,6 +41,6 @@ async def submit_with_dsn_request(
     requests = dict.fromkeys(to, request)
     envelope_from = ada.address if sender is None else sender
     message = ComposedMessage(SUBMITTED_MESSAGE, envelope_from, to, None, dsn_requests=requests)
-    key, _ = await submission_create.store_submission(ctx, account, message)
-    assert key is not None
-    return key
+    submission_id, _ = await submission_create.store_submission_and_copy(ctx, account, message)
+    assert submission_id is not None
+    return submission_id

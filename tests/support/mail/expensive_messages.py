@@ -1,20 +1,28 @@
-"""Messages of a given size whose parsing is as expensive as we know to make it."""
+"""Messages of a given size that are expensive to parse."""
 
 import base64
 from collections.abc import Callable, Iterator
 
-HEAD = b"From: carol@example.com\r\nTo: ada@example.org\r\n"
+HEADER = b"From: carol@example.com\r\nTo: ada@example.org\r\n"
 BODY = b"\r\nHello\r\n"
 
 
-def with_fields(fields: bytes) -> bytes:
-    """A message with these lines in its header."""
-    return HEAD + fields + BODY
+def message_with_fields(fields: bytes) -> bytes:
+    """A message with these additional header fields."""
+    return HEADER + fields + BODY
 
 
-def with_body(kind: bytes, body: bytes, more: bytes = b"") -> bytes:
-    """A message of this Content-Type."""
-    return HEAD + b"MIME-Version: 1.0\r\nContent-Type: " + kind + b"\r\n" + more + b"\r\n" + body
+def message_with_body(content_type: bytes, body: bytes, fields: bytes = b"") -> bytes:
+    """A message with this Content-Type, body and additional header fields."""
+    return (
+        HEADER
+        + b"MIME-Version: 1.0\r\nContent-Type: "
+        + content_type
+        + b"\r\n"
+        + fields
+        + b"\r\n"
+        + body
+    )
 
 
 def _repeat(unit: bytes, size: int) -> bytes:
@@ -22,71 +30,74 @@ def _repeat(unit: bytes, size: int) -> bytes:
 
 
 def _html(unit: bytes) -> Callable[[int], bytes]:
-    return lambda size: with_body(b"text/html; charset=utf-8", _repeat(unit, size))
+    return lambda size: message_with_body(b"text/html; charset=utf-8", _repeat(unit, size))
 
 
 def _field(name: bytes, unit: bytes, end: bytes = b"") -> Callable[[int], bytes]:
-    return lambda size: with_fields(name + b": " + _repeat(unit, size) + end + b"\r\n")
+    return lambda size: message_with_fields(name + b": " + _repeat(unit, size) + end + b"\r\n")
 
 
 def _nested(size: int) -> bytes:
-    """Multiparts inside each other."""
+    """A message with nested multiparts."""
     levels = size // 80
-    opened = b"".join(
-        b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n" % (nth, nth)
-        for nth in range(levels)
+    multipart_headers = b"".join(
+        b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n" % (number, number)
+        for number in range(levels)
     )
-    return HEAD + b"MIME-Version: 1.0\r\n" + opened + b"\r\nHello\r\n"
+    return HEADER + b"MIME-Version: 1.0\r\n" + multipart_headers + b"\r\nHello\r\n"
 
 
 def _messages(size: int) -> bytes:
-    """Messages inside each other."""
-    return HEAD + _repeat(b"Content-Type: message/rfc822\r\n\r\n", size) + b"Hello\r\n"
+    """A message with nested messages."""
+    return HEADER + _repeat(b"Content-Type: message/rfc822\r\n\r\n", size) + b"Hello\r\n"
 
 
 def _parts(size: int) -> bytes:
-    return with_body(b"multipart/mixed; boundary=x", _repeat(b"--x\r\n\r\na\r\n", size) + b"--x--")
+    return message_with_body(
+        b"multipart/mixed; boundary=x", _repeat(b"--x\r\n\r\na\r\n", size) + b"--x--"
+    )
 
 
 def _lines_like_boundaries(size: int) -> bytes:
-    bounds = b"".join(
-        b"--x\r\nContent-Type: multipart/mixed; boundary=y%d\r\n\r\n" % nth for nth in range(50)
+    boundaries = b"".join(
+        b"--x\r\nContent-Type: multipart/mixed; boundary=y%d\r\n\r\n" % number
+        for number in range(50)
     )
-    return with_body(b"multipart/mixed; boundary=x", bounds + _repeat(b"--\r\n", size))
+    return message_with_body(b"multipart/mixed; boundary=x", boundaries + _repeat(b"--\r\n", size))
 
 
 def _continuations(size: int) -> bytes:
-    pieces = b"".join(b";\r\n name*%d*=%%41" % nth for nth in range(size // 14))
-    return with_body(b"text/plain" + pieces, b"Hello\r\n")
+    parameters = b"".join(b";\r\n name*%d*=%%41" % number for number in range(size // 14))
+    return message_with_body(b"text/plain" + parameters, b"Hello\r\n")
 
 
 def _parameters(size: int) -> bytes:
-    pieces = b"".join(b"; a%d=b" % nth for nth in range(size // 8))
-    return with_body(b"text/plain" + pieces, b"Hello\r\n")
+    parameters = b"".join(b"; a%d=b" % number for number in range(size // 8))
+    return message_with_body(b"text/plain" + parameters, b"Hello\r\n")
 
 
 def _calendar(size: int) -> bytes:
     unit = b"BEGIN:VEVENT\r\nUID:%d\r\nDTSTART:20260101T000000Z\r\nATTENDEE:mailto:a@b.c\r\n"
-    body = b"".join(unit % nth for nth in range(size // len(unit)))
-    return with_body(b"text/calendar", b"BEGIN:VCALENDAR\r\n" + body)
+    body = b"".join(unit % number for number in range(size // len(unit)))
+    return message_with_body(b"text/calendar", b"BEGIN:VCALENDAR\r\n" + body)
 
 
 def _styles(size: int) -> bytes:
-    return with_body(
+    return message_with_body(
         b"text/html", b"<style>" + _repeat(b"a{b:c}@media x{", size) + b"</style>Hello"
     )
 
 
 def _attributes(size: int) -> bytes:
-    names = b" ".join(b'a%d="b"' % nth for nth in range(size // 10))
-    return with_body(b"text/html", b"<p " + names + b">Hello")
+    names = b" ".join(b'a%d="b"' % number for number in range(size // 10))
+    return message_with_body(b"text/html", b"<p " + names + b">Hello")
 
 
 SHAPES: dict[str, Callable[[int], bytes]] = {
     "addresses": _field(b"Cc", b"a@b.c, "),
     "addresses in groups": _field(b"Cc", b"g: a@b.c;, "),
     "comments inside comments": _field(b"Cc", b"("),
-    "closed comments": lambda size: with_fields(
+    "closed comments": lambda size: message_with_fields(
         b"Cc: " + b"(" * (size // 2) + b")" * (size // 2) + b" a@b.c\r\n"
     ),
     "quotes": _field(b"Cc", b'"'),
@@ -95,7 +106,7 @@ SHAPES: dict[str, Callable[[int], bytes]] = {
     "dots": _field(b"Cc", b"a.", b"@b.c"),
     "encoded names": _field(b"Cc", b"=?utf-8?q?=41?= <a@b.c>, "),
     "encoded words": _field(b"Subject", b"=?utf-8?q?=C3=A4?= "),
-    "one long encoded word": lambda size: with_fields(
+    "one long encoded word": lambda size: message_with_fields(
         b"Subject: =?utf-8?b?" + base64.b64encode(b"a" * (size * 3 // 4)) + b"?=\r\n"
     ),
     "begun encoded words": _field(b"Subject", b"=?"),
@@ -105,8 +116,10 @@ SHAPES: dict[str, Callable[[int], bytes]] = {
     "folds": _field(b"Subject", b"a\r\n "),
     "references": _field(b"References", b"<a@b> "),
     "begun references": _field(b"References", b"<a"),
-    "received": lambda size: with_fields(_repeat(b"Received: from a by b; 1 Jan 2026\r\n", size)),
-    "fields": lambda size: with_fields(_repeat(b"X: y\r\n", size)),
+    "received": lambda size: message_with_fields(
+        _repeat(b"Received: from a by b; 1 Jan 2026\r\n", size)
+    ),
+    "fields": lambda size: message_with_fields(_repeat(b"X: y\r\n", size)),
     "dates": _field(b"Date", b"1 "),
     "comments in a date": _field(b"Date", b"(("),
     "authentication results": _field(b"Authentication-Results", b"a; spf=pass (("),
@@ -134,24 +147,26 @@ SHAPES: dict[str, Callable[[int], bytes]] = {
     "html links": _html(b'<a href="http://a">b</a>'),
     "html formatting": _html(b"<b><i><a>"),
     "html templates": _html(b"<svg><math>"),
-    "text quoted": lambda size: with_body(b"text/plain", _repeat(b"> > > ", size)),
-    "text flowed": lambda size: with_body(b"text/plain; format=flowed", _repeat(b"> a \r\n", size)),
-    "utf-7": lambda size: with_body(b"text/plain; charset=utf-7", _repeat(b"+AGE-", size)),
-    "hz": lambda size: with_body(b"text/plain; charset=hz", _repeat(b"~{", size)),
-    "quoted printable": lambda size: with_body(
+    "text quoted": lambda size: message_with_body(b"text/plain", _repeat(b"> > > ", size)),
+    "text flowed": lambda size: message_with_body(
+        b"text/plain; format=flowed", _repeat(b"> a \r\n", size)
+    ),
+    "utf-7": lambda size: message_with_body(b"text/plain; charset=utf-7", _repeat(b"+AGE-", size)),
+    "hz": lambda size: message_with_body(b"text/plain; charset=hz", _repeat(b"~{", size)),
+    "quoted printable": lambda size: message_with_body(
         b"text/plain",
         _repeat(b"=41=\r\n", size),
         b"Content-Transfer-Encoding: quoted-printable\r\n",
     ),
-    "quoted printable blanks": lambda size: with_body(
+    "quoted printable blanks": lambda size: message_with_body(
         b"text/plain", _repeat(b" ", size), b"Content-Transfer-Encoding: quoted-printable\r\n"
     ),
-    "uuencode": lambda size: with_body(b"text/plain", _repeat(b"begin 644 a\r\n", size)),
+    "uuencode": lambda size: message_with_body(b"text/plain", _repeat(b"begin 644 a\r\n", size)),
     "calendar": _calendar,
 }
 
 
-def messages(size: int) -> Iterator[tuple[str, bytes]]:
-    """Each shape, about so many bytes long."""
+def expensive_messages(size: int) -> Iterator[tuple[str, bytes]]:
+    """Yield a message of each shape, with about `size` bytes."""
     for name, shape in SHAPES.items():
         yield name, shape(size)

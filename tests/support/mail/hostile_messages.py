@@ -1,6 +1,6 @@
-"""Letters that were made to hurt, by name: what strangers' programs send, and what attackers do.
+"""Malformed and malicious messages, by name.
 
-Each but the empty one ends with a line end, as DATA gives it.
+Each message except the empty one ends with a line end, as DATA delivers it.
 """
 
 import base64
@@ -8,44 +8,46 @@ import gzip
 import io
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-HEAD = b"From: Carol <carol@example.com>\r\nTo: ada@example.org\r\n"
-PLAIN = b"Content-Type: text/plain; charset=utf-8\r\n"
+HEADER = b"From: Carol <carol@example.com>\r\nTo: ada@example.org\r\n"
+PLAIN_TEXT_TYPE = b"Content-Type: text/plain; charset=utf-8\r\n"
 JPEG = b"\xff\xd8\xff\xe0" + bytes(range(256)) * 4
 
-Named = Iterator[tuple[str, bytes]]
+NamedMessages = Iterator[tuple[str, bytes]]
 
 
-def letter(fields: bytes = b"", body: bytes = b"Hi.\r\n", head: bytes = HEAD) -> bytes:
-    """A letter with these further lines of a header."""
-    return head + fields + b"\r\n" + body
+def message(fields: bytes = b"", body: bytes = b"Hi.\r\n", header: bytes = HEADER) -> bytes:
+    """A message with these additional header fields."""
+    return header + fields + b"\r\n" + body
 
 
-def of_type(value: bytes, body: bytes, more: bytes = b"") -> bytes:
-    """A letter with this Content-Type."""
-    return letter(b"MIME-Version: 1.0\r\nContent-Type: " + value + b"\r\n" + more, body)
+def message_of_type(value: bytes, body: bytes, fields: bytes = b"") -> bytes:
+    """A message with this Content-Type and these additional header fields."""
+    return message(b"MIME-Version: 1.0\r\nContent-Type: " + value + b"\r\n" + fields, body)
 
 
-def _part(body: bytes, head: bytes = b"Content-Type: text/plain\r\n") -> bytes:
-    return b"--x\r\n" + head + b"\r\n" + body + b"\r\n"
+def _part(body: bytes, part_header: bytes = b"Content-Type: text/plain\r\n") -> bytes:
+    return b"--x\r\n" + part_header + b"\r\n" + body + b"\r\n"
 
 
-def _mixed(*parts: bytes, end: bytes = b"--x--\r\n", value: bytes = b"boundary=x") -> bytes:
-    return of_type(b"multipart/mixed; " + value, b"".join(parts) + end)
+def _mixed(*parts: bytes, end: bytes = b"--x--\r\n", parameters: bytes = b"boundary=x") -> bytes:
+    return message_of_type(b"multipart/mixed; " + parameters, b"".join(parts) + end)
 
 
-def attached(name: bytes, content: bytes, kind: bytes = b"application/octet-stream") -> bytes:
-    """A letter with this file."""
-    head = (
-        b"Content-Type: " + kind + b'; name="' + name + b'"\r\n'
+def attached(
+    name: bytes, content: bytes, content_type: bytes = b"application/octet-stream"
+) -> bytes:
+    """A message with this attachment."""
+    part_header = (
+        b"Content-Type: " + content_type + b'; name="' + name + b'"\r\n'
         b'Content-Disposition: attachment; filename="' + name + b'"\r\n'
         b"Content-Transfer-Encoding: base64\r\n"
     )
-    return _mixed(_part(b"See the file."), _part(base64.encodebytes(content), head))
+    return _mixed(_part(b"See the file."), _part(base64.encodebytes(content), part_header))
 
 
-def _headers() -> Named:
+def _header_messages() -> NamedMessages:
     lines = {
         "no colon": b"This is no field\r\n",
         "an empty name": b": nothing\r\n",
@@ -88,17 +90,17 @@ def _headers() -> Named:
         "a receipt to everybody": b"Disposition-Notification-To: " + b"a@b, " * 999 + b"c@d\r\n",
     }  # fmt: skip
     for name, fields in lines.items():
-        yield name, letter(fields)
+        yield name, message(fields)
     yield "no header", b"\r\nOnly a body.\r\n"
-    yield "no body and no blank line", HEAD + b"Subject: x\r\n"
+    yield "no body and no blank line", HEADER + b"Subject: x\r\n"
     yield "a body where the header should be", b"Hello Ada,\r\nthis is no header.\r\n"
     yield "one line", b"x\r\n"
     yield "one line end", b"\r\n"
     yield "nothing", b""
-    yield "a fold at the very start", b" folded\r\n" + letter()
+    yield "a fold at the very start", b" folded\r\n" + message()
 
 
-def _words() -> Named:
+def _encoded_word_messages() -> NamedMessages:
     texts = {
         "an unknown charset": b"=?x-nobody-knows?Q?abc?=",
         "no charset": b"=??Q?abc?=",
@@ -127,11 +129,11 @@ def _words() -> Named:
         "a word in a comment": b"(=?utf-8?Q?a)b?=)",
     }
     for name, text in texts.items():
-        yield f"subject: {name}", letter(b"Subject: " + text + b"\r\n")
-        yield f"sender: {name}", letter(head=b"From: " + text + b" <carol@example.com>\r\n")
+        yield f"subject: {name}", message(b"Subject: " + text + b"\r\n")
+        yield f"sender: {name}", message(header=b"From: " + text + b" <carol@example.com>\r\n")
 
 
-def _people() -> Named:
+def _address_messages() -> NamedMessages:
     texts = {
         "nobody": b"",
         "only brackets": b"<>",
@@ -165,11 +167,11 @@ def _people() -> Named:
         "5,000 people": b",\r\n ".join(b"u%d@example.com" % n for n in range(5_000)),
     }
     for name, text in texts.items():
-        yield f"from: {name}", letter(head=b"From: " + text + b"\r\nTo: ada@example.org\r\n")
-        yield f"to: {name}", letter(head=b"From: carol@example.com\r\nTo: " + text + b"\r\n")
+        yield f"from: {name}", message(header=b"From: " + text + b"\r\nTo: ada@example.org\r\n")
+        yield f"to: {name}", message(header=b"From: carol@example.com\r\nTo: " + text + b"\r\n")
 
 
-def _dates() -> Named:
+def _date_messages() -> NamedMessages:
     dates = (
         b"", b"yesterday", b"0", b"-1", b"Tue, 99 Jan 2030 10:00:00 +0000",
         b"Tue, 1 Foo 2030 10:00:00 +0000", b"Mon, 1 Jan 2030 10:00:00 +0000",
@@ -183,12 +185,12 @@ def _dates() -> Named:
         "1 Jänner 2030 10:00:00 +0100".encode(), b"Tue, =?utf-8?Q?1?= Jan 2030 10:00:00 +0000",
         b"1 Jan 2030 1:2:3 +0000", b"01/02/2030 10:00 PM", b"Tue Jan  1 10:00:00 2030",
     )  # fmt: skip
-    for nth, date in enumerate(dates):
-        yield f"date {nth}", letter(b"Date: " + date + b"\r\n")
+    for number, date in enumerate(dates):
+        yield f"date {number}", message(b"Date: " + date + b"\r\n")
 
 
-def _threads() -> Named:
-    many = b"".join(b"<%d@example.com>\r\n " % n for n in range(20_000))
+def _message_id_messages() -> NamedMessages:
+    many_ids = b"".join(b"<%d@example.com>\r\n " % n for n in range(20_000))
     values = {
         "no brackets": b"abc@example.com",
         "never ends": b"<abc@example.com",
@@ -198,19 +200,21 @@ def _threads() -> Named:
         "10,000 letters": b"<" + b"a" * 10_000 + b"@example.com>",
         "eight bits": "<grüße@example.com>".encode(),
         "itself": b"<self@example.com>",
-        "20,000": many,
+        "20,000": many_ids,
         "words": b'In your letter of "Tuesday" you wrote',
         "broken": b"<a@b <c@d> e@f> >>> <<<",
         "comments": b"(a <x@y> (b)) <z@example.com>",
     }
     for name, value in values.items():
         for field in (b"Message-ID", b"In-Reply-To", b"References"):
-            known = b"" if field == b"Message-ID" else b"Message-ID: <self@example.com>\r\n"
+            message_id_field = (
+                b"" if field == b"Message-ID" else b"Message-ID: <self@example.com>\r\n"
+            )
             line = field + b": " + value.rstrip() + b"\r\n"
-            yield f"{field.decode()}: {name}", letter(known + line)
+            yield f"{field.decode()}: {name}", message(message_id_field + line)
 
 
-def _types() -> Named:
+def _content_type_messages() -> NamedMessages:
     values = (
         b"", b"text", b"text/", b"/plain", b"text/plain/x", b"text/plain;", b"text/plain; charset",
         b"text/plain; charset=", b'text/plain; charset="', b"text/plain; charset=utf-8; charset=x",
@@ -228,26 +232,29 @@ def _types() -> Named:
         b"application/x-nothing-at-all", b"image/svg+xml", b"text/calendar; method=REQUEST",
         b"text/vcard", b"text/richtext", b"text/enriched", b"text/xml", b"text/html; charset=utf-7",
     )  # fmt: skip
-    for nth, value in enumerate(values):
-        yield f"type {nth}", of_type(value, b"<b>Hi</b> \xff\xfe there.\r\n")
-    for nth, value in enumerate(
+    for number, value in enumerate(values):
+        yield f"type {number}", message_of_type(value, b"<b>Hi</b> \xff\xfe there.\r\n")
+    for number, value in enumerate(
         (b"inline", b"attachment", b"", b"x; ;", b'attachment; filename="')
     ):
-        yield f"disposition {nth}", letter(PLAIN + b"Content-Disposition: " + value + b"\r\n")
+        yield (
+            f"disposition {number}",
+            message(PLAIN_TEXT_TYPE + b"Content-Disposition: " + value + b"\r\n"),
+        )
 
 
-def _names() -> Named:
+def _file_name_messages() -> NamedMessages:
     names = (
         b"../../../etc/passwd", b"C:\\Windows\\system.ini", b"/etc/shadow", b".", b"..", b"",
         b"a" * 5_000, b"con.txt", b"x.exe\\0.txt", b"a/b/c.txt", "grüße.pdf".encode(),
         "\u202egpj.exe".encode(), b"=?utf-8?Q?a=0D=0Ab?=.txt", b"<script>.html", b"a\\\"b.txt",
         b"%2e%2e%2fx", b" ", b"x.txt.", b"-rf", b"\xff\xfe.bin",
     )  # fmt: skip
-    for nth, name in enumerate(names):
-        yield f"file name {nth}", attached(name, b"content")
+    for number, name in enumerate(names):
+        yield f"file name {number}", attached(name, b"content")
 
 
-def _boundaries() -> Named:
+def _boundary_messages() -> NamedMessages:
     text = _part(b"one") + _part(b"two")
     values = {
         "none": (b"", text),
@@ -272,21 +279,23 @@ def _boundaries() -> Named:
         "1,000 empty parts": (b"boundary=x", b"--x\r\n" * 1_000 + b"--x--\r\n"),
     }
     for name, (value, body) in values.items():
-        yield f"boundary: {name}", of_type(b"multipart/mixed; " + value, body + b"\r\n")
-    inner = b"Content-Type: multipart/alternative; boundary=x"
-    same = _part(_part(b"inner") + b"--x--", inner + b"\r\n")
-    yield "a boundary within its own", _mixed(same)
-    prefix = b"--x1\r\n\r\none\r\n--x1--"
-    part = _part(prefix, b"Content-Type: multipart/mixed; boundary=x1\r\n")
+        yield f"boundary: {name}", message_of_type(b"multipart/mixed; " + value, body + b"\r\n")
+    inner_header = b"Content-Type: multipart/alternative; boundary=x"
+    part_with_same_boundary = _part(_part(b"inner") + b"--x--", inner_header + b"\r\n")
+    yield "a boundary within its own", _mixed(part_with_same_boundary)
+    inner_part = b"--x1\r\n\r\none\r\n--x1--"
+    part = _part(inner_part, b"Content-Type: multipart/mixed; boundary=x1\r\n")
     yield "a boundary that begins another", _mixed(part)
-    for kind in (b"alternative", b"related", b"digest", b"parallel", b"report", b"form-data"):
+    for subtype in (b"alternative", b"related", b"digest", b"parallel", b"report", b"form-data"):
         yield (
-            f"multipart/{kind.decode()} of nonsense",
-            of_type(b"multipart/" + kind + b"; boundary=x", _part(b"\xff\xfe") + b"--x--\r\n"),
+            f"multipart/{subtype.decode()} of nonsense",
+            message_of_type(
+                b"multipart/" + subtype + b"; boundary=x", _part(b"\xff\xfe") + b"--x--\r\n"
+            ),
         )
 
 
-def _encodings() -> Named:
+def _transfer_encoding_messages() -> NamedMessages:
     bodies = {
         "clean text": b"Hello there.\r\n",
         "eight bits": "Grüße\r\n".encode(),
@@ -300,17 +309,26 @@ def _encodings() -> Named:
     ):  # fmt: skip
         for name, body in bodies.items():
             line = b"Content-Transfer-Encoding: " + encoding + b"\r\n"
-            shown = encoding.decode("latin-1")
-            yield f"encoding {shown!r}: {name}", letter(PLAIN + line, body)
-    for kind in (b"multipart/mixed; boundary=x", b"message/rfc822"):
-        whole = base64.encodebytes(_part(b"one") + b"--x--\r\n") + b"\r\n"
+            encoding_name = encoding.decode("latin-1")
+            yield f"encoding {encoding_name!r}: {name}", message(PLAIN_TEXT_TYPE + line, body)
+    for content_type in (b"multipart/mixed; boundary=x", b"message/rfc822"):
+        encoded_body = base64.encodebytes(_part(b"one") + b"--x--\r\n") + b"\r\n"
         line = b"Content-Transfer-Encoding: base64\r\n"
-        yield f"encoded {kind[:9].decode()}", of_type(kind, whole, line)
-    yield "uuencoded in the text", letter(PLAIN, b"begin 644 x\r\n#0V%T\r\n`\r\nend\r\n" * 50)
-    yield "yEnc in the text", letter(PLAIN, b"=ybegin line=128 size=3 name=x\r\n\xff\r\n=yend\r\n")
+        yield (
+            f"encoded {content_type[:9].decode()}",
+            message_of_type(content_type, encoded_body, line),
+        )
+    yield (
+        "uuencoded in the text",
+        message(PLAIN_TEXT_TYPE, b"begin 644 x\r\n#0V%T\r\n`\r\nend\r\n" * 50),
+    )
+    yield (
+        "yEnc in the text",
+        message(PLAIN_TEXT_TYPE, b"=ybegin line=128 size=3 name=x\r\n\xff\r\n=yend\r\n"),
+    )
 
 
-def _charsets() -> Named:
+def _charset_messages() -> NamedMessages:
     for label in (
         b"us-ascii", b"utf-8", b"utf8", b"utf-16", b"utf-16le", b"utf-32", b"utf-7", b"latin1",
         b"iso-8859-1", b"iso-8859-8-i", b"iso-8859-99", b"windows-1252", b"cp1252", b"cp65001",
@@ -322,10 +340,13 @@ def _charsets() -> Named:
         b"a" * 10_000,
     ):  # fmt: skip
         body = bytes(range(1, 256)).replace(b"\r", b"").replace(b"\n", b"") + b"\r\n"
-        yield f"charset {label[:30].decode()}", of_type(b"text/plain; charset=" + label, body)
+        yield (
+            f"charset {label[:30].decode()}",
+            message_of_type(b"text/plain; charset=" + label, body),
+        )
 
 
-def _lines() -> Named:
+def _line_end_messages() -> NamedMessages:
     bodies = {
         "bare line feeds": b"one\ntwo\n\nthree\r\n",
         "bare carriage returns": b"one\rtwo\r\rthree\r\n",
@@ -344,27 +365,29 @@ def _lines() -> Named:
         "commands": b"RSET\r\nMAIL FROM:<mallory@example.net>\r\nQUIT\r\n",
     }
     for name, body in bodies.items():
-        yield name, letter(PLAIN, body)
-    header = HEAD.replace(b"\r\n", b"\n")
+        yield name, message(PLAIN_TEXT_TYPE, body)
+    header = HEADER.replace(b"\r\n", b"\n")
     yield "a header of bare line feeds", header + b"Subject: x\n\nHi.\r\n"
-    yield "a header of bare carriage returns", HEAD.replace(b"\r\n", b"\r") + b"\r\rHi.\r\n"
+    yield "a header of bare carriage returns", HEADER.replace(b"\r\n", b"\r") + b"\r\rHi.\r\n"
 
 
-def _zipped(content: bytes, name: str = "x.txt") -> bytes:
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as there:
-        there.writestr(name, content)
-    return made.getvalue()
+def _zip_archive(content: bytes, name: str = "x.txt") -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    return buffer.getvalue()
 
 
-def _files() -> Named:
-    bomb = _zipped(b"\0" * 20_000_000)
+def _attachment_messages() -> NamedMessages:
+    zip_bomb = _zip_archive(b"\0" * 20_000_000)
     calendar = b"BEGIN:VCALENDAR\r\n" * 5_000 + b"RRULE:FREQ=SECONDLY;COUNT=999999999\r\n"
-    table = {
-        "an exploding archive": (b"x.zip", bomb, b"application/zip"),
-        "archives within archives": (b"y.zip", _zipped(_zipped(bomb)), b"application/zip"),
-        "an archive that climbs": (b"z.zip", _zipped(b"x", "../../etc/x"), b"application/zip"),
-        "an archive cut short": (b"c.zip", bomb[:100], b"application/zip"),
+    files = {
+        "an exploding archive": (b"x.zip", zip_bomb, b"application/zip"),
+        "archives within archives": (
+            b"y.zip", _zip_archive(_zip_archive(zip_bomb)), b"application/zip",
+        ),
+        "an archive that climbs": (b"z.zip", _zip_archive(b"x", "../../etc/x"), b"application/zip"),
+        "an archive cut short": (b"c.zip", zip_bomb[:100], b"application/zip"),
         "an exploding stream": (b"x.gz", gzip.compress(b"\0" * 20_000_000), b"application/gzip"),
         "deflated nothing": (b"x.z", zlib.compress(b""), b"application/zlib"),
         "a picture that is none": (b"x.jpg", JPEG, b"image/jpeg"),
@@ -397,11 +420,11 @@ def _files() -> Named:
         "a program": (b"x.exe", b"MZ" + b"\x90" * 5_000, b"application/x-msdownload"),
         "an empty file": (b"empty.bin", b"", b"application/octet-stream"),
     }  # fmt: skip
-    for name, (file, content, kind) in table.items():
-        yield name, attached(file, content, kind)
+    for name, (file, content, content_type) in files.items():
+        yield name, attached(file, content, content_type)
 
 
-def _deep() -> Named:
+def _deeply_nested_messages() -> NamedMessages:
     def messages(count: int) -> bytes:
         return b"Content-Type: message/rfc822\r\n\r\n" * count + b"Subject: in\r\n\r\nhello\r\n"
 
@@ -419,55 +442,82 @@ def _deep() -> Named:
     yield "1,000 nested parts, none closed", parts(1_000, closed=False)
     yield "100,000 parts", _mixed(b"--x\r\n\r\na\r\n" * 100_000)
     yield "100,000 parts without a blank line", _mixed(b"--x\r\nA: b\r\n" * 100_000)
-    nested = b"(" * 20_000 + b")" * 20_000
-    yield "20,000 nested comments", letter(head=b"From: " + nested + b" a@example.com\r\n")
-    yield "open tags", of_type(b"text/html", b"<div>" * 150_000 + b"\r\n")
-    yield "open attributes", of_type(b"text/html", b'<a =">"' * 100_000 + b"\r\n")
-    yield "open comments of HTML", of_type(b"text/html", b"<!--" * 150_000 + b"\r\n")
+    comments = b"(" * 20_000 + b")" * 20_000
+    yield "20,000 nested comments", message(header=b"From: " + comments + b" a@example.com\r\n")
+    yield "open tags", message_of_type(b"text/html", b"<div>" * 150_000 + b"\r\n")
+    yield "open attributes", message_of_type(b"text/html", b'<a =">"' * 100_000 + b"\r\n")
+    yield "open comments of HTML", message_of_type(b"text/html", b"<!--" * 150_000 + b"\r\n")
     yield (
         "a page that runs scripts",
-        of_type(
+        message_of_type(
             b"text/html",
             b"<img src=x onerror=alert(1)><svg/onload=alert(1)><style>@import 'http://x.example'</style>"
             b"<base href=//x.example><form action=//x.example><iframe srcdoc=x></iframe>\r\n",
         ),
     )
-    yield "entities without end", of_type(b"text/html", b"&" * 300_000 + b"&#x110000;&#0;\r\n")
-    yield "quotes in quotes", letter(PLAIN, b">" * 900 + b" x\r\n" + (b"> " * 400 + b"\r\n") * 500)
-    yield "flowed blanks", of_type(b"text/plain; format=flowed", b"> \r\n" * 100_000)
-    yield "prefixes", letter(b"Subject: " + b"Re: [x] " * 100_000 + b"y\r\n")
+    yield (
+        "entities without end",
+        message_of_type(b"text/html", b"&" * 300_000 + b"&#x110000;&#0;\r\n"),
+    )
+    yield (
+        "quotes in quotes",
+        message(PLAIN_TEXT_TYPE, b">" * 900 + b" x\r\n" + (b"> " * 400 + b"\r\n") * 500),
+    )
+    yield "flowed blanks", message_of_type(b"text/plain; format=flowed", b"> \r\n" * 100_000)
+    yield "prefixes", message(b"Subject: " + b"Re: [x] " * 100_000 + b"y\r\n")
     yield (
         "long words",
-        letter(PLAIN, b"a" * 500_000 + b" " + b"\xf0\x9f\x98\x80" * 50_000 + b"\r\n"),
+        message(PLAIN_TEXT_TYPE, b"a" * 500_000 + b" " + b"\xf0\x9f\x98\x80" * 50_000 + b"\r\n"),
     )
 
 
-def _nuls() -> Named:
-    kind = b"Content-Type: text/html; charset=utf-8\r\n"
-    name = b'Content-Disposition: attachment; filename="a\0b.txt"\r\n'
-    encoded = b"Content-Transfer-Encoding: quoted-printable\r\n"
-    yield "in a subject", letter(b"Subject: a\0b\r\n")
-    yield "in the name of a field", letter(b"X-\0: x\r\n")
-    yield "for a field", letter(b"\0\r\n")
-    yield "in a sender", letter(head=b"From: C\0arol <car\0ol@exam\0ple.com>\r\n")
-    yield "in ids", letter(b"Message-ID: <a\0b@c>\r\nReferences: <d\0e@f> <\0>\r\n")
-    yield "in a date", letter(b"Date: Tue, 1 Jan 2030 10:00:00\0 +0000\r\n")
-    yield "in a list's name", letter(b"List-Id: a\0 <b\0.example>\r\n")
-    yield "in a type", of_type(b"text/pl\0ain; charset=utf\0-8; na\0me=x\0", b"Hi.\r\n")
-    yield "in a boundary", _mixed(_part(b"one"), value=b'boundary="x\0"')
-    yield "in a file's name", letter(PLAIN + name)
-    yield "in text", letter(PLAIN, b"a\0b \0\r\n\0\r\n.\0\r\n")
-    yield "in a page", letter(kind, b"<p>a\0b</p><a href='java\0script:x'>c</a><scr\0ipt>\r\n")
-    yield "behind quoted-printable", letter(PLAIN + encoded, b"a=00b=00\r\n")
-    yield "at the very start", b"\0" + letter()
+def _nul_messages() -> NamedMessages:
+    html_type = b"Content-Type: text/html; charset=utf-8\r\n"
+    disposition = b'Content-Disposition: attachment; filename="a\0b.txt"\r\n'
+    encoding_field = b"Content-Transfer-Encoding: quoted-printable\r\n"
+    yield "in a subject", message(b"Subject: a\0b\r\n")
+    yield "in the name of a field", message(b"X-\0: x\r\n")
+    yield "for a field", message(b"\0\r\n")
+    yield "in a sender", message(header=b"From: C\0arol <car\0ol@exam\0ple.com>\r\n")
+    yield "in ids", message(b"Message-ID: <a\0b@c>\r\nReferences: <d\0e@f> <\0>\r\n")
+    yield "in a date", message(b"Date: Tue, 1 Jan 2030 10:00:00\0 +0000\r\n")
+    yield "in a list's name", message(b"List-Id: a\0 <b\0.example>\r\n")
+    yield "in a type", message_of_type(b"text/pl\0ain; charset=utf\0-8; na\0me=x\0", b"Hi.\r\n")
+    yield "in a boundary", _mixed(_part(b"one"), parameters=b'boundary="x\0"')
+    yield "in a file's name", message(PLAIN_TEXT_TYPE + disposition)
+    yield "in text", message(PLAIN_TEXT_TYPE, b"a\0b \0\r\n\0\r\n.\0\r\n")
+    yield (
+        "in a page",
+        message(html_type, b"<p>a\0b</p><a href='java\0script:x'>c</a><scr\0ipt>\r\n"),
+    )
+    yield "behind quoted-printable", message(PLAIN_TEXT_TYPE + encoding_field, b"a=00b=00\r\n")
+    yield "at the very start", b"\0" + message()
     yield "and no others", b"\0" * 5_000 + b"\r\n"
-    yield "of UTF-16", letter(body="\ufeffHello\r\n".encode("utf-16-le") + b"\r\n")
+    yield "of UTF-16", message(body="\ufeffHello\r\n".encode("utf-16-le") + b"\r\n")
+
+
+FAMILIES: dict[str, Callable[[], NamedMessages]] = {
+    "headers": _header_messages,
+    "words": _encoded_word_messages,
+    "people": _address_messages,
+    "dates": _date_messages,
+    "threads": _message_id_messages,
+    "types": _content_type_messages,
+    "names": _file_name_messages,
+    "boundaries": _boundary_messages,
+    "encodings": _transfer_encoding_messages,
+    "charsets": _charset_messages,
+    "lines": _line_end_messages,
+    "files": _attachment_messages,
+    "deep": _deeply_nested_messages,
+    "nuls": _nul_messages,
+}
 
 
 def letters() -> dict[str, bytes]:
-    """All of them, by name."""
-    families = (
-        _headers, _words, _people, _dates, _threads, _types, _names, _boundaries, _encodings,
-        _charsets, _lines, _files, _deep, _nuls,
-    )  # fmt: skip
-    return {f"{family.__name__[1:]}: {name}": raw for family in families for name, raw in family()}
+    """All messages, by family and name."""
+    return {
+        f"{family}: {name}": raw
+        for family, make_messages in FAMILIES.items()
+        for name, raw in make_messages()
+    }

@@ -1,4 +1,4 @@
-"""Messages of far.example, delivered with SPF, DKIM and DMARC checks."""
+"""Messages from far.example, delivered with SPF, DKIM and DMARC checks."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,30 +6,33 @@ from typing import Any
 
 from graph.types import global_ids
 from mail.delivery import pipeline
-from mail.envelope.client import SmtpClientInfo as Peer
+from mail.envelope.client import SmtpClientInfo
 from mail.recipients import recipient_routes
 from models.runtime.environment import CommittedOptions, Environment
 from tests.conftest import Client
 from tests.support.mail_servers.dns_zone_server import Zone
 
 FAR_SENDER = "carol@far.example"
-FAR_PEER = Peer("192.0.2.1", "mx.far.example")
+FAR_PEER = SmtpClientInfo("192.0.2.1", "mx.far.example")
 VERIFICATION_QUERY = """query ($id: ID!) { message(by: {id: $id}) { source mailbox { specialUse }
   verification { tls { name version } spf dkim dmarc arc authenticationResults } } }"""
 
 
-def use_dns_zone(world: Environment, zone: Zone, **more: Any) -> None:
+def use_dns_zone(world: Environment, zone: Zone, **changes: Any) -> None:
     """Let the server resolve names in this zone, with these options."""
     resolver = f"127.0.0.1:{zone.port}"
-    options = replace(world.options, dns_resolver=resolver, hostname="mx.example.org", **more)
-    world.apply_options(CommittedOptions(options, world.options_position + 1))
+    options = replace(world.options, dns_resolver=resolver, hostname="mx.example.org", **changes)
+    world.use_options_unless_outdated(CommittedOptions(options, world.options_position + 1))
 
 
 async def deliver_from_peer(
-    client: Client, raw: bytes | Path, peer: Peer | None = FAR_PEER, sender: str = FAR_SENDER
+    client: Client,
+    raw: bytes | Path,
+    peer: SmtpClientInfo | None = FAR_PEER,
+    sender: str = FAR_SENDER,
 ) -> str:
     """Deliver a message as a listener does and return its id."""
-    mail = await pipeline.read_incoming(client.world, raw, sender, peer)
+    mail = await pipeline.read_and_verify_incoming(client.world, raw, sender, peer)
     recipient = await recipient_routes.accept_recipient(client.world, client.address, sender)
     (outcome,) = await pipeline.deliver(client.world, mail, [recipient])
     if isinstance(outcome, BaseException):
@@ -37,7 +40,7 @@ async def deliver_from_peer(
     return global_ids.encode("Message", outcome.message_id)  # type: ignore[attr-defined]
 
 
-async def message_verification(client: Client, key: str) -> dict[str, Any]:
+async def message_verification(client: Client, message_id: str) -> dict[str, Any]:
     """The verification of a message, its source and the special use of its mailbox."""
-    found = (await client(VERIFICATION_QUERY, id=key))["message"]
-    return {**found["verification"], "source": found["source"], **found["mailbox"]}
+    message = (await client(VERIFICATION_QUERY, id=message_id))["message"]
+    return {**message["verification"], "source": message["source"], **message["mailbox"]}

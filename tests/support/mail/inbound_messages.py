@@ -15,4 +15,4 @@ async def deliver_to_users(
     backend = LocalBackend(world)
     recipients = [await backend.accept_recipient(client.address, sender) for client in to]
     outcomes = await backend.deliver(raw, recipients, sender)
-    assert not [each for each in outcomes if isinstance(each, BaseException)]
+    assert not [outcome for outcome in outcomes if isinstance(outcome, BaseException)]

@@ -1,4 +1,4 @@
-"""A message with parts of every kind that is stored in its own way."""
+"""A message with a part of every kind that is stored differently."""
 
 import base64
 import hashlib
@@ -15,21 +15,23 @@ def noise(size: int, seed: bytes = b"noise") -> bytes:
 
 def wrapped(content: bytes, width: int = 76, eol: bytes = b"\r\n") -> bytes:
     text = base64.b64encode(content)
-    return eol.join(text[at : at + width] for at in range(0, len(text), width))
+    return eol.join(text[start : start + width] for start in range(0, len(text), width))
 
 
 @dataclass(frozen=True)
 class File:
-    """An attachment: what it is, and what is in it."""
+    """An attachment: its part header, its encoded body and its content."""
 
     header: str
     body: bytes
     content: bytes
 
 
-def base64_file(name: str, content: bytes, body: bytes, kind: str = "application/pdf") -> File:
+def base64_file(
+    name: str, content: bytes, body: bytes, content_type: str = "application/pdf"
+) -> File:
     header = (
-        f"Content-Type: {kind}\r\nContent-Transfer-Encoding: base64\r\n"
+        f"Content-Type: {content_type}\r\nContent-Transfer-Encoding: base64\r\n"
         f"Content-Disposition: attachment; {name}"
     )
     return File(header, body, content)
@@ -72,18 +74,20 @@ TEXT = "Grüß Gott"
 
 
 def raw(files: list[File], *, subject: str = "Rich") -> bytes:
-    head = (
+    header = (
         f"From: Carol <carol@example.com>\r\nTo: ada@example.org\r\nSubject: {subject}\r\n"
         "X-Twice: one\r\nX-Twice: =?utf-8?q?zw=C3=B6lf?=\r\nMIME-Version: 1.0\r\n"
         "Content-Type: multipart/mixed; boundary=out\r\n\r\nPreamble\r\n"
     ).encode()
-    texts = (
+    alternative_part = (
         b"Content-Type: multipart/alternative; boundary=alt\r\n\r\n"
         b"--alt\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n" + TEXT.encode() + b"\r\n"
         b"--alt\r\nContent-Type: text/html\r\n\r\n" + HTML + b"\r\n--alt--\r\n"
     )
-    parts = [texts, *(file.header.encode() + b"\r\n\r\n" + file.body for file in files)]
-    return head + b"".join(b"--out\r\n" + part + b"\r\n" for part in parts) + b"--out--\r\nThe end"
+    parts = [alternative_part, *(file.header.encode() + b"\r\n\r\n" + file.body for file in files)]
+    return (
+        header + b"".join(b"--out\r\n" + part + b"\r\n" for part in parts) + b"--out--\r\nThe end"
+    )
 
 
 RICH = raw(FILES)

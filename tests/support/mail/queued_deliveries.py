@@ -1,4 +1,4 @@
-"""Reading the delivery queue past the API."""
+"""Read the delivery queue without the API."""
 
 import email
 from email import policy
@@ -35,9 +35,9 @@ async def only_queued_dsn(world: Environment) -> tuple[Any, list[Any], str]:
     """The only queued DSN: fields of the message, fields of each recipient, and its subject."""
     (raw,) = await bodies(world)
     message = email.message_from_bytes(raw, policy=policy.default)
-    status: Any = list(message.iter_parts())[1]
-    about, *rows = status.get_payload()
-    return about, rows, str(message["Subject"])
+    status_part: Any = list(message.iter_parts())[1]
+    message_fields, *recipient_fields = status_part.get_payload()
+    return message_fields, recipient_fields, str(message["Subject"])
 
 
 async def queued_envelopes(world: Environment) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Random scripts: trees of any shape, token soups, and such as mean something."""
+"""Random Sieve scripts: syntax trees, sequences of tokens, and scripts that mostly compile."""
 
 from collections.abc import Collection, Sequence
 from random import Random
@@ -32,21 +32,23 @@ ARGUMENTS = some.lists(
 ).map(tuple)
 
 
-def _test_of(inner: some.SearchStrategy[TestNode]) -> some.SearchStrategy[TestNode]:
+def _test_nodes(inner: some.SearchStrategy[TestNode]) -> some.SearchStrategy[TestNode]:
     return some.builds(TestNode, NAMES, ARGUMENTS, some.lists(inner, max_size=3).map(tuple))
 
 
-TREE_TESTS = some.recursive(some.builds(TestNode, NAMES, ARGUMENTS), _test_of, max_leaves=5)
+SYNTAX_TREE_TESTS = some.recursive(
+    some.builds(TestNode, NAMES, ARGUMENTS), _test_nodes, max_leaves=5
+)
 
 
-def _command_of(inner: some.SearchStrategy[CommandNode]) -> some.SearchStrategy[CommandNode]:
+def _command_nodes(inner: some.SearchStrategy[CommandNode]) -> some.SearchStrategy[CommandNode]:
     blocks = some.none() | some.lists(inner, max_size=3).map(tuple)
-    tests = some.lists(TREE_TESTS, max_size=2).map(tuple)
+    tests = some.lists(SYNTAX_TREE_TESTS, max_size=2).map(tuple)
     return some.builds(CommandNode, NAMES, ARGUMENTS, tests, blocks)
 
 
 TREES = some.lists(
-    some.recursive(some.builds(CommandNode, NAMES, ARGUMENTS), _command_of, max_leaves=6),
+    some.recursive(some.builds(CommandNode, NAMES, ARGUMENTS), _command_nodes, max_leaves=6),
     max_size=4,
 ).map(tuple)
 
@@ -59,25 +61,25 @@ _STRINGS = [
     '"${unicode: 61}"', '"${hex: ff}"', 'text:\nx\n.\n', '"date"', '"mailto:a@b.cd"', '"?*?*?*?"',
 ]  # fmt: skip
 _REQUIRE = "require [" + ", ".join(f'"{name}"' for name in EXTENSIONS) + "];\n"
-WORDS = [
+TOKENS = [
     *COMMANDS, *TESTS, "elsif", "else", *_TAGS, *_STRINGS, "(", ")", "{", "}", "[", "]", ",", ";",
     "0", "1", "30", "1K", "9999999999", "\n", "#x\n", "/* x */",
 ]  # fmt: skip
-SOUPS = some.lists(some.sampled_from(WORDS), max_size=40).map(
+SOUPS = some.lists(some.sampled_from(TOKENS), max_size=40).map(
     lambda words: _REQUIRE + " ".join(words)
 )
 
-FIELDS = ["content-type", "subject", "X-Number", "x-many", "x-none", "from", "to", "cc"]
-EDITED = ["x-many", "subject", "x-new", "X-Number"]
-DATED = ["2026", "3", "*-03-*", "22", "Wed*", "22:30:00", "01:30:00", "-0300"]
-ADDRESSED = ["from", "to", "cc", "reply-to"]
+FIELD_NAMES = ["content-type", "subject", "X-Number", "x-many", "x-none", "from", "to", "cc"]
+EDITED_FIELD_NAMES = ["x-many", "subject", "x-new", "X-Number"]
+DATE_KEYS = ["2026", "3", "*-03-*", "22", "Wed*", "22:30:00", "01:30:00", "-0300"]
+ADDRESS_FIELD_NAMES = ["from", "to", "cc", "reply-to"]
 KEYS = [
     "text", "plain", "b", "a", "7", "07", "one", "TWO", "*", "t*", "on?", "*e?", "ada*", "*@*",
     "*.org", "bob", "list",
     "", "example.com", "ada@example.org", "Hello*", "hello world", "w", "o*o", "2", "3", "1", "0",
     "${1}", "${v}", "x${2}y", "${0}",
 ]  # fmt: skip
-EXPRESSIONS = [
+REGEX_KEYS = [
     "a",
     "^7$",
     "(.)(n|h)",
@@ -90,7 +92,7 @@ EXPRESSIONS = [
 ]
 MAILBOXES = ["A", "B", "A/B", "INBOX", "x${1}", "y ${v}"]
 FLAGS = ["\\Seen", "\\flagged", "Work", "work", "$Junk a", "${v}", "", "\\Answered b"]
-_SAMPLES: dict[str, list[str]] = {  # by the name of the argument
+_VALUES_BY_ARGUMENT: dict[str, list[str]] = {  # by the name of the argument
     "address": ["one@example.net", "two@example.net"],
     "comparator": ["i;octet", "i;ascii-casemap", "i;ascii-numeric"],
     "count": ["gt", "ge", "lt", "le", "eq", "ne"],
@@ -100,7 +102,7 @@ _SAMPLES: dict[str, list[str]] = {  # by the name of the argument
     "mailbox": MAILBOXES,
     "mailboxes": ["INBOX", "Old"],
     "fcc": MAILBOXES,
-    "names": FIELDS,
+    "names": FIELD_NAMES,
     "name": ["v", "w", "V"],
     "variable": ["v", "w"],
     "variables": ["v", "w"],
@@ -131,12 +133,12 @@ _SAMPLES: dict[str, list[str]] = {  # by the name of the argument
     "header": ["subject", "x-none"],
 }
 _NUMBERS = (0, 1, 2, 3, 100, 1000)
-_WRAPS = ("allof", "anyof", "not")
-_SPECIAL = ("if", "require", "error", "foreverypart", "break", "extracttext")
+_TEST_COMBINATORS = ("allof", "anyof", "not")
+_CONTROL_COMMANDS = ("if", "require", "error", "foreverypart", "break", "extracttext")
 
 
 class Writer:
-    """Writes scripts that most often compile, by chance, each seed the same one."""
+    """Writes random scripts that mostly compile. A seed always gives the same script."""
 
     def __init__(
         self,
@@ -146,124 +148,149 @@ class Writer:
         leave_out: Collection[str] = (),  # tags
         extensions: Sequence[str] = EXTENSIONS,
     ) -> None:
-        self.chance = Random(seed)  # noqa: S311
-        self.last: set[str] = set()  # the tags of the call that is written
+        self.random = Random(seed)  # noqa: S311
+        self.last_tags: set[str] = set()  # the tags of the call that is written
         self.leave_out, self.extensions = leave_out, extensions
-        tests = [one for name, one in TESTS.items() if name not in (*without, *_WRAPS)]
-        plain = [one for name, one in COMMANDS.items() if name not in (*without, *_SPECIAL)]
-        self.tests, self.plain = ([one for one in all_ if self.has(one)] for all_ in (tests, plain))
-        self.plain += [one for one in self.plain if one.name in ("fileinto", "redirect")] * 2
+        tests = [
+            signature
+            for name, signature in TESTS.items()
+            if name not in (*without, *_TEST_COMBINATORS)
+        ]
+        commands = [
+            signature
+            for name, signature in COMMANDS.items()
+            if name not in (*without, *_CONTROL_COMMANDS)
+        ]
+        self.tests, self.commands = (
+            [signature for signature in signatures if self.is_usable(signature)]
+            for signatures in (tests, commands)
+        )
+        self.commands += [
+            signature for signature in self.commands if signature.name in ("fileinto", "redirect")
+        ] * 2
 
     def script(self) -> Tree:
         required = StringListNode(tuple(StringNode(name) for name in self.extensions))
         return (CommandNode("require", (required,)), *self.block(0))
 
     def block(self, depth: int) -> Tree:
-        found: list[CommandNode] = []
-        for _ in range(self.chance.randint(1, 5 - depth)):
-            if depth == 2 or self.chance.random() < 0.6:
-                signature = self.chance.choice(self.plain)
-                found.append(CommandNode(signature.name, self.arguments(signature)))
+        commands: list[CommandNode] = []
+        for _ in range(self.random.randint(1, 5 - depth)):
+            if depth == 2 or self.random.random() < 0.6:
+                signature = self.random.choice(self.commands)
+                commands.append(CommandNode(signature.name, self.arguments(signature)))
                 continue
-            if "foreverypart" in self.extensions and self.chance.random() < 0.3:
+            if "foreverypart" in self.extensions and self.random.random() < 0.3:
                 loop = (*self.block(depth + 1), CommandNode("extracttext", (StringNode("v"),)))
-                leave = CommandNode("if", (), (self.test(2),), (CommandNode("break"),))
-                found.append(CommandNode("foreverypart", (), (), (leave, *loop)))
+                exit_condition = CommandNode("if", (), (self.test(2),), (CommandNode("break"),))
+                commands.append(CommandNode("foreverypart", (), (), (exit_condition, *loop)))
                 continue
-            found.append(CommandNode("if", (), (self.test(0),), self.block(depth + 1)))
-            if self.chance.random() < 0.4:
-                found.append(CommandNode("elsif", (), (self.test(0),), self.block(depth + 1)))
-            if self.chance.random() < 0.5:
-                found.append(CommandNode("else", (), (), self.block(depth + 1)))
-        return tuple(found)
+            commands.append(CommandNode("if", (), (self.test(0),), self.block(depth + 1)))
+            if self.random.random() < 0.4:
+                commands.append(CommandNode("elsif", (), (self.test(0),), self.block(depth + 1)))
+            if self.random.random() < 0.5:
+                commands.append(CommandNode("else", (), (), self.block(depth + 1)))
+        return tuple(commands)
 
     def test(self, depth: int) -> TestNode:
-        if depth == 3 or self.chance.random() < 0.6:
-            signature = self.chance.choice(self.tests)
+        if depth == 3 or self.random.random() < 0.6:
+            signature = self.random.choice(self.tests)
             return TestNode(signature.name, self.arguments(signature))
-        name = self.chance.choice(_WRAPS)
-        many = 1 if name == "not" else self.chance.randint(1, 3)
-        return TestNode(name, (), tuple(self.test(depth + 1) for _ in range(many)))
+        name = self.random.choice(_TEST_COMBINATORS)
+        test_count = 1 if name == "not" else self.random.randint(1, 3)
+        return TestNode(name, (), tuple(self.test(depth + 1) for _ in range(test_count)))
 
-    def chosen(self, signature: CallSignature) -> dict[str, TagOption]:
-        """Tags of a call by their groups, with what they need."""
-        able = {option.name: option for option in signature.options if self.has(option)}
+    def random_tags(self, signature: CallSignature) -> dict[str, TagOption]:
+        """Random tags of a call by group, with the tags that they require."""
+        usable_tags = {
+            option.name: option for option in signature.options if self.is_usable(option)
+        }
         chosen: dict[str, TagOption] = {}
-        for option in self.chance.sample(
-            [*able.values()], min(len(able), self.chance.choice([0, 1, 1, 2, 3]))
+        for option in self.random.sample(
+            [*usable_tags.values()], min(len(usable_tags), self.random.choice([0, 1, 1, 2, 3]))
         ):
             chosen.setdefault(option.group or option.name, option)
         if signature.name == "size":
-            chosen.setdefault("relation", able["over"])
+            chosen.setdefault("relation", usable_tags["over"])
         if "last" in chosen and "index" not in chosen:
             del chosen["last"]
         if {"aspect", "anychild"} & set(chosen):
-            chosen["mime"] = able["mime"]
-        if "fcc" in able and {"flags", "create", "specialuse"} & set(chosen):
-            chosen["fcc"] = able["fcc"]
-        kind = chosen["match"].name if "match" in chosen else "is"
-        if kind in ("contains", "matches"):
+            chosen["mime"] = usable_tags["mime"]
+        if "fcc" in usable_tags and {"flags", "create", "specialuse"} & set(chosen):
+            chosen["fcc"] = usable_tags["fcc"]
+        match_type = chosen["match"].name if "match" in chosen else "is"
+        if match_type in ("contains", "matches"):
             chosen.pop("comparator", None)
-        elif kind in ("value", "regex"):  # Pigeonhole has other defaults there than RFC 5231
-            chosen["comparator"] = able["comparator"]
+        elif match_type in ("value", "regex"):  # Pigeonhole's defaults differ from RFC 5231
+            chosen["comparator"] = usable_tags["comparator"]
         return chosen
 
     def arguments(self, signature: CallSignature) -> tuple[Argument, ...]:
-        chosen = self.chosen(signature)
-        kind = chosen["match"].name if "match" in chosen else "is"
-        out: list[Argument] = []
+        chosen = self.random_tags(signature)
+        match_type = chosen["match"].name if "match" in chosen else "is"
+        arguments: list[Argument] = []
         for option in chosen.values():
-            out.append(TagNode(option.name))
+            arguments.append(TagNode(option.name))
             if option.value_type:
                 name = "count" if option.group == "match" else option.name
-                out.append(self.value(option.value_type, signature.name, name, kind))
-        self.last = set(chosen)
-        full = self.chance.random() < 0.5
-        out += [
-            self.value(given.argument_type, signature.name, given.name, kind)
-            for given in signature.positional
-            if full or not given.is_optional
+                arguments.append(self.value(option.value_type, signature.name, name, match_type))
+        self.last_tags = set(chosen)
+        with_optional = self.random.random() < 0.5
+        arguments += [
+            self.value(argument.argument_type, signature.name, argument.name, match_type)
+            for argument in signature.positional
+            if with_optional or not argument.is_optional
         ]
-        return tuple(out)
+        return tuple(arguments)
 
-    def has(self, what: TagOption | CallSignature) -> bool:
-        """Whether scripts may use this."""
-        needed = what.extension or ()
-        needed = (needed,) if isinstance(needed, str) else needed
-        return what.name not in self.leave_out and set(needed) <= set(self.extensions)
+    def is_usable(self, element: TagOption | CallSignature) -> bool:
+        """True if scripts can use this tag, command or test."""
+        extensions = element.extension or ()
+        extensions = (extensions,) if isinstance(extensions, str) else extensions
+        return element.name not in self.leave_out and set(extensions) <= set(self.extensions)
 
-    def value(self, wanted: ArgumentType, owner: str, name: str, kind: str) -> Argument:
-        """An argument by its name; `kind` is how it is compared."""
-        if wanted is ArgumentType.NUMBER:
-            return NumberNode(self.chance.choice(_NUMBERS) + (name == "index"))
-        samples = self.special(owner, name, kind) or _SAMPLES.get(name, KEYS)
-        if wanted is ArgumentType.STRING or self.chance.random() < 0.5:
-            return StringNode(self.chance.choice(samples))
-        many = self.chance.randint(1, 3)
-        return StringListNode(tuple(StringNode(self.chance.choice(samples)) for _ in range(many)))
+    def value(
+        self, argument_type: ArgumentType, command: str, name: str, match_type: str
+    ) -> Argument:
+        """A random value for an argument of this name and match type."""
+        if argument_type is ArgumentType.NUMBER:
+            return NumberNode(self.random.choice(_NUMBERS) + (name == "index"))
+        samples = self.special_values(command, name, match_type) or _VALUES_BY_ARGUMENT.get(
+            name, KEYS
+        )
+        if argument_type is ArgumentType.STRING or self.random.random() < 0.5:
+            return StringNode(self.random.choice(samples))
+        string_count = self.random.randint(1, 3)
+        return StringListNode(
+            tuple(StringNode(self.random.choice(samples)) for _ in range(string_count))
+        )
 
-    def special(self, owner: str, name: str, kind: str) -> Sequence[str]:
-        """What an argument is where its name alone does not say."""
-        if owner in ("redirect", "fileinto") and name in ("address", "mailbox"):
-            # In Pigeonhole what is repeated, with :copy at first, keeps the message too.
-            return _SAMPLES[name][::2] if "copy" in self.last else _SAMPLES[name][1::2]
-        by_kind: dict[tuple[str, str], Sequence[str]] = {
-            ("regex", "keys"): EXPRESSIONS,
-            ("regex", "list"): EXPRESSIONS,
-            ("regex", "comparator"): _SAMPLES["comparator"][:2],
-            # There letters have another order to signs, and patterns are no lists of flags.
+    def special_values(self, command: str, name: str, match_type: str) -> Sequence[str]:
+        """Sample values that depend on the command or match type; empty if there are none."""
+        if command in ("redirect", "fileinto") and name in ("address", "mailbox"):
+            # If the same action comes with :copy first, Pigeonhole keeps the message as well.
+            return (
+                _VALUES_BY_ARGUMENT[name][::2]
+                if "copy" in self.last_tags
+                else _VALUES_BY_ARGUMENT[name][1::2]
+            )
+        by_match_type: dict[tuple[str, str], Sequence[str]] = {
+            ("regex", "keys"): REGEX_KEYS,
+            ("regex", "list"): REGEX_KEYS,
+            ("regex", "comparator"): _VALUES_BY_ARGUMENT["comparator"][:2],
+            # Pigeonhole sorts letters and signs differently, and patterns are no lists of flags.
             ("value", "list"): ["Work", "b", ""],
             ("matches", "list"): ["Work", "b", ""],
         }
         by_owner: dict[tuple[str, str], Sequence[str]] = {
-            ("address", "names"): ADDRESSED,
+            ("address", "names"): ADDRESS_FIELD_NAMES,
             ("date", "name"): ["date"],
-            ("date", "keys"): DATED,
+            ("date", "keys"): DATE_KEYS,
             ("global", "names"): ["v"],
-            ("addheader", "name"): EDITED,
-            ("deleteheader", "name"): EDITED,
+            ("addheader", "name"): EDITED_FIELD_NAMES,
+            ("deleteheader", "name"): EDITED_FIELD_NAMES,
         }
-        return by_kind.get((kind, name)) or by_owner.get((owner, name), ())
+        return by_match_type.get((match_type, name)) or by_owner.get((command, name), ())
 
 
 SCRIPTS = some.integers(0, 2**32).map(lambda seed: Writer(seed).script())

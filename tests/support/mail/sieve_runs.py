@@ -1,6 +1,6 @@
-"""Scripts and messages for tests of Sieve, and plans in few words."""
+"""Compile and run Sieve scripts, and describe their actions as short strings."""
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from mail import sieve
@@ -71,25 +71,25 @@ def run(
     /,
     envelope: SieveEnvelope = ENVELOPE,
     now: datetime = NOW,
-    **known: Any,
+    **environment: Any,
 ) -> SievePlan:
-    """The plan of a script for a message."""
-    letter = ParsedSieveMessage(raw, parse_structure(raw))
+    """Run a script on a message and return its plan."""
+    message = ParsedSieveMessage(raw, parse_structure(raw))
     return sieve.run_script(
-        sieve.compile_script(script), letter, envelope, SieveEnvironment(now, **known)
+        sieve.compile_script(script), message, envelope, SieveEnvironment(now, **environment)
     )
 
 
-def acts(script: str, raw: bytes = LETTER, /, **known: Any) -> list[str]:
-    """What a script does, each action in a few words."""
-    return told(run(script, raw, **known))
+def acts(script: str, raw: bytes = LETTER, /, **options: Any) -> list[str]:
+    """Run a script and return its actions as strings."""
+    return told(run(script, raw, **options))
 
 
 def told(plan: SievePlan) -> list[str]:
-    return [_told(one) for one in plan.actions]
+    return [_action_text(action) for action in plan.actions]
 
 
-def _told(action: sieve.Action) -> str:
+def _action_text(action: sieve.Action) -> str:
     match action:
         case Keep():
             words = ["keep", *action.flags]
@@ -117,19 +117,16 @@ def _told(action: sieve.Action) -> str:
 
 
 def problems(script: str | bytes) -> list[str]:
-    """What is wrong with a script: line, column and message of each; [] where it compiles."""
+    """The errors of a script with line, column and message; [] if the script compiles."""
     try:
         sieve.compile_script(script)
     except sieve.SieveError as error:
-        return [f"{one.line}:{one.column} {one.message}" for one in error.problems]
+        return [f"{problem.line}:{problem.column} {problem.message}" for problem in error.problems]
     return []
 
 
-def is_true(test: str, *extensions: str, before: str = "", **known: Any) -> bool:
-    """Whether a test holds for LETTER."""
-    needed = ", ".join(f'"{name}"' for name in ("fileinto", *extensions))
-    script = f'require [{needed}]; {before} if {test} {{ fileinto "yes"; }}'
-    return acts(script, **known) == ["into yes"]
-
-
-__all__ = ["ENVELOPE", "LETTER", "NOW", "UTC", "acts", "is_true", "problems", "run", "told"]
+def is_true(test: str, *extensions: str, before: str = "", **options: Any) -> bool:
+    """True if a test is true for SAMPLE_MESSAGE."""
+    extension_list = ", ".join(f'"{name}"' for name in ("fileinto", *extensions))
+    script = f'require [{extension_list}]; {before} if {test} {{ fileinto "yes"; }}'
+    return acts(script, **options) == ["into yes"]

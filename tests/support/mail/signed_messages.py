@@ -1,4 +1,4 @@
-"""Messages that others have signed, and the records by which that is checked."""
+"""Messages that are signed or sealed by dkimpy, and the DNS records of the keys."""
 
 import base64
 from functools import cache
@@ -24,7 +24,7 @@ LETTER = (
 
 @cache
 def pair(bits: int = 2048, exponent: int = 65537) -> tuple[bytes, str]:
-    """A key of RSA as PEM, and its record."""
+    """An RSA key as PEM, and its DNS record."""
     key = generate_private_key(exponent, bits)
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
     return pem, arc_seal.dns_record(key)
@@ -32,24 +32,24 @@ def pair(bits: int = 2048, exponent: int = 65537) -> tuple[bytes, str]:
 
 @cache
 def edwards() -> tuple[Ed25519PrivateKey, str]:
-    """A key of Ed25519, and its record."""
+    """An Ed25519 key and its DNS record."""
     key = Ed25519PrivateKey.generate()
     raw = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     return key, f"v=DKIM1; k=ed25519; p={base64.b64encode(raw).decode()}"
 
 
 def signed(
-    raw: bytes = LETTER, domain: str = "far.example", selector: str = "s", **more: object
+    raw: bytes = LETTER, domain: str = "far.example", selector: str = "s", **options: object
 ) -> bytes:
-    """The message with a signature by dkimpy on top."""
+    """Sign a message with DKIM by dkimpy and return it with the signature."""
     pem, _ = pair()
-    made: bytes = dkim.sign(raw, selector.encode(), domain.encode(), pem, **more)
-    return made + raw
+    signature_field: bytes = dkim.sign(raw, selector.encode(), domain.encode(), pem, **options)
+    return signature_field + raw
 
 
 def sealed(raw: bytes, domain: str, results: str) -> bytes:
-    """The message with a seal by dkimpy on top; `results` are what it has found out."""
+    """Seal a message with ARC by dkimpy. `results` is the text of its Authentication-Results."""
     pem, _ = pair()
-    told = f"Authentication-Results: {domain}; {results}\r\n".encode() + raw
-    fields = dkim.arc_sign(told, b"s", domain.encode(), pem, domain.encode())
-    return b"".join(fields) + raw
+    message_with_results = f"Authentication-Results: {domain}; {results}\r\n".encode() + raw
+    seal_fields = dkim.arc_sign(message_with_results, b"s", domain.encode(), pem, domain.encode())
+    return b"".join(seal_fields) + raw

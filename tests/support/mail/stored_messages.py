@@ -1,4 +1,4 @@
-"""Reading stored messages, their mailboxes and flags."""
+"""Read stored messages, their mailboxes and flags."""
 
 from typing import Any
 
@@ -21,15 +21,15 @@ async def message_special_use(client: Client, subject: str) -> SpecialUse | None
         .join(Message, col(Message.mailbox_id) == col(Mailbox.id))
         .where(col(Message.user_id) == client.user.id, col(Message.subject) == subject)
     )
-    found = await client.world.database.read(query)
-    return SpecialUse(found[0].special_use) if found else None
+    mailboxes = await client.world.database.read(query)
+    return SpecialUse(mailboxes[0].special_use) if mailboxes else None
 
 
 async def newest_inbox_message(ada: Client) -> bytes:
     """The newest message of the INBOX, byte for byte."""
     query = select(col(Message.id)).where(col(Message.mailbox_id) == (await ada.box()).id)
-    found = await ada.world.database.read(query.order_by(col(Message.id)))
-    stored = await content.load_stored_message(context(ada), found[-1].id)
+    messages = await ada.world.database.read(query.order_by(col(Message.id)))
+    stored = await content.load_stored_message(context(ada), messages[-1].id)
     assert stored is not None
     return stored.layout.slice(0, stored.size)
 
@@ -41,11 +41,11 @@ async def stored_messages_by_path(client: Client) -> dict[str, tuple[Any, bytes]
         .join(Mailbox, col(Mailbox.id) == col(Message.mailbox_id))
         .where(col(Message.user_id) == client.user.id)
     )
-    found = await client.world.database.read(query)
-    opened = await open_messages(client.world, found)
+    message_rows = await client.world.database.read(query)
+    contents = await open_messages(client.world, message_rows)
     return {
-        row.path: (row, await read_all(one.stream_raw()))
-        for row, one in zip(found, opened, strict=True)
+        row.path: (row, await read_all(content.stream_raw()))
+        for row, content in zip(message_rows, contents, strict=True)
     }
 
 
@@ -55,18 +55,18 @@ async def subjects_by_mailbox(world: Environment, client: Client) -> dict[str, l
         "SELECT b.path, m.subject, m.user_id FROM messages m "
         "JOIN mailboxes b ON b.id = m.mailbox_id ORDER BY m.id"
     )
-    found: dict[str, list[str]] = {}
+    subjects: dict[str, list[str]] = {}
     for path, subject, owner in await rows(world, sql):
         if owner == client.user.id:
-            found.setdefault(path, []).append(subject)
-    return found
+            subjects.setdefault(path, []).append(subject)
+    return subjects
 
 
 async def message_flags(client: Client, path: str = "INBOX") -> list[list[str]]:
     """The flags of each message of a mailbox, sorted."""
-    found = await client(
+    data = await client(
         "query ($path: String!) { mailbox(by: {path: $path}) { messages(first: 9) "
         "{ nodes { flags } } } }",
         path=path,
     )
-    return [sorted(node["flags"]) for node in found["mailbox"]["messages"]["nodes"]]
+    return [sorted(node["flags"]) for node in data["mailbox"]["messages"]["nodes"]]

@@ -1,4 +1,4 @@
-"""Certificates made for a test, and servers that show them."""
+"""Certificates, and the TLS contexts of servers and clients that use them."""
 
 import ssl
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ DAY = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A certificate and its key."""
+    """A certificate and its private key."""
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
@@ -40,29 +40,29 @@ class Pair:
 
 
 def made(*names: str, by: Pair | None = None, days: int = 30, authority: bool = False) -> Pair:
-    """A certificate for these names, signed by another or by itself; `days` < 0: it is over."""
+    """Make a certificate for these names, self-signed or signed by `by`; expired if `days` < 0."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, names[0])])
-    until = datetime.now(UTC) + days * DAY
+    not_after = datetime.now(UTC) + days * DAY
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(by.certificate.subject if by else subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(until - 60 * DAY)
-        .not_valid_after(until)
+        .not_valid_before(not_after - 60 * DAY)
+        .not_valid_after(not_after)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(n) for n in names]), False)
         .add_extension(x509.BasicConstraints(ca=authority, path_length=None), True)
     )
     return Pair(builder.sign(by.key if by else key, hashes.SHA256()), key)
 
 
-def shown(folder: Path, own: Pair, *chain: Pair) -> ssl.SSLContext:
-    """TLS of a server that shows these."""
-    file = folder / f"{own.certificate.serial_number}.pem"
-    parts = [each.certificate.public_bytes(Encoding.PEM) for each in (own, *chain)]
-    key = own.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+def shown(folder: Path, certificate: Pair, *chain: Pair) -> ssl.SSLContext:
+    """The TLS context of a server with this certificate and chain."""
+    file = folder / f"{certificate.certificate.serial_number}.pem"
+    parts = [pair.certificate.public_bytes(Encoding.PEM) for pair in (certificate, *chain)]
+    key = certificate.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     file.write_bytes(b"".join(parts) + key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(file)
@@ -70,8 +70,8 @@ def shown(folder: Path, own: Pair, *chain: Pair) -> ssl.SSLContext:
 
 
 def trusting(*authorities: Pair) -> ssl.SSLContext:
-    """A client that trusts these."""
+    """The TLS context of a client that trusts these authorities."""
     context = ssl.create_default_context(cadata=authorities[0].der)
-    for each in authorities[1:]:
-        context.load_verify_locations(cadata=each.der)
+    for authority in authorities[1:]:
+        context.load_verify_locations(cadata=authority.der)
     return context

@@ -1,23 +1,23 @@
-"""What a delivery puts before a message: tests that compare take it off again."""
+"""The trace header fields that a delivery adds to a message, and how tests remove them."""
 
-BLANK = b"\r\n ", b"\r\n\t"  # an empty line stands above what would go on with our fields
+BLANK_LINE_BEFORE_FOLD = b"\r\n ", b"\r\n\t"
 FIELDS = [b"Return-Path", b"Delivered-To", b"X-Original-Rcpt"]
 
 
 def below(stored: bytes) -> bytes:
-    """A stored message that was received, as it came."""
-    *top, rest = stored.split(b"\r\n", len(FIELDS))
-    assert [line.partition(b":")[0] for line in top] == FIELDS
-    return bare(rest)
+    """The received message without the trace fields that the delivery has added."""
+    *trace_lines, message = stored.split(b"\r\n", len(FIELDS))
+    assert [line.partition(b":")[0] for line in trace_lines] == FIELDS
+    return bare(message)
 
 
-def bare(raw: bytes) -> bytes:
-    """What came, without an empty line of ours."""
-    return raw.removeprefix(b"\r\n") if raw[:3] in BLANK else raw
+def bare(message: bytes) -> bytes:
+    """The message without the empty line that the delivery has added before a folded line."""
+    return message.removeprefix(b"\r\n") if message[:3] in BLANK_LINE_BEFORE_FOLD else message
 
 
-def top(address: str, sender: str = "carol@example.com", asked: str = "") -> bytes:
-    """What stands before a message to this address."""
-    values = f"<{sender}>", address, asked or address
+def top(address: str, sender: str = "carol@example.com", original_recipient: str = "") -> bytes:
+    """The trace fields of a message to this address."""
+    values = f"<{sender}>", address, original_recipient or address
     fields = zip(FIELDS, values, strict=True)
     return b"".join(name + f": {value}\r\n".encode() for name, value in fields)

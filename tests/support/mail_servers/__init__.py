@@ -1,1 +1,1 @@
-"""Helpers of tests: mail servers."""
+"""Mail servers and clients for tests."""

@@ -1,4 +1,4 @@
-"""A name server on loopback that holds what a test says, and the questions it was asked."""
+"""A DNS server on loopback that follows CNAME records and counts queries."""
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -14,66 +14,71 @@ import dns.rrset
 from mail.authentication.dns_queries import shared_resolver
 from tests.support.mail_servers.smtp_and_dns_servers import Names, answering
 
-CHAIN = 10  # aliases that the server follows
+MAX_CNAME_CHAIN = 10
 
 
 def quoted(text: str | bytes) -> str:
-    """A text as TXT records are written, in parts of 255 bytes."""
+    """The data of a TXT record in presentation format, in strings of 255 bytes."""
     raw = text.encode(errors="surrogateescape") if isinstance(text, str) else text
     parts = [raw[at : at + 255] for at in range(0, max(len(raw), 1), 255)]
     return " ".join('"' + "".join(f"\\{byte:03d}" for byte in part) + '"' for part in parts)
 
 
-def plain(name: dns.name.Name) -> str:
-    """A name in lower case, without the escapes of its presentation."""
+def lowercase_name(name: dns.name.Name) -> str:
+    """The name in lower case, without escapes or the final dot."""
     return b".".join(name.labels[:-1]).decode("latin-1").lower()
 
 
 @dataclass
 class Zone(Names):
-    """Follows aliases as resolvers do, and counts."""
+    """Follows CNAME records as resolvers do, and records each query."""
 
     asked: list[tuple[str, str]] = field(default_factory=list)
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
         query = dns.message.from_wire(data)
         (question,) = query.question
-        name, kind = plain(question.name), dns.rdatatype.to_text(question.rdtype)
-        self.asked.append((name, kind))
+        name, record_type = lowercase_name(question.name), dns.rdatatype.to_text(question.rdtype)
+        self.asked.append((name, record_type))
         if name in self.silent:
             return
-        answer = dns.message.make_response(query)
-        at, owner = name, question.name
-        for _ in range(CHAIN):
-            if found := self.records.get((at, kind)):
-                answer.answer.append(dns.rrset.from_text(owner, 60, "IN", kind, *found))
+        response = dns.message.make_response(query)
+        current_name, owner = name, question.name
+        for _ in range(MAX_CNAME_CHAIN):
+            if record_data := self.records.get((current_name, record_type)):
+                response.answer.append(
+                    dns.rrset.from_text(owner, 60, "IN", record_type, *record_data)
+                )
                 break
-            if at in self.broken:
-                answer.set_rcode(dns.rcode.SERVFAIL)
+            if current_name in self.broken:
+                response.set_rcode(dns.rcode.SERVFAIL)
                 break
-            alias = self.records.get((at, "CNAME"))
+            alias = self.records.get((current_name, "CNAME"))
             if not alias:
-                if not any(known == at for known, _ in self.records):
-                    answer.set_rcode(dns.rcode.NXDOMAIN)
+                if not any(record_name == current_name for record_name, _ in self.records):
+                    response.set_rcode(dns.rcode.NXDOMAIN)
                 break
-            link = dns.rrset.from_text(owner, 60, "IN", "CNAME", *alias)
-            answer.answer.append(link)
-            owner = link[0].target
-            at = plain(owner)
-        self.transport.sendto(answer.to_wire(max_size=65535), addr)
+            cname = dns.rrset.from_text(owner, 60, "IN", "CNAME", *alias)
+            response.answer.append(cname)
+            owner = cname[0].target
+            current_name = lowercase_name(owner)
+        self.transport.sendto(response.to_wire(max_size=65535), addr)
 
 
-def zone(texts: Mapping[str, str], **others: Mapping[str, str]) -> Zone:
-    """A server with TXT records by name, and others by kind: A={"name": "192.0.2.1"}."""
+def zone(texts: Mapping[str, str], **other_records: Mapping[str, str]) -> Zone:
+    """Make a server with TXT records by name, and other records by type.
+
+    `A={"name": "192.0.2.1"}` adds an A record.
+    """
     records = {(name, "TXT"): [quoted(text)] for name, text in texts.items()}
-    for kind, found in others.items():
-        records |= {(name, kind): [value] for name, value in found.items()}
+    for record_type, values in other_records.items():
+        records |= {(name, record_type): [value] for name, value in values.items()}
     return Zone(records)
 
 
 @asynccontextmanager
-async def asking(there: Zone) -> AsyncGenerator[str]:
-    """Where the server is asked, while it answers."""
-    shared_resolver.cache_clear()  # another server may have had this port
-    async with answering(there):
-        yield f"127.0.0.1:{there.port}"
+async def asking(zone_server: Zone) -> AsyncGenerator[str]:
+    """Run the server, and yield its address for the setting `dns_resolver`."""
+    shared_resolver.cache_clear()  # a cached resolver may use the same port
+    async with answering(zone_server):
+        yield f"127.0.0.1:{zone_server.port}"

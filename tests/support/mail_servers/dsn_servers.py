@@ -1,4 +1,4 @@
-"""A neighbour that offers DSN, and reports as servers elsewhere write them."""
+"""An SMTP server that offers DSN (RFC 3461), and DSN messages as other servers write them."""
 
 import re
 from dataclasses import dataclass, field
@@ -8,56 +8,61 @@ from aiosmtpd.smtp import SMTP, Envelope
 
 from tests.support.mail_servers.smtp_and_dns_servers import Server
 
-ASKED = re.compile(r" ((?:RET|ENVID|NOTIFY|ORCPT)=\S*)", re.IGNORECASE)
+DSN_PARAMETER = re.compile(r" ((?:RET|ENVID|NOTIFY|ORCPT)=\S*)", re.IGNORECASE)
 
 
-class _Session(SMTP):
-    """Notes what is asked of it; aiosmtpd itself does not know of it."""
+class _DsnSession(SMTP):
+    """Records the DSN parameters, which aiosmtpd itself rejects."""
 
     async def smtp_MAIL(self, arg: str | None) -> None:  # noqa: N802
-        await super().smtp_MAIL(self.noted("MAIL", arg))
+        await super().smtp_MAIL(self.record_parameters("MAIL", arg))
 
     async def smtp_RCPT(self, arg: str | None) -> None:  # noqa: N802
-        await super().smtp_RCPT(self.noted("RCPT", arg))
+        await super().smtp_RCPT(self.record_parameters("RCPT", arg))
 
-    def noted(self, verb: str, arg: str | None) -> str:
-        self.event_handler.asked.append((verb, ASKED.findall(arg or "")))
-        return ASKED.sub("", arg or "")
+    def record_parameters(self, verb: str, arg: str | None) -> str:
+        self.event_handler.asked.append((verb, DSN_PARAMETER.findall(arg or "")))
+        return DSN_PARAMETER.sub("", arg or "")
 
 
 @dataclass
 class Reporter(Server):
-    """A server that would report."""
+    """An SMTP server that offers DSN."""
 
     asked: list[tuple[str, list[str]]] = field(default_factory=list)
 
     async def handle_EHLO(  # noqa: N802
-        self, _server: Any, session: Any, _envelope: Envelope, hostname: str, offers: list[str]
+        self, _server: Any, session: Any, _envelope: Envelope, hostname: str, ehlo_lines: list[str]
     ) -> list[str]:
         session.host_name = hostname
-        return [*offers[:-1], "250-DSN", offers[-1]]
+        return [*ehlo_lines[:-1], "250-DSN", ehlo_lines[-1]]
 
     def session(self) -> SMTP:
         self.sessions += 1
-        return _Session(self, hostname="there", **self.features)
+        return _DsnSession(self, hostname="there", **self.features)
 
     def envid(self) -> str:
-        """The id of the last envelope."""
-        (found,) = [
-            word.removeprefix("ENVID=")
-            for verb, words in self.asked[-3:]
-            for word in words
-            if verb == "MAIL" and word.startswith("ENVID=")
+        """The ENVID of the last transaction."""
+        (envelope_id,) = [
+            parameter.removeprefix("ENVID=")
+            for verb, parameters in self.asked[-3:]
+            for parameter in parameters
+            if verb == "MAIL" and parameter.startswith("ENVID=")
         ][-1:]
-        return found
+        return envelope_id
 
 
-def status(*groups: str, by: str = "dns; mx.example.net", envid: str | None = None) -> str:
-    """The part for programs."""
-    about = [f"Reporting-MTA: {by}", "Arrival-Date: Sun, 22 Nov 2026 03:00:00 +0000"]
+def status(
+    *recipient_groups: str, reporting_mta: str = "dns; mx.example.net", envid: str | None = None
+) -> str:
+    """The part message/delivery-status (RFC 3464) with these recipient groups."""
+    message_fields = [
+        f"Reporting-MTA: {reporting_mta}",
+        "Arrival-Date: Sun, 22 Nov 2026 03:00:00 +0000",
+    ]
     if envid:
-        about.insert(0, f"Original-Envelope-Id: {envid}")
-    return "\n\n".join(["\n".join(about), *groups, ""])
+        message_fields.insert(0, f"Original-Envelope-Id: {envid}")
+    return "\n\n".join(["\n".join(message_fields), *recipient_groups, ""])
 
 
 def fate(
@@ -67,21 +72,25 @@ def fate(
     said: str = "smtp; 550 5.1.1 No such user",
     original: str | None = None,
 ) -> str:
-    """What is said of a recipient."""
-    first = [f"Original-Recipient: rfc822;{original}"] if original else []
-    rest = [f"Final-Recipient: rfc822; {address}", f"Action: {action}", f"Status: {code}"]
-    return "\n".join([*first, *rest, f"Diagnostic-Code: {said}"])
+    """The fields of one recipient in message/delivery-status (RFC 3464)."""
+    original_fields = [f"Original-Recipient: rfc822;{original}"] if original else []
+    recipient_fields = [
+        f"Final-Recipient: rfc822; {address}",
+        f"Action: {action}",
+        f"Status: {code}",
+    ]
+    return "\n".join([*original_fields, *recipient_fields, f"Diagnostic-Code: {said}"])
 
 
 def report(
-    told: str,
-    returned: str = "Message-ID: <1@example.org>",
+    status_part: str,
+    returned_header: str = "Message-ID: <1@example.org>",
     *,
     to: str = "ada@example.org",
     kind: str = "message/delivery-status",
     back: str = "text/rfc822-headers",
 ) -> bytes:
-    """A report as Postfix frames it."""
+    """A DSN message as Postfix writes it."""
     text = f"""\
 From: MAILER-DAEMON@mx.example.net (Mail Delivery System)
 To: {to}
@@ -105,12 +114,12 @@ I'm sorry to have to inform you that your message could not be delivered.
 Content-Description: Delivery report
 Content-Type: {kind}
 
-{told}
+{status_part}
 --ABC.1/mx.example.net
 Content-Description: Undelivered Message Headers
 Content-Type: {back}
 
-{returned}
+{returned_header}
 
 --ABC.1/mx.example.net--
 """

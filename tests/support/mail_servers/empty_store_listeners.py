@@ -1,4 +1,4 @@
-"""Listeners over an empty store, whose post is in memory."""
+"""SMTP and LMTP listeners over an empty database."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,25 +12,25 @@ from models.runtime.environment import Environment
 from models.runtime.options import Options
 from models.store.database import Database
 
-Kind = TypeVar("Kind", bound=SmtpFamilyListener)
+ListenerType = TypeVar("ListenerType", bound=SmtpFamilyListener)
 
 
 @dataclass
 class Listeners:
-    """Opens listeners."""
+    """Starts listeners, and keeps them to close them."""
 
     database: Database
     folder: Path
     opened: list[SmtpFamilyListener] = field(default_factory=list)
 
-    def world(self, **more: Any) -> Environment:
-        """A world around the store."""
+    def world(self, **components: Any) -> Environment:
+        """An environment with the empty database."""
         options = Options(hostname="mx.example.org")
         blobs = FolderStore(self.folder / "blobs")
-        return Environment(self.database, blobs, b"secret", options=options, **more)
+        return Environment(self.database, blobs, b"secret", options=options, **components)
 
-    async def begun(self, listener: Kind) -> Kind:
-        """The listener, once it listens."""
+    async def begun(self, listener: ListenerType) -> ListenerType:
+        """Start a listener on a free port and return it."""
         await listener.start(host="127.0.0.1", port=0)
         self.opened.append(listener)
         return listener
@@ -38,9 +38,9 @@ class Listeners:
 
 @asynccontextmanager
 async def listeners(folder: Path) -> AsyncIterator[Listeners]:
-    """Opens listeners, and closes them."""
-    found = Listeners(Database(f"sqlite+aiosqlite:///{folder}/mail.db"), folder)
-    yield found
-    for listener in found.opened:
+    """Yield an object that starts listeners, and close them at the end."""
+    opener = Listeners(Database(f"sqlite+aiosqlite:///{folder}/mail.db"), folder)
+    yield opener
+    for listener in opener.opened:
         await listener.close(1)
-    await found.database.close()
+    await opener.database.close()

@@ -1,6 +1,7 @@
-"""Accounts elsewhere on loopback: servers of IMAP and POP3 that do what they are told to do wrong.
+"""Scripted IMAP and POP3 servers on loopback, for tests of connectors.
 
-What they answer to a command is replaced in `faults`, by the command: `<tag>` stands for its tag.
+`faults` replaces replies by command. `<tag>` in a reply stands for the tag of the command,
+`<usual>` for the usual reply.
 """
 
 import asyncio
@@ -15,50 +16,50 @@ import pytest
 
 from mail.connectors.imap_client import ImapSession
 from mail.connectors.remote_server import ListedMailbox, RemoteFailure, RemoteMessage, RemoteServer
-from mail.connectors.session_thread import ThreadedSession, open_session
+from mail.connectors.session_thread import ThreadedSession, connect_and_sign_in_session
 from mail.network.outbound_http import NetworkPolicy
 from models.connectors import ConnectorProtocol, ConnectorSecurity
 from tests.support.mail_servers.smtp_and_dns_servers import server_tls, trust
 
 SECRET = 'sesame "\\ opens'  # noqa: S105 - a test's
-LARGEST = 100_000  # bytes of a message
-PATIENCE = 8.0  # seconds of silence that are borne
-SHORT = 0.5  # where there is nothing but silence
-SOON = 20.0  # within which whatever is going to happen has happened
+LARGEST = 100_000  # bytes
+PATIENCE = 8.0  # seconds until a silent server is given up
+SHORT = 0.5  # seconds, for tests with a silent server
+SOON = 20.0  # seconds for a step of a test
 MESSAGE = b"From: a@example.org\r\nSubject: One\r\n\r\nText\r\n"
-ON, SILENT, GONE = "goes on", "says no more", "hangs up"
+CONTINUES, STAYS_SILENT, GONE = "continues", "stays silent", "hangs up"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is said instead, and what comes then; `ever` says it again and again."""
+    """A reply that replaces the usual one, and what the server does after it."""
 
     say: bytes = b""
-    then: str = ON
+    then: str = CONTINUES
     ever: bool = False
 
 
-SILENCE, HANG_UP = Fault(then=SILENT), Fault(then=GONE)
-Faults = dict[str, Fault | bytes]
+SILENCE, HANG_UP = Fault(then=STAYS_SILENT), Fault(then=GONE)
+FaultsByCommand = dict[str, Fault | bytes]
 
 
 @dataclass
 class Message:
-    """A message elsewhere."""
+    """A message on the remote server."""
 
     raw: bytes = MESSAGE
     flags: bytes = b""
     date: bytes = b'"17-Jul-2026 02:44:25 +0200"'
-    size: bytes | None = None  # where that is a lie
+    size: bytes | None = None  # the size that the server reports, if it is wrong
     uidl: bytes | None = None
 
 
 @dataclass
 class Remote:
-    """What both have: whoever connects is heard until they have gone."""
+    """The parts that both servers share. Each connection is served until the client leaves."""
 
     messages: dict[int, Message] = field(default_factory=dict)
-    faults: Faults = field(default_factory=dict)
+    faults: FaultsByCommand = field(default_factory=dict)
     heard: list[bytes] = field(default_factory=list)
     asked: asyncio.Condition = field(default_factory=asyncio.Condition)
     port: int = 0
@@ -67,6 +68,7 @@ class Remote:
     protocol = ConnectorProtocol.IMAP
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection."""
         task = asyncio.current_task()
         assert task is not None
         async with self.asked:
@@ -79,51 +81,59 @@ class Remote:
         writer.transport.abort()
 
     def greeting(self) -> bytes:
+        """The greeting of the server."""
         raise NotImplementedError
 
     async def one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Read and answer one command. Returns false if the session ends."""
         raise NotImplementedError
 
     async def note(self, line: bytes) -> None:
+        """Record a line and wake those who wait for it."""
         async with self.asked:
             self.heard.append(line)
             self.asked.notify_all()
 
     async def until_connected(self) -> None:
+        """Wait until a client has connected."""
         async with asyncio.timeout(SOON), self.asked:
             await self.asked.wait_for(lambda: bool(self.sessions))
 
-    async def until(self, word: bytes) -> None:
-        """Wait until a command has come that has this in it."""
+    async def until(self, text: bytes) -> None:
+        """Wait until a received line contains this text."""
         async with asyncio.timeout(SOON), self.asked:
-            await self.asked.wait_for(lambda: any(word in line for line in self.heard))
+            await self.asked.wait_for(lambda: any(text in line for line in self.heard))
 
     async def answer(
         self,
         command: str,
         tag: bytes,
-        usual: bytes,
+        usual_reply: bytes,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> bool:
-        """Whether the session goes on after it."""
-        given = self.faults.get(command)
-        fault = given if isinstance(given, Fault) else Fault(usual if given is None else given)
-        said = fault.say.replace(b"<tag>", tag).replace(b"<usual>", usual)
-        writer.write(said)
+        """Send a reply or the fault of the command. Returns false if the session ends."""
+        replacement = self.faults.get(command)
+        fault = (
+            replacement
+            if isinstance(replacement, Fault)
+            else Fault(usual_reply if replacement is None else replacement)
+        )
+        reply = fault.say.replace(b"<tag>", tag).replace(b"<usual>", usual_reply)
+        writer.write(reply)
         await writer.drain()
         while fault.ever:
-            writer.write(said)
+            writer.write(reply)
             await writer.drain()
-        if fault.then == SILENT:
+        if fault.then == STAYS_SILENT:
             while await reader.read(1 << 16):
                 pass
-        return fault.then == ON
+        return fault.then == CONTINUES
 
 
 @dataclass
 class ImapRemote(Remote):
-    """A server of IMAP, with one folder that is like any other."""
+    """An IMAP server with the same messages in all mailboxes."""
 
     folders: list[bytes] = field(default_factory=lambda: [b'(\\HasNoChildren) "/" INBOX'])
     capabilities: bytes = b"IMAP4rev1 UIDPLUS ENABLE CONDSTORE QRESYNC IDLE AUTH=PLAIN"
@@ -143,22 +153,22 @@ class ImapRemote(Remote):
         tag, _, rest = line.rstrip(b"\r\n").partition(b" ")
         words = rest.split(b" ")
         name = b" ".join(words[: 1 + (words[0] == b"UID")]).decode("latin-1")
-        does: Callable[[bytes, list[bytes]], bytes] | None
-        does = getattr(self, "do_" + name.replace(" ", "_").lower(), None)
-        told = does(rest, words) if does else b""
-        told += b"" if b"<tag>" in told else tag + b" OK done\r\n"
+        handler: Callable[[bytes, list[bytes]], bytes] | None
+        handler = getattr(self, "do_" + name.replace(" ", "_").lower(), None)
+        reply = handler(rest, words) if handler else b""
+        reply += b"" if b"<tag>" in reply else tag + b" OK done\r\n"
         if name == "IDLE":
-            told = b"+ idling\r\n"
+            reply = b"+ idling\r\n"
         elif name == "AUTHENTICATE":
             writer.write(b"+ \r\n")
             await self.note(await reader.readline())
-        goes_on = await self.answer(name, tag, told, reader, writer)
-        if name == "IDLE" and goes_on:
+        continues = await self.answer(name, tag, reply, reader, writer)
+        if name == "IDLE" and continues:
             await self.note(await reader.readline())
             return await self.answer("DONE", tag, tag + b" OK idled\r\n", reader, writer)
-        if name == "STARTTLS" and goes_on:
+        if name == "STARTTLS" and continues:
             await writer.start_tls(server_tls())
-        return goes_on
+        return continues
 
     def do_capability(self, _rest: bytes, _words: list[bytes]) -> bytes:
         return b"* CAPABILITY " + self.capabilities + b"\r\n"
@@ -181,26 +191,30 @@ class ImapRemote(Remote):
     do_examine = do_select
 
     def do_uid_search(self, rest: bytes, _words: list[bytes]) -> bytes:
-        every = b"DELETED" not in rest
-        found = [n for n, one in self.messages.items() if every or b"\\Deleted" in one.flags]
-        return b"* SEARCH" + b"".join(b" %d" % uid for uid in found) + b"\r\n"
+        matches_all = b"DELETED" not in rest
+        uids = [
+            n
+            for n, message in self.messages.items()
+            if matches_all or b"\\Deleted" in message.flags
+        ]
+        return b"* SEARCH" + b"".join(b" %d" % uid for uid in uids) + b"\r\n"
 
     def do_uid_fetch(self, rest: bytes, words: list[bytes]) -> bytes:
-        told = b""
+        responses = b""
         for number, uid in enumerate(self.messages, 1):
             if not within(uid, words[2]):
                 continue
-            one = self.messages[uid]
-            said = [b"UID %d" % uid]
+            message = self.messages[uid]
+            items = [b"UID %d" % uid]
             if b"FLAGS" in rest:
-                said.append(b"FLAGS (" + one.flags + b")")
+                items.append(b"FLAGS (" + message.flags + b")")
             if b"RFC822.SIZE" in rest:
-                said.append(b"RFC822.SIZE " + (one.size or b"%d" % len(one.raw)))
-                said.append(b"INTERNALDATE " + one.date)
+                items.append(b"RFC822.SIZE " + (message.size or b"%d" % len(message.raw)))
+                items.append(b"INTERNALDATE " + message.date)
             if b"BODY" in rest:
-                said.append(b"BODY[] {%d}\r\n" % len(one.raw) + one.raw)
-            told += b"* %d FETCH (" % number + b" ".join(said) + b")\r\n"
-        return told
+                items.append(b"BODY[] {%d}\r\n" % len(message.raw) + message.raw)
+            responses += b"* %d FETCH (" % number + b" ".join(items) + b")\r\n"
+        return responses
 
     def do_uid_store(self, _rest: bytes, words: list[bytes]) -> bytes:
         for uid in self.messages:
@@ -209,23 +223,27 @@ class ImapRemote(Remote):
         return b""
 
     def do_uid_expunge(self, _rest: bytes, words: list[bytes]) -> bytes:
-        return self.expunged(lambda uid: within(uid, words[2]))
+        return self.expunge_messages(lambda uid: within(uid, words[2]))
 
     def do_expunge(self, _rest: bytes, _words: list[bytes]) -> bytes:
-        return self.expunged(lambda _: True)
+        return self.expunge_messages(lambda _: True)
 
-    def expunged(self, meant: Callable[[int], bool]) -> bytes:
-        gone = [
-            uid for uid, one in self.messages.items() if b"\\Deleted" in one.flags and meant(uid)
+    def expunge_messages(self, is_selected: Callable[[int], bool]) -> bytes:
+        """Expunge the selected messages that have the flag Deleted."""
+        expunged_uids = [
+            uid
+            for uid, message in self.messages.items()
+            if b"\\Deleted" in message.flags and is_selected(uid)
         ]
-        for uid in gone:
+        for uid in expunged_uids:
             del self.messages[uid]
-        return b"".join(b"* VANISHED %d\r\n" % uid for uid in gone)
+        return b"".join(b"* VANISHED %d\r\n" % uid for uid in expunged_uids)
 
 
-def within(uid: int, spans: bytes) -> bool:
-    for span in spans.split(b","):
-        low, _, high = span.partition(b":")
+def within(uid: int, uid_set: bytes) -> bool:
+    """True if the UID is in the set (RFC 9051 sequence-set)."""
+    for uid_range in uid_set.split(b","):
+        low, _, high = uid_range.partition(b":")
         if int(low) <= uid <= (1 << 32 if high == b"*" else int(high or low)):
             return True
     return False
@@ -233,7 +251,7 @@ def within(uid: int, spans: bytes) -> bool:
 
 @dataclass
 class PopRemote(Remote):
-    """A server of POP3."""
+    """A POP3 server."""
 
     capabilities: bytes = b"TOP\r\nUIDL\r\nUSER\r\nSTLS\r\n"
     marked: set[int] = field(default_factory=set)
@@ -251,31 +269,31 @@ class PopRemote(Remote):
         name, _, rest = line.rstrip(b"\r\n").partition(b" ")
         command = name.decode("latin-1")
         if command == "AUTH":
-            goes_on = await self.answer("AUTH", b"", b"+ \r\n", reader, writer)
+            continues = await self.answer("AUTH", b"", b"+ \r\n", reader, writer)
             await self.note(await reader.readline())
-            return goes_on and await self.answer("SASL", b"", b"+OK in\r\n", reader, writer)
-        does: Callable[[bytes], bytes] | None = getattr(self, f"do_{command.lower()}", None)
-        goes_on = await self.answer(
-            command, b"", does(rest) if does else b"+OK\r\n", reader, writer
+            return continues and await self.answer("SASL", b"", b"+OK in\r\n", reader, writer)
+        handler: Callable[[bytes], bytes] | None = getattr(self, f"do_{command.lower()}", None)
+        continues = await self.answer(
+            command, b"", handler(rest) if handler else b"+OK\r\n", reader, writer
         )
-        if command == "STLS" and goes_on:
+        if command == "STLS" and continues:
             await writer.start_tls(server_tls())
-        return goes_on and command != "QUIT"
+        return continues and command != "QUIT"
 
     def do_capa(self, _rest: bytes) -> bytes:
         return b"+OK\r\n" + self.capabilities + b".\r\n"
 
     def do_list(self, _rest: bytes) -> bytes:
         lines = (
-            b"%d %s\r\n" % (number, one.size or b"%d" % len(one.raw))
-            for number, one in self.messages.items()
+            b"%d %s\r\n" % (number, message.size or b"%d" % len(message.raw))
+            for number, message in self.messages.items()
         )
         return b"+OK\r\n" + b"".join(lines) + b".\r\n"
 
     def do_uidl(self, _rest: bytes) -> bytes:
         lines = (
-            b"%d %s\r\n" % (number, one.uidl or b"uidl-%d" % number)
-            for number, one in self.messages.items()
+            b"%d %s\r\n" % (number, message.uidl or b"uidl-%d" % number)
+            for number, message in self.messages.items()
         )
         return b"+OK\r\n" + b"".join(lines) + b".\r\n"
 
@@ -298,7 +316,7 @@ class PopRemote(Remote):
 
 @asynccontextmanager
 async def open_at(remote: Remote, *, tls: bool = False) -> AsyncGenerator[Remote]:
-    """Listen on a free port. At the end everyone has gone, and no thread is left."""
+    """Run the server on a free port. At the end no session and no connector thread is left."""
     listener = await asyncio.start_server(
         remote.serve, "127.0.0.1", 0, ssl=server_tls() if tls else None, limit=1 << 22
     )
@@ -316,13 +334,13 @@ async def open_at(remote: Remote, *, tls: bool = False) -> AsyncGenerator[Remote
             listener.close()
 
 
-async def _here(_host: str, _port: int) -> list[str]:
+async def _resolve_to_loopback(_host: str, _port: int) -> list[str]:
     return ["127.0.0.1"]
 
 
-def account(remote: Remote, **more: Any) -> RemoteServer:
-    """How it is reached: without TLS, where nothing else is said."""
-    usual = RemoteServer(
+def account(remote: Remote, **changes: Any) -> RemoteServer:
+    """The settings to connect to the server; by default without TLS."""
+    settings = RemoteServer(
         remote.protocol,
         "127.0.0.1",
         remote.port,
@@ -332,71 +350,80 @@ def account(remote: Remote, **more: Any) -> RemoteServer:
         SECRET,
         PATIENCE,
     )
-    return replace(usual, **more)
+    return replace(settings, **changes)
 
 
 @asynccontextmanager
 async def signed_in(
-    remote: Remote, *, largest: int = LARGEST, ours: bool = True, **more: Any
+    remote: Remote, *, max_message_size: int = LARGEST, ours: bool = True, **changes: Any
 ) -> AsyncGenerator[ThreadedSession]:
-    """A session, with a server that listens; without `ours` its certificate is not trusted."""
-    async with open_at(remote, tls=more.get("security") is ConnectorSecurity.TLS):
-        gate = NetworkPolicy(allows_private=True, resolve=_here)
-        known = trust() if ours else None
+    """Run the server and yield a signed-in session with it."""
+    async with open_at(remote, tls=changes.get("security") is ConnectorSecurity.TLS):
+        network_policy = NetworkPolicy(allows_private=True, resolve=_resolve_to_loopback)
+        tls_context = trust() if ours else None
         async with (
             asyncio.timeout(2 * SOON),
-            open_session(account(remote, **more), gate, largest, known) as there,
+            connect_and_sign_in_session(
+                account(remote, **changes), network_policy, max_message_size, tls_context
+            ) as session,
         ):
-            yield there
+            yield session
 
 
 INBOX = ListedMailbox(b"INBOX", ["INBOX"], None)
 Work = Callable[[ThreadedSession], Awaitable[Any]]
 
 
-def head(mark: object, size: int = 10) -> RemoteMessage:
-    return RemoteMessage(str(mark), size, frozenset(), None)
+def head(message_id: object, size: int = 10) -> RemoteMessage:
+    """The listed metadata of a message."""
+    return RemoteMessage(str(message_id), size, frozenset(), None)
 
 
-def three(**more: Any) -> ImapRemote:
+def three(**options: Any) -> ImapRemote:
+    """Make an IMAP server with the messages 3, 5 and 8."""
     messages = {uid: Message(MESSAGE + b"%d\r\n" % uid) for uid in (3, 5, 8)}
-    return ImapRemote(messages, **more)
+    return ImapRemote(messages, **options)
 
 
-async def opened(there: ThreadedSession, *, write: bool = False) -> ImapSession:
-    remote = there.remote
+async def opened(session: ThreadedSession, *, write: bool = False) -> ImapSession:
+    """Select the INBOX and return the IMAP session."""
+    remote = session.remote
     assert isinstance(remote, ImapSession)
-    await there.run(lambda: remote.open_mailbox(INBOX, writable=write))
+    await session.run(lambda: remote.open_mailbox(INBOX, writable=write))
     return remote
 
 
-async def got(there: ThreadedSession, *uids: int) -> dict[str, bytes]:
-    """What these messages of the INBOX are."""
-    await opened(there)
-    heads = [head(uid) for uid in uids]
-    return {one.message_id: raw async for some in there.stream_messages(heads) for one, raw in some}
+async def got(session: ThreadedSession, *uids: int) -> dict[str, bytes]:
+    """Fetch these messages of the INBOX."""
+    await opened(session)
+    messages = [head(uid) for uid in uids]
+    return {
+        message.message_id: raw
+        async for batch in session.stream_messages(messages)
+        for message, raw in batch
+    }
 
 
-async def everything(there: ThreadedSession) -> None:
-    """Each command there is."""
-    remote = await opened(there, write=True)
-    await there.run(remote.list_mailboxes)
-    await there.run(remote.list_subscribed)
-    await there.run(remote.list_message_ids)
-    await there.run(remote.fetch_metadata, ["3", "5"])
-    await there.run(remote.fetch_changed_flags, 5)
-    await there.run(remote.wait_for_changes, 0.01)
-    await there.run(remote.delete_messages, ["3"])
+async def everything(session: ThreadedSession) -> None:
+    """Run every command of a session."""
+    remote = await opened(session, write=True)
+    await session.run(remote.list_mailboxes)
+    await session.run(remote.list_subscribed)
+    await session.run(remote.list_message_ids)
+    await session.run(remote.fetch_metadata, ["3", "5"])
+    await session.run(remote.fetch_changed_flags, 5)
+    await session.run(remote.wait_for_changes, 0.01)
+    await session.run(remote.delete_messages, ["3"])
 
 
-async def failure(remote: Remote, work: Work = everything, **more: Any) -> RemoteFailure:
-    """How it fails: in words for people, without the password."""
-    with pytest.raises(RemoteFailure) as problem:
-        async with signed_in(remote, **more) as there:
-            await work(there)
-    shown = problem.value.message
-    assert shown
-    assert shown.isprintable()
-    assert SECRET not in shown
-    assert not any(word in shown for word in ("b'", 'b"', "Errno", "object", "Traceback"))
-    return problem.value
+async def failure(remote: Remote, job: Work = everything, **changes: Any) -> RemoteFailure:
+    """Run a job that fails and return the error, whose text is readable and has no password."""
+    with pytest.raises(RemoteFailure) as error_info:
+        async with signed_in(remote, **changes) as session:
+            await job(session)
+    text = error_info.value.message
+    assert text
+    assert text.isprintable()
+    assert SECRET not in text
+    assert not any(word in text for word in ("b'", 'b"', "Errno", "object", "Traceback"))
+    return error_info.value

@@ -1,4 +1,4 @@
-"""A neighbour that says what it is told, and a household that keeps mail in memory."""
+"""A client that sends single SMTP or LMTP commands, and a listener backend in memory."""
 
 import asyncio
 import socket
@@ -12,48 +12,53 @@ from mail.envelope.local_recipient import LocalRecipient
 from mail.recipients.recipient_routes import AcceptedAccount, AcceptedRecipient
 from models.errors import NotFound
 
-PATIENCE = 60  # seconds; a torturous letter takes some on a busy machine
+PATIENCE = 60  # seconds; a hostile message takes some on a busy machine
 
 
 @dataclass
 class Neighbour:
-    """One connection. `say` returns the whole reply, with its lines joined by a newline."""
+    """An SMTP or LMTP connection. Replies are whole; their lines are joined by LF."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
     async def hear(self) -> str:
-        lines = [await self._line()]
+        """Read a reply."""
+        lines = [await self._read_line()]
         while lines[-1][3:4] == "-":
-            lines.append(await self._line())
+            lines.append(await self._read_line())
         return "\n".join(lines)
 
-    async def _line(self) -> str:
+    async def _read_line(self) -> str:
         async with asyncio.timeout(PATIENCE):
             return (await self.reader.readuntil(b"\r\n")).decode().rstrip()
 
     async def say(self, line: str | bytes) -> str:
+        """Send a command and return its reply."""
         raw = line if isinstance(line, bytes) else line.encode()
         self.send(raw + b"\r\n")
         return await self.hear()
 
     def send(self, raw: bytes) -> None:
+        """Send bytes without waiting for a reply."""
         self.writer.write(raw)
 
-    async def begin(self, *to: str, sender: str = "carol@example.net", more: str = "") -> None:
-        """All up to the 354 of DATA."""
+    async def begin(
+        self, *recipients: str, sender: str = "carol@example.net", more: str = ""
+    ) -> None:
+        """Send MAIL, RCPT and DATA, up to the reply 354."""
         assert (await self.say(f"MAIL FROM:<{sender}>{more}")).startswith("250 2.1.0")
-        for address in to:
+        for address in recipients:
             assert (await self.say(f"RCPT TO:<{address}>")).startswith("250 2.1.5")
         assert (await self.say("DATA")).startswith("354")
 
     async def ended(self) -> bytes:
-        """What comes until we are hung up on."""
+        """Read until the server closes the connection, and return the bytes."""
         async with asyncio.timeout(PATIENCE):
             return await self.reader.read()
 
     def reset(self) -> None:
-        """Go at once, as a host that crashes."""
+        """Close the connection by a TCP reset, as a crashed host does."""
         linger = struct.pack("ii", 1, 0)
         self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.writer.transport.abort()
@@ -64,21 +69,25 @@ class Neighbour:
 
 
 async def connect(port: int, *, greet: bool = True) -> Neighbour:
-    neighbour = Neighbour(*await asyncio.open_connection("127.0.0.1", port))
+    """Connect to an LMTP listener, and send LHLO if `greet` is true."""
+    client = Neighbour(*await asyncio.open_connection("127.0.0.1", port))
     if greet:
-        await neighbour.hear()
-        await neighbour.say("LHLO mx.example.net")
-    return neighbour
+        await client.hear()
+        await client.say("LHLO mx.example.net")
+    return client
 
 
-async def until(come: Callable[[], bool]) -> None:
+async def until(is_done: Callable[[], bool]) -> None:
+    """Wait until a function returns true."""
     async with asyncio.timeout(PATIENCE):
-        while not come():  # noqa: ASYNC110 - the listener has no event for that
+        while not is_done():  # noqa: ASYNC110 - listeners have no event
             await asyncio.sleep(0.01)
 
 
 @dataclass
 class Letter:
+    """A message that a backend in memory accepted."""
+
     sender: str
     to: list[str]
     raw: bytes
@@ -87,7 +96,10 @@ class Letter:
 
 @dataclass
 class Memory:
-    """A post whose users are named here. `refuse` answers for the moment of delivery."""
+    """A listener backend that keeps messages in memory.
+
+    `errors_by_name` holds the error for a local part at delivery, or for "RCPT name" at RCPT.
+    """
 
     users: dict[str, int] = field(default_factory=lambda: {"ada": 1, "bob": 2, "eve": 3})
     refuse: dict[str, Exception] = field(default_factory=dict)
@@ -98,29 +110,34 @@ class Memory:
     def __post_init__(self) -> None:
         self.open.set()
 
-    async def accept_recipient(self, address: str, sender: str) -> AcceptedRecipient:
+    async def accept_recipient(self, address: str, envelope_sender: str) -> AcceptedRecipient:
         name, _, domain = address.partition("@")
         if error := self.refuse.get(f"RCPT {name}"):
             raise error
         if name not in self.users or domain not in {"example.org", "bücher.example"}:
             raise NotFound(address)
-        key = self.users[name]
+        user_id = self.users[name]
         return AcceptedRecipient(
-            address, [AcceptedAccount(LocalRecipient(key, 1, key * 10, key * 100, address))]
+            address,
+            [AcceptedAccount(LocalRecipient(user_id, 1, user_id * 10, user_id * 100, address))],
         )
 
     async def deliver(
         self,
-        source: bytes | Path,
-        taken: Sequence[AcceptedRecipient],
-        sender: str,
-        arrived: SmtpArrival | None = None,
+        raw_message: bytes | Path,
+        accepted_recipients: Sequence[AcceptedRecipient],
+        envelope_sender: str,
+        arrival: SmtpArrival | None = None,
     ) -> Sequence[object]:
         self.reached.set()
         await self.open.wait()
-        raw = source if isinstance(source, bytes) else await asyncio.to_thread(source.read_bytes)
-        addresses = [to.address for to in taken]
+        raw = (
+            raw_message
+            if isinstance(raw_message, bytes)
+            else await asyncio.to_thread(raw_message.read_bytes)
+        )
+        addresses = [recipient.address for recipient in accepted_recipients]
         outcomes = [self.refuse.get(address.partition("@")[0]) for address in addresses]
-        there = [a for a, refused in zip(addresses, outcomes, strict=True) if not refused]
-        self.letters.append(Letter(sender, there, raw, isinstance(source, Path)))
+        delivered = [a for a, error in zip(addresses, outcomes, strict=True) if not error]
+        self.letters.append(Letter(envelope_sender, delivered, raw, isinstance(raw_message, Path)))
         return outcomes

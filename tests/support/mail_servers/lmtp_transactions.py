@@ -11,38 +11,42 @@ _QUEUE_ID = re.compile(r"(?<=Delivered) as [0-9a-f]{20}\Z")
 
 
 async def send_transaction(
-    neighbour: Neighbour, raw: bytes, *to: str, sender: str = "carol@far.example"
+    client: Neighbour, raw: bytes, *recipients: str, sender: str = "carol@far.example"
 ) -> Any:
     """Reply codes to RCPT, and to the message if any recipient was accepted."""
-    codes = [(await neighbour.say(f"MAIL FROM:<{sender}>"))[:9]]
+    codes = [(await client.say(f"MAIL FROM:<{sender}>"))[:9]]
     assert codes == ["250 2.1.0"]
-    rcpt = [(await neighbour.say(f"RCPT TO:<{each}>"))[:9] for each in to]
-    accepted = [code for code in rcpt if code.startswith("250")]
+    rcpt_codes = [(await client.say(f"RCPT TO:<{recipient}>"))[:9] for recipient in recipients]
+    accepted = [code for code in rcpt_codes if code.startswith("250")]
     if not accepted:
-        await neighbour.say("RSET")
-        return rcpt, []
-    await neighbour.say("DATA")
-    neighbour.send(raw + b".\r\n")
-    return rcpt, [(await neighbour.hear())[:9] for _ in accepted]
+        await client.say("RSET")
+        return rcpt_codes, []
+    await client.say("DATA")
+    client.send(raw + b".\r\n")
+    return rcpt_codes, [(await client.hear())[:9] for _ in accepted]
 
 
-async def deliver_message(neighbour: Neighbour, raw: bytes, *to: str, sender: str) -> list[str]:
+async def deliver_message(
+    client: Neighbour, raw: bytes, *recipients: str, sender: str
+) -> list[str]:
     """Deliver a message and return the reply for each recipient."""
-    await neighbour.begin(*to, sender=sender)
-    neighbour.send(raw + b"\r\n.\r\n")
-    return [await neighbour.hear() for _ in to]
+    await client.begin(*recipients, sender=sender)
+    client.send(raw + b"\r\n.\r\n")
+    return [await client.hear() for _ in recipients]
 
 
-async def deliver_for_reply_codes(neighbour: Neighbour, raw: bytes, *to: str) -> list[str]:
+async def deliver_for_reply_codes(client: Neighbour, raw: bytes, *recipients: str) -> list[str]:
     """Deliver a message and return the codes of the reply for each recipient."""
-    await neighbour.begin(*to)
-    neighbour.send(raw + b".\r\n")
-    return [(await neighbour.hear())[:9] for _ in to]
+    await client.begin(*recipients)
+    client.send(raw + b".\r\n")
+    return [(await client.hear())[:9] for _ in recipients]
 
 
 async def deliver_without_queue_id(
-    neighbour: Neighbour, raw: bytes, *to: str, sender: str = "carol@example.com"
+    client: Neighbour, raw: bytes, *recipients: str, sender: str = "carol@example.com"
 ) -> list[str]:
     """Deliver a message and return the reply for each recipient without its queue id."""
-    replies = await deliver_message(neighbour, raw, *(to or ("ada@example.org",)), sender=sender)
+    replies = await deliver_message(
+        client, raw, *(recipients or ("ada@example.org",)), sender=sender
+    )
     return [_QUEUE_ID.sub("", reply) for reply in replies]

@@ -1,4 +1,4 @@
-"""The ways by which mail comes in, each with a post in memory, for what is tried on all of them."""
+"""LMTP, MX and submission listeners with a backend in memory, for tests of all three."""
 
 import asyncio
 import base64
@@ -32,51 +32,62 @@ SECRET = base64.b64encode(b"\0ada\0secret").decode()
 
 @dataclass
 class Post(Memory):
-    """A household, and a clerk that knows ada by her password."""
+    """A recording backend in memory. It knows the user ada with the password "secret"."""
 
-    asked: list[str] = field(default_factory=list)  # for recipients
-    tried: list[tuple[str, str]] = field(default_factory=list)  # names and passwords
+    asked: list[str] = field(default_factory=list)
+    tried: list[tuple[str, str]] = field(default_factory=list)  # usernames and passwords
 
-    async def accept_recipient(self, address: str, sender: str) -> AcceptedRecipient:
+    async def accept_recipient(self, address: str, envelope_sender: str) -> AcceptedRecipient:
         self.asked.append(address)
-        return await super().accept_recipient(address, sender)
+        return await super().accept_recipient(address, envelope_sender)
 
     async def enqueue_for_retry(
         self,
-        source: bytes | Path,
-        taken: Sequence[AcceptedRecipient],
-        sender: str,
-        arrived: SmtpArrival,
+        raw_message: bytes | Path,
+        accepted_recipients: Sequence[AcceptedRecipient],
+        envelope_sender: str,
+        arrival: SmtpArrival,
     ) -> None:
-        raise AssertionError("nobody is refused at the end")
+        raise AssertionError("no recipient fails after DATA")
 
-    async def sign_in(self, name: str, password: str, ip: str | None) -> SmtpSubmitter:
-        self.tried.append((name, password))
-        if (name, password) != ("ada", "secret"):
+    async def sign_in(self, login_name: str, password: str, ip: str | None) -> SmtpSubmitter:
+        self.tried.append((login_name, password))
+        if (login_name, password) != ("ada", "secret"):
             raise AuthenticationFailed
-        return SmtpSubmitter(1, name, 1, ip)
+        return SmtpSubmitter(1, login_name, 1, ip)
 
-    async def check_sender(self, writer: SmtpSubmitter, sender: str) -> None:
-        if sender != "carol@example.net":
+    async def require_sender_and_sending_limits(
+        self, submitter: SmtpSubmitter, envelope_sender: str
+    ) -> None:
+        if envelope_sender != "carol@example.net":
             raise Forbidden("you may not send as that")
 
     async def submit(
         self,
-        writer: SmtpSubmitter,
-        source: bytes | Path,
-        sender: str,
-        to: Sequence[tuple[str, DsnRequest]],
+        submitter: SmtpSubmitter,
+        raw_message: bytes | Path,
+        envelope_sender: str,
+        recipients: Sequence[tuple[str, DsnRequest]],
     ) -> str:
-        raw = source if isinstance(source, bytes) else await asyncio.to_thread(source.read_bytes)
+        raw = (
+            raw_message
+            if isinstance(raw_message, bytes)
+            else await asyncio.to_thread(raw_message.read_bytes)
+        )
         self.letters.append(
-            Letter(sender, [address for address, _ in to], raw, isinstance(source, Path))
+            Letter(
+                envelope_sender,
+                [address for address, _ in recipients],
+                raw,
+                isinstance(raw_message, Path),
+            )
         )
         return "1"
 
 
 @dataclass
 class Door:
-    """A listener and its post."""
+    """A running listener with its backend."""
 
     kind: str
     listener: SmtpFamilyListener
@@ -88,43 +99,45 @@ class Door:
         return b"LHLO x" if self.kind == "lmtp" else b"EHLO x"
 
     async def arrive(self) -> Neighbour:
-        """A connection that has heard the greeting and said nothing."""
-        opened = asyncio.open_connection("127.0.0.1", self.listener.port)
-        neighbour = Neighbour(*await opened)
-        assert (await neighbour.hear()).startswith("220 ")
-        return neighbour
+        """Connect and read the greeting."""
+        connection = asyncio.open_connection("127.0.0.1", self.listener.port)
+        client = Neighbour(*await connection)
+        assert (await client.hear()).startswith("220 ")
+        return client
 
     async def enter(self) -> Neighbour:
-        """One that may send now."""
-        neighbour = await self.arrive()
-        assert (await neighbour.say(self.hello)).startswith("250")
+        """Connect, greet and sign in, so that messages can be sent."""
+        client = await self.arrive()
+        assert (await client.say(self.hello)).startswith("250")
         if self.kind == "submission":
-            await secured(neighbour, self.authority.client())
-            assert (await neighbour.say(f"AUTH PLAIN {SECRET}")).startswith("235")
-        return neighbour
+            await secured(client, self.authority.client())
+            assert (await client.say(f"AUTH PLAIN {SECRET}")).startswith("235")
+        return client
 
 
 @asynccontextmanager
 async def opened(kind: str, folder: Path, **limits: Any) -> AsyncIterator[Door]:
-    """A door of this kind."""
+    """Run a listener of this kind; `limits` are fields of SessionLimits."""
     authority, post = Authority(folder), Post()
     database = Database(f"sqlite+aiosqlite:///{folder}/mail.db")
     options = Options(hostname="mx.example.org")
     world = Environment(database, FolderStore(folder / "blobs"), b"secret", options=options)
-    each = limits.pop(
+    connections_per_network = limits.pop(
         "max_connections_per_network", SmtpListenerConfig().max_connections_per_network
     )
-    within = replace(SessionLimits(), **limits)
-    terms = SmtpListenerConfig(
-        within, max_connections_per_network=each, certificates=CertificateFiles(authority.issue())
+    session_limits = replace(SessionLimits(), **limits)
+    config = SmtpListenerConfig(
+        session_limits,
+        max_connections_per_network=connections_per_network,
+        certificates=CertificateFiles(authority.issue()),
     )
     listener: SmtpFamilyListener
     if kind == "lmtp":
-        listener = LmtpListener(world, folder / "spool", within, post)
+        listener = LmtpListener(world, folder / "spool", session_limits, post)
     elif kind == "mx":
-        listener = MxListener(world, folder / "spool", terms, MxRules(0, 0), post)
+        listener = MxListener(world, folder / "spool", config, MxRules(0, 0), post)
     else:
-        listener = SubmissionListener(world, folder / "spool", terms, post)
+        listener = SubmissionListener(world, folder / "spool", config, post)
     await listener.start(host="127.0.0.1", port=0)
     try:
         yield Door(kind, listener, post, authority)

@@ -1,4 +1,4 @@
-"""A server that answers wrongly, slowly, endlessly or not at all, at the step that is chosen."""
+"""An SMTP server that replies wrongly, slowly, endlessly or not at all at a chosen step."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -16,23 +16,24 @@ QUICK = replace(
     envelope_timeout=1.5,
     final_reply_timeout=1.0,
 )
-USUAL = {"EHLO": "250-there\r\n250 SIZE 1000000", "DATA": "354 Go on", "QUIT": "221 Bye"}
+USUAL_REPLIES = {"EHLO": "250-there\r\n250 SIZE 1000000", "DATA": "354 Go on", "QUIT": "221 Bye"}
 
 
 @dataclass
 class Bad:
-    """A server that does at one step what it should not; at the others, what it should."""
+    """Commits a fault at one step, and replies correctly at the others."""
 
     step: str = ""
     what: str = ""
-    times: int = 1000  # then it behaves
-    together: bool = False  # it takes several commands at once
+    times: int = 1000  # faults before the server replies correctly
+    together: bool = False
     said: list[str] = field(default_factory=list)
     taken: int = 0
     port: int = 0
     connections: int = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection."""
         self.connections += 1
         try:
             await self.answer("GREETING", reader, writer)
@@ -55,20 +56,24 @@ class Bad:
     async def answer(
         self, step: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
+        """Reply to a step, or commit the fault."""
         if self.together and step == "EHLO":
-            usual = "250-there\r\n250-PIPELINING\r\n250 SIZE 1000000"
+            usual_reply = "250-there\r\n250-PIPELINING\r\n250 SIZE 1000000"
         else:
-            usual = USUAL.get(step, "220 there" if step == "GREETING" else "250 2.0.0 OK")
+            usual_reply = USUAL_REPLIES.get(
+                step, "220 there" if step == "GREETING" else "250 2.0.0 OK"
+            )
         if step != self.step or self.times <= 0:
-            writer.write(f"{usual}\r\n".encode())
+            writer.write(f"{usual_reply}\r\n".encode())
             return
         self.times -= 1
-        await DEEDS.get(self.what, _said)(self.what, usual, writer)
+        await FAULT_ACTIONS.get(self.what, _send_text)(self.what, usual_reply, writer)
         if self.what == "silence":
             await reader.read()
 
     @asynccontextmanager
     async def listening(self) -> AsyncGenerator[OutboundSettings]:
+        """Run the server, and yield settings that relay to it."""
         server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         try:
@@ -77,40 +82,40 @@ class Bad:
             server.close()
 
 
-async def _said(what: str, _usual: str, writer: asyncio.StreamWriter) -> None:
-    writer.write(f"{what}\r\n".encode())
+async def _send_text(fault: str, _usual_reply: str, writer: asyncio.StreamWriter) -> None:
+    writer.write(f"{fault}\r\n".encode())
 
 
-async def _silence(_what: str, _usual: str, _writer: asyncio.StreamWriter) -> None:
+async def _send_nothing(_fault: str, _usual_reply: str, _writer: asyncio.StreamWriter) -> None:
     return
 
 
-async def _hang_up(_what: str, _usual: str, writer: asyncio.StreamWriter) -> None:
+async def _hang_up(_fault: str, _usual_reply: str, writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-async def _endless(_what: str, usual: str, writer: asyncio.StreamWriter) -> None:
+async def _send_endless_reply(_fault: str, usual_reply: str, writer: asyncio.StreamWriter) -> None:
     for _ in range(100_000):
-        writer.write(f"{usual[:3]}-more and more\r\n".encode())
+        writer.write(f"{usual_reply[:3]}-more and more\r\n".encode())
         await writer.drain()
 
 
-async def _long(_what: str, usual: str, writer: asyncio.StreamWriter) -> None:
-    writer.write(usual[:3].encode() + b" " + b"x" * (1 << 20) + b"\r\n")
+async def _send_long_line(_fault: str, usual_reply: str, writer: asyncio.StreamWriter) -> None:
+    writer.write(usual_reply[:3].encode() + b" " + b"x" * (1 << 20) + b"\r\n")
     await writer.drain()
 
 
-async def _drip(_what: str, usual: str, writer: asyncio.StreamWriter) -> None:
-    for byte in f"{usual[:3]} {'x' * 1000}\r\n".encode():
+async def _send_slowly(_fault: str, usual_reply: str, writer: asyncio.StreamWriter) -> None:
+    for byte in f"{usual_reply[:3]} {'x' * 1000}\r\n".encode():
         writer.write(bytes([byte]))
         await writer.drain()
         await asyncio.sleep(0.2)
 
 
-DEEDS: dict[str, Callable[..., Awaitable[None]]] = {
-    "silence": _silence,
+FAULT_ACTIONS: dict[str, Callable[..., Awaitable[None]]] = {
+    "silence": _send_nothing,
     "hang up": _hang_up,
-    "endless": _endless,
-    "long": _long,
-    "drip": _drip,
+    "endless": _send_endless_reply,
+    "long": _send_long_line,
+    "drip": _send_slowly,
 }

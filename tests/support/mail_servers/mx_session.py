@@ -16,7 +16,7 @@ async def open_mx_session(world: Environment, tmp_path: Path) -> AsyncGenerator[
     """Start an MX listener and open a session with it."""
     listener = MxListener(world, tmp_path / "spool-mx", SmtpListenerConfig())
     await listener.start(host="127.0.0.1", port=0)
-    neighbour = await connect(listener.port)
-    yield neighbour
-    await neighbour.close()
+    client = await connect(listener.port)
+    yield client
+    await client.close()
     await listener.close(1)

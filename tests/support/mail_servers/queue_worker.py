@@ -1,4 +1,4 @@
-"""A worker that runs meanwhile, and what its queue holds."""
+"""Running a queue worker, and reading queue entries and submissions."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -25,7 +25,7 @@ from resolvers.submission.create import SendRequest
 from tests.conftest import Client, context
 from tests.support.mail_servers.smtp_and_dns_servers import Server, trust
 
-SLOW = 60.0  # seconds: no test waits for the worker's own look
+SLOW = 60.0  # seconds; tests wake the worker instead
 PACE = QueueLimits(
     poll_interval=SLOW, connect_timeout=5.0, reply_timeout=5.0, final_reply_timeout=5.0
 )
@@ -36,11 +36,11 @@ State = DeliveryState
 
 @asynccontextmanager
 async def working(
-    world: Environment, route: OutboundSettings, pace: QueueLimits = PACE
+    world: Environment, route: OutboundSettings, limits: QueueLimits = PACE
 ) -> AsyncGenerator[asyncio.Event]:
-    """A worker that runs meanwhile; leaving stops it."""
+    """Run a queue worker in the background, and stop it at the end."""
     stop = asyncio.Event()
-    task = asyncio.create_task(run_until_stopped(world, route, stop=stop, limits=pace))
+    task = asyncio.create_task(run_until_stopped(world, route, stop=stop, limits=limits))
     try:
         yield stop
     finally:
@@ -48,54 +48,62 @@ async def working(
         await asyncio.wait_for(task, 10)
 
 
-async def send(ada: Client, *to: NamedAddress, **more: Any) -> int:
-    """Queue a message; the key of its submission."""
-    outgoing = SendRequest(to=to or FAR, subject="Hello", text="Hi.\n.\n..dots\n", **more)
-    sent = await submission_create.send_message(context(ada), outgoing)
+async def send(client: Client, *recipients: NamedAddress, **fields: Any) -> int:
+    """Queue a message and return the id of its submission."""
+    request = SendRequest(to=recipients or FAR, subject="Hello", text="Hi.\n.\n..dots\n", **fields)
+    sent = await submission_create.send_message(context(client), request)
     assert sent.submission is not None
     return int(sent.submission.id)
 
 
-async def deliveries(world: Environment, key: int) -> dict[str, Any]:
-    asked = select(*core_table(QueueEntry).c).where(col(QueueEntry.submission_id) == key)
-    return {row.recipient.partition("@")[0]: row for row in await world.database.read(asked)}
+async def deliveries(world: Environment, submission_id: int) -> dict[str, Any]:
+    """Read the queue entries of a submission by the local part of the recipient."""
+    statement = select(*core_table(QueueEntry).c).where(
+        col(QueueEntry.submission_id) == submission_id
+    )
+    return {row.recipient.partition("@")[0]: row for row in await world.database.read(statement)}
 
 
-async def state(world: Environment, key: int) -> SubmissionState:
-    asked = select(col(Submission.state)).where(col(Submission.id) == key)
-    (row,) = await world.database.read(asked)
+async def state(world: Environment, submission_id: int) -> SubmissionState:
+    """Read the state of a submission."""
+    statement = select(col(Submission.state)).where(col(Submission.id) == submission_id)
+    (row,) = await world.database.read(statement)
     return SubmissionState(row.state)
 
 
-async def until(true: Callable[[], Awaitable[bool]]) -> None:
+async def until(is_true: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until an async function returns true."""
     async with asyncio.timeout(10):
-        while not await true():  # noqa: ASYNC110 - rows have no event
+        while not await is_true():  # noqa: ASYNC110 - no event for rows
             await asyncio.sleep(0.01)
 
 
-async def settled(world: Environment, key: int) -> dict[str, Any]:
-    """The deliveries, once each has been tried and nobody holds it."""
+async def settled(world: Environment, submission_id: int) -> dict[str, Any]:
+    """Return the queue entries when each was tried and none has a lease."""
 
-    async def quiet() -> bool:
-        rows = (await deliveries(world, key)).values()
+    async def is_idle() -> bool:
+        rows = (await deliveries(world, submission_id)).values()
         return all(row.lease is None and row.last_code is not None for row in rows)
 
-    await until(quiet)
-    return await deliveries(world, key)
+    await until(is_idle)
+    return await deliveries(world, submission_id)
 
 
 def ring(world: Environment) -> None:
+    """Wake the queue worker."""
     world.wakeups.announce({QUEUE: world.new_id()})
 
 
 def relay(server: Server, query: str = "") -> OutboundSettings:
+    """Settings that relay all messages to this server."""
     return OutboundSettings(
         parse_next_hop(f"smtp://127.0.0.1:{server.port}{query}"), trusted_context=trust()
     )
 
 
 async def inbox(client: Client) -> list[Any]:
-    asked = select(
+    """Read the rows of the messages in the inbox."""
+    statement = select(
         col(Message.subject),
         col(Message.content_type),
         col(Message.envelope_from),
@@ -103,33 +111,37 @@ async def inbox(client: Client) -> list[Any]:
         col(Message.bcc),
         col(Message.blob_id),
     ).where(col(Message.mailbox_id) == (await client.box()).id)
-    return list(await client.world.database.read(asked.order_by(col(Message.id))))
+    return list(await client.world.database.read(statement.order_by(col(Message.id))))
 
 
 async def bodies(world: Environment) -> list[bytes]:
-    """All messages of the queue, byte for byte, the oldest first."""
+    """Read all messages of the queue, byte for byte, the oldest first."""
     columns = col(Submission.id), col(Submission.blob_id)
-    found = []
+    messages = []
     for row in await world.database.read(select(*columns).order_by(col(Submission.id))):
         job: Any = SimpleNamespace(submission_id=row.id, blob_id=row.blob_id)
-        found.append(await message_body.read_message(world, job))
-    return found
+        messages.append(await message_body.read_message(world, job))
+    return messages
 
 
-async def blob_of(world: Environment, key: int) -> int:
-    asked = select(col(Submission.blob_id)).where(col(Submission.id) == key)
-    (row,) = await world.database.read(asked)
+async def blob_of(world: Environment, submission_id: int) -> int:
+    """Read the blob id of a submission."""
+    statement = select(col(Submission.blob_id)).where(col(Submission.id) == submission_id)
+    (row,) = await world.database.read(statement)
     return int(row.blob_id)
 
 
-async def is_now(world: Environment, key: int, name: str, wanted: DeliveryState) -> bool:
-    return (await deliveries(world, key))[name].state is wanted
+async def is_now(
+    world: Environment, submission_id: int, name: str, expected_state: DeliveryState
+) -> bool:
+    """True if the entry of the recipient with this local part is in this state."""
+    return (await deliveries(world, submission_id))[name].state is expected_state
 
 
-async def wait_for_messages(server: Server, many: int = 1) -> None:
-    """Wait until the server has received so many messages."""
+async def wait_for_messages(server: Server, count: int = 1) -> None:
+    """Wait until the server has received this many messages."""
 
-    async def there() -> bool:
-        return len(server.mails) >= many
+    async def has_received() -> bool:
+        return len(server.mails) >= count
 
-    await until(there)
+    await until(has_received)

@@ -1,4 +1,4 @@
-"""Ways out in the store, and names of servers on loopback."""
+"""Transports and TLS policies in the database, and DNS records of MX hosts on loopback."""
 
 from typing import Any
 
@@ -7,22 +7,22 @@ from models.runtime.environment import Environment
 from tests.support.mail_servers.smtp_and_dns_servers import Names
 
 
-def exchanged(domain: str, *servers: str, **more: Any) -> Names:
-    """A name server for a domain with these servers, the first on 127.0.0.1, the next on .2."""
-    records = {(domain, "MX"): [f"{10 * (n + 1)} {name}." for n, name in enumerate(servers)]}
-    for number, name in enumerate(servers, 1):
+def exchanged(domain: str, *mx_hosts: str, **options: Any) -> Names:
+    """Make a DNS server with the MX hosts of a domain, from 127.0.0.1 on."""
+    records = {(domain, "MX"): [f"{10 * (n + 1)} {name}." for n, name in enumerate(mx_hosts)]}
+    for number, name in enumerate(mx_hosts, 1):
         records[name, "A"] = [f"127.0.0.{number}"]
-    return Names(records | more.pop("records", {}), **more)
+    return Names(records | options.pop("records", {}), **options)
 
 
-async def transport(world: Environment, destination: str, next_hop: str, **more: Any) -> None:
-    """A transport in the store."""
+async def transport(world: Environment, destination: str, next_hop: str, **values: Any) -> None:
+    """Store a transport."""
     row = Transport(
         id=world.new_id(),
         destination=destination,
         next_hop=next_hop,
         created_at=world.now(),
-        **more,
+        **values,
     )
     async with world.write_session() as session:
         session.add(row)
@@ -31,7 +31,7 @@ async def transport(world: Environment, destination: str, next_hop: str, **more:
 async def policy(
     world: Environment, destination: str, level: TlsPolicyLevel, parameters: str | None = None
 ) -> None:
-    """A TLS policy in the store."""
+    """Store a TLS policy."""
     row = TlsPolicy(
         id=world.new_id(),
         destination=destination,

@@ -1,4 +1,4 @@
-"""Scanners on loopback: servers that answer as told, well or badly, and the real ones."""
+"""Scanners on loopback: scripted servers that reply well or badly, and real Rspamd and ClamAV."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from tests.support.servers import bus_servers
 
 EICAR = b"X5O!P%@AP[4\\PZX54(P^)7CC)7}$EICAR-STANDARD-" + b"ANTIVIRUS-TEST-FILE!$H+H*"
 GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-" + "ANTI-UBE-TEST-EMAIL*C.34X"
-NETWORK = (  # modules of rspamd that ask somebody elsewhere
+NETWORK_MODULES = (  # modules of Rspamd that ask other servers
     *("arc", "asn", "bimi", "dkim", "dkim_signing", "dmarc", "fuzzy_check", "greylist", "hfilter"),
     *("mx_check", "neural", "phishing", "ratelimit", "rbl", "replies", "reputation"),
     *("rspamd_update", "spf", "surbl", "url_redirector"),
@@ -27,11 +27,11 @@ options {{
 logging {{ type = "console"; level = "warning"; }}
 worker "normal" {{ bind_socket = "{host}:{port}"; count = 1; }}
 worker "controller" {{
-    bind_socket = "{host}:{learns}"; count = 1;
+    bind_socket = "{host}:{controller_port}"; count = 1;
     password = "asks-only"; enable_password = "{password}"; secure_ip = "192.0.2.1";
 }}
 """
-OPTIONS = """
+RSPAMD_OPTIONS = """
 pidfile = "{folder}/rspamd.pid";
 filters = "regexp";
 dns {{ nameserver = ["127.0.0.1:9"]; timeout = 0.1s; retransmits = 1; }}
@@ -39,7 +39,7 @@ rrd = "";
 disable_hyperscan = true;
 url_tld = "{folder}/domains";
 """
-CLAMD = """
+CLAMD_CONFIG = """
 TCPSocket {port}
 TCPAddr {host}
 LocalSocket {folder}/clamd.sock
@@ -48,33 +48,34 @@ TemporaryDirectory {folder}
 Foreground yes
 StreamMaxLength 1M
 """
-PASSWORD = "learn-from-us"  # noqa: S105 - of a server that a test has made
+PASSWORD = "learn-from-us"  # noqa: S105 - of a test server
 
-PATIENCE = 60.0  # seconds until it listens
+START_TIMEOUT = 60.0  # seconds until it listens
 
 Rude = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-def report(score: float, **more: Any) -> bytes:
-    """An answer of rspamd."""
-    said = {
+def report(score: float, **fields: Any) -> bytes:
+    """The HTTP response of Rspamd with this score."""
+    result = {
         "is_skipped": False,
         "score": score,
         "required_score": 15.0,
         "action": "no action",
         "symbols": {"OFFER": {"name": "OFFER", "score": score, "description": "An offer"}},
-        **more,
+        **fields,
     }
-    return http(json.dumps(said).encode())
+    return http(json.dumps(result).encode())
 
 
 def http(body: bytes, status: str = "200 OK") -> bytes:
+    """An HTTP response with this body."""
     return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 @asynccontextmanager
-async def rude(way: Rude) -> AsyncIterator[int]:
-    """A server that treats each connection this way, for as long as it wants; its port."""
+async def rude(handler: Rude) -> AsyncIterator[int]:
+    """Run a server that handles each connection by this function; yield its port."""
     tasks = set[asyncio.Task[None]]()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -82,9 +83,9 @@ async def rude(way: Rude) -> AsyncIterator[int]:
         assert task is not None
         tasks.add(task)
         try:
-            await way(reader, writer)
+            await handler(reader, writer)
         except (OSError, asyncio.IncompleteReadError):
-            pass  # whoever asks goes when it has heard enough
+            pass  # the client can close at any time
         finally:
             tasks.discard(task)
             writer.transport.abort()
@@ -99,87 +100,96 @@ async def rude(way: Rude) -> AsyncIterator[int]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def says(*answers: bytes) -> Rude:
-    """Hear a while, say this, and hang up."""
+def says(*replies: bytes) -> Rude:
+    """Read a request, send these replies, and close the connection."""
 
-    async def way(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1024)
-        for each in answers:
-            writer.write(each)
+        for reply in replies:
+            writer.write(reply)
             await writer.drain()
 
-    return way
+    return handle
 
 
 async def silent(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-    """Neither read nor say anything."""
+    """Neither read nor send anything."""
     await asyncio.Event().wait()
 
 
-def endless(head: bytes, piece: bytes) -> Rude:
-    """Say more and more, without an end."""
+def endless(start: bytes, chunk: bytes) -> Rude:
+    """Send chunks without end."""
 
-    async def way(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1024)
-        writer.write(head)
+        writer.write(start)
         while True:
-            writer.write(piece)
+            writer.write(chunk)
             await writer.drain()
 
-    return way
+    return handle
 
 
 async def clamd_hears(reader: asyncio.StreamReader) -> bytes:
-    """What is sent to be looked into."""
+    """Read a request to clamd and return the scanned bytes."""
     assert await reader.readexactly(10) == b"zINSTREAM\0"
-    heard = b""
+    content = b""
     while size := int.from_bytes(await reader.readexactly(4), "big"):
-        heard += await reader.readexactly(size)
-    return heard
+        content += await reader.readexactly(size)
+    return content
 
 
-def clamd_says(answer: bytes) -> Rude:
-    async def way(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+def clamd_says(reply: bytes) -> Rude:
+    """Read a request to clamd and send this reply."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await clamd_hears(reader)
-        writer.write(answer)
+        writer.write(reply)
         await writer.drain()
 
-    return way
+    return handle
 
 
 def program(name: str) -> str:
-    """Where the program is; skips the test where it is not, but in CI fails."""
+    """Return the path of a program. Skips the test if it is missing, but fails in CI."""
     return bus_servers.program(name, "httptools")
 
 
 def rspamd(folder: Path) -> tuple[BrokerProcess, BrokerProcess, str]:
-    """rspamd with its own rules, but for those that ask others; where it learns; its Redis."""
-    words = program("rspamd")
-    store = redis_broker(program("redis-server"), folder)
-    port, learns = free_port(), free_port()
-    local = folder / "local" / "local.d"
-    local.mkdir(parents=True)
-    for name in NETWORK:
-        (local / f"{name}.conf").write_text("enabled = false;\n")
-    (local / "redis.conf").write_text(f'servers = "{HOST}:{store.port}";\n')
-    (local / "classifier-bayes.conf").write_text("min_learns = 1;\n")
-    facts = {"folder": folder, "host": HOST, "port": port, "learns": learns}
-    (folder / "domains").write_text("com\nexample\nnet\norg\n")  # to read all takes a minute
-    (folder / "options.inc").write_text(OPTIONS.format(folder=folder))
-    (folder / "rspamd.conf").write_text(CONF.format(**facts, password=PASSWORD))
-    places = [f"--var={name}={folder}" for name in ("RUNDIR", "DBDIR", "LOGDIR")]
-    command = (words, "-i", "-f", "-c", str(folder / "rspamd.conf"), *places)
-    where = f"--var=LOCAL_CONFDIR={folder / 'local'}"
-    made = BrokerProcess((*command, where), port, f"http://{HOST}:{port}", folder, PATIENCE, True)
-    return made, store, f"http://{HOST}:{learns}"
+    """Make processes of Rspamd, without its network modules, and of its Redis.
+
+    Returns Rspamd, Redis and the URL of Rspamd's controller, which learns messages.
+    """
+    program_path = program("rspamd")
+    redis = redis_broker(program("redis-server"), folder)
+    port, controller_port = free_port(), free_port()
+    local_folder = folder / "local" / "local.d"
+    local_folder.mkdir(parents=True)
+    for name in NETWORK_MODULES:
+        (local_folder / f"{name}.conf").write_text("enabled = false;\n")
+    (local_folder / "redis.conf").write_text(f'servers = "{HOST}:{redis.port}";\n')
+    (local_folder / "classifier-bayes.conf").write_text("min_learns = 1;\n")
+    values = {"folder": folder, "host": HOST, "port": port, "controller_port": controller_port}
+    (folder / "domains").write_text(
+        "com\nexample\nnet\norg\n"
+    )  # the whole list takes a minute to read
+    (folder / "options.inc").write_text(RSPAMD_OPTIONS.format(folder=folder))
+    (folder / "rspamd.conf").write_text(CONF.format(**values, password=PASSWORD))
+    folder_options = [f"--var={name}={folder}" for name in ("RUNDIR", "DBDIR", "LOGDIR")]
+    command = (program_path, "-i", "-f", "-c", str(folder / "rspamd.conf"), *folder_options)
+    config_option = f"--var=LOCAL_CONFDIR={folder / 'local'}"
+    process = BrokerProcess(
+        (*command, config_option), port, f"http://{HOST}:{port}", folder, START_TIMEOUT, True
+    )
+    return process, redis, f"http://{HOST}:{controller_port}"
 
 
 def clamd(folder: Path) -> BrokerProcess:
-    """clamd that knows one signature, of the file that all agree to call a virus."""
+    """Make a process of clamd that knows only the signature of the EICAR test file."""
     port = free_port()
     (folder / "db").mkdir()
     (folder / "db" / "own.ndb").write_text(f"Own-Test:0:*:{EICAR.hex()}\n")
-    conf = CLAMD.format(port=port, host=HOST, folder=folder)
-    (folder / "clamd.conf").write_text(conf)
+    config = CLAMD_CONFIG.format(port=port, host=HOST, folder=folder)
+    (folder / "clamd.conf").write_text(config)
     command = (program("clamd"), "-c", str(folder / "clamd.conf"))
-    return BrokerProcess(command, port, f"{HOST}:{port}", folder, PATIENCE)
+    return BrokerProcess(command, port, f"{HOST}:{port}", folder, START_TIMEOUT)

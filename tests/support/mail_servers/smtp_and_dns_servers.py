@@ -1,4 +1,4 @@
-"""Neighbours on loopback: a mail server that answers as told, and a name server."""
+"""A scripted SMTP server and a DNS server on loopback."""
 
 import asyncio
 import ssl
@@ -21,7 +21,7 @@ PEM = Path(__file__).with_name("server.pem")
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """What the server took."""
+    """A message that the SMTP server accepted."""
 
     sender: str
     to: list[str]
@@ -33,17 +33,19 @@ class Mail:
 
 @dataclass
 class Server:
-    """A mail server. `replies` are for recipients, by their local part; else they are taken."""
+    """An SMTP server. `rcpt_replies` are replies to RCPT by local part; the default is 250."""
 
     replies: dict[str, str] = field(default_factory=dict)
-    after_dot: list[str] = field(default_factory=list)  # replies, one each; then 250
-    hang_up: bool = False  # after the dot, once, without a word
-    gate: asyncio.Event | None = None  # the answer to the dot waits for it
+    after_dot: list[str] = field(
+        default_factory=list
+    )  # replies to DATA, one for each message; then 250
+    hang_up: bool = False  # closes the connection once after DATA, without a reply
+    gate: asyncio.Event | None = None  # the reply to DATA waits for it
     features: dict[str, Any] = field(default_factory=lambda: {"enable_SMTPUTF8": True})
     mails: list[Mail] = field(default_factory=list)
-    sessions: int = 0
+    sessions: int = 0  # connections so far
     logins: list[str] = field(default_factory=list)
-    dots: int = 0
+    dots: int = 0  # messages received, accepted or not
     port: int = 0
 
     async def handle_RCPT(  # noqa: N802
@@ -77,12 +79,13 @@ class Server:
         return "250 2.0.0 Taken"
 
     def authenticate(
-        self, _server: Any, _session: Any, _envelope: Any, _how: str, data: Any
+        self, _server: Any, _session: Any, _envelope: Any, _mechanism: str, data: Any
     ) -> Any:
         self.logins.append(data.login.decode())
         return AuthResult(success=data.password == b"secret", handled=False)
 
     def session(self) -> SMTP:
+        """Make the protocol of a new connection."""
         self.sessions += 1
         return SMTP(self, hostname="there", **self.features)
 
@@ -91,7 +94,7 @@ class Server:
 async def listening(
     server: Server, host: str = "127.0.0.1", port: int = 0, *, tls: bool = False
 ) -> AsyncGenerator[Server]:
-    """Listen, on any free port where none is named; with `tls` from the first byte on."""
+    """Run an SMTP server, on a free port by default; with `tls` from the first byte."""
     loop = asyncio.get_running_loop()
     listener = await loop.create_server(
         server.session, host, port, ssl=server_tls() if tls else None
@@ -104,24 +107,28 @@ async def listening(
 
 
 def server_tls() -> ssl.SSLContext:
+    """A TLS context with the certificate of the test server."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(PEM)
     return context
 
 
 def trust() -> ssl.SSLContext:
-    """A client that trusts our server's certificate, for mx1.example.net and 127.0.0.1."""
+    """A client context that trusts the test server, for mx1.example.net and 127.0.0.1."""
     return ssl.create_default_context(cafile=PEM)
 
 
 @dataclass
 class Names(asyncio.DatagramProtocol):
-    """A name server: records by name and type. SERVFAIL for `broken`, silence for `silent`."""
+    """A DNS server with records by name and type.
+
+    Names in `servfail_names` get SERVFAIL, names in `silent_names` no reply.
+    """
 
     records: dict[tuple[str, str], list[str]]
     broken: set[str] = field(default_factory=set)
     silent: set[str] = field(default_factory=set)
-    signed: set[str] | None = None  # names whose answers are checked; None: all, where asked for
+    signed: set[str] | None = None  # names with the AD flag; None: all
     port: int = 0
     transport: Any = None
 
@@ -131,21 +138,24 @@ class Names(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: Any) -> None:
         query = dns.message.from_wire(data)
         (question,) = query.question
-        name, kind = question.name.to_text(True), dns.rdatatype.to_text(question.rdtype)
-        answer = dns.message.make_response(query)
+        name, record_type = question.name.to_text(True), dns.rdatatype.to_text(question.rdtype)
+        response = dns.message.make_response(query)
         if name in self.silent:
             return
         if name in self.broken:
-            answer.set_rcode(dns.rcode.SERVFAIL)
-        elif found := self.records.get((name, kind)):
-            answer.answer.append(dns.rrset.from_text(question.name, 60, "IN", kind, *found))
-        elif not any(known == name for known, _ in self.records):
-            answer.set_rcode(dns.rcode.NXDOMAIN)
+            response.set_rcode(dns.rcode.SERVFAIL)
+        elif record_data := self.records.get((name, record_type)):
+            response.answer.append(
+                dns.rrset.from_text(question.name, 60, "IN", record_type, *record_data)
+            )
+        elif not any(record_name == name for record_name, _ in self.records):
+            response.set_rcode(dns.rcode.NXDOMAIN)
         if query.ednsflags & dns.flags.DO and (self.signed is None or name in self.signed):
-            answer.flags |= dns.flags.AD
-        self.transport.sendto(answer.to_wire(), addr)
+            response.flags |= dns.flags.AD
+        self.transport.sendto(response.to_wire(), addr)
 
     def resolver(self) -> Resolver:
+        """Make a resolver that asks this server."""
         resolver = Resolver(configure=False)
         resolver.nameservers = ["127.0.0.1"]
         resolver.port = self.port
@@ -154,12 +164,12 @@ class Names(asyncio.DatagramProtocol):
 
 
 @asynccontextmanager
-async def answering(names: Names) -> AsyncGenerator[Names]:
-    """Answer on a free UDP port of 127.0.0.1."""
+async def answering(server: Names) -> AsyncGenerator[Names]:
+    """Run a DNS server on a free UDP port of 127.0.0.1."""
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_datagram_endpoint(lambda: names, local_addr=("127.0.0.1", 0))
-    names.port = transport.get_extra_info("sockname")[1]
+    transport, _ = await loop.create_datagram_endpoint(lambda: server, local_addr=("127.0.0.1", 0))
+    server.port = transport.get_extra_info("sockname")[1]
     try:
-        yield names
+        yield server
     finally:
         transport.close()

@@ -1,4 +1,4 @@
-"""Certificates made for a test, and clients that speak SMTP over them."""
+"""Test certificates, and SMTP clients with TLS."""
 
 import asyncio
 import datetime
@@ -14,23 +14,27 @@ from cryptography.x509.oid import NameOID
 from tests.support.mail_servers.lmtp_client import Neighbour
 
 NAME = "mx.example.org"
-DAY = datetime.timedelta(days=1)
+ONE_DAY = datetime.timedelta(days=1)
 
 
 @dataclass
 class Authority:
-    """One that signs certificates, and clients that believe it alone."""
+    """A certificate authority, and TLS contexts that trust only it."""
 
     folder: Path
 
     def __post_init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test CA")])
-        own = self._begun(self._name, self._key.public_key())
-        own = own.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        self.certificate = own.sign(self._key, hashes.SHA256())
+        builder = self._certificate_builder(self._name, self._key.public_key())
+        builder = builder.add_extension(
+            x509.BasicConstraints(ca=True, path_length=0), critical=True
+        )
+        self.certificate = builder.sign(self._key, hashes.SHA256())
 
-    def _begun(self, name: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    def _certificate_builder(
+        self, name: x509.Name, key: ec.EllipticCurvePublicKey
+    ) -> x509.CertificateBuilder:
         now = datetime.datetime.now(datetime.UTC)
         return (
             x509.CertificateBuilder()
@@ -38,61 +42,61 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - DAY)
-            .not_valid_after(now + DAY)
+            .not_valid_before(now - ONE_DAY)
+            .not_valid_after(now + ONE_DAY)
         )
 
     def issue(self, host: str = NAME) -> Path:
-        """A file with the key and the certificate of a host, in place of the last one."""
+        """Write the key and certificate of a host to a file, which replaces the last one."""
         key = ec.generate_private_key(ec.SECP256R1())
-        made = self._begun(
+        builder = self._certificate_builder(
             x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)]), key.public_key()
         )
         names = x509.SubjectAlternativeName([x509.DNSName(host)])
-        certificate = made.add_extension(names, critical=False).sign(self._key, hashes.SHA256())
-        plain = serialization.NoEncryption()
-        pem = serialization.Encoding.PEM
+        certificate = builder.add_extension(names, critical=False).sign(self._key, hashes.SHA256())
+        encryption = serialization.NoEncryption()
+        encoding = serialization.Encoding.PEM
         file = self.folder / "server.pem"
         file.write_bytes(
-            key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
-            + certificate.public_bytes(pem)
+            key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, encryption)
+            + certificate.public_bytes(encoding)
         )
         return file
 
     def client(self) -> ssl.SSLContext:
-        """For who believes this authority."""
-        text = self.certificate.public_bytes(serialization.Encoding.PEM).decode()
-        return ssl.create_default_context(cadata=text)
+        """A client context that trusts this authority."""
+        certificate_text = self.certificate.public_bytes(serialization.Encoding.PEM).decode()
+        return ssl.create_default_context(cadata=certificate_text)
 
 
 async def connect(port: int, *, greet: bool = True) -> Neighbour:
-    """A connection in clear."""
-    neighbour = Neighbour(*await asyncio.open_connection("127.0.0.1", port))
+    """Connect without TLS, and send EHLO if `greet` is true."""
+    client = Neighbour(*await asyncio.open_connection("127.0.0.1", port))
     if greet:
-        await neighbour.hear()
-        await neighbour.say("EHLO mx.example.net")
-    return neighbour
+        await client.hear()
+        await client.say("EHLO mx.example.net")
+    return client
 
 
 async def wrapped(port: int, context: ssl.SSLContext, host: str = NAME) -> Neighbour:
-    """A connection with TLS from its first byte, greeted."""
-    opened = asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=host)
-    neighbour = Neighbour(*await opened)
-    await neighbour.hear()
-    await neighbour.say("EHLO mx.example.net")
-    return neighbour
+    """Connect with TLS from the first byte (RFC 8314), and send EHLO."""
+    connection = asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=host)
+    client = Neighbour(*await connection)
+    await client.hear()
+    await client.say("EHLO mx.example.net")
+    return client
 
 
-async def secured(neighbour: Neighbour, context: ssl.SSLContext, host: str = NAME) -> None:
-    """Go on with TLS, and greet again."""
-    assert (await neighbour.say("STARTTLS")).startswith("220 ")
-    await neighbour.writer.start_tls(context, server_hostname=host)
-    assert (await neighbour.say("EHLO mx.example.net")).startswith("250-")
+async def secured(client: Neighbour, context: ssl.SSLContext, host: str = NAME) -> None:
+    """Start TLS by STARTTLS, and send EHLO again."""
+    assert (await client.say("STARTTLS")).startswith("220 ")
+    await client.writer.start_tls(context, server_hostname=host)
+    assert (await client.say("EHLO mx.example.net")).startswith("250-")
 
 
-async def send_rcpt(client: Neighbour, to: str, sender: str = "carol@example.net") -> str:
-    """The reply to RCPT; the transaction is reset."""
+async def send_rcpt(client: Neighbour, recipient: str, sender: str = "carol@example.net") -> str:
+    """Send MAIL and RCPT, and return the reply to RCPT; the transaction is reset."""
     assert (await client.say(f"MAIL FROM:<{sender}>")).startswith("250")
-    reply = await client.say(f"RCPT TO:<{to}>")
+    reply = await client.say(f"RCPT TO:<{recipient}>")
     await client.say("RSET")
     return reply

@@ -11,20 +11,22 @@ SHORT_MESSAGE = (
 )
 
 
-def auth_plain_response(name: str = "ada", password: str = PASSWORD, wanted: str = "") -> str:
+def auth_plain_response(username: str = "ada", password: str = PASSWORD, wanted: str = "") -> str:
     """The initial response of AUTH PLAIN (RFC 4616)."""
-    return base64.b64encode(f"{wanted}\0{name}\0{password}".encode()).decode()
+    return base64.b64encode(f"{wanted}\0{username}\0{password}".encode()).decode()
 
 
-async def sign_in_by_auth_plain(client: Neighbour, **shown: str) -> None:
+async def sign_in_by_auth_plain(client: Neighbour, **credentials: str) -> None:
     """Sign in by AUTH PLAIN (RFC 4616)."""
-    assert (await client.say(f"AUTH PLAIN {auth_plain_response(**shown)}")).startswith("235 2.7.0")
+    assert (await client.say(f"AUTH PLAIN {auth_plain_response(**credentials)}")).startswith(
+        "235 2.7.0"
+    )
 
 
 async def submit_message(
-    client: Neighbour, raw: bytes = SHORT_MESSAGE, *to: str, sender: str = "ada@example.org"
+    client: Neighbour, raw: bytes = SHORT_MESSAGE, *recipients: str, sender: str = "ada@example.org"
 ) -> str:
     """Submit a message and return the reply to its end."""
-    await client.begin(*(to or (RECIPIENT,)), sender=sender)
+    await client.begin(*(recipients or (RECIPIENT,)), sender=sender)
     client.send(raw + b".\r\n")
     return await client.hear()

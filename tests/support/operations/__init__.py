@@ -1,1 +1,1 @@
-"""Helpers of tests: operations."""
+"""GraphQL operations and their helpers for tests, by area."""

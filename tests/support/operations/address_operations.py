@@ -1,4 +1,4 @@
-"""How tests make addresses and ask for them."""
+"""Creating, changing and reading addresses by GraphQL."""
 
 from typing import Any
 
@@ -8,14 +8,15 @@ from tests.support.operations.domain_operations import ERRORS, done
 FIELDS = """id address localPart kind name targets main active sendAs isWildcard isCatchAll
   inPrimaryDomain expiresAt forDomain lastReceivedAt tags publicComment metaData
   user { username } domain { name } limits { forwards { allowed used resetsAt } }"""
-HIDDEN = "privateComment internalData"
-CREATE = f"""mutation ($input: AddressCreateInput!) {{
-  addressCreate(input: $input) {{ address {{ {FIELDS} {HIDDEN} }} {ERRORS} }} }}"""
-TEMPORARY = f"""mutation ($input: AddressCreateTemporaryInput!) {{
+PRIVATE_ADDRESS_FIELDS = "privateComment internalData"
+ADDRESS_CREATE = f"""mutation ($input: AddressCreateInput!) {{
+  addressCreate(input: $input) {{
+    address {{ {FIELDS} {PRIVATE_ADDRESS_FIELDS} }} {ERRORS} }} }}"""
+ADDRESS_CREATE_TEMPORARY = f"""mutation ($input: AddressCreateTemporaryInput!) {{
   addressCreateTemporary(input: $input) {{ address {{ {FIELDS} }} {ERRORS} }} }}"""
-UPDATE = f"""mutation ($input: AddressUpdateInput!) {{
+ADDRESS_UPDATE = f"""mutation ($input: AddressUpdateInput!) {{
   addressUpdate(input: $input) {{ addresses {{ {FIELDS} }} {ERRORS} }} }}"""
-DELETE = f"""mutation ($input: IdsInput!) {{
+ADDRESS_DELETE = f"""mutation ($input: IdsInput!) {{
   addressDelete(input: $input) {{ deletedIds {ERRORS} }} }}"""
 ADDRESS = f"""query ($by: AddressRef!, $wild: Boolean) {{
   address(by: $by, allowWildcard: $wild) {{ {FIELDS} }} }}"""
@@ -27,40 +28,45 @@ query ($filter: AddressFilter, $first: Int, $after: String, $last: Int, $before:
 """
 
 
-async def create(client: Client, address: str, **given: Any) -> tuple[Any, list[Any]]:
-    answer, errors = await done(client, CREATE, address=address, **given)
-    return answer["address"], errors
+async def create(client: Client, address: str, **fields: Any) -> tuple[Any, list[Any]]:
+    """Create an address and return it with the errors."""
+    payload, errors = await done(client, ADDRESS_CREATE, address=address, **fields)
+    return payload["address"], errors
 
 
-async def made(client: Client, address: str, **given: Any) -> Any:
-    """A new address."""
-    found, errors = await create(client, address, **given)
+async def made(client: Client, address: str, **fields: Any) -> Any:
+    """Create an address and return it; fails on errors."""
+    created, errors = await create(client, address, **fields)
     assert errors == []
-    return found
+    return created
 
 
-async def temporary(client: Client, **given: Any) -> tuple[Any, list[Any]]:
-    answer, errors = await done(client, TEMPORARY, **given)
-    return answer["address"], errors
+async def temporary(client: Client, **fields: Any) -> tuple[Any, list[Any]]:
+    """Create a temporary address and return it with the errors."""
+    payload, errors = await done(client, ADDRESS_CREATE_TEMPORARY, **fields)
+    return payload["address"], errors
 
 
 async def change(client: Client, *addresses: str, **values: Any) -> tuple[Any, list[Any]]:
-    named = [{"address": address} for address in addresses]
-    answer, errors = await done(client, UPDATE, addresses=named, set=values)
-    return answer["addresses"], errors
+    """Change addresses and return them with the errors."""
+    refs = [{"address": address} for address in addresses]
+    payload, errors = await done(client, ADDRESS_UPDATE, addresses=refs, set=values)
+    return payload["addresses"], errors
 
 
 async def delete(client: Client, *rows: Any) -> tuple[Any, list[Any]]:
-    answer, errors = await done(client, DELETE, ids=[row["id"] for row in rows])
-    return answer["deletedIds"], errors
+    """Delete addresses and return the deleted ids with the errors."""
+    payload, errors = await done(client, ADDRESS_DELETE, ids=[row["id"] for row in rows])
+    return payload["deletedIds"], errors
 
 
 async def of(client: Client, address: str, *, wild: bool = False) -> Any:
-    """The address that is written so, as this client sees it."""
+    """Read an address as this client sees it."""
     return (await client(ADDRESS, by={"address": address}, wild=wild))["address"]
 
 
-async def names(client: Client, **condition: Any) -> list[str]:
-    page = (await client(LIST, filter=condition or None))["addresses"]
+async def names(client: Client, **filter_fields: Any) -> list[str]:
+    """List the addresses that match a filter."""
+    page = (await client(LIST, filter=filter_fields or None))["addresses"]
     assert page["totalCount"] == len(page["nodes"])
     return [node["address"] for node in page["nodes"]]

@@ -11,20 +11,22 @@ FAILING_RENAME = (
 
 
 def entry_field(key: str, *, by: str = "", options: str = "", value: str = "1") -> str:
-    """The mutation field that stores an entry."""
-    more = f", options: {{{options}}}" if options else ""
-    given = f'{{key: "{key}", value: "{value}"{more}}}'
+    """The mutation field that stores an entry, with an alias if one is given."""
+    options_argument = f", options: {{{options}}}" if options else ""
+    entry_input = f'{{key: "{key}", value: "{value}"{options_argument}}}'
     name = f"{by}: " if by else ""
     fields = f"entry {{ key value }} replayed journalCursor {PAYLOAD_ERRORS}"
-    return f"{name}keyValueSet(input: {given}) {{ {fields} }}"
+    return f"{name}keyValueSet(input: {entry_input}) {{ {fields} }}"
 
 
 async def load_key_values(client: Client) -> dict[str, str]:
     """Load the entries of the key-value store of a user."""
-    found = await client("{ keyValues(first: 100) { nodes { key value } } }")
-    return {one["key"]: one["value"] for one in found["keyValues"]["nodes"]}
+    data = await client("{ keyValues(first: 100) { nodes { key value } } }")
+    return {entry["key"]: entry["value"] for entry in data["keyValues"]["nodes"]}
 
 
-def error_codes_by_field(done: Any) -> dict[str, list[str]]:
+def error_codes_by_field(payloads: Any) -> dict[str, list[str]]:
     """The error codes in the payload of each mutation field."""
-    return {name: [error["code"] for error in one["errors"]] for name, one in done.items()}
+    return {
+        name: [error["code"] for error in payload["errors"]] for name, payload in payloads.items()
+    }

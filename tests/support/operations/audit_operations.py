@@ -12,17 +12,19 @@ AUDIT_FIELDS = """id username start end expires endedAt reason createdBy message
 AUDIT_PAYLOAD = f"audit {{ {AUDIT_FIELDS} }}"
 
 
-async def start_audit(over: Client, ada: Client, *, work: bool = True, **given: Any) -> str:
-    """Start an audit of a user and return its id; run its first task unless `work` is false."""
-    done = await run(
-        over,
+async def start_audit(
+    administrator: Client, user_client: Client, *, work: bool = True, **fields: Any
+) -> str:
+    """Start an audit of a user and return its id; run its first task if `runs_task` is true."""
+    payload = await run(
+        administrator,
         "auditCreate",
         AUDIT_PAYLOAD,
-        user={"id": id_of(ada)},
-        **{"expires": AUDIT_EXPIRES, **given},
+        user={"id": id_of(user_client)},
+        **{"expires": AUDIT_EXPIRES, **fields},
     )
-    assert done["errors"] == []
+    assert payload["errors"] == []
     if work:
-        assert await tasks.run_next_task(over.world)
-    audit_id: str = done["audit"]["id"]
+        assert await tasks.run_next_task(administrator.world)
+    audit_id: str = payload["audit"]["id"]
     return audit_id

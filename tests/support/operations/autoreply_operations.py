@@ -1,4 +1,4 @@
-"""Autoreplies, and messages that are answered by them."""
+"""Autoreplies, and messages that they answer."""
 
 from itertools import count
 from typing import Any
@@ -14,46 +14,46 @@ AUTOREPLY_ADDRESS = "info@example.org"
 AUTOREPLY_SETTINGS = {"enabled": True, "text": "We have it."}
 
 
-async def set_autoreply(client: Client, **given: Any) -> Any:
+async def set_autoreply(client: Client, **settings: Any) -> Any:
     """Turn the autoreply of the signed-in user on."""
-    given = {"enabled": True, "text": "I am away.", **given}
-    done = await run(client, "autoreplySet", "autoreplies { id }", set=given)
-    assert done["errors"] == []
-    return done
+    settings = {"enabled": True, "text": "I am away.", **settings}
+    payload = await run(client, "autoreplySet", "autoreplies { id }", set=settings)
+    assert payload["errors"] == []
+    return payload
 
 
 async def send_unique_message(
-    neighbour: Neighbour,
+    client: Neighbour,
     sender: str = "carol@example.com",
     to: str = "ada@example.org",
     *,
     reply: str = "250 2.0.0 Delivered",
-    **more: str,
+    **header_fields: str,
 ) -> None:
     """Deliver a message with a subject and id of its own."""
     number = next(_MESSAGE_NUMBERS)
-    head = {"To": to, "Message_ID": f"<{number}@example.com>", **more}
-    subject = head.pop("Subject", f"Letter {number}")
-    raw = raw_message(subject, sender=sender or "carol@example.com", **head)
-    (received,) = await deliver_message(neighbour, raw, to, sender=sender)
-    assert received.startswith(reply)
+    fields = {"To": to, "Message_ID": f"<{number}@example.com>", **header_fields}
+    subject = fields.pop("Subject", f"Message {number}")
+    raw = raw_message(subject, sender=sender or "carol@example.com", **fields)
+    (received_reply,) = await deliver_message(client, raw, to, sender=sender)
+    assert received_reply.startswith(reply)
 
 
 async def make_autoreply_address(
-    root: Client, address: str = AUTOREPLY_ADDRESS, **more: Any
+    root: Client, address: str = AUTOREPLY_ADDRESS, **values: Any
 ) -> Any:
     """Create an address that forwards to dave@far.example and sends autoreplies."""
-    given = {"targets": ["dave@far.example"], "autoreply": AUTOREPLY_SETTINGS, **more}
-    return await made(root, address, **given)
+    fields = {"targets": ["dave@far.example"], "autoreply": AUTOREPLY_SETTINGS, **values}
+    return await made(root, address, **fields)
 
 
 async def send_message_to_address(
-    neighbour: Neighbour,
+    client: Neighbour,
     sender: str = "carol@far.example",
     to: str = AUTOREPLY_ADDRESS,
     *,
     reply: str = "250 2.0.0",
-    **head: str,
+    **header_fields: str,
 ) -> None:
     """Deliver a message with a subject and id of its own to the address with an autoreply."""
-    await send_unique_message(neighbour, sender, to, reply=reply, **head)
+    await send_unique_message(client, sender, to, reply=reply, **header_fields)

@@ -1,4 +1,4 @@
-"""How tests do things to many messages, by GraphQL."""
+"""Changing many messages by GraphQL."""
 
 from typing import Any
 
@@ -7,16 +7,17 @@ from tests.conftest import Client
 ERRORS = """errors { __typename code path index ... on ValidationError { constraint }
   ... on StaleError { currentModseq } ... on QuotaExceededError { used allowed } }"""
 TASK = "task { id kind state done total result error startedAt finishedAt }"
-UNDO = "undo { token expiresAt }"
+UNDO_FIELDS = "undo { token expiresAt }"
 UPDATE = f"""
 mutation ($input: MessageUpdateInput!) {{ messageUpdate(input: $input) {{
-  updatedCount messages {{ id flags expires metaData modseq }} {TASK} {UNDO} {ERRORS} }} }}
+  updatedCount messages {{ id flags expires metaData modseq }}
+  {TASK} {UNDO_FIELDS} {ERRORS} }} }}
 """
-MOVE = f"""
+MESSAGE_MOVE = f"""
 mutation ($input: MessageMoveInput!) {{ messageMove(input: $input) {{
   movedCount
   moved {{ oldUid newUid message {{ id flags expires mailbox {{ path total unseen }} }} }}
-  {TASK} {UNDO} {ERRORS} }} }}
+  {TASK} {UNDO_FIELDS} {ERRORS} }} }}
 """
 COPY = f"""
 mutation ($input: MessageCopyInput!) {{ messageCopy(input: $input) {{
@@ -26,12 +27,12 @@ mutation ($input: MessageCopyInput!) {{ messageCopy(input: $input) {{
 """
 DELETE = f"""
 mutation ($input: MessageDeleteInput!) {{ messageDelete(input: $input) {{
-  deletedCount deletedMailboxes {TASK} {UNDO} {ERRORS} }} }}
+  deletedCount deletedMailboxes {TASK} {UNDO_FIELDS} {ERRORS} }} }}
 """
-DEDUPLICATE = DELETE.replace("messageDelete", "messageDeduplicate").replace(
+MESSAGE_DEDUPLICATE = DELETE.replace("messageDelete", "messageDeduplicate").replace(
     "MessageDeleteInput", "MessageDeduplicateInput"
 )
-TIER_MOVE = f"""
+MESSAGE_TIER_MOVE = f"""
 mutation ($input: MessageTierMoveInput!) {{ messageTierMove(input: $input) {{
   movedCount {TASK} {ERRORS} }} }}
 """
@@ -43,47 +44,52 @@ mutation ($input: MessageUploadInput!) {{ messageUpload(input: $input) {{
   message {{ id uid flags size receivedAt savedAt expires metaData source mailbox {{ path }} }}
   messages {{ id }} {ERRORS} }} }}
 """
-FOUND = """
+ALL_MESSAGES_QUERY = """
 { viewer { user { messages(first: 250, orderBy: RECEIVED_ASC) {
   nodes { id uid subject flags expires metaData mailbox { path } } } } } }
 """
-NAMED = {
+MUTATIONS_BY_NAME = {
     "messageUpdate": UPDATE,
-    "messageMove": MOVE,
+    "messageMove": MESSAGE_MOVE,
     "messageCopy": COPY,
     "messageDelete": DELETE,
-    "messageDeduplicate": DEDUPLICATE,
-    "messageTierMove": TIER_MOVE,
+    "messageDeduplicate": MESSAGE_DEDUPLICATE,
+    "messageTierMove": MESSAGE_TIER_MOVE,
     "messageUpload": UPLOAD,
 }
 
 
-async def call(client: Client, name: str, **given: Any) -> Any:
-    return (await client(NAMED[name], input=given))[name]
+async def call(client: Client, name: str, **input_fields: Any) -> Any:
+    """Run a mutation of messages and return its payload."""
+    return (await client(MUTATIONS_BY_NAME[name], input=input_fields))[name]
 
 
-async def take_back(client: Client, answer: Any) -> Any:
-    return (await client(TAKE_BACK, token=answer["undo"]["token"]))["undo"]
+async def take_back(client: Client, payload: Any) -> Any:
+    """Undo a mutation by the token of its payload."""
+    return (await client(TAKE_BACK, token=payload["undo"]["token"]))["undo"]
 
 
 async def nodes(client: Client) -> list[Any]:
-    found: list[Any] = (await client(FOUND))["viewer"]["user"]["messages"]["nodes"]
-    return found
+    """List all messages of the signed-in user."""
+    messages: list[Any] = (await client(ALL_MESSAGES_QUERY))["viewer"]["user"]["messages"]["nodes"]
+    return messages
 
 
 async def keys(client: Client) -> list[str]:
+    """List the ids of all messages of the signed-in user."""
     return [node["id"] for node in await nodes(client)]
 
 
 async def places(client: Client) -> dict[str, str]:
-    """Where each message lies, by subject."""
+    """Read the mailbox path of each message by its subject."""
     return {node["subject"]: node["mailbox"]["path"] for node in await nodes(client)}
 
 
 def of(*clients: Client) -> dict[str, Any]:
-    """These users."""
+    """The selection of these users."""
     return {"usernames": [client.user.username for client in clients]}
 
 
 def inbox(uids: str) -> dict[str, Any]:
+    """The selection of messages of the INBOX by UID."""
     return {"mailbox": {"path": "INBOX"}, "uids": uids}

@@ -1,4 +1,4 @@
-"""Connectors of a test, run on the spot, and what comes of them."""
+"""Connectors of tests: storing, running and reading them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,136 +24,144 @@ from resolvers.context import Context
 from tests.conftest import Client, context
 from tests.support.servers.dovecot_server import PASSWORD, DovecotAccount, dovecot
 
-NAMES = iter(range(1_000_000))
+USER_NUMBERS = iter(range(1_000_000))
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[DovecotAccount]:
-    """A Dovecot for all tests of a process."""
-    with TemporaryDirectory() as name:  # pytest shuts its own folder to whom Dovecot runs as
+    """A Dovecot server for all tests of a process."""
+    with TemporaryDirectory() as name:  # Dovecot's user can't enter pytest's folder
         folder = Path(name)
         folder.chmod(0o755)
-        with dovecot(folder / "dovecot") as made:
-            yield made
+        with dovecot(folder / "dovecot") as account:
+            yield account
 
 
 @pytest.fixture
 def far(server: DovecotAccount) -> DovecotAccount:
-    """The same, with an account of the test's own."""
-    return server.for_user(f"ada{next(NAMES)}")
+    """A new account on the Dovecot server."""
+    return server.for_user(f"ada{next(USER_NUMBERS)}")
 
 
-async def connector(client: Client, far: DovecotAccount, **more: Any) -> int:
-    """A connector that is due; its key."""
-    world, key = client.world, client.world.new_id()
-    protocol = more.get("protocol", ConnectorProtocol.IMAP)
-    secret = {"password": more.pop("password", PASSWORD)}
+async def connector(client: Client, account: DovecotAccount, **values: Any) -> int:
+    """Store a connector that is due, and return its id."""
+    world, connector_id = client.world, client.world.new_id()
+    protocol = values.get("protocol", ConnectorProtocol.IMAP)
+    secret = {"password": values.pop("password", PASSWORD)}
     row = Connector(**{
-        "id": key,
+        "id": connector_id,
         "user_id": client.user.id,
         "name": "far",
         "protocol": protocol,
         "host": "127.0.0.1",
-        "port": far.ports["imap" if protocol is ConnectorProtocol.IMAP else "pop3"],
+        "port": account.ports["imap" if protocol is ConnectorProtocol.IMAP else "pop3"],
         "security": ConnectorSecurity.PLAIN,
         "mechanism": "PLAIN",
-        "username": far.user,
-        "secret": credentials.seal_secret(world, key, secret),
+        "username": account.user,
+        "secret": credentials.encrypt_secret(world, connector_id, secret),
         "remote_timeout": 10,
         "created_at": world.now(),
         "next_run_at": world.now(),
-        **more,
+        **values,
     })  # fmt: skip
     async with world.write_session() as session:
         session.add(row)
-    return key
+    return connector_id
 
 
-async def ran(world: Environment, key: int) -> Any:
-    """Run what is due; the newest run of the connector."""
+async def ran(world: Environment, connector_id: int) -> Any:
+    """Run the due connectors and return the newest run of this one."""
     worker = ConnectorWorker(world, NetworkPolicy(allows_private=True))
     await connector_worker.start_due_runs(worker)
     for task in list(worker.running):
         await task
-    return await newest(world, key)
+    return await newest(world, connector_id)
 
 
-async def newest(world: Environment, key: int) -> Any:
-    """The newest run of a connector."""
-    asked = select(*select_columns(ConnectorRun)).where(col(ConnectorRun.connector_id) == key)
-    return (await world.database.read(asked.order_by(col(ConnectorRun.id).desc())))[0]
+async def newest(world: Environment, connector_id: int) -> Any:
+    """Read the newest run of a connector."""
+    statement = select(*select_columns(ConnectorRun)).where(
+        col(ConnectorRun.connector_id) == connector_id
+    )
+    return (await world.database.read(statement.order_by(col(ConnectorRun.id).desc())))[0]
 
 
-async def again(world: Environment, key: int, **values: Any) -> Any:
-    """Run it once more, with these values."""
-    await changed(world, key, next_run_at=world.now(), **values)
-    return await ran(world, key)
+async def again(world: Environment, connector_id: int, **values: Any) -> Any:
+    """Run a connector again, with these columns changed."""
+    await changed(world, connector_id, next_run_at=world.now(), **values)
+    return await ran(world, connector_id)
 
 
-async def changed(world: Environment, key: int, **values: Any) -> None:
-    """Change the row of a connector."""
+async def changed(world: Environment, connector_id: int, **values: Any) -> None:
+    """Change columns of a connector."""
     async with world.write_session() as session:
-        this = update(Connector).where(col(Connector.id) == key)
-        await (await session.connection()).execute(this.values(values))
+        statement = update(Connector).where(col(Connector.id) == connector_id)
+        await (await session.connection()).execute(statement.values(values))
 
 
-async def row_of(world: Environment, key: int) -> Any:
-    """The row of a connector."""
-    asked = select(*select_columns(Connector)).where(col(Connector.id) == key)
-    return (await world.database.read(asked))[0]
+async def row_of(world: Environment, connector_id: int) -> Any:
+    """Read the row of a connector."""
+    statement = select(*select_columns(Connector)).where(col(Connector.id) == connector_id)
+    return (await world.database.read(statement))[0]
 
 
 async def stored(world: Environment) -> dict[str, list[str]]:
-    """Subjects by folder, in the order they came."""
-    asked = (
+    """Read the subjects of messages by mailbox, in the order of delivery."""
+    statement = (
         select(col(Mailbox.path), col(Message.subject))
         .join(Message, col(Message.mailbox_id) == col(Mailbox.id))
         .where(col(Message.archived_at).is_(None))
     )
-    found: dict[str, list[str]] = {}
-    for row in await world.database.read(asked.order_by(col(Message.id))):
-        found.setdefault(row.path, []).append(row.subject)
-    return found
+    subjects: dict[str, list[str]] = {}
+    for row in await world.database.read(statement.order_by(col(Message.id))):
+        subjects.setdefault(row.path, []).append(row.subject)
+    return subjects
 
 
 async def message(world: Environment, subject: str) -> Any:
-    """The one message with this subject."""
-    asked = select(*select_columns(Message)).where(col(Message.subject) == subject)
-    (row,) = await world.database.read(asked)
+    """Read the row of the only message with this subject."""
+    statement = select(*select_columns(Message)).where(col(Message.subject) == subject)
+    (row,) = await world.database.read(statement)
     return row
 
 
-async def trial(world: Environment, user_id: int, key: int) -> None:
-    """Have the next run be a trial."""
-    run = world.new_id()
+async def trial(world: Environment, user_id: int, connector_id: int) -> None:
+    """Make the next run of a connector a trial run."""
+    run_id = world.new_id()
     async with world.write_session() as session:
         session.add(
             ConnectorRun(
-                id=run, connector_id=key, user_id=user_id, trial=True, created_at=world.now()
+                id=run_id,
+                connector_id=connector_id,
+                user_id=user_id,
+                trial=True,
+                created_at=world.now(),
             )
         )
-    await changed(world, key, run_id=run, next_run_at=world.now())
+    await changed(world, connector_id, run_id=run_id, next_run_at=world.now())
 
 
 def may(client: Client) -> Context:
-    """What a client does that may have connectors."""
-    ctx = context(client)
+    """The context of an operation of a user that can have connectors."""
+    operation_context = context(client)
     permissions = frozenset({UserPermission.SYNCJOBS})
-    return replace(ctx, viewer=replace(ctx.viewer, permissions=permissions))
+    return replace(
+        operation_context, viewer=replace(operation_context.viewer, permissions=permissions)
+    )
 
 
 class ProcessKilled(BaseException):
-    """The process ends here."""
+    """The process ends at this point."""
 
 
 def fault_at_nth_pass(times: int, place: str = "fetched") -> Callable[[str], None]:
     """A fault handler that ends the process when a fault point is passed for the nth time."""
-    left = [times]
+    passes_left = [times]
 
-    def fault(at: str) -> None:
-        if at == place:
-            left[0] -= 1
-            if not left[0]:
+    def fault(reached_place: str) -> None:
+        if reached_place == place:
+            passes_left[0] -= 1
+            if not passes_left[0]:
                 raise ProcessKilled
 
     return fault

@@ -1,4 +1,4 @@
-"""How tests ask for keys that sign, and what becomes of what they have signed."""
+"""DKIM keys by GraphQL, and verification of signed messages."""
 
 import base64
 from collections.abc import Iterable
@@ -13,19 +13,19 @@ from tests.conftest import Client
 from tests.support.mail_servers.dns_zone_server import Zone, asking, zone
 from tests.support.operations.domain_operations import ERRORS
 
-KEY = """id domain selector description algorithm keySize fingerprint fingerprintSha256 publicKey
-  state dnsTxt { name value } createdAt activatedAt retiredAt"""
+KEY = """id domain selector description algorithm keySize fingerprint fingerprintSha256
+  publicKey state dnsTxt { name value } createdAt activatedAt retiredAt"""
 
 
 def _mutation(name: str, kind: str, payload: str) -> str:
     return f"mutation ($input: {kind}!) {{ {name}(input: $input) {{ {payload} {ERRORS} }} }}"
 
 
-KEYS = f"keys {{ {KEY} }} warnings {{ code message path }}"
-SET = _mutation("dkimKeySet", "DkimKeySetInput", KEYS)
-ROTATE = _mutation("dkimKeyRotate", "DkimKeyRotateInput", KEYS)
-ACTIVATE = _mutation("dkimKeyActivate", "IdsInput", KEYS)
-COPY = _mutation("dkimKeyCopy", "DkimKeyCopyInput", KEYS)
+DKIM_KEYS_PAYLOAD = f"keys {{ {KEY} }} warnings {{ code message path }}"
+SET = _mutation("dkimKeySet", "DkimKeySetInput", DKIM_KEYS_PAYLOAD)
+ROTATE = _mutation("dkimKeyRotate", "DkimKeyRotateInput", DKIM_KEYS_PAYLOAD)
+ACTIVATE = _mutation("dkimKeyActivate", "IdsInput", DKIM_KEYS_PAYLOAD)
+COPY = _mutation("dkimKeyCopy", "DkimKeyCopyInput", DKIM_KEYS_PAYLOAD)
 REMOVE = _mutation("dkimKeyDelete", "DkimKeyDeleteInput", "deletedIds")
 ONE = f"query ($by: DkimKeyRef!) {{ dkimKey(by: $by) {{ {KEY} }} }}"
 LIST = f"""
@@ -35,16 +35,16 @@ query ($query: String, $first: Int, $after: String, $last: Int, $before: String)
 """
 
 
-async def key(client: Client, **given: Any) -> Any:
-    """A new key; of example.org, where nothing else is said."""
-    answer = (await client(SET, input={"domains": ["example.org"], **given}))["dkimKeySet"]
-    assert answer["errors"] == [], answer
-    (made,) = answer["keys"]
-    return made
+async def key(client: Client, **input_fields: Any) -> Any:
+    """Create a DKIM key, by default of example.org, and return it."""
+    payload = (await client(SET, input={"domains": ["example.org"], **input_fields}))["dkimKeySet"]
+    assert payload["errors"] == [], payload
+    (created,) = payload["keys"]
+    return created
 
 
 async def both(client: Client, domain: str = "example.org") -> list[Any]:
-    """A key of each algorithm."""
+    """Create a key of each algorithm."""
     return [
         await key(client, domains=[domain], selector="r"),
         await key(client, domains=[domain], selector="e", algorithm="ED25519"),
@@ -52,40 +52,46 @@ async def both(client: Client, domain: str = "example.org") -> list[Any]:
 
 
 def texts(keys: Iterable[Any]) -> dict[str, str]:
-    """The records of keys, by name."""
-    return {one["dnsTxt"]["name"]: one["dnsTxt"]["value"] for one in keys}
+    """The TXT records of DKIM keys by name."""
+    return {dkim_key["dnsTxt"]["name"]: dkim_key["dnsTxt"]["value"] for dkim_key in keys}
 
 
 def published(keys: Iterable[Any]) -> Zone:
-    """A name server that holds their records."""
+    """A DNS server with the TXT records of these keys."""
     return zone(texts(keys))
 
 
-def asks(client: Client, place: str) -> None:
-    """Let the world ask this name server."""
-    options = replace(client.world.options, dns_resolver=place)
+def asks(client: Client, server_address: str) -> None:
+    """Let the environment of a client ask this DNS server."""
+    options = replace(client.world.options, dns_resolver=server_address)
     object.__setattr__(client.world, "options", options)
 
 
 async def by_us(raw: bytes, records: dict[str, str], now: int) -> list[tuple[str, str, AuthResult]]:
-    """What our verifier says: domain, algorithm, result of each signature, the topmost first."""
-    async with asking(zone(records)) as place:
-        found = await verify_signatures(
-            MessageDns(place), SignedMessage.from_bytes(raw), now, "example.org"
+    """Verify the signatures of a message by Merganser.
+
+    Returns domain, algorithm and result of each signature, from top to bottom.
+    """
+    async with asking(zone(records)) as server_address:
+        signatures = await verify_signatures(
+            MessageDns(server_address), SignedMessage.from_bytes(raw), now, "example.org"
         )
-    return [(one.domain, one.algorithm, one.result) for one in found]
+    return [(signature.domain, signature.algorithm, signature.result) for signature in signatures]
 
 
 def by_dkimpy(raw: bytes, records: dict[str, str]) -> list[bool]:
-    """What dkimpy says of each signature."""
+    """Verify each signature of a message by dkimpy."""
 
-    def ask(name: bytes, timeout: int = 5) -> bytes:
+    def find_record(name: bytes, timeout: int = 5) -> bytes:
         del timeout
         return records.get(name.decode().rstrip("."), "").encode()
 
-    many = raw.partition(b"\r\n\r\n")[0].lower().count(b"dkim-signature:")
-    return [bool(dkim.DKIM(raw).verify(idx=nth, dnsfunc=ask)) for nth in range(many)]
+    signature_count = raw.partition(b"\r\n\r\n")[0].lower().count(b"dkim-signature:")
+    return [
+        bool(dkim.DKIM(raw).verify(idx=nth, dnsfunc=find_record)) for nth in range(signature_count)
+    ]
 
 
 def bare(public: str) -> bytes:
+    """Decode a public key from Base64."""
     return base64.b64decode(public)

@@ -1,4 +1,4 @@
-"""How tests ask for domains by GraphQL, and who asks."""
+"""Domains by GraphQL, and users and administrators of domains."""
 
 from typing import Any
 
@@ -19,9 +19,9 @@ from tests.support.stores.counter_check import rows
 ERRORS = """errors { __typename code message path index
   ... on ValidationError { constraint } ... on LimitReachedError { limit used }
   ... on ForbiddenError { requires } ... on NotFoundError { ref } }"""
-FIELDS = """id name description active tags maxAddresses maxUsers defaultUserQuota maxUserQuota
-  maxNewUserQuota defaultNewUserQuota quota quotaAllocated addressCount addressesLeft userCount
-  usersLeft storage { bytes messages } backupMx relayAllRecipients relayUnknownOnly
+FIELDS = """id name description active tags maxAddresses maxUsers defaultUserQuota
+  maxUserQuota maxNewUserQuota defaultNewUserQuota quota quotaAllocated addressCount addressesLeft
+  userCount usersLeft storage { bytes messages } backupMx relayAllRecipients relayUnknownOnly
   globalAddressList"""
 CREATE = f"""mutation ($input: DomainCreateInput!) {{
   domainCreate(input: $input) {{ domain {{ {FIELDS} }} {ERRORS} }} }}"""
@@ -32,7 +32,8 @@ DELETE = f"""mutation ($input: DomainDeleteInput!) {{
 RENAME = f"""mutation ($input: DomainRenameInput!) {{ domainRename(input: $input) {{
   domain {{ id name }} addressesUpdated usersUpdated domainAliasesUpdated journalCursor
   {ERRORS} }} }}"""
-ALIAS = f"""mutation ($input: DomainAliasCreateInput!) {{ domainAliasCreate(input: $input) {{
+ALIAS = f"""mutation ($input: DomainAliasCreateInput!) {{
+  domainAliasCreate(input: $input) {{
   domainAlias {{ id alias active domain {{ name }} }} {ERRORS} }} }}"""
 UNALIAS = f"""mutation ($input: IdsInput!) {{
   domainAliasDelete(input: $input) {{ deletedIds {ERRORS} }} }}"""
@@ -54,48 +55,52 @@ UNLIMITED = {"maxUsers": 0, "maxAddresses": 0, "defaultUserQuota": None, "maxUse
              "quota": 0}  # fmt: skip
 
 
-async def done(client: Client, document: str, **given: Any) -> tuple[Any, list[Any]]:
-    """The payload of the one mutation of a document, and its errors."""
-    answer = next(iter((await client(document, input=given)).values()))
-    return answer, answer.pop("errors")
+async def done(client: Client, document: str, **input_fields: Any) -> tuple[Any, list[Any]]:
+    """Run a document with one mutation. Returns its payload without errors, and the errors."""
+    payload = next(iter((await client(document, input=input_fields)).values()))
+    return payload, payload.pop("errors")
 
 
-async def made(client: Client, name: str, **given: Any) -> Any:
-    """A new domain, with limits, and without a key unless one is asked for: a key takes time."""
-    given = {"createDkim": False, **LIMITED, **given}
-    answer, errors = await done(client, CREATE, name=name, **given)
+async def made(client: Client, name: str, **fields: Any) -> Any:
+    """Create a domain with limits, and without a DKIM key by default, since keys take time."""
+    fields = {"createDkim": False, **LIMITED, **fields}
+    payload, errors = await done(client, CREATE, name=name, **fields)
     assert errors == []
-    return answer["domain"]
+    return payload["domain"]
 
 
 async def of(client: Client, name: str) -> Any:
-    """The domain of this name, as this client sees it."""
+    """Read a domain as this client sees it."""
     return (await client(DOMAIN, by={"name": name}))["domain"]
 
 
-async def live(world: Environment, name: str, /, **more: Any) -> User:
-    """A user of any domain."""
-    new = NewUser(name, address=more.pop("address", name), password_disabled=True, **more)
-    return await creation_create.create_user(Context(world, Viewer(role=Role.ROOT)), new)
+async def live(world: Environment, name: str, /, **values: Any) -> User:
+    """Create a user of any domain."""
+    new_user = NewUser(name, address=values.pop("address", name), password_disabled=True, **values)
+    return await creation_create.create_user(Context(world, Viewer(role=Role.ROOT)), new_user)
 
 
 async def key_of(world: Environment, name: str) -> int:
-    """The id of a domain."""
-    ((key,),) = await rows(world, "SELECT id FROM domains WHERE name = :name", name=name)
-    return int(key)
+    """Read the id of a domain."""
+    ((domain_id,),) = await rows(world, "SELECT id FROM domains WHERE name = :name", name=name)
+    return int(domain_id)
 
 
 async def administrator(
-    world: Environment, http: httpx.AsyncClient, name: str, *of_: str, permissions: Any = ()
+    world: Environment,
+    http: httpx.AsyncClient,
+    name: str,
+    *domain_names: str,
+    permissions: Any = (),
 ) -> Client:
-    """A DOMAIN_ADMIN, who lives in the first of the domains that are administered."""
-    user = await live(world, f"{name}@{of_[0]}", role=Role.DOMAIN_ADMIN)
+    """Create a DOMAIN_ADMIN with an address in the first of these domains."""
+    user = await live(world, f"{name}@{domain_names[0]}", role=Role.DOMAIN_ADMIN)
     async with world.write_session() as session:
-        given = [AdminPermission(permission).value for permission in permissions]
+        permission_values = [AdminPermission(permission).value for permission in permissions]
         await session.exec(
-            update(User).where(col(User.id) == user.id).values(admin_permissions=given)
+            update(User).where(col(User.id) == user.id).values(admin_permissions=permission_values)
         )
-        for domain in of_:
+        for domain in domain_names:
             session.add(DomainAdmin(user_id=user.id, domain_id=await key_of(world, domain)))
     secret = await make_key(
         world, name, user_id=user.id, role=Role.DOMAIN_ADMIN, scopes=[Scope.MASTER]
@@ -104,19 +109,21 @@ async def administrator(
 
 
 def told(errors: list[Any]) -> tuple[Any, ...]:
-    """What tells one refusal from another."""
+    """Code, path, index and detail of the only error."""
     (error,) = errors
-    more = error.get("constraint") or error.get("requires") or error.get("ref")
-    return error["code"], error["path"], error["index"], more
+    detail = error.get("constraint") or error.get("requires") or error.get("ref")
+    return error["code"], error["path"], error["index"], detail
 
 
 async def change(client: Client, name: str, **values: Any) -> tuple[Any, list[Any]]:
-    answer, errors = await done(client, UPDATE, domains=[{"name": name}], set=values)
-    return answer["domains"], errors
+    """Change a domain and return the domains with the errors."""
+    payload, errors = await done(client, UPDATE, domains=[{"name": name}], set=values)
+    return payload["domains"], errors
 
 
-async def names(client: Client, **condition: Any) -> list[str]:
-    page = (await client(LIST, filter=condition or None))["domains"]
+async def names(client: Client, **filter_fields: Any) -> list[str]:
+    """List the names of the domains that match a filter."""
+    page = (await client(LIST, filter=filter_fields or None))["domains"]
     assert page["totalCount"] == len(page["nodes"])
     return [node["name"] for node in page["nodes"]]
 

@@ -1,4 +1,4 @@
-"""What tests of filters share: documents, and those who use them."""
+"""Filters by GraphQL."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,20 +6,21 @@ from typing import Any
 from tests.conftest import Client
 from tests.support.accounts.user_operations import ERRORS, id_of
 
-QUERY = "from to subject listId text hasAttachment size query header { key value raw } "
-QUERY += "regex { key pattern }"
-ACTION = """seen flag delete spam mailbox { path } copyTo { path } targets labels removeLabels
-  reply { subject text html } webhook { url } stop"""
-SHOWN = f"""id name order active metaData matchCount queryText actionText sieve createdAt
-  user {{ username }} query {{ {QUERY} all {{ {QUERY} }} any {{ {QUERY} }} not {{ {QUERY} }} }}
-  action {{ {ACTION} }}"""
-LIST = f"""query ($first: Int, $after: String) {{ viewer {{ user {{
+QUERY_FIELDS = "from to subject listId text hasAttachment size query header { key value raw } "
+QUERY_FIELDS += "regex { key pattern }"
+ACTION_FIELDS = """seen flag delete spam mailbox { path } copyTo { path } targets labels
+  removeLabels reply { subject text html } webhook { url } stop"""
+FILTER_FIELDS = f"""id name order active metaData matchCount queryText actionText sieve createdAt
+  user {{ username }} query {{ {QUERY_FIELDS}
+  all {{ {QUERY_FIELDS} }} any {{ {QUERY_FIELDS} }} not {{ {QUERY_FIELDS} }} }}
+  action {{ {ACTION_FIELDS} }}"""
+FILTERS_QUERY = f"""query ($first: Int, $after: String) {{ viewer {{ user {{
   filters(first: $first, after: $after) {{
-    totalCount nodes {{ {SHOWN} }} pageInfo {{ endCursor hasNextPage }} }} }} }} }}"""
+    totalCount nodes {{ {FILTER_FIELDS} }} pageInfo {{ endCursor hasNextPage }} }} }} }} }}"""
 TEST = """query ($user: UserRef, $message: MessageRef, $raw: String) {
   filterTest(user: $user, message: $message, raw: $raw) {
     filter { name } matches actions } }"""
-NODE = f"query ($id: ID!) {{ filter(id: $id) {{ {SHOWN} }} }}"
+NODE = f"query ($id: ID!) {{ filter(id: $id) {{ {FILTER_FIELDS} }} }}"
 
 
 def _mutation(name: str, payload: str) -> str:
@@ -27,58 +28,64 @@ def _mutation(name: str, payload: str) -> str:
     return f"mutation ($input: {kind}!) {{ {name}(input: $input) {{ {payload} {ERRORS} }} }}"
 
 
-CREATE = _mutation("filterCreate", f"filter {{ {SHOWN} }}")
-UPDATE = _mutation("filterUpdate", f"filters {{ {SHOWN} }}")
-DELETE = _mutation("filterDelete", "deletedIds")
-IMPORT = _mutation(
-    "filterImport", f"filters {{ {SHOWN} }} warnings {{ code message path }} replayed"
+FILTER_CREATE = _mutation("filterCreate", f"filter {{ {FILTER_FIELDS} }}")
+FILTER_UPDATE = _mutation("filterUpdate", f"filters {{ {FILTER_FIELDS} }}")
+FILTER_DELETE = _mutation("filterDelete", "deletedIds")
+FILTER_IMPORT = _mutation(
+    "filterImport", f"filters {{ {FILTER_FIELDS} }} warnings {{ code message path }} replayed"
 ).replace("message path index", "message path index ... on SieveCompileError { line column }")
-APPLY = _mutation("filterApply", "task { id kind state total }")
+FILTER_APPLY = _mutation("filterApply", "task { id kind state total }")
 
 
-async def create(client: Client, query: Any, action: Any, **given: Any) -> tuple[Any, Any]:
-    given = {"query": query, "action": action, **given}
-    answer = (await client(CREATE, input=given))["filterCreate"]
-    return answer["filter"], answer["errors"]
+async def create(client: Client, query: Any, action: Any, **input_fields: Any) -> tuple[Any, Any]:
+    """Create a filter and return it with the errors."""
+    input_fields = {"query": query, "action": action, **input_fields}
+    payload = (await client(FILTER_CREATE, input=input_fields))["filterCreate"]
+    return payload["filter"], payload["errors"]
 
 
-async def made(client: Client, query: Any, action: Any, **given: Any) -> Any:
-    """A filter that is there now."""
-    one, errors = await create(client, query, action, **given)
+async def made(client: Client, query: Any, action: Any, **fields: Any) -> Any:
+    """Create a filter and return it; fails on errors."""
+    created, errors = await create(client, query, action, **fields)
     assert errors == []
-    return one
+    return created
 
 
-async def change(client: Client, *ids: str, **given: Any) -> tuple[Any, Any]:
-    answer = (await client(UPDATE, input={"ids": ids, "set": given}))["filterUpdate"]
-    return answer["filters"], answer["errors"]
+async def change(client: Client, *ids: str, **fields: Any) -> tuple[Any, Any]:
+    """Change filters and return them with the errors."""
+    payload = (await client(FILTER_UPDATE, input={"ids": ids, "set": fields}))["filterUpdate"]
+    return payload["filters"], payload["errors"]
 
 
 async def remove(client: Client, *ids: str) -> Any:
-    return (await client(DELETE, input={"ids": ids}))["filterDelete"]
+    """Delete filters and return the payload."""
+    return (await client(FILTER_DELETE, input={"ids": ids}))["filterDelete"]
 
 
-async def imported(client: Client, content: str, **given: Any) -> Any:
-    """The whole payload."""
-    return (await client(IMPORT, input={"content": content, **given}))["filterImport"]
+async def imported(client: Client, content: str, **fields: Any) -> Any:
+    """Import filters from a Sieve script and return the payload."""
+    return (await client(FILTER_IMPORT, input={"content": content, **fields}))["filterImport"]
 
 
 async def listed(client: Client, **page: Any) -> Any:
-    return (await client(LIST, **page))["viewer"]["user"]["filters"]
+    """List the filters of the signed-in user, or a page of them."""
+    return (await client(FILTERS_QUERY, **page))["viewer"]["user"]["filters"]
 
 
-async def looked_at(client: Client, **given: Any) -> Any:
-    return (await client(TEST, **given))["filterTest"]
+async def looked_at(client: Client, **arguments: Any) -> Any:
+    """Test the filters with a message and return the results."""
+    return (await client(TEST, **arguments))["filterTest"]
 
 
 async def apply(client: Client, *ids: str, **select: Any) -> tuple[Any, Any]:
-    answer = (await client(APPLY, input={"ids": ids, "select": select}))["filterApply"]
-    return answer["task"], answer["errors"]
+    """Apply filters to messages; return the task and the errors."""
+    payload = (await client(FILTER_APPLY, input={"ids": ids, "select": select}))["filterApply"]
+    return payload["task"], payload["errors"]
 
 
 def error_codes_and_paths(errors: Sequence[Any]) -> list[tuple[str, list[str]]]:
     """The code and path of each error."""
-    return [(one["code"], one["path"]) for one in errors]
+    return [(error["code"], error["path"]) for error in errors]
 
 
 def user_ref(client: Client) -> dict[str, str]:

@@ -44,20 +44,24 @@ async def add_mailboxes(client: Client, *paths: str) -> None:
 
 
 async def run_mailbox_mutation(
-    client: Client, name: str, selection: str = "mailboxes { path }", **given: Any
+    client: Client, name: str, selection: str = "mailboxes { path }", **input_fields: Any
 ) -> Any:
     """Run a mutation of mailboxes and return its payload."""
-    kind = {"mailboxUnsubscribe": "mailboxSubscribe"}.get(name, name)
-    kind = kind[0].upper() + kind[1:] + "Input"
+    input_type = {"mailboxUnsubscribe": "mailboxSubscribe"}.get(name, name)
+    input_type = input_type[0].upper() + input_type[1:] + "Input"
     payload = f"{{ {selection} {MUTATION_ERRORS} }}"
-    document = f"mutation ($input: {kind}!) {{ {name}(input: $input) {payload} }}"
-    return (await client(document, input=given))[name]
+    document = f"mutation ($input: {input_type}!) {{ {name}(input: $input) {payload} }}"
+    return (await client(document, input=input_fields))[name]
 
 
-async def create_mailboxes(client: Client, *paths: str, **more: Any) -> tuple[list[Any], list[Any]]:
+async def create_mailboxes(
+    client: Client, *paths: str, **fields: Any
+) -> tuple[list[Any], list[Any]]:
     """Create mailboxes by mutation; return the mailboxes and the errors."""
-    answer = (await client(MAILBOX_CREATE, input={"paths": list(paths), **more}))["mailboxCreate"]
-    return answer["mailboxes"], answer["errors"]
+    payload = (await client(MAILBOX_CREATE, input={"paths": list(paths), **fields}))[
+        "mailboxCreate"
+    ]
+    return payload["mailboxes"], payload["errors"]
 
 
 async def rename_mailbox(client: Client, mailbox: str | dict[str, Any], to: str) -> Any:
@@ -66,26 +70,30 @@ async def rename_mailbox(client: Client, mailbox: str | dict[str, Any], to: str)
     return (await client(MAILBOX_RENAME, mailbox=ref, to=to))["mailboxRename"]
 
 
-async def delete_mailboxes(client: Client, *paths: str, **more: Any) -> Any:
+async def delete_mailboxes(client: Client, *paths: str, **fields: Any) -> Any:
     """Delete mailboxes and return the payload."""
     refs = [{"path": path} for path in paths]
-    return (await client(MAILBOX_DELETE, input={"mailboxes": refs, **more}))["mailboxDelete"]
+    return (await client(MAILBOX_DELETE, input={"mailboxes": refs, **fields}))["mailboxDelete"]
 
 
-async def list_mailbox_paths(client: Client, **more: bool) -> list[str]:
+async def list_mailbox_paths(client: Client, **variables: bool) -> list[str]:
     """List the paths of the mailboxes of the signed-in user."""
-    user = (await client(MAILBOX_PATHS, **more))["viewer"]["user"]
+    user = (await client(MAILBOX_PATHS, **variables))["viewer"]["user"]
     return [box["path"] for box in user["mailboxes"]]
 
 
 async def append_unread_messages(client: Client, path: str, *subjects: str) -> None:
     """Store an unread message for each subject in a mailbox."""
     for subject in subjects:
-        new = NewMessage(MailboxSelector(path=path), raw_message(subject).decode(), is_seen=False)
-        assert await upload.store_message(context(client), new)
+        message = NewMessage(
+            MailboxSelector(path=path), raw_message(subject).decode(), is_seen=False
+        )
+        assert await upload.store_message(context(client), message)
 
 
 def context_with_options(client: Client, **options: Any) -> Context:
     """The context of a request in the same store with other options."""
-    world = replace(client.world, options=replace(client.world.options, **options))
-    return Context(world, Viewer(client.user.id, client.user.role, context(client).viewer.scopes))
+    environment = replace(client.world, options=replace(client.world.options, **options))
+    return Context(
+        environment, Viewer(client.user.id, client.user.role, context(client).viewer.scopes)
+    )

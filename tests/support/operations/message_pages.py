@@ -1,4 +1,4 @@
-"""What the list of messages answers, for tests of its order, pages and filters."""
+"""Pages of the list of messages, and the messages that a filter finds."""
 
 from typing import Any
 
@@ -16,16 +16,18 @@ query ($filter: MessageFilter, $orderBy: MessageOrder! = RECEIVED_DESC,
 """
 
 
-async def page(client: Client, **ask: Any) -> Any:
-    return (await client(PAGE, **ask))["viewer"]["user"]["messages"]
+async def page(client: Client, **variables: Any) -> Any:
+    """Read a page of messages."""
+    return (await client(PAGE, **variables))["viewer"]["user"]["messages"]
 
 
-async def found(client: Client, **condition: Any) -> list[str]:
-    """The subjects of all that a filter finds, in the order of the alphabet."""
-    answer = await page(client, filter=condition or None, first=250)
-    assert answer["totalCount"] == len(answer["nodes"])
-    return sorted(node["subject"] for node in answer["nodes"])
+async def found(client: Client, **filter_fields: Any) -> list[str]:
+    """Return the subjects of all messages that a filter finds, sorted."""
+    messages = await page(client, filter=filter_fields or None, first=250)
+    assert messages["totalCount"] == len(messages["nodes"])
+    return sorted(node["subject"] for node in messages["nodes"])
 
 
-def subjects(answer: Any) -> str:
-    return "".join(node["subject"] for node in answer["nodes"])
+def subjects(messages: Any) -> str:
+    """The subjects of a page, joined to one text."""
+    return "".join(node["subject"] for node in messages["nodes"])

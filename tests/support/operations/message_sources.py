@@ -1,4 +1,4 @@
-"""Messages that are written by GraphQL, and read with Python's email package."""
+"""Messages that are uploaded by GraphQL and parsed by Python's email package."""
 
 import email
 from email import policy
@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.conftest import Client
 
-UPLOAD = """
+MESSAGE_UPLOAD = """
 mutation ($input: MessageUploadInput!) { messageUpload(input: $input) {
   message { id uid modseq flags size thread { id subject messageCount } mailbox { path }
     messageId inReplyTo references attachments { id filename related } metaData }
@@ -17,25 +17,26 @@ mutation ($input: MessageUploadInput!) { messageUpload(input: $input) {
   warnings { code path }
   errors { __typename code path index ... on ValidationError { constraint } } } }
 """
-SOURCE = """
+MESSAGE_SOURCE_QUERY = """
 query ($id: ID!) { message(by: {id: $id}) { source(maxBytes: 16777216) } }
 """
 
 
-async def upload(client: Client, **given: Any) -> Any:
-    """The answer of messageUpload, by default into Drafts."""
-    given = {"mailbox": {"specialUse": "DRAFTS"}, **given}
-    return (await client(UPLOAD, input=given))["messageUpload"]
+async def upload(client: Client, **fields: Any) -> Any:
+    """Upload a message, by default to Drafts, and return the payload."""
+    fields = {"mailbox": {"specialUse": "DRAFTS"}, **fields}
+    return (await client(MESSAGE_UPLOAD, input=fields))["messageUpload"]
 
 
-async def source(client: Client, key: str) -> str:
-    return str((await client(SOURCE, id=key))["message"]["source"])
+async def source(client: Client, message_id: str) -> str:
+    """Read the source of a message."""
+    return str((await client(MESSAGE_SOURCE_QUERY, id=message_id))["message"]["source"])
 
 
-async def read_back(client: Client, answer: Any) -> EmailMessage:
-    """The message of an answer, as others read it."""
-    assert answer["errors"] == []
-    raw = await source(client, answer["message"]["id"])
+async def read_back(client: Client, payload: Any) -> EmailMessage:
+    """Parse the message of a payload; fails on defects."""
+    assert payload["errors"] == []
+    raw = await source(client, payload["message"]["id"])
     message = email.message_from_string(raw, policy=policy.SMTPUTF8)
     assert isinstance(message, EmailMessage)
     assert not any(part.defects for part in message.walk())
@@ -43,10 +44,10 @@ async def read_back(client: Client, answer: Any) -> EmailMessage:
 
 
 def names(message: EmailMessage, header: str) -> list[tuple[str, str]]:
-    """The people of a header, names first.
+    """The names and addresses of a header field.
 
-    By the package's older reader: the other one puts blanks between encoded words in names
-    until Python 3.13, against section 6.2 of RFC 2047.
+    This uses the older parser of the email package: before Python 3.13, the other one adds spaces
+    between encoded words in names, against RFC 2047 section 6.2.
     """
     raw = dict(message.raw_items())[header]
     return [
@@ -54,22 +55,22 @@ def names(message: EmailMessage, header: str) -> list[tuple[str, str]]:
     ]
 
 
-async def files(client: Client, answer: Any) -> list[tuple[Any, ...]]:
-    """Name, type, Content-ID and bytes of the files of a message."""
+async def files(client: Client, payload: Any) -> list[tuple[Any, ...]]:
+    """Filename, content type, Content-ID and content of each attachment of a message."""
     return [
         (
             *(part.get_filename(), part.get_content_type(), part["Content-ID"]),
             part.get_payload(decode=True),
         )
-        for part in (await read_back(client, answer)).walk()
+        for part in (await read_back(client, payload)).walk()
         if part.get_content_disposition()
     ]
 
 
 async def put(client: Client, content: bytes, **headers: str) -> str:
-    """The id of an upload."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    answer = await client.http.post(
-        "/rest/uploads", content=content, headers={**client.headers, **named}
+    """Upload bytes by HTTP and return the id of the upload."""
+    header_fields = {name.replace("_", "-"): value for name, value in headers.items()}
+    response = await client.http.post(
+        "/rest/uploads", content=content, headers={**client.headers, **header_fields}
     )
-    return str(answer.json()["id"])
+    return str(response.json()["id"])

@@ -1,4 +1,4 @@
-"""Receivers of pushes: real ones on loopback, and a browser that can read what it is sent."""
+"""Receivers of push notifications on loopback, and a Web Push subscriber that decrypts them."""
 
 import asyncio
 import base64
@@ -20,90 +20,91 @@ from resolvers.notifications.push_worker import PushWorker, start_pushes
 from tests.conftest import Client, raw_message
 from tests.support.servers.webhook_receiver import Got, Receiver
 
-SHOWN = """channels { id kind active title text senders sendersRegex onlyPriority evaluatePriority
-  mailboxes { path } lastError lastPushAt user { username } }"""
-SET = f"""mutation ($input: PushChannelSetInput!) {{ pushChannelSet(input: $input) {{ {SHOWN}
+PUSH_CHANNELS_PAYLOAD = """channels { id kind active title text senders sendersRegex
+  onlyPriority evaluatePriority mailboxes { path } lastError lastPushAt user { username } }"""
+SET = f"""mutation ($input: PushChannelSetInput!) {{ pushChannelSet(input: $input) {{
+  {PUSH_CHANNELS_PAYLOAD}
   errors {{ __typename code path index message ... on ValidationError {{ constraint }} }} }} }}"""
-LIST = """{ viewer { user { pushChannels { id kind active lastError lastPushAt
+PUSH_CHANNELS_QUERY = """{ viewer { user { pushChannels { id kind active lastError lastPushAt
   mailboxes { path } } } } }"""
 
 
-def loose(world: Environment, **more: Any) -> None:
-    """Let pushes go to this machine."""
-    options = replace(world.options, **{"push_private": True, **more})
-    world.apply_options(CommittedOptions(options, world.options_position))
+def loose(world: Environment, **changes: Any) -> None:
+    """Allow push notifications to this machine."""
+    options = replace(world.options, **{"push_private": True, **changes})
+    world.use_options_unless_outdated(CommittedOptions(options, world.options_position))
 
 
-def worker_of(world: Environment, **gate: Any) -> PushWorker:
-    """A worker, as a process has one."""
-    return PushWorker(world, global_ids.encode, NetworkPolicy(**gate))
+def worker_of(world: Environment, **policy_options: Any) -> PushWorker:
+    """Make a push worker, as a process has one."""
+    return PushWorker(world, global_ids.encode, NetworkPolicy(**policy_options))
 
 
 async def pump(worker: PushWorker) -> None:
-    """Look, and push until nothing is under way."""
+    """Push until nothing is due and no push is running."""
     while True:
         await start_pushes(worker)
         if not worker.served and not worker.has_more:
             return
-        await asyncio.gather(*(each.task for each in worker.served.values()))
+        await asyncio.gather(*(push.task for push in worker.served.values()))
 
 
-async def set_(client: Client, **given: Any) -> Any:
-    """The payload of channels that are set."""
-    return (await client(SET, input=given))["pushChannelSet"]
+async def set_(client: Client, **fields: Any) -> Any:
+    """Run pushChannelSet and return its payload."""
+    return (await client(SET, input=fields))["pushChannelSet"]
 
 
-async def made(client: Client, **given: Any) -> str:
-    """The id of a channel that is set."""
-    payload = await set_(client, **given)
+async def made(client: Client, **fields: Any) -> str:
+    """Create a push channel and return its id."""
+    payload = await set_(client, **fields)
     assert payload["errors"] == []
-    key: str = payload["channels"][0]["id"]
-    return key
+    channel_id: str = payload["channels"][0]["id"]
+    return channel_id
 
 
 async def channel(client: Client) -> Any:
-    """The only channel of a client."""
-    (one,) = (await client(LIST))["viewer"]["user"]["pushChannels"]
-    return one
+    """Read the only push channel of a user."""
+    (only_channel,) = (await client(PUSH_CHANNELS_QUERY))["viewer"]["user"]["pushChannels"]
+    return only_channel
 
 
 async def come(
-    client: Client, subject: str = "Hello", *, into: str = "INBOX", **headers: str
+    client: Client, subject: str = "Hello", *, into: str = "INBOX", **header_fields: str
 ) -> message_insert.InsertedMessage:
-    """Deliver a message from outside, into a folder as a filter would."""
-    letter = await received_messages.read_message(raw_message(subject, **headers))
-    to = await address_resolution.load_recipient(client.world, client.address)
+    """Deliver a message from another server to a mailbox, as a filter does."""
+    message = await received_messages.parse_storable_message(raw_message(subject, **header_fields))
+    recipient = await address_resolution.load_recipient_below_limits(client.world, client.address)
     sender = "carol@example.com"
-    there = message_insert.MessagePlacement(
-        to.user_id,
+    placement = message_insert.MessagePlacement(
+        recipient.user_id,
         (await client.box(into)).id,
         client.world.now(),
         envelope_from=sender,
-        envelope_to=[to.address],
+        envelope_to=[recipient.address],
     )
-    return await received_messages.store_for_recipient(
-        client.world, letter, to, sender, placement=there
+    return await received_messages.store_once_for_recipient(
+        client.world, message, recipient, sender, placement=placement
     )
 
 
-def http(receiver: Receiver, **more: Any) -> dict[str, Any]:
-    """An input that leads there."""
-    return {"kind": "HTTP", "endpoint": f"http://127.0.0.1:{receiver.port}/topic", **more}
+def http(receiver: Receiver, **fields: Any) -> dict[str, Any]:
+    """The input of a push channel that sends to this receiver by HTTP."""
+    return {"kind": "HTTP", "endpoint": f"http://127.0.0.1:{receiver.port}/topic", **fields}
 
 
-def form(got: Got) -> dict[str, str]:
-    """The fields of a form."""
-    return dict(parse_qsl(got.raw.decode(), keep_blank_values=True, strict_parsing=True))
+def form(request: Got) -> dict[str, str]:
+    """Decode the form fields of a request."""
+    return dict(parse_qsl(request.raw.decode(), keep_blank_values=True, strict_parsing=True))
 
 
 def texts(receiver: Receiver) -> list[str]:
-    """What was told, in its order."""
-    return [got.raw.decode() for got in receiver.got]
+    """The bodies of the received requests, in order."""
+    return [request.raw.decode() for request in receiver.got]
 
 
 @dataclass
 class Browser:
-    """One that has subscribed: it alone has the key that opens what it is sent."""
+    """A Web Push subscriber, which has the key to decrypt notifications."""
 
     port: int
     key: ec.EllipticCurvePrivateKey = field(
@@ -113,7 +114,7 @@ class Browser:
 
     @property
     def subscription(self) -> dict[str, Any]:
-        """What PushSubscription.toJSON() says."""
+        """The result of PushSubscription.toJSON() (Push API)."""
         public = self.key.public_key()
         point = public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
         return {
@@ -122,18 +123,18 @@ class Browser:
             "keys": {"p256dh": bare(point), "auth": bare(self.auth)},
         }
 
-    def read(self, got: Got) -> Any:
-        """What the service worker is handed."""
-        assert got.headers["content-encoding"] == "aes128gcm"
-        raw = http_ece.decrypt(got.raw, private_key=self.key, auth_secret=self.auth)
+    def read(self, request: Got) -> Any:
+        """Decrypt a notification (RFC 8291)."""
+        assert request.headers["content-encoding"] == "aes128gcm"
+        raw = http_ece.decrypt(request.raw, private_key=self.key, auth_secret=self.auth)
         return json.loads(raw)
 
 
 def bare(raw: bytes) -> str:
-    """Base64url without padding."""
+    """Encode as Base64url without padding."""
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 def raw_of(text: str) -> bytes:
-    """What such base64url holds."""
+    """Decode Base64url without padding."""
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

@@ -1,4 +1,4 @@
-"""Mail that is held, for tests."""
+"""Quarantined messages for tests."""
 
 import base64
 from dataclasses import replace
@@ -21,13 +21,14 @@ from tests.support.operations.domain_operations import ERRORS
 from tests.support.sample_mutations.mutation_call import Call
 
 KIND = ChangeKind.QUARANTINE_CHANGED
-SHOWN = """id queueId user { username } domain { name } sender recipient subject score
-  symbols { name score description } virus virusName createdAt notified expiresAt"""
+QUARANTINE_ITEM_FIELDS = """id queueId user { username } domain { name } sender recipient
+  subject score symbols { name score description } virus virusName createdAt notified expiresAt"""
 LIST = f"""query ($filter: QuarantineFilter, $first: Int, $after: String) {{
   quarantine(filter: $filter, first: $first, after: $after) {{
-    nodes {{ {SHOWN} }} totalCount pageInfo {{ endCursor hasNextPage }} }} }}"""
+    nodes {{ {QUARANTINE_ITEM_FIELDS} }} totalCount pageInfo {{ endCursor hasNextPage }} }} }}"""
 NODE = "query ($id: ID!) { node(id: $id) { ... on QuarantineItem { subject } } }"
-RELEASE = f"""mutation ($input: QuarantineReleaseInput!) {{ quarantineRelease(input: $input) {{
+RELEASE = f"""mutation ($input: QuarantineReleaseInput!) {{
+  quarantineRelease(input: $input) {{
     messages {{ subject mailbox {{ path }} seen envelope {{ from rcpt {{ value }} }} }}
     {ERRORS} }} }}"""
 TRY = f"""mutation ($input: QuarantineReleaseInput!) {{
@@ -50,7 +51,7 @@ WHY = QuarantineReason(
 
 
 async def held(world: Environment) -> list[ColumnRow]:
-    """All that is held, in the order of keys."""
+    """Read the rows of all quarantined messages, by id."""
     table = core_table(QuarantineItem)
     async with world.database.engine.connect() as connection:
         return list((await connection.execute(select(table).order_by(table.c.id))).all())
@@ -59,68 +60,77 @@ async def held(world: Environment) -> list[ColumnRow]:
 async def hold(
     client: Client,
     raw: bytes | str = "Offer",
-    why: QuarantineReason = WHY,
+    reason: QuarantineReason = WHY,
     sender: str = CAROL,
     address: str = "",
 ) -> str:
-    """Hold a message; its id. A text is its subject, and it is for the client's usual address."""
+    """Quarantine a message and return its global ID.
+
+    A text is the subject of a new message. The default address is that of the client.
+    """
     message = raw_message(raw) if isinstance(raw, str) else raw
-    mail = await pipeline.read_incoming(client.world, message, sender)
-    to = await address_resolution.load_recipient(client.world, address or client.address)
-    await quarantine.quarantine_message(client.world, mail, to, why)
+    incoming = await pipeline.read_and_verify_incoming(client.world, message, sender)
+    recipient = await address_resolution.load_recipient_below_limits(
+        client.world, address or client.address
+    )
+    await quarantine.quarantine_message(client.world, incoming, recipient, reason)
     return global_ids.encode("QuarantineItem", (await held(client.world))[-1].id)
 
 
-async def come(world: Environment, *to: Client, raw: bytes, sender: str = CAROL) -> list[Any]:
-    """What became of a message that a neighbour brought."""
-    house = LocalBackend(world)
-    there = [await house.accept_recipient(client.address, sender) for client in to]
-    return list(await house.deliver(raw, there, sender))
+async def come(world: Environment, *clients: Client, raw: bytes, sender: str = CAROL) -> list[Any]:
+    """Deliver a message by the listener backend and return the result for each recipient."""
+    backend = LocalBackend(world)
+    recipients = [await backend.accept_recipient(client.address, sender) for client in clients]
+    return list(await backend.deliver(raw, recipients, sender))
 
 
-def set_options(world: Environment, **given: Any) -> None:
-    """Let other options be in force."""
-    world.apply_options(
-        CommittedOptions(replace(world.options, **given), world.options_position + 1)
+def set_options(world: Environment, **options: Any) -> None:
+    """Change options of the environment."""
+    world.use_options_unless_outdated(
+        CommittedOptions(replace(world.options, **options), world.options_position + 1)
     )
 
 
-async def listed(client: Client, **filter: Any) -> list[str]:
-    """Subjects of what one sees."""
-    page = (await client(LIST, filter=filter or None))["quarantine"]
-    found = [node["subject"] for node in page["nodes"]]
-    assert page["totalCount"] == len(found)
-    return found
+async def listed(client: Client, **filter_fields: Any) -> list[str]:
+    """List the subjects of the quarantined messages that a user sees."""
+    page = (await client(LIST, filter=filter_fields or None))["quarantine"]
+    subjects = [node["subject"] for node in page["nodes"]]
+    assert page["totalCount"] == len(subjects)
+    return subjects
 
 
 async def inbox(client: Client) -> list[str]:
+    """List the subjects of the messages in the INBOX."""
     nodes = (await client(INBOX))["viewer"]["user"]["mailbox"]["messages"]["nodes"]
     return [node["subject"] for node in nodes]
 
 
 def stamps(client: Client) -> bytes:
-    """What stands before a message that is let in for this one, and came from Carol."""
-    to = client.address
-    return f"Return-Path: <{CAROL}>\r\nDelivered-To: {to}\r\nX-Original-Rcpt: {to}\r\n".encode()
+    """The header fields that are added before a message from Carol when it is delivered."""
+    address = client.address
+    recipient_fields = f"Delivered-To: {address}\r\nX-Original-Rcpt: {address}\r\n"
+    return f"Return-Path: <{CAROL}>\r\n{recipient_fields}".encode()
 
 
 async def permit(root: Client, *permissions: str) -> None:
-    """Let ada change this, and nothing else."""
-    given = {"users": {"usernames": ["ada"]}, "permissions": permissions}
-    assert (await Call("userPermissionsSet", given)(root))["errors"] == []
+    """Give ada exactly these permissions."""
+    input_fields = {"users": {"usernames": ["ada"]}, "permissions": permissions}
+    assert (await Call("userPermissionsSet", input_fields)(root))["errors"] == []
 
 
 def mixed() -> bytes:
-    """A message with a text, a file that is large enough to lie apart, and a message."""
-    inner = "Subject: Inner\r\nContent-Type: application/x-thing; name=i.bin\r\n\r\nabc\r\n"
-    large = base64.encodebytes(bytes(range(256)) * 20).decode().replace("\n", "\r\n")
+    """A message with a text, an attachment large enough for a blob of its own, and a message."""
+    attached_message = (
+        "Subject: Inner\r\nContent-Type: application/x-thing; name=i.bin\r\n\r\nabc\r\n"
+    )
+    attached_image = base64.encodebytes(bytes(range(256)) * 20).decode().replace("\n", "\r\n")
     return (
         "From: Carol <carol@example.com>\r\nTo: ada@example.org\r\nSubject: Mixed\r\n"
         "MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n"
         "--b\r\nContent-Type: text/plain\r\n\r\nLook at this.\r\n"
         "--b\r\nContent-Type: image/png\r\n"
         "Content-Disposition: attachment; filename=a.png\r\n"
-        f"Content-Transfer-Encoding: base64\r\n\r\n{large}\r\n"
+        f"Content-Transfer-Encoding: base64\r\n\r\n{attached_image}\r\n"
         "--b\r\nContent-Type: message/rfc822\r\nContent-Disposition: attachment\r\n\r\n"
-        f"{inner}\r\n--b--\r\n"
+        f"{attached_message}\r\n--b--\r\n"
     ).encode()

@@ -1,4 +1,4 @@
-"""What tests of rewrites and copies share: documents, mail that comes, and what is copied."""
+"""BCC rules and recipient rewrites by GraphQL, and their effect on incoming messages."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ from models.submission.tables import Submission
 from tests.conftest import Client, raw_message
 from tests.support.operations.domain_operations import ERRORS, done
 
-RULE = "id match bccTo direction domain { name } active createdAt updatedAt"
-REWRITE = "id from to active createdAt updatedAt"
+BCC_RULE_FIELDS = "id match bccTo direction domain { name } active createdAt updatedAt"
+RECIPIENT_REWRITE_FIELDS = "id from to active createdAt updatedAt"
 
 
 def _mutation(name: str, payload: str) -> str:
@@ -22,53 +22,62 @@ def _mutation(name: str, payload: str) -> str:
       {payload} journalCursor {ERRORS} }} }}"""
 
 
-RULE_CREATE = _mutation("bccRuleCreate", f"bccRule {{ {RULE} }} bccRules {{ id }}")
-RULE_UPDATE = _mutation("bccRuleUpdate", f"bccRule {{ {RULE} }} bccRules {{ {RULE} }}")
+RULE_CREATE = _mutation("bccRuleCreate", f"bccRule {{ {BCC_RULE_FIELDS} }} bccRules {{ id }}")
+RULE_UPDATE = _mutation(
+    "bccRuleUpdate", f"bccRule {{ {BCC_RULE_FIELDS} }} bccRules {{ {BCC_RULE_FIELDS} }}"
+)
 RULE_DELETE = _mutation("bccRuleDelete", "deletedIds")
 RULES = f"""query ($first: Int, $after: String, $last: Int, $before: String) {{
   bccRules(first: $first, after: $after, last: $last, before: $before) {{
-    totalCount nodes {{ {RULE} }} pageInfo {{ endCursor startCursor hasNextPage }} }} }}"""
+    totalCount nodes {{ {BCC_RULE_FIELDS} }}
+    pageInfo {{ endCursor startCursor hasNextPage }} }} }}"""
 REWRITE_CREATE = _mutation(
-    "recipientRewriteCreate", f"recipientRewrite {{ {REWRITE} }} recipientRewrites {{ id }}"
+    "recipientRewriteCreate",
+    f"recipientRewrite {{ {RECIPIENT_REWRITE_FIELDS} }} recipientRewrites {{ id }}",
 )
 REWRITE_UPDATE = _mutation(
     "recipientRewriteUpdate",
-    f"recipientRewrite {{ {REWRITE} }} recipientRewrites {{ {REWRITE} }}",
+    f"recipientRewrite {{ {RECIPIENT_REWRITE_FIELDS} }} "
+    f"recipientRewrites {{ {RECIPIENT_REWRITE_FIELDS} }}",
 )
 REWRITE_DELETE = _mutation("recipientRewriteDelete", "deletedIds")
-REWRITES = RULES.replace("bccRules", "recipientRewrites").replace(RULE, REWRITE)
+REWRITES = RULES.replace("bccRules", "recipientRewrites").replace(
+    BCC_RULE_FIELDS, RECIPIENT_REWRITE_FIELDS
+)
 
 
-async def rule(client: Client, match: str, to: str, direction: str = "RECIPIENT") -> str:
-    """The id of a new BCC rule."""
-    answer, errors = await done(client, RULE_CREATE, match=match, bccTo=to, direction=direction)
+async def rule(client: Client, match: str, bcc_to: str, direction: str = "RECIPIENT") -> str:
+    """Create a BCC rule and return its id."""
+    payload, errors = await done(
+        client, RULE_CREATE, match=match, bccTo=bcc_to, direction=direction
+    )
     assert errors == []
-    return str(answer["bccRule"]["id"])
+    return str(payload["bccRule"]["id"])
 
 
-async def rewrite(client: Client, of: str, to: str, **more: Any) -> str:
-    """The id of a new rewrite."""
-    answer, errors = await done(client, REWRITE_CREATE, **{"from": of, "to": to, **more})
+async def rewrite(client: Client, match: str, target: str, **fields: Any) -> str:
+    """Create a recipient rewrite and return its id."""
+    payload, errors = await done(client, REWRITE_CREATE, **{"from": match, "to": target, **fields})
     assert errors == []
-    return str(answer["recipientRewrite"]["id"])
+    return str(payload["recipientRewrite"]["id"])
 
 
 async def come(
-    world: Environment, *to: str, raw: bytes = b"", sender: str = "carol@example.com"
+    world: Environment, *addresses: str, raw: bytes = b"", sender: str = "carol@example.com"
 ) -> None:
-    """Mail comes in, as LMTP hands it on."""
-    household = LocalBackend(world)
-    there = [await household.accept_recipient(address, sender) for address in to]
-    outcomes = await household.deliver(raw or raw_message("Hello"), there, sender)
-    assert not [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    """Deliver a message from another server, as LMTP does."""
+    backend = LocalBackend(world)
+    recipients = [await backend.accept_recipient(address, sender) for address in addresses]
+    results = await backend.deliver(raw or raw_message("Hello"), recipients, sender)
+    assert not [result for result in results if isinstance(result, BaseException)]
 
 
 async def copied(world: Environment) -> list[tuple[str, str]]:
-    """Who gets copies, and the senders of their envelopes."""
-    asked = (
+    """Read the recipients of copies with the envelope senders."""
+    statement = (
         select(col(QueueEntry.recipient), col(Submission.envelope_from))
         .join(Submission, col(Submission.id) == col(QueueEntry.submission_id))
         .where(col(Submission.copy_of).is_not(None))
         .order_by(col(QueueEntry.recipient))
     )
-    return [(row.recipient, row.envelope_from) for row in await world.database.read(asked)]
+    return [(row.recipient, row.envelope_from) for row in await world.database.read(statement)]

@@ -14,8 +14,8 @@ query ($users: UserSelection, $query: String, $filter: MessageFilter, $first: In
 """
 
 
-async def search_subjects(client: Client, query: str, **more: Any) -> list[str]:
+async def search_subjects(client: Client, query: str, **variables: Any) -> list[str]:
     """Search messages and return their subjects."""
-    found = (await client(SEARCH_QUERY, query=query, **more))["messages"]
-    assert found["totalCount"] == len(found["nodes"])
-    return [node["subject"] for node in found["nodes"]]
+    messages = (await client(SEARCH_QUERY, query=query, **variables))["messages"]
+    assert messages["totalCount"] == len(messages["nodes"])
+    return [node["subject"] for node in messages["nodes"]]

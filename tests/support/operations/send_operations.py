@@ -21,19 +21,19 @@ SEND_WITH_UNDO = """mutation ($window: Duration, $later: DateTime, $options: Mut
     errors { code } } }"""
 
 
-def forward_errors(answer: Any) -> list[tuple[Any, ...]]:
+def forward_errors(payload: Any) -> list[tuple[Any, ...]]:
     """Code, path and index of each error of a messageForward that sent nothing."""
-    assert (answer["queueId"], answer["forwarded"]) == (None, [])
-    return [(e["code"], e["path"], e["index"]) for e in answer["errors"]]
+    assert (payload["queueId"], payload["forwarded"]) == (None, [])
+    return [(error["code"], error["path"], error["index"]) for error in payload["errors"]]
 
 
 async def send_outgoing_message(
-    client: Client, outgoing: SendRequest = SHORT_MESSAGE, **changes: Any
+    client: Client, request: SendRequest = SHORT_MESSAGE, **changes: Any
 ) -> SentMessage:
     """Send a message with these changes, without a request."""
-    return await submission_create.send_message(context(client), replace(outgoing, **changes))
+    return await submission_create.send_message(context(client), replace(request, **changes))
 
 
-async def send_with_undo_window(client: Client, **given: Any) -> Any:
+async def send_with_undo_window(client: Client, **variables: Any) -> Any:
     """Send a message that can be undone and return the payload."""
-    return (await client(SEND_WITH_UNDO, **given))["messageSend"]
+    return (await client(SEND_WITH_UNDO, **variables))["messageSend"]

@@ -1,4 +1,4 @@
-"""Settings, as tests set them."""
+"""Settings by GraphQL and in the database."""
 
 from typing import Any
 
@@ -22,24 +22,28 @@ MOST = "submission.maxRecipients"
 
 
 async def put(client: Client, key: str, value: Any, **options: Any) -> Any:
-    done = (await client(SET, key=key, value=value, options=options))["settingSet"]
-    assert done["errors"] == []
-    return done["setting"]
+    """Set a setting and return it."""
+    payload = (await client(SET, key=key, value=value, options=options))["settingSet"]
+    assert payload["errors"] == []
+    return payload["setting"]
 
 
 async def refused(client: Client, key: str, value: Any) -> Any:
-    before = await stored(client.world)
-    done = (await client(SET, key=key, value=value))["settingSet"]
-    assert done["setting"] is None
-    assert await stored(client.world) == before
-    (error,) = done["errors"]
+    """Return the error of a setting that can't be set; nothing is stored."""
+    stored_before = await stored(client.world)
+    payload = (await client(SET, key=key, value=value))["settingSet"]
+    assert payload["setting"] is None
+    assert await stored(client.world) == stored_before
+    (error,) = payload["errors"]
     return error
 
 
 async def stored(world: Environment) -> dict[str, Any]:
-    asked = select(col(SettingValue.key), col(SettingValue.value))
-    return {row.key: row.value["value"] for row in await world.database.read(asked)}
+    """Read all stored settings."""
+    statement = select(col(SettingValue.key), col(SettingValue.value))
+    return {row.key: row.value["value"] for row in await world.database.read(statement)}
 
 
 def operator(world: Environment) -> Context:
+    """The context of an operation by ROOT."""
     return Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))

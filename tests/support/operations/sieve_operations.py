@@ -1,4 +1,4 @@
-"""Scripts in Sieve for tests."""
+"""Sieve scripts by GraphQL."""
 
 from typing import Any
 
@@ -8,17 +8,19 @@ from tests.support.accounts.user_operations import run
 from tests.support.stores.counter_check import rows
 
 SHOWN = "scripts { id name content active size requires lastError }"
-TOLD = f"{SHOWN} warnings {{ code message }}"
+SIEVE_PUT_PAYLOAD = f"{SHOWN} warnings {{ code message }}"
 
 
-async def put(client: Client, text: str, *, name: str = "main", activate: bool = True) -> Any:
-    """Give an account a script."""
-    done = await run(client, "sieveScriptPut", TOLD, name=name, content=text, activate=activate)
-    assert done["errors"] == []
-    return done
+async def put(client: Client, content: str, *, name: str = "main", activate: bool = True) -> Any:
+    """Store a Sieve script and return the payload."""
+    payload = await run(
+        client, "sieveScriptPut", SIEVE_PUT_PAYLOAD, name=name, content=content, activate=activate
+    )
+    assert payload["errors"] == []
+    return payload
 
 
 async def active_script_error(world: Environment) -> Any:
     """The last error of the active script."""
-    found = await rows(world, "SELECT last_error FROM sieve_scripts WHERE active")
-    return found[0][0]
+    error_rows = await rows(world, "SELECT last_error FROM sieve_scripts WHERE active")
+    return error_rows[0][0]

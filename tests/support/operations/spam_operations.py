@@ -27,15 +27,15 @@ SENDER_RULE_CREATE = f"""mutation ($input: SenderRuleCreateInput!) {{
 
 async def message_id_by_subject(client: Client) -> dict[str, str]:
     """The ids of the messages of a user by subject."""
-    listed = await client("query { messages(first: 50) { nodes { id subject } } }")
-    return {node["subject"]: node["id"] for node in listed["messages"]["nodes"]}
+    data = await client("query { messages(first: 50) { nodes { id subject } } }")
+    return {node["subject"]: node["id"] for node in data["messages"]["nodes"]}
 
 
 async def move_message_by_subject(client: Client, subject: str, **to: Any) -> None:
     """Move the message with this subject to another mailbox."""
     ids = [(await message_id_by_subject(client))[subject]]
-    moved = await client(MESSAGE_MOVE, input={"select": {"ids": ids}, "to": to})
-    assert moved["messageMove"]["errors"] == []
+    data = await client(MESSAGE_MOVE, input={"select": {"ids": ids}, "to": to})
+    assert data["messageMove"]["errors"] == []
 
 
 async def stored_training_verdicts(world: Environment) -> list[bool]:
@@ -57,10 +57,10 @@ class SenderRuleRecipient:
 
 
 async def create_sender_rules(
-    client: Client, scope: Any, *patterns: str, action: str = "BLOCK", **more: Any
+    client: Client, scope: Any, *patterns: str, action: str = "BLOCK", **values: Any
 ) -> Any:
     """Create sender rules for these patterns and return them."""
-    given = {"scope": scope, "action": action, "patterns": patterns, **more}
-    answer, errors = await done(client, SENDER_RULE_CREATE, **given)
+    fields = {"scope": scope, "action": action, "patterns": patterns, **values}
+    payload, errors = await done(client, SENDER_RULE_CREATE, **fields)
     assert errors == []
-    return answer["rules"]
+    return payload["rules"]

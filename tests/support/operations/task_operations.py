@@ -9,7 +9,7 @@ TASK_QUERY = "query ($id: ID!) { task(id: $id) { state done total result error }
 
 
 async def run_task(client: Client, task: Any) -> Any:
-    """Run all due tasks and return the state of this task."""
+    """Run all due tasks and return the task with its state."""
     while await tasks.run_next_task(client.world):
         pass
     return (await client(TASK_QUERY, id=task["id"]))["task"]

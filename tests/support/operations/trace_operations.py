@@ -9,16 +9,16 @@ MESSAGE_TRACE_QUERY = """query ($queueId: String, $messageId: String, $address: 
     at queueId component event detail address } }"""
 
 
-async def trace_steps(client: Client, **given: Any) -> list[tuple[Any, ...]]:
+async def trace_steps(client: Client, **variables: Any) -> list[tuple[Any, ...]]:
     """Component, event, address and detail of each step of a message trace."""
-    found = (await client(MESSAGE_TRACE_QUERY, **given))["messageTrace"]
+    steps = (await client(MESSAGE_TRACE_QUERY, **variables))["messageTrace"]
     names = ("component", "event", "address", "detail")
-    return [tuple(one[name] for name in names) for one in found]
+    return [tuple(step[name] for name in names) for step in steps]
 
 
-async def trace_events(client: Client, **given: Any) -> list[str]:
+async def trace_events(client: Client, **variables: Any) -> list[str]:
     """The events of a message trace."""
-    return [event for _, event, _, _ in await trace_steps(client, **given)]
+    return [event for _, event, _, _ in await trace_steps(client, **variables)]
 
 
 def message_id_header(raw: bytes) -> str:

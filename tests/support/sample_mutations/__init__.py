@@ -1,4 +1,4 @@
-"""A call of every mutation that succeeds, on ground that is made ready for it."""
+"""A sample call of every mutation, with the objects that it needs to succeed."""
 
 from tests.support.sample_mutations import (
     auth_mutations,

@@ -1,7 +1,7 @@
-"""The mutations that write the administrative log, and what they say there.
+"""The mutations that write the admin log, and what their entries contain.
 
-Each must have its call in tests/calls/. Whoever adds a mutation for administrators adds it
-here; one of a lower role stands here where it may also be done to others.
+A new mutation for administrators is added here. A mutation of a lower role is added if it can also
+change another account.
 """
 
 from collections.abc import Awaitable, Callable
@@ -12,399 +12,502 @@ from graph.types import global_ids
 from tests.conftest import Client, receive
 from tests.support.sample_mutations import CALLS, Call, connector_mutations
 
-Prepare = Callable[[Client, Client], Awaitable[Call]]
+PrepareCall = Callable[[Client, Client], Awaitable[Call]]
 
 
 @dataclass(frozen=True)
-class Logged:
-    """What an entry says: the type of its target, and names it has before and after."""
+class AdminLogExpectation:
+    """The contents of an entry: the type of its target, and the names in `before` and `after`."""
 
     kind: str
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
-    prepare: Prepare | None = None  # where the usual call is one of the viewer's own things
+    prepare: PrepareCall | None = None  # if the sample call is on the caller's own objects
 
 
-async def _others_key(ada: Client, root: Client) -> Call:
-    made = await (CALLS["apiKeyDelete"])(ada, root)
-    return Call(made.name, made.input, made.payload, journaled=False, by_root=True)
+async def _delete_key_of_ada(ada: Client, root: Client) -> Call:
+    sample = await (CALLS["apiKeyDelete"])(ada, root)
+    return Call(sample.name, sample.input, sample.payload, journaled=False, by_root=True)
 
 
-async def _key_for_ada(ada: Client, _root: Client) -> Call:
-    given = {"name": "reports", "user": {"id": global_ids.encode("User", ada.user.id)}}
-    return Call("apiKeyCreate", given, "apiKey { name }", journaled=False, by_root=True)
+async def _create_key_for_ada(ada: Client, _root: Client) -> Call:
+    input_fields = {"name": "reports", "user": {"id": global_ids.encode("User", ada.user.id)}}
+    return Call("apiKeyCreate", input_fields, "apiKey { name }", journaled=False, by_root=True)
 
 
-def _named(mutation: str, /, **given: Any) -> Prepare:
-    """A call of what is done to ada."""
+def _call_on_ada(mutation: str, /, **input_fields: Any) -> PrepareCall:
+    """A call on the account ada."""
 
     async def prepare(ada: Client, _root: Client) -> Call:
         users = {"users": {"ids": [global_ids.encode("User", ada.user.id)]}}
-        return Call(mutation, {**users, **given}, by_root=True)
+        return Call(mutation, {**users, **input_fields}, by_root=True)
 
     return prepare
 
 
-def _shared(name: str, **given: Any) -> Prepare:
-    """A call about an entry that all may read."""
+def _call_on_shared_entry(name: str, **input_fields: Any) -> PrepareCall:
+    """A call on an entry that all users can read."""
 
     async def prepare(_ada: Client, root: Client) -> Call:
         entry = {"key": "motd", "shared": True}
-        made = await Call("keyValueSet", {**entry, "value": "1"})(root)
-        assert made["errors"] == []
-        return Call(name, {**entry, **given}, by_root=True)
+        payload = await Call("keyValueSet", {**entry, "value": "1"})(root)
+        assert payload["errors"] == []
+        return Call(name, {**entry, **input_fields}, by_root=True)
 
     return prepare
 
 
-async def _connector(ada: Client, _root: Client) -> Call:
+async def _create_connector_for_ada(ada: Client, _root: Client) -> Call:
     user = {"id": global_ids.encode("User", ada.user.id)}
     return Call("connectorCreate", {**connector_mutations.ACCOUNT, "user": user}, by_root=True)
 
 
-async def _brought(ada: Client, root: Client) -> Call:
-    made = await CALLS["mailImport"](ada, root)
+async def _import_for_ada(ada: Client, root: Client) -> Call:
+    sample = await CALLS["mailImport"](ada, root)
     users = {"ids": [global_ids.encode("User", ada.user.id)]}
-    return Call("mailImport", {**made.input, "users": users}, by_root=True)
+    return Call("mailImport", {**sample.input, "users": users}, by_root=True)
 
 
-async def _pushed(ada: Client, _root: Client) -> Call:
+async def _set_push_channel_of_ada(ada: Client, _root: Client) -> Call:
     users = {"usernames": [ada.user.username]}
-    given = {"users": users, "kind": "HTTP", "endpoint": "https://ntfy.example.net/ada"}
-    return Call("pushChannelSet", given, by_root=True)
+    input_fields = {"users": users, "kind": "HTTP", "endpoint": "https://ntfy.example.net/ada"}
+    return Call("pushChannelSet", input_fields, by_root=True)
 
 
-def _hers(name: str) -> Prepare:
-    """A call about what is ada's."""
+def _call_on_object_of_ada(name: str) -> PrepareCall:
+    """The sample call on an object of ada, by the platform key."""
 
     async def prepare(ada: Client, root: Client) -> Call:
-        made = await CALLS[name](ada, root)
-        return Call(made.name, made.input, made.payload, by_root=True)
+        sample = await CALLS[name](ada, root)
+        return Call(sample.name, sample.input, sample.payload, by_root=True)
 
     return prepare
 
 
-async def _reset(ada: Client, _root: Client) -> Call:
-    given = {"user": {"id": global_ids.encode("User", ada.user.id)}}
-    return Call("passwordReset", given, "password", by_root=True)
+async def _reset_password_of_ada(ada: Client, _root: Client) -> Call:
+    input_fields = {"user": {"id": global_ids.encode("User", ada.user.id)}}
+    return Call("passwordReset", input_fields, "password", by_root=True)
 
 
 MBOX = "From a@b.example Tue Jan  6 10:00:00 2026\nSubject: x\n\nx\n"
 
 
-def _account(name: str, **given: Any) -> Prepare:
-    """A call of what is done to ada's account, which ROOT may."""
+def _call_on_account_of_ada(name: str, **input_fields: Any) -> PrepareCall:
+    """A call on the account ada as `user`, by the platform key."""
 
     async def prepare(ada: Client, _root: Client) -> Call:
         user = {"id": global_ids.encode("User", ada.user.id)}
-        return Call(name, {"user": user, **given}, by_root=True)
+        return Call(name, {"user": user, **input_fields}, by_root=True)
 
     return prepare
 
 
-async def _identity(ada: Client, _root: Client) -> Call:
+async def _create_identity_for_ada(ada: Client, _root: Client) -> Call:
     user = {"id": global_ids.encode("User", ada.user.id)}
-    given = {"user": user, "address": ada.address, "name": "Ada"}
-    return Call("identityCreate", given, by_root=True)
+    input_fields = {"user": user, "address": ada.address, "name": "Ada"}
+    return Call("identityCreate", input_fields, by_root=True)
 
 
-async def _filter(ada: Client, root: Client) -> Call:
-    return await _for_ada("filterCreate", ada, root)
+async def _create_filter_for_ada(ada: Client, root: Client) -> Call:
+    return await _sample_call_for_ada("filterCreate", ada, root)
 
 
-async def _imported(ada: Client, root: Client) -> Call:
-    return await _for_ada("filterImport", ada, root)
+async def _import_filters_for_ada(ada: Client, root: Client) -> Call:
+    return await _sample_call_for_ada("filterImport", ada, root)
 
 
-async def _for_ada(name: str, ada: Client, root: Client) -> Call:
-    made = await CALLS[name](ada, root)
+async def _sample_call_for_ada(name: str, ada: Client, root: Client) -> Call:
+    sample = await CALLS[name](ada, root)
     user = {"id": global_ids.encode("User", ada.user.id)}
-    return Call(made.name, {**made.input, "user": user}, by_root=True)
+    return Call(sample.name, {**sample.input, "user": user}, by_root=True)
 
 
-def _folder(name: str) -> Prepare:
-    """A call of what is done to a folder of ada's, which there is."""
+def _call_on_mailbox_of_ada(name: str) -> PrepareCall:
+    """A call on a mailbox of ada that exists."""
 
     async def prepare(ada: Client, root: Client) -> Call:
-        made = await _named("mailboxCreate", paths=["A"])(ada, root)
-        assert (await made(root))["errors"] == []
-        return await _named(name, mailboxes=[{"path": "A"}])(ada, root)
+        create = await _call_on_ada("mailboxCreate", paths=["A"])(ada, root)
+        assert (await create(root))["errors"] == []
+        return await _call_on_ada(name, mailboxes=[{"path": "A"}])(ada, root)
 
     return prepare
 
 
-async def _updated(ada: Client, _root: Client) -> Call:
-    given = {
+async def _update_mailbox_of_ada(ada: Client, _root: Client) -> Call:
+    input_fields = {
         "user": {"id": global_ids.encode("User", ada.user.id)},
         "mailboxes": [{"path": "Sent"}],
     }
-    return Call("mailboxUpdate", {**given, "set": {"subscribed": False}}, by_root=True)
+    return Call("mailboxUpdate", {**input_fields, "set": {"subscribed": False}}, by_root=True)
 
 
-def _post(name: str, **given: Any) -> Prepare:
-    """A call of what is done to ada's mail."""
+def _call_on_messages_of_ada(name: str, **input_fields: Any) -> PrepareCall:
+    """A call on all messages of ada."""
 
     async def prepare(ada: Client, _root: Client) -> Call:
         await receive(ada)
         await receive(ada, sender="dave@example.com")
-        whose = {"users": {"ids": [global_ids.encode("User", ada.user.id)]}, "all": True}
-        return Call(name, {"select": whose, **given}, by_root=True)
+        message_selection = {
+            "users": {"ids": [global_ids.encode("User", ada.user.id)]},
+            "all": True,
+        }
+        return Call(name, {"select": message_selection, **input_fields}, by_root=True)
 
     return prepare
 
 
-async def _unanswered(ada: Client, root: Client) -> Call:
-    given = {"set": {"enabled": True, "text": "I am away."}}
-    made = await _named("autoreplySet", **given)(ada, root)
-    assert (await made(root))["errors"] == []
-    return await _named("autoreplyDelete")(ada, root)
+async def _delete_autoreply_of_ada(ada: Client, root: Client) -> Call:
+    autoreply = {"set": {"enabled": True, "text": "I am away."}}
+    set_autoreply = await _call_on_ada("autoreplySet", **autoreply)(ada, root)
+    assert (await set_autoreply(root))["errors"] == []
+    return await _call_on_ada("autoreplyDelete")(ada, root)
 
 
-async def _deleted(ada: Client, root: Client) -> None:
-    delete = await _named("userDelete", deleteAfter="2031-01-01T00:00:00Z")(ada, root)
+async def _delete_ada(ada: Client, root: Client) -> None:
+    delete = await _call_on_ada("userDelete", deleteAfter="2031-01-01T00:00:00Z")(ada, root)
     assert (await delete(root))["errors"] == []
 
 
-async def _restore(ada: Client, root: Client) -> Call:
-    await _deleted(ada, root)
-    given = {"by": {"id": global_ids.encode("User", ada.user.id)}}
-    return Call("userRestore", given, by_root=True)
+async def _restore_ada(ada: Client, root: Client) -> Call:
+    await _delete_ada(ada, root)
+    input_fields = {"by": {"id": global_ids.encode("User", ada.user.id)}}
+    return Call("userRestore", input_fields, by_root=True)
 
 
-async def _purge(ada: Client, root: Client) -> Call:
-    await _deleted(ada, root)
-    return await _named("userPurge")(ada, root)
+async def _purge_ada(ada: Client, root: Client) -> Call:
+    await _delete_ada(ada, root)
+    return await _call_on_ada("userPurge")(ada, root)
 
 
-def _script(mutation: str, /, **given: Any) -> Prepare:
-    """A call of what is done to a script of ada's, which there is and runs."""
+def _call_on_script_of_ada(mutation: str, /, **input_fields: Any) -> PrepareCall:
+    """A call on an active Sieve script of ada."""
 
     async def prepare(ada: Client, root: Client) -> Call:
-        put = await _named("sieveScriptPut", name="a", content="keep;", activate=True)(ada, root)
-        assert (await put(root))["errors"] == []
+        put_script = await _call_on_ada("sieveScriptPut", name="a", content="keep;", activate=True)(
+            ada, root
+        )
+        assert (await put_script(root))["errors"] == []
         if mutation == "sieveScriptActivate":
-            stop = await _named("sieveScriptDeactivate")(ada, root)
-            assert (await stop(root))["errors"] == []
-        return await _named(mutation, **given)(ada, root)
+            deactivate = await _call_on_ada("sieveScriptDeactivate")(ada, root)
+            assert (await deactivate(root))["errors"] == []
+        return await _call_on_ada(mutation, **input_fields)(ada, root)
 
     return prepare
 
 
-LOGGED: dict[str, Logged] = {
-    "addressCreate": Logged("Address", after=("address", "user")),
-    "addressCreateTemporary": Logged(
-        "Address", after=("address", "user"), prepare=_account("addressCreateTemporary")
+LOGGED: dict[str, AdminLogExpectation] = {
+    "addressCreate": AdminLogExpectation("Address", after=("address", "user")),
+    "addressCreateTemporary": AdminLogExpectation(
+        "Address",
+        after=("address", "user"),
+        prepare=_call_on_account_of_ada("addressCreateTemporary"),
     ),
-    "addressDelete": Logged("Address", before=("address",)),
-    "addressUpdate": Logged("Address", before=("active", "targets"), after=("active", "targets")),
-    "accountExport": Logged("User", prepare=_account("accountExport")),
-    "accountImport": Logged("User", prepare=_account("accountImport", archive={"text": MBOX})),
-    "actAs": Logged("User", after=("until",)),
-    "auditCreate": Logged("Audit", after=("user", "expires")),
-    "auditDelete": Logged("Audit", before=("user",)),
-    "autoreplyDelete": Logged("User", before=("enabled",), prepare=_unanswered),
-    "autoreplySet": Logged(
+    "addressDelete": AdminLogExpectation("Address", before=("address",)),
+    "addressUpdate": AdminLogExpectation(
+        "Address", before=("active", "targets"), after=("active", "targets")
+    ),
+    "accountExport": AdminLogExpectation("User", prepare=_call_on_account_of_ada("accountExport")),
+    "accountImport": AdminLogExpectation(
+        "User", prepare=_call_on_account_of_ada("accountImport", archive={"text": MBOX})
+    ),
+    "actAs": AdminLogExpectation("User", after=("until",)),
+    "auditCreate": AdminLogExpectation("Audit", after=("user", "expires")),
+    "auditDelete": AdminLogExpectation("Audit", before=("user",)),
+    "autoreplyDelete": AdminLogExpectation(
+        "User", before=("enabled",), prepare=_delete_autoreply_of_ada
+    ),
+    "autoreplySet": AdminLogExpectation(
         "User",
         after=("enabled", "text"),
-        prepare=_named("autoreplySet", set={"enabled": True, "text": "I am away."}),
+        prepare=_call_on_ada("autoreplySet", set={"enabled": True, "text": "I am away."}),
     ),
-    "bccRuleCreate": Logged("BccRule", after=("match", "bccTo", "direction", "active")),
-    "bccRuleDelete": Logged("BccRule", before=("match", "bccTo", "direction", "active")),
-    "bccRuleUpdate": Logged("BccRule", before=("bccTo",), after=("bccTo",)),
-    "certificateDelete": Logged("Certificate", before=("serverName", "fingerprintSha256")),
-    "certificateRenew": Logged("Certificate", after=("serverName",)),
-    "certificateSet": Logged("Certificate", after=("serverName", "acme", "fingerprintSha256")),
-    "customTwoFactorDisable": Logged("User", before=("enabled2fa",), after=("enabled2fa",)),
-    "customTwoFactorEnable": Logged("User", before=("enabled2fa",), after=("enabled2fa",)),
-    "dkimKeyActivate": Logged("DkimKey", before=("state",), after=("state",)),
-    "dkimKeyCopy": Logged("DkimKey", after=("domain", "selector", "fingerprint")),
-    "dkimKeyDelete": Logged("DkimKey", before=("domain", "selector", "fingerprint")),
-    "dkimKeyRotate": Logged("DkimKey", after=("domain", "selector", "state")),
-    "dkimKeySet": Logged("DkimKey", after=("domain", "selector", "algorithm")),
-    "domainAliasCreate": Logged("DomainAlias"),
-    "domainAliasDelete": Logged("DomainAlias"),
-    "domainCreate": Logged("Domain"),
-    "domainDelete": Logged("Domain"),
-    "domainRename": Logged("Domain"),
-    "domainUpdate": Logged("Domain", before=("description",), after=("description",)),
-    "filterCreate": Logged("Filter", after=("name", "order", "active"), prepare=_filter),
-    "filterDelete": Logged("Filter", before=("name",), prepare=_hers("filterDelete")),
-    "filterImport": Logged("Filter", after=("name", "order", "active"), prepare=_imported),
-    "filterUpdate": Logged(
-        "Filter", before=("name",), after=("name",), prepare=_hers("filterUpdate")
+    "bccRuleCreate": AdminLogExpectation(
+        "BccRule", after=("match", "bccTo", "direction", "active")
     ),
-    "identityCreate": Logged(
+    "bccRuleDelete": AdminLogExpectation(
+        "BccRule", before=("match", "bccTo", "direction", "active")
+    ),
+    "bccRuleUpdate": AdminLogExpectation("BccRule", before=("bccTo",), after=("bccTo",)),
+    "certificateDelete": AdminLogExpectation(
+        "Certificate", before=("serverName", "fingerprintSha256")
+    ),
+    "certificateRenew": AdminLogExpectation("Certificate", after=("serverName",)),
+    "certificateSet": AdminLogExpectation(
+        "Certificate", after=("serverName", "acme", "fingerprintSha256")
+    ),
+    "customTwoFactorDisable": AdminLogExpectation(
+        "User", before=("enabled2fa",), after=("enabled2fa",)
+    ),
+    "customTwoFactorEnable": AdminLogExpectation(
+        "User", before=("enabled2fa",), after=("enabled2fa",)
+    ),
+    "dkimKeyActivate": AdminLogExpectation("DkimKey", before=("state",), after=("state",)),
+    "dkimKeyCopy": AdminLogExpectation("DkimKey", after=("domain", "selector", "fingerprint")),
+    "dkimKeyDelete": AdminLogExpectation("DkimKey", before=("domain", "selector", "fingerprint")),
+    "dkimKeyRotate": AdminLogExpectation("DkimKey", after=("domain", "selector", "state")),
+    "dkimKeySet": AdminLogExpectation("DkimKey", after=("domain", "selector", "algorithm")),
+    "domainAliasCreate": AdminLogExpectation("DomainAlias"),
+    "domainAliasDelete": AdminLogExpectation("DomainAlias"),
+    "domainCreate": AdminLogExpectation("Domain"),
+    "domainDelete": AdminLogExpectation("Domain"),
+    "domainRename": AdminLogExpectation("Domain"),
+    "domainUpdate": AdminLogExpectation("Domain", before=("description",), after=("description",)),
+    "filterCreate": AdminLogExpectation(
+        "Filter", after=("name", "order", "active"), prepare=_create_filter_for_ada
+    ),
+    "filterDelete": AdminLogExpectation(
+        "Filter", before=("name",), prepare=_call_on_object_of_ada("filterDelete")
+    ),
+    "filterImport": AdminLogExpectation(
+        "Filter", after=("name", "order", "active"), prepare=_import_filters_for_ada
+    ),
+    "filterUpdate": AdminLogExpectation(
+        "Filter", before=("name",), after=("name",), prepare=_call_on_object_of_ada("filterUpdate")
+    ),
+    "identityCreate": AdminLogExpectation(
         "Identity",
         after=("address", "name"),
-        prepare=_identity,
+        prepare=_create_identity_for_ada,
     ),
-    "identityDelete": Logged(
-        "Identity", before=("address", "name"), prepare=_hers("identityDelete")
+    "identityDelete": AdminLogExpectation(
+        "Identity", before=("address", "name"), prepare=_call_on_object_of_ada("identityDelete")
     ),
-    "identityUpdate": Logged(
+    "identityUpdate": AdminLogExpectation(
         "Identity",
         before=("address", "name"),
         after=("address", "name"),
-        prepare=_hers("identityUpdate"),
+        prepare=_call_on_object_of_ada("identityUpdate"),
     ),
-    "mailboxCreate": Logged("User", prepare=_named("mailboxCreate", paths=["A"])),
-    "mailboxDelete": Logged("User", prepare=_folder("mailboxDelete")),
-    "mailboxMetadataSet": Logged(
+    "mailboxCreate": AdminLogExpectation(
+        "User", prepare=_call_on_ada("mailboxCreate", paths=["A"])
+    ),
+    "mailboxDelete": AdminLogExpectation("User", prepare=_call_on_mailbox_of_ada("mailboxDelete")),
+    "mailboxMetadataSet": AdminLogExpectation(
         "User",
-        prepare=_named(
+        prepare=_call_on_ada(
             "mailboxMetadataSet", mailbox={"path": "INBOX"}, key="/private/comment", value="x"
         ),
     ),
-    "mailboxMetadataUnset": Logged(
+    "mailboxMetadataUnset": AdminLogExpectation(
         "User",
-        prepare=_named("mailboxMetadataUnset", mailbox={"path": "INBOX"}, key="/private/comment"),
+        prepare=_call_on_ada(
+            "mailboxMetadataUnset", mailbox={"path": "INBOX"}, key="/private/comment"
+        ),
     ),
-    "mailboxRename": Logged(
-        "User", prepare=_named("mailboxRename", mailbox={"path": "Sent"}, newPath="A")
+    "mailboxRename": AdminLogExpectation(
+        "User", prepare=_call_on_ada("mailboxRename", mailbox={"path": "Sent"}, newPath="A")
     ),
-    "mailboxStateSet": Logged("User"),
-    "mailboxSubscribe": Logged("User", prepare=_named("mailboxSubscribe", paths=["A"])),
-    "mailboxUnsubscribe": Logged("User", prepare=_named("mailboxUnsubscribe", paths=["Sent"])),
-    "mailboxUpdate": Logged("User", prepare=_updated),
-    "messageCopy": Logged(
-        "User", after=("messages",), prepare=_post("messageCopy", to={"path": "Sent"})
+    "mailboxStateSet": AdminLogExpectation("User"),
+    "mailboxSubscribe": AdminLogExpectation(
+        "User", prepare=_call_on_ada("mailboxSubscribe", paths=["A"])
     ),
-    "messageDeduplicate": Logged("User", after=("messages",), prepare=_post("messageDeduplicate")),
-    "messageDelete": Logged("User", after=("messages",), prepare=_post("messageDelete")),
-    "messageMove": Logged(
-        "User", after=("messages",), prepare=_post("messageMove", to={"path": "Sent"})
+    "mailboxUnsubscribe": AdminLogExpectation(
+        "User", prepare=_call_on_ada("mailboxUnsubscribe", paths=["Sent"])
     ),
-    "messageTierMove": Logged("User", after=("messages",)),
-    "messageUpload": Logged(
+    "mailboxUpdate": AdminLogExpectation("User", prepare=_update_mailbox_of_ada),
+    "messageCopy": AdminLogExpectation(
         "User",
-        prepare=_named("messageUpload", mailbox={"path": "INBOX"}, raw="Subject: x\n\nx\n"),
+        after=("messages",),
+        prepare=_call_on_messages_of_ada("messageCopy", to={"path": "Sent"}),
     ),
-    "messageUpdate": Logged(
-        "User", after=("messages",), prepare=_post("messageUpdate", set={"seen": True})
+    "messageDeduplicate": AdminLogExpectation(
+        "User", after=("messages",), prepare=_call_on_messages_of_ada("messageDeduplicate")
     ),
-    "connectorCancel": Logged("ConnectorRun", before=("state",), prepare=_hers("connectorCancel")),
-    "connectorCreate": Logged("Connector", after=("name", "host"), prepare=_connector),
-    "connectorDelete": Logged(
-        "Connector", before=("name", "host"), prepare=_hers("connectorDelete")
+    "messageDelete": AdminLogExpectation(
+        "User", after=("messages",), prepare=_call_on_messages_of_ada("messageDelete")
     ),
-    "connectorRun": Logged("Connector", after=("name", "trial"), prepare=_hers("connectorRun")),
-    "connectorUpdate": Logged(
+    "messageMove": AdminLogExpectation(
+        "User",
+        after=("messages",),
+        prepare=_call_on_messages_of_ada("messageMove", to={"path": "Sent"}),
+    ),
+    "messageTierMove": AdminLogExpectation("User", after=("messages",)),
+    "messageUpload": AdminLogExpectation(
+        "User",
+        prepare=_call_on_ada("messageUpload", mailbox={"path": "INBOX"}, raw="Subject: x\n\nx\n"),
+    ),
+    "messageUpdate": AdminLogExpectation(
+        "User",
+        after=("messages",),
+        prepare=_call_on_messages_of_ada("messageUpdate", set={"seen": True}),
+    ),
+    "connectorCancel": AdminLogExpectation(
+        "ConnectorRun", before=("state",), prepare=_call_on_object_of_ada("connectorCancel")
+    ),
+    "connectorCreate": AdminLogExpectation(
+        "Connector", after=("name", "host"), prepare=_create_connector_for_ada
+    ),
+    "connectorDelete": AdminLogExpectation(
+        "Connector", before=("name", "host"), prepare=_call_on_object_of_ada("connectorDelete")
+    ),
+    "connectorRun": AdminLogExpectation(
+        "Connector", after=("name", "trial"), prepare=_call_on_object_of_ada("connectorRun")
+    ),
+    "connectorUpdate": AdminLogExpectation(
         "Connector",
         before=("name", "host", "active"),
         after=("name", "host", "active"),
-        prepare=_hers("connectorUpdate"),
+        prepare=_call_on_object_of_ada("connectorUpdate"),
     ),
-    "mailImport": Logged("User", prepare=_brought),
-    "keyValueDelete": Logged(
-        "KeyValue", before=("store", "key", "entries"), prepare=_shared("keyValueDelete")
+    "mailImport": AdminLogExpectation("User", prepare=_import_for_ada),
+    "keyValueDelete": AdminLogExpectation(
+        "KeyValue",
+        before=("store", "key", "entries"),
+        prepare=_call_on_shared_entry("keyValueDelete"),
     ),
-    "keyValueIncrement": Logged(
-        "KeyValue", after=("store", "key"), prepare=_shared("keyValueIncrement", difference=1)
+    "keyValueIncrement": AdminLogExpectation(
+        "KeyValue",
+        after=("store", "key"),
+        prepare=_call_on_shared_entry("keyValueIncrement", difference=1),
     ),
-    "keyValueSet": Logged(
-        "KeyValue", after=("store", "key"), prepare=_shared("keyValueSet", value="correct horse")
+    "keyValueSet": AdminLogExpectation(
+        "KeyValue",
+        after=("store", "key"),
+        prepare=_call_on_shared_entry("keyValueSet", value="correct horse"),
     ),
-    "passwordReset": Logged("User", prepare=_reset),
-    "profileReset": Logged("User", prepare=_named("profileReset")),
-    "totpImport": Logged("User", after=("enabled2fa",)),
-    "userDelete": Logged("User", before=("username",), prepare=_named("userDelete")),
-    "userPermissionsSet": Logged("User", prepare=_named("userPermissionsSet", permissions=[])),
-    "userPurge": Logged("User", before=("username",), prepare=_purge),
-    "userRestore": Logged("User", prepare=_restore),
-    "userRoleSet": Logged(
-        "User", before=("role",), after=("role",), prepare=_named("userRoleSet", role="ADMIN")
+    "passwordReset": AdminLogExpectation("User", prepare=_reset_password_of_ada),
+    "profileReset": AdminLogExpectation("User", prepare=_call_on_ada("profileReset")),
+    "totpImport": AdminLogExpectation("User", after=("enabled2fa",)),
+    "userDelete": AdminLogExpectation(
+        "User", before=("username",), prepare=_call_on_ada("userDelete")
     ),
-    "apiKeyCreate": Logged("ApiKey", after=("name", "role"), prepare=_key_for_ada),
-    "apiKeyDelete": Logged("ApiKey", before=("name", "role"), prepare=_others_key),
-    "senderRuleCreate": Logged(
-        "SenderRule", after=("pattern", "action", "place"), prepare=_hers("senderRuleCreate")
+    "userPermissionsSet": AdminLogExpectation(
+        "User", prepare=_call_on_ada("userPermissionsSet", permissions=[])
     ),
-    "senderRuleDelete": Logged(
-        "SenderRule", before=("pattern", "action", "place"), prepare=_hers("senderRuleDelete")
+    "userPurge": AdminLogExpectation("User", before=("username",), prepare=_purge_ada),
+    "userRestore": AdminLogExpectation("User", prepare=_restore_ada),
+    "userRoleSet": AdminLogExpectation(
+        "User", before=("role",), after=("role",), prepare=_call_on_ada("userRoleSet", role="ADMIN")
     ),
-    "quarantineDelete": Logged(
-        "QuarantineItem", before=("sender", "recipient"), prepare=_hers("quarantineDelete")
+    "apiKeyCreate": AdminLogExpectation(
+        "ApiKey", after=("name", "role"), prepare=_create_key_for_ada
     ),
-    "quarantineNotificationSet": Logged(
+    "apiKeyDelete": AdminLogExpectation(
+        "ApiKey", before=("name", "role"), prepare=_delete_key_of_ada
+    ),
+    "senderRuleCreate": AdminLogExpectation(
+        "SenderRule",
+        after=("pattern", "action", "place"),
+        prepare=_call_on_object_of_ada("senderRuleCreate"),
+    ),
+    "senderRuleDelete": AdminLogExpectation(
+        "SenderRule",
+        before=("pattern", "action", "place"),
+        prepare=_call_on_object_of_ada("senderRuleDelete"),
+    ),
+    "quarantineDelete": AdminLogExpectation(
+        "QuarantineItem",
+        before=("sender", "recipient"),
+        prepare=_call_on_object_of_ada("quarantineDelete"),
+    ),
+    "quarantineNotificationSet": AdminLogExpectation(
         "User",
         before=("quarantine_notification",),
         after=("quarantine_notification",),
-        prepare=_named("quarantineNotificationSet", frequency="WEEKLY"),
+        prepare=_call_on_ada("quarantineNotificationSet", frequency="WEEKLY"),
     ),
-    "quarantineRelease": Logged(
-        "QuarantineItem", before=("sender", "recipient"), prepare=_hers("quarantineRelease")
+    "quarantineRelease": AdminLogExpectation(
+        "QuarantineItem",
+        before=("sender", "recipient"),
+        prepare=_call_on_object_of_ada("quarantineRelease"),
     ),
-    "queueDelete": Logged("QueueEntry", before=("queueId", "sender"), prepare=_hers("queueDelete")),
-    "queueFlush": Logged("QueueEntry", before=("queueId", "sender")),
-    "queueHold": Logged("QueueEntry", before=("queueId", "sender"), after=("hold",)),
-    "rateLimitReset": Logged("User", before=("rate_limit",), after=("rate_limit",)),
-    "rateLimitSet": Logged("User", before=("rate_limit",), after=("rate_limit",)),
-    "recipientRewriteCreate": Logged("RecipientRewrite", after=("from", "to", "active")),
-    "recipientRewriteDelete": Logged("RecipientRewrite", before=("from", "to", "active")),
-    "recipientRewriteUpdate": Logged("RecipientRewrite", before=("to",), after=("to",)),
-    "sieveScriptActivate": Logged(
+    "queueDelete": AdminLogExpectation(
+        "QueueEntry", before=("queueId", "sender"), prepare=_call_on_object_of_ada("queueDelete")
+    ),
+    "queueFlush": AdminLogExpectation("QueueEntry", before=("queueId", "sender")),
+    "queueHold": AdminLogExpectation("QueueEntry", before=("queueId", "sender"), after=("hold",)),
+    "rateLimitReset": AdminLogExpectation("User", before=("rate_limit",), after=("rate_limit",)),
+    "rateLimitSet": AdminLogExpectation("User", before=("rate_limit",), after=("rate_limit",)),
+    "recipientRewriteCreate": AdminLogExpectation(
+        "RecipientRewrite", after=("from", "to", "active")
+    ),
+    "recipientRewriteDelete": AdminLogExpectation(
+        "RecipientRewrite", before=("from", "to", "active")
+    ),
+    "recipientRewriteUpdate": AdminLogExpectation(
+        "RecipientRewrite", before=("to",), after=("to",)
+    ),
+    "sieveScriptActivate": AdminLogExpectation(
         "SieveScript",
         before=("name", "active"),
         after=("name", "active"),
-        prepare=_script("sieveScriptActivate", name="a"),
+        prepare=_call_on_script_of_ada("sieveScriptActivate", name="a"),
     ),
-    "sieveScriptDeactivate": Logged(
-        "SieveScript", after=("active",), prepare=_script("sieveScriptDeactivate")
+    "sieveScriptDeactivate": AdminLogExpectation(
+        "SieveScript", after=("active",), prepare=_call_on_script_of_ada("sieveScriptDeactivate")
     ),
-    "sieveScriptDelete": Logged(
+    "sieveScriptDelete": AdminLogExpectation(
         "SieveScript",
         before=("name", "size"),
-        prepare=_script("sieveScriptDelete", names=["a"], ignoreActive=True),
+        prepare=_call_on_script_of_ada("sieveScriptDelete", names=["a"], ignoreActive=True),
     ),
-    "sieveScriptPut": Logged(
+    "sieveScriptPut": AdminLogExpectation(
         "SieveScript",
         after=("name", "size"),
-        prepare=_script("sieveScriptPut", name="b", content="discard;"),
+        prepare=_call_on_script_of_ada("sieveScriptPut", name="b", content="discard;"),
     ),
-    "sieveScriptRename": Logged(
+    "sieveScriptRename": AdminLogExpectation(
         "SieveScript",
         before=("name",),
         after=("name",),
-        prepare=_script("sieveScriptRename", name="a", newName="b"),
+        prepare=_call_on_script_of_ada("sieveScriptRename", name="a", newName="b"),
     ),
-    "forwardingHostCreate": Logged("ForwardingHost", after=("host", "source", "filterSpam")),
-    "forwardingHostDelete": Logged("ForwardingHost", before=("host", "source", "filterSpam")),
-    "relayHostCreate": Logged("RelayHost", after=("host", "port", "username", "tls", "active")),
-    "relayHostDelete": Logged("RelayHost", before=("host", "port", "username", "tls", "active")),
-    "relayHostUpdate": Logged("RelayHost", before=("active",), after=("active",)),
-    "transportCreate": Logged("Transport", after=("destination", "nextHop", "active")),
-    "transportDelete": Logged("Transport", before=("destination", "nextHop", "active")),
-    "transportUpdate": Logged("Transport", before=("nextHop",), after=("nextHop",)),
-    "tlsPolicyCreate": Logged("TlsPolicy", after=("destination", "policy", "parameters")),
-    "tlsPolicyDelete": Logged("TlsPolicy", before=("destination", "policy", "parameters")),
-    "tlsPolicyUpdate": Logged(
+    "forwardingHostCreate": AdminLogExpectation(
+        "ForwardingHost", after=("host", "source", "filterSpam")
+    ),
+    "forwardingHostDelete": AdminLogExpectation(
+        "ForwardingHost", before=("host", "source", "filterSpam")
+    ),
+    "relayHostCreate": AdminLogExpectation(
+        "RelayHost", after=("host", "port", "username", "tls", "active")
+    ),
+    "relayHostDelete": AdminLogExpectation(
+        "RelayHost", before=("host", "port", "username", "tls", "active")
+    ),
+    "relayHostUpdate": AdminLogExpectation("RelayHost", before=("active",), after=("active",)),
+    "transportCreate": AdminLogExpectation("Transport", after=("destination", "nextHop", "active")),
+    "transportDelete": AdminLogExpectation(
+        "Transport", before=("destination", "nextHop", "active")
+    ),
+    "transportUpdate": AdminLogExpectation("Transport", before=("nextHop",), after=("nextHop",)),
+    "tlsPolicyCreate": AdminLogExpectation(
+        "TlsPolicy", after=("destination", "policy", "parameters")
+    ),
+    "tlsPolicyDelete": AdminLogExpectation(
+        "TlsPolicy", before=("destination", "policy", "parameters")
+    ),
+    "tlsPolicyUpdate": AdminLogExpectation(
         "TlsPolicy", before=("policy", "parameters"), after=("policy", "parameters")
     ),
-    "settingDelete": Logged("Setting", before=("submission.maxRecipients",)),
-    "settingSet": Logged("Setting", after=("submission.maxRecipients",)),
-    "usageReset": Logged("User", before=("limits",), after=("limits",)),
-    "userCreate": Logged("User", after=("username", "role")),
-    "usersCreate": Logged("User", after=("username", "role")),
-    "usersCreateFromFile": Logged("Task", after=("file",)),
-    "pushChannelDelete": Logged(
-        "PushChannel", before=("kind",), prepare=_hers("pushChannelDelete")
+    "settingDelete": AdminLogExpectation("Setting", before=("submission.maxRecipients",)),
+    "settingSet": AdminLogExpectation("Setting", after=("submission.maxRecipients",)),
+    "usageReset": AdminLogExpectation("User", before=("limits",), after=("limits",)),
+    "userCreate": AdminLogExpectation("User", after=("username", "role")),
+    "usersCreate": AdminLogExpectation("User", after=("username", "role")),
+    "usersCreateFromFile": AdminLogExpectation("Task", after=("file",)),
+    "pushChannelDelete": AdminLogExpectation(
+        "PushChannel", before=("kind",), prepare=_call_on_object_of_ada("pushChannelDelete")
     ),
-    "pushChannelSet": Logged("PushChannel", after=("kind", "active"), prepare=_pushed),
-    "pushChannelTest": Logged("PushChannel", before=("kind",), prepare=_hers("pushChannelTest")),
-    "webhookCreate": Logged("Webhook", after=("types", "url")),
-    "webhookDelete": Logged("Webhook", before=("types", "url")),
-    "webhookReplay": Logged("Webhook", after=("events",)),
-    "webhookSecretRotate": Logged("Webhook"),
-    "webhookTest": Logged("Webhook"),
-    "webhookUpdate": Logged("Webhook", before=("active",), after=("active",)),
+    "pushChannelSet": AdminLogExpectation(
+        "PushChannel", after=("kind", "active"), prepare=_set_push_channel_of_ada
+    ),
+    "pushChannelTest": AdminLogExpectation(
+        "PushChannel", before=("kind",), prepare=_call_on_object_of_ada("pushChannelTest")
+    ),
+    "webhookCreate": AdminLogExpectation("Webhook", after=("types", "url")),
+    "webhookDelete": AdminLogExpectation("Webhook", before=("types", "url")),
+    "webhookReplay": AdminLogExpectation("Webhook", after=("events",)),
+    "webhookSecretRotate": AdminLogExpectation("Webhook"),
+    "webhookTest": AdminLogExpectation("Webhook"),
+    "webhookUpdate": AdminLogExpectation("Webhook", before=("active",), after=("active",)),
 }
-# for administrators, but nothing is changed of others
+# mutations for administrators that change no object of others, with the reason
 UNLOGGED: dict[str, str] = {
-    "authCacheFlush": "what is remembered is asked of the store again, and nothing else",
-    "mailboxRepair": "what can be computed is computed afresh",
-    "quotaRecalculate": "what is counted is counted afresh",
-    "routeTest": "nothing is changed, and nothing is sent",
-    "searchIndexBuild": "what comes to be indexed anyway is indexed ahead of its turn",
-    "searchIndexOptimize": "the index finds what it found before",
-    "searchIndexRebuild": "the index is computed afresh",
+    "authCacheFlush": "it only empties a cache",
+    "mailboxRepair": "it only corrects computed columns",
+    "quotaRecalculate": "it only corrects counters",
+    "routeTest": "it changes and sends nothing",
+    "searchIndexBuild": "it only indexes earlier what is indexed anyway",
+    "searchIndexOptimize": "searches find the same messages as before",
+    "searchIndexRebuild": "it only computes the index again",
 }

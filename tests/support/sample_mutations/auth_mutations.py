@@ -1,4 +1,4 @@
-"""Calls about how one signs in: keys, application passwords, tokens, second factors."""
+"""Sample calls of mutations of API keys, application passwords, tokens and second factors."""
 
 from models.auth.credentials import AccessToken
 from models.users.roles import Role
@@ -15,25 +15,25 @@ async def api_key_create(_ada: Client, _root: Client) -> Call:
 
 @call
 async def act_as(ada: Client, _root: Client) -> Call:
-    boss = await make_client(ada.world, ada.http, "boss", role=Role.ADMIN)
-    return Call("actAs", {"user": {"username": "ada"}}, "user { username } scope", by=boss)
+    administrator = await make_client(ada.world, ada.http, "boss", role=Role.ADMIN)
+    return Call("actAs", {"user": {"username": "ada"}}, "user { username } scope", by=administrator)
 
 
 @call
 async def api_key_delete(ada: Client, _root: Client) -> Call:
-    return Call("apiKeyDelete", {"ids": [await _key(ada)]}, "deletedIds")
+    return Call("apiKeyDelete", {"ids": [await _create_api_key(ada)]}, "deletedIds")
 
 
 @call
 async def api_key_update(ada: Client, _root: Client) -> Call:
-    given = {"ids": [await _key(ada)], "name": "y", "active": False}
-    return Call("apiKeyUpdate", given, "apiKeys { name active }")
+    input_fields = {"ids": [await _create_api_key(ada)], "name": "y", "active": False}
+    return Call("apiKeyUpdate", input_fields, "apiKeys { name active }")
 
 
 @call
 async def auth_cache_flush(_ada: Client, _root: Client) -> Call:
-    given = {"users": {"usernames": ["ada"]}}
-    return Call("authCacheFlush", given, "entries", journaled=False, by_root=True)
+    input_fields = {"users": {"usernames": ["ada"]}}
+    return Call("authCacheFlush", input_fields, "entries", journaled=False, by_root=True)
 
 
 @call
@@ -43,35 +43,35 @@ async def app_password_create(_ada: Client, _root: Client) -> Call:
 
 @call
 async def app_password_delete(ada: Client, _root: Client) -> Call:
-    return Call("appPasswordDelete", {"ids": [await _app_password(ada)]}, "deletedIds")
+    return Call("appPasswordDelete", {"ids": [await _create_app_password(ada)]}, "deletedIds")
 
 
 @call
 async def app_password_update(ada: Client, _root: Client) -> Call:
-    given = {"ids": [await _app_password(ada)], "active": False}
-    return Call("appPasswordUpdate", given, "appPasswords { active }")
+    input_fields = {"ids": [await _create_app_password(ada)], "active": False}
+    return Call("appPasswordUpdate", input_fields, "appPasswords { active }")
 
 
 @call
 async def authenticate(_ada: Client, root: Client) -> Call:
-    made = await (await user_create(_ada, root))(root)
-    assert made["errors"] == []
-    given = {"username": "eve@example.org", "password": "correct horse", "token": True}
-    return Call("authenticate", given, "user { username }")
+    payload = await (await user_create(_ada, root))(root)
+    assert payload["errors"] == []
+    input_fields = {"username": "eve@example.org", "password": "correct horse", "token": True}
+    return Call("authenticate", input_fields, "user { username }")
 
 
 @call
 async def custom_two_factor_disable(ada: Client, root: Client) -> Call:
     await (await custom_two_factor_enable(ada, root))(root)
-    given = {"user": {"username": "ada"}, "options": {"reason": "the application is gone"}}
+    input_fields = {"user": {"username": "ada"}, "options": {"reason": "the application is gone"}}
     payload = "user { enabled2fa }"
-    return Call("customTwoFactorDisable", given, payload, by_root=True)
+    return Call("customTwoFactorDisable", input_fields, payload, by_root=True)
 
 
 @call
 async def custom_two_factor_enable(_ada: Client, _root: Client) -> Call:
-    given = {"user": {"username": "ada"}}
-    return Call("customTwoFactorEnable", given, "user { enabled2fa }", by_root=True)
+    input_fields = {"user": {"username": "ada"}}
+    return Call("customTwoFactorEnable", input_fields, "user { enabled2fa }", by_root=True)
 
 
 @call
@@ -110,8 +110,8 @@ async def totp_check(ada: Client, _root: Client) -> Call:
 
 @call
 async def totp_disable(ada: Client, _root: Client) -> Call:
-    given = {"proof": {"totp": await authenticators.code_on(ada)}}
-    return Call("totpDisable", given, "user { enabled2fa }")
+    input_fields = {"proof": {"totp": await authenticators.code_on(ada)}}
+    return Call("totpDisable", input_fields, "user { enabled2fa }")
 
 
 @call
@@ -122,8 +122,8 @@ async def totp_enable(ada: Client, _root: Client) -> Call:
 
 @call
 async def totp_import(_ada: Client, _root: Client) -> Call:
-    given = {"user": {"username": "ada"}, "seed": "GEZD GNBV GY3T QOJQ"}
-    return Call("totpImport", given, "user { enabled2fa }", by_root=True)
+    input_fields = {"user": {"username": "ada"}, "seed": "GEZD GNBV GY3T QOJQ"}
+    return Call("totpImport", input_fields, "user { enabled2fa }", by_root=True)
 
 
 @call
@@ -133,8 +133,8 @@ async def totp_setup(_ada: Client, _root: Client) -> Call:
 
 @call
 async def two_factor_disable(ada: Client, _root: Client) -> Call:
-    given = {"proof": {"totp": await authenticators.code_on(ada)}}
-    return Call("twoFactorDisable", given, "user { enabled2fa }")
+    input_fields = {"proof": {"totp": await authenticators.code_on(ada)}}
+    return Call("twoFactorDisable", input_fields, "user { enabled2fa }")
 
 
 @call
@@ -158,18 +158,18 @@ async def webauthn_delete(ada: Client, _root: Client) -> Call:
 @call
 async def webauthn_register(ada: Client, _root: Client) -> Call:
     response = await authenticators.made(ada, authenticators.SoftKey())
-    given = {"name": "Blue", "response": response}
-    return Call("webauthnRegister", given, "webauthnKey { name } user { enabled2fa }")
+    input_fields = {"name": "Blue", "response": response}
+    return Call("webauthnRegister", input_fields, "webauthnKey { name } user { enabled2fa }")
 
 
-async def _key(ada: Client) -> str:
+async def _create_api_key(ada: Client) -> str:
     document = 'mutation { apiKeyCreate(input: {name: "x"}) { apiKey { id } } }'
     return str((await ada(document))["apiKeyCreate"]["apiKey"]["id"])
 
 
-async def _app_password(ada: Client) -> str:
-    done = await ada(
+async def _create_app_password(ada: Client) -> str:
+    data = await ada(
         'mutation { appPasswordCreate(input: {description: "Phone"}) { appPassword { id } } }'
     )
-    key: str = done["appPasswordCreate"]["appPassword"]["id"]
-    return key
+    app_password_id: str = data["appPasswordCreate"]["appPassword"]["id"]
+    return app_password_id

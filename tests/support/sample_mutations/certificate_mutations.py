@@ -1,4 +1,4 @@
-"""Calls about certificates."""
+"""Sample calls of mutations of certificates."""
 
 from tests.conftest import Client
 from tests.support.operations.certificate_operations import Signer, put, stored
@@ -7,21 +7,21 @@ from tests.support.sample_mutations.mutation_call import Call, call
 
 @call
 async def certificate_set(_ada: Client, _root: Client) -> Call:
-    cert, key = Signer().issue()
-    given = {"serverName": "mx.example.org", "cert": cert, "privateKey": key}
-    return Call("certificateSet", given, "certificate { serverName }", by_root=True)
+    certificate, key = Signer().issue()
+    input_fields = {"serverName": "mx.example.org", "cert": certificate, "privateKey": key}
+    return Call("certificateSet", input_fields, "certificate { serverName }", by_root=True)
 
 
 @call
 async def certificate_delete(_ada: Client, root: Client) -> Call:
-    given = {"ids": [(await stored(root))["id"]]}
-    return Call("certificateDelete", given, "deletedIds", by_root=True)
+    input_fields = {"ids": [(await stored(root))["id"]]}
+    return Call("certificateDelete", input_fields, "deletedIds", by_root=True)
 
 
 @call
 async def certificate_renew(_ada: Client, root: Client) -> Call:
-    cert, key = Signer().issue()
-    given = {"serverName": "mx.example.org", "cert": cert, "privateKey": key}
-    made = await put(root, **given, acme=True)
-    ids = {"ids": [made["certificate"]["id"]]}
+    certificate, key = Signer().issue()
+    input_fields = {"serverName": "mx.example.org", "cert": certificate, "privateKey": key}
+    payload = await put(root, **input_fields, acme=True)
+    ids = {"ids": [payload["certificate"]["id"]]}
     return Call("certificateRenew", ids, "certificates { serverName }", by_root=True)

@@ -1,4 +1,4 @@
-"""Calls about accounts elsewhere. Nobody connects to them: no worker runs."""
+"""Sample calls of mutations of connectors. No worker runs, so nothing is connected."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ ACCOUNT: dict[str, Any] = {
 }
 
 
-async def made(ada: Client, **given: Any) -> str:
-    """A connector; its id."""
-    answer = await Call("connectorCreate", {**ACCOUNT, **given}, "connector { id }")(ada)
-    assert answer["errors"] == []
-    return str(answer["connector"]["id"])
+async def made(ada: Client, **fields: Any) -> str:
+    """Create a connector and return its id."""
+    payload = await Call("connectorCreate", {**ACCOUNT, **fields}, "connector { id }")(ada)
+    assert payload["errors"] == []
+    return str(payload["connector"]["id"])
 
 
 @call
@@ -27,8 +27,8 @@ async def connector_create(_ada: Client, _root: Client) -> Call:
 
 @call
 async def connector_update(ada: Client, _root: Client) -> Call:
-    given = {"ids": [await made(ada)], "set": {"name": "old account", "active": False}}
-    return Call("connectorUpdate", given, "connectors { name active }")
+    input_fields = {"ids": [await made(ada)], "set": {"name": "old account", "active": False}}
+    return Call("connectorUpdate", input_fields, "connectors { name active }")
 
 
 @call
@@ -43,13 +43,13 @@ async def connector_run(ada: Client, _root: Client) -> Call:
 
 @call
 async def connector_cancel(ada: Client, _root: Client) -> Call:
-    run = await Call("connectorRun", {"ids": [await made(ada)]}, "runs { id }")(ada)
-    return Call("connectorCancel", {"ids": [run["runs"][0]["id"]]}, "runs { state }")
+    payload = await Call("connectorRun", {"ids": [await made(ada)]}, "runs { id }")(ada)
+    return Call("connectorCancel", {"ids": [payload["runs"][0]["id"]]}, "runs { state }")
 
 
 @call
 async def connector_check(_ada: Client, _root: Client) -> Call:
-    given = {
+    input_fields = {
         "protocol": "IMAP",
         "security": "TLS",
         "host": "imap.example.invalid",
@@ -57,7 +57,7 @@ async def connector_check(_ada: Client, _root: Client) -> Call:
         "password": "far-away",
         "options": {"validateOnly": True},
     }
-    return Call("connectorCheck", given, "ok stages { stage ok }", journaled=False)
+    return Call("connectorCheck", input_fields, "ok stages { stage ok }", journaled=False)
 
 
 @call

@@ -1,4 +1,4 @@
-"""Calls about keys that domains sign with. Small keys of Ed25519 are made at once."""
+"""Sample calls of mutations of DKIM keys. Ed25519 keys are used, since they take no time."""
 
 import base64
 from typing import Any
@@ -7,42 +7,46 @@ from tests.conftest import Client
 from tests.support.sample_mutations.mutation_call import Call, call
 
 RAW = base64.b64encode(bytes(range(32))).decode()
-KEY: dict[str, Any] = {"domains": ["example.org"], "privateKey": RAW}
+KEY_INPUT: dict[str, Any] = {"domains": ["example.org"], "privateKey": RAW}
 
 
-async def _made(root: Client, **more: Any) -> str:
-    made = await Call("dkimKeySet", KEY | more, "keys { id }")(root)
-    return str(made["keys"][0]["id"])
+async def _create_dkim_key(root: Client, **fields: Any) -> str:
+    payload = await Call("dkimKeySet", KEY_INPUT | fields, "keys { id }")(root)
+    return str(payload["keys"][0]["id"])
 
 
 @call
 async def dkim_key_set(_ada: Client, root: Client) -> Call:
-    await _made(root, selector="old")  # one that is retired
-    return Call("dkimKeySet", KEY, "keys { domain selector }", by_root=True)
+    await _create_dkim_key(root, selector="old")  # this key is retired
+    return Call("dkimKeySet", KEY_INPUT, "keys { domain selector }", by_root=True)
 
 
 @call
 async def dkim_key_rotate(_ada: Client, root: Client) -> Call:
-    await _made(root)
-    given = {"domains": ["example.org"], "selector": "new"}
-    return Call("dkimKeyRotate", given, "keys { domain selector }", by_root=True)
+    await _create_dkim_key(root)
+    input_fields = {"domains": ["example.org"], "selector": "new"}
+    return Call("dkimKeyRotate", input_fields, "keys { domain selector }", by_root=True)
 
 
 @call
 async def dkim_key_activate(ada: Client, root: Client) -> Call:
     rotate = await dkim_key_rotate(ada, root)
-    made = await Call(rotate.name, rotate.input, "keys { id }")(root)
-    return Call("dkimKeyActivate", {"ids": [made["keys"][0]["id"]]}, "keys { state }", by_root=True)
+    payload = await Call(rotate.name, rotate.input, "keys { id }")(root)
+    return Call(
+        "dkimKeyActivate", {"ids": [payload["keys"][0]["id"]]}, "keys { state }", by_root=True
+    )
 
 
 @call
 async def dkim_key_copy(_ada: Client, root: Client) -> Call:
-    await _made(root)
+    await _create_dkim_key(root)
     await Call("domainCreate", {"name": "copied.example"})(root)
-    given = {"from": "example.org", "to": ["copied.example"]}
-    return Call("dkimKeyCopy", given, "keys { domain selector }", by_root=True)
+    input_fields = {"from": "example.org", "to": ["copied.example"]}
+    return Call("dkimKeyCopy", input_fields, "keys { domain selector }", by_root=True)
 
 
 @call
 async def dkim_key_delete(_ada: Client, root: Client) -> Call:
-    return Call("dkimKeyDelete", {"ids": [await _made(root)]}, "deletedIds", by_root=True)
+    return Call(
+        "dkimKeyDelete", {"ids": [await _create_dkim_key(root)]}, "deletedIds", by_root=True
+    )

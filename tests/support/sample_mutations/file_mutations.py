@@ -1,4 +1,4 @@
-"""Calls about files, and accounts as files."""
+"""Sample calls of mutations of files, exports and imports."""
 
 from tests.conftest import Client, Clock
 from tests.support.sample_mutations.mutation_call import Call, call
@@ -6,24 +6,24 @@ from tests.support.sample_mutations.mutation_call import Call, call
 
 @call
 async def file_delete(ada: Client, root: Client) -> Call:
-    made = await (await file_upload(ada, root))(ada)
-    return Call("fileDelete", {"ids": [made["file"]["id"]]}, "deletedIds")
+    payload = await (await file_upload(ada, root))(ada)
+    return Call("fileDelete", {"ids": [payload["file"]["id"]]}, "deletedIds")
 
 
 @call
 async def file_share_create(ada: Client, root: Client) -> Call:
-    made = await (await file_upload(ada, root))(ada)
-    _later(ada)
-    given = {"file": made["file"]["id"], "mode": "SHARE_RW", "password": "correct horse"}
-    return Call("fileShareCreate", given, "share { mode hasPassword }")
+    payload = await (await file_upload(ada, root))(ada)
+    _tick_one_second(ada)
+    input_fields = {"file": payload["file"]["id"], "mode": "SHARE_RW", "password": "correct horse"}
+    return Call("fileShareCreate", input_fields, "share { mode hasPassword }")
 
 
 @call
 async def file_share_delete(ada: Client, root: Client) -> Call:
     create = await file_share_create(ada, root)
-    made = await Call(create.name, create.input, "share { id }")(ada)
-    _later(ada)
-    return Call("fileShareDelete", {"ids": [made["share"]["id"]]}, "deletedIds")
+    payload = await Call(create.name, create.input, "share { id }")(ada)
+    _tick_one_second(ada)
+    return Call("fileShareDelete", {"ids": [payload["share"]["id"]]}, "deletedIds")
 
 
 @call
@@ -39,12 +39,12 @@ async def account_import(_ada: Client, _root: Client) -> Call:
 
 @call
 async def file_upload(_ada: Client, _root: Client) -> Call:
-    given = {"filename": "pond.txt", "content": {"text": "Ducks."}}
-    return Call("fileUpload", given, "file { id filename size }")
+    input_fields = {"filename": "pond.txt", "content": {"text": "Ducks."}}
+    return Call("fileUpload", input_fields, "file { id filename size }")
 
 
-def _later(client: Client) -> None:
-    """Let a second pass: a change shows that leaves but its time."""
+def _tick_one_second(client: Client) -> None:
+    """Advance the clock by a second, so that a changed time is visible."""
     clock = client.world.clock.read
     assert isinstance(clock, Clock)
     clock.tick(seconds=1)

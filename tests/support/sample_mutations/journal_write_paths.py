@@ -1,4 +1,4 @@
-"""Every road besides mutations on which the store is written to, on ground made ready for it."""
+"""The ways of writing to the database other than mutations, with the objects that they need."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -44,13 +44,13 @@ from tests.support.sample_mutations.dkim_mutations import RAW
 from tests.support.servers import webhook_receiver
 from tests.support.servers.dovecot_server import DovecotAccount
 
-DAY = timedelta(days=1)
-LETTERS = 3  # in each account
+ONE_DAY = timedelta(days=1)
+LETTERS = 3
 
 
 @dataclass
 class Stage:
-    """Two accounts with letters, and what else a road needs."""
+    """Two accounts with messages, and other objects that a write path needs."""
 
     ada: Client
     bob: Client
@@ -65,135 +65,150 @@ class Stage:
         return self.ada.world
 
 
-Work = Callable[[], Awaitable[Any]]
+WriteAction = Callable[[], Awaitable[Any]]
 
 
 @dataclass(frozen=True)
 class Road:
-    """What is done, by which worker, and what of it the journal says nothing of."""
+    """A way of writing to the database, and what the journal does not contain of it."""
 
-    prepare: Callable[[Stage], Awaitable[Work]]
-    by: str  # the worker that does so, or the kind of its task
-    told: bool = True  # whether the journal says anything
-    writes: bool = True  # whether anything is otherwise then
-    goes: frozenset[str] = field(default_factory=frozenset)  # tables whose rows end in silence
-    whole: frozenset[str] = field(default_factory=frozenset)  # tables whose counters are told, too
+    prepare: Callable[[Stage], Awaitable[WriteAction]]
+    by: str  # the worker, or the kind of the task
+    told: bool = True  # True if it writes to the journal
+    writes: bool = True  # True if it changes rows
+    # tables whose rows are deleted without an entry
+    goes: frozenset[str] = field(default_factory=frozenset)
+    # tables with an entry for changes of counters, too
+    whole: frozenset[str] = field(default_factory=frozenset)
 
 
 ROADS: dict[str, Road] = {}
 
 
-Prepare = Callable[[Stage], Awaitable[Work]]
+PrepareWritePath = Callable[[Stage], Awaitable[WriteAction]]
 
 
-def road(
-    by: str, *goes: str, told: bool = True, writes: bool = True, whole: Sequence[str] = ()
-) -> Callable[[Prepare], Prepare]:
-    """Take a road into the list, under the words of its name."""
+def register_write_path(
+    worker: str,
+    *silently_deleted_tables: str,
+    is_journaled: bool = True,
+    changes_rows: bool = True,
+    fully_journaled_tables: Sequence[str] = (),
+) -> Callable[[PrepareWritePath], PrepareWritePath]:
+    """Add a write path to the list, by the words of the function's name."""
 
-    def take(prepare: Prepare) -> Prepare:
+    def register(prepare: PrepareWritePath) -> PrepareWritePath:
         name = prepare.__name__.replace("_", " ")
-        ROADS[name] = Road(prepare, by, told, writes, frozenset(goes), frozenset(whole))
+        ROADS[name] = Road(
+            prepare,
+            worker,
+            is_journaled,
+            changes_rows,
+            frozenset(silently_deleted_tables),
+            frozenset(fully_journaled_tables),
+        )
         return prepare
 
-    return take
+    return register
 
 
-async def change(stage: Stage, table: Any, values: dict[str, Any], *where: Any) -> None:
-    """Change rows behind everybody's back."""
+async def change(stage: Stage, table: Any, values: dict[str, Any], *conditions: Any) -> None:
+    """Change rows without code of the product."""
     async with stage.world.write_session(stage.ada.user.id, stage.bob.user.id) as session:
-        await (await session.connection()).execute(update(table).where(*where).values(**values))
+        await (await session.connection()).execute(
+            update(table).where(*conditions).values(**values)
+        )
 
 
-# what comes in
-
-
-async def _letter(stage: Stage, raw: bytes, *to: str) -> Work:
+async def _deliver_by_lmtp(stage: Stage, raw: bytes, *to: str) -> WriteAction:
     listener = await lmtp.start_lmtp_listener(
         stage.world, "127.0.0.1", 0, spool_folder=stage.folder / "lmtp"
     )
     stage.stack.push_async_callback(listener.close, 1)
-    neighbour = await connect(listener.port)
-    stage.stack.push_async_callback(neighbour.close)
+    client = await connect(listener.port)
+    stage.stack.push_async_callback(client.close)
 
-    async def work() -> None:
-        await neighbour.begin(*to)
-        neighbour.send(raw + b".\r\n")
-        assert [(await neighbour.hear())[:3] for _ in to] == ["250"] * len(to)
+    async def action() -> None:
+        await client.begin(*to)
+        client.send(raw + b".\r\n")
+        assert [(await client.hear())[:3] for _ in to] == ["250"] * len(to)
 
-    return work
-
-
-@road("LMTP")
-async def a_letter_arrives(stage: Stage) -> Work:
-    return await _letter(stage, raw_message("Hello there"), stage.ada.address)
+    return action
 
 
-@road("LMTP")
-async def a_letter_to_several_arrives(stage: Stage) -> Work:
-    return await _letter(stage, raw_message("To both"), stage.ada.address, stage.bob.address)
+@register_write_path("LMTP")
+async def deliver_message(stage: Stage) -> WriteAction:
+    return await _deliver_by_lmtp(stage, raw_message("Hello there"), stage.ada.address)
 
 
-@road("LMTP")
-async def a_letter_arrives_where_mail_is_kept_for_a_time(stage: Stage) -> Work:
+@register_write_path("LMTP")
+async def deliver_message_to_two_accounts(stage: Stage) -> WriteAction:
+    return await _deliver_by_lmtp(
+        stage, raw_message("To both"), stage.ada.address, stage.bob.address
+    )
+
+
+@register_write_path("LMTP")
+async def deliver_to_mailbox_with_retention(stage: Stage) -> WriteAction:
     await change(stage, Mailbox, {"retention": 60}, col(Mailbox.path) == "INBOX")
-    return await _letter(stage, raw_message("Brief"), stage.ada.address)
+    return await _deliver_by_lmtp(stage, raw_message("Brief"), stage.ada.address)
 
 
-@road("LMTP")
-async def a_large_letter_of_a_muted_conversation_arrives(stage: Stage) -> Work:
-    made = await CALLS["threadUpdate"](stage.ada, stage.root)
-    assert (await made(stage.ada))["errors"] == []
+@register_write_path("LMTP")
+async def deliver_large_message_of_muted_thread(stage: Stage) -> WriteAction:
+    mute = await CALLS["threadUpdate"](stage.ada, stage.root)
+    assert (await mute(stage.ada))["errors"] == []
     raw = raw_message("Re: Letter 0", body="x" * 200_000, References="<nobody@example.com>")
-    return await _letter(stage, raw, stage.ada.address)
+    return await _deliver_by_lmtp(stage, raw, stage.ada.address)
 
 
-@road("LMTP", told=False, writes=False)
-async def a_letter_that_came_before_arrives_again(stage: Stage) -> Work:
-    work = await _letter(stage, raw_message("Once"), stage.ada.address)
-    await work()
-    return work
+@register_write_path("LMTP", is_journaled=False, changes_rows=False)
+async def deliver_message_twice(stage: Stage) -> WriteAction:
+    action = await _deliver_by_lmtp(stage, raw_message("Once"), stage.ada.address)
+    await action()
+    return action
 
 
-@road("LMTP")
-async def a_letter_fills_the_storage(stage: Stage) -> Work:
+@register_write_path("LMTP")
+async def deliver_message_near_quota(stage: Stage) -> WriteAction:
     await bounded(stage.ada, quota=10_000)
     await fill(stage.ada, 6_000)
-    return await _letter(stage, raw_message("Full", body="x" * 2_000), stage.ada.address)
+    return await _deliver_by_lmtp(stage, raw_message("Full", body="x" * 2_000), stage.ada.address)
 
 
-async def _asked(client: Client, document: str) -> None:
-    (answer,) = (await client(document)).values()
-    assert answer["errors"] == []
+async def _run_without_errors(client: Client, document: str) -> None:
+    (payload,) = (await client(document)).values()
+    assert payload["errors"] == []
 
 
-@road("LMTP")
-async def a_letter_is_sent_on(stage: Stage) -> Work:
-    await _asked(stage.root, """mutation { addressCreate(input: {address: "list@example.org",
-      targets: ["ada@example.org", "dave@far.example"]}) { errors { message } } }""")  # fmt: skip
-    return await _letter(stage, raw_message("To the list"), "list@example.org")
-
-
-@road("LMTP")
-async def a_letter_is_copied_by_a_rule(stage: Stage) -> Work:
-    await rule(stage.root, stage.ada.address, "archive@far.example")
-    return await _letter(stage, raw_message("Keep this"), stage.ada.address)
-
-
-@road("LMTP")
-async def a_letter_is_answered(stage: Stage) -> Work:
-    await _asked(stage.ada, """mutation { autoreplySet(input: {set: {enabled: true, text: "Away."}})
+@register_write_path("LMTP")
+async def forward_message(stage: Stage) -> WriteAction:
+    await _run_without_errors(stage.root, """mutation { addressCreate(input: {
+      address: "list@example.org", targets: ["ada@example.org", "dave@far.example"]})
       { errors { message } } }""")  # fmt: skip
-    return await _letter(stage, raw_message("Are you there?"), stage.ada.address)
+    return await _deliver_by_lmtp(stage, raw_message("To the list"), "list@example.org")
 
 
-@road("LMTP")
-async def a_letter_goes_to_junk(stage: Stage) -> Work:
-    return await _letter(stage, raw_message("Offer", X_Spam_Flag="YES"), stage.ada.address)
+@register_write_path("LMTP")
+async def copy_message_by_bcc_rule(stage: Stage) -> WriteAction:
+    await rule(stage.root, stage.ada.address, "archive@far.example")
+    return await _deliver_by_lmtp(stage, raw_message("Keep this"), stage.ada.address)
 
 
-@road("LMTP")
-async def a_letter_is_run_through_a_script(stage: Stage) -> Work:
+@register_write_path("LMTP")
+async def send_autoreply(stage: Stage) -> WriteAction:
+    await _run_without_errors(stage.ada, """mutation { autoreplySet(input: {set: {
+      enabled: true, text: "Away."}}) { errors { message } } }""")  # fmt: skip
+    return await _deliver_by_lmtp(stage, raw_message("Are you there?"), stage.ada.address)
+
+
+@register_write_path("LMTP")
+async def deliver_spam_to_junk(stage: Stage) -> WriteAction:
+    return await _deliver_by_lmtp(stage, raw_message("Offer", X_Spam_Flag="YES"), stage.ada.address)
+
+
+@register_write_path("LMTP")
+async def run_sieve_script(stage: Stage) -> WriteAction:
     await put(
         stage.ada,
         'require ["fileinto", "mailbox", "copy", "duplicate", "vacation", "imap4flags"];\n'
@@ -201,296 +216,291 @@ async def a_letter_is_run_through_a_script(stage: Stage) -> Work:
         'fileinto :create :flags "\\\\Seen" "Lists/New"; fileinto :copy "Nowhere";\n'
         'redirect :copy "dave@example.net"; vacation "I am away.";',
     )
-    return await _letter(stage, raw_message("Hello there"), stage.ada.address)
+    return await _deliver_by_lmtp(stage, raw_message("Hello there"), stage.ada.address)
 
 
-@road("LMTP")
-async def a_letter_is_filtered(stage: Stage) -> Work:
-    await _asked(stage.ada, """mutation { filterCreate(input: {query: {subject: "list"}, action: {
-      labels: ["x"], copyTo: [{specialUse: SENT}], targets: ["eve@example.net"]}})
+@register_write_path("LMTP")
+async def run_filter(stage: Stage) -> WriteAction:
+    await _run_without_errors(stage.ada, """mutation { filterCreate(input: {
+      query: {subject: "list"}, action: {
+        labels: ["x"], copyTo: [{specialUse: SENT}], targets: ["eve@example.net"]}})
       { errors { message } } }""")  # fmt: skip
-    return await _letter(stage, raw_message("For the list"), stage.ada.address)
+    return await _deliver_by_lmtp(stage, raw_message("For the list"), stage.ada.address)
 
 
-@road("LMTP")
-async def a_letter_is_held(stage: Stage) -> Work:
+@register_write_path("LMTP")
+async def quarantine_spam(stage: Stage) -> WriteAction:
     set_options(stage.world, spam_quarantine=75, quarantine_items=1)
-    await hold(stage.ada, "Earlier")  # which goes as there is too much
-    return await _letter(stage, raw_message("Offer", **SPAM), stage.ada.address)
+    await hold(stage.ada, "Earlier")  # it is deleted, since only one is kept
+    return await _deliver_by_lmtp(stage, raw_message("Offer", **SPAM), stage.ada.address)
 
 
-# uploads
-
-
-@road("HTTP", told=False)
-async def bytes_are_uploaded(stage: Stage) -> Work:
-    async def work() -> None:
-        sent = await stage.ada.http.post(
+@register_write_path("HTTP", is_journaled=False)
+async def upload_file(stage: Stage) -> WriteAction:
+    async def action() -> None:
+        response = await stage.ada.http.post(
             "/rest/uploads", content=b"x" * 5_000, headers=stage.ada.headers
         )
-        assert sent.status_code == 201, sent.text
+        assert response.status_code == 201, response.text
 
-    return work
+    return action
 
 
-@road("HTTP", told=False)
-async def bytes_are_uploaded_in_pieces(stage: Stage) -> Work:
-    async def work() -> None:
+@register_write_path("HTTP", is_journaled=False)
+async def upload_file_in_parts(stage: Stage) -> WriteAction:
+    async def action() -> None:
         http, tus = stage.ada.http, {**stage.ada.headers, "Tus-Resumable": "1.0.0"}
-        begun = await http.post("/rest/uploads", headers={**tus, "Upload-Length": "10"})
+        created = await http.post("/rest/uploads", headers={**tus, "Upload-Length": "10"})
         for offset in (0, 5):
-            piece = {
+            headers = {
                 "Upload-Offset": str(offset),
                 "Content-Type": "application/offset+octet-stream",
             }
-            done = await http.patch(
-                begun.headers["location"], content=b"12345", headers={**tus, **piece}
+            response = await http.patch(
+                created.headers["location"], content=b"12345", headers={**tus, **headers}
             )
-            assert done.status_code == 204, done.text
+            assert response.status_code == 204, response.text
 
-    return work
-
-
-# what goes out
+    return action
 
 
-async def _queue(stage: Stage, replies: dict[str, str]) -> Work:
-    there = await stage.stack.enter_async_context(listening(Server(replies)))
-    key = await send(stage.ada)
+async def _deliver_queue(stage: Stage, replies: dict[str, str]) -> WriteAction:
+    server = await stage.stack.enter_async_context(listening(Server(replies)))
+    submission_id = await send(stage.ada)
 
-    async def work() -> None:
-        async with working(stage.world, relay(there)):
-            await settled(stage.world, key)
+    async def action() -> None:
+        async with working(stage.world, relay(server)):
+            await settled(stage.world, submission_id)
 
-    return work
-
-
-@road("mail.outbound.worker.run_until_stopped")
-async def a_message_is_sent(stage: Stage) -> Work:
-    return await _queue(stage, {})
+    return action
 
 
-@road("mail.outbound.worker.run_until_stopped")
-async def a_message_is_sent_and_copied_by_a_rule(stage: Stage) -> Work:
+@register_write_path("mail.outbound.worker.run_until_stopped")
+async def send_message(stage: Stage) -> WriteAction:
+    return await _deliver_queue(stage, {})
+
+
+@register_write_path("mail.outbound.worker.run_until_stopped")
+async def copy_sent_message_by_bcc_rule(stage: Stage) -> WriteAction:
     await rule(stage.root, stage.ada.address, "archive@far.example", "SENDER")
-    return await _queue(stage, {})
+    return await _deliver_queue(stage, {})
 
 
-@road("mail.outbound.worker.run_until_stopped")
-async def a_message_is_deferred(stage: Stage) -> Work:
-    return await _queue(stage, {"carol": "450 4.2.1 Later", "dave": "450 4.2.1 Later"})
+@register_write_path("mail.outbound.worker.run_until_stopped")
+async def defer_message(stage: Stage) -> WriteAction:
+    return await _deliver_queue(stage, {"carol": "450 4.2.1 Later", "dave": "450 4.2.1 Later"})
 
 
-@road("mail.outbound.worker.run_until_stopped")
-async def a_message_bounces(stage: Stage) -> Work:
-    return await _queue(stage, {"carol": "550 5.1.1 No such user"})
+@register_write_path("mail.outbound.worker.run_until_stopped")
+async def bounce_message(stage: Stage) -> WriteAction:
+    return await _deliver_queue(stage, {"carol": "550 5.1.1 No such user"})
 
 
-# what goes on behind
-
-
-async def _tidy(stage: Stage) -> Work:
+async def _run_housekeeping(stage: Stage) -> WriteAction:
     return lambda: housekeeping.run_round(stage.world)
 
 
-@road("mail.maintenance.housekeeping.run_until_stopped")
-async def messages_expire(stage: Stage) -> Work:
-    soon = {"expires": stage.clock() + timedelta(seconds=1)}
-    await change(stage, Message, soon, col(Message.uid) < LETTERS)
+@register_write_path("mail.maintenance.housekeeping.run_until_stopped")
+async def expire_messages(stage: Stage) -> WriteAction:
+    values = {"expires": stage.clock() + timedelta(seconds=1)}
+    await change(stage, Message, values, col(Message.uid) < LETTERS)
     stage.clock.tick(seconds=2)
-    return await _tidy(stage)
+    return await _run_housekeeping(stage)
 
 
-async def _deleted(stage: Stage) -> None:
-    given = {"select": {"mailbox": {"path": "INBOX"}, "uids": "1:2"}}
-    assert (await Call("messageDelete", given)(stage.ada))["errors"] == []
+async def _delete_messages(stage: Stage) -> None:
+    input_fields = {"select": {"mailbox": {"path": "INBOX"}, "uids": "1:2"}}
+    assert (await Call("messageDelete", input_fields)(stage.ada))["errors"] == []
 
 
-@road("mail.maintenance.housekeeping.run_until_stopped", "messages", told=False)
-async def the_archive_is_purged(stage: Stage) -> Work:
-    await _deleted(stage)  # gone from the folders, and told of, when they were archived
+@register_write_path(
+    "mail.maintenance.housekeeping.run_until_stopped", "messages", is_journaled=False
+)
+async def purge_deleted_messages(stage: Stage) -> WriteAction:
+    await _delete_messages(stage)  # the journal has their entries already
     stage.clock.tick(days=40)
-    return await _tidy(stage)
+    return await _run_housekeeping(stage)
 
 
-@road(
+@register_write_path(
     "mail.maintenance.housekeeping.run_until_stopped",
     "auth_events",
     "setting_changes",
     "tasks",
     "files",
-    told=False,
+    is_journaled=False,
 )
-async def the_journal_and_the_logs_are_trimmed(stage: Stage) -> Work:
-    await _deleted(stage)
-    made = await CALLS["settingSet"](stage.ada, stage.root)
-    assert (await made(stage.root))["errors"] == []
+async def trim_journal_and_logs(stage: Stage) -> WriteAction:
+    await _delete_messages(stage)
+    set_setting = await CALLS["settingSet"](stage.ada, stage.root)
+    assert (await set_setting(stage.root))["errors"] == []
     stage.clock.tick(days=900)
     await change(stage, Message, {"purge_at": None}, col(Message.purge_at).is_not(None))
-    return await _tidy(stage)
+    return await _run_housekeeping(stage)
 
 
-@road("mail.maintenance.housekeeping.run_until_stopped", "key_values", told=False)
-async def values_expire(stage: Stage) -> Work:
-    made = await CALLS["keyValueSet"](stage.ada, stage.root)
-    assert (await made(stage.ada))["errors"] == []
-    await change(stage, KeyValue, {"expires_at": stage.clock() - DAY}, col(KeyValue.id) > 0)
-    return await _tidy(stage)
+@register_write_path(
+    "mail.maintenance.housekeeping.run_until_stopped", "key_values", is_journaled=False
+)
+async def expire_key_values(stage: Stage) -> WriteAction:
+    set_value = await CALLS["keyValueSet"](stage.ada, stage.root)
+    assert (await set_value(stage.ada))["errors"] == []
+    await change(stage, KeyValue, {"expires_at": stage.clock() - ONE_DAY}, col(KeyValue.id) > 0)
+    return await _run_housekeeping(stage)
 
 
-@road("mail.maintenance.housekeeping.run_until_stopped")
-async def files_that_nobody_used_go(stage: Stage) -> Work:
-    made = await CALLS["fileUpload"](stage.ada, stage.root)
-    assert (await made(stage.ada))["errors"] == []
+@register_write_path("mail.maintenance.housekeeping.run_until_stopped")
+async def delete_unused_files(stage: Stage) -> WriteAction:
+    upload = await CALLS["fileUpload"](stage.ada, stage.root)
+    assert (await upload(stage.ada))["errors"] == []
     stage.clock.tick(days=400)
-    return await _tidy(stage)
+    return await _run_housekeeping(stage)
 
 
-@road("mail.maintenance.housekeeping.run_until_stopped")
-async def what_nobody_let_in_goes_and_letters_are_due(stage: Stage) -> Work:
+@register_write_path("mail.maintenance.housekeeping.run_until_stopped")
+async def expire_quarantine_and_schedule_digests(stage: Stage) -> WriteAction:
     await hold(stage.ada)
     stage.clock.tick(days=28)
     await hold(stage.ada, "Later")
     stage.clock.tick(days=2)
-    return await _tidy(stage)
+    return await _run_housekeeping(stage)
 
 
-@road("mail.maintenance.snooze_worker.run_forever")
-async def snoozed_messages_come_back(stage: Stage) -> Work:
-    given = {
+@register_write_path("mail.maintenance.snooze_worker.run_forever")
+async def return_snoozed_messages(stage: Stage) -> WriteAction:
+    input_fields = {
         "select": {"mailbox": {"path": "INBOX"}, "uids": "1:2"},
-        "set": {"snoozedUntil": (stage.clock() + DAY).isoformat()},
+        "set": {"snoozedUntil": (stage.clock() + ONE_DAY).isoformat()},
     }
-    assert (await Call("messageUpdate", given)(stage.ada))["errors"] == []
+    assert (await Call("messageUpdate", input_fields)(stage.ada))["errors"] == []
     stage.clock.tick(days=2)
     return lambda: snooze_worker.return_due_messages(stage.world)
 
 
-@road("mail.search.index_worker.run", told=False)
-async def words_are_indexed(stage: Stage) -> Work:
-    async def work() -> None:
+@register_write_path("mail.search.index_worker.run", is_journaled=False)
+async def index_messages(stage: Stage) -> WriteAction:
+    async def action() -> None:
         while await index_worker.index_next_batch(stage.world):
             pass
 
-    return work
+    return action
 
 
-@road("the command line", whole=["mailboxes"])
-async def what_was_miscounted_is_repaired(stage: Stage) -> Work:
-    wrong = {"total": 77, "unseen": 5}
-    await change(stage, Mailbox, wrong, col(Mailbox.path) == "INBOX")
+@register_write_path("the command line", fully_journaled_tables=["mailboxes"])
+async def repair_counters(stage: Stage) -> WriteAction:
+    wrong_values = {"total": 77, "unseen": 5}
+    await change(stage, Mailbox, wrong_values, col(Mailbox.path) == "INBOX")
 
-    async def work() -> None:
+    async def action() -> None:
         report = await consistency.check_consistency(stage.world, repair=True)
         assert report.findings
 
-    return work
+    return action
 
 
-@road("the command line", whole=["mailboxes"])
-async def messages_out_of_place_are_repaired(stage: Stage) -> Work:
+@register_write_path("the command line", fully_journaled_tables=["mailboxes"])
+async def repair_modseqs(stage: Stage) -> WriteAction:
     async with stage.world.write_session(stage.ada.user.id) as session:
-        these = update(Message).where(col(Message.user_id) == stage.ada.user.id)
-        await (await session.connection()).execute(these.values(modseq=10**6))
+        statement = update(Message).where(col(Message.user_id) == stage.ada.user.id)
+        await (await session.connection()).execute(statement.values(modseq=10**6))
 
-    async def work() -> None:
+    async def action() -> None:
         report = await consistency.check_consistency(stage.world, repair=True)
         assert report.findings
 
-    return work
+    return action
 
 
-@road("resolvers.notifications.push_worker.run_worker", told=False)
-async def new_mail_is_pushed(stage: Stage) -> Work:
+@register_write_path("resolvers.notifications.push_worker.run_worker", is_journaled=False)
+async def push_new_message(stage: Stage) -> WriteAction:
     push_receivers.loose(stage.world)
-    there = await stage.stack.enter_async_context(webhook_receiver.receiving())
-    await push_receivers.made(stage.ada, **push_receivers.http(there))
+    receiver = await stage.stack.enter_async_context(webhook_receiver.receiving())
+    await push_receivers.made(stage.ada, **push_receivers.http(receiver))
     await receive(stage.ada, "News")
     worker = push_receivers.worker_of(stage.world)
 
-    async def work() -> None:
+    async def action() -> None:
         await push_receivers.pump(worker)
-        assert there.got
+        assert receiver.got
 
-    return work
+    return action
 
 
-@road("mail.scanners.training_worker.run_worker", told=False)
-async def a_move_is_learned(stage: Stage) -> Work:
-    there = await stage.stack.enter_async_context(webhook_receiver.receiving())
-    limit(stage.world, rspamd_learn=f"http://127.0.0.1:{there.port}")
-    given = {
+@register_write_path("mail.scanners.training_worker.run_worker", is_journaled=False)
+async def train_spam_filter(stage: Stage) -> WriteAction:
+    receiver = await stage.stack.enter_async_context(webhook_receiver.receiving())
+    limit(stage.world, rspamd_learn=f"http://127.0.0.1:{receiver.port}")
+    input_fields = {
         "select": {"mailbox": {"path": "INBOX"}, "uids": "1:2"},
         "to": {"specialUse": "JUNK"},
     }
-    assert (await Call("messageMove", given)(stage.ada))["errors"] == []
+    assert (await Call("messageMove", input_fields)(stage.ada))["errors"] == []
 
-    async def work() -> None:
+    async def action() -> None:
         assert await training_worker.train_batch(stage.world)
-        assert len(there.got) == 2
+        assert len(receiver.got) == 2
 
-    return work
-
-
-@road("resolvers.notifications.webhook_worker.run_worker", told=False)
-async def a_webhook_is_posted(stage: Stage) -> Work:
-    return await _post(stage, webhook_receiver.OK)
+    return action
 
 
-@road("resolvers.notifications.webhook_worker.run_worker", told=False)
-async def a_webhook_is_switched_off(stage: Stage) -> Work:
-    return await _post(stage, b"HTTP/1.1 410 Gone\r\n\r\n")
+@register_write_path("resolvers.notifications.webhook_worker.run_worker", is_journaled=False)
+async def post_webhook(stage: Stage) -> WriteAction:
+    return await _post_webhook(stage, webhook_receiver.OK)
 
 
-async def _post(stage: Stage, answer: bytes) -> Work:
+@register_write_path("resolvers.notifications.webhook_worker.run_worker", is_journaled=False)
+async def disable_webhook(stage: Stage) -> WriteAction:
+    return await _post_webhook(stage, b"HTTP/1.1 410 Gone\r\n\r\n")
+
+
+async def _post_webhook(stage: Stage, response: bytes) -> WriteAction:
     webhook_receiver.inward(stage.world)
-    there = await stage.stack.enter_async_context(webhook_receiver.receiving())
-    there.answer = answer
+    receiver = await stage.stack.enter_async_context(webhook_receiver.receiving())
+    receiver.answer = response
     stage.clock.tick(seconds=1)
-    await webhook_receiver.made(stage.root, there.url, "message.received")
+    await webhook_receiver.made(stage.root, receiver.url, "message.received")
     await receive(stage.ada, "News")
     worker = webhook_receiver.worker_of(stage.world)
 
-    async def work() -> None:
+    async def action() -> None:
         await webhook_receiver.pump(worker)
-        assert len(there.got) == 1
+        assert len(receiver.got) == 1
 
-    return work
-
-
-# tasks
+    return action
 
 
-async def _works(world: Environment) -> None:
+async def _run_tasks(world: Environment) -> None:
     assert await tasks.run_next_task(world)
     while await tasks.run_next_task(world):
         pass
 
 
-def queued(kind: str, name: str, told: bool = True, **more: Any) -> None:
-    """The road of a task that a mutation begins."""
+def register_task_path(
+    task_kind: str, mutation_name: str, is_journaled: bool = True, **fields: Any
+) -> None:
+    """Add the task that a mutation creates as a write path."""
 
-    async def prepare(stage: Stage) -> Work:
-        made = await CALLS[name](stage.ada, stage.root)
-        made = replace(made, input={**made.input, **more})
-        client = made.by or (stage.root if made.by_root else stage.ada)
+    async def prepare(stage: Stage) -> WriteAction:
+        sample = await CALLS[mutation_name](stage.ada, stage.root)
+        sample = replace(sample, input={**sample.input, **fields})
+        client = sample.by or (stage.root if sample.by_root else stage.ada)
         while await tasks.run_next_task(client.world):
             pass
-        assert (await made(client))["errors"] == []
-        return lambda: _works(client.world)
+        assert (await sample(client))["errors"] == []
+        return lambda: _run_tasks(client.world)
 
-    ROADS[f"the task {kind}"] = Road(prepare, kind, told)
+    ROADS[f"the task {task_kind}"] = Road(prepare, task_kind, is_journaled)
 
 
-LATE: Any = {"async": True}
-for _kind, _name in (
+ASYNC_INPUT: Any = {"async": True}
+for _task_kind, _mutation_name in (
     ("MESSAGE_UPDATE", "messageUpdate"),
     ("MESSAGE_MOVE", "messageMove"),
     ("MESSAGE_COPY", "messageCopy"),
     ("MESSAGE_DELETE", "messageDelete"),
 ):
-    queued(_kind, _name, **LATE)
-for _kind, _name in (
+    register_task_path(_task_kind, _mutation_name, **ASYNC_INPUT)
+for _task_kind, _mutation_name in (
     ("ARCHIVE_RESTORE", "archiveRestore"),
     ("ACCOUNT_EXPORT", "accountExport"),
     ("ACCOUNT_IMPORT", "accountImport"),
@@ -501,148 +511,154 @@ for _kind, _name in (
     ("USERS_CREATE", "usersCreateFromFile"),
     ("WEBHOOK_REPLAY", "webhookReplay"),
 ):
-    queued(_kind, _name)
-queued("QUEUE_DELETE", "queueDelete", notifySender=True)
+    register_task_path(_task_kind, _mutation_name)
+register_task_path("QUEUE_DELETE", "queueDelete", notifySender=True)
 
 
-@road("QUEUE_FLUSH")
-async def much_of_the_queue_is_tried_at_once(stage: Stage) -> Work:
-    made = [await CALLS["queueFlush"](stage.ada, stage.root) for _ in range(2)]
+@register_write_path("QUEUE_FLUSH")
+async def flush_large_queue(stage: Stage) -> WriteAction:
+    samples = [await CALLS["queueFlush"](stage.ada, stage.root) for _ in range(2)]
     set_options(stage.world, bulk=1)
-    answer = await replace(made[0], input={"all": True})(stage.root)
-    assert answer["task"] == {"kind": "QUEUE_FLUSH"}
-    return lambda: _works(stage.world)
+    payload = await replace(samples[0], input={"all": True})(stage.root)
+    assert payload["task"] == {"kind": "QUEUE_FLUSH"}
+    return lambda: _run_tasks(stage.world)
 
 
-@road("USER_DELETE", "users", "addresses", "mailboxes", "messages", "files", "submissions",
-      "auth_events", "labels", "saved_searches", "key_values", "quarantine_items",
+@register_write_path("USER_DELETE", "users", "addresses", "mailboxes", "messages", "files",
+      "submissions", "auth_events", "labels", "saved_searches", "key_values", "quarantine_items",
       "tasks")  # fmt: skip
-async def an_account_is_purged(stage: Stage) -> Work:
-    """Its end was told when it was asked for; its stream goes with it."""
+async def purge_account(stage: Stage) -> WriteAction:
+    """The journal has the deletion already, and the stream is deleted with the account."""
     await hold(stage.ada)
-    made = await CALLS["userPurge"](stage.ada, stage.root)
-    client = made.by or (stage.root if made.by_root else stage.ada)
-    assert (await made(client))["errors"] == []
+    purge = await CALLS["userPurge"](stage.ada, stage.root)
+    client = purge.by or (stage.root if purge.by_root else stage.ada)
+    assert (await purge(client))["errors"] == []
     stage.clock.tick(days=90)
-    return lambda: _works(stage.world)
+    return lambda: _run_tasks(stage.world)
 
 
-@road("LIMIT_LETTER")
-async def a_letter_tells_of_a_limit(stage: Stage) -> Work:
+@register_write_path("LIMIT_LETTER")
+async def send_quota_warning(stage: Stage) -> WriteAction:
     await bounded(stage.ada, quota=10_000)
     await fill(stage.ada, 7_500, 600)
-    return lambda: _works(stage.world)
+    return lambda: _run_tasks(stage.world)
 
 
-@road("SECURITY_LETTER")
-async def a_message_tells_of_a_reset_password(stage: Stage) -> Work:
-    made = await CALLS["passwordReset"](stage.ada, stage.root)
-    assert (await made(stage.root))["errors"] == []
-    return lambda: _works(stage.world)
+@register_write_path("SECURITY_LETTER")
+async def send_password_reset_notice(stage: Stage) -> WriteAction:
+    reset = await CALLS["passwordReset"](stage.ada, stage.root)
+    assert (await reset(stage.root))["errors"] == []
+    return lambda: _run_tasks(stage.world)
 
 
-@road("QUARANTINE_LETTER")
-async def a_letter_tells_of_what_is_held(stage: Stage) -> Work:
+@register_write_path("QUARANTINE_LETTER")
+async def send_quarantine_digest(stage: Stage) -> WriteAction:
     await hold(stage.ada)
     stage.clock.tick(days=1)
-    assert await quarantine.schedule_notifications(stage.world) == 1
-    return lambda: _works(stage.world)
+    assert await quarantine.insert_due_notification_tasks(stage.world) == 1
+    return lambda: _run_tasks(stage.world)
 
 
-@road("resolvers.connectors.worker.run_worker")
-async def mail_is_fetched_from_elsewhere(stage: Stage) -> Work:
+@register_write_path("resolvers.connectors.worker.run_worker")
+async def fetch_remote_messages(stage: Stage) -> WriteAction:
     remote = await stage.stack.enter_async_context(open_at(three()))
-    far = DovecotAccount(stage.folder, {"imap": remote.port})
-    key = await connector_operations.connector(stage.ada, far, password=SECRET)
-    return lambda: connector_operations.ran(stage.world, key)
+    account = DovecotAccount(stage.folder, {"imap": remote.port})
+    connector_id = await connector_operations.connector(stage.ada, account, password=SECRET)
+    return lambda: connector_operations.ran(stage.world, connector_id)
 
 
-@road("resolvers.domains.dkim_rotation.run_worker")
-async def a_new_key_signs_and_an_old_one_goes(stage: Stage) -> Work:
-    given = {"domains": ["example.org"], "privateKey": RAW}
+@register_write_path("resolvers.domains.dkim_rotation.run_worker")
+async def rotate_dkim_keys(stage: Stage) -> WriteAction:
+    input_fields = {"domains": ["example.org"], "privateKey": RAW}
     for selector in ("old", "dkim"):
-        made = await Call("dkimKeySet", {**given, "selector": selector}, "keys { id }")(stage.root)
-        assert made["errors"] == []
+        payload = await Call("dkimKeySet", {**input_fields, "selector": selector}, "keys { id }")(
+            stage.root
+        )
+        assert payload["errors"] == []
     stage.clock.tick(days=30)
     rotate = Call(
         "dkimKeyRotate", {"domains": ["example.org"]}, f"keys {{ {dkim_key_operations.KEY} }}"
     )
-    (key,) = (await rotate(stage.root))["keys"]
-    place = await stage.stack.enter_async_context(asking(dkim_key_operations.published([key])))
-    dkim_key_operations.asks(stage.root, place)
+    (dkim_key,) = (await rotate(stage.root))["keys"]
+    server_address = await stage.stack.enter_async_context(
+        asking(dkim_key_operations.published([dkim_key]))
+    )
+    dkim_key_operations.asks(stage.root, server_address)
 
-    async def work() -> None:
-        assert await dkim_rotation.process_due_keys(stage.world) == 2
+    async def action() -> None:
+        assert await dkim_rotation.activate_or_delete_due_keys(stage.world) == 2
 
-    return work
-
-
-@road("resolvers.certificates.acme_worker.run_worker")
-async def a_certificate_is_not_issued(stage: Stage) -> Work:
-    names = await stage.stack.enter_async_context(answering(Names({})))
-    set_options(stage.world, acme_terms_agreed=True, dns_resolver=f"127.0.0.1:{names.port}")
-    made = Call("certificateSet", {"serverName": "mx.example.org", "acme": True})
-    assert (await made(stage.root))["errors"] == []
-
-    async def work() -> None:
-        assert await acme_worker.process_next_certificate(stage.world)
-
-    return work
+    return action
 
 
-@road("MAILBOX_REPAIR", whole=["mailboxes"])
-async def folders_are_repaired(stage: Stage) -> Work:
+@register_write_path("resolvers.certificates.acme_worker.run_worker")
+async def fail_certificate_order(stage: Stage) -> WriteAction:
+    dns_server = await stage.stack.enter_async_context(answering(Names({})))
+    set_options(stage.world, acme_terms_agreed=True, dns_resolver=f"127.0.0.1:{dns_server.port}")
+    set_certificate = Call("certificateSet", {"serverName": "mx.example.org", "acme": True})
+    assert (await set_certificate(stage.root))["errors"] == []
+
+    async def action() -> None:
+        assert await acme_worker.order_or_query_next_certificate(stage.world)
+
+    return action
+
+
+@register_write_path("MAILBOX_REPAIR", fully_journaled_tables=["mailboxes"])
+async def repair_mailboxes(stage: Stage) -> WriteAction:
     await change(stage, Mailbox, {"total": 77}, col(Mailbox.path) == "INBOX")
-    given = {"users": {"all": True}, "mailboxMasks": ["*"]}
-    assert (await Call("mailboxRepair", given)(stage.root))["errors"] == []
-    return lambda: _works(stage.world)
+    input_fields = {"users": {"all": True}, "mailboxMasks": ["*"]}
+    assert (await Call("mailboxRepair", input_fields)(stage.root))["errors"] == []
+    return lambda: _run_tasks(stage.world)
 
 
-@road("QUOTA_RECALCULATE", whole=["users"])
-async def what_accounts_have_used_is_counted_again(stage: Stage) -> Work:
+@register_write_path("QUOTA_RECALCULATE", fully_journaled_tables=["users"])
+async def recalculate_quota(stage: Stage) -> WriteAction:
     await change(stage, User, {"used": 5}, col(User.id) == stage.ada.user.id)
-    given = {"users": {"all": True}}
-    assert (await Call("quotaRecalculate", given)(stage.root))["errors"] == []
-    return lambda: _works(stage.world)
+    input_fields = {"users": {"all": True}}
+    assert (await Call("quotaRecalculate", input_fields)(stage.root))["errors"] == []
+    return lambda: _run_tasks(stage.world)
 
 
-@road("SEARCH_INDEX_BUILD")
-async def the_index_is_filled(stage: Stage) -> Work:
-    given = {"users": {"all": True}, "mailboxMasks": ["*"], "queue": True}
-    assert (await Call("searchIndexBuild", given)(stage.root))["errors"] == []
-    return lambda: _works(stage.world)
+@register_write_path("SEARCH_INDEX_BUILD")
+async def build_search_index(stage: Stage) -> WriteAction:
+    input_fields = {"users": {"all": True}, "mailboxMasks": ["*"], "queue": True}
+    assert (await Call("searchIndexBuild", input_fields)(stage.root))["errors"] == []
+    return lambda: _run_tasks(stage.world)
 
 
-@road("MESSAGE_TIER_MOVE")
-async def bytes_move_to_the_other_tier(stage: Stage) -> Work:
+@register_write_path("MESSAGE_TIER_MOVE")
+async def move_blobs_to_other_tier(stage: Stage) -> WriteAction:
     stage.monkeypatch.setattr("resolvers.messages.bulk.storage_tiers.MAX_INLINE_MESSAGES", 0)
-    made = await CALLS["messageTierMove"](stage.ada, stage.root)
-    assert made.by
-    client = made.by
-    assert (await made(client))["errors"] == []
-    return lambda: _works(client.world)
+    move = await CALLS["messageTierMove"](stage.ada, stage.root)
+    assert move.by
+    client = move.by
+    assert (await move(client))["errors"] == []
+    return lambda: _run_tasks(client.world)
 
 
-@road("MAILBOX_RETENTION")
-async def a_new_retention_is_that_of_what_is_there(stage: Stage) -> Work:
-    given = {
+@register_write_path("MAILBOX_RETENTION")
+async def apply_retention_to_old_messages(stage: Stage) -> WriteAction:
+    input_fields = {
         "mailboxes": [{"path": "INBOX"}],
         "set": {"retention": "P1D"},
         "applyRetention": True,
     }
-    assert (await Call("mailboxUpdate", given)(_few(stage, 1)))["errors"] == []
-    return lambda: _works(stage.world)
+    assert (await Call("mailboxUpdate", input_fields)(_client_with_bulk_limit(stage, 1)))[
+        "errors"
+    ] == []
+    return lambda: _run_tasks(stage.world)
 
 
-@road("MESSAGE_DEDUPLICATE")
-async def doubles_are_deleted(stage: Stage) -> Work:
-    made = await CALLS["messageDeduplicate"](stage.ada, stage.root)
-    assert (await made(_few(stage, 0)))["errors"] == []
-    return lambda: _works(stage.world)
+@register_write_path("MESSAGE_DEDUPLICATE")
+async def deduplicate_messages(stage: Stage) -> WriteAction:
+    deduplicate = await CALLS["messageDeduplicate"](stage.ada, stage.root)
+    assert (await deduplicate(_client_with_bulk_limit(stage, 0)))["errors"] == []
+    return lambda: _run_tasks(stage.world)
 
 
-def _few(stage: Stage, bulk: int) -> Client:
-    """Ada, where more messages than this are a task's work."""
+def _client_with_bulk_limit(stage: Stage, bulk: int) -> Client:
+    """The client ada of an app where more messages than `bulk` are the work of a task."""
     world = replace(stage.world, options=replace(stage.world.options, bulk=bulk))
     transport = httpx.ASGITransport(app=create_app(world, spool_folder=stage.folder / "few"))
     http = httpx.AsyncClient(transport=transport, base_url="http://test")

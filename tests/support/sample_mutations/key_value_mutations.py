@@ -1,4 +1,4 @@
-"""Calls about key-value stores."""
+"""Sample calls of mutations of key-value stores."""
 
 from tests.conftest import Client
 from tests.support.sample_mutations.mutation_call import Call, call
@@ -12,8 +12,8 @@ async def key_value_delete(ada: Client, root: Client) -> Call:
 
 @call
 async def key_value_increment(_ada: Client, _root: Client) -> Call:
-    given = {"key": "ui/visits", "difference": 1, "createMissing": True}
-    return Call("keyValueIncrement", given, "entry { key value }")
+    input_fields = {"key": "ui/visits", "difference": 1, "createMissing": True}
+    return Call("keyValueIncrement", input_fields, "entry { key value }")
 
 
 @call

@@ -1,4 +1,4 @@
-"""What a call is, and the list that each stands in."""
+"""Sample calls of mutations, and the list of all of them."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -6,8 +6,8 @@ from typing import Any
 
 from tests.conftest import Client
 
-SHARED = {"autoreplyDelete": "UsersInput", "mailboxUnsubscribe": "MailboxSubscribeInput"}
-BY_IDS = {
+INPUT_TYPES = {"autoreplyDelete": "UsersInput", "mailboxUnsubscribe": "MailboxSubscribeInput"}
+MUTATIONS_BY_IDS = {
     "addressDelete",
     "apiKeyDelete",
     "appPasswordDelete",
@@ -33,63 +33,69 @@ BY_IDS = {
     "webhookDelete",
     "webhookTest",
 }
-PAYLOAD = "errors { __typename code message path index } replayed journalCursor"
+PAYLOAD_FIELDS = "errors { __typename code message path index } replayed journalCursor"
 
 
 @dataclass(frozen=True)
 class Call:
-    """A mutation with its input, and what to ask of its payload."""
+    """A mutation with its input, and the fields of its payload to select."""
 
     name: str
     input: dict[str, Any] = field(default_factory=dict)
     payload: str = ""
-    journaled: bool = True  # whether it changes what the journal tells of
-    nudges: bool = False  # it tells clients to look at an account that is as it was
-    by_root: bool = False
-    by: Client | None = None  # who else makes it
+    journaled: bool = True  # False if no change is written to the journal
+    nudges: bool = False  # True if it writes an event without a change
+    by_root: bool = False  # True if it is called with the platform key
+    by: Client | None = None  # the caller, if it is neither ada nor the platform key
 
     def document(self) -> str:
-        """The operation, with the input in `$input`."""
+        """The document, with the input in `$input`."""
         return f"mutation ($input: {self.kind}!) {{ {self.field('input')} }}"
 
     @property
     def kind(self) -> str:
-        """The type of its input."""
-        kind = self.name[0].upper() + self.name[1:] + "Input"
-        return "IdsInput" if self.name in BY_IDS else SHARED.get(self.name, kind)
+        """The input type of the mutation."""
+        default_type = self.name[0].upper() + self.name[1:] + "Input"
+        return (
+            "IdsInput"
+            if self.name in MUTATIONS_BY_IDS
+            else INPUT_TYPES.get(self.name, default_type)
+        )
 
     def field(self, variable: str) -> str:
-        """The field, with the input in a variable of this name."""
-        return f"{self.name}(input: ${variable}) {{ {self.payload} {PAYLOAD} }}"
+        """The field of the mutation, with the input in this variable."""
+        return f"{self.name}(input: ${variable}) {{ {self.payload} {PAYLOAD_FIELDS} }}"
 
     async def __call__(self, client: Client, **options: Any) -> Any:
-        """What the payload is."""
-        own = self.input.get("options", {})
-        given = {**self.input, "options": {**own, **options}} if options else self.input
-        return (await client(self.document(), input=given))[self.name]
+        """Run the mutation and return its payload."""
+        own_options = self.input.get("options", {})
+        input_fields = (
+            {**self.input, "options": {**own_options, **options}} if options else self.input
+        )
+        return (await client(self.document(), input=input_fields))[self.name]
 
 
 @dataclass(frozen=True)
 class Calls:
-    """Several mutations that are one unit."""
+    """Several mutations in one atomic request."""
 
     each: Sequence[Call]
 
     async def __call__(self, client: Client) -> list[Any]:
-        """What their payloads are."""
-        kinds = ", ".join(f"$i{n}: {one.kind}!" for n, one in enumerate(self.each))
-        fields = " ".join(f"f{n}: {one.field(f'i{n}')}" for n, one in enumerate(self.each))
-        given = {f"i{n}": one.input for n, one in enumerate(self.each)}
-        done = await client(f"mutation ({kinds}) @atomic {{ {fields} }}", **given)
-        return list(done.values())
+        """Run the mutations and return their payloads."""
+        variables = ", ".join(f"$i{n}: {call_.kind}!" for n, call_ in enumerate(self.each))
+        fields = " ".join(f"f{n}: {call_.field(f'i{n}')}" for n, call_ in enumerate(self.each))
+        inputs = {f"i{n}": call_.input for n, call_ in enumerate(self.each)}
+        payloads = await client(f"mutation ({variables}) @atomic {{ {fields} }}", **inputs)
+        return list(payloads.values())
 
 
-Prepare = Callable[[Client, Client], Awaitable[Call]]
-CALLS: dict[str, Prepare] = {}
+PrepareCall = Callable[[Client, Client], Awaitable[Call]]
+CALLS: dict[str, PrepareCall] = {}
 
 
-def call(prepare: Prepare) -> Prepare:
-    """Take a call into the list, under the name of its mutation."""
+def call(prepare: PrepareCall) -> PrepareCall:
+    """Register a sample call under the name of its mutation, which is that of the function."""
     words = prepare.__name__.split("_")
     CALLS[words[0] + "".join(word.capitalize() for word in words[1:])] = prepare
     return prepare

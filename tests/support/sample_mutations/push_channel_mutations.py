@@ -1,4 +1,4 @@
-"""Calls about push channels."""
+"""Sample calls of mutations of push channels."""
 
 from tests.conftest import Client
 from tests.support.sample_mutations.mutation_call import Call, call
@@ -6,23 +6,25 @@ from tests.support.sample_mutations.mutation_call import Call, call
 
 @call
 async def push_channel_delete(ada: Client, _root: Client) -> Call:
-    return Call("pushChannelDelete", {"ids": [await _push_channel(ada)]}, "deletedIds", nudges=True)
+    return Call(
+        "pushChannelDelete", {"ids": [await _create_push_channel(ada)]}, "deletedIds", nudges=True
+    )
 
 
 @call
 async def push_channel_set(_ada: Client, _root: Client) -> Call:
-    given = {"kind": "HTTP", "endpoint": "https://ntfy.example.net/ada"}
-    return Call("pushChannelSet", given, "channels { kind active title }", nudges=True)
+    input_fields = {"kind": "HTTP", "endpoint": "https://ntfy.example.net/ada"}
+    return Call("pushChannelSet", input_fields, "channels { kind active title }", nudges=True)
 
 
 @call
 async def push_channel_test(ada: Client, _root: Client) -> Call:
-    given = {"ids": [await _push_channel(ada)]}
-    return Call("pushChannelTest", given, "channels { id }", journaled=False)
+    input_fields = {"ids": [await _create_push_channel(ada)]}
+    return Call("pushChannelTest", input_fields, "channels { id }", journaled=False)
 
 
-async def _push_channel(ada: Client) -> str:
-    made = await (await push_channel_set(ada, ada))(ada)
-    assert made["errors"] == []
-    found = await ada("{ viewer { user { pushChannels { id } } } }")
-    return str(found["viewer"]["user"]["pushChannels"][0]["id"])
+async def _create_push_channel(ada: Client) -> str:
+    payload = await (await push_channel_set(ada, ada))(ada)
+    assert payload["errors"] == []
+    data = await ada("{ viewer { user { pushChannels { id } } } }")
+    return str(data["viewer"]["user"]["pushChannels"][0]["id"])

@@ -1,4 +1,4 @@
-"""Calls about mail that is held."""
+"""Sample calls of mutations of quarantined messages."""
 
 from tests.conftest import Client
 from tests.support.operations import quarantine_operations
@@ -7,8 +7,8 @@ from tests.support.sample_mutations.mutation_call import Call, call
 
 @call
 async def quarantine_release(ada: Client, _root: Client) -> Call:
-    given = {"ids": [await quarantine_operations.hold(ada, "Held news")]}
-    return Call("quarantineRelease", given, "messages { subject mailbox { path } }")
+    input_fields = {"ids": [await quarantine_operations.hold(ada, "Held news")]}
+    return Call("quarantineRelease", input_fields, "messages { subject mailbox { path } }")
 
 
 @call

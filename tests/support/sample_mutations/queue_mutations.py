@@ -1,4 +1,4 @@
-"""Calls about what waits to go out."""
+"""Sample calls of mutations of the queue."""
 
 from typing import Any
 
@@ -10,40 +10,45 @@ from tests.conftest import Client
 from tests.support.sample_mutations import mailbox_and_message_mutations
 from tests.support.sample_mutations.mutation_call import Call, call
 
-LATER = "2031-01-01T00:00:00Z"
+SEND_TIME = "2031-01-01T00:00:00Z"
 
 
-async def waiting(ada: Client, root: Client) -> dict[str, Any]:
-    """A submission that is not sent before tests end: its id, and its name in the queue."""
+async def send_later(ada: Client, root: Client) -> dict[str, Any]:
+    """Create a submission with a future send time; return its id and queue id."""
     send = await mailbox_and_message_mutations.message_send(ada, root)
-    later = Call("messageSend", {**send.input, "sendTime": LATER}, "submission { id queueId }")
-    found: dict[str, Any] = (await later(ada))["submission"]
-    return found
+    send_at_time = Call(
+        "messageSend", {**send.input, "sendTime": SEND_TIME}, "submission { id queueId }"
+    )
+    submission: dict[str, Any] = (await send_at_time(ada))["submission"]
+    return submission
 
 
 @call
 async def queue_delete(ada: Client, root: Client) -> Call:
-    given = {"queueIds": [(await waiting(ada, root))["queueId"]]}
-    return Call("queueDelete", given, "deletedCount task { kind }")
+    input_fields = {"queueIds": [(await send_later(ada, root))["queueId"]]}
+    return Call("queueDelete", input_fields, "deletedCount task { kind }")
 
 
 @call
 async def queue_flush(ada: Client, root: Client) -> Call:
-    given = {"queueIds": [(await waiting(ada, root))["queueId"]]}
+    input_fields = {"queueIds": [(await send_later(ada, root))["queueId"]]}
     async with ada.world.write_session(ada.user.id) as session:
-        tried = update(QueueEntry).where(col(QueueEntry.user_id) == ada.user.id)
+        statement = update(QueueEntry).where(col(QueueEntry.user_id) == ada.user.id)
         values = {"state": DeliveryState.DEFERRED, "attempts": 1}
-        await (await session.connection()).execute(tried.values(**values))
-    return Call("queueFlush", given, "scheduledCount task { kind }", by_root=True)
+        await (await session.connection()).execute(statement.values(**values))
+    return Call("queueFlush", input_fields, "scheduledCount task { kind }", by_root=True)
 
 
 @call
 async def queue_hold(ada: Client, root: Client) -> Call:
-    given = {"queueIds": [(await waiting(ada, root))["queueId"]], "hold": True}
-    return Call("queueHold", given, "entries { queueName }", by_root=True)
+    input_fields = {"queueIds": [(await send_later(ada, root))["queueId"]], "hold": True}
+    return Call("queueHold", input_fields, "entries { queueName }", by_root=True)
 
 
 @call
 async def submission_reschedule(ada: Client, root: Client) -> Call:
-    given = {"ids": [(await waiting(ada, root))["id"]], "sendTime": "2032-01-01T00:00:00Z"}
-    return Call("submissionReschedule", given, "submissions { state sendTime }")
+    input_fields = {
+        "ids": [(await send_later(ada, root))["id"]],
+        "sendTime": "2032-01-01T00:00:00Z",
+    }
+    return Call("submissionReschedule", input_fields, "submissions { state sendTime }")

@@ -1,4 +1,4 @@
-"""Calls about accounts, and what their administrators do to them."""
+"""Sample calls of mutations of users, audits, autoreplies, limits and addresses."""
 
 from graph.types import global_ids
 from models.users.roles import Role
@@ -9,29 +9,33 @@ from tests.support.sample_mutations.mutation_call import Call, call
 
 @call
 async def audit_create(ada: Client, _root: Client) -> Call:
-    given = {"user": _ref(ada), "expires": "2031-01-01T00:00:00Z", "reason": "as ordered"}
-    return Call("auditCreate", given, "audit { username messageCount }", by_root=True)
+    input_fields = {
+        "user": _user_ref(ada),
+        "expires": "2031-01-01T00:00:00Z",
+        "reason": "as ordered",
+    }
+    return Call("auditCreate", input_fields, "audit { username messageCount }", by_root=True)
 
 
 @call
 async def audit_delete(ada: Client, root: Client) -> Call:
     create = await audit_create(ada, root)
-    made = await Call(create.name, create.input, "audit { id }")(root)
-    given = {"ids": [made["audit"]["id"]]}
-    return Call("auditDelete", given, "deletedIds", journaled=False, by_root=True)
+    payload = await Call(create.name, create.input, "audit { id }")(root)
+    input_fields = {"ids": [payload["audit"]["id"]]}
+    return Call("auditDelete", input_fields, "deletedIds", journaled=False, by_root=True)
 
 
 @call
 async def autoreply_set(_ada: Client, _root: Client) -> Call:
-    given = {"set": {"enabled": True, "text": "I am away."}}
-    return Call("autoreplySet", given, "autoreplies { enabled text } users { username }")
+    input_fields = {"set": {"enabled": True, "text": "I am away."}}
+    return Call("autoreplySet", input_fields, "autoreplies { enabled text } users { username }")
 
 
 @call
 async def autoreply_delete(ada: Client, root: Client) -> Call:
     assert (await (await autoreply_set(ada, root))(ada))["errors"] == []
-    given = {"users": {"ids": [_ref(ada)["id"]]}}
-    return Call("autoreplyDelete", given, "users { username }")
+    input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}}
+    return Call("autoreplyDelete", input_fields, "users { username }")
 
 
 @call
@@ -41,28 +45,28 @@ async def client_state_reset(_ada: Client, _root: Client) -> Call:
 
 @call
 async def quota_recalculate(ada: Client, _root: Client) -> Call:
-    given = {"users": {"ids": [_ref(ada)["id"]]}}
-    payload = "results { storageUsed }"  # nothing of it has drifted
-    return Call("quotaRecalculate", given, payload, journaled=False, by_root=True)
+    input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}}
+    payload = "results { storageUsed }"  # the stored numbers are correct
+    return Call("quotaRecalculate", input_fields, payload, journaled=False, by_root=True)
 
 
 @call
 async def password_reset(ada: Client, _root: Client) -> Call:
-    return Call("passwordReset", {"user": _ref(ada)}, by_root=True)
+    return Call("passwordReset", {"user": _user_ref(ada)}, by_root=True)
 
 
 @call
 async def rate_limit_reset(ada: Client, root: Client) -> Call:
     assert (await (await rate_limit_set(ada, root))(root))["errors"] == []
     assert (await (await message_send(ada, root))(ada))["errors"] == []
-    given = {"users": {"ids": [_ref(ada)["id"]]}}
-    return Call("rateLimitReset", given, "rateLimits { used }", by_root=True)
+    input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}}
+    return Call("rateLimitReset", input_fields, "rateLimits { used }", by_root=True)
 
 
 @call
 async def rate_limit_set(ada: Client, _root: Client) -> Call:
-    given = {"users": {"ids": [_ref(ada)["id"]]}, "value": 100, "frame": "DAY"}
-    return Call("rateLimitSet", given, "rateLimits { value frame }", by_root=True)
+    input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}, "value": 100, "frame": "DAY"}
+    return Call("rateLimitSet", input_fields, "rateLimits { value frame }", by_root=True)
 
 
 @call
@@ -74,15 +78,15 @@ async def spam_policy_set(_ada: Client, _root: Client) -> Call:
 async def usage_reset(ada: Client, root: Client) -> Call:
     await receive(ada, "Hello")
     assert (await (await message_send(ada, root))(ada))["errors"] == []
-    given = {"users": {"ids": [_ref(ada)["id"]]}}
+    input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}}
     payload = "users { limits { recipients { used } received { used } } }"
-    return Call("usageReset", given, payload, by_root=True)
+    return Call("usageReset", input_fields, payload, by_root=True)
 
 
 @call
 async def user_create(_ada: Client, _root: Client) -> Call:
-    given = {"address": "eve@example.org", "password": "correct horse"}
-    return Call("userCreate", given, "user { username }", by_root=True)
+    input_fields = {"address": "eve@example.org", "password": "correct horse"}
+    return Call("userCreate", input_fields, "user { username }", by_root=True)
 
 
 @call
@@ -94,83 +98,83 @@ async def users_create(_ada: Client, _root: Client) -> Call:
 
 @call
 async def users_create_from_file(ada: Client, _root: Client) -> Call:
-    boss = await make_client(ada.world, ada.http, "filer", role=Role.ADMIN)
+    administrator = await make_client(ada.world, ada.http, "filer", role=Role.ADMIN)
     content = b"address,passwordDisabled\nn@example.org,true\n"
-    sent = await ada.http.post("/rest/uploads", content=content, headers=boss.headers)
-    given = {"file": sent.json()["id"]}
-    return Call("usersCreateFromFile", given, "task { kind state }", by=boss)
+    response = await ada.http.post("/rest/uploads", content=content, headers=administrator.headers)
+    input_fields = {"file": response.json()["id"]}
+    return Call("usersCreateFromFile", input_fields, "task { kind state }", by=administrator)
 
 
 @call
 async def user_delete(ada: Client, _root: Client) -> Call:
-    given = {"users": {"ids": [_ref(ada)["id"]]}, "deleteAfter": "2031-01-01T00:00:00Z"}
-    return Call("userDelete", given, "deletedIds", by_root=True)
+    input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}, "deleteAfter": "2031-01-01T00:00:00Z"}
+    return Call("userDelete", input_fields, "deletedIds", by_root=True)
 
 
 @call
 async def user_purge(ada: Client, _root: Client) -> Call:
-    return Call("userPurge", {"users": {"ids": [_ref(ada)["id"]]}}, "purged", by_root=True)
+    return Call("userPurge", {"users": {"ids": [_user_ref(ada)["id"]]}}, "purged", by_root=True)
 
 
 @call
 async def user_restore(ada: Client, root: Client) -> Call:
     assert (await (await user_delete(ada, root))(root))["errors"] == []
-    given = {"by": {"username": "ada"}}
-    return Call("userRestore", given, "user { username } recoveredAddresses", by_root=True)
+    input_fields = {"by": {"username": "ada"}}
+    return Call("userRestore", input_fields, "user { username } recoveredAddresses", by_root=True)
 
 
 @call
 async def user_permissions_set(ada: Client, _root: Client) -> Call:
-    given = {"users": {"ids": [_ref(ada)["id"]]}, "permissions": ["APP_PASSWDS"]}
-    return Call("userPermissionsSet", given, "users { permissions }", by_root=True)
+    input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}, "permissions": ["APP_PASSWDS"]}
+    return Call("userPermissionsSet", input_fields, "users { permissions }", by_root=True)
 
 
 @call
 async def user_role_set(ada: Client, _root: Client) -> Call:
-    charge = {"role": "DOMAIN_ADMIN", "administers": [{"name": "example.org"}]}
-    given = {"users": {"ids": [_ref(ada)["id"]]}, **charge}
-    return Call("userRoleSet", given, "users { role administers { name } }", by_root=True)
+    role_fields = {"role": "DOMAIN_ADMIN", "administers": [{"name": "example.org"}]}
+    input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}, **role_fields}
+    return Call("userRoleSet", input_fields, "users { role administers { name } }", by_root=True)
 
 
 @call
 async def user_update(_ada: Client, _root: Client) -> Call:
-    given = {"name": "Ada L.", "metaData": {"born": 1815}, "language": "en"}
-    return Call("userUpdate", {"set": given}, "users { username name }")
+    changes = {"name": "Ada L.", "metaData": {"born": 1815}, "language": "en"}
+    return Call("userUpdate", {"set": changes}, "users { username name }")
 
 
-def _ref(client: Client) -> dict[str, str]:
+def _user_ref(client: Client) -> dict[str, str]:
     return {"id": global_ids.encode("User", client.user.id)}
 
 
 @call
 async def address_create(_ada: Client, _root: Client) -> Call:
-    given = {"address": "Sales.Team@example.org", "user": {"username": "ada"}, "main": True}
-    return Call("addressCreate", given, "address { address main }", by_root=True)
+    input_fields = {"address": "Sales.Team@example.org", "user": {"username": "ada"}, "main": True}
+    return Call("addressCreate", input_fields, "address { address main }", by_root=True)
 
 
 @call
 async def address_create_temporary(ada: Client, _root: Client) -> Call:
-    given = {"user": _ref(ada), "validity": "P30D", "forDomain": "shop.example"}
+    input_fields = {"user": _user_ref(ada), "validity": "P30D", "forDomain": "shop.example"}
     payload = "address { forDomain expiresAt }"
-    return Call("addressCreateTemporary", given, payload)
+    return Call("addressCreateTemporary", input_fields, payload)
 
 
 @call
 async def address_update(_ada: Client, root: Client) -> Call:
-    await _list(root)
+    await _create_forwarding_address(root)
     changes = {"active": False, "targets": ["smtps://u:secret@relay.example:465"]}
-    given = {"addresses": [{"address": "list@example.org"}], "set": changes}
-    return Call("addressUpdate", given, "addresses { active targets }", by_root=True)
+    input_fields = {"addresses": [{"address": "list@example.org"}], "set": changes}
+    return Call("addressUpdate", input_fields, "addresses { active targets }", by_root=True)
 
 
 @call
 async def address_delete(_ada: Client, root: Client) -> Call:
-    given = {"ids": [await _list(root)]}
-    return Call("addressDelete", given, "deletedIds", by_root=True)
+    input_fields = {"ids": [await _create_forwarding_address(root)]}
+    return Call("addressDelete", input_fields, "deletedIds", by_root=True)
 
 
-async def _list(root: Client) -> str:
-    given = {"address": "list@example.org", "targets": ["carol@far.example"]}
-    made = await Call("addressCreate", given, "address { id }")(root)
-    assert made["errors"] == []
-    return str(made["address"]["id"])
+async def _create_forwarding_address(root: Client) -> str:
+    input_fields = {"address": "list@example.org", "targets": ["carol@far.example"]}
+    payload = await Call("addressCreate", input_fields, "address { id }")(root)
+    assert payload["errors"] == []
+    return str(payload["address"]["id"])

@@ -1,1 +1,1 @@
-"""Helpers of tests: schema."""
+"""The GraphQL schema, its naming rules and access matrix, and sample inputs for tests."""

@@ -1,4 +1,4 @@
-"""The access matrix (access_matrix.toml), its credentials and verdicts."""
+"""The access matrix (access_matrix.toml): its credentials, and the verdict of a request."""
 
 import asyncio
 import base64
@@ -71,56 +71,67 @@ OBJECT_OWNERS = {  # owner of the object by type and caller; default: ada
 def is_guarded(field: GraphQLField) -> bool:
     """True if the field has the directive `@auth`."""
     node = field.ast_node
-    return any(one.name.value == "auth" for one in (node.directives if node else None) or ())
+    return any(
+        directive.name.value == "auth" for directive in (node.directives if node else None) or ()
+    )
 
 
 def field_coordinates() -> Iterator[tuple[str, str]]:
     """Type and name of each root field, and of each guarded field of other objects."""
-    for kind in SDL.type_map.values():
-        if isinstance(kind, GraphQLObjectType) and not kind.name.startswith("__"):
-            for name, field in kind.fields.items():
-                if kind.name in OPERATION_BY_ROOT_TYPE or is_guarded(field):
-                    yield kind.name, name
+    for type_ in SDL.type_map.values():
+        if isinstance(type_, GraphQLObjectType) and not type_.name.startswith("__"):
+            for name, field in type_.fields.items():
+                if type_.name in OPERATION_BY_ROOT_TYPE or is_guarded(field):
+                    yield type_.name, name
 
 
 async def make_credentials(world: Environment, http: httpx.AsyncClient) -> dict[str, str | None]:
-    """Make the users and keys of the matrix; return the credential of each caller."""
+    """Create the users and keys of the matrix and return the credential of each caller."""
     ada, bare = await make_user(world, "ada"), await make_user(world, "bare")
     async with world.write_session(bare.id) as session:
         (await session.get_one(User, bare.id)).permissions = []
-    over = await make_client(world, http, "over", role=Role.ADMIN)
-    every = await make_domain_admin(world, http, "every", list(AdminPermission))
-    none = await make_domain_admin(world, http, "none")
+    administrator = await make_client(world, http, "over", role=Role.ADMIN)
+    full_domain_admin = await make_domain_admin(world, http, "every", list(AdminPermission))
+    bare_domain_admin = await make_domain_admin(world, http, "none")
     for name in ("ada", "bare", "none"):
-        to = await address_resolution.load_recipient(world, f"{name}@example.org")
-        await received_messages.store_for_recipient(
-            world, await received_messages.read_message(raw_message()), to, "carol@example.com"
+        recipient = await address_resolution.load_recipient_below_limits(
+            world, f"{name}@example.org"
         )
-        held = await pipeline.read_incoming(world, raw_message("Held"), "carol@example.com")
-        await quarantine.quarantine_message(world, held, to, quarantine.QuarantineReason(9.0))
-    own = {"user_id": ada.id, "role": Role.USER}
-    scoped = {
-        name: await make_key(world, name, **own, scopes=[Scope[name.upper().replace("-", "_")]])
+        await received_messages.store_once_for_recipient(
+            world,
+            await received_messages.parse_storable_message(raw_message()),
+            recipient,
+            "carol@example.com",
+        )
+        incoming = await pipeline.read_and_verify_incoming(
+            world, raw_message("Held"), "carol@example.com"
+        )
+        await quarantine.quarantine_message(
+            world, incoming, recipient, quarantine.QuarantineReason(9.0)
+        )
+    ada_key = {"user_id": ada.id, "role": Role.USER}
+    scoped_keys = {
+        name: await make_key(world, name, **ada_key, scopes=[Scope[name.upper().replace("-", "_")]])
         for name in SCOPED_CALLERS
     }
-    mine = Context(world, Viewer(ada.id, Role.USER, frozenset({Scope.MASTER})))
-    new = NewAppPassword("Reader", scopes=(AppPasswordScope.MAIL_READ,))
-    password = (await app_passwords.create_app_password(mine, None, new)).password
+    ada_context = Context(world, Viewer(ada.id, Role.USER, frozenset({Scope.MASTER})))
+    new_password = NewAppPassword("Reader", scopes=(AppPasswordScope.MAIL_READ,))
+    password = (await app_passwords.create_app_password(ada_context, None, new_password)).password
     basic = base64.b64encode(f"ada:{password}".encode()).decode()
     return {
         "nobody": None,
         "user": await make_access_token(world, ada),
         "pending": await make_access_token(world, ada, pending=True),
-        "acting": await make_access_token(world, ada, actor_id=over.user.id),
-        "user-key": await make_key(world, "user-key", **own),
-        "read-only": await make_key(world, "read-only", **own, read_only=True),
+        "acting": await make_access_token(world, ada, actor_id=administrator.user.id),
+        "user-key": await make_key(world, "user-key", **ada_key),
+        "read-only": await make_key(world, "read-only", **ada_key, read_only=True),
         "bare": await make_access_token(world, bare),
-        **scoped,
-        "one-operation": await make_key(world, "one", **own, operations=["viewer"]),
+        **scoped_keys,
+        "one-operation": await make_key(world, "one", **ada_key, operations=["viewer"]),
         "app-password": f"Basic {basic}",
-        "domain-admin": await make_access_token(world, every.user),
-        "domain-bare": await make_access_token(world, none.user),
-        "admin": await make_access_token(world, over.user),
+        "domain-admin": await make_access_token(world, full_domain_admin.user),
+        "domain-bare": await make_access_token(world, bare_domain_admin.user),
+        "admin": await make_access_token(world, administrator.user),
         "admin-key": await make_key(world, "admin-key", role=Role.ADMIN),
         "admin-reader": await make_key(world, "admin-reader", role=Role.ADMIN, read_only=True),
         "root-key": await make_key(world, "root-key", role=Role.ROOT),
@@ -136,23 +147,23 @@ def credential_header(secret: str | None) -> dict[str, str]:
 
 
 async def request_verdict(
-    server: httpx.AsyncClient, secret: str | None, text: str, variables: dict[str, Any]
+    server: httpx.AsyncClient, secret: str | None, document: str, variables: dict[str, Any]
 ) -> str:
     """Run a query or mutation; return ALLOWED, UNSEEN or the code of the refusal."""
     headers = credential_header(secret)
-    body = {"query": text, "variables": variables}
-    answer = await server.post("/graphql", json=body, headers=headers)
-    return response_verdict(answer.json())
+    body = {"query": document, "variables": variables}
+    response = await server.post("/graphql", json=body, headers=headers)
+    return response_verdict(response.json())
 
 
 async def subscription_verdict(
-    world: Environment, secret: str | None, text: str, variables: dict[str, Any]
+    world: Environment, secret: str | None, document: str, variables: dict[str, Any]
 ) -> str:
     """Start a subscription; return ALLOWED or the code of the refusal."""
     viewer = await authentication.authenticate_request(
         world, credential_header(secret), bootstrap=BOOTSTRAP_KEY
     )
-    request = GraphqlRequest(text, variables, None, None)
+    request = GraphqlRequest(document, variables, None, None)
     async with aclosing(
         result_stream.stream_results(schema, request, OperationContext(world, viewer))
     ) as results:
@@ -164,25 +175,29 @@ async def subscription_verdict(
     return response_verdict({"errors": errors, "data": {}})
 
 
-def response_verdict(answer: Any) -> str:
+def response_verdict(response: Any) -> str:
     """ALLOWED, UNSEEN if the query reached no object, or the code of the refusal.
 
-    A mutation is refused in its payload, by an error without a path. That a credential
+    A mutation is refused in its payload, by an error without a path. The error that a credential
     belongs to no user counts as allowed.
     """
-    errors = list(answer.get("errors") or [])
-    for payload in (answer.get("data") or {}).values():
+    errors = list(response.get("errors") or [])
+    for payload in (response.get("data") or {}).values():
         payload_errors = payload.get("errors") if isinstance(payload, dict) else None
-        errors += [{**one, "extensions": one} for one in payload_errors or () if not one["path"]]
+        errors += [
+            {**payload_error, "extensions": payload_error}
+            for payload_error in payload_errors or ()
+            if not payload_error["path"]
+        ]
     for error in errors:
         code: str = error["extensions"]["code"]
         if code in {"BAD_USER_INPUT", "GRAPHQL_VALIDATION_FAILED", "INTERNAL_SERVER_ERROR"}:
             return f"{code}: {error['message']}"
         if code in {"FORBIDDEN", "UNAUTHENTICATED"} and error["message"] != NO_USER_MESSAGE:
             return code
-    seen = answer["data"].get("user", "") if not errors else ""
-    if seen is None or (
-        isinstance(seen, dict) and any(is_empty_list(each) for each in seen.values())
+    user = response["data"].get("user", "") if not errors else ""
+    if user is None or (
+        isinstance(user, dict) and any(is_empty_list(value) for value in user.values())
     ):
         return "UNSEEN"
     return "ALLOWED"

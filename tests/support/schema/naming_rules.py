@@ -1,4 +1,4 @@
-"""Rules for names and shapes of a schema. Each yields the coordinates of what breaks it."""
+"""Rules for names and shapes of a schema. Each yields the coordinates that break it."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -17,14 +17,14 @@ from graphql import (
     is_specified_scalar_type,
 )
 
-Rule = Callable[[GraphQLSchema], Iterator[str]]
+NamingRule = Callable[[GraphQLSchema], Iterator[str]]
 
 PASCAL = re.compile(r"([A-Z][a-z0-9]*)+", re.ASCII)
 CAMEL = re.compile(r"[a-z][a-z0-9]*([A-Z][a-z0-9]*)*", re.ASCII)
 UPPER = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*", re.ASCII)
 WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
 
-FETCHING = {"all", "fetch", "find", "get", "list", "load", "query", "read", "search", "show"}
+READING_VERBS = {"all", "fetch", "find", "get", "list", "load", "query", "read", "search", "show"}
 VERBS = set(
     """
     activate add apply build cancel check clean collect copy create deactivate deduplicate delete
@@ -45,43 +45,48 @@ ADJECTIVES = set(
     unseen valid
     """.split()  # noqa: SIM905 - a list of lines would be a page long
 )
-REQUESTS = set(  # of inputs and arguments: what is to be done along the way
+REQUEST_VERBS = set(  # verbs that Boolean inputs and arguments begin with
     """
     allow apply async check create delete disable2fa encrypt force hold include learn mark pin
     replace request require reverse sanitize show skip subscribe unsubscribe validate
     """.split()  # noqa: SIM905 - a list of lines would be a page long
 )
-SUFFIXES = ("Enum", "Interface", "Object", "Type", "Union")
-INPUTS = ("Filter", "Input", "Match", "Patch", "Ref", "Selection")  # what inputs are called
-BOUNDS = ("After", "At", "Before", "Since", "Until")  # what times are called
-PAGING = {"after": "String", "before": "String", "first": "Int", "last": "Int"}
+FORBIDDEN_SUFFIXES = ("Enum", "Interface", "Object", "Type", "Union")
+INPUT_SUFFIXES = ("Filter", "Input", "Match", "Patch", "Ref", "Selection")  # of input types
+TIME_SUFFIXES = ("After", "At", "Before", "Since", "Until")  # of fields with a time
+PAGING_ARGUMENTS = {"after": "String", "before": "String", "first": "Int", "last": "Int"}
 
 
 def words(name: str) -> list[str]:
+    """The words of a name in lower case."""
     return [word.lower() for word in WORD.findall(name)]
 
 
 def own(schema: GraphQLSchema) -> Iterator[GraphQLNamedType]:
-    return (kind for kind in schema.type_map.values() if not kind.name.startswith("__"))
+    """The types of the schema, without those of introspection."""
+    return (type_ for type_ in schema.type_map.values() if not type_.name.startswith("__"))
 
 
 def members(schema: GraphQLSchema) -> Iterator[tuple[str, str, Any, GraphQLNamedType]]:
-    """Fields, arguments and members of inputs: coordinate, name, definition, whose they are.
+    """Fields, arguments and input fields: coordinate, name, definition and type.
 
-    What a type has from an interface is the interface's alone.
+    Fields that a type has from an interface belong to the interface only.
     """
-    for kind in own(schema):
-        inherited = {name for face in getattr(kind, "interfaces", ()) for name in face.fields}
-        fields = {} if isinstance(kind, GraphQLEnumType) else getattr(kind, "fields", {})
+    for type_ in own(schema):
+        inherited = {
+            name for interface in getattr(type_, "interfaces", ()) for name in interface.fields
+        }
+        fields = {} if isinstance(type_, GraphQLEnumType) else getattr(type_, "fields", {})
         for name, field in fields.items():
             if name in inherited:
                 continue
-            yield f"{kind.name}.{name}", name, field, kind
+            yield f"{type_.name}.{name}", name, field, type_
             for argument, value in getattr(field, "args", {}).items():
-                yield f"{kind.name}.{name}({argument}:)", argument, value, kind
+                yield f"{type_.name}.{name}({argument}:)", argument, value, type_
 
 
 def directive_arguments(schema: GraphQLSchema) -> Iterator[tuple[str, Any]]:
+    """The arguments of the directives, by coordinate."""
     for directive in schema.directives:
         if not is_specified_directive(directive):
             for name, argument in directive.args.items():
@@ -89,28 +94,29 @@ def directive_arguments(schema: GraphQLSchema) -> Iterator[tuple[str, Any]]:
 
 
 def roots(schema: GraphQLSchema) -> Iterator[tuple[str, str, Any]]:
-    for kind in (schema.query_type, schema.mutation_type, schema.subscription_type):
-        for name, field in (kind.fields if kind else {}).items():
-            yield f"{kind.name if kind else ''}.{name}", name, field
+    """The root fields: coordinate, name and definition."""
+    for type_ in (schema.query_type, schema.mutation_type, schema.subscription_type):
+        for name, field in (type_.fields if type_ else {}).items():
+            yield f"{type_.name if type_ else ''}.{name}", name, field
 
 
 def undescribed(schema: GraphQLSchema) -> Iterator[str]:
-    """Everything has a description."""
-    for where, value in everything(schema):
+    """Every definition must have a description."""
+    for coordinate, value in everything(schema):
         if not value.description:
-            yield where
+            yield coordinate
 
 
 def everything(schema: GraphQLSchema) -> Iterator[tuple[str, Any]]:
-    """All that can have a description, by its coordinate."""
-    for kind in own(schema):
-        if not is_specified_scalar_type(kind):
-            yield kind.name, kind
-        parts = kind.values if isinstance(kind, GraphQLEnumType) else getattr(kind, "fields", {})
+    """All definitions that can have a description, by coordinate."""
+    for type_ in own(schema):
+        if not is_specified_scalar_type(type_):
+            yield type_.name, type_
+        parts = type_.values if isinstance(type_, GraphQLEnumType) else getattr(type_, "fields", {})
         for name, part in parts.items():
-            yield f"{kind.name}.{name}", part
+            yield f"{type_.name}.{name}", part
             for argument, value in getattr(part, "args", {}).items():
-                yield f"{kind.name}.{name}({argument}:)", value
+                yield f"{type_.name}.{name}({argument}:)", value
     for directive in schema.directives:
         if not is_specified_directive(directive):
             yield f"@{directive.name}", directive
@@ -118,156 +124,176 @@ def everything(schema: GraphQLSchema) -> Iterator[tuple[str, Any]]:
 
 
 def misspelt(schema: GraphQLSchema) -> Iterator[str]:
-    """Types are PascalCase, fields and arguments camelCase, values of enums UPPER_CASE."""
-    for kind in own(schema):
-        if not PASCAL.fullmatch(kind.name):
-            yield kind.name
-        if isinstance(kind, GraphQLEnumType):
-            yield from (f"{kind.name}.{n}" for n in kind.values if not UPPER.fullmatch(n))
-    yield from (where for where, name, _, _ in members(schema) if not CAMEL.fullmatch(name))
+    """Types must be PascalCase, fields and arguments camelCase, enum values UPPER_CASE."""
+    for type_ in own(schema):
+        if not PASCAL.fullmatch(type_.name):
+            yield type_.name
+        if isinstance(type_, GraphQLEnumType):
+            yield from (f"{type_.name}.{n}" for n in type_.values if not UPPER.fullmatch(n))
+    yield from (
+        coordinate for coordinate, name, _, _ in members(schema) if not CAMEL.fullmatch(name)
+    )
 
 
 def suffixed(schema: GraphQLSchema) -> Iterator[str]:
-    """No type says what kind of type it is, but for inputs, which do."""
-    for kind in own(schema):
-        if kind.name.endswith(SUFFIXES):
-            yield kind.name
-        if isinstance(kind, GraphQLInputObjectType) is not kind.name.endswith(INPUTS):
-            yield kind.name
+    """The name of a type must not end in its kind; only input types have a suffix."""
+    for type_ in own(schema):
+        if type_.name.endswith(FORBIDDEN_SUFFIXES):
+            yield type_.name
+        if isinstance(type_, GraphQLInputObjectType) is not type_.name.endswith(INPUT_SUFFIXES):
+            yield type_.name
 
 
 def prefixed(schema: GraphQLSchema) -> Iterator[str]:
-    """Inside a type nothing repeats its name: `User.name`, not `User.userName`."""
-    for where, name, _, kind in members(schema):
-        theirs = words(kind.name)
-        if not where.endswith(")") and words(name)[: len(theirs)] == theirs:
-            yield where
+    """A field must not repeat the name of its type: `User.name`, not `User.userName`."""
+    for coordinate, name, _, type_ in members(schema):
+        type_words = words(type_.name)
+        if not coordinate.endswith(")") and words(name)[: len(type_words)] == type_words:
+            yield coordinate
 
 
-OF_SEARCH = {
+SEARCH_FIELDS = {
     "searchExpand",
     "searchIndexStatus",
     "searchLookup",
     "searchParse",
     "searchTokenize",
-}  # where search is the noun
+}  # "search" is a noun in these
 
 
 def fetching(schema: GraphQLSchema) -> Iterator[str]:
-    """What is read or followed is called by its noun: `messages`, not `getMessages`."""
+    """A query or subscription must have a noun as its name: `messages`, not `getMessages`."""
     mutations = schema.mutation_type.fields if schema.mutation_type else {}
-    for where, name, _ in roots(schema):
-        if name not in mutations and name not in OF_SEARCH and words(name)[0] in FETCHING:
-            yield where
+    for coordinate, name, _ in roots(schema):
+        if name not in mutations and name not in SEARCH_FIELDS and words(name)[0] in READING_VERBS:
+            yield coordinate
 
 
 def unordered(schema: GraphQLSchema) -> Iterator[str]:
-    """A mutation is called by the type it acts on, then the verb: `messageUpdate`."""
-    kinds = {tuple(words(k.name)) for k in own(schema) if isinstance(k, GraphQLObjectType)}
-    objects = {kind[start:] for kind in kinds for start in range(len(kind))}
+    """The name of a mutation must be its type, then the verb: `messageUpdate`."""
+    type_words = {
+        tuple(words(type_.name)) for type_ in own(schema) if isinstance(type_, GraphQLObjectType)
+    }
+    objects = {type_name[start:] for type_name in type_words for start in range(len(type_name))}
     for name in schema.mutation_type.fields if schema.mutation_type else ():
-        *what, verb = words(name)
-        if verb not in VERBS or tuple(what) not in objects:
+        *object_words, verb = words(name)
+        if verb not in VERBS or tuple(object_words) not in objects:
             yield f"Mutation.{name}"
 
 
 def misshapen(schema: GraphQLSchema) -> Iterator[str]:
-    """A mutation takes `input: XInput!`, and returns a nullable `XPayload` of the common kind."""
+    """A mutation must take `input: XInput!` and return a nullable `XPayload`."""
     for name, field in (schema.mutation_type.fields if schema.mutation_type else {}).items():
-        given, payload = field.args.get("input"), get_named_type(field.type)
+        input_argument, payload = field.args.get("input"), get_named_type(field.type)
         expected = f"{name[0].upper()}{name[1:]}Input!"
-        if given is None or len(field.args) > 1 or str(given.type) != expected:
+        if input_argument is None or len(field.args) > 1 or str(input_argument.type) != expected:
             yield f"Mutation.{name}(input:)"
-        faces = [face.name for face in getattr(payload, "interfaces", ())]
+        interfaces = [interface.name for interface in getattr(payload, "interfaces", ())]
         nullable = not isinstance(field.type, GraphQLNonNull)
-        has_payload = payload.name.endswith("Payload") and "MutationPayload" in faces
+        has_payload = payload.name.endswith("Payload") and "MutationPayload" in interfaces
         if not nullable or not has_payload:
             yield f"Mutation.{name}"
-    for kind in own(schema):
-        if isinstance(kind, GraphQLObjectType) and kind.name.endswith("Payload"):
-            faces = [face.name for face in kind.interfaces]
-            yield from [] if "MutationPayload" in faces else [kind.name]
+    for type_ in own(schema):
+        if isinstance(type_, GraphQLObjectType) and type_.name.endswith("Payload"):
+            interfaces = [interface.name for interface in type_.interfaces]
+            yield from [] if "MutationPayload" in interfaces else [type_.name]
 
 
 def unclear(schema: GraphQLSchema) -> Iterator[str]:
-    """A Boolean is an adjective, says what it `has` or `uses`, or in an input what to do."""
-    for where, name, value, kind in members(schema):
+    """A Boolean must be an adjective, begin with `has` or `uses`, or in an input with a verb."""
+    for coordinate, name, value, type_ in members(schema):
         if get_named_type(value.type).name != "Boolean":
             continue
-        asked = isinstance(kind, GraphQLInputObjectType) or where.endswith(")")
+        is_input = isinstance(type_, GraphQLInputObjectType) or coordinate.endswith(")")
         first, *_, last = [*words(name), words(name)[-1]]
-        stated = {first, last} & ADJECTIVES or (first in ("has", "uses") and last != first)
-        if first == "is" or not (stated or (asked and first in REQUESTS)):
-            yield where
+        is_adjective = {first, last} & ADJECTIVES or (first in ("has", "uses") and last != first)
+        if first == "is" or not (is_adjective or (is_input and first in REQUEST_VERBS)):
+            yield coordinate
 
 
 def untimely(schema: GraphQLSchema) -> Iterator[str]:
-    """A time is called `…At`, or as a bound `…Until` and the like; nothing else ends in `At`."""
-    for where, name, value, _ in members(schema):
-        timed = get_named_type(value.type).name == "DateTime"
-        called = name == "at" or name.endswith(BOUNDS)
-        if timed is not called and (timed or name.endswith("At")):
-            yield where
+    """A time must be named `…At`, or `…Until` if it is a bound; no other field ends in `At`."""
+    for coordinate, name, value, _ in members(schema):
+        is_time = get_named_type(value.type).name == "DateTime"
+        has_time_name = name == "at" or name.endswith(TIME_SUFFIXES)
+        if is_time is not has_time_name and (is_time or name.endswith("At")):
+            yield coordinate
 
 
 def unconnected(schema: GraphQLSchema) -> Iterator[str]:
-    """A connection of X has edges and nodes of X, and every field that leads there can page."""
-    for kind in own(schema):
-        if isinstance(kind, GraphQLObjectType) and kind.name.endswith("Connection"):
-            of = kind.name.removesuffix("Connection")
-            shape = {name: str(field.type) for name, field in kind.fields.items()}
-            edge: Any = schema.type_map.get(f"{of}Edge")
-            pointing = {name: str(field.type) for name, field in edge.fields.items()} if edge else 0
-            total = shape.pop("totalCount", "").removesuffix("!")
-            rest = {"edges": f"[{of}Edge!]!", "nodes": f"[{of}!]!", "pageInfo": "PageInfo!"}
-            rest |= {"queryProblems": "[QueryProblem!]!"} if of == "Message" else {}
-            if (shape, total) != (rest, "Int"):
-                yield kind.name
-            if pointing != {"cursor": "String!", "node": f"{of}!"}:
-                yield f"{of}Edge"
-    for where, _, field, _ in members(schema):
-        if not where.endswith(")") and get_named_type(field.type).name.endswith("Connection"):
-            args = {name: str(value.type) for name, value in field.args.items()}
-            if {name: args.get(name) for name in PAGING} != PAGING:
-                yield where
+    """A connection of X must have edges and nodes of X, and paging arguments."""
+    for type_ in own(schema):
+        if isinstance(type_, GraphQLObjectType) and type_.name.endswith("Connection"):
+            node_name = type_.name.removesuffix("Connection")
+            connection_fields = {name: str(field.type) for name, field in type_.fields.items()}
+            edge: Any = schema.type_map.get(f"{node_name}Edge")
+            edge_fields = (
+                {name: str(field.type) for name, field in edge.fields.items()} if edge else 0
+            )
+            total_type = connection_fields.pop("totalCount", "").removesuffix("!")
+            expected_fields = {
+                "edges": f"[{node_name}Edge!]!",
+                "nodes": f"[{node_name}!]!",
+                "pageInfo": "PageInfo!",
+            }
+            expected_fields |= (
+                {"queryProblems": "[QueryProblem!]!"} if node_name == "Message" else {}
+            )
+            if (connection_fields, total_type) != (expected_fields, "Int"):
+                yield type_.name
+            if edge_fields != {"cursor": "String!", "node": f"{node_name}!"}:
+                yield f"{node_name}Edge"
+    for coordinate, _, field, _ in members(schema):
+        if not coordinate.endswith(")") and get_named_type(field.type).name.endswith("Connection"):
+            argument_types = {name: str(value.type) for name, value in field.args.items()}
+            if {name: argument_types.get(name) for name in PAGING_ARGUMENTS} != PAGING_ARGUMENTS:
+                yield coordinate
 
 
 def null_by_default(schema: GraphQLSchema) -> Iterator[str]:
-    """What can be left out has no default that says so."""
-    given = [(where, value) for where, _, value, _ in members(schema)]
-    for where, value in [*given, *directive_arguments(schema)]:
+    """An optional argument must not have the default null."""
+    inputs = [(coordinate, value) for coordinate, _, value, _ in members(schema)]
+    for coordinate, value in [*inputs, *directive_arguments(schema)]:
         if isinstance(getattr(value.ast_node, "default_value", None), NullValueNode):
-            yield where
+            yield coordinate
 
 
 def abandoned(schema: GraphQLSchema) -> Iterator[str]:
-    """What is deprecated names something that is there in its stead, and can be left out."""
-    there = {name for _, name, value, _ in members(schema) if value.deprecation_reason is None}
-    there |= {where for where, _, value, _ in members(schema) if value.deprecation_reason is None}
-    found = [(where, value) for where, _, value, _ in members(schema)]
-    for kind in own(schema):
-        if isinstance(kind, GraphQLEnumType):
-            values = kind.values.items()
-            there |= {name for name, value in values if value.deprecation_reason is None}
-            found += [(f"{kind.name}.{name}", value) for name, value in values]
-    for where, value in found:
+    """A deprecation must name a replacement that exists and is not deprecated."""
+    current_names = {
+        name for _, name, value, _ in members(schema) if value.deprecation_reason is None
+    }
+    current_names |= {
+        coordinate
+        for coordinate, _, value, _ in members(schema)
+        if value.deprecation_reason is None
+    }
+    definitions = [(coordinate, value) for coordinate, _, value, _ in members(schema)]
+    for type_ in own(schema):
+        if isinstance(type_, GraphQLEnumType):
+            values = type_.values.items()
+            current_names |= {name for name, value in values if value.deprecation_reason is None}
+            definitions += [(f"{type_.name}.{name}", value) for name, value in values]
+    for coordinate, value in definitions:
         reason = value.deprecation_reason
-        if reason is not None and not there.intersection(re.findall(r"`([\w.]+)`", reason)):
-            yield where
+        if reason is not None and not current_names.intersection(re.findall(r"`([\w.]+)`", reason)):
+            yield coordinate
 
 
 def unguarded(schema: GraphQLSchema) -> Iterator[str]:
-    """Every root field says by `@auth` what it asks of the caller."""
-    return (where for where, _, field in roots(schema) if "role" not in auth(field))
+    """Every root field must have an `@auth` directive with a role."""
+    return (coordinate for coordinate, _, field in roots(schema) if "role" not in auth(field))
 
 
 def public(schema: GraphQLSchema) -> Iterator[str]:
-    """Nothing is open to those who have not signed in."""
-    return (where for where, _, field in roots(schema) if auth(field).get("role") == "PUBLIC")
+    """No root field may be public."""
+    return (
+        coordinate for coordinate, _, field in roots(schema) if auth(field).get("role") == "PUBLIC"
+    )
 
 
 def auth(field: Any) -> dict[str, str]:
-    """The arguments of a field's `@auth`, as they are printed."""
+    """The arguments of a field's `@auth`, as printed."""
     return {
         argument.name.value: argument.value.value
         for directive in field.ast_node.directives or ()
@@ -276,7 +302,7 @@ def auth(field: Any) -> dict[str, str]:
     }
 
 
-RULES: tuple[Rule, ...] = (
+RULES: tuple[NamingRule, ...] = (
     undescribed,
     misspelt,
     suffixed,

@@ -1,4 +1,4 @@
-"""The schema as it is printed and read again: clients know no other."""
+"""The schema, printed and parsed again, as clients see it."""
 
 from graphql import build_schema
 

@@ -51,13 +51,16 @@ def sample_input_object(kind: GraphQLInputObjectType) -> Any:
         return {"query": "x"}  # some fields need text to search for
     if kind.name in SELECTION_SAMPLES:
         return SELECTION_SAMPLES[kind.name]
-    given = {
+    required_fields = {
         name: sample_input(value.type)
         for name, value in kind.fields.items()
         if isinstance(value.type, GraphQLNonNull)
         and getattr(value.ast_node, "default_value", None) is None
     }
-    return {**given, **({"options": {"validateOnly": True}} if "options" in kind.fields else {})}
+    return {
+        **required_fields,
+        **({"options": {"validateOnly": True}} if "options" in kind.fields else {}),
+    }
 
 
 def sample_selection(field: GraphQLField) -> str:

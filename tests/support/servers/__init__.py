@@ -1,1 +1,1 @@
-"""Helpers of tests: servers."""
+"""Servers that tests start: Merganser, other programs, and scripted servers."""

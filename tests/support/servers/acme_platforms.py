@@ -1,4 +1,4 @@
-"""Platforms that a real ACME server can reach, and such as it cannot."""
+"""Platforms with an ACME server that can reach them, and without one."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -12,7 +12,7 @@ import pytest
 
 from bench.servers.ports import free_port
 from graph.app import create_app
-from mail.tls import acme_client
+from mail.tls import acme_library_client
 from models.runtime.environment import Environment
 from tests.conftest import Client
 from tests.support.mail_servers.smtp_and_dns_servers import Names, answering
@@ -25,7 +25,7 @@ RECORDS = {(NAME, "A"): ["127.0.0.1"]}
 
 @dataclass
 class Ahead:
-    """The real clock, as authorities keep it, and what we are ahead of it."""
+    """The real clock, which ACME servers use, with an offset."""
 
     by: timedelta = field(default_factory=timedelta)
 
@@ -35,7 +35,7 @@ class Ahead:
 
 @dataclass
 class Place:
-    """A platform that an authority can reach."""
+    """A platform that the ACME server can reach."""
 
     world: Environment
     root: Client
@@ -43,30 +43,33 @@ class Place:
     there: Pebble
 
     async def state(self, name: str = NAME) -> dict[str, Any]:
-        found: dict[str, Any] = (await self.root(ONE, by={"serverName": name}))["certificate"]
-        return found
+        """Read the certificate of a server name."""
+        certificate: dict[str, Any] = (await self.root(ONE, by={"serverName": name}))["certificate"]
+        return certificate
 
     def options(self, **values: Any) -> None:
+        """Change options of the environment."""
         object.__setattr__(self.world, "options", replace(self.world.options, **values))
 
 
-def ready(world: Environment, there: Pebble, names: int) -> Environment:
+def ready(world: Environment, pebble_server: Pebble, dns_port: int) -> Environment:
+    """Return the environment with options for this ACME server, and a clock with an offset."""
     options = replace(
         world.options,
-        acme_directory=there.directory,
-        acme_ca=there.ca,
+        acme_directory=pebble_server.directory,
+        acme_ca=pebble_server.ca,
         acme_terms_agreed=True,
         acme_contact="postmaster@example.org",
-        dns_resolver=f"127.0.0.1:{names}",
+        dns_resolver=f"127.0.0.1:{dns_port}",
     )
     return replace(world, options=options, now=Ahead())
 
 
 @asynccontextmanager
 async def _short_pauses() -> AsyncIterator[None]:
-    """Let it be asked often whether it goes on: an authority on loopback takes milliseconds."""
+    """Poll the ACME server often: on loopback it answers in milliseconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(acme_client, "POLL_PAUSE", 0.02)
+        patch.setattr(acme_library_client, "POLL_PAUSE", 0.02)
         yield
 
 
@@ -80,33 +83,33 @@ async def placed(
     reached: bool = True,
     **config: Any,
 ) -> AsyncIterator[Place]:
-    """An authority, configured so, DNS, and our server, which it can reach."""
+    """Run an ACME server, a DNS server, and our server, which the ACME server can reach."""
     for name in ("spool", "ours"):
         (folder / name).mkdir()
-    async with answering(Names(dict(records))) as names:
-        made = replace(world, now=Ahead())
-        async with house(made, folder / "spool") as live:
-            port = live.port if reached else free_port()
+    async with answering(Names(dict(records))) as dns_server:
+        server_environment = replace(world, now=Ahead())
+        async with house(server_environment, folder / "spool") as live_server:
+            port = live_server.port if reached else free_port()
             async with (
-                pebble(folder / "pebble", port, names.port, **config) as there,
+                pebble(folder / "pebble", port, dns_server.port, **config) as pebble_server,
                 _short_pauses(),
             ):
-                # the app that answers shares the store alone: as another process does
-                ours = ready(world, there, names.port)
-                app = create_app(ours, spool_folder=folder / "ours")
+                # this app shares only the database with the server, as another process does
+                environment = ready(world, pebble_server, dns_server.port)
+                app = create_app(environment, spool_folder=folder / "ours")
                 transport = httpx.ASGITransport(app=app)
                 async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-                    client = Client(http, ours, root.user, root.secret)
-                    assert isinstance(ours.clock.read, Ahead)
-                    yield Place(ours, client, ours.clock.read, there)
+                    client = Client(http, environment, root.user, root.secret)
+                    assert isinstance(environment.clock.read, Ahead)
+                    yield Place(environment, client, environment.clock.read, pebble_server)
                 await app.end_subscriptions()
 
 
-def alone(world: Environment, names: int, **values: Any) -> Environment:
-    """A platform whose authority does not answer."""
-    usual: dict[str, Any] = {
+def alone(world: Environment, dns_port: int, **changes: Any) -> Environment:
+    """Return an environment whose ACME server does not answer."""
+    options: dict[str, Any] = {
         "acme_directory": f"https://localhost:{free_port()}/dir",
         "acme_terms_agreed": True,
-        "dns_resolver": f"127.0.0.1:{names}",
+        "dns_resolver": f"127.0.0.1:{dns_port}",
     }
-    return replace(world, options=replace(world.options, **(usual | values)))
+    return replace(world, options=replace(world.options, **(options | changes)))

@@ -1,4 +1,4 @@
-"""Servers on which wake-ups go, for tests that stop and start them."""
+"""Redis and NATS servers for the event bus, for tests that stop and start them."""
 
 import shutil
 from importlib.util import find_spec
@@ -12,21 +12,26 @@ from tests.support.run_scope import CI
 
 
 def program(name: str, client: str) -> str:
-    """Where the program is; skips the test where it, or its client, is not; but in CI fails."""
-    found = shutil.which(name)
+    """Return the path of a program.
+
+    Skips the test if the program or its Python client is missing, but fails in CI.
+    """
+    path = shutil.which(name)
     if find_spec(client) is None and not CI:
         pytest.skip(f"there is no client for {name} here: pip install 'merganser[{client}]'")
-    if found is None and not CI:
+    if path is None and not CI:
         pytest.skip(f"there is no {name} here")
-    assert found, f"{name} is to be installed in CI: .ci/run"
-    return found
+    assert path, f"{name} is to be installed in CI: .ci/run"
+    return path
 
 
 def redis(folder: Path) -> BrokerProcess:
+    """Make a Redis server process."""
     return bus_servers.redis_broker(program("redis-server", "redis"), folder)
 
 
 def nats(folder: Path) -> BrokerProcess:
+    """Make a NATS server process."""
     return bus_servers.nats_broker(program("nats-server", "nats"), folder)
 
 

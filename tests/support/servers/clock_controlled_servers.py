@@ -73,60 +73,67 @@ class ClockControlledServers:
     async def set_clocks(self, seconds: int) -> None:
         """Set all clocks to the right time, plus their skew, plus these seconds."""
         for clock, skew in zip(self.clocks, self.skews, strict=True):
-            new = clock.with_suffix(".new")
-            new.write_text(f"{skew + seconds:+d}s")
-            new.replace(clock)  # a server that reads meanwhile finds no empty file
-        for nth, skew in enumerate(self.skews):
-            await self._wait_for_clock(nth, skew + seconds)
+            new_file = clock.with_suffix(".new")
+            new_file.write_text(f"{skew + seconds:+d}s")
+            new_file.replace(clock)  # so that no server reads an empty file
+        for server_index, skew in enumerate(self.skews):
+            await self._wait_for_clock(server_index, skew + seconds)
 
-    async def _wait_for_clock(self, nth: int, seconds: int) -> None:
+    async def _wait_for_clock(self, server_index: int, seconds: int) -> None:
         """Wait until the clock of a running server is ahead by these seconds."""
         async with asyncio.timeout(STEP_TIME_LIMIT), httpx.AsyncClient() as client:
-            while nth in self.cluster.running:
-                url = f"http://{HOST}:{self.cluster.servers[nth].http_port}/health"
+            while server_index in self.cluster.running:
+                url = f"http://{HOST}:{self.cluster.servers[server_index].http_port}/health"
                 date = parsedate_to_datetime((await client.get(url)).headers["date"])
                 if abs((date - datetime.now(UTC)).total_seconds() - seconds) < HOUR / 60:
                     return
                 await asyncio.sleep(0.1)
 
     async def send(self, *domains: str, by: int = 0) -> list[str]:
-        """Send a message to a recipient at each domain; return the recipients."""
+        """Send a message to a recipient at each domain, by one server; return the recipients."""
         self.messages += 1
         key = f"m{self.messages}"
         recipients = [f"{key}@{domain}" for domain in domains]
-        given = {
-            "to": [{"address": each} for each in recipients],
+        input_fields = {
+            "to": [{"address": address} for address in recipients],
             "text": "Hello.",
             "options": {"idempotencyKey": key},
         }
-        await self.run_mutation("messageSend", SEND_MUTATION, given, (self.cluster.secret, by))
+        await self.run_mutation(
+            "messageSend", SEND_MUTATION, input_fields, (self.cluster.secret, by)
+        )
         self.sent.update(recipients)
         return recipients
 
     async def run_mutation(
-        self, name: str, document: str, given: dict[str, Any], where: tuple[str, int]
+        self,
+        name: str,
+        document: str,
+        input_fields: dict[str, Any],
+        secret_and_server: tuple[str, int],
     ) -> None:
-        """Run a mutation with the secret and at the server of `where`."""
-        secret, nth = where
-        target, done = BenchmarkTarget(self.cluster.servers[nth].http_port, 0, secret), None
-        body = {"query": document, "variables": {"input": given}}
+        """Run a mutation with a secret at a server."""
+        secret, server_index = secret_and_server
+        target = BenchmarkTarget(self.cluster.servers[server_index].http_port, 0, secret)
+        payload = None
+        body = {"query": document, "variables": {"input": input_fields}}
         async with asyncio.timeout(STEP_TIME_LIMIT):
-            while done is None:
+            while payload is None:
                 with suppress(RuntimeError):  # the deadline of a request, on a busy machine
-                    done = (await request_json(target, "/graphql", body))["data"][name]
-        assert done["errors"] == []
+                    payload = (await request_json(target, "/graphql", body))["data"][name]
+        assert payload["errors"] == []
 
     async def wait_until_received(self, *recipients: str) -> None:
         """Wait until the complete messages for these recipients are received, answered or not."""
         async with asyncio.timeout(STEP_TIME_LIMIT):
-            while not set(recipients) <= set(self.far.received_recipients):  # noqa: ASYNC110 - nobody rings
+            while not set(recipients) <= set(self.far.received_recipients):  # noqa: ASYNC110 - no event
                 await asyncio.sleep(0.02)
 
     async def wait_until_delivered(self) -> None:
         """Wait until every message that was sent is accepted."""
         try:
             async with asyncio.timeout(STEP_TIME_LIMIT):
-                while set(self.far.received) != self.sent:  # noqa: ASYNC110 - nobody rings
+                while set(self.far.received) != self.sent:  # noqa: ASYNC110 - no event
                     await asyncio.sleep(0.02)
         except TimeoutError:
             waiting = await self.cluster.select_rows(UNFINISHED_DELIVERIES)
@@ -135,14 +142,14 @@ class ClockControlledServers:
 
     async def kill_all(self) -> None:
         """Kill every running server."""
-        for nth in list(self.cluster.running):
-            await self.cluster.kill(nth)
+        for server_index in list(self.cluster.running):
+            await self.cluster.kill(server_index)
 
 
 def clock_file_environment(file: Path) -> dict[str, str]:
     """The environment of a process whose time of day this file changes."""
     return {
-        **{name: text for name, text in clock_ahead(1).items() if name != "FAKETIME"},
+        **{name: value for name, value in clock_ahead(1).items() if name != "FAKETIME"},
         "FAKETIME_TIMESTAMP_FILE": str(file),
         "FAKETIME_CACHE_DURATION": "1",  # seconds until the file is read again
     }
@@ -156,35 +163,35 @@ async def run_clock_controlled_servers(
 
     Without `fake` clocks the servers are forked, which takes less time.
     """
-    far, first = DeferringServer(), folder / "server"
-    far.open.clear()
+    mail_server, first_folder = DeferringServer(), folder / "server"
+    mail_server.open.clear()
     blobs = str(folder / "blobs")
-    settings = Settings(data=first, blobs=blobs, **({"store": url} if url else {}))  # type: ignore[arg-type]
+    settings = Settings(data=first_folder, blobs=blobs, **({"store": url} if url else {}))  # type: ignore[arg-type]
     secret = await create_account(settings)
     async with open_environment(settings) as world:
         _, root = await api_keys.create_api_key(
             root_context(world), NewApiKey("root", role=Role.ROOT)
         )
-    clocks = [folder / f"clock{nth}" for nth in range(len(skews))]
+    clocks = [folder / f"clock{server_index}" for server_index in range(len(skews))]
     servers = []
-    for nth, clock in enumerate(clocks):
-        own = first if nth == 0 else folder / f"server{nth}"
-        if nth:
-            create_data_folder(own, first)
-        more = {
+    for server_index, clock in enumerate(clocks):
+        data_folder = first_folder if server_index == 0 else folder / f"server{server_index}"
+        if server_index:
+            create_data_folder(data_folder, first_folder)
+        extra_environment = {
             **(clock_file_environment(clock) if fake else {}),
             "MERGANSER_BLOBS": blobs,
-            "MERGANSER_NEXT_HOP": f"smtp://{HOST}:{far.port}?tls=never",
+            "MERGANSER_NEXT_HOP": f"smtp://{HOST}:{mail_server.port}?tls=never",
             "MERGANSER_QUEUE_BACKOFF": "8s 1h",
         }
-        servers.append(MerganserServer(own, url, extra_environment=more))
-    cluster = ServerGroup(servers, Database(settings.store), secret, far)
-    async with far.run_server():
-        servers_with_clocks = ClockControlledServers(cluster, far, clocks, skews, root)
+        servers.append(MerganserServer(data_folder, url, extra_environment=extra_environment))
+    cluster = ServerGroup(servers, Database(settings.store), secret, mail_server)
+    async with mail_server.run_server():
+        servers_with_clocks = ClockControlledServers(cluster, mail_server, clocks, skews, root)
         try:
             await servers_with_clocks.set_clocks(0)
-            for nth in range(len(skews)):
-                await cluster.start(nth)
+            for server_index in range(len(skews)):
+                await cluster.start(server_index)
             yield servers_with_clocks
         finally:
             await cluster.end()

@@ -1,4 +1,4 @@
-"""A Dovecot of the tests' own on loopback."""
+"""A Dovecot server on loopback."""
 
 import shutil
 from collections.abc import Iterator
@@ -18,16 +18,18 @@ SERVERS = Path("/usr/lib/dovecot")
 
 
 def needed() -> None:
-    """Skip the test where the servers are not installed; but fail it in CI."""
-    there = shutil.which("dovecot") and all((SERVERS / name).exists() for name in ("imap", "pop3"))
-    if not there and not CI:
+    """Skip the test if Dovecot is not installed, but fail in CI."""
+    is_installed = shutil.which("dovecot") and all(
+        (SERVERS / name).exists() for name in ("imap", "pop3")
+    )
+    if not is_installed and not CI:
         pytest.skip("there is no Dovecot here: apt-get install dovecot-imapd dovecot-pop3d")
-    assert there, "dovecot-imapd and dovecot-pop3d are to be installed in CI: .ci/run"
+    assert is_installed, "dovecot-imapd and dovecot-pop3d are to be installed in CI: .ci/run"
 
 
 @contextmanager
-def dovecot(folder: Path, **more: Any) -> Iterator[DovecotAccount]:
-    """Run it where it is installed; `more` is as `bench.dovecot` has it."""
+def dovecot(folder: Path, **options: Any) -> Iterator[DovecotAccount]:
+    """Run Dovecot; `options` are those of `bench.servers.dovecot_server.run_dovecot`."""
     needed()
-    with dovecot_server.run_dovecot(folder, **more) as made:
-        yield made
+    with dovecot_server.run_dovecot(folder, **options) as account:
+        yield account

@@ -14,7 +14,7 @@ from typing import Any, Never
 
 
 def _import_server() -> None:
-    import graph.schema  # noqa: F401 - after the check of the name of this module
+    import graph.schema  # noqa: F401 - only in the fork server
     import merganser.__main__
     import merganser.server.lifecycle  # noqa: F401
 
@@ -38,8 +38,8 @@ def _run(request: dict[str, Any]) -> Never:
     sys.exit(main())
 
 
-def _say(**facts: int) -> None:
-    os.write(1, json.dumps(facts).encode() + b"\n")
+def _write_answer(**members: int) -> None:
+    os.write(1, json.dumps(members).encode() + b"\n")
 
 
 def _report_ended() -> None:
@@ -50,33 +50,33 @@ def _report_ended() -> None:
             return
         if pid == 0:
             return
-        _say(pid=pid, code=os.waitstatus_to_exitcode(status))
+        _write_answer(pid=pid, code=os.waitstatus_to_exitcode(status))
 
 
 def serve() -> None:
     """Run the requested commands until stdin ends."""
     _import_server()
-    woken, wake = os.pipe()
-    os.set_blocking(woken, False)
-    os.set_blocking(wake, False)
-    signal.set_wakeup_fd(wake)
+    wake_reader, wake_writer = os.pipe()
+    os.set_blocking(wake_reader, False)
+    os.set_blocking(wake_writer, False)
+    signal.set_wakeup_fd(wake_writer)
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
     unread = b""
     while True:
-        ready, _, _ = select.select([0, woken], [], [])
-        if woken in ready:
-            os.read(woken, 4096)
+        ready, _, _ = select.select([0, wake_reader], [], [])
+        if wake_reader in ready:
+            os.read(wake_reader, 4096)
             _report_ended()
         if 0 not in ready:
             continue
-        if not (piece := os.read(0, 1 << 20)):
+        if not (chunk := os.read(0, 1 << 20)):
             return
-        *lines, unread = (unread + piece).split(b"\n")
+        *lines, unread = (unread + chunk).split(b"\n")
         for line in lines:
             pid = os.fork()
             if pid == 0:
                 _run(json.loads(line))
-            _say(pid=pid)
+            _write_answer(pid=pid)
 
 
 if __name__ == "__main__":

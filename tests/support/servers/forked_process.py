@@ -1,4 +1,4 @@
-"""Processes of the real command, forked from one that has imported it."""
+"""Processes of the `merganser` command, forked from a process that has imported it."""
 
 import asyncio
 import atexit
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 
 @dataclass(frozen=True)
 class Streams:
-    """The files that a command reads and writes; its errors go to its output by default."""
+    """The files that a command reads and writes. By default stderr goes to stdout's file."""
 
     stdout: Path
     stderr: Path | None = None
@@ -27,7 +27,7 @@ class Streams:
 
 
 class ForkServer:
-    """The process that forks, started with the first command of this test process."""
+    """The fork server process, started with the first command of this test process."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -44,11 +44,11 @@ class ForkServer:
         atexit.register(self._close)
 
     def start(
-        self, words: Sequence[str], env: Mapping[str, str], streams: Streams, *, session: bool
+        self, arguments: Sequence[str], env: Mapping[str, str], streams: Streams, *, session: bool
     ) -> int:
-        """Run a command, in a session of its own if asked to, and return its process id."""
+        """Run a command, in a new session if `session` is true, and return its process id."""
         request = {
-            "words": [*words],
+            "words": [*arguments],
             "env": dict(env),
             "folder": str(ROOT),
             "stdin": str(streams.stdin),
@@ -69,35 +69,35 @@ class ForkServer:
             return self._codes.get(pid)
 
     def _close(self) -> None:
-        self._process.kill()  # it has nothing to keep, and its usual end takes seconds
+        self._process.kill()  # it has nothing to store, and a regular end takes seconds
         self._process.wait()
 
     def _listen(self) -> None:
         assert self._process.stdout
         for line in self._process.stdout:
-            facts = json.loads(line)
+            answer = json.loads(line)
             with self._ended:
-                if "code" in facts:
-                    self._codes[facts["pid"]] = facts["code"]
+                if "code" in answer:
+                    self._codes[answer["pid"]] = answer["code"]
                     self._ended.notify_all()
                 else:
-                    self._codes.pop(facts["pid"], None)  # of an earlier process with this id
-                    self._started.put(facts["pid"])
+                    self._codes.pop(answer["pid"], None)  # from an earlier process with this id
+                    self._started.put(answer["pid"])
 
 
 class ForkedProcess:
-    """A command that runs in a fork, with the methods of `subprocess.Popen` that tests need."""
+    """A command that runs in a fork, with the methods of `subprocess.Popen` that tests use."""
 
     def __init__(
         self,
-        words: Sequence[str],
+        arguments: Sequence[str],
         env: Mapping[str, str],
         streams: Streams,
         *,
         session: bool = False,
     ) -> None:
         self._server = fork_server()
-        self.pid = self._server.start(words, env, streams, session=session)
+        self.pid = self._server.start(arguments, env, streams, session=session)
 
     def poll(self) -> int | None:
         """Return the exit code, or None while it runs."""
@@ -115,7 +115,7 @@ class ForkedProcess:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the process."""
         self.send_signal(9)
 
 
@@ -148,32 +148,32 @@ class ForkedSubprocess(asyncio.subprocess.Process):
         self._forked.send_signal(signal)
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the process."""
         self._forked.kill()
 
 
 async def fork_subprocess(
-    words: Sequence[str], env: Mapping[str, str], log: Path
+    arguments: Sequence[str], env: Mapping[str, str], log: Path
 ) -> asyncio.subprocess.Process:
     """Start a command in a session of its own, as `bench.servers.merganser_process.spawn` does."""
     return ForkedSubprocess(
-        await asyncio.to_thread(ForkedProcess, words, env, Streams(log), session=True)
+        await asyncio.to_thread(ForkedProcess, arguments, env, Streams(log), session=True)
     )
 
 
 def run_forked(
-    words: Sequence[str], env: Mapping[str, str], *, stdin: str = "", timeout: float = 240
+    arguments: Sequence[str], env: Mapping[str, str], *, stdin: str = "", timeout: float = 240
 ) -> "subprocess.CompletedProcess[str]":
     """Run a command to its end, as `subprocess.run` does. Raises TimeoutExpired."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        files = {each: folder / each for each in ("stdin", "stdout", "stderr")}
+        files = {stream: folder / stream for stream in ("stdin", "stdout", "stderr")}
         files["stdin"].write_text(stdin)
-        process = ForkedProcess(words, env, Streams(**files))
+        process = ForkedProcess(arguments, env, Streams(**files))
         try:
             code = process.wait(timeout)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
         out, err = files["stdout"].read_text(), files["stderr"].read_text()
-    return subprocess.CompletedProcess(["merganser", *words], code, out, err)
+    return subprocess.CompletedProcess(["merganser", *arguments], code, out, err)

@@ -1,4 +1,4 @@
-"""A real server for a test."""
+"""An HTTP server on loopback for a test."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 
 
 class Quiet(uvicorn.Server):
-    """Leaves signals alone."""
+    """A uvicorn server that does not handle signals."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -19,29 +19,32 @@ class Quiet(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def served(app: Starlette, pem: Path | None = None) -> AsyncIterator[int]:
-    """A real server, with TLS where there is a key and certificate; its port."""
+    """Run a server, with TLS if there is a key and certificate; yield its port."""
     server = Quiet(uvicorn.Config(app, port=0, log_config=None, lifespan="off", ssl_certfile=pem))
-    running = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - it tells nobody
+    task = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110 - uvicorn has no event
         await asyncio.sleep(0.01)
     yield int(server.servers[0].sockets[0].getsockname()[1])
     server.should_exit = True
-    await running
+    await task
 
 
-def _filled(folder: Path) -> bool:
+def _has_files(folder: Path) -> bool:
     return any(folder.iterdir())
 
 
-async def vanishing(app: Starlette, spool: Path, request: bytes) -> None:
-    """Send part of a request, and vanish when there is a file of it; until there is none."""
+async def vanishing(app: Starlette, spool_folder: Path, request: bytes) -> None:
+    """Send part of a request, and close the connection when it has a spool file.
+
+    Returns when the spool folder is empty.
+    """
     async with served(app) as port:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request)
         await writer.drain()
         async with asyncio.timeout(10):
-            while not _filled(spool):  # noqa: ASYNC110 - a file tells nobody
+            while not _has_files(spool_folder):  # noqa: ASYNC110 - no event for files
                 await asyncio.sleep(0.01)
             writer.close()
-            while _filled(spool):  # noqa: ASYNC110
+            while _has_files(spool_folder):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""A real server over a real store, and those who follow its changes."""
+"""A server with a real database, and clients that follow its changes."""
 
 import asyncio
 import contextlib
@@ -28,45 +28,45 @@ from models.runtime.environment import Environment
 from tests.conftest import Client
 from tests.support.servers.http_server import Quiet
 
-MADE = 6  # events of a new account
+MADE = 6  # journal events of a new account
 PLAIN = "subscription ($after: Cursor) { changes(after: $after) { cursor events { kind cursor } } }"
-NESTED = """subscription ($after: Cursor) { changes(after: $after) { cursor hasMore events {
-  __typename kind cursor origin user { username }
+NESTED = """subscription ($after: Cursor) { changes(after: $after) {
+  cursor hasMore events { __typename kind cursor origin user { username }
   ... on MailboxChange { mailboxId path oldPath mailbox { path total unseen } }
   ... on MessageChange { messageId uid flags message { subject flags mailbox { path } } } } } }"""
-RENAMED = """subscription Follow($after: Cursor) { live: changes(after: $after) { at: cursor
-  events { ...E } } } fragment E on Change { it: kind place: cursor
+RENAMED = """subscription Follow($after: Cursor) { live: changes(after: $after) {
+  at: cursor events { ...E } } } fragment E on Change { it: kind place: cursor
   ... on MessageChange { message { from { address } size } } }"""
 PROTOCOLS: list[Any] = ["graphql-transport-ws"]
 
 
-def cursor(client: Client, number: int) -> str:
-    """The cursor after this event of an account."""
-    write: Any = SCALARS[Cursor].serialize
-    return str(write({client.user.id: number}))
+def cursor(client: Client, position: int) -> str:
+    """The cursor after this position in the stream of an account."""
+    serialize: Any = SCALARS[Cursor].serialize
+    return str(serialize({client.user.id: position}))
 
 
-async def until(true: Any, seconds: float = 5) -> None:
-    """Wait until a function says yes."""
+async def until(is_true: Any, seconds: float = 5) -> None:
+    """Wait until a function returns true."""
     async with asyncio.timeout(seconds):
-        while not true():  # noqa: ASYNC110 - what is waited for rings no bell
+        while not is_true():  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.005)
 
 
-async def note(client: Client, kind: ChangeKind, ids: list[int], **facts: Any) -> int:
-    """Write an entry to the journal of an account; the number of its last event."""
+async def note(client: Client, kind: ChangeKind, ids: list[int], **values: Any) -> int:
+    """Write an entry to the journal of an account; return the position of its last event."""
     world = client.world
     async with world.write_session(client.user.id) as session:
-        entry = JournalEntry(kind, ids, facts)
+        entry = JournalEntry(kind, ids, values)
         return await journal.record_entry(session, client.user.id, entry, at=world.now())
 
 
 @dataclass
 class Follower:
-    """One subscription by a socket or as server-sent events, and what came of it."""
+    """A subscription over WebSocket or server-sent events, and its results."""
 
     got: list[Any] = field(default_factory=list)  # payloads
-    over: Any = None  # what ended it
+    over: Any = None  # the frame or event that ended it
     ws: ClientConnection | None = None
     task: asyncio.Task[None] | None = None
 
@@ -80,19 +80,21 @@ class Follower:
 
     @property
     def results(self) -> list[Any]:
-        """What came, whatever the field is called."""
-        found = []
+        """The result of each payload, without the name of the field."""
+        results = []
         for payload in self.got:
             assert not payload.get("errors"), payload
             (result,) = payload["data"].values()
-            found.append(result)
-        return found
+            results.append(result)
+        return results
 
     @property
     def at(self) -> str:
+        """The cursor of the last batch."""
         return self.batches[-1]["cursor"] if self.got else ""
 
     async def leave(self) -> None:
+        """End the subscription."""
         if self.ws:
             await self.ws.close()
         if self.task:
@@ -102,7 +104,7 @@ class Follower:
 
 @dataclass
 class House:
-    """The server."""
+    """A running server."""
 
     endpoint: GraphqlEndpoint
     port: int
@@ -113,9 +115,11 @@ class House:
 
     @property
     def seats(self) -> int:
+        """The number of subscribers in all groups."""
         return sum(len(group.members) for group in self.groups)
 
     async def socket(self, client: Client, secret: str = "", host: str = "") -> ClientConnection:
+        """Open a WebSocket connection and sign in."""
         url = f"ws://{host or '127.0.0.1'}:{self.port}/graphql"
         ws = await connect(url, host="127.0.0.1", subprotocols=PROTOCOLS, compression=None)
         token = {"Authorization": f"Bearer {secret or client.secret}"}
@@ -126,69 +130,71 @@ class House:
     async def follow(
         self, client: Client, query: str, *, secret: str = "", host: str = "", **variables: Any
     ) -> Follower:
-        """Subscribe by a socket of its own."""
+        """Subscribe over a new WebSocket connection."""
         ws = await self.socket(client, secret, host)
         payload = {"query": query, "variables": variables}
         frame = {"type": "subscribe", "id": "1", "payload": payload}
         await ws.send(orjson.dumps(frame).decode())
-        found = Follower(ws=ws)
-        found.task = asyncio.create_task(_read(ws, found))
-        return found
+        follower = Follower(ws=ws)
+        follower.task = asyncio.create_task(_collect_frames(ws, follower))
+        return follower
 
     async def stream(self, client: Client, query: str, **variables: Any) -> Follower:
         """Subscribe by server-sent events."""
-        found, opened = Follower(), asyncio.Event()
+        follower, is_open = Follower(), asyncio.Event()
         body = {"query": query, "variables": variables}
-        found.task = asyncio.create_task(_events(self.port, client, body, found, opened))
+        follower.task = asyncio.create_task(
+            _collect_sse_events(self.port, client, body, follower, is_open)
+        )
         async with asyncio.timeout(5):
-            await opened.wait()
-        return found
+            await is_open.wait()
+        return follower
 
     async def refused(self, client: Client, query: str, **variables: Any) -> str:
-        """The code with which a subscription is refused."""
+        """Subscribe, and return the error code of the refusal."""
         follower = await self.follow(client, query, **variables)
         await until(lambda: follower.got or follower.over)
-        said = follower.got[0]["errors"] if follower.got else follower.over["payload"]
+        errors = follower.got[0]["errors"] if follower.got else follower.over["payload"]
         await follower.leave()
-        return str(said[0]["extensions"]["code"])
+        return str(errors[0]["extensions"]["code"])
 
 
-async def _read(ws: ClientConnection, found: Follower) -> None:
+async def _collect_frames(ws: ClientConnection, follower: Follower) -> None:
     with contextlib.suppress(ConnectionClosed):
         async for text in ws:
             frame = orjson.loads(text)
             if frame["type"] == "next":
-                found.got.append(frame["payload"])
+                follower.got.append(frame["payload"])
             else:
-                found.over = frame
+                follower.over = frame
 
 
-async def _events(
-    port: int, client: Client, body: Any, found: Follower, opened: asyncio.Event
+async def _collect_sse_events(
+    port: int, client: Client, body: Any, follower: Follower, is_open: asyncio.Event
 ) -> None:
     headers = {**client.headers, "Accept": "text/event-stream"}
     async with (
         httpx.AsyncClient(timeout=30) as http,
         http.stream(
             "POST", f"http://127.0.0.1:{port}/graphql", json=body, headers=headers
-        ) as answer,
+        ) as response,
     ):
-        opened.set()
+        is_open.set()
         kind = ""
-        async for line in answer.aiter_lines():
+        async for line in response.aiter_lines():
             name, _, value = line.partition(": ")
             if name == "event":
                 kind = value
             elif name == "data" and kind == "next":
-                found.got.append(json.loads(value))
-        found.over = kind
+                follower.got.append(json.loads(value))
+        follower.over = kind
 
 
 @contextlib.asynccontextmanager
 async def house(
     world: Environment, spool: Path, settings: Settings | None = None
 ) -> AsyncGenerator[House]:
-    """The whole app on a port, as `merganser serve` listens."""
+    """Run the whole app on a free port, as `merganser serve` does."""
     app = create_app(world, spool_folder=spool)
     (endpoint,) = (
         route.endpoint
@@ -204,46 +210,46 @@ async def house(
         timeout_graceful_shutdown=1,
     )
     server = Quiet(config)
-    patience = (settings or Settings()).write_timeout
-    bound = sockets.bind_sockets("HTTP", "127.0.0.1:0", unread_timeout=patience)
-    running = asyncio.create_task(server.serve(bound))
+    unread_timeout = (settings or Settings()).write_timeout
+    bound_sockets = sockets.bind_sockets("HTTP", "127.0.0.1:0", unread_timeout=unread_timeout)
+    task = asyncio.create_task(server.serve(bound_sockets))
     await until(lambda: server.started)
     try:
-        yield House(endpoint, bound[0].getsockname()[1])
+        yield House(endpoint, bound_sockets[0].getsockname()[1])
     finally:
         server.should_exit = True
-        await running
+        await task
         await app.end_subscriptions()
 
 
 class Slow:
-    """A peer with small buffers, who reads nothing until it is told to."""
+    """A client with small buffers that reads only on request."""
 
     def __init__(self, port: int) -> None:
         self.port = port
-        self.socket = socket.socket()
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        self.socket.connect(("127.0.0.1", port))
-        self.socket.setblocking(False)
+        self.connection = socket.socket()
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.connection.connect(("127.0.0.1", port))
+        self.connection.setblocking(False)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.socket.close()
+        self.connection.close()
 
     async def ask(self, client: Client, query: str, *, by_socket: bool) -> None:
-        """Subscribe."""
-        question = {"query": query}
+        """Subscribe over WebSocket or by server-sent events."""
+        request = {"query": query}
         if not by_socket:
-            body = orjson.dumps(question)
+            body = orjson.dumps(request)
             await self._send(
                 b"POST /graphql HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept: text/event-stream\r\n"
                 b"Content-Type: application/json\r\nAuthorization: Bearer %b\r\n"
                 b"Content-Length: %d\r\n\r\n%b"
                 % (self.port, client.secret.encode(), len(body), body)
             )
-            await self._until(b"\r\n\r\n")
+            await self._read_until(b"\r\n\r\n")
             return
         await self._send(
             b"GET /graphql HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nConnection: Upgrade\r\n"
@@ -251,9 +257,9 @@ class Slow:
             b"Sec-WebSocket-Key: MDAwMDAwMDAwMDAwMDAwMA==\r\n"
             b"Sec-WebSocket-Protocol: graphql-transport-ws\r\n\r\n" % self.port
         )
-        await self._until(b"\r\n\r\n")
+        await self._read_until(b"\r\n\r\n")
         token = {"Authorization": f"Bearer {client.secret}"}
-        for kind, payload in (("connection_init", token), ("subscribe", question)):
+        for kind, payload in (("connection_init", token), ("subscribe", request)):
             frame = orjson.dumps({"type": kind, "id": "1", "payload": payload})
             size = bytes([0x80 | len(frame)])
             if len(frame) > 125:
@@ -261,15 +267,15 @@ class Slow:
             await self._send(b"\x81" + size + bytes(4) + frame)
 
     async def read(self, end: bytes) -> bytes:
-        """Read on until this comes."""
-        return await self._until(end)
+        """Read until these bytes."""
+        return await self._read_until(end)
 
     async def _send(self, data: bytes) -> None:
-        await asyncio.get_running_loop().sock_sendall(self.socket, data)
+        await asyncio.get_running_loop().sock_sendall(self.connection, data)
 
-    async def _until(self, end: bytes) -> bytes:
-        got = bytearray()
+    async def _read_until(self, end: bytes) -> bytes:
+        received = bytearray()
         async with asyncio.timeout(10):
-            while end not in got[-len(end) - (1 << 16) :]:
-                got += await asyncio.get_running_loop().sock_recv(self.socket, 1 << 16)
-        return bytes(got)
+            while end not in received[-len(end) - (1 << 16) :]:
+                received += await asyncio.get_running_loop().sock_recv(self.connection, 1 << 16)
+        return bytes(received)

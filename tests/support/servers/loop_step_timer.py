@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 @dataclass
 class LoopSteps:
-    """CPU seconds of the longest step of the event loop's thread, and what was run in it."""
+    """The longest step of an event loop's thread: its CPU seconds and its coroutine."""
 
     most: float = 0.0
     where: str = ""
@@ -23,10 +23,9 @@ class LoopSteps:
 
 
 async def measure_steps(action: Coroutine[Any, Any, Result]) -> tuple[Result, LoopSteps]:
-    """Run a coroutine in a task of its own, and measure all steps of the loop until it ends.
+    """Run a coroutine in a new task, and measure all steps of the loop until it ends.
 
-    Steps of the task that waits for it would not count: the first began before, the last is not
-    over yet.
+    The steps of the calling task don't count: the first began earlier, and the last has not ended.
     """
     with _measured_steps() as steps:
         result = await asyncio.create_task(action)
@@ -37,22 +36,21 @@ async def measure_steps(action: Coroutine[Any, Any, Result]) -> tuple[Result, Lo
 def _measured_steps() -> Iterator[LoopSteps]:
     """Measure the CPU time of each callback that an asyncio loop runs in this thread.
 
-    No garbage is collected meanwhile: a collection walks through all tests of the process, and can
-    happen in any callback.
+    Garbage collection is off: it visits all objects of the process, and can happen in any callback.
     """
     steps, run = LoopSteps(), asyncio.Handle._run  # noqa: SLF001
 
-    def measured(handle: asyncio.Handle) -> None:
-        begun = time.thread_time()
+    def run_measured(handle: asyncio.Handle) -> None:
+        started_at = time.thread_time()
         try:
             run(handle)
         finally:
-            taken = time.thread_time() - begun
-            if taken > steps.most:
-                steps.most, steps.where = taken, _name(handle)
+            duration = time.thread_time() - started_at
+            if duration > steps.most:
+                steps.most, steps.where = duration, _coroutine_name(handle)
 
     gc.disable()
-    asyncio.Handle._run = measured  # type: ignore[assignment,method-assign]  # noqa: SLF001
+    asyncio.Handle._run = run_measured  # type: ignore[assignment,method-assign]  # noqa: SLF001
     try:
         yield steps
     finally:
@@ -60,8 +58,8 @@ def _measured_steps() -> Iterator[LoopSteps]:
         asyncio.Handle._run = run  # type: ignore[method-assign]  # noqa: SLF001
 
 
-def _name(handle: asyncio.Handle) -> str:
-    """The coroutine of the task that a callback belongs to, and where it waits now."""
+def _coroutine_name(handle: asyncio.Handle) -> str:
+    """The coroutine of the task that a callback belongs to, and where it waits."""
     callback: Any = getattr(handle, "_callback", None)
     task = getattr(callback, "__self__", None)
     if not isinstance(task, asyncio.Task):

@@ -1,4 +1,4 @@
-"""The real command in a process of its own, and those who talk to it."""
+"""A `merganser` process, and clients of its protocols."""
 
 import asyncio
 import contextlib
@@ -20,8 +20,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from bench.servers.ports import free_port
-from merganser.commands import user_operations
-from merganser.commands.user_operations import ApiKeyRequest
+from merganser.commands.users import user_operations
+from merganser.commands.users.user_operations import ApiKeyRequest
 from merganser.server.environment_factory import open_environment
 from merganser.settings.settings import Settings
 from models.runtime.environment import Environment
@@ -35,21 +35,21 @@ from tests.support.stores import store_fixtures
 ROOT = Path(__file__).parents[3]
 PASSWORD = "correct horse battery"  # noqa: S105 - a test's
 OTHER = "another horse"
-START = 240.0  # seconds, on a machine that does other things too
+START = 240.0  # seconds, on a busy machine
 STOP = 30.0
 ANSWER = 15.0
-PASSED = ("PATH", "PYTHONPATH")  # of our environment
+INHERITED_VARIABLES = ("PATH", "PYTHONPATH")  # variables that the process inherits
 
 
 def is_complete(ready: httpx.Response) -> bool:
-    """True if the answer of /health/ready says that every process is up."""
+    """True if the response of /health/ready says that every process is up."""
     processes = ready.json()["processes"]
     return ready.is_success and processes["up"] == processes["configured"]
 
 
 @dataclass(frozen=True)
 class Said:
-    """What a command has said."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -58,16 +58,16 @@ class Said:
 
 @dataclass
 class Server:
-    """A data folder, places to listen, and a process while it runs."""
+    """A data folder, the ports of its listeners, and the process while it runs."""
 
     folder: Path
-    store: str = ""  # SQLite in the folder, where nothing is said
+    store: str = ""  # default: SQLite in the folder
     more: dict[str, str] = field(default_factory=dict)
     http: int = field(default_factory=free_port)
     lmtp: int = field(default_factory=free_port)
-    hop: int = 0  # where its next hop may listen
-    words: tuple[str, ...] = ()  # behind `serve`
-    secrets: dict[str, str] = field(default_factory=dict)  # of the users that were made, by name
+    hop: int = 0  # the port of the next hop, if a test needs one
+    words: tuple[str, ...] = ()  # arguments after `serve`
+    secrets: dict[str, str] = field(default_factory=dict)  # API keys of the created users, by name
     _process: "subprocess.Popen[bytes] | ForkedProcess | None" = None
 
     @property
@@ -83,9 +83,11 @@ class Server:
             **({"STORE": self.store} if self.store else {}),
             **self.more,
         }
-        ours = {f"MERGANSER_{name}": value for name, value in settings.items()}
-        theirs = {name: os.environ[name] for name in PASSED if name in os.environ}
-        return {**theirs, "HOME": str(self.folder), **ours}
+        merganser_variables = {f"MERGANSER_{name}": value for name, value in settings.items()}
+        inherited_variables = {
+            name: os.environ[name] for name in INHERITED_VARIABLES if name in os.environ
+        }
+        return {**inherited_variables, "HOME": str(self.folder), **merganser_variables}
 
     @property
     def url(self) -> str:
@@ -106,50 +108,53 @@ class Server:
         return (self.folder / "log").read_text()
 
     def logged(self) -> list[dict[str, Any]]:
-        """The lines of the log, each of which is a JSON object."""
+        """The lines of the log as JSON objects."""
         return [json.loads(line) for line in self.log.splitlines()]
 
     def complaints(self) -> list[Any]:
-        """What it has logged beyond its usual facts; that somebody speaks no HTTP is none."""
-        usual = ("Invalid HTTP request received.",)
-        lines = [line for line in self.logged() if line["level"] != "info"]
-        return [line for line in lines if line["event"] not in usual]
+        """The log records above level info, but not those about clients that speak no HTTP."""
+        expected_events = ("Invalid HTTP request received.",)
+        records = [record for record in self.logged() if record["level"] != "info"]
+        return [record for record in records if record["event"] not in expected_events]
 
     def start(self) -> Self:
-        """Run the command until it answers."""
-        self._process = self._begin(["serve", *self.words])
-        until = time.monotonic() + START
+        """Start the process and wait until it answers."""
+        self._process = self._start_process(["serve", *self.words])
+        deadline = time.monotonic() + START
         while True:
             with contextlib.suppress(httpx.TransportError):
-                path = "/health/ready" if self.words else "/health"  # of several, all
-                answer = httpx.get(f"{self.url}{path}", timeout=ANSWER)
-                if not self.words or is_complete(answer):
+                path = "/health/ready" if self.words else "/health"  # of all processes
+                response = httpx.get(f"{self.url}{path}", timeout=ANSWER)
+                if not self.words or is_complete(response):
                     return self
             assert self._process.poll() is None, self.log
-            assert time.monotonic() < until, self.log
+            assert time.monotonic() < deadline, self.log
             time.sleep(0.02)
 
-    def _begin(self, words: list[str]) -> "subprocess.Popen[bytes] | ForkedProcess":
-        if "LD_PRELOAD" not in self.env:  # which acts when a program starts
-            return ForkedProcess(words, self.env, Streams(self.folder / "log"))
-        command = [sys.executable, "-m", "merganser", *words]
+    def _start_process(self, arguments: list[str]) -> "subprocess.Popen[bytes] | ForkedProcess":
+        if "LD_PRELOAD" not in self.env:  # a preloaded library needs a new program
+            return ForkedProcess(arguments, self.env, Streams(self.folder / "log"))
+        command = [sys.executable, "-m", "merganser", *arguments]
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(
                 command, cwd=ROOT, env=self.env, stderr=log, stdout=log, stdin=subprocess.DEVNULL
             )
 
     def hindered(self) -> float:
-        """Seconds so far in which the machine did something else for us than serve.
+        """Seconds so far in which the machine ran the test instead of the server.
 
-        It and we wait for a CPU (`run_delay` of the kernel's sched-stats.txt), and we work.
+        That is the time that both waited for a CPU (`run_delay` of the kernel's sched-stats.txt),
+        and the CPU time of the test.
         """
-        ours = f"/proc/self/task/{threading.get_native_id()}/schedstat"
-        theirs = f"/proc/{self.pid}/task/{self.pid}/schedstat"
-        waited = sum(int(Path(file).read_text().split()[1]) for file in (ours, theirs))
-        return waited / 1e9 + time.thread_time()
+        own_statistics = f"/proc/self/task/{threading.get_native_id()}/schedstat"
+        server_statistics = f"/proc/{self.pid}/task/{self.pid}/schedstat"
+        waiting_nanoseconds = sum(
+            int(Path(file).read_text().split()[1]) for file in (own_statistics, server_statistics)
+        )
+        return waiting_nanoseconds / 1e9 + time.thread_time()
 
     def stop(self) -> None:
-        """End it as a service manager does: it ends well, and has nothing to complain of."""
+        """Stop the process by SIGTERM; its exit code must be 0, and its log without a traceback."""
         assert self._process
         self._process.send_signal(signal.SIGTERM)
         try:
@@ -163,29 +168,29 @@ class Server:
         assert "Traceback" not in self.log, self.log
 
     def kill(self) -> None:
-        """End it without a word, as a power cut does."""
+        """Kill the process, as a power cut does."""
         assert self._process
         self._process.kill()
         self._process.wait()
         self._process = None
 
-    def command(self, *words: str | Path, stdin: str = "") -> Said:
-        """Run another command beside it."""
-        done = run_forked([*map(str, words)], self.env, stdin=stdin, timeout=START)
-        return Said(done.returncode, done.stdout, done.stderr)
+    def command(self, *arguments: str | Path, stdin: str = "") -> Said:
+        """Run another command with the same settings."""
+        completed = run_forked([*map(str, arguments)], self.env, stdin=stdin, timeout=START)
+        return Said(completed.returncode, completed.stdout, completed.stderr)
 
     @asynccontextmanager
     async def world(self) -> AsyncGenerator[Environment]:
-        """The same store, opened by this process as by a command."""
-        env = {name.removeprefix("MERGANSER_").lower(): each for name, each in self.env.items()}
+        """Open the same database in this process, as a command does."""
+        env = {name.removeprefix("MERGANSER_").lower(): value for name, value in self.env.items()}
         settings = Settings(**{k: v for k, v in env.items() if k in Settings.model_fields})  # type: ignore[arg-type]
         async with open_environment(settings, migrate=True) as world:
             yield world
 
     def make(self, *names: str) -> None:
-        """Make users of example.org, each with a key, and the platform's own key `root`."""
+        """Create users of example.org, each with an API key, and the platform key `root`."""
 
-        async def work() -> None:
+        async def create_all() -> None:
             async with self.world() as world:
                 for name in names:
                     address = f"{name}@example.org"
@@ -199,22 +204,22 @@ class Server:
                     world, ApiKeyRequest("root", role=Role.ROOT)
                 )
 
-        store_fixtures.run(work())
+        store_fixtures.run(create_all())
 
     @asynccontextmanager
     async def client(self, name: str | None = None) -> AsyncGenerator["Client"]:
-        """A user's program, or a stranger's."""
+        """Yield an HTTP client with the API key of a user, or without one."""
         headers = {"Authorization": f"Bearer {self.secrets[name]}"} if name else {}
         async with httpx.AsyncClient(base_url=self.url, headers=headers, timeout=ANSWER) as http:
             yield Client(http)
 
     @asynccontextmanager
-    async def socket(self, secret: str | None = None, **more: Any) -> AsyncGenerator["Socket"]:
-        """A websocket as a browser opens it; signed in, where there is a secret."""
+    async def socket(self, secret: str | None = None, **options: Any) -> AsyncGenerator["Socket"]:
+        """Yield a WebSocket connection as a browser opens it; signed in if a secret is given."""
         protocols = [Subprotocol("graphql-transport-ws")]
         url = f"ws{self.url[4:]}/graphql"
         async with asyncio.timeout(ANSWER):
-            connection = await connect(url, subprotocols=protocols, **more)
+            connection = await connect(url, subprotocols=protocols, **options)
         async with connection:
             socket = Socket(connection)
             if secret is not None:
@@ -223,36 +228,37 @@ class Server:
                 assert (await socket.hear())["type"] == "connection_ack"
             yield socket
 
-    async def deliver(self, raw: bytes, *to: str, sender: str = "carol@example.com") -> str:
-        """Hand in a message by LMTP; what was answered to its end."""
-        neighbour = await lmtp(self.lmtp)
+    async def deliver(self, raw: bytes, *recipients: str, sender: str = "carol@example.com") -> str:
+        """Deliver a message by LMTP and return the replies to its end."""
+        client = await lmtp(self.lmtp)
         try:
-            await neighbour.begin(*to, sender=sender, more=" BODY=8BITMIME")
-            neighbour.send(_stuffed(raw) + b".\r\n")
-            return "\n".join([await neighbour.hear() for _ in to])
+            await client.begin(*recipients, sender=sender, more=" BODY=8BITMIME")
+            client.send(_dot_stuffed(raw) + b".\r\n")
+            return "\n".join([await client.hear() for _ in recipients])
         finally:
-            await neighbour.close()
+            await client.close()
 
     async def neighbour(self) -> Neighbour:
+        """Connect to the LMTP listener."""
         return await lmtp(self.lmtp)
 
 
-def _stuffed(raw: bytes) -> bytes:
+def _dot_stuffed(raw: bytes) -> bytes:
     lines = raw.removesuffix(b"\r\n").split(b"\r\n")
     return b"".join((b"." if line.startswith(b".") else b"") + line + b"\r\n" for line in lines)
 
 
 @dataclass
 class Client:
-    """Asks over HTTP."""
+    """A GraphQL client over HTTP."""
 
     http: httpx.AsyncClient
 
     async def __call__(self, document: str, **variables: Any) -> Any:
-        """The data of an answer without errors."""
-        answer = await self.raw(document, **variables)
-        assert "errors" not in answer, answer
-        return answer["data"]
+        """Run a document and return its data; fails on errors."""
+        response = await self.raw(document, **variables)
+        assert "errors" not in response, response
+        return response["data"]
 
     async def raw(self, document: str, **variables: Any) -> Any:
         return (await self.post({"query": document, "variables": variables})).json()
@@ -260,40 +266,40 @@ class Client:
     async def post(self, payload: Any, **headers: str) -> httpx.Response:
         return await self.http.post("/graphql", json=payload, headers=headers)
 
-    async def do(self, name: str, given: Any, payload: str = "__typename") -> Any:
-        """Call a mutation that succeeds."""
-        kind = f"{name[0].upper()}{name[1:]}Input"
+    async def do(self, name: str, input_fields: Any, selection: str = "__typename") -> Any:
+        """Run a mutation and return its payload; fails on errors."""
+        input_type = f"{name[0].upper()}{name[1:]}Input"
         document = (
-            f"mutation ($input: {kind}!) {{ it: {name}(input: $input) "
-            f"{{ {payload} errors {{ code message path }} }} }}"
+            f"mutation ($input: {input_type}!) {{ it: {name}(input: $input) "
+            f"{{ {selection} errors {{ code message path }} }} }}"
         )
-        done = (await self(document, input=given))["it"]
-        assert done.pop("errors") == [], done
-        return done
+        result = (await self(document, input=input_fields))["it"]
+        assert result.pop("errors") == [], result
+        return result
 
     async def cursor(self) -> str:
-        """Where the account stands."""
+        """Read the current cursor of the account."""
         return str((await self("{ viewer { user { cursor } } }"))["viewer"]["user"]["cursor"])
 
     @asynccontextmanager
     async def stream(self, document: str, **variables: Any) -> AsyncGenerator["Events"]:
-        """A subscription as server-sent events."""
-        sent = {"query": document, "variables": variables}
+        """Subscribe by server-sent events."""
+        request_body = {"query": document, "variables": variables}
         headers = {"Accept": "text/event-stream"}
-        asked = self.http.stream("POST", "/graphql", json=sent, headers=headers)
-        async with asyncio.timeout(ANSWER), asked as response:
+        request = self.http.stream("POST", "/graphql", json=request_body, headers=headers)
+        async with asyncio.timeout(ANSWER), request as response:
             assert response.headers["content-type"].startswith("text/event-stream")
             yield Events(response)
 
 
 class Events:
-    """Server-sent events, as they come."""
+    """Reads server-sent events."""
 
     def __init__(self, response: httpx.Response) -> None:
         self._lines = response.aiter_lines()
 
     async def hear(self) -> Any:
-        """The payload of the next event; None at the end."""
+        """Return the payload of the next event, or None at the end."""
         async with asyncio.timeout(ANSWER):
             async for line in self._lines:
                 if line.startswith("data:") and line != "data:" and line.strip() != "data:":
@@ -305,7 +311,7 @@ class Events:
 
 @dataclass
 class Socket:
-    """Speaks graphql-transport-ws."""
+    """A graphql-transport-ws client."""
 
     ws: ClientConnection
 
@@ -321,22 +327,22 @@ class Socket:
         await self.say({"id": id, "type": "subscribe", "payload": payload})
 
     async def batch(self) -> Any:
-        """The next batch of `changes`."""
+        """Return the next batch of `changes`."""
         frame = await self.hear()
         assert frame["type"] == "next", frame
         assert "errors" not in frame["payload"], frame
         return frame["payload"]["data"]["changes"]
 
-    async def events(self, many: int) -> list[Any]:
-        """So many events, and no more."""
-        heard: list[Any] = []
-        while len(heard) < many:
-            heard += (await self.batch())["events"]
-        assert len(heard) == many, heard[many:]
-        return heard
+    async def events(self, count: int) -> list[Any]:
+        """Read exactly this many events."""
+        events: list[Any] = []
+        while len(events) < count:
+            events += (await self.batch())["events"]
+        assert len(events) == count, events[count:]
+        return events
 
     async def silent(self, seconds: float = 0.3) -> bool:
-        """Whether nothing comes for a while."""
+        """True if no frame comes for a while."""
         try:
             await self.hear(seconds)
         except TimeoutError:
@@ -344,7 +350,7 @@ class Socket:
         return False
 
     async def closed(self, seconds: float = ANSWER) -> int:
-        """The code with which the server closes."""
+        """Wait until the server closes the connection, and return the close code."""
         async with asyncio.timeout(seconds):
             await self.ws.wait_closed()
         return self.ws.close_code or 0

@@ -11,12 +11,12 @@ MetricSamples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 def parse_metrics(text: str, parse: Callable[[str], Any] = openmetrics) -> MetricSamples:
     """The value of each sample by its name and labels."""
     return {
-        (one.name, tuple(sorted(one.labels.items()))): one.value
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in parse(text)
-        for one in family.samples
+        for sample in family.samples
     }
 
 
-def metric_value(found: MetricSamples, name: str, **labels: str) -> float:
+def metric_value(samples: MetricSamples, name: str, **labels: str) -> float:
     """The value of one sample; 0 if there is none."""
-    return found.get((name, tuple(sorted(labels.items()))), 0)
+    return samples.get((name, tuple(sorted(labels.items()))), 0)

@@ -1,4 +1,4 @@
-"""A collector of traces and metrics: takes OTLP over HTTP, and remembers what came."""
+"""A collector of OTLP over HTTP that keeps the received spans and metrics."""
 
 import gzip
 import threading
@@ -12,11 +12,13 @@ from typing import Any
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-PATIENCE = 10.0
+EXPORT_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True)
 class Span:
+    """A received span. Times are in nanoseconds."""
+
     name: str
     trace_id: str
     span_id: str
@@ -29,11 +31,11 @@ class Span:
 
 @dataclass
 class Collector:
-    """What has come so far."""
+    """The received spans and metrics."""
 
     port: int = 0
     spans: list[Span] = field(default_factory=list)
-    metrics: dict[str, Any] = field(default_factory=dict)  # the newest of each name
+    metrics: dict[str, Any] = field(default_factory=dict)  # the newest by name
     resources: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     raw: list[bytes] = field(default_factory=list)
@@ -42,13 +44,13 @@ class Collector:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def wait(self, for_: Callable[[], Any]) -> Any:
-        """What comes, once it is there."""
-        until = time.monotonic() + PATIENCE
-        while not (found := for_()):
-            assert time.monotonic() < until, "it did not come"
+    def wait(self, find: Callable[[], Any]) -> Any:
+        """Wait until a function returns something, and return it."""
+        deadline = time.monotonic() + EXPORT_TIMEOUT
+        while not (result := find()):
+            assert time.monotonic() < deadline, "nothing was exported in time"
             time.sleep(0.02)
-        return found
+        return result
 
     def trace(self, trace_id: str) -> list[Span]:
         return [span for span in self.spans if span.trace_id == trace_id]
@@ -58,47 +60,47 @@ class Collector:
         if path == "/v1/traces":
             self._spans(ExportTraceServiceRequest.FromString(body))
         elif path == "/v1/metrics":
-            for sent in ExportMetricsServiceRequest.FromString(body).resource_metrics:
-                self.resources.append(_facts(sent.resource.attributes))
-                for scope in sent.scope_metrics:
+            for resource_metrics in ExportMetricsServiceRequest.FromString(body).resource_metrics:
+                self.resources.append(_attribute_values(resource_metrics.resource.attributes))
+                for scope in resource_metrics.scope_metrics:
                     self.metrics |= {metric.name: metric for metric in scope.metrics}
 
     def _spans(self, request: ExportTraceServiceRequest) -> None:
-        for sent in request.resource_spans:
-            self.resources.append(_facts(sent.resource.attributes))
-            for scope in sent.scope_spans:
+        for resource_spans in request.resource_spans:
+            self.resources.append(_attribute_values(resource_spans.resource.attributes))
+            for scope in resource_spans.scope_spans:
                 self.spans += [
                     Span(
-                        each.name, each.trace_id.hex(), each.span_id.hex(),
-                        each.parent_span_id.hex(), each.start_time_unix_nano,
-                        each.end_time_unix_nano, each.status.code == each.status.STATUS_CODE_ERROR,
-                        _facts(each.attributes),
+                        span.name, span.trace_id.hex(), span.span_id.hex(),
+                        span.parent_span_id.hex(), span.start_time_unix_nano,
+                        span.end_time_unix_nano, span.status.code == span.status.STATUS_CODE_ERROR,
+                        _attribute_values(span.attributes),
                     )
-                    for each in scope.spans
+                    for span in scope.spans
                 ]  # fmt: skip
 
 
-def _facts(pairs: Any) -> dict[str, Any]:
-    found = {}
+def _attribute_values(pairs: Any) -> dict[str, Any]:
+    values = {}
     for pair in pairs:
         value = getattr(pair.value, pair.value.WhichOneof("value"))
-        listed = hasattr(value, "values")
-        found[pair.key] = [one.string_value for one in value.values] if listed else value
-    return found
+        is_list = hasattr(value, "values")
+        values[pair.key] = [item.string_value for item in value.values] if is_list else value
+    return values
 
 
 @contextmanager
 def collecting() -> Generator[Collector]:
-    """A collector that listens on the loopback."""
-    made = Collector()
+    """Run a collector on loopback."""
+    collector = Collector()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             if self.headers.get("Content-Encoding") == "gzip":
                 body = gzip.decompress(body)
-            made.headers.append({name.lower(): text for name, text in self.headers.items()})
-            made.take(self.path, body)
+            collector.headers.append({name.lower(): text for name, text in self.headers.items()})
+            collector.take(self.path, body)
             self.send_response(200)
             self.end_headers()
 
@@ -106,11 +108,11 @@ def collecting() -> Generator[Collector]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made.port = server.server_port
+    collector.port = server.server_port
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
-        yield made
+        yield collector
     finally:
         server.shutdown()
         thread.join()

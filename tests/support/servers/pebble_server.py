@@ -1,4 +1,4 @@
-"""A real ACME server, which looks for its challenges on loopback: Debian's pebble."""
+"""Pebble, an ACME server that validates challenges on loopback."""
 
 import asyncio
 import json
@@ -19,70 +19,74 @@ from tests.support.run_scope import CI
 
 
 def need_pebble() -> None:
-    """Skip the test where it is not installed; but fail it in CI."""
-    there = shutil.which("pebble")
-    if not there and not CI:
+    """Skip the test if Pebble is not installed, but fail in CI."""
+    is_installed = shutil.which("pebble")
+    if not is_installed and not CI:
         pytest.skip("there is no pebble here: apt-get install pebble")
-    assert there, "pebble is to be installed in CI: .ci/run"
+    assert is_installed, "pebble is to be installed in CI: .ci/run"
 
 
 @dataclass(frozen=True)
 class Pebble:
-    """Where it is, and who signs the certificate of its own HTTPS."""
+    """The addresses of a running Pebble, and the CA of its own HTTPS certificate."""
 
     directory: str
     ca: Path
-    pem: Path  # key and certificate of that
-    manages: int  # the port where it tells what became of certificates
+    pem: Path  # the key and certificate of its HTTPS
+    manages: int  # the port of the management interface
 
 
-def _written(
-    folder: Path, port: int, looks_at: int, more: Mapping[str, Any]
+def _write_configuration(
+    folder: Path, port: int, validation_port: int, settings: Mapping[str, Any]
 ) -> tuple[Path, Path, int]:
-    """Its configuration, the certificate of who signs its own, and where it is managed."""
+    """Write the configuration. Returns its path, the CA file, and the management port."""
     folder.mkdir()
     authority = Authority(folder)
     server, config, ca = authority.issue("localhost"), folder / "config.json", folder / "ca.pem"
     (signer,) = authority.client().get_ca_certs(binary_form=True)
     ca.write_text(ssl.DER_cert_to_PEM_cert(signer))
-    manages = free_port()
-    places = {"listenAddress": port, "managementListenAddress": manages}
-    listen = {name: f"127.0.0.1:{place}" for name, place in places.items()}
+    management_port = free_port()
+    listener_ports = {"listenAddress": port, "managementListenAddress": management_port}
+    addresses = {name: f"127.0.0.1:{number}" for name, number in listener_ports.items()}
     files = {"certificate": str(server), "privateKey": str(server)}
-    ports = {"httpPort": looks_at, "tlsPort": free_port(), "ocspResponderURL": ""}
-    config.write_text(json.dumps({"pebble": {**listen, **files, **ports, **more}}))
-    return config, ca, manages
+    validation_ports = {"httpPort": validation_port, "tlsPort": free_port(), "ocspResponderURL": ""}
+    config.write_text(
+        json.dumps({"pebble": {**addresses, **files, **validation_ports, **settings}})
+    )
+    return config, ca, management_port
 
 
 @asynccontextmanager
-async def pebble(folder: Path, looks_at: int, names: int, **more: Any) -> AsyncGenerator[Pebble]:
-    """One that looks for challenges at this port, and asks DNS at that one.
+async def pebble(
+    folder: Path, validation_port: int, dns_port: int, **settings: Any
+) -> AsyncGenerator[Pebble]:
+    """Run Pebble, which connects to this port for challenges, and to this DNS server.
 
-    `more` is configuration of its own.
+    `settings` are added to its configuration.
     """
     need_pebble()
     port = free_port()
-    config, ca, manages = _written(folder, port, looks_at, more)
-    environment = {**os.environ, "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"}
+    config, ca, manages = _write_configuration(folder, port, validation_port, settings)
+    process_environment = {**os.environ, "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"}
     log = (folder / "log").open("wb")
-    words = ["-strict", "-config", str(config), "-dnsserver", f"127.0.0.1:{names}"]
-    running = await asyncio.create_subprocess_exec(
-        "pebble", *words, env=environment, stdout=log, stderr=log
+    arguments = ["-strict", "-config", str(config), "-dnsserver", f"127.0.0.1:{dns_port}"]
+    process = await asyncio.create_subprocess_exec(
+        "pebble", *arguments, env=process_environment, stdout=log, stderr=log
     )
     try:
         async with asyncio.timeout(20):
-            while not await _up(port):
-                assert running.returncode is None, (folder / "log").read_text()
+            while not await _is_listening(port):
+                assert process.returncode is None, (folder / "log").read_text()
                 await asyncio.sleep(0.05)
         yield Pebble(f"https://localhost:{port}/dir", ca, folder / "server.pem", manages)
     finally:
         with suppress(ProcessLookupError):
-            running.kill()
-        await running.wait()
+            process.kill()
+        await process.wait()
         log.close()
 
 
-async def _up(port: int) -> bool:
+async def _is_listening(port: int) -> bool:
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:

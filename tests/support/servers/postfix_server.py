@@ -1,4 +1,4 @@
-"""A Postfix of the tests' own on loopback: its folders, its ports, and what it has delivered."""
+"""A Postfix server on loopback: its folders, its ports, and the messages it has delivered."""
 
 import asyncio
 import os
@@ -20,10 +20,10 @@ import pytest
 from tests.support.mail_servers.smtp_and_dns_servers import PEM
 from tests.support.run_scope import CI
 
-UMASK = 0o022  # whichever a command has left to this process
-START = 60.0  # seconds, on a machine that does other things too
-SBIN = "/usr/sbin:/usr/bin:/sbin:/bin"
-MAIN = """\
+UMASK = 0o022  # independent of the umask of the test process
+START_TIMEOUT = 60.0  # seconds, on a busy machine
+PROGRAM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+MAIN_CONFIG = """\
 compatibility_level = 3.6
 maillog_file = {folder}/log
 maillog_file_prefixes = {folder}
@@ -68,7 +68,7 @@ minimal_backoff_time = 1s
 maximal_backoff_time = 2s
 queue_run_delay = 1s
 """
-MASTER = """\
+MASTER_CONFIG = """\
 127.0.0.1:{port} inet n - n - - smtpd
 pickup unix n - n 60 1 pickup
 cleanup unix n - n - 0 cleanup
@@ -95,39 +95,41 @@ postlog unix-dgram n - n - 1 postlogd
 
 
 def needed() -> None:
-    """Skip the test where it cannot be run; but fail it in CI."""
-    there = shutil.which("postfix", path=SBIN) is not None and os.geteuid() == 0
-    if not there and not CI:
+    """Skip the test if Postfix is missing or the process is not root, but fail in CI."""
+    is_available = shutil.which("postfix", path=PROGRAM_PATH) is not None and os.geteuid() == 0
+    if not is_available and not CI:
         pytest.skip("there is no Postfix here, or we are not root: apt-get install postfix")
-    assert there, "postfix is to be installed in CI, which runs as root: .ci/run"
+    assert is_available, "postfix is to be installed in CI, which runs as root: .ci/run"
 
 
 @dataclass
 class Policy:
-    """Whom Postfix asks about a recipient: it answers by the local part, else it has no opinion."""
+    """A policy server that Postfix asks about each recipient. The default action is DUNNO."""
 
-    answers: dict[str, list[str]] = field(default_factory=dict)  # one each; then none
+    answers: dict[str, list[str]] = field(
+        default_factory=dict
+    )  # actions by local part; each is sent once
     asked: list[str] = field(default_factory=list)
     port: int = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer questions: names and values, line by line, up to an empty one."""
-        said: dict[str, str] = {}
+        """Answer requests: lines with names and values, up to an empty line."""
+        attributes: dict[str, str] = {}
         async for line in reader:
             name, _, value = line.decode().rstrip("\n").partition("=")
-            said[name] = value
+            attributes[name] = value
             if name:
                 continue
-            to = said.get("recipient", "").partition("@")[0]
-            self.asked.append(to)
-            waiting = self.answers.get(to, [])
-            writer.write(f"action={waiting.pop(0) if waiting else 'DUNNO'}\n\n".encode())
-            said = {}
+            local_part = attributes.get("recipient", "").partition("@")[0]
+            self.asked.append(local_part)
+            actions = self.answers.get(local_part, [])
+            writer.write(f"action={actions.pop(0) if actions else 'DUNNO'}\n\n".encode())
+            attributes = {}
         writer.close()
 
     @asynccontextmanager
     async def listening(self) -> AsyncGenerator["Policy"]:
-        """Answer meanwhile."""
+        """Run the policy server."""
         server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         try:
@@ -138,56 +140,57 @@ class Policy:
 
 @dataclass
 class Postfix:
-    """It takes mail for example.net, and sends on what is for example.org."""
+    """A server that stores mail for example.net and relays mail for example.org."""
 
     folder: Path
     port: int = 0
-    refused: dict[str, str] = field(default_factory=dict)  # replies, by address
-    routes: dict[str, str] = field(default_factory=dict)  # transport and next hop, by domain
-    policy: int = 0  # port of whom it asks about recipients
+    refused: dict[str, str] = field(default_factory=dict)  # replies by address
+    routes: dict[str, str] = field(default_factory=dict)  # transport and next hop by domain
+    policy: int = 0  # the port of a policy server
     more: dict[str, str] = field(default_factory=dict)  # settings
     _process: "subprocess.Popen[bytes] | None" = None
 
     def lay(self) -> None:
-        """Write its settings."""
+        """Write the configuration and create the folders."""
         etc = self.folder / "etc"
-        for each in (etc, self.folder / "queue", self.folder / "data", self.folder / "mail"):
-            each.mkdir()
-            each.chmod(0o755)
-        owner = _owner()
-        os.chown(self.folder / "data", *owner)
-        os.chown(self.folder / "mail", *owner)
+        for path in (etc, self.folder / "queue", self.folder / "data", self.folder / "mail"):
+            path.mkdir()
+            path.chmod(0o755)
+        ids = _postfix_ids()
+        os.chown(self.folder / "data", *ids)
+        os.chown(self.folder / "mail", *ids)
         restrictions = [f"check_recipient_access texthash:{etc}/refused"]
         if self.policy:
             restrictions.append(f"check_policy_service inet:127.0.0.1:{self.policy}")
-        uid, gid = owner
-        main = MAIN.format(
+        uid, gid = ids
+        main_config = MAIN_CONFIG.format(
             folder=self.folder,
             uid=uid,
             gid=gid,
             restrictions=", ".join([*restrictions, "reject_unauth_destination"]),
         )
         settings = "".join(f"{name} = {value}\n" for name, value in self.more.items())
-        (etc / "main.cf").write_text(main + settings)
-        (etc / "master.cf").write_text(MASTER.format(port=self.port))
+        (etc / "main.cf").write_text(main_config + settings)
+        (etc / "master.cf").write_text(MASTER_CONFIG.format(port=self.port))
         (etc / "pem").write_bytes(PEM.read_bytes())
-        (etc / "refused").write_text(_table(self.refused))
-        (etc / "transport").write_text(_table(self.routes))
-        for each in etc.iterdir():
-            each.chmod(0o644)
+        (etc / "refused").write_text(_lookup_table(self.refused))
+        (etc / "transport").write_text(_lookup_table(self.routes))
+        for path in etc.iterdir():
+            path.chmod(0o644)
 
     def start(self) -> None:
-        """Run it until it greets."""
+        """Start Postfix and wait for its greeting."""
         etc = str(self.folder / "etc")
-        env = {"PATH": SBIN, "MAIL_CONFIG": etc}
-        done = subprocess.run(
+        env = {"PATH": PROGRAM_PATH, "MAIL_CONFIG": etc}
+        check = subprocess.run(
             ["/usr/sbin/postfix", "-c", etc, "check"],
-            env=env, capture_output=True, text=True, timeout=START, check=False, umask=UMASK,
+            env=env, capture_output=True, text=True, timeout=START_TIMEOUT, check=False,
+            umask=UMASK,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr + self.log
+        assert check.returncode == 0, check.stderr + self.log
         daemons = subprocess.run(
             ["/usr/sbin/postconf", "-c", etc, "-h", "daemon_directory"],
-            env=env, capture_output=True, text=True, timeout=START, check=True,
+            env=env, capture_output=True, text=True, timeout=START_TIMEOUT, check=True,
         ).stdout.strip()  # fmt: skip
         self._process = subprocess.Popen(
             [f"{daemons}/master", "-c", etc, "-d"],
@@ -196,16 +199,16 @@ class Postfix:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             umask=UMASK,
-            start_new_session=True,  # it ends its group when it ends
+            start_new_session=True,  # it kills its process group when it stops
         )
-        until = time.monotonic() + START
-        while not _greets(self.port):
+        deadline = time.monotonic() + START_TIMEOUT
+        while not _sends_greeting(self.port):
             assert self._process.poll() is None, self.log
-            assert time.monotonic() < until, self.log
+            assert time.monotonic() < deadline, self.log
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """End it, and all it has started."""
+        """Stop Postfix and its processes."""
         if self._process is None:
             return
         self._process.send_signal(signal.SIGTERM)
@@ -218,19 +221,19 @@ class Postfix:
 
     @property
     def log(self) -> str:
-        """What it has logged."""
+        """The log so far."""
         file = self.folder / "log"
         return file.read_text() if file.exists() else ""
 
     def mails(self) -> list["Mail"]:
-        """What it has delivered, one for each recipient, the oldest first."""
-        files = sorted((self.folder / "mail" / "all" / "new").glob("*"), key=_age)
+        """Read the delivered messages, one for each recipient, the oldest first."""
+        files = sorted((self.folder / "mail" / "all" / "new").glob("*"), key=_modified_at)
         return [Mail.of(file.read_bytes()) for file in files]
 
 
 @dataclass(frozen=True)
 class Mail:
-    """What was delivered: to whom, and the message as it came, under Postfix's Received."""
+    """A delivered message with its envelope and the Received field of Postfix."""
 
     sender: str
     to: str
@@ -239,33 +242,38 @@ class Mail:
 
     @classmethod
     def of(cls, stored: bytes) -> "Mail":
-        """A file of a maildir, whose lines end as Unix has them, with three fields on top."""
+        """Parse a maildir file: LF line endings, and three fields of the delivery on top."""
         lines = stored.decode("utf-8", "surrogateescape").split("\n")
-        top: dict[str, str] = {}
+        delivery_fields: dict[str, str] = {}
         while not lines[0].startswith("Received:"):
             name, _, value = lines.pop(0).partition(": ")
-            top[name] = value
+            delivery_fields[name] = value
         received = [lines.pop(0)]
         while lines[0][:1] in (" ", "\t"):
             received.append(lines.pop(0))
         raw = "\r\n".join(lines).encode("utf-8", "surrogateescape")
-        return cls(top["Return-Path"].strip("<>"), top["Delivered-To"], "\n".join(received), raw)
+        return cls(
+            delivery_fields["Return-Path"].strip("<>"),
+            delivery_fields["Delivered-To"],
+            "\n".join(received),
+            raw,
+        )
 
 
-def _owner() -> tuple[int, int]:
+def _postfix_ids() -> tuple[int, int]:
     entry = pwd.getpwnam("postfix")
     return entry.pw_uid, entry.pw_gid
 
 
-def _table(values: dict[str, str]) -> str:
+def _lookup_table(values: dict[str, str]) -> str:
     return "".join(f"{name} {value}\n" for name, value in values.items())
 
 
-def _age(file: Path) -> int:
+def _modified_at(file: Path) -> int:
     return file.stat().st_mtime_ns
 
 
-def _greets(port: int) -> bool:
+def _sends_greeting(port: int) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
             return connection.recv(3) == b"220"
@@ -274,16 +282,16 @@ def _greets(port: int) -> bool:
 
 
 @contextmanager
-def postfix(port: int, **more: Any) -> Generator[Postfix]:
-    """Run it in a folder that its own account may enter."""
+def postfix(port: int, **options: Any) -> Generator[Postfix]:
+    """Run Postfix in a folder that its own user can enter."""
     needed()
     folder = Path(tempfile.mkdtemp(prefix="postfix-"))
     folder.chmod(0o755)
-    made = Postfix(folder, port, **more)
+    server = Postfix(folder, port, **options)
     try:
-        made.lay()
-        made.start()
-        yield made
+        server.lay()
+        server.start()
+        yield server
     finally:
-        made.stop()
+        server.stop()
         shutil.rmtree(folder, ignore_errors=True)

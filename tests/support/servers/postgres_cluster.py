@@ -1,4 +1,4 @@
-"""PostgreSQL clusters of their own, made and restored by PostgreSQL's programs."""
+"""PostgreSQL clusters that tests create, stop and restore."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 USER = "pgserver"  # PostgreSQL refuses to run as root
-WAIT = 120.0  # seconds for one program
+PROGRAM_TIMEOUT = 120.0  # seconds for one program
 
 
 def programs() -> Path:
@@ -30,10 +30,10 @@ def _system_user() -> str | None:
 
 @dataclass
 class Cluster:
-    """A cluster in a short path, since its socket lies there too."""
+    """A cluster with a short path, since a socket path has at most 107 bytes."""
 
     home: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp")))
-    archive: Path | None = None  # where its WAL is archived
+    archive: Path | None = None  # the folder of the archived WAL
 
     def __post_init__(self) -> None:
         self.user = _system_user()
@@ -50,32 +50,32 @@ class Cluster:
     def store_of(self, database: str) -> str:
         return f"postgresql://postgres@/{database}?host={self.home}"
 
-    def run(self, program: str, *words: str | Path) -> str:
-        """Run one of PostgreSQL's programs against this cluster."""
+    def run(self, program: str, *arguments: str | Path) -> str:
+        """Run a PostgreSQL program with this cluster and return its output."""
         log = self.home / f"{program}.out"
-        command = [str(programs() / program), *map(str, words)]
-        with log.open("w") as out:  # a pipe would wait for the server that pg_ctl starts
-            done = subprocess.run(
+        command = [str(programs() / program), *map(str, arguments)]
+        with log.open("w") as output:  # a pipe would stay open in the server that pg_ctl starts
+            completed = subprocess.run(
                 command,
-                stdout=out,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 env={"PATH": os.environ["PATH"], "PGHOST": str(self.home), "PGUSER": "postgres"},
                 cwd=self.home,
                 user=self.user,
-                timeout=WAIT,
+                timeout=PROGRAM_TIMEOUT,
                 check=False,
             )
-        assert done.returncode == 0, log.read_text()
+        assert completed.returncode == 0, log.read_text()
         return log.read_text()
 
     def make(self) -> Self:
-        """Initialize the cluster, with its WAL archived."""
+        """Initialize the cluster and turn on WAL archiving."""
         self.archive = self.home / "archive"
         self.archive.mkdir()
         self.archive.chmod(0o777)
-        words = ("--auth=trust", "--encoding=utf8", "--no-sync", "-U", "postgres")
-        self.run("initdb", *words, "-D", self.data)
+        arguments = ("--auth=trust", "--encoding=utf8", "--no-sync", "-U", "postgres")
+        self.run("initdb", *arguments, "-D", self.data)
         self.configure(
             "archive_mode = on", f"archive_command = 'cp %p {self.archive}/%f'", "fsync = off"
         )
@@ -87,23 +87,23 @@ class Cluster:
             file.write("\n".join([*lines, ""]))
 
     def start(self) -> Self:
-        """Start it, and wait until it takes writes."""
+        """Start the server and wait until it accepts writes."""
         options = f"-c listen_addresses='' -k {self.home}"
-        words = ("-w", "-t", str(int(WAIT)), "-l", self.home / "log", "-o", options)
-        self.run("pg_ctl", *words, "-D", self.data, "start")
+        arguments = ("-w", "-t", str(int(PROGRAM_TIMEOUT)), "-l", self.home / "log", "-o", options)
+        self.run("pg_ctl", *arguments, "-D", self.data, "start")
         return self
 
-    def sql(self, text: str, database: str = "postgres") -> str:
-        """Run a statement; what it says."""
-        return self.run("psql", "-AtX", "-d", database, "-c", text).strip()
+    def sql(self, statement: str, database: str = "postgres") -> str:
+        """Run a statement and return the output."""
+        return self.run("psql", "-AtX", "-d", database, "-c", statement).strip()
 
     def stop(self, mode: str = "fast") -> None:
-        """Stop it; `immediate` is a crash."""
+        """Stop the server; `immediate` is a crash."""
         self.run("pg_ctl", "-w", "-m", mode, "-D", self.data, "stop")
 
-    def copy_to(self, other: "Cluster", *words: str) -> None:
-        """Make a base backup in the folder of another cluster."""
-        self.run("pg_basebackup", "-D", other.data, "-c", "fast", "-X", "stream", "-N", *words)
+    def copy_to(self, other: "Cluster", *arguments: str) -> None:
+        """Make a base backup in the data folder of another cluster."""
+        self.run("pg_basebackup", "-D", other.data, "-c", "fast", "-X", "stream", "-N", *arguments)
 
     def recover(self, archive: Path, target: str) -> None:
         """Let the next start replay an archive up to a target."""
@@ -115,14 +115,14 @@ class Cluster:
             shutil.chown(self.data / "recovery.signal", self.user)
 
     def own(self) -> None:
-        """Give copied files to the user that PostgreSQL runs as."""
+        """Give all files to the user that PostgreSQL runs as."""
         for path in (self.data, *self.data.rglob("*")):
             if self.user:
                 shutil.chown(path, self.user, self.user)
         self.data.chmod(0o700)
 
     def remove(self) -> None:
-        """Stop it if it runs, and remove all files."""
+        """Stop the server if it runs, and remove all files."""
         if (self.data / "postmaster.pid").exists():
             self.stop("immediate")
         shutil.rmtree(self.home, ignore_errors=True)

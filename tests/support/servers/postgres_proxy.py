@@ -1,4 +1,4 @@
-"""A TCP road to a PostgreSQL server on a Unix socket, which can be cut, and can speak TLS."""
+"""A TCP proxy to a PostgreSQL server on a Unix socket. It can cut connections and use TLS."""
 
 import asyncio
 import contextlib
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
 
 SSL_REQUEST = struct.pack("!ii", 8, 80877103)
-SOCKET = ".s.PGSQL.5432"
+SOCKET_NAME = ".s.PGSQL.5432"
 
 
 @dataclass
 class Proxy:
-    """Listens on loopback; `url` is the address of the same database over TCP."""
+    """A proxy on loopback; `url` is the address of the same database over TCP."""
 
     store: str  # URL with the folder of the Unix socket as `host`
     tls: ssl.SSLContext | None = None
@@ -33,7 +33,7 @@ class Proxy:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
-        """End all connections, and take no more."""
+        """Abort all connections and stop listening."""
         if self._server:
             self._server.close()
         for writer in list(self._open):
@@ -44,7 +44,7 @@ class Proxy:
         self._server = None
 
     def announce_end(self) -> None:
-        """Tell all clients that PostgreSQL ends; their connections are still open."""
+        """Tell all clients that PostgreSQL shuts down; their connections stay open."""
         fields = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0"
         for writer in self._clients:
             writer.write(b"E" + struct.pack("!i", 4 + len(fields)) + fields)
@@ -72,23 +72,23 @@ class Proxy:
                 await writer.start_tls(self.tls)
             first = b""
         folder = parse_qs(urlsplit(self.store).query)["host"][0]
-        there, back = await asyncio.open_unix_connection(f"{folder}/{SOCKET}")
-        self._open.add(back)
+        server_reader, server_writer = await asyncio.open_unix_connection(f"{folder}/{SOCKET_NAME}")
+        self._open.add(server_writer)
         try:
-            back.write(first)
+            server_writer.write(first)
             await asyncio.wait(
                 [
-                    asyncio.ensure_future(_copy(reader, back)),
-                    asyncio.ensure_future(_copy(there, writer)),
+                    asyncio.ensure_future(_copy_bytes(reader, server_writer)),
+                    asyncio.ensure_future(_copy_bytes(server_reader, writer)),
                 ],
                 return_when=asyncio.FIRST_COMPLETED,
             )
         finally:
-            self._open.discard(back)
-            back.transport.abort()
+            self._open.discard(server_writer)
+            server_writer.transport.abort()
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy_bytes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(OSError):
         while data := await reader.read(65536):
             writer.write(data)

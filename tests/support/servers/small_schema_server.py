@@ -1,4 +1,4 @@
-"""A schema of a few fields, a server for it on a loopback port, and those who may ask it."""
+"""A small schema, a server for it on a loopback port, and the viewers that can sign in."""
 
 import asyncio
 import socket
@@ -40,7 +40,7 @@ from resolvers.context import Context, Viewer
 
 Info = strawberry.Info[Context, None]
 Even = NewType("Even", int)
-Ids = Annotated[list[strawberry.ID], strawberry.argument(description="Which.")]
+IdList = Annotated[list[strawberry.ID], strawberry.argument(description="Which.")]
 
 BRIEF = datetime(2030, 1, 1, 0, 1, tzinfo=UTC)
 VIEWERS = {
@@ -64,19 +64,19 @@ REFUSALS: dict[str, RequestError] = {
 }
 
 
-def costly(**price: Any) -> Callable[[Callable[..., Any]], Any]:
-    declare: Callable[[Callable[..., Any]], Any] = strawberry.field(directives=[Cost(**price)])
+def cost_field(**cost: Any) -> Callable[[Callable[..., Any]], Any]:
+    declare: Callable[[Callable[..., Any]], Any] = strawberry.field(directives=[Cost(**cost)])
     return declare
 
 
-def even(value: Any) -> Even:
+def parse_even(value: Any) -> Even:
     if not isinstance(value, int) or value % 2:
         raise ValueError("odd")
     return Even(value)
 
 
-async def clocks(ctx: Context, keys: list[str]) -> list[str]:
-    """A loader of something that changes: the time."""
+async def load_times(ctx: Context, keys: list[str]) -> list[str]:
+    """A loader whose result changes: the time."""
     return [f"{ctx.environment.now():%H:%M}" for _ in keys]
 
 
@@ -90,13 +90,13 @@ class Item:
 
     @strawberry.field
     async def seen(self, info: Info) -> str:
-        return await info.context.load(clocks, self.name)
+        return await info.context.load(load_times, self.name)
 
     @strawberry.field
     def others(self, first: int = 20) -> "ItemConnection":
         return connection(first)
 
-    @costly(weight=500)
+    @cost_field(weight=500)
     def dear(self) -> str:
         return "!"
 
@@ -120,10 +120,11 @@ class ItemConnection:
     total_count: int
 
 
-def connection(many: int) -> ItemConnection:
-    items = [Item()] * many
+def connection(count: int) -> ItemConnection:
+    """A connection with this many items."""
+    items = [Item()] * count
     edges = [ItemEdge(cursor="", node=item) for item in items]
-    return ItemConnection(edges=edges, nodes=items, page_info=PageInfo(), total_count=many)
+    return ItemConnection(edges=edges, nodes=items, page_info=PageInfo(), total_count=count)
 
 
 @strawberry.type
@@ -156,8 +157,8 @@ class Query:
     def items(self, first: int | None = None, last: int | None = None) -> ItemConnection:
         return connection(last or first or 20)
 
-    @costly(weight=2, per_item=True)
-    def chosen(self, ids: Ids) -> list[Item]:
+    @cost_field(weight=2, per_item=True)
+    def chosen(self, ids: IdList) -> list[Item]:
         return [Item(name=name) for name in ids]
 
     @strawberry.field
@@ -195,7 +196,7 @@ class Subscription:
 
     @strawberry.subscription
     async def items(self, info: Info) -> AsyncGenerator[Item, None]:
-        """Its clock goes on by an hour between two events."""
+        """Yield three items; the clock advances by an hour after each."""
         clock: Any = info.context.environment.clock.read
         for _ in range(3):
             yield Item()
@@ -213,7 +214,7 @@ class Subscription:
 
     @strawberry.subscription
     async def flood(self, info: Info) -> AsyncGenerator[str, None]:
-        """The clock counts how often it went on."""
+        """Yield without end; the clock counts the results."""
         while info.context.environment.now():
             yield "x" * 100_000
 
@@ -231,14 +232,16 @@ def make_schema(**limits: Any) -> ExecutableSchema:
         limits=OperationLimits(**limits),
         config=StrawberryConfig(
             sort_schema=True,
-            scalar_map={Even: strawberry.scalar(name="Even", serialize=even, parse_value=even)},
+            scalar_map={
+                Even: strawberry.scalar(name="Even", serialize=parse_even, parse_value=parse_even)
+            },
         ),
     )
 
 
 @dataclass
 class Clock:
-    """Stands still until told otherwise."""
+    """A clock that changes only by `tick`, and counts its reads."""
 
     time: datetime = field(default_factory=lambda: datetime(2030, 1, 1, tzinfo=UTC))
     asked: int = 0
@@ -254,13 +257,14 @@ class Clock:
 async def sign_in(
     headers: Mapping[str, str], _params: Mapping[str, Any] | None, _ip: str | None
 ) -> Viewer:
+    """Sign in by the header Authorization or X-API-Key."""
     if headers.get("authorization") == "Bearer broken":
         raise RuntimeError("the password is hunter2")
-    if (shown := headers.get("authorization")) is None:
+    if (authorization := headers.get("authorization")) is None:
         return VIEWERS["Bearer key"] if headers.get("x-api-key") == "key" else Viewer()
-    if shown not in VIEWERS:
+    if authorization not in VIEWERS:
         raise Unauthenticated
-    return VIEWERS[shown]
+    return VIEWERS[authorization]
 
 
 async def page(_request: Request) -> Response:
@@ -269,7 +273,7 @@ async def page(_request: Request) -> Response:
 
 @asynccontextmanager
 async def a_world(folder: Path) -> AsyncGenerator[Environment]:
-    """A world whose store nobody opens."""
+    """Yield an environment whose database is never opened."""
     database = Database(f"sqlite+aiosqlite:///{folder}/mail.db")
     yield Environment(database, FolderStore(folder), b"secret", now=Clock())
     await database.close()
@@ -281,7 +285,7 @@ def app_of(endpoint: GraphqlEndpoint) -> Starlette:
 
 @dataclass
 class Server:
-    """The endpoint on a real port."""
+    """A GraphQL endpoint on a loopback port."""
 
     endpoint: GraphqlEndpoint
     port: int
@@ -291,13 +295,13 @@ class Server:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/graphql"
 
-    def connect(self, **more: Any) -> connect:
-        protocols = more.pop("subprotocols", ["graphql-transport-ws"])
-        return connect(f"ws{self.url[4:]}", subprotocols=protocols, **more)
+    def connect(self, **options: Any) -> connect:
+        protocols = options.pop("subprotocols", ["graphql-transport-ws"])
+        return connect(f"ws{self.url[4:]}", subprotocols=protocols, **options)
 
     @asynccontextmanager
     async def deaf(self, query: str) -> AsyncGenerator[None]:
-        """A socket whose peer asks, and reads nothing."""
+        """Subscribe over a WebSocket connection that is never read."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1000)
         head = {
             "Host": "x",
@@ -320,34 +324,35 @@ class Server:
         writer.transport.abort()
 
     async def still(self) -> int:
-        """How often the clock was asked, once nobody does any more."""
-        before = 0
+        """Wait until the clock is no longer read, and return the number of its reads."""
+        reads_before = 0
         async with asyncio.timeout(10):
-            while not before or before != self.clock.asked:
-                before = self.clock.asked
+            while not reads_before or reads_before != self.clock.asked:
+                reads_before = self.clock.asked
                 await asyncio.sleep(0.2)
-        return before
+        return reads_before
 
-    async def raw(self, sent: bytes, *, seconds: float = 5) -> bytes:
-        """What comes back for these bytes until the server hangs up, or the time is over."""
+    async def raw(self, request: bytes, *, seconds: float = 5) -> bytes:
+        """Send bytes, and return the response up to the end of the connection or of the time."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        writer.write(sent)
-        answer = bytearray()
+        writer.write(request)
+        response = bytearray()
         try:
             async with asyncio.timeout(seconds):
-                while piece := await reader.read(4096):
-                    answer += piece
+                while chunk := await reader.read(4096):
+                    response += chunk
         except TimeoutError:
-            answer += b"<still open>"
+            response += b"<still open>"
         writer.close()
         await writer.wait_closed()
-        return bytes(answer)
+        return bytes(response)
 
 
 @asynccontextmanager
 async def serving(
     world: Environment, settings: EndpointSettings, **limits: Any
 ) -> AsyncGenerator[Server]:
+    """Run a server with the small schema and these cost limits."""
     endpoint = GraphqlEndpoint(make_schema(**limits), world, sign_in, settings)
     config = uvicorn.Config(
         app_of(endpoint),
@@ -360,27 +365,30 @@ async def serving(
     )
     server = uvicorn.Server(config)
     listener = socket.create_server(("127.0.0.1", 0))
-    running = asyncio.create_task(server.serve([listener]))
-    while not server.started:  # noqa: ASYNC110 - uvicorn rings no bell
+    task = asyncio.create_task(server.serve([listener]))
+    while not server.started:  # noqa: ASYNC110 - uvicorn has no event
         await asyncio.sleep(0.01)
     clock: Any = world.clock.read
     yield Server(endpoint, listener.getsockname()[1], clock)
     server.should_exit = True
-    await running
+    await task
 
 
 @asynccontextmanager
 async def client_of(endpoint: GraphqlEndpoint) -> AsyncGenerator[httpx.AsyncClient]:
+    """Yield an HTTP client of an endpoint, without a socket."""
     transport = httpx.ASGITransport(app=app_of(endpoint))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
 
 
 async def say(ws: ClientConnection, kind: str, **more: Any) -> None:
+    """Send a frame."""
     await ws.send(orjson.dumps({"type": kind, **more}).decode())
 
 
 async def hear(ws: ClientConnection) -> Any:
+    """Read a frame."""
     async with asyncio.timeout(5):
         frame = await ws.recv()
     assert isinstance(frame, str)
@@ -388,12 +396,13 @@ async def hear(ws: ClientConnection) -> Any:
 
 
 async def greet(ws: ClientConnection, payload: object = None) -> None:
+    """Send connection_init and wait for the acknowledgement."""
     await say(ws, "connection_init", **({} if payload is None else {"payload": payload}))
     assert (await hear(ws))["type"] == "connection_ack"
 
 
 async def closing(ws: ClientConnection) -> int:
-    """The code with which the server closes."""
+    """Wait until the server closes the connection, and return the close code."""
     async with asyncio.timeout(5):
         await ws.wait_closed()
     return ws.close_code or 0

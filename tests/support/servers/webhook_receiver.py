@@ -1,4 +1,4 @@
-"""A real HTTP server that webhooks are posted to, and does as it is told."""
+"""An HTTP server that receives webhooks, with responses that tests choose."""
 
 import asyncio
 import base64
@@ -14,14 +14,14 @@ from typing import Any
 from graph.notifications.webhooks import delivery_body
 from mail.network.outbound_http import NetworkPolicy
 from models.runtime.environment import CommittedOptions, Environment
-from resolvers.notifications.webhook_feed import create_deliveries
+from resolvers.notifications.webhook_feed import create_deliveries_if_webhooks_active
 from resolvers.notifications.webhook_worker import WebhookWorker, start_lanes
 from tests.conftest import Client
 
 
 @dataclass(frozen=True)
 class Got:
-    """A request as it came."""
+    """A received request."""
 
     path: str
     headers: dict[str, str]
@@ -32,12 +32,12 @@ class Got:
         return json.loads(self.raw)
 
     def signed_with(self, secret: str) -> bool:
-        """Check a signature as the specification says, with nothing of ours."""
+        """Check the signature by the specification, without code of the product."""
         key = base64.b64decode(secret.split("_", 1)[1])
-        text = self.headers["webhook-id"] + "." + self.headers["webhook-timestamp"] + "."
-        mac = hmac.new(key, text.encode() + self.raw, hashlib.sha256).digest()
-        wanted = "v1," + base64.b64encode(mac).decode()
-        return wanted in self.headers["webhook-signature"].split(" ")
+        signed_prefix = self.headers["webhook-id"] + "." + self.headers["webhook-timestamp"] + "."
+        mac = hmac.new(key, signed_prefix.encode() + self.raw, hashlib.sha256).digest()
+        expected = "v1," + base64.b64encode(mac).decode()
+        return expected in self.headers["webhook-signature"].split(" ")
 
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -46,7 +46,7 @@ Answer = Callable[[Got, asyncio.StreamWriter], Awaitable[None]]
 
 @dataclass
 class Receiver:
-    """What has come, and what is answered: bytes, or whatever is done instead."""
+    """A server that records requests, and sends `response` or calls it."""
 
     port: int = 0
     answer: bytes | Answer = OK
@@ -61,11 +61,11 @@ class Receiver:
 
     @property
     def types(self) -> list[str]:
-        return [each.body["type"] for each in self.got]
+        return [request.body["type"] for request in self.got]
 
-    async def wait(self, many: int) -> None:
-        """Until so many have come."""
-        while len(self.got) < many:
+    async def wait(self, count: int) -> None:
+        """Wait until this many requests were received."""
+        while len(self.got) < count:
             self.came.clear()
             await self.came.wait()
 
@@ -74,51 +74,51 @@ class Receiver:
         self.most = max(self.most, self.at_once)
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            first, *lines = head.strip().split("\r\n")
+            request_line, *lines = head.strip().split("\r\n")
             headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines)}
             raw = await reader.readexactly(int(headers["content-length"]))
-            got = Got(first.split(" ")[1], headers, raw)
-            self.got.append(got)
+            request = Got(request_line.split(" ")[1], headers, raw)
+            self.got.append(request)
             self.came.set()
             if isinstance(self.answer, bytes):
                 writer.write(self.answer)
                 await writer.drain()
             else:
-                await self.answer(got, writer)
+                await self.answer(request, writer)
         except (OSError, asyncio.IncompleteReadError):
-            pass  # whoever posts goes when it has heard enough
+            pass  # the client can close at any time
         finally:
             self.at_once -= 1
             writer.close()
 
 
 @asynccontextmanager
-async def receiving(secure: ssl.SSLContext | None = None) -> AsyncIterator[Receiver]:
-    """A receiver on a port of its own."""
-    made = Receiver()
-    server = await asyncio.start_server(made.serve, "127.0.0.1", 0, ssl=secure)
-    made.port = server.sockets[0].getsockname()[1]
+async def receiving(tls_context: ssl.SSLContext | None = None) -> AsyncIterator[Receiver]:
+    """Run a receiver on a free port."""
+    receiver = Receiver()
+    server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0, ssl=tls_context)
+    receiver.port = server.sockets[0].getsockname()[1]
     try:
-        yield made
+        yield receiver
     finally:
         server.close()
 
 
 def inward(world: Environment) -> None:
-    """Let webhooks be posted to this machine."""
-    world.apply_options(
+    """Allow webhooks to this machine."""
+    world.use_options_unless_outdated(
         CommittedOptions(replace(world.options, webhooks_private=True), world.options_position)
     )
 
 
-def worker_of(world: Environment, **gate: Any) -> WebhookWorker:
-    """A worker, as a process has one."""
-    return WebhookWorker(world, delivery_body, NetworkPolicy(**gate))
+def worker_of(world: Environment, **policy_options: Any) -> WebhookWorker:
+    """Make a webhook worker, as a process has one."""
+    return WebhookWorker(world, delivery_body, NetworkPolicy(**policy_options))
 
 
 async def pump(worker: WebhookWorker) -> None:
-    """Read the journal, and post until nothing is due."""
-    await create_deliveries(worker.environment)
+    """Create deliveries from the journal, and post until nothing is due."""
+    await create_deliveries_if_webhooks_active(worker.environment)
     while True:
         await start_lanes(worker)
         if not worker.lanes:
@@ -131,24 +131,24 @@ mutation ($input: WebhookCreateInput!) { webhookCreate(input: $input) { secret
   webhook { id types url active user { username } domain { name } }
   errors { __typename code path message ... on ValidationError { constraint } } } }
 """
-LOG = """query ($id: ID!) { node(id: $id) { ... on Webhook { failures active lastDeliveryAt
-  deliveries(first: 250) { totalCount nodes {
+LOG = """query ($id: ID!) { node(id: $id) { ... on Webhook {
+  failures active lastDeliveryAt deliveries(first: 250) { totalCount nodes {
     id type state attempt status error nextAttemptAt body } } } } }"""
 
 
-async def create(client: Client, url: str, *types: str, **more: Any) -> Any:
-    """The payload of a webhook that is made."""
-    given = {"url": url, "types": list(types or "*"), **more}
-    return (await client(CREATE, input=given))["webhookCreate"]
+async def create(client: Client, url: str, *types: str, **fields: Any) -> Any:
+    """Run webhookCreate and return its payload."""
+    input_fields = {"url": url, "types": list(types or "*"), **fields}
+    return (await client(CREATE, input=input_fields))["webhookCreate"]
 
 
-async def made(client: Client, url: str, *types: str, **more: Any) -> tuple[str, str]:
-    """The id and the secret of a webhook that is made."""
-    payload = await create(client, url, *types, **more)
+async def made(client: Client, url: str, *types: str, **fields: Any) -> tuple[str, str]:
+    """Create a webhook and return its id and secret."""
+    payload = await create(client, url, *types, **fields)
     assert payload["errors"] == []
     return payload["webhook"]["id"], payload["secret"]
 
 
-async def log_of(client: Client, key: str) -> Any:
-    """A webhook with its log."""
-    return (await client(LOG, id=key))["node"]
+async def log_of(client: Client, webhook_id: str) -> Any:
+    """Read a webhook with its deliveries."""
+    return (await client(LOG, id=webhook_id))["node"]

@@ -1,1 +1,1 @@
-"""Helpers of tests: stores."""
+"""Databases of tests, their rows, and checks of their consistency."""

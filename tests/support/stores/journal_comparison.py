@@ -64,25 +64,34 @@ def new_journal_entries(before: Rows, after: Rows) -> list[dict[str, Any]]:
 
 
 def assert_journal_matches_rows(
-    before: Rows, after: Rows, goes: Collection[str] = (), whole: Collection[str] = ()
+    before: Rows,
+    after: Rows,
+    silently_deleted_tables: Collection[str] = (),
+    fully_journaled_tables: Collection[str] = (),
 ) -> None:
     """Check that the journal names exactly the rows that changed.
 
-    Rows of the tables `goes` can be deleted without an entry. In the tables `whole` the change
-    of any column needs an entry.
+    Rows of `silently_deleted_tables` can be deleted without an entry. In `fully_journaled_tables`
+    the change of any column needs an entry.
     """
     entries = new_journal_entries(before, after)
-    for table, (kind, usual) in JOURNALED_TABLES.items():
-        ignored = set() if table in whole else usual | DELIVERY_COUNTERS.get(table, set())
-        journaled = {key for row in entries if row["kind"].startswith(kind) for key in row["ids"]}
-        parts = [changed(before, after, part, set()) for part in PART_TABLES.get(table, ())]
-        differs = changed(before, after, table, ignored).union(*parts)
-        if table in goes:
-            gone = {key[0] for key in before[table].keys() - after[table].keys()}
-            assert journaled <= differs, table
-            differs -= gone - journaled
-        assert journaled == differs, table
+    for table, (entry_kind, unjournaled_columns) in JOURNALED_TABLES.items():
+        ignored = (
+            set()
+            if table in fully_journaled_tables
+            else unjournaled_columns | DELIVERY_COUNTERS.get(table, set())
+        )
+        journaled = {
+            key for row in entries if row["kind"].startswith(entry_kind) for key in row["ids"]
+        }
+        changed_parts = [changed(before, after, part, set()) for part in PART_TABLES.get(table, ())]
+        changed_ids = changed(before, after, table, ignored).union(*changed_parts)
+        if table in silently_deleted_tables:
+            deleted_ids = {key[0] for key in before[table].keys() - after[table].keys()}
+            assert journaled <= changed_ids, table
+            changed_ids -= deleted_ids - journaled
+        assert journaled == changed_ids, table
     for (stream,), row in after["streams"].items():
-        since = before["streams"].get((stream,), {"last": 0})["last"]
-        counted = sum(len(one["ids"]) for one in entries if one["stream_id"] == stream)
-        assert row["last"] - since == counted, stream
+        position_before = before["streams"].get((stream,), {"last": 0})["last"]
+        event_count = sum(len(entry["ids"]) for entry in entries if entry["stream_id"] == stream)
+        assert row["last"] - position_before == event_count, stream

@@ -1,4 +1,4 @@
-"""How a store finds what is asked of it, in its own words."""
+"""Recording SQL statements and explaining their query plans."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -13,54 +13,55 @@ from models.store.database import POSTGRES_READ_SETTINGS
 
 @dataclass
 class Plans:
-    """The plans of the selects that were sent last, as the store tells them."""
+    """Records statements, and explains their plans."""
 
     world: Environment
     sent: list[tuple[str, Any]] = field(default_factory=list)
 
-    async def of(self, work: Awaitable[Any], table: str, *, asking: str = "") -> str:
-        """The plan of the one select that `work` sends for this table, and that has `asking`."""
-        (plan,) = await self.all_of(work, table, asking=asking)
+    async def of(self, action: Awaitable[Any], table: str, *, asking: str = "") -> str:
+        """Explain the only select of this table that `action` runs, and that has the text."""
+        (plan,) = await self.all_of(action, table, asking=asking)
         return plan
 
-    async def all_of(self, work: Awaitable[Any], table: str, *, asking: str = "") -> list[str]:
-        """The plans of all selects that `work` sends for this table, and that have `asking`."""
-        return await self.those(work, lambda sent: asking in sent and f"FROM {table}" in sent)
+    async def all_of(self, action: Awaitable[Any], table: str, *, asking: str = "") -> list[str]:
+        """Explain all selects of this table that `action` runs, and that have the text."""
+        return await self.those(action, lambda sent: asking in sent and f"FROM {table}" in sent)
 
-    async def those(self, work: Awaitable[Any], wanted: Callable[[str], bool]) -> list[str]:
-        """The plans of the statements that `work` sends and that are wanted."""
+    async def those(self, action: Awaitable[Any], is_wanted: Callable[[str], bool]) -> list[str]:
+        """Explain the wanted statements that `action` runs."""
         del self.sent[:]
-        await work
-        found = [one for one in self.sent if wanted(one[0])]
-        return [await self._plan(*one) for one in found]
+        await action
+        statements = [statement for statement in self.sent if is_wanted(statement[0])]
+        return [await self._explain(*statement) for statement in statements]
 
-    async def _plan(self, statement: str, given: Any) -> str:
-        sqlite = self.world.database.dialect == "sqlite"
-        explain = "EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN "
+    async def _explain(self, statement: str, parameters: Any) -> str:
+        """Explain a statement and return the plan as text."""
+        is_sqlite = self.world.database.dialect == "sqlite"
+        explain = "EXPLAIN QUERY PLAN " if is_sqlite else "EXPLAIN "
         async with self.world.database.engine.connect() as connection:
-            for setting in () if sqlite else POSTGRES_READ_SETTINGS:
+            for setting in () if is_sqlite else POSTGRES_READ_SETTINGS:
                 await connection.exec_driver_sql(f"SET LOCAL {setting}")
-            found = await connection.exec_driver_sql(explain + statement, given)
-            return "\n".join(str(row[-1]) for row in found)
+            plan_rows = await connection.exec_driver_sql(explain + statement, parameters)
+            return "\n".join(str(row[-1]) for row in plan_rows)
 
 
 @contextmanager
-def recorded_statements(world: Environment, sent: list[tuple[str, Any]]) -> Iterator[None]:
-    """Append each statement that is sent to the store, with its parameters."""
+def recorded_statements(world: Environment, statements: list[tuple[str, Any]]) -> Iterator[None]:
+    """Append each statement to a list, with its parameters."""
 
-    def note(_connection: Any, _cursor: Any, statement: str, given: Any, *_: Any) -> None:
-        sent.append((statement, given))
+    def record(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        statements.append((statement, parameters))
 
     for engine in world.database.engines:
-        event.listen(engine, "before_cursor_execute", note)
+        event.listen(engine, "before_cursor_execute", record)
     yield
     for engine in world.database.engines:
-        event.remove(engine, "before_cursor_execute", note)
+        event.remove(engine, "before_cursor_execute", record)
 
 
 @contextmanager
 def explained(world: Environment) -> Iterator[Plans]:
-    """Record the statements that are sent to the store, to explain their plans."""
-    plans = Plans(world)
-    with recorded_statements(world, plans.sent):
-        yield plans
+    """Record statements, to explain their plans."""
+    recorder = Plans(world)
+    with recorded_statements(world, recorder.sent):
+        yield recorder

@@ -18,5 +18,5 @@ async def row_count(world: Environment, table: Any) -> int:
 
 async def user_table_row_counts(world: Environment) -> list[int]:
     """Count the rows of each table that creating a user changes."""
-    asked = (f"SELECT count(*) FROM {table}" for table in USER_TABLES)  # noqa: S608 - our own names
-    return [(await rows(world, sql))[0][0] for sql in asked]
+    statements = (f"SELECT count(*) FROM {table}" for table in USER_TABLES)  # noqa: S608
+    return [(await rows(world, statement))[0][0] for statement in statements]

@@ -16,7 +16,7 @@ _SAMPLES = {
 
 
 def is_instant(column: Any) -> bool:
-    """True if the column holds a moment."""
+    """True if the column holds a time."""
     return isinstance(getattr(column.type, "impl", None), DateTime)
 
 
@@ -34,14 +34,16 @@ def _sample(column: Any) -> Any:
 
 
 async def insert_unchecked(world: Environment, table: Any, row: dict[str, Any]) -> None:
-    """Store a row though the rows that it refers to don't exist."""
-    url, new = world.database.engine.url, insert(core_table(table))
+    """Store a row without its referenced rows."""
+    url, statement = world.database.engine.url, insert(core_table(table))
     if world.database.dialect == "sqlite":
-        engine = create_engine(url.set(drivername="sqlite"))  # which checks no foreign keys
+        engine = create_engine(url.set(drivername="sqlite"))  # it does not check foreign keys
         with engine.begin() as connection:
-            connection.execute(new, row)
+            connection.execute(statement, row)
         engine.dispose()
     else:
-        async with world.database.engine.begin() as connected:
-            await connected.exec_driver_sql("SET LOCAL session_replication_role = replica")
-            await connected.execute(new, row)
+        async with world.database.engine.begin() as connection_without_checks:
+            await connection_without_checks.exec_driver_sql(
+                "SET LOCAL session_replication_role = replica"
+            )
+            await connection_without_checks.execute(statement, row)

@@ -1,4 +1,4 @@
-"""A real file system that is small, and can be filled."""
+"""A small file system that tests can fill."""
 
 import os
 import subprocess
@@ -11,12 +11,12 @@ import pytest
 
 from tests.support.run_scope import CI
 
-STEP = 1 << 16
+WRITE_SIZE = 1 << 16
 
 
 @dataclass(frozen=True)
 class SmallDisk:
-    """A tmpfs of its own, mounted at a folder."""
+    """A tmpfs that is mounted at a folder."""
 
     folder: Path
 
@@ -25,9 +25,9 @@ class SmallDisk:
         return self.folder / "ballast"
 
     def fill(self, *, spare: int = 0) -> None:
-        """Write until the disk is full; leave so many bytes."""
+        """Write until the disk is full; leave `spare` bytes."""
         with self._ballast.open("ab", buffering=0) as file:
-            for size in (STEP, 1):
+            for size in (WRITE_SIZE, 1):
                 try:
                     while file.write(bytes(size)) == size:
                         pass
@@ -35,28 +35,28 @@ class SmallDisk:
                     continue
             file.truncate(self._ballast.stat().st_size - spare)
 
-    def give_to_owner(self, of: str) -> None:
-        """Let the owner of another folder write here."""
-        owner = Path(of).stat()
+    def give_to_owner(self, other_folder: str) -> None:
+        """Give the folder to the owner of another folder."""
+        owner = Path(other_folder).stat()
         os.chown(self.folder, owner.st_uid, owner.st_gid)
 
     def empty(self) -> None:
-        """Remove what `fill` has written."""
+        """Remove the file that `fill` has written."""
         self._ballast.unlink()
 
 
 @contextmanager
 def small_disk(folder: Path, mebibytes: int) -> Generator[SmallDisk]:
-    """Mount a disk of this size there. It needs root: others skip the test, but not in CI."""
+    """Mount a disk of this size. Without root the test is skipped, but in CI it fails."""
     folder.mkdir()
     size = f"size={mebibytes}m,mode=755"
     command = ["/usr/bin/mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        words = f"a small disk can't be mounted: {mounted.stderr}"
+    mount_result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mount_result.returncode:
+        reason = f"a small disk can't be mounted: {mount_result.stderr}"
         if CI or os.geteuid() == 0:
-            pytest.fail(words)
-        pytest.skip(words)
+            pytest.fail(reason)
+        pytest.skip(reason)
     try:
         yield SmallDisk(folder)
     finally:

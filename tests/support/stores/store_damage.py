@@ -1,4 +1,4 @@
-"""What can be wrong with a store, as statements; names in braces are filled in by the test."""
+"""Kinds of damage to a database, as SQL. Tests fill in the names in braces."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from models.runtime.environment import Environment
 
 @dataclass(frozen=True)
 class Harm:
-    """A statement, what it breaks, and what of that stays broken after a repair."""
+    """A statement, the checks that fail after it, and those that still fail after a repair."""
 
     name: str
     sql: str
@@ -15,29 +15,29 @@ class Harm:
     stays: str = ""
 
 
-BOX = "UPDATE mailboxes SET {} WHERE id = {{ada.inbox}}"
-ONE = "UPDATE messages SET {} WHERE id = {{messages[0]}}"
-SENT = "UPDATE submissions SET {} WHERE id = {{submission}}"
-COUNTS = "counters.total counters.unseen counters.size"
-USE = "quota.used quota.message_count"
+UPDATE_INBOX = "UPDATE mailboxes SET {} WHERE id = {{ada.inbox}}"
+UPDATE_FIRST_MESSAGE = "UPDATE messages SET {} WHERE id = {{messages[0]}}"
+UPDATE_SUBMISSION = "UPDATE submissions SET {} WHERE id = {{submission}}"
+COUNTER_CHECKS = "counters.total counters.unseen counters.size"
+USAGE_CHECKS = "quota.used quota.message_count"
 HARMS = [
-    Harm("total", BOX.format("total = total + 1"), "counters.total"),
-    Harm("unseen", BOX.format("unseen = 0"), "counters.unseen"),
-    Harm("size", BOX.format("size = -5"), "counters.size"),
-    Harm("a read one", ONE.format("seen = true"), "counters.unseen"),
-    Harm("uid_next", BOX.format("uid_next = 4"), "counters.uid_next"),
-    Harm("folder behind", BOX.format("modseq = 1"), "counters.modseq"),
-    Harm("folder ahead", BOX.format("modseq = 900"), "counters.modseq"),
+    Harm("total", UPDATE_INBOX.format("total = total + 1"), "counters.total"),
+    Harm("unseen", UPDATE_INBOX.format("unseen = 0"), "counters.unseen"),
+    Harm("size", UPDATE_INBOX.format("size = -5"), "counters.size"),
+    Harm("a read one", UPDATE_FIRST_MESSAGE.format("seen = true"), "counters.unseen"),
+    Harm("uid_next", UPDATE_INBOX.format("uid_next = 4"), "counters.uid_next"),
+    Harm("folder behind", UPDATE_INBOX.format("modseq = 1"), "counters.modseq"),
+    Harm("folder ahead", UPDATE_INBOX.format("modseq = 900"), "counters.modseq"),
     Harm(
         "another's folder",
         "UPDATE messages SET mailbox_id = {bob.notes} WHERE id = {messages[0]}",
-        f"{COUNTS} counters.uid_next counters.modseq counters.modify_index counters.owner",
+        f"{COUNTER_CHECKS} counters.uid_next counters.modseq counters.modify_index counters.owner",
         "counters.owner",
     ),
     Harm(
         "half archived",
-        ONE.format("archived_at = '2030-01-01 00:00:00'"),
-        f"{USE} counters.place",
+        UPDATE_FIRST_MESSAGE.format("archived_at = '2030-01-01 00:00:00'"),
+        f"{USAGE_CHECKS} counters.place",
         "counters.place",
     ),
     Harm("used", "UPDATE users SET used = used + 1 WHERE id = {ada.user_id}", "quota.used"),
@@ -48,7 +48,7 @@ HARMS = [
     ),
     Harm(
         "no inbox",
-        BOX.format("special_use = NULL"),
+        UPDATE_INBOX.format("special_use = NULL"),
         "quota.inbox",
         "quota.inbox",
     ),
@@ -94,7 +94,7 @@ HARMS = [
     Harm(
         "a message vanished",
         "DELETE FROM messages WHERE id = {messages[2]}",
-        f"{COUNTS} {USE} journal.events threads.messages",
+        f"{COUNTER_CHECKS} {USAGE_CHECKS} journal.events threads.messages",
         "journal.events",
     ),
     Harm(
@@ -103,10 +103,15 @@ HARMS = [
         "journal.events",
         "journal.events",
     ),
-    Harm("another's number", ONE.format("modseq = 2"), "journal.change", "journal.change"),
+    Harm(
+        "another's number",
+        UPDATE_FIRST_MESSAGE.format("modseq = 2"),
+        "journal.change",
+        "journal.change",
+    ),
     Harm(
         "a number to come",
-        ONE.format("modseq = 900"),
+        UPDATE_FIRST_MESSAGE.format("modseq = 900"),
         "journal.modseq counters.modseq",
         "journal.modseq",
     ),
@@ -133,8 +138,8 @@ HARMS = [
         "UPDATE thread_refs SET thread_id = {bobs_thread} WHERE user_id = {ada.user_id}",
         "threads.refs_astray",
     ),
-    Harm("not in the index", ONE.format("indexed = true"), "search.indexed"),
-    Harm("sent too soon", SENT.format("state = 'SENT'"), "queue.state"),
+    Harm("not in the index", UPDATE_FIRST_MESSAGE.format("indexed = true"), "search.indexed"),
+    Harm("sent too soon", UPDATE_SUBMISSION.format("state = 'SENT'"), "queue.state"),
     Harm("never tried", "UPDATE deliveries SET next_at = NULL", *["queue.next_attempt"] * 2),
     Harm("no recipients", "DELETE FROM deliveries", *["queue.deliveries"] * 2),
     Harm(
@@ -173,10 +178,14 @@ HARMS = [
         "UPDATE blobs SET size = size + 1 WHERE name IS NULL",
         *["blobs.readable blobs.whole"] * 2,
     ),
-    Harm("another digest", ONE.format("digest = 'ff'"), *["blobs.message_digest"] * 2),
+    Harm(
+        "another digest",
+        UPDATE_FIRST_MESSAGE.format("digest = 'ff'"),
+        *["blobs.message_digest"] * 2,
+    ),
     Harm(
         "another size",
-        ONE.format("size = size + 1"),
+        UPDATE_FIRST_MESSAGE.format("size = size + 1"),
         "counters.size quota.used blobs.message_size",
         "blobs.message_size",
     ),

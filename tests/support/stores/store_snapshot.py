@@ -1,4 +1,4 @@
-"""All rows of a store, and how two readings of them differ."""
+"""All rows of a database, and the differences of two snapshots."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -10,7 +10,10 @@ from sqlmodel import SQLModel
 from models.runtime.environment import Environment
 
 Rows = dict[str, dict[tuple[Any, ...], dict[str, Any]]]
-USES = {("api_keys", "last_used_at"), ("api_keys", "last_used_ip")}  # noted behind the answer
+BACKGROUND_COLUMNS = {
+    ("api_keys", "last_used_at"),
+    ("api_keys", "last_used_ip"),
+}  # stored after the response
 
 
 class TableRead(NamedTuple):
@@ -22,7 +25,7 @@ class TableRead(NamedTuple):
 
 
 async def everything(world: Environment) -> Rows:
-    """All rows of the store, by table and key."""
+    """Read all rows of the database, by table and key."""
     database = world.database
     if database.dialect == "sqlite":
         reader = database.engines[1]
@@ -33,19 +36,23 @@ async def everything(world: Environment) -> Rows:
 
 
 def changed(before: Rows, after: Rows, name: str, ignored: set[str]) -> set[int]:
-    """The keys of the rows that came, went, or differ in what the journal tells of."""
+    """The ids of rows that were added or deleted, or whose other columns differ."""
 
-    def told(row: Mapping[str, Any] | None) -> Any:
+    def compared_columns(row: Mapping[str, Any] | None) -> Any:
         return row and {column: value for column, value in row.items() if column not in ignored}
 
     old, new = before[name], after[name]
-    keys = {key for key in {*old, *new} if told(old.get(key)) != told(new.get(key))}
+    keys = {
+        key
+        for key in {*old, *new}
+        if compared_columns(old.get(key)) != compared_columns(new.get(key))
+    }
     return {key[0] for key in keys}
 
 
 def _read_tables(connection: Connection) -> Rows:
-    """Read the tables that have rows: most have none, and asking costs more than reading."""
-    names = {str(name) for (name,) in connection.execute(_names_of_filled_tables())}
+    """Read the tables that have rows: most are empty, and a check costs less than a read."""
+    names = {str(name) for (name,) in connection.execute(_filled_table_names())}
     return {
         table.name: _rows(connection, table) if table.name in names else {}
         for table in SQLModel.metadata.sorted_tables
@@ -53,20 +60,25 @@ def _read_tables(connection: Connection) -> Rows:
 
 
 def _rows(connection: Connection, table: Table) -> dict[tuple[Any, ...], dict[str, Any]]:
-    read = _table_read(table)
-    rows = [dict(zip(read.columns, row, strict=True)) for row in connection.execute(read.statement)]
-    return {tuple(row[name] for name in read.key): row for row in rows}
+    table_read = _table_read(table)
+    rows = [
+        dict(zip(table_read.columns, row, strict=True))
+        for row in connection.execute(table_read.statement)
+    ]
+    return {tuple(row[name] for name in table_read.key): row for row in rows}
 
 
 @cache
 def _table_read(table: Table) -> TableRead:
-    columns = [column for column in table.columns if (table.name, column.name) not in USES]
+    columns = [
+        column for column in table.columns if (table.name, column.name) not in BACKGROUND_COLUMNS
+    ]
     key = [column.name for column in table.primary_key]
     return TableRead(select(*columns), [column.name for column in columns], key)
 
 
 @cache
-def _names_of_filled_tables() -> Any:
+def _filled_table_names() -> Any:
     return union_all(
         *(
             select(literal_column(f"'{table.name}'").label("name")).where(

@@ -1,4 +1,4 @@
-"""Everything a store holds, to look for a secret in it."""
+"""All text in a database, to look for secrets in it."""
 
 import base64
 from pathlib import Path
@@ -11,11 +11,11 @@ from resolvers.auth.second_factors import totp
 
 
 async def stored_text(world: Environment) -> str:
-    """Everything in the store: its file and write-ahead log, or all rows."""
+    """Read the whole database as text: its file and write-ahead log, or all rows."""
     if world.database.dialect == "sqlite":
         path = Path(str(world.database.engine.url.database))
-        files = [each for each in path.parent.iterdir() if each.name.startswith(path.name)]
-        return "".join(each.read_bytes().decode("latin-1") for each in files)
+        files = [file for file in path.parent.iterdir() if file.name.startswith(path.name)]
+        return "".join(file.read_bytes().decode("latin-1") for file in files)
     return repr(
         [
             list(await world.database.read(select(table)))
@@ -25,13 +25,13 @@ async def stored_text(world: Environment) -> str:
 
 
 def encoded_forms(secret: str) -> set[str]:
-    """A secret and the encodings in which a store could hold it."""
+    """The secret and the encodings in which a database could contain it."""
     raw = secret.encode()
-    plain = secret.replace("-", "")
-    coded = {base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()}
-    found = {secret, plain, secret.upper(), raw.hex(), *coded}
+    without_hyphens = secret.replace("-", "")
+    base64_forms = {base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()}
+    forms = {secret, without_hyphens, secret.upper(), raw.hex(), *base64_forms}
     try:
-        seed = totp.decode_secret(secret)
-    except Exception:  # noqa: BLE001 - no seed
-        return found
-    return found | {seed.hex(), seed.decode("latin-1"), repr(seed)[2:-1]}
+        totp_secret = totp.decode_secret(secret)
+    except Exception:  # noqa: BLE001 - not a TOTP secret
+        return forms
+    return forms | {totp_secret.hex(), totp_secret.decode("latin-1"), repr(totp_secret)[2:-1]}

@@ -1,1 +1,1 @@
-"""Helpers of tests: targets."""
+"""Objects of other accounts, and the requests that try to reach them."""

@@ -1,4 +1,4 @@
-"""A server on a port, with furnished accounts in every relation to every caller."""
+"""A server with accounts in every relation to each caller, and objects of each kind."""
 
 import contextlib
 from collections.abc import AsyncGenerator, Mapping
@@ -27,21 +27,26 @@ from tests.support.targets.target_objects import LATER, Specimens, furnish
 
 CALLERS = ("user", "domain-bare", "domain-admin", "admin", "root-key")  # the weakest first
 RELATIONS = ("self", "user", "above", "other")
-OWN = {"user": "ada", "domain-bare": "bare", "domain-admin": "every", "admin": "over"}
+USERNAME_BY_CALLER = {
+    "user": "ada",
+    "domain-bare": "bare",
+    "domain-admin": "every",
+    "admin": "over",
+}
 MBOX = b"From a@b.example Tue Jan  6 10:00:00 2026\nSubject: x\n\nx\n"
-Cell = tuple[str, str]  # a caller, and the relation of the target to it
+CallerRelation = tuple[str, str]  # a caller, and the relation of the target to it
 
 
 def account_of(caller: str, relation: str) -> str | None:
-    """The user name of the target; None if the caller has no account of this relation."""
+    """The username of the target; None if the caller has no account of this relation."""
     if relation == "self":
-        return OWN.get(caller)
+        return USERNAME_BY_CALLER.get(caller)
     if relation == "above":
         return "over" if caller in CALLERS[:3] else "top"
     return {"user": "bob", "other": "faraway"}[relation]
 
 
-CELLS: tuple[Cell, ...] = tuple(
+CELLS: tuple[CallerRelation, ...] = tuple(
     (caller, relation)
     for caller in CALLERS
     for relation in RELATIONS
@@ -51,7 +56,7 @@ CELLS: tuple[Cell, ...] = tuple(
 
 @dataclass
 class Server:
-    """A server, the credentials of the callers, and the objects of the accounts by user name."""
+    """A server, the credentials of the callers, and the objects of each account by username."""
 
     house: House
     http: httpx.AsyncClient
@@ -60,6 +65,7 @@ class Server:
     uploads: dict[str, str]  # of the callers
 
     def target(self, caller: str, relation: str) -> Specimens:
+        """The objects of the account in this relation to the caller."""
         return self.specimens[account_of(caller, relation) or ""]
 
     async def post(
@@ -71,78 +77,84 @@ class Server:
         return await self.http.post("/graphql", json=body, headers=headers)
 
 
-async def _bury(world: Environment, specimens: dict[str, Specimens]) -> None:
-    """Delete an account beside each target, of the same role and domain."""
+async def _delete_accounts(world: Environment, objects_by_username: dict[str, Specimens]) -> None:
+    """For each target, create and delete an account of the same role and domain."""
     root = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
     for name in ("bob", "over", "top", "faraway"):
-        target = specimens[name]
+        target = objects_by_username[name]
         domain = target.address.split("@")[1]
-        new = NewUser(
+        new_user = NewUser(
             username=f"gone{name}",
             address=f"gone{name}@{domain}",
             role=target.user.role,
             password_disabled=True,
         )
-        gone = await creation_create.create_user(root, new)
-        await user_delete.delete_users(root, UserSelector(ids=(gone.id,)), LATER)
-        target.texts["deleted"] = str(global_ids.encode("User", gone.id))
+        user = await creation_create.create_user(root, new_user)
+        await user_delete.delete_users(root, UserSelector(ids=(user.id,)), LATER)
+        target.texts["deleted"] = str(global_ids.encode("User", user.id))
 
 
-async def _uploads(http: httpx.AsyncClient, secrets: dict[str, str]) -> dict[str, str]:
-    """Upload a mailbox as each caller that has an account."""
-    found = {}
-    for caller in OWN:
+async def _upload_mailboxes(http: httpx.AsyncClient, secrets: dict[str, str]) -> dict[str, str]:
+    """Upload a mailbox as each caller with an account; return the ids of the uploads."""
+    upload_ids = {}
+    for caller in USERNAME_BY_CALLER:
         headers = {"authorization": f"Bearer {secrets[caller]}"}
-        answer = await http.post("/rest/uploads", content=MBOX, headers=headers)
-        found[caller] = str(answer.json()["id"])
-    return found
+        response = await http.post("/rest/uploads", content=MBOX, headers=headers)
+        upload_ids[caller] = str(response.json()["id"])
+    return upload_ids
 
 
-async def _sign(server: Server) -> None:
-    """Make a signing key for each domain: the targets of one domain share it."""
+async def _create_signing_keys(server: Server) -> None:
+    """Create a signing key for each domain; the targets of a domain share it."""
     create = """mutation ($input: DkimKeySetInput!) {
       dkimKeySet(input: $input) { keys { id } errors { message } } }"""
     for domain in ("example.org", "far.example"):
-        given = {"domains": [domain], "selector": "first", "algorithm": "ED25519"}
-        answer = (await server.post("root-key", create, {"input": given})).json()
-        key = global_ids.decode("DkimKey", answer["data"]["dkimKeySet"]["keys"][0]["id"])
+        input_fields = {"domains": [domain], "selector": "first", "algorithm": "ED25519"}
+        response = (await server.post("root-key", create, {"input": input_fields})).json()
+        key_id = global_ids.decode("DkimKey", response["data"]["dkimKeySet"]["keys"][0]["id"])
         for target in server.specimens.values():
             if target.address.endswith(f"@{domain}"):
-                target.keys["DkimKey"] = key
+                target.keys["DkimKey"] = key_id
 
 
 @contextlib.asynccontextmanager
 async def furnished(world: Environment, folder: Path) -> AsyncGenerator[Server]:
-    """Serve a world whose accounts have one object of each kind."""
+    """Run a server whose accounts have one object of each kind."""
     async with (
-        house(world, folder) as running,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{running.port}", timeout=60) as http,
+        house(world, folder) as live,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{live.port}", timeout=60) as http,
     ):
-        bare = await make_domain_admin(world, http, "bare")
-        every = await make_domain_admin(world, http, "every", list(AdminPermission))
-        over = await make_client(world, http, "over", role=Role.ADMIN)
+        bare_domain_admin = await make_domain_admin(world, http, "bare")
+        full_domain_admin = await make_domain_admin(world, http, "every", list(AdminPermission))
+        administrator = await make_client(world, http, "over", role=Role.ADMIN)
         ada = await make_user(world, "ada")
         root = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
-        far = NewUser(username="faraway", address="faraway@far.example", password_disabled=True)
-        await creation_create.create_user(root, far)
+        other_user = NewUser(
+            username="faraway", address="faraway@far.example", password_disabled=True
+        )
+        await creation_create.create_user(root, other_user)
         for name, role in (("bob", Role.USER), ("top", Role.ROOT), ("sharer", Role.USER)):
             await make_user(world, name, role=role)
         users = await world.database.read(select(*select_columns(User)))
-        named = {row.username: row for row in users}
-        specimens = {}
+        users_by_name = {row.username: row for row in users}
+        objects_by_username = {}
         for name in ("ada", "bob", "bare", "every", "over", "top", "faraway"):
             domain = "far.example" if name == "faraway" else "example.org"
-            specimens[name] = await furnish(world, named[name], f"{name}@{domain}", named["sharer"])
-        await _bury(world, specimens)
+            objects_by_username[name] = await furnish(
+                world, users_by_name[name], f"{name}@{domain}", users_by_name["sharer"]
+            )
+        await _delete_accounts(world, objects_by_username)
         while await index_worker.index_next_batch(world):
             pass
         secrets = {
             "user": await make_access_token(world, ada),
-            "domain-bare": await make_access_token(world, bare.user),
-            "domain-admin": await make_access_token(world, every.user),
-            "admin": await make_access_token(world, over.user),
+            "domain-bare": await make_access_token(world, bare_domain_admin.user),
+            "domain-admin": await make_access_token(world, full_domain_admin.user),
+            "admin": await make_access_token(world, administrator.user),
             "root-key": await make_key(world, "root-key", role=Role.ROOT),
         }
-        server = Server(running, http, secrets, specimens, await _uploads(http, secrets))
-        await _sign(server)
+        server = Server(
+            live, http, secrets, objects_by_username, await _upload_mailboxes(http, secrets)
+        )
+        await _create_signing_keys(server)
         yield server

@@ -1,4 +1,4 @@
-"""What a caller would change of a target: one input for each decision about mutations."""
+"""Mutations on a target, with one input for each authorization decision."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,9 +11,9 @@ from tests.support.targets.target_objects import Specimens
 from tests.support.targets.target_queries import ALLOWED, REFUSED
 
 REFS = ("UserRef", "UserSelection")
-SOME = {"filter": {"query": "x"}}
-# Inputs that name the account itself, by another member than `user` or `users`.
-PLACES = {
+ANY_MESSAGES = {"filter": {"query": "x"}}
+# The member that names the account, if it is not `user` or `users`.
+TARGET_MEMBERS = {
     "bccRuleCreate": "match",
     "messageCopy": "select",
     "messageDeduplicate": "select",
@@ -23,8 +23,8 @@ PLACES = {
     "messageUpdate": "select",
     "senderRuleCreate": "scope",
 }
-# Members that make an input whole, so that nothing but the target speaks against it.
-GIVEN: dict[str, dict[str, Any]] = {
+# Members that make an input valid, so that only the target can be refused.
+ADDED_MEMBERS: dict[str, dict[str, Any]] = {
     "accountImport": {"archive": {"text": "From a@b.example Tue Jan  6 10:00:00 2026\n\nx\n"}},
     "addressCreate": {"address": "fresh@example.org"},
     "archiveRestore": {"start": "2029-01-01T00:00:00Z", "end": "2030-01-01T00:00:00Z"},
@@ -36,9 +36,9 @@ GIVEN: dict[str, dict[str, Any]] = {
     "mailboxMetadataUnset": {"key": "/private/comment", "mailbox": {"path": "INBOX"}},
     "mailboxStateSet": {"mailbox": {"path": "INBOX"}, "minNextUid": 7},
     "mailboxUpdate": {"mailboxes": [{"path": "INBOX"}], "set": {"subscribed": True}},
-    "messageDeduplicate": {"select": SOME},
-    "messageDelete": {"select": SOME},
-    "messageUpdate": {"select": SOME, "set": {"seen": True}},
+    "messageDeduplicate": {"select": ANY_MESSAGES},
+    "messageDelete": {"select": ANY_MESSAGES},
+    "messageUpdate": {"select": ANY_MESSAGES, "set": {"seen": True}},
     "messageUpload fields": {"mailbox": {"path": "INBOX"}, "subject": "x", "text": "x"},
     "sieveScriptPut": {"content": "keep;"},
     "spamPolicySet": {"level": 10},
@@ -49,8 +49,8 @@ GIVEN: dict[str, dict[str, Any]] = {
     "userUpdate targets": {"set": {"targets": ["x@elsewhere.example"]}},
     "webhookCreate": {"types": ["user.*"]},
 }
-# Inputs that name an object of the account. An allowed one has no error at all.
-OBJECTS: dict[str, dict[str, Any]] = {
+# Inputs that name an object of the account. If it is allowed, there is no error.
+OBJECT_INPUTS: dict[str, dict[str, Any]] = {
     "addressDelete": {"ids": ["@Address"]},
     "addressUpdate": {"addresses": [{"id": "@Address"}], "set": {"name": "x"}},
     "apiKeyDelete": {"ids": ["@ApiKey"]},
@@ -133,8 +133,15 @@ OBJECTS: dict[str, dict[str, Any]] = {
     "webhookTest": {"ids": ["@Webhook"]},
     "webhookUpdate": {"ids": ["@Webhook"], "active": False},
 }
-TARGET = {"match", "scope", "select", "sourceUser", "user", "users"}  # members that name it
-# Errors that come after the target was accepted.
+TARGET_ERROR_MEMBERS = {
+    "match",
+    "scope",
+    "select",
+    "sourceUser",
+    "user",
+    "users",
+}  # members whose errors are about the target
+# Errors of checks that run after the target was accepted.
 LATER_ERRORS = {
     "domainDelete": "nobody deletes the own account",
     "mailImport source": "the mail is in this account already",
@@ -143,10 +150,10 @@ LATER_ERRORS = {
 
 
 def operations() -> Iterator[str]:
-    """The mutations, each once; one that changes several things once for each of these."""
-    root: Any = SDL.mutation_type
-    yield from root.fields
-    yield from (name for name in (*GIVEN, *OBJECTS) if " " in name)
+    """The mutations, and the variants that change another part of an object."""
+    mutation_type: Any = SDL.mutation_type
+    yield from mutation_type.fields
+    yield from (name for name in (*ADDED_MEMBERS, *OBJECT_INPUTS) if " " in name)
 
 
 def _input_type(name: str) -> Any:
@@ -155,40 +162,45 @@ def _input_type(name: str) -> Any:
 
 
 def document(name: str) -> str:
-    """The mutation. The word behind a space in `name` tells what it changes."""
+    """The document of a mutation. A variant is named after a space in `name`."""
     name = name.partition(" ")[0]
-    asked = "errors { code message path }"
-    return f"mutation ($input: {_input_type(name)}!) {{ {name}(input: $input) {{ {asked} }} }}"
+    payload_fields = "errors { code message path }"
+    field = f"{name}(input: $input) {{ {payload_fields} }}"
+    return f"mutation ($input: {_input_type(name)}!) {{ {field} }}"
 
 
 def variables(name: str, target: Specimens, upload: str) -> dict[str, Any]:
-    """An input that names this target. The server only validates it."""
-    plain = name.partition(" ")[0]
-    kind = _input_type(plain)
-    given = {**sample_input(kind), **GIVEN.get(name, {}), **OBJECTS.get(name, {})}
-    given["options"] = {"validateOnly": True, "reason": "a trial"}
+    """The input of a mutation on this target; it is only validated."""
+    mutation_name = name.partition(" ")[0]
+    input_type = _input_type(mutation_name)
+    input_fields = {
+        **sample_input(input_type),
+        **ADDED_MEMBERS.get(name, {}),
+        **OBJECT_INPUTS.get(name, {}),
+    }
+    input_fields["options"] = {"validateOnly": True, "reason": "a trial"}
     user = {"username": target.user.username}
-    match PLACES.get(plain):
+    match TARGET_MEMBERS.get(mutation_name):
         case "match":
-            given["match"] = target.address
+            input_fields["match"] = target.address
         case "scope":
-            given["scope"] = {"user": user}
-        case "select" if name not in OBJECTS:
-            given["select"] = {**given.get("select", {}), "users": _selection(target)}
-        case _ if name not in OBJECTS:
-            member = "users" if "users" in kind.fields else "user"
-            one = get_named_type(kind.fields[member].type).name == "UserRef"
-            given[member] = user if one else _selection(target)
-    named: dict[str, Any] = _named(given, target, upload)
-    return named
+            input_fields["scope"] = {"user": user}
+        case "select" if name not in OBJECT_INPUTS:
+            input_fields["select"] = {**input_fields.get("select", {}), "users": _selection(target)}
+        case _ if name not in OBJECT_INPUTS:
+            member = "users" if "users" in input_type.fields else "user"
+            takes_ref = get_named_type(input_type.fields[member].type).name == "UserRef"
+            input_fields[member] = user if takes_ref else _selection(target)
+    with_ids: dict[str, Any] = _with_ids(input_fields, target, upload)
+    return with_ids
 
 
-def _named(value: Any, target: Specimens, upload: str) -> Any:
-    """The same value, with ids and names for the texts that begin with @."""
+def _with_ids(value: Any, target: Specimens, upload: str) -> Any:
+    """Replace texts that begin with @ by the ids and names of the target's objects."""
     if isinstance(value, dict):
-        return {name: _named(one, target, upload) for name, one in value.items()}
+        return {name: _with_ids(member, target, upload) for name, member in value.items()}
     if isinstance(value, list):
-        return [_named(one, target, upload) for one in value]
+        return [_with_ids(member, target, upload) for member in value]
     if isinstance(value, str) and value.startswith("@"):
         return upload if value == "@upload" else target.value(value[1:])
     return value
@@ -198,18 +210,20 @@ def _selection(target: Specimens) -> dict[str, list[str]]:
     return {"usernames": [target.user.username]}
 
 
-def verdict(name: str, answer: Any) -> str:
-    """Allowed, unless the target is refused, or not found. Other refusals come after that."""
-    if "errors" in answer:
-        error = answer["errors"][0]
+def verdict(name: str, response: Any) -> str:
+    """Allowed, unless the target is refused or not found. Later errors count as allowed."""
+    if "errors" in response:
+        error = response["errors"][0]
         code: str = error["extensions"]["code"]
         return REFUSED if code == "FORBIDDEN" else f"{code}: {error['message']}"
-    for error in answer["data"][name.partition(" ")[0]]["errors"]:
+    for error in response["data"][name.partition(" ")[0]]["errors"]:
         if error["message"] == LATER_ERRORS.get(name):
             continue
-        names_target = name in OBJECTS or not error["path"] or error["path"][0] in TARGET
+        names_target = (
+            name in OBJECT_INPUTS or not error["path"] or error["path"][0] in TARGET_ERROR_MEMBERS
+        )
         if error["code"] == "FORBIDDEN" or (error["code"] == "NOT_FOUND" and names_target):
             return REFUSED
-        if name in OBJECTS or (error["code"] == "VALIDATION" and name in GIVEN):
-            return f"{error['code']}: {error['message']}"  # says nothing about the target
+        if name in OBJECT_INPUTS or (error["code"] == "VALIDATION" and name in ADDED_MEMBERS):
+            return f"{error['code']}: {error['message']}"  # it is not about the target
     return ALLOWED

@@ -1,4 +1,4 @@
-"""One object of each kind for an account, with a word that occurs in no other account."""
+"""One object of each kind for an account, with a marker text that no other account has."""
 
 import base64
 from dataclasses import dataclass, field
@@ -58,13 +58,13 @@ from resolvers.mailboxes.loaders import NewMailboxes
 from tests.conftest import raw_message
 from tests.support.lists.list_rows import placeholder
 
-BEFORE, LATER = datetime(2029, 1, 1, tzinfo=UTC), datetime(2031, 1, 1, tzinfo=UTC)
+PAST, LATER = datetime(2029, 1, 1, tzinfo=UTC), datetime(2031, 1, 1, tzinfo=UTC)
 Table = type[SQLModel]
 
 
 @dataclass
 class Specimens:
-    """The objects of one account, by the kind of their ids."""
+    """The objects of one account: their ids by type, and other values by name."""
 
     world: Environment
     user: ColumnRow
@@ -74,36 +74,36 @@ class Specimens:
 
     @property
     def mark(self) -> str:
-        """The word that is in each text of the account's objects."""
+        """The text in all objects of the account."""
         return f"mark{self.user.username}"
 
     def value(self, name: str) -> str:
-        """The id of the object of this kind, or the text of this name."""
+        """The global ID of the object of this type, or the value of this name."""
         if name in self.keys:
             return str(global_ids.encode(name, self.keys[name]))
         if name in self.texts:
             return self.texts[name]
         domain = self.user.domain_id
-        streams = {"cursor": self.user.id, "domainCursor": domain}
-        if name in streams:
-            write: Any = SCALARS[Cursor].serialize
-            return str(write({streams[name]: 0}))
+        stream_ids = {"cursor": self.user.id, "domainCursor": domain}
+        if name in stream_ids:
+            serialize: Any = SCALARS[Cursor].serialize
+            return str(serialize({stream_ids[name]: 0}))
         domain_name = self.address.rpartition("@")[2]
         texts = {"mark": self.mark, "address": self.address, "login": str(self.user.username)}
         texts |= {"domain": domain_name, "temporary": f"{self.mark}@{domain_name}"}
         return {**texts, "raw": "Subject: x\r\n\r\nx\r\n"}[name]
 
     def words(self) -> list[str]:
-        """What shows in an answer that it holds data of the account."""
-        kept = [self.texts[name] for name in ("deleted", "draft") if name in self.texts]
-        return [self.mark, *kept, *map(self.value, self.keys)]
+        """Texts and ids that prove that a response has data of the account."""
+        object_texts = [self.texts[name] for name in ("deleted", "draft") if name in self.texts]
+        return [self.mark, *object_texts, *map(self.value, self.keys)]
 
-    async def add(self, kind: str, table: Table, /, **given: Any) -> int:
-        """Insert a row; its texts are the mark, its owner the account."""
+    async def add(self, object_type: str, table: Table, /, **values: Any) -> int:
+        """Insert a row that the account owns; its other texts are the marker."""
         row: dict[str, Any] = {}
         for column in core_table(table).c:
-            if column.name in given:
-                row[column.name] = given[column.name]
+            if column.name in values:
+                row[column.name] = values[column.name]
             elif column.name == "user_id":
                 row["user_id"] = self.user.id
             elif column.name == "id":
@@ -113,274 +113,293 @@ class Specimens:
                 row[column.name] = self.mark if type(value) is str else value
         async with self.world.write_session() as session:
             await (await session.connection()).execute(insert(core_table(table)), row)
-        if kind:
-            self.keys[kind] = row["id"]
+        if object_type:
+            self.keys[object_type] = row["id"]
         return int(row.get("id", 0))
 
 
 async def furnish(
     world: Environment, user: ColumnRow, address: str, sharer: ColumnRow
 ) -> Specimens:
-    """Make one object of each kind for this account. `sharer` shares a folder with it."""
-    made = Specimens(world, user, address, {"User": user.id})
-    await _mail(made)
-    await _sharing(made, sharer)
-    await _rules(made)
-    await _credentials(made)
-    await _sending(made)
-    await _account(made)
-    await _domain(made)
-    await _platform(made)
-    return made
+    """Create one object of each kind for this account. `sharer` shares a mailbox with it."""
+    target = Specimens(world, user, address, {"User": user.id})
+    await _mail(target)
+    await _sharing(target, sharer)
+    await _rules(target)
+    await _credentials(target)
+    await _sending(target)
+    await _account(target)
+    await _domain(target)
+    await _platform(target)
+    return target
 
 
-async def _mail(made: Specimens) -> None:
-    """A folder, a message, a draft, an archived one, a held one, files and searches."""
-    world, user = made.world, made.user
-    own = Context(world, Viewer(user.id, user.role, frozenset({Scope.MASTER})))
-    await mailbox_loaders.create_mailboxes(own, NewMailboxes([made.mark]))
-    box = await mailbox_loaders.require_mailbox(
-        own, mailbox_loaders.MailboxSelector(path=made.mark)
+async def _mail(target: Specimens) -> None:
+    """Create a mailbox, messages of each kind, files and searches."""
+    world, user = target.world, target.user
+    owner_context = Context(world, Viewer(user.id, user.role, frozenset({Scope.MASTER})))
+    await mailbox_loaders.create_mailboxes(owner_context, NewMailboxes([target.mark]))
+    mailbox = await mailbox_loaders.require_own_or_shared_mailbox(
+        owner_context, mailbox_loaders.MailboxSelector(path=target.mark)
     )
-    made.keys["Mailbox"] = box.id
-    to = await address_resolution.load_recipient(world, made.address)
+    target.keys["Mailbox"] = mailbox.id
+    recipient = await address_resolution.load_recipient_below_limits(world, target.address)
     stored: list[int] = []
-    for place in ("kept", "draft", "archived"):
-        sender = made.address if place == "draft" else "Carol <carol@example.com>"
-        text = f"{made.mark} text {place}"
-        raw = raw_message(f"{made.mark} {place}", body=text, From=sender)
-        placed = await received_messages.store_for_recipient(
-            world, await received_messages.read_message(raw), to, "carol@example.com"
+    for name in ("kept", "draft", "archived"):
+        sender = target.address if name == "draft" else "Carol <carol@example.com>"
+        text = f"{target.mark} text {name}"
+        raw = raw_message(f"{target.mark} {name}", body=text, From=sender)
+        inserted = await received_messages.store_once_for_recipient(
+            world,
+            await received_messages.parse_storable_message(raw),
+            recipient,
+            "carol@example.com",
         )
-        stored.append(placed.message_id)
+        stored.append(inserted.message_id)
     kept, draft, archived = stored
-    made.keys |= {"Message": kept, "ArchivedMessage": archived}
+    target.keys |= {"Message": kept, "ArchivedMessage": archived}
     (first,) = await world.database.read(
         select(*select_columns(Message)).where(col(Message.id) == kept)
     )
-    made.texts["inbox"] = str(global_ids.encode("Mailbox", first.mailbox_id))
-    made.texts["uid"] = str(first.uid)
-    made.texts["draft"] = str(global_ids.encode("Message", draft))
-    past = {"archived_at": world.now(), "archived_from": "INBOX", "purge_at": LATER}
-    await _change(made, archived, mailbox_id=None, **past)
-    await _change(made, draft, draft=True, seen=True)
-    asked = select(
+    target.texts["inbox"] = str(global_ids.encode("Mailbox", first.mailbox_id))
+    target.texts["uid"] = str(first.uid)
+    target.texts["draft"] = str(global_ids.encode("Message", draft))
+    deleted_columns = {"archived_at": world.now(), "archived_from": "INBOX", "purge_at": LATER}
+    await _change(target, archived, mailbox_id=None, **deleted_columns)
+    await _change(target, draft, draft=True, seen=True)
+    statement = select(
         col(Message.thread_id),
         col(Message.blob_id),
         col(Message.structure),
         col(Message.size),
         col(Message.digest),
     )
-    (row,) = await world.database.read(asked.where(col(Message.id) == kept))
-    made.keys["Thread"] = row.thread_id
+    (row,) = await world.database.read(statement.where(col(Message.id) == kept))
+    target.keys["Thread"] = row.thread_id
     blob = {"blob_id": row.blob_id}
-    inside: Any = {**blob, "structure": row.structure, "size": row.size, "digest": row.digest}
-    await made.add(
+    message_columns: Any = {
+        **blob,
+        "structure": row.structure,
+        "size": row.size,
+        "digest": row.digest,
+    }
+    await target.add(
         "QuarantineItem",
         QuarantineItem,
         domain_id=user.domain_id,
-        recipient=made.address,
-        subject=made.mark,
-        **inside,
+        recipient=target.address,
+        subject=target.mark,
+        **message_columns,
     )
-    await made.add(
+    await target.add(
         "AddressRegisterEntry",
         Contact,
-        key=f"{made.mark}@example.com",
-        address=f"{made.mark}@example.com",
-        called=made.mark,
-        name=made.mark,
+        key=f"{target.mark}@example.com",
+        address=f"{target.mark}@example.com",
+        called=target.mark,
+        name=target.mark,
     )
-    digest = {"digest": row.digest, "size": row.size}
-    file = await made.add("File", File, **blob, **digest)
-    await made.add("FileShare", FileShare, file_id=file)
-    await made.add("SavedSearch", SavedSearch, filter={"seen": False})
-    await made.add("Label", Label)
-    await made.add("", MailboxSubscription, path=f"{made.mark}/gone")
-    await made.add("Audit", Audit, username=made.mark, copied=True, expires=LATER, end=BEFORE)
-    audit = {"audit_id": made.keys["Audit"]}
-    await made.add("AuditAccess", AuditAccess, **audit, action="list")
-    await made.add("AuditedMessage", AuditCopy, **audit, **blob, origin_id=kept)
-    task = await made.add("Task", Task, kind="EXPORT", state="QUEUED", not_before=LATER)
-    await made.add("AccountExport", Export, task_id=task, expires_at=LATER, format="JSON")
-    made.texts["undo"] = f"undo {made.mark}"
+    blob_columns = {"digest": row.digest, "size": row.size}
+    file = await target.add("File", File, **blob, **blob_columns)
+    await target.add("FileShare", FileShare, file_id=file)
+    await target.add("SavedSearch", SavedSearch, filter={"seen": False})
+    await target.add("Label", Label)
+    await target.add("", MailboxSubscription, path=f"{target.mark}/gone")
+    await target.add("Audit", Audit, username=target.mark, copied=True, expires=LATER, end=PAST)
+    audit = {"audit_id": target.keys["Audit"]}
+    await target.add("AuditAccess", AuditAccess, **audit, action="list")
+    await target.add("AuditedMessage", AuditCopy, **audit, **blob, origin_id=kept)
+    task = await target.add("Task", Task, kind="EXPORT", state="QUEUED", not_before=LATER)
+    await target.add("AccountExport", Export, task_id=task, expires_at=LATER, format="JSON")
+    target.texts["undo"] = f"undo {target.mark}"
     before = {"kind": "MESSAGE_UPDATE", "messages": {}}
-    await made.add(
-        "", UndoRecord, digest=secret_digest(made.texts["undo"]), expires_at=LATER, before=before
+    await target.add(
+        "", UndoRecord, digest=secret_digest(target.texts["undo"]), expires_at=LATER, before=before
     )
 
 
-async def _change(made: Specimens, key: int, **values: Any) -> None:
-    async with made.world.write_session(made.user.id) as session:
-        changed = update(core_table(Message)).where(col(Message.id) == key).values(**values)
-        await (await session.connection()).execute(changed)
+async def _change(target: Specimens, message_id: int, **values: Any) -> None:
+    """Change columns of a message."""
+    async with target.world.write_session(target.user.id) as session:
+        statement = (
+            update(core_table(Message)).where(col(Message.id) == message_id).values(**values)
+        )
+        await (await session.connection()).execute(statement)
 
 
-async def _sharing(made: Specimens, sharer: ColumnRow) -> None:
-    """A folder of another account that is shared with this one."""
-    own = Context(made.world, Viewer(sharer.id, sharer.role, frozenset({Scope.MASTER})))
-    path = f"{made.mark} shared"
-    await mailbox_loaders.create_mailboxes(own, NewMailboxes([path]))
-    box = select(col(Mailbox.id)).where(col(Mailbox.path) == path)
-    (row,) = await made.world.database.read(box)
+async def _sharing(target: Specimens, sharer: ColumnRow) -> None:
+    """Share a mailbox of another account with this one."""
+    sharer_context = Context(
+        target.world, Viewer(sharer.id, sharer.role, frozenset({Scope.MASTER}))
+    )
+    path = f"{target.mark} shared"
+    await mailbox_loaders.create_mailboxes(sharer_context, NewMailboxes([path]))
+    statement = select(col(Mailbox.id)).where(col(Mailbox.path) == path)
+    (row,) = await target.world.database.read(statement)
     rights = {"rights": encode_rights(ALL_RIGHTS), "since": 0, "owner_id": sharer.id}
-    await made.add("", MailboxShare, mailbox_id=row.id, **rights)
+    await target.add("", MailboxShare, mailbox_id=row.id, **rights)
 
 
-async def _rules(made: Specimens) -> None:
-    """What decides where mail of the account goes, and what else is done with it."""
-    local, domain = made.address.split("@")
-    action, query = {"seen": True}, {"subject": made.mark}
-    await made.add("Filter", Filter, name=made.mark, query=query, action=action, order=1)
-    await made.add("SieveScript", SieveScript, content=f"# {made.mark}\r\nkeep;\r\n")
-    await made.add("Autoreply", Autoreply, id=made.user.id, text=made.mark, enabled=True)
-    await made.add(
+async def _rules(target: Specimens) -> None:
+    """Create filters, addresses, connectors, webhooks and rules of the account."""
+    local, domain = target.address.split("@")
+    action, query = {"seen": True}, {"subject": target.mark}
+    await target.add("Filter", Filter, name=target.mark, query=query, action=action, order=1)
+    await target.add("SieveScript", SieveScript, content=f"# {target.mark}\r\nkeep;\r\n")
+    await target.add("Autoreply", Autoreply, id=target.user.id, text=target.mark, enabled=True)
+    await target.add(
         "Identity",
         Identity,
-        local=made.mark,
+        local=target.mark,
         domain=domain,
-        shown=f"{made.mark}@{domain}",
-        name=made.mark,
+        shown=f"{target.mark}@{domain}",
+        name=target.mark,
     )
-    await made.add(
+    await target.add(
         "Address",
         Address,
-        local=made.mark,
-        domain_id=made.user.domain_id,
-        shown=f"{made.mark}@{domain}",
+        local=target.mark,
+        domain_id=target.user.domain_id,
+        shown=f"{target.mark}@{domain}",
         expires_at=LATER,
         masked=True,
     )
-    await made.add("PushChannel", PushChannel, title=made.mark)
-    secret = {"host": "imap.example.com", "protocol": "IMAP", "security": "TLS"}
-    connector = await made.add("Connector", Connector, **secret, mechanism="PLAIN")
-    await made.add("ConnectorRun", ConnectorRun, connector_id=connector, error=made.mark)
-    hook = await made.add("Webhook", Webhook, types=["*"], url=f"https://{made.mark}.example/")
-    await made.add(
+    await target.add("PushChannel", PushChannel, title=target.mark)
+    server_columns = {"host": "imap.example.com", "protocol": "IMAP", "security": "TLS"}
+    connector = await target.add("Connector", Connector, **server_columns, mechanism="PLAIN")
+    await target.add("ConnectorRun", ConnectorRun, connector_id=connector, error=target.mark)
+    webhook = await target.add(
+        "Webhook", Webhook, types=["*"], url=f"https://{target.mark}.example/"
+    )
+    await target.add(
         "WebhookDelivery",
         WebhookDelivery,
-        webhook_id=hook,
-        stream_id=made.user.id,
+        webhook_id=webhook,
+        stream_id=target.user.id,
         expires_at=LATER,
     )
-    await made.add(
-        "SenderRule", SenderRule, place=place_of_user(made.user.id), pattern=f"{made.mark}.example"
+    await target.add(
+        "SenderRule",
+        SenderRule,
+        place=place_of_user(target.user.id),
+        pattern=f"{target.mark}.example",
     )
-    await made.add(
+    await target.add(
         "BccRule",
         BccRule,
         local=local,
-        domain_id=made.user.domain_id,
-        bcc_to=f"{made.mark}@example.com",
+        domain_id=target.user.domain_id,
+        bcc_to=f"{target.mark}@example.com",
     )
 
 
-async def _credentials(made: Specimens) -> None:
-    owner = {"user_id": made.user.id}
-    await made.add("AppPassword", ApplicationPassword)
-    await made.add("ApiKey", ApiKey, role=made.user.role, **owner)
-    await made.add("AccessToken", AccessToken, auth_version=1, expires_at=LATER)
-    identifier = base64.urlsafe_b64encode(made.mark.encode()).decode().rstrip("=")
-    await made.add("WebauthnKey", WebauthnKey, credential_id=identifier)
-    await made.add("", RecoveryCode)
-    await made.add(
+async def _credentials(target: Specimens) -> None:
+    """Create credentials and an entry of the security log."""
+    owner = {"user_id": target.user.id}
+    await target.add("AppPassword", ApplicationPassword)
+    await target.add("ApiKey", ApiKey, role=target.user.role, **owner)
+    await target.add("AccessToken", AccessToken, auth_version=1, expires_at=LATER)
+    identifier = base64.urlsafe_b64encode(target.mark.encode()).decode().rstrip("=")
+    await target.add("WebauthnKey", WebauthnKey, credential_id=identifier)
+    await target.add("", RecoveryCode)
+    await target.add(
         "AuthEvent",
         SecurityEvent,
         action="authenticate",
         result="fail",
-        detail={"text": made.mark},
+        detail={"text": target.mark},
         **owner,
     )
 
 
-async def _sending(made: Specimens) -> None:
-    """A message that waits in the queue, and rates."""
-    of = select(col(Message.blob_id)).where(col(Message.id) == made.keys["Message"])
-    (row,) = await made.world.database.read(of)
-    sent = await made.add(
+async def _sending(target: Specimens) -> None:
+    """Create a submission with a deferred queue entry, and rate limits."""
+    statement = select(col(Message.blob_id)).where(col(Message.id) == target.keys["Message"])
+    (row,) = await target.world.database.read(statement)
+    submission_id = await target.add(
         "Submission",
         Submission,
-        tenant_id=made.user.tenant_id,
+        tenant_id=target.user.tenant_id,
         blob_id=row.blob_id,
-        envelope_from=f"{made.mark}@example.org",
+        envelope_from=f"{target.mark}@example.org",
         send_time=LATER,
         undo_until=LATER,
     )
-    made.keys["QueueEntry"] = sent
-    made.texts["queueId"] = made.mark
-    await made.add(
+    target.keys["QueueEntry"] = submission_id
+    target.texts["queueId"] = target.mark
+    await target.add(
         "",
         QueueEntry,
-        submission_id=sent,
-        recipient=f"{made.mark}@example.com",
+        submission_id=submission_id,
+        recipient=f"{target.mark}@example.com",
         domain="example.com",
         state=DeliveryState.DEFERRED,
         attempts=1,
         next_at=LATER,
         expires_at=LATER,
     )
-    await made.add(
+    await target.add(
         "",
         DeliveryTraceStep,
-        at=made.world.now(),
-        detail=made.mark,
-        submission_id=sent,
-        address=made.address,
-        compared=made.address,
-        domain_id=made.user.domain_id,
+        at=target.world.now(),
+        detail=target.mark,
+        submission_id=submission_id,
+        address=target.address,
+        compared=target.address,
+        domain_id=target.user.domain_id,
     )
-    await made.add("RateLimit", RateLimit, id=made.user.id, value=7)
-    await made.add("RateHold", RateHold, id=made.user.id, until=LATER)
+    await target.add("RateLimit", RateLimit, id=target.user.id, value=7)
+    await target.add("RateHold", RateHold, id=target.user.id, until=LATER)
 
 
-async def _account(made: Specimens) -> None:
-    """Requests, values and log entries of the account, and what its record says."""
-    await made.add(
-        "ComposeRequest", ComposeRequest, written={"subject": made.mark}, expires_at=LATER
+async def _account(target: Specimens) -> None:
+    """Create entries of logs and stores, and fill in the columns of the user."""
+    await target.add(
+        "ComposeRequest", ComposeRequest, written={"subject": target.mark}, expires_at=LATER
     )
-    await made.add(
-        "KeyValue", KeyValue, stream_id=made.user.id, store="default", level="", value=made.mark
+    await target.add(
+        "KeyValue", KeyValue, stream_id=target.user.id, store="default", level="", value=target.mark
     )
-    await made.add(
+    await target.add(
         "AdminLogEntry",
         AdminLogEntry,
         mutation="userUpdate",
         target_kind="User",
-        target_id=made.user.id,
-        domain_id=made.user.domain_id,
+        target_id=target.user.id,
+        domain_id=target.user.domain_id,
         role=Role.ROOT,
-        reason=made.mark,
+        reason=target.mark,
     )
     values = {
         "second_factors": ["WEBAUTHN"],
-        "internal_data": {"word": made.mark},
-        "meta_data": {"word": made.mark},
+        "internal_data": {"word": target.mark},
+        "meta_data": {"word": target.mark},
         "key_info": {
-            "name": made.mark,
+            "name": target.mark,
             "address": None,
-            "fingerprint": made.mark,
+            "fingerprint": target.mark,
             "expires_at": None,
         },
     }
-    async with made.world.write_session(made.user.id) as session:
-        changed = update(core_table(User)).where(col(User.id) == made.user.id).values(**values)
-        await (await session.connection()).execute(changed)
+    async with target.world.write_session(target.user.id) as session:
+        statement = update(core_table(User)).where(col(User.id) == target.user.id).values(**values)
+        await (await session.connection()).execute(statement)
 
 
-async def _domain(made: Specimens) -> None:
-    """Objects of the account's domain."""
-    domain = made.user.domain_id
+async def _domain(target: Specimens) -> None:
+    """Create objects of the account's domain."""
+    domain = target.user.domain_id
     assert domain is not None
-    made.keys["Domain"] = domain
-    async with made.world.write_session() as session:
-        limited = update(core_table(Domain)).where(col(Domain.id) == domain)
-        await (await session.connection()).execute(limited.values(max_user_quota=10**15))
-    await made.add("DomainAlias", AliasDomain, alias=f"{made.mark}.example", domain_id=domain)
+    target.keys["Domain"] = domain
+    async with target.world.write_session() as session:
+        statement = update(core_table(Domain)).where(col(Domain.id) == domain)
+        await (await session.connection()).execute(statement.values(max_user_quota=10**15))
+    await target.add("DomainAlias", AliasDomain, alias=f"{target.mark}.example", domain_id=domain)
 
 
-async def _platform(made: Specimens) -> None:
-    """Objects of no account: who sees them does not depend on the target."""
+async def _platform(target: Specimens) -> None:
+    """Create objects of no account; who can read them does not depend on the target."""
     for table in (Certificate, ForwardingHost, RelayHost, TlsPolicy, Transport):
-        await made.add(table.__name__, table)
-    await made.add("RecipientRewrite", RecipientRewrite, target="eve@example.com")
-    await made.add("SettingChange", SettingChange, key="undo.window")
+        await target.add(table.__name__, table)
+    await target.add("RecipientRewrite", RecipientRewrite, target="eve@example.com")
+    await target.add("SettingChange", SettingChange, key="undo.window")

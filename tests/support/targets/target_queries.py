@@ -1,7 +1,7 @@
-"""What a caller asks of a target: one document for each decision about reading.
+"""Queries on a target, with one document for each authorization decision.
 
-`@Kind` stands for the id of the target's object of this kind, `@user` for a UserRef of the
-account, `@mark` and `@address` for its word and its address.
+`@Kind` stands for the id of the target's object of this type, `@user` for a UserRef of the account,
+`@mark` and `@address` for its marker text and its address.
 """
 
 import json
@@ -16,8 +16,8 @@ from tests.support.schema.printed_schema import SDL
 from tests.support.targets.target_objects import Specimens
 
 ALLOWED, REFUSED = "allowed", "refused"
-CODES = {"FORBIDDEN", "NOT_FOUND"}  # of refusals
-FOREIGN = "a position in somebody else's stream"  # so is this error, of a cursor
+REFUSAL_CODES = {"FORBIDDEN", "NOT_FOUND"}
+FOREIGN_CURSOR_MESSAGE = "a position in somebody else's stream"  # a refusal, too
 QUERIES = {
     "address": "address(by: {id: @Address}) { address }",
     "addressTrace": "addressTrace(address: @temporary) { stage output record { id } }",
@@ -95,91 +95,101 @@ SUBSCRIPTIONS = {
     "userChanges": "userChanges(filter: {domain: @domain}, after: @domainCursor) "
     "{ events { ... on AccountChange { nodeId } } }",
 }
-FIELDS = {  # of User: those that need arguments
+USER_FIELD_SELECTIONS = {  # with the arguments that they need
     "addressRegister": 'addressRegister(query: "@mark") { id }',
     "appPasswords": "appPasswords(showAll: true) { id }",
     "keyValue": 'keyValue(key: "@mark") { id }',
     "mailbox": 'mailbox(by: {path: "@mark"}) { id }',
     "sieveScript": 'sieveScript(name: "@mark") { id }',
 }
-CONTENTS = {  # beside those of Message, which are all fields that `records` does not name
+CONTENT_DOCUMENTS = {  # by type; FIELD stands for each field outside of the record
     "ArchivedMessage contents": "node(id: @ArchivedMessage) { ... on ArchivedMessage { FIELD } }",
     "File contents": "node(id: @File) { ... on File { FIELD } }",
     "Message contents": "message(by: {id: @Message}) { FIELD }",
     "QuarantineItem contents": "node(id: @QuarantineItem) { ... on QuarantineItem { FIELD } }",
     "Thread contents": "thread(id: @Thread) { FIELD }",
 }
-ARGUMENTS = {"binaryPart": '(section: "1")', "bodyPart": '(section: "1")', "header": '(name: "To")'}
-# What these answer is neither an id of the target nor its word.
-PLAIN = {
+FIELD_ARGUMENTS = {
+    "binaryPart": '(section: "1")',
+    "bodyPart": '(section: "1")',
+    "header": '(name: "To")',
+}
+# Their results contain neither an id nor the marker of the target.
+FIELDS_WITHOUT_EVIDENCE = {
     "Query.sieveCheck", "User.address", "User.effectiveSettings", "User.limits",
     "User.mailboxTotals", "User.maxNewQuota", "User.passwordPolicy", "User.recoveryCodesLeft",
     "User.sharedMailboxes", "User.spam", "User.storageFormat", "User.twoFactors",
 }  # fmt: skip
-# These answer something else than the target, too: other objects, or how it was looked for.
+# Their results are not empty if the target is refused.
 NEVER_EMPTY = {
     "Query.addressTrace", "Query.apiKeys", "Query.bccRules", "Query.dkimKeys", "Query.domains",
     "Query.nodes", "Query.tasks",
 }  # fmt: skip
 
 
-def plain_fields(kind: str) -> Iterator[str]:
-    """The fields of a type that are values, take no arguments, and are not guarded."""
-    parent: Any = SDL.type_map[kind]
+def plain_fields(type_name: str) -> Iterator[str]:
+    """The fields of a type that are values, take no arguments and are not guarded."""
+    parent: Any = SDL.type_map[type_name]
     yield from (name for name, field in parent.fields.items() if is_plain(field))
 
 
 def is_plain(field: GraphQLField) -> bool:
-    """True if the field is a value, takes no arguments, and is not guarded."""
+    """True if the field is a value, takes no arguments and is not guarded."""
     return is_leaf_type(get_named_type(field.type)) and not field.args and not is_guarded(field)
 
 
 def selection(field: GraphQLField) -> str:
-    """The ids of what a field answers, or its values where it has none."""
-    kind: Any = get_named_type(field.type)
-    if is_leaf_type(kind):
+    """The selection of ids of a field, or of its values if it has no ids."""
+    type_: Any = get_named_type(field.type)
+    if is_leaf_type(type_):
         return ""
-    if "nodes" in kind.fields:
-        return f"{{ nodes {selection(kind.fields['nodes'])} }}"
-    if "id" in kind.fields:
+    if "nodes" in type_.fields:
+        return f"{{ nodes {selection(type_.fields['nodes'])} }}"
+    if "id" in type_.fields:
         return "{ id }"
-    if possible := getattr(kind, "types", ()):
+    if possible := getattr(type_, "types", ()):
         return f"{{ ... on {possible[0].name} {{ __typename }} }}"
-    leaves = (name for name, one in kind.fields.items() if is_plain(one))
-    inner = [*leaves] or [f"{name} {selection(one)}" for name, one in kind.fields.items()]
-    return f"{{ {' '.join(inner)} }}"
+    plain_names = (name for name, inner_field in type_.fields.items() if is_plain(inner_field))
+    selections = [*plain_names] or [
+        f"{name} {selection(inner_field)}" for name, inner_field in type_.fields.items()
+    ]
+    return f"{{ {' '.join(selections)} }}"
 
 
 def document(name: str, target: Specimens, records: dict[str, str]) -> tuple[str, dict[str, str]]:
-    """The operation by which this decision is tried, and its variables."""
-    kind, _, field = name.partition(".")
-    parent: Any = SDL.type_map.get(kind)
-    if name in CONTENTS:
-        text = _contents(name, records[name.split(maxsplit=1)[0]].split())
-    elif kind == "Subscription":
+    """The document that tries this decision, and its variables."""
+    type_name, _, field = name.partition(".")
+    parent: Any = SDL.type_map.get(type_name)
+    if name in CONTENT_DOCUMENTS:
+        text = _contents_selection(name, records[name.split(maxsplit=1)[0]].split())
+    elif type_name == "Subscription":
         text = SUBSCRIPTIONS[field]
-    elif kind == "Query":
+    elif type_name == "Query":
         text = QUERIES[field].replace("RECORD", " ".join(plain_fields("User")))
-    elif kind == "User":
-        asked = FIELDS.get(field) or f"{field} {selection(parent.fields[field])}"
-        text = f"user(by: @user) {{ {asked} }}"
+    elif type_name == "User":
+        field_text = (
+            USER_FIELD_SELECTIONS.get(field) or f"{field} {selection(parent.fields[field])}"
+        )
+        text = f"user(by: @user) {{ {field_text} }}"
     else:  # "node Kind"
         text = f"node(id: @{name.removeprefix('node ')}) {{ id }}"
-    return _with_variables("subscription" if kind == "Subscription" else "query", text, target)
+    return _with_variables("subscription" if type_name == "Subscription" else "query", text, target)
 
 
-def _with_variables(kind: str, text: str, target: Specimens) -> tuple[str, dict[str, str]]:
-    """Name the target's objects by variables: the server then knows the document from before."""
+def _with_variables(
+    operation_type: str, text: str, target: Specimens
+) -> tuple[str, dict[str, str]]:
+    """Use variables for the target's objects, so that the document is the same for all targets."""
     text = text.replace("@users", "{ids: [@User]}").replace("@username", "@login")
     text = re.sub(r"@user\b", "{id: @User}", text).replace('"@mark"', "@mark")
     names = sorted(set(re.findall(r"@(\w+)", text)))
-    declared = ", ".join(f"${name}: {_type_of(name)}" for name in names)
-    head = f"{kind} ({declared})" if names else kind
+    declarations = ", ".join(f"${name}: {_variable_type(name)}" for name in names)
+    head = f"{operation_type} ({declarations})" if names else operation_type
     text = f"{head} {{ {text} }}".replace("@", "$")
     return text, {name: target.value(name) for name in names}
 
 
-def _type_of(name: str) -> str:
+def _variable_type(name: str) -> str:
     if name in ("cursor", "domainCursor"):
         return "Cursor!"
     if name == "uid":
@@ -187,49 +197,51 @@ def _type_of(name: str) -> str:
     return "ID!" if name[0].isupper() or name in ("deleted", "inbox") else "String!"
 
 
-def contents(kind: str, records: list[str]) -> list[str]:
-    """The fields of a type that the record doesn't show."""
-    parent: Any = SDL.type_map[kind]
+def contents(type_name: str, records: list[str]) -> list[str]:
+    """The fields of a type that its record doesn't have."""
+    parent: Any = SDL.type_map[type_name]
     return [name for name in parent.fields if name not in records]
 
 
-def _contents(name: str, records: list[str]) -> str:
-    kind = name.split(maxsplit=1)[0]
-    parent: Any = SDL.type_map[kind]
-    asked = []
-    for nth, field in enumerate(contents(kind, records)):
-        inner = f"{field}{ARGUMENTS.get(field, '')} {selection(parent.fields[field])}"
-        asked.append(f"f{nth}: {CONTENTS[name].replace('FIELD', inner)}")
-    return " ".join(asked)
+def _contents_selection(name: str, records: list[str]) -> str:
+    type_name = name.split(maxsplit=1)[0]
+    parent: Any = SDL.type_map[type_name]
+    selections = []
+    for nth, field in enumerate(contents(type_name, records)):
+        field_text = f"{field}{FIELD_ARGUMENTS.get(field, '')} {selection(parent.fields[field])}"
+        selections.append(f"f{nth}: {CONTENT_DOCUMENTS[name].replace('FIELD', field_text)}")
+    return " ".join(selections)
 
 
 def is_empty(value: Any) -> bool:
-    """True if no value in it says anything: null, zero, false, or an empty list or text."""
+    """True if it has no value but null, zero, false, and empty lists and texts."""
     if isinstance(value, dict):
-        return all(is_empty(one) for one in value.values())
+        return all(is_empty(member) for member in value.values())
     if isinstance(value, list):
-        return all(is_empty(one) for one in value)
+        return all(is_empty(member) for member in value)
     return not value
 
 
-def verdict(name: str, target: Specimens, answer: Any, body: str) -> str:
-    """Allowed if data of the target came, refused if none did; else what came instead."""
-    errors: list[Any] = answer.get("errors") or []
+def verdict(name: str, target: Specimens, response: Any, body: str) -> str:
+    """Allowed if data of the target came, refused if none came, else a description."""
+    errors: list[Any] = response.get("errors") or []
     codes = [
-        "NOT_FOUND" if error["message"] == FOREIGN else error["extensions"]["code"]
+        "NOT_FOUND" if error["message"] == FOREIGN_CURSOR_MESSAGE else error["extensions"]["code"]
         for error in errors
     ]
-    if set(codes) - CODES:
+    if set(codes) - REFUSAL_CODES:
         return f"error: {errors[0]['message']}"
-    data = answer.get("data")
-    shown = json.dumps(data)
-    has_evidence = any(word in shown for word in target.words())
-    if name in CONTENTS:
+    data = response.get("data")
+    data_text = json.dumps(data)
+    has_evidence = any(word in data_text for word in target.words())
+    if name in CONTENT_DOCUMENTS:
         if has_evidence and not codes:
             return ALLOWED
-        return REFUSED if is_empty(data) and target.mark not in body else f"partly: {shown[:300]}"
-    if has_evidence or (name in PLAIN and not is_empty(data)):
+        return (
+            REFUSED if is_empty(data) and target.mark not in body else f"partly: {data_text[:300]}"
+        )
+    if has_evidence or (name in FIELDS_WITHOUT_EVIDENCE and not is_empty(data)):
         return ALLOWED if not codes else f"data and errors: {codes}"
     if target.mark in body:
         return f"refused, but with data: {body[:300]}"
-    return REFUSED if is_empty(data) or name in NEVER_EMPTY else f"unclear: {shown[:300]}"
+    return REFUSED if is_empty(data) or name in NEVER_EMPTY else f"unclear: {data_text[:300]}"

@@ -1,4 +1,4 @@
-"""Follow a target's changes over a WebSocket, as a caller."""
+"""Subscriptions of a caller to the changes of a target, over WebSocket."""
 
 import asyncio
 import json
@@ -9,51 +9,55 @@ from tests.support.targets.target_accounts import Server
 from tests.support.targets.target_objects import Specimens
 from tests.support.targets.target_queries import document, verdict
 
-PATIENCE = 30.0  # seconds in which a stream begins or is refused, on a busy machine
-AGAIN = 0.5  # seconds after which a change is made once more: nothing tells who listens by now
-HOLD = "mutation ($input: QueueHoldInput!) { queueHold(input: $input) { errors { message } } }"
+STREAM_TIMEOUT = 30.0  # seconds until a stream begins or is refused, on a busy machine
+CHANGE_INTERVAL = (
+    0.5  # seconds; changes are repeated, since no event tells that the stream has begun
+)
+QUEUE_HOLD = (
+    "mutation ($input: QueueHoldInput!) { queueHold(input: $input) { errors { message } } }"
+)
 
 
 async def follow(server: Server, name: str, caller: str, target: Specimens) -> str:
     """Allowed if data of the target came, refused if the server said so.
 
-    A stream that tells nothing is neither: silence does not prove that it stays silent.
+    A stream without events is neither: silence does not prove that it stays silent.
     """
-    nobody: Any = None
-    text, variables = document(name, target, {})
+    no_client: Any = None
+    document_text, variables = document(name, target, {})
     secret = server.secrets[caller]
-    follower = await server.house.follow(nobody, text, secret=secret, **variables)
-    begun = asyncio.get_running_loop().time()
+    follower = await server.house.follow(no_client, document_text, secret=secret, **variables)
+    started_at = asyncio.get_running_loop().time()
     changed_at = 0.0
     try:
-        while (found := _said(name, follower, target)) is None:
+        while (verdict_text := _verdict_so_far(name, follower, target)) is None:
             now = asyncio.get_running_loop().time()
-            if now - begun > PATIENCE:
+            if now - started_at > STREAM_TIMEOUT:
                 return f"silent after {follower.got}"
-            if name == "Subscription.queueChanges" and now - changed_at > AGAIN:
-                await _touch(server, target)
+            if name == "Subscription.queueChanges" and now - changed_at > CHANGE_INTERVAL:
+                await _hold_and_release(server, target)
                 changed_at = now
             await asyncio.sleep(0.005)
-        return found
+        return verdict_text
     finally:
         await follower.leave()
 
 
-def _said(name: str, follower: Follower, target: Specimens) -> str | None:
-    """What the frames say so far; None if more may come."""
+def _verdict_so_far(name: str, follower: Follower, target: Specimens) -> str | None:
+    """The verdict of the frames so far; None if more can come."""
     for payload in follower.got:
-        said = verdict(name, target, payload, json.dumps(payload))
-        if said != "refused" or payload.get("errors"):
-            return said
+        verdict_text = verdict(name, target, payload, json.dumps(payload))
+        if verdict_text != "refused" or payload.get("errors"):
+            return verdict_text
     if follower.over and follower.over["type"] == "error":
-        answer = {"data": None, "errors": follower.over["payload"]}
-        return verdict(name, target, answer, json.dumps(answer))
+        response = {"data": None, "errors": follower.over["payload"]}
+        return verdict(name, target, response, json.dumps(response))
     return None
 
 
-async def _touch(server: Server, target: Specimens) -> None:
-    """Hold the target's entry in the queue, and free it: its followers hear of both."""
+async def _hold_and_release(server: Server, target: Specimens) -> None:
+    """Hold and release the target's queue entry; both are changes that followers see."""
     for hold in (True, False):
-        given = {"queueIds": [target.value("queueId")], "hold": hold}
-        answer = (await server.post("root-key", HOLD, {"input": given})).json()
-        assert answer["data"]["queueHold"]["errors"] == []
+        input_fields = {"queueIds": [target.value("queueId")], "hold": hold}
+        response = (await server.post("root-key", QUEUE_HOLD, {"input": input_fields})).json()
+        assert response["data"]["queueHold"]["errors"] == []

@@ -1,3 +1,5 @@
+"""Garbage collection of blobs and objects without references."""
+
 import asyncio
 import os
 from collections.abc import AsyncIterator
@@ -23,54 +25,54 @@ from models.store.database import Database
 from models.submission.tables import Submission
 from models.users.tables import User
 
-OLD, YOUNG = timedelta(hours=25), timedelta(hours=23)
+OLD_AGE, YOUNG_AGE = timedelta(hours=25), timedelta(hours=23)
 
 
 @dataclass
-class Place:
-    """A store with rows and one with objects, and ways to fill them."""
+class BlobStoreFiller:
+    """A database and an object store, with methods that fill them."""
 
     world: Environment
     store: FolderStore
     user_id: int
 
-    async def blob(self, content: bytes, age: timedelta, *, inline: bool = False) -> Blob:
-        """A blob that nothing refers to; without an object when `inline`."""
-        key = self.world.new_id()
+    async def add_blob(self, content: bytes, age: timedelta, *, inline: bool = False) -> Blob:
+        """Add a blob without references. With `inline` it has no object."""
+        blob_id = self.world.new_id()
         blob = Blob(
-            id=key,
+            id=blob_id,
             tenant_id=1,
             digest=content_digest(content),
             size=len(content),
             stored_size=len(content),
             codec="raw",
-            name=None if inline else object_name(content_digest(content), key),
+            name=None if inline else object_name(content_digest(content), blob_id),
             data=content if inline else None,
             created_at=self.world.now() - age,
         )
         if blob.name:
-            await self.object(blob.name, content, age)
-        await self.add(blob)
+            await self.put_object(blob.name, content, age)
+        await self.add_rows(blob)
         return blob
 
-    async def object(self, name: str, content: bytes, age: timedelta) -> str:
+    async def put_object(self, name: str, content: bytes, age: timedelta) -> str:
         await self.store.put(name, content)
-        when = (self.world.now() - age).timestamp()
-        os.utime(self.store.folder / name, (when, when))
+        modified_at = (self.world.now() - age).timestamp()
+        os.utime(self.store.folder / name, (modified_at, modified_at))
         return name
 
-    async def add(self, *rows: SQLModel) -> None:
+    async def add_rows(self, *rows: SQLModel) -> None:
         async with self.world.write_session() as session:
             for row in rows:
                 session.add(row)
                 await session.flush()
 
-    async def left(self) -> tuple[set[int], set[str]]:
-        """Ids of the rows and names of the objects that are there."""
+    async def list_remaining(self) -> tuple[set[int], set[str]]:
+        """Return the IDs of the blob rows and the names of the objects that exist."""
         rows = await self.world.database.read(select(col(Blob.id)))
         return {row.id for row in rows}, {stored.name async for stored in self.store.list()}
 
-    async def message(self, blob: Blob) -> Message:
+    async def add_message(self, blob: Blob) -> Message:
         now = self.world.now()
         thread = Thread(id=self.world.new_id(), user_id=self.user_id, created_at=now)
         message = Message(
@@ -87,11 +89,11 @@ class Place:
             size=blob.size,
             structure=b"",
         )
-        needs = MessageBlob(message_id=message.id, blob_id=blob.id)
-        await self.add(thread, message, needs)
+        reference = MessageBlob(message_id=message.id, blob_id=blob.id)
+        await self.add_rows(thread, message, reference)
         return message
 
-    async def submission(self, blob: Blob) -> Submission:
+    async def add_submission(self, blob: Blob) -> Submission:
         submission = Submission(
             id=self.world.new_id(),
             user_id=self.user_id,
@@ -102,11 +104,11 @@ class Place:
             envelope_from="ada@example.org",
             created_at=self.world.now(),
         )
-        needs = SubmissionBlob(submission_id=submission.id, blob_id=blob.id)
-        await self.add(submission, needs)
+        reference = SubmissionBlob(submission_id=submission.id, blob_id=blob.id)
+        await self.add_rows(submission, reference)
         return submission
 
-    def upload(self, name: str) -> Upload:
+    def new_upload(self, name: str) -> Upload:
         now = self.world.now()
         return Upload(
             id=self.world.new_id(),
@@ -121,9 +123,9 @@ class Place:
 
 
 @pytest.fixture
-async def place(database: Database, tmp_path: Path) -> AsyncIterator[Place]:
+async def filler(database: Database, tmp_path: Path) -> AsyncIterator[BlobStoreFiller]:
     store = FolderStore(tmp_path / "blobs")
-    now = datetime.now(UTC)  # as the files are dated by it
+    now = datetime.now(UTC)  # since files have the system time
     world = Environment(database, object_store=store, signing_secret=bytes(32), now=lambda: now)
     user = User(
         id=world.new_id(),
@@ -133,88 +135,93 @@ async def place(database: Database, tmp_path: Path) -> AsyncIterator[Place]:
         created_at=now,
         updated_at=now,
     )
-    found = Place(world, store, user.id)
-    await found.add(user)
-    yield found
+    new_filler = BlobStoreFiller(world, store, user.id)
+    await new_filler.add_rows(user)
+    yield new_filler
     await store.close()
 
 
-async def test_what_nothing_needs_goes_with_its_object(place: Place) -> None:
-    await place.blob(b"in the store", OLD)
-    await place.blob(b"in the row", OLD, inline=True)
-    assert await collect_garbage(place.world, place.store) == CollectedGarbage(2, 1, 22)
-    assert await place.left() == (set(), set())
+async def test_unreferenced_blob_is_deleted_with_its_object(filler: BlobStoreFiller) -> None:
+    await filler.add_blob(b"in the store", OLD_AGE)
+    await filler.add_blob(b"in the row", OLD_AGE, inline=True)
+    assert await collect_garbage(filler.world, filler.store) == CollectedGarbage(2, 1, 22)
+    assert await filler.list_remaining() == (set(), set())
 
 
-async def test_what_is_young_stays(place: Place) -> None:
-    blob = await place.blob(b"young", YOUNG)
-    name = await place.object(object_name("ab" * 32, 1), b"of a unit under way", YOUNG)
-    assert await collect_garbage(place.world, place.store) == CollectedGarbage()
-    assert await place.left() == ({blob.id}, {blob.name, name})
+async def test_young_blobs_and_objects_are_kept(filler: BlobStoreFiller) -> None:
+    blob = await filler.add_blob(b"young", YOUNG_AGE)
+    name = await filler.put_object(object_name("ab" * 32, 1), b"of a unit under way", YOUNG_AGE)
+    assert await collect_garbage(filler.world, filler.store) == CollectedGarbage()
+    assert await filler.list_remaining() == ({blob.id}, {blob.name, name})
     assert await collect_garbage(
-        place.world, place.store, grace_period=timedelta(hours=22)
+        filler.world, filler.store, grace_period=timedelta(hours=22)
     ) == CollectedGarbage(1, 2, 24)
 
 
-async def test_what_messages_and_submissions_need_stays(place: Place) -> None:
-    blobs = [await place.blob(bytes([index]), OLD) for index in range(4)]
-    message = await place.message(blobs[0])
-    submission = await place.submission(blobs[1])
-    await place.add(
+async def test_referenced_blobs_are_kept(filler: BlobStoreFiller) -> None:
+    blobs = [await filler.add_blob(bytes([index]), OLD_AGE) for index in range(4)]
+    message = await filler.add_message(blobs[0])
+    submission = await filler.add_submission(blobs[1])
+    await filler.add_rows(
         MessageBlob(message_id=message.id, blob_id=blobs[2].id),
         SubmissionBlob(submission_id=submission.id, blob_id=blobs[3].id),
     )
-    before = await place.left()
-    assert await collect_garbage(place.world, place.store) == CollectedGarbage()
-    assert await place.left() == before
+    remaining_before = await filler.list_remaining()
+    assert await collect_garbage(filler.world, filler.store) == CollectedGarbage()
+    assert await filler.list_remaining() == remaining_before
 
 
-def test_every_foreign_key_to_a_blob_counts() -> None:
-    keys = {
+def test_foreign_keys_to_blobs_are_reference_columns() -> None:
+    foreign_keys = {
         f"{table.name}.{column.name}"
         for table in SQLModel.metadata.tables.values()
         for column in table.columns
         if any(key.target_fullname == "blobs.id" for key in column.foreign_keys)
     }
     references: Any = REFERENCE_COLUMNS
-    assert {f"{column.table.name}.{column.key}" for column in references} == keys
+    assert {f"{column.table.name}.{column.key}" for column in references} == foreign_keys
 
 
-async def test_objects_that_no_row_names_go_and_uploads_stay(place: Place) -> None:
+async def test_objects_without_row_are_deleted_and_uploads_kept(filler: BlobStoreFiller) -> None:
     digest = content_digest(b"abc")
-    blob = await place.blob(b"abc", OLD)
-    await place.message(blob)
-    uploaded = await place.object(object_name(digest, 1), b"abc", OLD)
-    await place.object(object_name(digest, 2), b"abc", OLD)
-    await place.object("ab/.part-left", b"abc", OLD)
-    await place.add(place.upload(uploaded))
-    assert await collect_garbage(place.world, place.store, list_objects=False) == CollectedGarbage()
-    assert await collect_garbage(place.world, place.store) == CollectedGarbage(0, 2, 6)
-    assert await place.left() == ({blob.id}, {blob.name, uploaded})
+    blob = await filler.add_blob(b"abc", OLD_AGE)
+    await filler.add_message(blob)
+    uploaded = await filler.put_object(object_name(digest, 1), b"abc", OLD_AGE)
+    await filler.put_object(object_name(digest, 2), b"abc", OLD_AGE)
+    await filler.put_object("ab/.part-left", b"abc", OLD_AGE)
+    await filler.add_rows(filler.new_upload(uploaded))
+    assert (
+        await collect_garbage(filler.world, filler.store, list_objects=False) == CollectedGarbage()
+    )
+    assert await collect_garbage(filler.world, filler.store) == CollectedGarbage(0, 2, 6)
+    assert await filler.list_remaining() == ({blob.id}, {blob.name, uploaded})
 
 
-async def test_more_than_a_round_goes_in_several(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+async def test_garbage_is_collected_in_batches(
+    filler: BlobStoreFiller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mail.storage.blobs.garbage_collector.BATCH_SIZE", 3)
-    kept = [await place.blob(bytes([index]), OLD) for index in range(4)]
-    for blob in kept:
-        await place.message(blob)
+    kept_blobs = [await filler.add_blob(bytes([index]), OLD_AGE) for index in range(4)]
+    for blob in kept_blobs:
+        await filler.add_message(blob)
     for index in range(7):
-        await place.blob(bytes([100 + index]), OLD)
-        await place.object(object_name("cd" * 32, index), b"x", OLD)
-    assert await collect_garbage(place.world, place.store) == CollectedGarbage(7, 14, 14)
-    assert await place.left() == ({blob.id for blob in kept}, {blob.name for blob in kept})
+        await filler.add_blob(bytes([100 + index]), OLD_AGE)
+        await filler.put_object(object_name("cd" * 32, index), b"x", OLD_AGE)
+    assert await collect_garbage(filler.world, filler.store) == CollectedGarbage(7, 14, 14)
+    assert await filler.list_remaining() == (
+        {blob.id for blob in kept_blobs},
+        {blob.name for blob in kept_blobs},
+    )
 
 
-async def test_a_blob_that_a_delivery_takes_up_meanwhile_stays(place: Place) -> None:
-    needed = await place.blob(b"needed", OLD)
-    blob = await place.blob(b"taken up", OLD)
-    message = await place.message(needed)
-    async with place.world.write_session() as session:
+async def test_blob_referenced_during_collection_is_kept(filler: BlobStoreFiller) -> None:
+    referenced_blob = await filler.add_blob(b"needed", OLD_AGE)
+    blob = await filler.add_blob(b"taken up", OLD_AGE)
+    message = await filler.add_message(referenced_blob)
+    async with filler.world.write_session() as session:
         session.add(MessageBlob(message_id=message.id, blob_id=blob.id))
         await session.flush()
-        collecting = asyncio.create_task(collect_garbage(place.world, place.store))
+        collect_task = asyncio.create_task(collect_garbage(filler.world, filler.store))
         await asyncio.sleep(0.2)
-    assert await asyncio.wait_for(collecting, 10) == CollectedGarbage()
-    assert await place.store.get(str(blob.name)) == b"taken up"
+    assert await asyncio.wait_for(collect_task, 10) == CollectedGarbage()
+    assert await filler.store.get(str(blob.name)) == b"taken up"

@@ -1,4 +1,4 @@
-"""Bodies of messages between two stores."""
+"""Moving message bodies between the hot and the cold object store."""
 
 import random
 from collections.abc import AsyncIterator
@@ -28,162 +28,206 @@ from tests.conftest import Client, Clock, context, make_client, raw_message, rec
 from tests.support.operations.bulk_operations import call, inbox, of
 from tests.support.stores.counter_check import examine, journal, reached, rows
 
-ALL: dict[str, Any] = {"all": True}
-TIERS = """query ($filter: MessageFilter) { messages(filter: $filter, orderBy: RECEIVED_ASC) {
+ALL_MESSAGES: dict[str, Any] = {"all": True}
+TIERS_QUERY = """query ($filter: MessageFilter) { messages(filter: $filter, orderBy: RECEIVED_ASC) {
     totalCount nodes { subject tier text } } }"""
 
 
 @dataclass(frozen=True)
-class House:
-    """A world with a hot and a cold store, a user of it, and who keeps it."""
+class TieredEnvironment:
+    """An environment with a hot and a cold store, a user and an administrator."""
 
     world: Environment
-    post: Client
-    boss: Client
-    cold: Path
+    user_client: Client
+    admin_client: Client
+    cold_folder: Path
 
 
 @pytest.fixture
-async def house(world: Environment, tmp_path: Path, clock: Clock) -> AsyncIterator[House]:
-    cold = FolderStore(tmp_path / "cold")
-    world = replace(world, object_store=TieredStore(world.object_store, cold))
+async def tiered_environment(
+    world: Environment, tmp_path: Path, clock: Clock
+) -> AsyncIterator[TieredEnvironment]:
+    cold_store = FolderStore(tmp_path / "cold")
+    world = replace(world, object_store=TieredStore(world.object_store, cold_store))
     transport = httpx.ASGITransport(app=create_app(world, spool_folder=tmp_path))
     http = httpx.AsyncClient(transport=transport, base_url="http://tiers")
-    post = await make_client(world, http, "ada")
+    user_client = await make_client(world, http, "ada")
     for subject in ("a", "b"):
-        await receive(post, raw_message(subject))
+        await receive(user_client, raw_message(subject))
         clock.tick(seconds=1)
-    await receive(post, long("long"))
-    boss = await make_client(world, http, "boss", role=Role.ADMIN)
-    yield House(world, post, boss, tmp_path / "cold")
+    await receive(user_client, long_message("long"))
+    admin_client = await make_client(world, http, "boss", role=Role.ADMIN)
+    yield TieredEnvironment(world, user_client, admin_client, tmp_path / "cold")
     await examine(world)
-    await cold.close()
+    await cold_store.close()
 
 
-def long(subject: str) -> bytes:
-    """A message that is too long for its row, however it is compressed."""
-    dice = random.Random(7)  # noqa: S311 - the same each time
-    return raw_message(subject, body="\r\n".join(dice.randbytes(36).hex() for _ in range(10_000)))
+def long_message(subject: str) -> bytes:
+    """Return a message that is too long for its row even if compressed."""
+    rng = random.Random(7)  # noqa: S311 - reproducible
+    return raw_message(subject, body="\r\n".join(rng.randbytes(36).hex() for _ in range(10_000)))
 
 
-async def move(house: House, select: dict[str, Any], **more: Any) -> Any:
-    given = {"select": {**select, "users": of(house.post)}, **more}
-    return await call(house.boss, "messageTierMove", **given)
+async def move_messages(
+    tiered_environment: TieredEnvironment, select: dict[str, Any], **options: Any
+) -> Any:
+    move_input = {"select": {**select, "users": of(tiered_environment.user_client)}, **options}
+    return await call(tiered_environment.admin_client, "messageTierMove", **move_input)
 
 
-async def lying(house: House, **filter_: Any) -> list[tuple[str, str]]:
-    found = (await house.post(TIERS, filter=filter_ or None))["messages"]
-    assert found["totalCount"] == len(found["nodes"])
-    assert all(node["text"] for node in found["nodes"])
-    return [(node["subject"], node["tier"]) for node in found["nodes"]]
+async def subjects_with_tier(
+    tiered_environment: TieredEnvironment, **filter_: Any
+) -> list[tuple[str, str]]:
+    messages = (await tiered_environment.user_client(TIERS_QUERY, filter=filter_ or None))[
+        "messages"
+    ]
+    assert messages["totalCount"] == len(messages["nodes"])
+    assert all(node["text"] for node in messages["nodes"])
+    return [(node["subject"], node["tier"]) for node in messages["nodes"]]
 
 
-def objects(folder: Path) -> int:
+def count_files(folder: Path) -> int:
     return sum(path.is_file() for path in folder.rglob("*"))
 
 
-async def test_bodies_move_to_the_cold_store_and_back(house: House, tmp_path: Path) -> None:
-    hot = objects(tmp_path / "blobs")
-    last = await reached(house.world, house.post.user.id)
-    answer = await move(house, inbox("2:*"))
-    assert (answer["errors"], answer["movedCount"], answer["task"]) == ([], 2, None)
-    assert await lying(house) == [("a", "HOT"), ("b", "COLD"), ("long", "COLD")]
-    assert objects(house.cold) == 2
-    assert (await move(house, inbox("2:*")))["movedCount"] == 0
-    assert await lying(house, tier="COLD") == [("b", "COLD"), ("long", "COLD")]
-    assert await lying(house, tier="HOT", subject="a") == [("a", "HOT")]
-    back = await move(house, {"filter": {"tier": "COLD"}}, reverse=True)
-    assert (back["errors"], back["movedCount"]) == ([], 2)
-    assert {tier for _, tier in await lying(house)} == {"HOT"}
-    assert await journal(house.world, house.post.user.id, last) == []
-    inline = await rows(house.world, "SELECT count(*) FROM blobs WHERE data IS NULL")
-    assert inline == [(hot,)]
-
-
-async def test_the_collector_removes_what_was_left_behind(
-    house: House, tmp_path: Path, clock: Clock
+async def test_messages_move_to_cold_store_and_back(
+    tiered_environment: TieredEnvironment, tmp_path: Path
 ) -> None:
-    await move(house, ALL)
-    assert objects(tmp_path / "blobs") == 1
-    clock.tick(days=800_000 // 1_000)  # past the files, which have the date of today
-    await collect_garbage(house.world, house.world.object_store, grace_period=timedelta(0))
-    assert (objects(tmp_path / "blobs"), objects(house.cold)) == (0, 3)
-    assert (await check_consistency(house.world)).findings == []
-    assert {tier for _, tier in await lying(house)} == {"COLD"}
+    hot_count = count_files(tmp_path / "blobs")
+    last_position = await reached(tiered_environment.world, tiered_environment.user_client.user.id)
+    payload = await move_messages(tiered_environment, inbox("2:*"))
+    assert (payload["errors"], payload["movedCount"], payload["task"]) == ([], 2, None)
+    assert await subjects_with_tier(tiered_environment) == [
+        ("a", "HOT"),
+        ("b", "COLD"),
+        ("long", "COLD"),
+    ]
+    assert count_files(tiered_environment.cold_folder) == 2
+    assert (await move_messages(tiered_environment, inbox("2:*")))["movedCount"] == 0
+    assert await subjects_with_tier(tiered_environment, tier="COLD") == [
+        ("b", "COLD"),
+        ("long", "COLD"),
+    ]
+    assert await subjects_with_tier(tiered_environment, tier="HOT", subject="a") == [("a", "HOT")]
+    payload_back = await move_messages(
+        tiered_environment, {"filter": {"tier": "COLD"}}, reverse=True
+    )
+    assert (payload_back["errors"], payload_back["movedCount"]) == ([], 2)
+    assert {tier for _, tier in await subjects_with_tier(tiered_environment)} == {"HOT"}
+    assert (
+        await journal(
+            tiered_environment.world, tiered_environment.user_client.user.id, last_position
+        )
+        == []
+    )
+    object_count = await rows(
+        tiered_environment.world, "SELECT count(*) FROM blobs WHERE data IS NULL"
+    )
+    assert object_count == [(hot_count,)]
 
 
-async def test_what_messages_share_moves_once(house: House) -> None:
-    await call(house.post, "messageCopy", select=inbox("3"), to={"path": "Sent"})
-    answer = await move(house, inbox("3"))
-    assert answer["movedCount"] == 1
-    assert objects(house.cold) == 1
-    assert await lying(house, subject="long") == [("long", "COLD")] * 2
-    assert (await move(house, {"mailbox": {"path": "Sent"}}))["movedCount"] == 0
-    await receive(house.post, long("long"), sender="dave@example.com")
-    assert await lying(house, subject="long") == [("long", "COLD")] * 3
+async def test_garbage_collector_removes_moved_objects(
+    tiered_environment: TieredEnvironment, tmp_path: Path, clock: Clock
+) -> None:
+    await move_messages(tiered_environment, ALL_MESSAGES)
+    assert count_files(tmp_path / "blobs") == 1
+    clock.tick(days=800_000 // 1_000)  # later than the files, which have the system time
+    await collect_garbage(
+        tiered_environment.world, tiered_environment.world.object_store, grace_period=timedelta(0)
+    )
+    assert (count_files(tmp_path / "blobs"), count_files(tiered_environment.cold_folder)) == (0, 3)
+    assert (await check_consistency(tiered_environment.world)).findings == []
+    assert {tier for _, tier in await subjects_with_tier(tiered_environment)} == {"COLD"}
 
 
-async def test_a_crash_between_the_stores_loses_nothing(house: House) -> None:
-    def crash(place: str) -> None:
-        if place == "tier":
+async def test_shared_blob_moves_once(tiered_environment: TieredEnvironment) -> None:
+    await call(
+        tiered_environment.user_client, "messageCopy", select=inbox("3"), to={"path": "Sent"}
+    )
+    payload = await move_messages(tiered_environment, inbox("3"))
+    assert payload["movedCount"] == 1
+    assert count_files(tiered_environment.cold_folder) == 1
+    assert await subjects_with_tier(tiered_environment, subject="long") == [("long", "COLD")] * 2
+    assert (await move_messages(tiered_environment, {"mailbox": {"path": "Sent"}}))[
+        "movedCount"
+    ] == 0
+    await receive(tiered_environment.user_client, long_message("long"), sender="dave@example.com")
+    assert await subjects_with_tier(tiered_environment, subject="long") == [("long", "COLD")] * 3
+
+
+async def test_crash_during_move_loses_nothing(tiered_environment: TieredEnvironment) -> None:
+    def crash(fault_point: str) -> None:
+        if fault_point == "tier":
             raise KeyboardInterrupt
 
-    ailing = replace(house.world, reach_fault_point=crash)
-    boss = replace(house.boss, world=ailing)
+    crashing_world = replace(tiered_environment.world, reach_fault_point=crash)
+    admin_client = replace(tiered_environment.admin_client, world=crashing_world)
     select = MessageSelector(
-        conditions=MessageConditions(), users=UserSelector(ids=(house.post.user.id,))
+        conditions=MessageConditions(),
+        users=UserSelector(ids=(tiered_environment.user_client.user.id,)),
     )
     with pytest.raises(KeyboardInterrupt):
-        await storage_tiers.move_to_tier(context(boss), select, StorageTier.COLD)
-    assert objects(house.cold) == 3
-    assert {tier for _, tier in await lying(house)} == {"HOT"}
-    assert (await check_consistency(house.world)).findings == []
-    assert (await move(house, ALL))["movedCount"] == 3
+        await storage_tiers.move_to_tier(context(admin_client), select, StorageTier.COLD)
+    assert count_files(tiered_environment.cold_folder) == 3
+    assert {tier for _, tier in await subjects_with_tier(tiered_environment)} == {"HOT"}
+    assert (await check_consistency(tiered_environment.world)).findings == []
+    assert (await move_messages(tiered_environment, ALL_MESSAGES))["movedCount"] == 3
 
 
-async def test_many_are_a_task(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_move_of_many_messages_is_task(
+    tiered_environment: TieredEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(storage_tiers, "MAX_INLINE_MESSAGES", 2)
     monkeypatch.setattr(storage_tiers, "MESSAGES_PER_STEP", 1)
-    answer = await move(house, ALL)
-    assert (answer["movedCount"], answer["task"]["total"]) == (0, 3)
-    assert answer["task"]["kind"] == "MESSAGE_TIER_MOVE"
-    assert objects(house.cold) == 0
-    await call(house.post, "messageDelete", select=inbox("1"), permanent=True)
-    assert await tasks.run_next_task(house.world)
-    assert await lying(house) == [("b", "COLD"), ("long", "COLD")]
+    payload = await move_messages(tiered_environment, ALL_MESSAGES)
+    assert (payload["movedCount"], payload["task"]["total"]) == (0, 3)
+    assert payload["task"]["kind"] == "MESSAGE_TIER_MOVE"
+    assert count_files(tiered_environment.cold_folder) == 0
+    await call(tiered_environment.user_client, "messageDelete", select=inbox("1"), permanent=True)
+    assert await tasks.run_next_task(tiered_environment.world)
+    assert await subjects_with_tier(tiered_environment) == [("b", "COLD"), ("long", "COLD")]
 
 
-async def test_a_trial_moves_nothing(house: House) -> None:
-    answer = await move(house, ALL, options={"validateOnly": True})
-    assert (answer["errors"], answer["movedCount"]) == ([], 3)
-    assert objects(house.cold) == 0
+async def test_validate_only_moves_nothing(tiered_environment: TieredEnvironment) -> None:
+    payload = await move_messages(tiered_environment, ALL_MESSAGES, options={"validateOnly": True})
+    assert (payload["errors"], payload["movedCount"]) == ([], 3)
+    assert count_files(tiered_environment.cold_folder) == 0
 
 
-async def test_only_an_administrator_moves_and_only_what_is_there(house: House) -> None:
+async def test_move_needs_admin_role_and_existing_messages(
+    tiered_environment: TieredEnvironment,
+) -> None:
     document = """mutation ($input: MessageTierMoveInput!) { messageTierMove(input: $input) {
         movedCount errors { code path index } } }"""
-    refused = await house.post.raw(document, input={"select": ALL})
-    assert refused["data"]["messageTierMove"]["errors"][0]["code"] == "FORBIDDEN"
-    answer = await move(house, {"ids": ["msg_00000000000000000000000000"]})
-    assert answer["errors"][0]["code"] in ("NOT_FOUND", "VALIDATION")
-    assert objects(house.cold) == 0
+    response = await tiered_environment.user_client.raw(document, input={"select": ALL_MESSAGES})
+    assert response["data"]["messageTierMove"]["errors"][0]["code"] == "FORBIDDEN"
+    payload = await move_messages(tiered_environment, {"ids": ["msg_00000000000000000000000000"]})
+    assert payload["errors"][0]["code"] in ("NOT_FOUND", "VALIDATION")
+    assert count_files(tiered_environment.cold_folder) == 0
 
 
-async def test_without_a_second_store_nothing_moves(ada: Client, root: Client) -> None:
+async def test_move_without_cold_store_is_unavailable(ada: Client, root: Client) -> None:
     await receive(ada)
-    answer = await call(root, "messageTierMove", select={**ALL, "users": of(ada)})
-    assert [e["code"] for e in answer["errors"]] == ["UNAVAILABLE"]
+    payload = await call(root, "messageTierMove", select={**ALL_MESSAGES, "users": of(ada)})
+    assert [error["code"] for error in payload["errors"]] == ["UNAVAILABLE"]
     assert (await ada("{ messages { nodes { tier } } }"))["messages"]["nodes"] == [{"tier": "HOT"}]
 
 
-async def test_a_damaged_body_stays_where_it_is(house: House, tmp_path: Path) -> None:
+async def test_damaged_object_is_not_moved(
+    tiered_environment: TieredEnvironment, tmp_path: Path
+) -> None:
     (path,) = [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1])
-    await move(house, ALL)
-    assert objects(house.cold) == 2
-    path.write_bytes(whole)
-    assert (await move(house, ALL))["movedCount"] == 1
-    assert {tier for _, tier in await lying(house)} == {"COLD"}
-    kinds = {kind for kind, _ in await journal(house.world, house.post.user.id)}
-    assert ChangeKind.MESSAGE_UPDATED not in kinds
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    await move_messages(tiered_environment, ALL_MESSAGES)
+    assert count_files(tiered_environment.cold_folder) == 2
+    path.write_bytes(content)
+    assert (await move_messages(tiered_environment, ALL_MESSAGES))["movedCount"] == 1
+    assert {tier for _, tier in await subjects_with_tier(tiered_environment)} == {"COLD"}
+    change_kinds = {
+        kind
+        for kind, _ in await journal(
+            tiered_environment.world, tiered_environment.user_client.user.id
+        )
+    }
+    assert ChangeKind.MESSAGE_UPDATED not in change_kinds

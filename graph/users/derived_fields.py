@@ -1,0 +1,43 @@
+"""Fields of users that are computed from columns."""
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+from graph.types.object_views import DerivedField, WholeSourceField
+from graph.types.row_mapping import global_id_field
+from graph.users.part_types import pgp_key_info_from_json, spam_policy_from_columns
+from models.users.roles import AdminPermission, UserPermission
+from models.users.tables import DelimiterAction, ProtocolScope
+from resolvers.auth.second_factors.second_factor_check import enabled_methods
+
+
+def _enum_list_reader(enum_type: Any) -> Callable[[list[str]], list[Any]]:
+    """Return a function that converts stored values to members of an enum."""
+    return lambda values: [enum_type(value) for value in values]
+
+
+USER_DERIVED_FIELDS: Mapping[str, DerivedField] = {
+    "id": global_id_field("User"),
+    "activated": DerivedField(
+        ("password", "temporary_password", "disabled", "suspended"),
+        lambda password, temporary, disabled, suspended: (
+            bool(password or temporary) and not (disabled or suspended)
+        ),
+    ),
+    "enabled2fa": WholeSourceField(("second_factors",), enabled_methods),
+    "targets": DerivedField(("targets",), list),
+    "delimiter_action": DerivedField(("delimiter_action",), DelimiterAction),
+    "has_password_set": DerivedField(
+        ("password", "temporary_password"),
+        lambda password, temporary: bool(password or temporary),
+    ),
+    "disabled_scopes": DerivedField(("disabled_scopes",), _enum_list_reader(ProtocolScope)),
+    "retention": DerivedField(
+        ("retention",), lambda life: None if life is None else timedelta(seconds=life)
+    ),
+    "key_info": DerivedField(("key_info",), pgp_key_info_from_json),
+    "spam": DerivedField(("spam_level", "junk_score", "reject_score"), spam_policy_from_columns),
+    "permissions": DerivedField(("permissions",), _enum_list_reader(UserPermission)),
+    "admin_permissions": DerivedField(("admin_permissions",), _enum_list_reader(AdminPermission)),
+}

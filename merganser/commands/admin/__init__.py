@@ -1,0 +1,1 @@
+"""Commands about stored settings, trusted documents, and the keys of secrets."""

@@ -1,0 +1,130 @@
+"""Implementations of the commands `merganser setting …`."""
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import typer
+
+from merganser.commands.environment_run import run_in_environment
+from merganser.commands.terminal_output import print_json, print_table
+from merganser.errors import EXIT_USAGE, CommandError
+from merganser.server.environment_factory import root_context
+from merganser.settings.settings import Settings
+from merganser.settings.units import parse_duration
+from models.quantities import format_duration
+from models.runtime.environment import Environment
+from resolvers.admin import settings as stored_settings
+from resolvers.admin.setting_definitions import DEFINITIONS, SettingType
+from resolvers.admin.settings import CurrentSetting
+from resolvers.context import Context
+
+BOOLEANS = {"true": True, "on": True, "false": False, "off": False}
+MAX_REASON_CHARACTERS = 255  # as in the API
+
+
+def list_settings(part: str | None, as_json: bool) -> None:
+    """Print the stored settings with this part in their key."""
+    found = run_in_environment(
+        lambda environment, _settings: stored_settings.list_settings(
+            root_context(environment), part
+        )
+    )
+    if as_json:
+        print_json([_setting_as_json(each) for each in found])
+        return
+    rows = [
+        (each.key, _value_text(each.value), "stored" if each.is_set else "default", each.type.value)
+        for each in found
+    ]
+    print_table(("key", "value", "from", "type"), rows)
+
+
+def print_setting(key: str, as_json: bool) -> None:
+    """Print the value of a setting."""
+    setting = run_in_environment(
+        lambda environment, _settings: stored_settings.find_setting(root_context(environment), key)
+    )
+    if setting is None:
+        raise CommandError(f"there is no setting {key}: `merganser setting list` shows all")
+    if as_json:
+        print_json(_setting_as_json(setting))
+    else:
+        typer.echo(_value_text(setting.value))
+
+
+def set_setting(key: str, value: str, reason: str | None) -> None:
+    """Store the value of a setting, and print it."""
+
+    async def store_value(environment: Environment, _settings: Settings) -> CurrentSetting:
+        return await stored_settings.set_setting(
+            _root_context_with_reason(environment, reason), key, _parse_value(key, value)
+        )
+
+    setting = run_in_environment(store_value)
+    typer.echo(f"{key} is {_value_text(setting.value)}")
+
+
+def unset_settings(keys: list[str], reason: str | None) -> None:
+    """Delete the stored values of settings, and print the defaults."""
+
+    async def reset_settings(environment: Environment, _settings: Settings) -> list[CurrentSetting]:
+        found, _ = await stored_settings.reset_settings(
+            _root_context_with_reason(environment, reason), keys
+        )
+        return found
+
+    settings_by_key = {each.key: each for each in run_in_environment(reset_settings)}
+    for key in dict.fromkeys(keys):
+        typer.echo(
+            f"{key} is {_value_text(settings_by_key[key].value)}"
+            if key in settings_by_key
+            else f"{key} is gone"
+        )
+
+
+def _root_context_with_reason(environment: Environment, reason: str | None) -> Context:
+    if reason and (len(reason) > MAX_REASON_CHARACTERS or not reason.isprintable()):
+        raise CommandError(
+            f"--reason: at most {MAX_REASON_CHARACTERS} printable characters", exit_code=EXIT_USAGE
+        )
+    ctx = root_context(environment)
+    ctx.reason = reason or None
+    return ctx
+
+
+def _parse_value(key: str, text: str) -> Any:
+    """Parse the value of a setting from the command line to a JSON value."""
+    declared = DEFINITIONS.get(key)
+    if declared is None:
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            return text
+    value: Any = text
+    if declared.nullable and text == "null":
+        value = None
+    elif declared.type is SettingType.BOOLEAN:
+        value = BOOLEANS.get(text.lower(), text)
+    elif declared.type is SettingType.DURATION:
+        with suppress(ValueError):  # otherwise ISO 8601 or invalid, which is checked later
+            read: Any = parse_duration(text)
+            value = format_duration(read)
+    return value
+
+
+def _value_text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _setting_as_json(setting: CurrentSetting) -> dict[str, Any]:
+    return {
+        "key": setting.key,
+        "value": setting.value,
+        "kind": setting.type.value,
+        "custom": setting.is_set,
+        "default": setting.default,
+        "name": setting.name,
+        "description": setting.description,
+        "restart_required": setting.restart_required,
+    }

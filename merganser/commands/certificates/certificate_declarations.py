@@ -1,0 +1,80 @@
+"""Declarations of the commands `merganser certificate …`."""
+# ruff: noqa: PLR0913, PLR0917 - a parameter for each option: typer reads them
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from merganser.commands.lazy_commands import implemented_in
+from merganser.commands.shared_options import JsonOption
+
+ServerName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the server.")]
+
+declarations = typer.Typer()
+
+
+@declarations.command("list")
+@implemented_in("merganser.commands.certificates.certificate_commands")
+def list_certificates(as_json: JsonOption = False) -> None:
+    """List the certificates that servers show, by server name.
+
+    Example: merganser certificate list
+    """
+
+
+@declarations.command("set")
+@implemented_in("merganser.commands.certificates.certificate_commands")
+def set_certificate(
+    name: ServerName,
+    cert: Annotated[
+        Path | None, typer.Option(help="File with the certificate and its chain, PEM.")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="File with its key; none: it is in the same file.")
+    ] = None,
+    acme: Annotated[
+        bool, typer.Option("--acme", help="Have it made by ACME, and renewed.")
+    ] = False,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Another name that ACME puts into it; may be repeated."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Store the certificate of a server, or have it made. A running server shows it at once.
+
+    Example: merganser certificate set mx.example.org --cert mx.pem --key mx.key
+
+    Example: merganser certificate set mx.example.org --acme --also imap.example.org
+    """
+
+
+@declarations.command("renew")
+@implemented_in("merganser.commands.certificates.certificate_commands")
+def renew_certificate(name: ServerName, as_json: JsonOption = False) -> None:
+    """Have a certificate renewed by ACME now; a running server does it.
+
+    Example: merganser certificate renew mx.example.org
+    """
+
+
+@declarations.command("delete")
+@implemented_in("merganser.commands.certificates.certificate_commands")
+def delete_certificate(
+    name: ServerName,
+    revoke: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REASON",
+            help="Have its authority revoke it before: unspecified, key-compromise, superseded, "
+            "affiliation-changed or cessation-of-operation.",
+        ),
+    ] = None,
+) -> None:
+    """Delete the certificate of a server. Open connections are not affected.
+
+    Example: merganser certificate delete mx.example.org
+
+    Example: merganser certificate delete mx.example.org --revoke key-compromise
+    """

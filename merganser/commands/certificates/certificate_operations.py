@@ -1,0 +1,138 @@
+"""List, set, renew and delete certificates for the command line."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from mail.tls.acme_client import RevocationReason
+from mail.tls.pem_certificates import CertificateInput
+from merganser.errors import EXIT_USAGE, CommandError
+from merganser.server.environment_factory import root_context
+from models.certificates import Certificate
+from models.errors import RequestError
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow, select_columns
+from resolvers.certificates import certificates
+from resolvers.certificates.certificates import CertificateValues, CertificateWarning
+
+SELECTED_COLUMNS = (
+    "server_name", "alt_names", "description", "sha256", "spki", "issuer", "not_after", "acme",
+    "acme_names", "acme_state",
+)  # fmt: skip
+
+
+async def list_certificates(environment: Environment) -> list[dict[str, Any]]:
+    """Load all certificates by server name, as JSON values."""
+    statement = select(*select_columns(Certificate, SELECTED_COLUMNS)).order_by(
+        col(Certificate.server_name)
+    )
+    return [_certificate_as_json(row) for row in await environment.database.read(statement)]
+
+
+def _certificate_as_json(row: ColumnRow) -> dict[str, Any]:
+    return {
+        "server_name": row.server_name,
+        "alt_names": row.alt_names,
+        "description": row.description,
+        "expires_at": row.not_after and row.not_after.isoformat(),
+        "fingerprint_sha256": row.sha256,
+        "tlsa": row.spki and f"3 1 1 {row.spki}",
+        "issuer": row.issuer,
+        "acme": row.acme,
+        "acme_names": row.acme_names,
+        "acme_state": row.acme_state,
+    }
+
+
+def read_text_file(file: Path) -> str:
+    """Read a text file. Raises CommandError if it can't be read or is not text."""
+    try:
+        return file.read_text()
+    except (OSError, UnicodeDecodeError) as problem:
+        reason = getattr(problem, "strerror", None) or "it is no text"
+        raise CommandError(f"cannot read {file}: {reason}") from None
+
+
+async def set_certificate(
+    environment: Environment,
+    server_name: str,
+    certificate_and_key_files: tuple[Path | None, Path | None],
+    *,
+    uses_acme: bool,
+    alt_names: Sequence[str] | None = None,
+) -> tuple[dict[str, Any], list[CertificateWarning]]:
+    """Set the certificate of a server, from PEM files or by ACME.
+
+    Returns it as JSON values, with notices for the operator. Raises CommandError if it is invalid.
+    """
+    certificate_pem, key_pem = (
+        None if file is None else read_text_file(file) for file in certificate_and_key_files
+    )
+    pem = (
+        None
+        if certificate_pem is None and key_pem is None
+        else CertificateInput(certificate_pem or "", key_pem)
+    )
+    new_certificate = CertificateValues(
+        server_name, pem, uses_acme, acme_names=None if alt_names is None else tuple(alt_names)
+    )
+    try:
+        _, notices = await certificates.set_certificate(root_context(environment), new_certificate)
+    except RequestError as refusal:
+        raise CommandError(refusal.message) from None
+    return await load_certificate(environment, server_name), notices
+
+
+async def load_certificate(environment: Environment, server_name: str) -> dict[str, Any]:
+    """Load the certificate of a server as JSON values. Raises CommandError if there is none."""
+    return _certificate_as_json(await _load_certificate_row(environment, server_name))
+
+
+async def _load_certificate_row(environment: Environment, server_name: str) -> ColumnRow:
+    row = await certificates.find_certificate_by_server_name(root_context(environment), server_name)
+    if row is None:
+        raise CommandError(
+            f"there is no certificate for {server_name}: `merganser certificate list` shows all"
+        )
+    return row
+
+
+async def renew_certificate(environment: Environment, server_name: str) -> dict[str, Any]:
+    """Request a renewal by ACME, which a running server does. Raises CommandError."""
+    row = await _load_certificate_row(environment, server_name)
+    try:
+        await certificates.schedule_renewals_now(root_context(environment), [row.id])
+    except RequestError as refusal:
+        raise CommandError(refusal.message) from None
+    return await load_certificate(environment, server_name)
+
+
+async def delete_certificate(
+    environment: Environment, server_name: str, reason: str | None = None
+) -> bool:
+    """Delete the certificate of a server. With a reason it is revoked first.
+
+    Returns True if it was revoked. Raises CommandError if there is none, or it can't be revoked.
+    """
+    row = await _load_certificate_row(environment, server_name)
+    try:
+        return bool(
+            await certificates.delete_certificates(
+                root_context(environment), [row.id], _parse_revocation_reason(reason)
+            )
+        )
+    except RequestError as refusal:
+        raise CommandError(refusal.message) from None
+
+
+def _parse_revocation_reason(text: str | None) -> RevocationReason | None:
+    """Parse the revocation reason of `--revoke`. Raises CommandError if it is unknown."""
+    if text is None:
+        return None
+    reasons = {one.lower().replace("_", "-"): one for one in RevocationReason}
+    if text not in reasons:
+        raise CommandError(f"--revoke is one of {', '.join(reasons)}", exit_code=EXIT_USAGE)
+    return reasons[text]

@@ -1,0 +1,281 @@
+"""List, check and run connectors for the command line."""
+
+import asyncio
+import signal
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from graph.types.global_ids import decode, encode
+from mail.connectors.remote_server import ConnectorStage
+from mail.network.outbound_http import NetworkPolicy
+from merganser.commands.users import user_operations
+from merganser.errors import CommandError
+from merganser.server.environment_factory import root_context
+from merganser.server.store.store_use import use_beside_servers
+from models.admin.tasks import TaskState
+from models.connectors import Connector
+from models.errors import InvalidInput
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import MAX_PAGE_SIZE, Cursor, PageRequest
+from models.users.tables import User
+from resolvers.connectors import check
+from resolvers.connectors import loaders as connector_loaders
+from resolvers.connectors import mutations as connector_mutations
+from resolvers.connectors import worker as connector_worker
+from resolvers.connectors.check import ConnectorCheckResult
+from resolvers.connectors.loaders import ConnectorWhere
+from resolvers.users.selection import UserSelector
+
+POLL_INTERVAL = 0.2  # seconds
+LIST_HINT = "`merganser connector list` shows all"
+
+ShowProgress = Callable[[ColumnRow], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectorChoice:
+    """A connector that was given on the command line."""
+
+    connector_id: int
+    name: str
+
+    @property
+    def global_id(self) -> str:
+        """The global ID of GraphQL."""
+        return encode("Connector", self.connector_id)
+
+
+@dataclass
+class InterruptHandler:
+    """Whether Ctrl-C was pressed, with the callback that confirms it to the operator."""
+
+    on_interrupt: Callable[[], None]
+    is_interrupted: bool = False
+    main_task: "asyncio.Task[Any] | None" = None
+
+    def handle_interrupt(self) -> None:
+        """Request a stop at the next safe point. A second interrupt cancels at once."""
+        if not self.is_interrupted:
+            self.is_interrupted = True
+            self.on_interrupt()
+        elif self.main_task is not None:
+            self.main_task.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectorRunOrder:
+    """The connectors to run, and the callbacks that show their progress."""
+
+    connectors: Sequence[ConnectorChoice]
+    is_trial: bool
+    start_progress: Callable[
+        [ConnectorChoice, ColumnRow], ShowProgress
+    ]  # returns a function that takes the run's row
+    interrupts: InterruptHandler
+
+
+async def find_connector(environment: Environment, id_or_name: str) -> ConnectorChoice:
+    """Find a connector by global ID or name. Raises CommandError unless exactly one matches."""
+    statement = select(*select_columns(Connector, {"id", "name"})).where(
+        col(Connector.once).is_(False)
+    )
+    try:
+        condition = col(Connector.id) == decode("Connector", id_or_name)
+    except InvalidInput:
+        condition = col(Connector.name) == id_or_name
+    rows = await environment.database.read(statement.where(condition))
+    if not rows:
+        raise CommandError(f"there is no connector {id_or_name}: {LIST_HINT}")
+    if len(rows) > 1:
+        raise CommandError(
+            f"{len(rows)} connectors are called {id_or_name}: say by its id which; {LIST_HINT}"
+        )
+    return ConnectorChoice(rows[0].id, rows[0].name)
+
+
+async def list_connectors(
+    environment: Environment, username_or_address: str | None, *, is_failing: bool | None = None
+) -> list[dict[str, Any]]:
+    """Load the connectors ordered by user, as JSON values.
+
+    Raises CommandError if there is no such user.
+    """
+    users = (
+        None
+        if username_or_address is None
+        else UserSelector(
+            ids=(await user_operations.user_id_of_name(environment, username_or_address),)
+        )
+    )
+    ctx, cursor, rows = root_context(environment), None, list[Any]()
+    conditions = ConnectorWhere(users, None, is_failing)
+    while True:
+        page_request = PageRequest("connectors", MAX_PAGE_SIZE, cursor)
+        page = await connector_loaders.read_connector_page(
+            ctx, conditions, page_request, connector_loaders.VISIBLE_COLUMNS
+        )
+        rows += page.rows
+        if not page.has_next:
+            break
+        cursor = Cursor(page_request.ordering, rows[-1].user_id, rows[-1].id)
+    names = await _load_usernames_of_connectors(environment)
+    return [_connector_as_json(row, names.get(row.user_id)) for row in rows]
+
+
+async def _load_usernames_of_connectors(environment: Environment) -> dict[int, str]:
+    user_ids = select(col(Connector.user_id))
+    statement = select(*select_columns(User, {"id", "username"})).where(col(User.id).in_(user_ids))
+    return {row.id: row.username for row in await environment.database.read(statement)}
+
+
+def _connector_as_json(row: ColumnRow, username: str | None) -> dict[str, Any]:
+    return {
+        "id": encode("Connector", row.id),
+        "name": row.name,
+        "user": username,
+        "protocol": row.protocol,
+        "host": row.host,
+        "port": row.port,
+        "username": row.username,
+        "active": row.active,
+        "running": row.run_id is not None,
+        "interval": row.interval,
+        "last_run_at": row.last_run_at and row.last_run_at.isoformat(),
+        "last_success_at": row.last_success_at and row.last_success_at.isoformat(),
+        "next_run_at": row.next_run_at and row.next_run_at.isoformat(),
+        "failures": row.failures,
+        "error": row.last_error,
+    }
+
+
+async def check_connector(
+    environment: Environment, id_or_name: str
+) -> tuple[ConnectorChoice, ConnectorCheckResult]:
+    """Sign in to a connector's server with the stored password, and return the stages' results.
+
+    Raises CommandError if there is no such connector.
+    """
+    connector = await find_connector(environment, id_or_name)
+    return connector, await check.check_stored_connector(
+        root_context(environment), connector.connector_id
+    )
+
+
+async def load_last_log(
+    environment: Environment, id_or_name: str
+) -> tuple[ConnectorChoice, list[str] | None]:
+    """Load the log lines of a connector's last run; None if it never ran.
+
+    Raises CommandError if there is no such connector.
+    """
+    connector = await find_connector(environment, id_or_name)
+    (lines,) = await connector_loaders.load_last_logs_by_connector(
+        root_context(environment), [connector.connector_id]
+    )
+    return connector, lines
+
+
+async def run_connectors(
+    environment: Environment, order: ConnectorRunOrder
+) -> list[tuple[ConnectorChoice, ColumnRow]]:
+    """Run the connectors one after another; return the final row of each run that began.
+
+    The process stays registered: while it waits for a run that another process has leased,
+    its heartbeats detect whether that process is dead.
+    """
+    finished_runs: list[tuple[ConnectorChoice, ColumnRow]] = []
+    async with (
+        use_beside_servers(environment, waits_for_exclusive_use=False),
+        _handle_sigint(order.interrupts),
+    ):
+        for connector in order.connectors:
+            if order.interrupts.is_interrupted:
+                break
+            finished_runs.append((connector, await _run_connector(environment, order, connector)))
+    return finished_runs
+
+
+@asynccontextmanager
+async def _handle_sigint(interrupts: InterruptHandler) -> AsyncGenerator[None]:
+    """Handle Ctrl-C while the block runs."""
+    loop, interrupts.main_task = asyncio.get_running_loop(), asyncio.current_task()
+    loop.add_signal_handler(signal.SIGINT, interrupts.handle_interrupt)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+
+
+async def _run_connector(
+    environment: Environment, order: ConnectorRunOrder, connector: ConnectorChoice
+) -> ColumnRow:
+    """Start a run and follow it to its end. It runs here if no other process has leased it."""
+    (run_id,) = await connector_mutations.queue_runs(
+        root_context(environment), [connector.connector_id], is_trial=order.is_trial
+    )
+    gate = NetworkPolicy.from_options(
+        environment.options, allows_private=environment.options.connectors_private
+    )
+    show_progress: ShowProgress | None = None
+    local_run: asyncio.Task[bool] | None = None
+    is_stop_requested = False
+    try:
+        while True:
+            row = await _load_run(environment, connector, run_id)
+            show_progress = show_progress or order.start_progress(connector, row)
+            show_progress(row)
+            if (
+                row.finished_at or row.stage == ConnectorStage.LISTEN
+            ):  # a server goes on with IDLE until the next run is due
+                if local_run is not None:
+                    await local_run
+                return row
+            if order.interrupts.is_interrupted and not is_stop_requested:
+                await connector_mutations.cancel_runs(root_context(environment), [run_id])
+                is_stop_requested = True
+            if local_run is None or local_run.done():
+                if local_run is not None:
+                    local_run.result()
+                local_run = asyncio.create_task(
+                    connector_worker.run_connector_if_due(environment, connector.connector_id, gate)
+                )
+            await asyncio.sleep(POLL_INTERVAL)
+    finally:
+        if local_run is not None and not local_run.done():
+            local_run.cancel()
+            await asyncio.gather(local_run, return_exceptions=True)
+
+
+async def _load_run(environment: Environment, connector: ConnectorChoice, run_id: int) -> ColumnRow:
+    (row,) = await connector_loaders.load_runs_by_id(root_context(environment), [run_id])
+    if row is None:
+        raise CommandError(f"{connector.name} was removed while it ran")
+    return row
+
+
+def run_as_json(connector: ConnectorChoice, row: ColumnRow) -> dict[str, Any]:
+    """The results of a run as JSON values."""
+    started_at, finished_at = row.started_at or row.finished_at, row.finished_at or row.started_at
+    seconds = (finished_at - started_at).total_seconds()
+    return {
+        "id": connector.global_id,
+        "name": connector.name,
+        "run": encode("ConnectorRun", row.id),
+        "state": row.state.value,
+        "listening": row.stage == ConnectorStage.LISTEN and not row.finished_at,
+        "trial": row.trial,
+        "seen": row.seen,
+        "imported": row.imported,
+        "skipped": row.skipped,
+        "deleted_remote": row.deleted_remote,
+        "bytes": row.bytes,
+        "seconds": round(seconds, 3),
+        "stage": row.stage if row.state is TaskState.FAILED else None,
+        "error": row.error,
+    }

@@ -1,0 +1,87 @@
+"""Implementations of the commands `merganser domain …`, except those about keys."""
+# ruff: noqa: PLR0913, PLR0917 - a parameter for each option
+
+import typer
+
+from merganser.commands.domains import domain_operations, domain_output
+from merganser.commands.environment_run import run_in_environment
+from merganser.commands.option_values import parse_bytes
+from merganser.errors import EXIT_FAILURE
+
+
+def add_domain(
+    name: str,
+    description: str | None,
+    max_users: int | None,
+    max_addresses: int | None,
+    default_user_quota: str | None,
+    max_user_quota: str | None,
+    quota: str | None,
+    backup_mx: bool,
+    dkim: bool,
+) -> None:
+    """Create a domain, and print its global ID and the DNS record of its DKIM key."""
+    values = {
+        "description": description,
+        "max_users": max_users,
+        "max_addresses": max_addresses,
+        "default_user_quota": parse_bytes("--default-user-quota", default_user_quota),
+        "max_user_quota": parse_bytes("--max-user-quota", max_user_quota),
+        "quota": parse_bytes("--quota", quota),
+        "backup_mx": backup_mx,
+    }
+    columns = {name: value for name, value in values.items() if value is not None}
+    key, keys = run_in_environment(
+        lambda environment, _settings: domain_operations.create_domain(
+            environment, name, columns, creates_dkim_key=dkim
+        )
+    )
+    typer.echo(f"{name} is made: {key}")
+    if keys:
+        domain_output.print_txt_records(keys)
+
+
+def list_domains(as_json: bool) -> None:
+    """Print all domains with their counts and limits."""
+    domains = run_in_environment(
+        lambda environment, _settings: domain_operations.list_domains(environment)
+    )
+    columns = ("name", "active", "users", "max_users", "addresses", "allocated", "quota", "used")
+    domain_output.print_table_or_json(domains, columns, as_json=as_json)
+
+
+def rename_domain(old: str, new: str, dry_run: bool) -> None:
+    """Rename a domain, and print how much changed or would change."""
+    result = run_in_environment(
+        lambda environment, _settings: domain_operations.rename_domain(
+            environment, old, new, dry_run=dry_run
+        )
+    )
+    typer.echo(f"{old} {'would be' if dry_run else 'is'} {result.domain.name}.")
+    typer.echo(
+        f"Addresses: {result.address_count}, users: {result.user_count}, "
+        f"aliases: {result.alias_count}."
+    )
+
+
+def delete_domains(names: list[str], cascade: bool) -> None:
+    """Delete domains, and print their number."""
+    count = run_in_environment(
+        lambda environment, _settings: domain_operations.delete_domains(
+            environment, names, deletes_content=cascade
+        )
+    )
+    typer.echo(f"{count} deleted.")
+
+
+def print_dns_records(name: str, check: bool, as_json: bool) -> None:
+    """Print the DNS records that a domain needs. The exit code is 1 if one is wrong."""
+    records = run_in_environment(
+        lambda environment, _settings: domain_operations.load_dns_records(
+            environment, name, queries_dns=check
+        )
+    )
+    columns = ("state", "type", "name", "value", "found", "problem")
+    domain_output.print_table_or_json(records, columns, as_json=as_json)
+    if any(record["state"] in ("MISSING", "DIFFERENT") for record in records):
+        raise typer.Exit(EXIT_FAILURE)

@@ -1,0 +1,128 @@
+"""Create, list, rename and delete domains for the command line."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from graph.types.global_ids import encode
+from merganser.commands.domains import dkim_key_operations
+from merganser.errors import CommandError
+from merganser.server.environment_factory import root_context
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow
+from models.store.keyset_pages import MAX_PAGE_SIZE, Cursor, PageRequest
+from resolvers.context import Context
+from resolvers.domains import dns_records
+from resolvers.domains import listing as domain_listing
+from resolvers.domains import loaders as domain_loaders
+from resolvers.domains import mutations as domain_mutations
+from resolvers.domains import rename as domain_rename
+from resolvers.domains.dns_records import DnsRecordsKey
+from resolvers.domains.loaders import DomainConditions, DomainIdOrName
+from resolvers.domains.mutations import DomainValues
+from resolvers.domains.rename import DomainRenameResult
+
+
+async def create_domain(
+    environment: Environment, name: str, settings: Mapping[str, Any], *, creates_dkim_key: bool
+) -> tuple[str, list[dict[str, Any]]]:
+    """Create a domain; return its global ID, and its DKIM keys as JSON values."""
+    row = await domain_mutations.create_domain(
+        root_context(environment), name, DomainValues(settings), with_dkim_key=creates_dkim_key
+    )
+    keys = (
+        await dkim_key_operations.list_keys(environment, row.name, queries_dns=False)
+        if creates_dkim_key
+        else []
+    )
+    return encode("Domain", row.id), keys
+
+
+async def list_domains(environment: Environment) -> list[dict[str, Any]]:
+    """Load all domains by name, with their counts and limits, as JSON values."""
+    ctx, cursor, found = root_context(environment), None, list[Any]()
+    columns = {"active", "description", "tags", "user_count", "max_users", "address_count",
+               "max_addresses", "quota_allocated", "quota", "backup_mx"}  # fmt: skip
+    while True:
+        page_request = PageRequest("domains", MAX_PAGE_SIZE, cursor)
+        page = await domain_loaders.read_domain_page(ctx, DomainConditions(), page_request, columns)
+        totals = await domain_listing.load_storage_by_domain(ctx, [row.id for row in page.rows])
+        found += zip(page.rows, totals, strict=True)
+        if not page.has_next:
+            break
+        cursor = Cursor(page_request.ordering, page.rows[-1].name, page.rows[-1].id)
+    return [
+        {
+            "id": encode("Domain", row.id),
+            "name": row.name,
+            "description": row.description,
+            "active": row.active,
+            "tags": list(row.tags),
+            "users": row.user_count,
+            "max_users": row.max_users,
+            "addresses": row.address_count,
+            "max_addresses": row.max_addresses,
+            "allocated": row.quota_allocated,
+            "quota": row.quota,
+            "used": total.bytes,
+            "messages": total.messages,
+            "backup_mx": row.backup_mx,
+        }
+        for row, total in found
+    ]
+
+
+async def rename_domain(
+    environment: Environment, old_name: str, new_name: str, *, dry_run: bool
+) -> DomainRenameResult:
+    """Rename a domain, or only report what would change. Raises CommandError if there is none."""
+    ctx = root_context(environment)
+    await _load_domain(ctx, old_name)
+    async with ctx.combined_transaction(commit=not dry_run):
+        return await domain_rename.rename_domain(ctx, old_name, new_name)
+
+
+async def delete_domains(
+    environment: Environment, names: Sequence[str], *, deletes_content: bool
+) -> int:
+    """Delete domains in one transaction; return their number.
+
+    Raises CommandError if one is missing.
+    """
+    ctx = root_context(environment)
+    refs = [DomainIdOrName(id=(await _load_domain(ctx, name)).id) for name in names]
+    return len(await domain_mutations.delete_domains(ctx, refs, cascade=deletes_content))
+
+
+async def _load_domain(ctx: Context, name: str) -> ColumnRow:
+    """Load a domain by name. Raises CommandError if there is none."""
+    row = await domain_loaders.find_administered_domain(ctx, name)
+    if row is None:
+        raise CommandError(f"there is no domain {name}: `merganser domain list` shows all")
+    return row
+
+
+async def load_dns_records(
+    environment: Environment, domain_name: str, *, queries_dns: bool
+) -> list[dict[str, Any]]:
+    """Load the DNS records that a domain needs, as JSON values.
+
+    With `queries_dns` each has what DNS answers now. Raises CommandError if there is no such
+    domain.
+    """
+    ctx = root_context(environment)
+    row = await _load_domain(ctx, domain_name)
+    (found,) = await dns_records.load_expected_records_by_domain(
+        ctx, [DnsRecordsKey.from_row(row, checks_dns=queries_dns)]
+    )
+    return [
+        {
+            "type": one.advice.type,
+            "name": one.advice.name,
+            "value": one.advice.value,
+            "purpose": one.advice.purpose,
+            "state": one.judged.state.value,
+            "found": list(one.judged.found),
+            "problem": one.judged.problem,
+        }
+        for one in found
+    ]

@@ -1,0 +1,63 @@
+"""`merganser user import`: create the users of a CSV or JSON Lines file."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+
+import typer
+
+from merganser.commands.environment_run import run_in_environment
+from merganser.errors import EXIT_FAILURE, CommandError
+from merganser.server.environment_factory import root_context
+from merganser.settings.settings import Settings
+from models.errors import RequestError
+from models.runtime.environment import Environment
+from models.users.list_formats import UserFileFormat
+from resolvers.users.creation import file_create
+from resolvers.users.creation.file_create import BatchResult
+
+
+def import_users(file: Path, form: UserFileFormat | None) -> None:
+    """Create the users of a file, and print each rejected one with its line."""
+
+    async def create_users(environment: Environment, _settings: Settings) -> tuple[int, int]:
+        created = refused = 0
+        async with aclosing(_create_users_from_file(environment, file, form)) as outcomes:
+            async for outcome in outcomes:
+                created += outcome.created_count
+                refused += len({one["line"] for one in outcome.errors})
+                for one in outcome.errors:
+                    location = ".".join(one["path"]) or "record"
+                    text = f"line {one['line']}: {location}: {one['message']} ({one['code']})"
+                    typer.echo(text, err=True)
+        return created, refused
+
+    created, refused = run_in_environment(create_users)
+    typer.echo(f"{created} accounts created, {refused} refused.")
+    if refused:
+        raise typer.Exit(EXIT_FAILURE)
+
+
+async def _create_users_from_file(
+    environment: Environment, path: Path, file_format: UserFileFormat | None
+) -> AsyncGenerator[BatchResult]:
+    """Create the users of a CSV or JSON Lines file; yield the results of each batch.
+
+    A user that exists is rejected, so the same file can be given again after a crash. Raises
+    CommandError if the file can't be read or is invalid.
+    """
+    ctx = root_context(environment)
+    try:
+        with path.open("rb") as file:
+            head = file.read(file_create.HEAD_SIZE)
+    except OSError as problem:
+        text = f"cannot read {path}: {(problem.strerror or '').lower()}"
+        raise CommandError(text) from problem
+    try:
+        async with aclosing(
+            file_create.create_from_local_file(ctx, path, head, file_format)
+        ) as outcomes:
+            async for outcome in outcomes:
+                yield outcome
+    except RequestError as refusal:
+        raise CommandError(f"{path}: {refusal.message}") from refusal

@@ -1,0 +1,218 @@
+"""Create, list and delete users and API keys for the command line."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from graph.types.global_ids import decode, encode
+from mail.recipients.address_resolution import find_sign_in_user_id
+from merganser.errors import CommandError
+from merganser.server.environment_factory import root_context
+from models.addresses.tables import Address
+from models.errors import InvalidInput
+from models.runtime.environment import Environment
+from models.store.columns import select_columns
+from models.store.keyset_pages import MAX_PAGE_SIZE, Cursor, PageRequest
+from models.users.roles import Role, Scope
+from models.users.tables import User
+from resolvers.auth import api_keys
+from resolvers.auth.api_keys import NewApiKey
+from resolvers.auth.passwords.new_passwords import NewPassword
+from resolvers.context import Context
+from resolvers.users import delete as user_delete
+from resolvers.users import listing as user_listing
+from resolvers.users import restore as user_restore
+from resolvers.users import update as user_update
+from resolvers.users.creation import create as creation_create
+from resolvers.users.creation.create import NewUser
+from resolvers.users.listing import UserConditions
+from resolvers.users.restore import DeletedUserRef
+from resolvers.users.selection import UserSelector
+from resolvers.users.update import UserChanges
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeyRequest:
+    """The options of an API key to create."""
+
+    name: str
+    username_or_address: str | None = None
+    role: Role = Role.USER
+    scopes: tuple[Scope, ...] = ()
+    is_read_only: bool = False
+    expires_at: datetime | None = None
+
+
+async def create_user(environment: Environment, new_user: NewUser) -> tuple[str, list[str]]:
+    """Create a user; return the global ID and warnings."""
+    ctx = root_context(environment)
+    user = await creation_create.create_user(ctx, new_user)
+    return encode("User", user.id), [one.message for one in ctx.warnings]
+
+
+async def user_id_of_name(environment: Environment, username_or_address: str) -> int:
+    """The ID of the user with this username or address. Raises CommandError if there is none."""
+    key = await find_sign_in_user_id(environment, username_or_address)
+    if key is None:
+        raise CommandError(
+            f"there is no user {username_or_address}: `merganser user list` shows all"
+        )
+    return key
+
+
+async def change_password(
+    environment: Environment, username_or_address: str, password: str
+) -> None:
+    """Change the password of a user and end all of the user's tokens.
+
+    Raises CommandError if there is no such user.
+    """
+    await set_password(
+        root_context(environment), await user_id_of_name(environment, username_or_address), password
+    )
+
+
+async def set_password(ctx: Context, user_id: int, password: str) -> None:
+    """Change the password of a user in one transaction. Tokens of the old password end."""
+    await user_update.update_users(
+        ctx, UserSelector(ids=(user_id,)), UserChanges(password=NewPassword(password))
+    )
+
+
+async def delete_user(
+    environment: Environment, username: str, delete_at: datetime | None
+) -> datetime | None:
+    """Delete a user, or postpone the deletion of a deleted user's data.
+
+    Returns the time until which the data is kept. A task of a running server deletes the data.
+    """
+    ctx = root_context(environment)
+    result = await user_delete.delete_users(
+        ctx, UserSelector(usernames=(username,)), delete_at, mutation="user delete"
+    )
+    until: datetime | None = result.tasks[0].not_before
+    return until
+
+
+async def restore_user(
+    environment: Environment, username_or_address: str
+) -> tuple[list[str], list[str]]:
+    """Restore a deleted user; return the recovered and the lost addresses."""
+    result = await user_restore.restore_user(
+        root_context(environment), DeletedUserRef(name=username_or_address)
+    )
+    return list(result.recovered_addresses), list(result.lost_addresses)
+
+
+async def list_users(environment: Environment, where: UserConditions) -> list[dict[str, Any]]:
+    """Load users by username, as JSON values."""
+    ctx, cursor, rows = root_context(environment), None, list[Any]()
+    columns = {
+        "username",
+        "name",
+        "role",
+        "used",
+        "quota",
+        "message_count",
+        "disabled",
+        "suspended",
+    }
+    while True:
+        page_request = PageRequest("users", MAX_PAGE_SIZE, cursor)
+        page = await user_listing.load_user_page(ctx, where, page_request, columns)
+        rows += page.rows
+        if not page.has_next:
+            break
+        cursor = Cursor(page_request.ordering, page.rows[-1].username_key, page.rows[-1].id)
+    addresses = await _load_main_addresses(environment)
+    return [
+        {
+            "id": encode("User", row.id),
+            "username": row.username,
+            "address": addresses.get(row.id),
+            "name": row.name,
+            "role": row.role.value,
+            "messages": row.message_count,
+            "used": row.used,
+            "quota": row.quota,
+            "disabled": row.disabled,
+            "suspended": row.suspended,
+        }
+        for row in rows
+    ]
+
+
+async def _load_main_addresses(environment: Environment) -> dict[int, str]:
+    statement = select(col(Address.user_id), col(Address.shown)).where(col(Address.main))
+    return {row.user_id: row.shown for row in await environment.database.read(statement)}
+
+
+async def create_api_key(environment: Environment, request: ApiKeyRequest) -> tuple[str, str]:
+    """Create an API key; return its global ID and its secret, which is not stored.
+
+    Raises CommandError if there is no such user, or the role needs one.
+    """
+    user_id = (
+        await user_id_of_name(environment, request.username_or_address)
+        if request.username_or_address
+        else None
+    )
+    if user_id is None and not request.role.includes(Role.ADMIN):
+        raise CommandError(f"say whose key it is with --user, or give it --role {Role.ADMIN}")
+    new = NewApiKey(
+        request.name,
+        request.role,
+        request.scopes,
+        request.is_read_only,
+        user_id,
+        request.expires_at,
+    )
+    row, secret = await api_keys.create_api_key(root_context(environment), new)
+    return encode("ApiKey", row.id), secret
+
+
+async def list_api_keys(environment: Environment) -> list[dict[str, Any]]:
+    """Load all API keys as JSON values, the newest first, without their secrets."""
+    ctx, cursor, rows = root_context(environment), None, list[Any]()
+    while True:
+        page = await api_keys.load_api_keys(
+            ctx, PageRequest(api_keys.CURSOR_KIND, MAX_PAGE_SIZE, cursor)
+        )
+        rows += page.rows
+        if not page.has_next:
+            break
+        cursor = Cursor(api_keys.CURSOR_KIND, page.rows[-1].created_at, page.rows[-1].id)
+    statement = select(*select_columns(User, {"id", "username"})).where(
+        col(User.id).in_({row.user_id for row in rows if row.user_id})
+    )
+    names = {row.id: row.username for row in await environment.database.read(statement)}
+    return [
+        {
+            "id": encode("ApiKey", row.id),
+            "name": row.name,
+            "user": names.get(row.user_id),
+            "role": row.role.value,
+            "scopes": list(row.scopes),
+            "read_only": row.read_only,
+            "created_at": row.created_at.isoformat(),
+            "expires_at": row.expires_at and row.expires_at.isoformat(),
+            "last_used_at": row.last_used_at and row.last_used_at.isoformat(),
+        }
+        for row in rows
+    ]
+
+
+async def delete_api_keys(environment: Environment, global_ids: list[str]) -> None:
+    """Delete API keys in one transaction. Raises CommandError if one is missing."""
+    try:
+        decoded = [decode("ApiKey", each) for each in global_ids]
+    except InvalidInput as problem:
+        raise CommandError("that is no id of a key: `merganser token list` shows them") from problem
+    api_key_rows = await api_keys.load_api_keys_by_id(root_context(environment), decoded)
+    for each, row in zip(global_ids, api_key_rows, strict=True):
+        if row is None:
+            raise CommandError(f"there is no key {each}: `merganser token list` shows all")
+    await api_keys.delete_api_keys(root_context(environment), decoded)

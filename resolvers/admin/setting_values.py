@@ -1,0 +1,93 @@
+"""Check keys and values of settings, and apply stored values to the options."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from models import quantities
+from models.errors import InvalidInput
+from models.runtime.options import Options
+from resolvers.admin.setting_definitions import (
+    DEFINITIONS,
+    MAX_LIST_ITEMS,
+    VALUE_PATH,
+    SettingJson,
+    SettingType,
+)
+
+CUSTOM_PREFIX = "custom."  # prefix of the operators' own keys
+CUSTOM_KEY_PATTERN = re.compile(r"custom(\.[A-Za-z0-9][A-Za-z0-9_-]*)+")
+MAX_KEY_LENGTH = 128  # characters
+MAX_CUSTOM_VALUE_BYTES = 4096  # as JSON
+
+
+def validate_custom_value(value: object) -> SettingJson:
+    """Return the value of a custom setting: text, number, boolean, or a list of these.
+
+    Raises InvalidInput if it has another type or is too long.
+    """
+    items = value if isinstance(value, list) else [value]
+    if len(items) > MAX_LIST_ITEMS:
+        raise InvalidInput(f"at most {MAX_LIST_ITEMS} items", constraint="max", path=VALUE_PATH)
+    if not all(map(_is_storable_scalar, items)):
+        message = "a text, a number, true, false, or a list of these"
+        raise InvalidInput(message, constraint="type", path=VALUE_PATH)
+    if len(orjson.dumps(value)) > MAX_CUSTOM_VALUE_BYTES:
+        raise InvalidInput(
+            f"at most {MAX_CUSTOM_VALUE_BYTES} bytes of JSON", constraint="max", path=VALUE_PATH
+        )
+    return value
+
+
+def _is_storable_scalar(value: object) -> bool:
+    match value:
+        case bool():
+            return True
+        case int():
+            return abs(value) < quantities.INTEGER_LIMIT
+        case float():
+            return math.isfinite(value)
+        case str():
+            return "\0" not in value and not any(
+                "\ud800" <= character <= "\udfff" for character in value
+            )
+        case _:
+            return False
+
+
+def validate_setting_key(
+    key: str, *, path: tuple[str, ...] = ("key",), index: int | None = None
+) -> str:
+    """Return the key of a defined or custom setting. Raises InvalidInput if it is unknown."""
+    if key in DEFINITIONS or (len(key) <= MAX_KEY_LENGTH and CUSTOM_KEY_PATTERN.fullmatch(key)):
+        return key
+    message = f"there is no such setting; those of your own begin with {CUSTOM_PREFIX}"
+    raise InvalidInput(message, constraint="unknown", path=path, index=index)
+
+
+def type_of_custom_value(value: SettingJson) -> SettingType:
+    """Return the type of the value of a custom setting."""
+    if isinstance(value, bool):
+        return SettingType.BOOLEAN
+    if isinstance(value, int | float):
+        return SettingType.NUMBER
+    return SettingType.LIST if isinstance(value, list) else SettingType.STRING
+
+
+def options_with_stored_values(
+    initial_options: Options, values_by_key: Mapping[str, Any]
+) -> tuple[Options, list[str]]:
+    """Return the options with the stored values, and the keys of unusable values."""
+    invalid_keys = []
+    option_values: dict[str, Any] = {}
+    for key, value in values_by_key.items():
+        try:
+            if not key.startswith(CUSTOM_PREFIX):
+                option_values[DEFINITIONS[key].option] = DEFINITIONS[key].parse(value)
+        except (KeyError, InvalidInput):
+            invalid_keys.append(key)
+    return replace(initial_options, **option_values), invalid_keys

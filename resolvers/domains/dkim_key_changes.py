@@ -1,0 +1,80 @@
+"""Record changes of DKIM keys in the journal and in the admin log."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from mail.authentication import private_keys
+from models.domains.dkim_keys import DkimKey
+from models.events.journal import PLATFORM, ChangeKind
+from models.store.columns import ColumnRow, select_columns
+from resolvers.admin import admin_log
+from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.context import Context
+from resolvers.domains import dkim_keys
+
+AdminLogValues = dict[str, Any]  # of a key, by GraphQL name
+
+
+async def record_and_log_key_changes(
+    ctx: Context,
+    session: AsyncSession,
+    mutation: str,
+    rows_before_and_ids: tuple[Mapping[int, ColumnRow], Sequence[int]],
+) -> None:
+    """Record created and updated keys in the journals and in the admin log.
+
+    `rows_before_and_ids` holds the former rows by id and the ids of all changed keys.
+    """
+    before, ids = rows_before_and_ids
+    statement = select(*select_columns(DkimKey, dkim_keys.READABLE_COLUMNS)).where(
+        col(DkimKey.id).in_(ids)
+    )
+    after = {row.id: row for row in await ctx.read(statement)}
+    await record_key_changes(
+        ctx, session, [after[key] for key in ids if key in before], action="updated"
+    )
+    await record_key_changes(
+        ctx, session, [after[key] for key in ids if key not in before], action="created"
+    )
+    entries = []
+    for key_id in ids:
+        row, row_before = after[key_id], before.get(key_id)
+        values_before = None if row_before is None else admin_log_values(row_before)
+        entries.append(
+            NewAdminLogEntry(
+                mutation, "DkimKey", key_id, row.domain_id, values_before, admin_log_values(row)
+            )
+        )
+    await admin_log.log_changes(ctx, session, *entries)
+
+
+def admin_log_values(key: ColumnRow | DkimKey) -> AdminLogValues:
+    """Return the values of a DKIM key for the admin log."""
+    return {
+        "domain": key.domain,
+        "selector": key.selector,
+        "algorithm": key.algorithm.value,
+        "keySize": key.key_size,
+        "fingerprint": private_keys.fingerprint(key.public),
+        "state": key.state.value,
+    }
+
+
+async def record_key_changes(
+    ctx: Context, session: AsyncSession, keys: Sequence[ColumnRow | DkimKey], *, action: str
+) -> None:
+    """Record DKIM_CHANGED in the streams of the domains and of the platform."""
+    ids_by_stream: dict[int, list[int]] = {}
+    for row in keys:
+        ids_by_stream.setdefault(PLATFORM, []).append(row.id)
+        if row.domain_id is not None:
+            ids_by_stream.setdefault(row.domain_id, []).append(row.id)
+    if ids_by_stream:
+        changes_by_stream = {
+            key: [(ChangeKind.DKIM_CHANGED, ids)] for key, ids in ids_by_stream.items()
+        }
+        await ctx.record_changes(session, changes_by_stream, did=action)

@@ -1,0 +1,127 @@
+"""Queue prepared messages and the copies that BCC rules make of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mail.queue import enqueue
+from mail.queue.enqueue import NewSubmission, SubmissionOwner
+from mail.storage.blobs.blob_writer import StoredMessageBlobs
+from mail.storage.message_insert import InsertedMessage
+from models.runtime.environment import DatabaseTransaction
+from resolvers.access import require_user_id
+from resolvers.context import Context
+from resolvers.queue import rate_limits
+from resolvers.submission.outgoing_messages import future_send_time
+from resolvers.submission.prepared_messages import BccCopyRecipients, PreparedMessage
+from resolvers.submission.schedule import initial_schedule
+
+
+@dataclass(frozen=True, slots=True)
+class QueueableMessage:
+    """A prepared message with its stored blobs, and its stored copy if there is one."""
+
+    prepared: PreparedMessage
+    stored_blobs: StoredMessageBlobs
+    copy: InsertedMessage | None
+
+
+def enqueue_message(
+    transaction: DatabaseTransaction,
+    ctx: Context,
+    prepared: PreparedMessage,
+    stored_blobs: StoredMessageBlobs,
+    copy: InsertedMessage | None,
+) -> int:
+    """Queue one message and return the id of its submission. `copy` is its copy.
+
+    The caller counts it for the rate limits.
+    """
+    (submission_id,) = enqueue_messages(
+        transaction, ctx, [QueueableMessage(prepared, stored_blobs, copy)]
+    )
+    return submission_id
+
+
+def enqueue_messages(
+    transaction: DatabaseTransaction, ctx: Context, messages: Sequence[QueueableMessage]
+) -> list[int]:
+    """Queue messages of one account and return the ids of their submissions.
+
+    A message without a copy is copied to the audits of the account here.
+    """
+    new_submissions = [_new_submission(transaction, message) for message in messages]
+    submission_ids = _enqueue_all_with_bcc_copies(
+        transaction,
+        ctx,
+        new_submissions,
+        [message.prepared.copy_recipients for message in messages],
+    )
+    for message, new_submission, submission_id in zip(
+        messages, new_submissions, submission_ids, strict=True
+    ):
+        if message.copy is None:
+            enqueue.record_audit_copy(
+                transaction,
+                (require_user_id(ctx), submission_id),
+                message.prepared.message,
+                new_submission,
+            )
+    return submission_ids
+
+
+def _new_submission(transaction: DatabaseTransaction, queueable: QueueableMessage) -> NewSubmission:
+    prepared, copy = queueable.prepared, queueable.copy
+    schedule = initial_schedule(transaction.environment, prepared.request)
+    return enqueue.build_submission_and_insert_blobs(
+        transaction,
+        prepared.message,
+        queueable.stored_blobs,
+        prepared.sender,
+        prepared.recipients,
+        stored_copy=copy if prepared.copy is prepared.message else None,
+        stored_message_id=copy.message_id if copy else None,
+        due_at=schedule.first_attempt_at,
+        state=schedule.state,
+        send_time=future_send_time(transaction.environment, prepared.request),
+        undo_until=schedule.undo_until,
+        sent_mailbox_id=prepared.sent_mailbox_id if copy else None,
+        priority=prepared.request.priority,
+        dsn_requests=prepared.dsn_requests,
+        originates_here=True,
+    )
+
+
+def enqueue_with_bcc_copies(
+    transaction: DatabaseTransaction,
+    ctx: Context,
+    new_submission: NewSubmission,
+    copy_recipients: BccCopyRecipients,
+) -> int:
+    """Queue a submission of the viewer and its copies by BCC rules, and return its id.
+
+    Counts one message for the rate limits. Call it inside
+    `quota_limits.convert_exceeded_limits`.
+    """
+    (key,) = _enqueue_all_with_bcc_copies(transaction, ctx, [new_submission], [copy_recipients])
+    rate_limits.count_against_sending_rates(transaction, require_user_id(ctx))
+    return key
+
+
+def _enqueue_all_with_bcc_copies(
+    transaction: DatabaseTransaction,
+    ctx: Context,
+    new_submissions: Sequence[NewSubmission],
+    copy_recipients: Sequence[BccCopyRecipients],
+) -> list[int]:
+    tenant = copy_recipients[0].tenant_id
+    keys = enqueue.enqueue_all(
+        transaction, SubmissionOwner(require_user_id(ctx), tenant, ctx.origin), new_submissions
+    )
+    copies = [
+        replace(one, recipients=to.addresses, endpoints=(), stored_message_id=None, copy_of=key)
+        for one, to, key in zip(new_submissions, copy_recipients, keys, strict=True)
+        if to.addresses
+    ]
+    if copies:
+        enqueue.enqueue_all(transaction, SubmissionOwner(None, tenant), copies)
+    return keys

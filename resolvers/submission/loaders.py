@@ -1,0 +1,112 @@
+"""Load submissions and their queue entries in batches and pages."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, func, select
+from sqlmodel import col
+
+from models.queue.tables import QueueEntry
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import Page, PageRequest, ordering_name
+from models.store.prepared_statements import PreparedStatement, integer_parameter
+from models.submission.tables import Submission, SubmissionState
+from resolvers import pagination
+from resolvers.access import is_visible, is_visible_or_managed
+from resolvers.context import Context
+from resolvers.pagination import PageScan
+
+_SUBMISSION_BY_ID = PreparedStatement(
+    select(*select_columns(Submission)).where(
+        col(Submission.user_id) == integer_parameter("viewer"),
+        col(Submission.id) == integer_parameter("id"),
+    )
+)
+
+
+async def load_submissions_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+    """Load the viewer's submissions, in the order of the ids; None for an unknown id."""
+    if len(ids) == 1:
+        return [next(iter(await ctx.read_prepared(_SUBMISSION_BY_ID, id=ids[0])), None)]
+    own_submissions = select(*select_columns(Submission)).where(is_visible(ctx, Submission))
+    return await pagination.read_by_keys(ctx, own_submissions, col(Submission.id), ids)
+
+
+async def load_visible_submissions_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+    """Load the submissions that the viewer sees, in the order of the ids; None for any other id.
+
+    Administrators see those of the accounts that they manage.
+    """
+    visible_submissions = select(*select_columns(Submission)).where(
+        is_visible_or_managed(ctx, Submission)
+    )
+    return await pagination.read_by_keys(ctx, visible_submissions, col(Submission.id), ids)
+
+
+async def load_submissions_by_queue_id(
+    ctx: Context, queue_ids: list[str]
+) -> list[ColumnRow | None]:
+    """Load the viewer's submissions by queue id, in that order; None for an unknown id."""
+    own_submissions = select(*select_columns(Submission)).where(is_visible(ctx, Submission))
+    return await pagination.read_by_keys(ctx, own_submissions, col(Submission.queue_id), queue_ids)
+
+
+async def load_queue_entries_by_submission(
+    ctx: Context, submission_ids: list[int]
+) -> list[list[ColumnRow]]:
+    """Load the queue entries of each submission, in the order of its recipients."""
+    statement = select(*select_columns(QueueEntry)).where(
+        col(QueueEntry.submission_id).in_(submission_ids), is_visible_or_managed(ctx, QueueEntry)
+    )
+    entries_by_submission: Mapping[int, list[ColumnRow]] = defaultdict(list)
+    for row in await ctx.read(statement.order_by(col(QueueEntry.id))):
+        entries_by_submission[row.submission_id].append(row)
+    return [entries_by_submission[key] for key in submission_ids]
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionPageKey:
+    """A page of a user's submissions, newest first. `states` None selects all."""
+
+    user_id: int
+    page_request: PageRequest
+    columns: frozenset[str]
+    states: frozenset[SubmissionState] | None = None
+
+
+def ordering_with_states(states: frozenset[SubmissionState] | None = None) -> str:
+    """Return the name of the ordering that cursors of such a page belong to."""
+    return ordering_name("submissions-", None if states is None else ("states", *sorted(states)))
+
+
+async def load_submission_pages(
+    ctx: Context, page_keys: list[SubmissionPageKey]
+) -> list[Page[ColumnRow]]:
+    """Load pages of submissions, each in reading order."""
+    columns = frozenset({"id", "created_at"}).union(*(key.columns for key in page_keys))
+    order_columns = (col(Submission.created_at), col(Submission.id))
+    scans = []
+    for key in page_keys:
+        rows = select(*select_columns(Submission, columns)).where(*_list_conditions(ctx, key))
+        scans.append(PageScan(rows, key.page_request, order_columns, is_descending=True))
+    return await pagination.read_pages(ctx, scans)
+
+
+async def count_submissions(ctx: Context, page_keys: list[SubmissionPageKey]) -> list[int]:
+    """Count the submissions of each list, in the order of the keys."""
+    count_column = func.count().label("many")
+    scans = [
+        select(count_column).select_from(Submission).where(*_list_conditions(ctx, key))
+        for key in page_keys
+    ]
+    return [row.many for (row,) in await pagination.read_union(ctx, scans)]
+
+
+def _list_conditions(ctx: Context, page_key: SubmissionPageKey) -> list[ColumnElement[bool]]:
+    terms = [col(Submission.user_id) == page_key.user_id, is_visible_or_managed(ctx, Submission)]
+    return (
+        [*terms, col(Submission.state).in_(page_key.states)]
+        if page_key.states is not None
+        else terms
+    )

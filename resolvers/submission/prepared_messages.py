@@ -1,0 +1,165 @@
+"""Messages that are ready to be queued, with the copy that is stored for the sender."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mail.delivery import recipient_rewrites
+from mail.envelope.dsn_parameters import ALL_REPORTS, DsnRequest
+from mail.storage import openpgp_encryption
+from mail.storage.blobs.blob_writer import StoredMessageBlobs
+from mail.storage.message_insert import MessagePlacement, StorableMessage
+from mail.storage.received_messages import parse_storable_message, store_blobs
+from models.errors import ServiceUnavailable
+from models.events.journal import PLATFORM
+from models.store.columns import ColumnRow
+from resolvers.access import require_user_id
+from resolvers.context import Context
+from resolvers.mailboxes.special_mailboxes import placement_in_scheduled
+from resolvers.submission import outgoing_scan
+from resolvers.submission.outgoing_messages import ComposedMessage, SendRequest
+from resolvers.submission.reply_references import reference_columns
+from resolvers.submission.schedule import is_held
+
+NOT_SAVED_TO_SENT = "NOT_SAVED_TO_SENT"
+NO_ROOM_WARNING = "It is sent, but there was no room for a copy."
+NO_FOLDER_WARNING = "It is sent, but there is no folder for a copy."
+UNUSABLE_KEY_WARNING = "It is sent, but the key the copy would be encrypted to is of no use."
+
+
+@dataclass(frozen=True, slots=True)
+class BccCopyRecipients:
+    """The addresses that BCC rules of a tenant copy a message to.
+
+    The copies belong to the tenant, and no account has an event of them.
+    """
+
+    tenant_id: int
+    addresses: Sequence[str] = ()
+
+    @property
+    def stream_ids(self) -> list[int]:
+        """The streams that the transaction must lock because of the copies."""
+        return [PLATFORM] if self.addresses else []
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedMessage:
+    """A message that is ready to be stored and queued."""
+
+    message: StorableMessage
+    copy: StorableMessage  # for the sender; can be encrypted
+    sender: str
+    recipients: Sequence[str]
+    copy_place: MessagePlacement | None  # None: no copy is stored
+    request: SendRequest
+    copy_recipients: BccCopyRecipients
+    dsn_requests: Mapping[str, DsnRequest] = field(default_factory=dict)
+    no_copy_reason: str = NO_ROOM_WARNING  # warning text if no copy is stored
+    sent_mailbox_id: int | None = None  # of a held message: the mailbox of the copy after the hold
+
+
+async def parse_scan_and_encrypt_message(
+    ctx: Context, account: ColumnRow, composed: ComposedMessage, copy_recipients: BccCopyRecipients
+) -> PreparedMessage:
+    """Parse, scan and encrypt a message, and decide where its copy is stored.
+
+    Raises Forbidden if the scanner rejects it. Raises Unavailable if a message that is only stored
+    can't be encrypted; a copy is left out then.
+    """
+    raw, copy_mailbox, outgoing = composed.raw, composed.copy_mailbox, composed.request
+    message = copy = await parse_storable_message(raw)
+    if composed.readable_copy is not None:
+        raw, copy = composed.readable_copy, await parse_storable_message(composed.readable_copy)
+    if not outgoing.is_only_stored:
+        await outgoing_scan.scan_and_require_sendable(
+            ctx, account, raw, composed.sender, composed.recipients
+        )
+    copy_place, no_copy_reason = None, NO_FOLDER_WARNING
+    if copy_mailbox is not None:
+        copy_place, no_copy_reason = (
+            _placement_of_copy(ctx, composed, copy_mailbox),
+            NO_ROOM_WARNING,
+        )
+        if not outgoing.is_draft:
+            try:
+                copy = await openpgp_encryption.encrypt_if_required(
+                    ctx.environment, raw, copy, account, copy_mailbox
+                )
+            except ServiceUnavailable:  # never store it unencrypted
+                if outgoing.is_only_stored:
+                    raise
+                copy_place, no_copy_reason = None, UNUSABLE_KEY_WARNING
+            message = copy if outgoing.is_only_stored else message
+    sent_mailbox_id = None
+    if copy_place is not None and is_held(ctx.environment, outgoing):
+        sent_mailbox_id, copy_place = (
+            copy_place.mailbox_id,
+            await placement_in_scheduled(ctx, copy_place),
+        )
+    dsn_requests = (
+        dict.fromkeys(composed.recipients, ALL_REPORTS)
+        if outgoing.request_dsn
+        else composed.dsn_requests
+    )
+    envelope = composed.sender, composed.recipients
+    return PreparedMessage(
+        message,
+        copy,
+        *envelope,
+        copy_place,
+        outgoing,
+        copy_recipients,
+        dsn_requests,
+        no_copy_reason,
+        sent_mailbox_id,
+    )
+
+
+def _placement_of_copy(
+    ctx: Context, composed: ComposedMessage, copy_mailbox: ColumnRow
+) -> MessagePlacement:
+    """Return the mailbox, flags and envelope that the copy is stored with."""
+    outgoing = composed.request
+    return MessagePlacement(
+        require_user_id(ctx),
+        copy_mailbox.id,
+        ctx.environment.now(),
+        seen=True,
+        draft=outgoing.is_draft,
+        envelope_from=None if outgoing.is_only_stored else composed.sender,
+        envelope_to=() if outgoing.is_only_stored else composed.recipients,
+        meta_data=outgoing.meta_data,
+        reference=reference_columns(outgoing.reference),
+        origin=ctx.origin,
+    )
+
+
+async def store_message_blobs(
+    ctx: Context, account: ColumnRow, prepared: PreparedMessage, *, is_retry: bool
+) -> tuple[StoredMessageBlobs, StoredMessageBlobs]:
+    """Store the blobs of a message and of its copy.
+
+    With `is_retry`, no stored blob is reused. Raises BlobRowDeleted if a reused blob was just
+    deleted.
+    """
+    message_blobs = copy_blobs = await store_blobs(
+        ctx.environment, account.tenant_id, prepared.message, store_again=is_retry
+    )
+    if prepared.copy is not prepared.message:
+        copy_blobs = await store_blobs(
+            ctx.environment, account.tenant_id, prepared.copy, store_again=is_retry
+        )
+    return message_blobs, copy_blobs
+
+
+async def read_bcc_copy_recipients(
+    ctx: Context, account: ColumnRow, envelopes: Sequence[tuple[str, Collection[str]]]
+) -> list[BccCopyRecipients]:
+    """Read the addresses that BCC rules copy each message to, in the order of the envelopes.
+
+    The transaction that queues a message must lock the streams of its copies too.
+    """
+    copy_addresses = await recipient_rewrites.find_bcc_addresses_of_sent(
+        ctx.environment, account.id, envelopes
+    )
+    return [BccCopyRecipients(account.tenant_id, to) for to in copy_addresses]

@@ -1,0 +1,228 @@
+"""Store the settings, identities, filters and rules of an account record."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mail.archives.json_lines import AccountRecord, InvalidRecordError, parse_timestamp
+from models.errors import InvalidInput, LimitReached, NotFound, RequestError
+from models.spam.sender_rules import SenderAction
+from resolvers.admin import key_values
+from resolvers.admin.key_values import KeyValueNamespace, NewKeyValue
+from resolvers.autoreply import autoreplies
+from resolvers.filters import sieve_script_mutations, sieve_scripts, transfer
+from resolvers.mailboxes.loaders import MailboxSelector
+from resolvers.messages import labels
+from resolvers.messages.labels import LabelChange
+from resolvers.spam import sender_rule_mutations
+from resolvers.spam.sender_rule_mutations import NewSenderRules, RuleOwner
+from resolvers.submission import identity_mutations
+from resolvers.submission.identity_mutations import IdentityChanges
+from resolvers.transfer import import_mailboxes
+from resolvers.transfer.running_import import RunningImport
+from resolvers.users import custom_data
+from resolvers.users import update as user_update
+from resolvers.users.selection import VIEWER_ONLY
+from resolvers.users.update import UserChanges
+
+SIMPLE_SETTINGS = ("name", "language", "retention", "spam_level", "meta_data")
+IDENTITY_FIELDS = {  # column and type by the name in the record
+    "name": ("name", str),
+    "replyTo": ("reply_to", str),
+    "signatureText": ("signature_text", str),
+    "signatureHtml": ("signature_html", str),
+    "default": ("preferred", bool),
+    "bcc": ("bcc", list),
+}
+
+
+async def import_settings(running: RunningImport, account: AccountRecord) -> None:
+    """Import the user's settings, key-values, labels and sender rules, as far as possible."""
+    for name in SIMPLE_SETTINGS:
+        if account.settings.get(name) is not None:
+            await _import_setting(running, name, account.settings[name])
+    if isinstance(account.settings.get("pub_key"), str):
+        await _import_setting(running, "pub_key", account.settings["pub_key"])
+    if account.settings.get("encrypt_messages") is True:
+        await _import_setting(running, "encrypt_messages", True)
+    for entries, import_entry in (
+        (account.key_values, _import_key_value),
+        (account.labels, _import_label),
+        (account.sender_rules, _import_sender_rule),
+    ):
+        for entry in entries:
+            if not await import_entry(running, entry):
+                break
+
+
+async def import_identities_and_filters(running: RunningImport, account: AccountRecord) -> None:
+    """Import identities, filters, autoreply and scripts, which need the mailboxes."""
+    for entry in account.identities:
+        if not await _import_identity(running, entry):
+            break
+    for entry in account.filters:
+        if not await _import_filter(running, entry):
+            break
+    if account.autoreply:
+        await _import_autoreply(running, account.autoreply)
+    for entry in account.scripts:
+        if not await _import_sieve_script(running, entry):
+            break
+
+
+async def _import_filter(running: RunningImport, record: Mapping[str, Any]) -> bool:
+    """Import a filter. Returns False if the limit on filters is reached."""
+    name = f"filter {str(record.get('name') or '')[:100]}".strip()
+    try:
+        for target in await transfer.import_filter_returning_dropped_targets(
+            running.ctx, record, running.mailbox_ids
+        ):
+            running.outcome.add_skipped(name, f"{target} is left out: a file has no passwords")
+    except RequestError as problem:
+        running.outcome.add_skipped(name, str(problem))
+        return not isinstance(problem, LimitReached)
+    return True
+
+
+async def _import_autoreply(running: RunningImport, record: Mapping[str, Any]) -> None:
+    """Import the autoreply. It is turned off if one of its addresses does not exist."""
+    try:
+        facts = autoreplies.parse_exported_autoreply(record)
+        try:
+            await autoreplies.set_autoreplies(running.ctx, VIEWER_ONLY, facts)
+        except NotFound as problem:
+            running.outcome.add_skipped("addresses of the automatic answer", problem.message)
+            await autoreplies.set_autoreplies(
+                running.ctx, VIEWER_ONLY, {**facts, "addresses": [], "enabled": False}
+            )
+    except (RequestError, InvalidRecordError) as problem:
+        running.outcome.add_skipped("automatic answer", str(problem))
+
+
+async def _import_sieve_script(running: RunningImport, record: Mapping[str, Any]) -> bool:
+    """Import a Sieve script. Returns False if the limit is reached.
+
+    An existing script of this name is not changed.
+    """
+    name, content = record.get("name"), record.get("content")
+    if not isinstance(name, str) or not isinstance(content, str):
+        running.outcome.add_skipped("script", "not what it must be")
+        return True
+    existing = await sieve_scripts.load_by_names(running.ctx, [(running.user.id, name)])
+    if existing[0] is not None:
+        if existing[0].content != content:
+            running.outcome.add_skipped(f"script {name}", "there is another script of this name")
+        return True
+    try:
+        activate = record.get("active") is True and not await sieve_scripts.has_active_script(
+            running.ctx, running.user.id
+        )
+        await sieve_script_mutations.put_script(
+            running.ctx, VIEWER_ONLY, name, content, activates=activate
+        )
+    except LimitReached as full:
+        running.outcome.add_skipped(f"script {name}", full.message)
+        return False
+    except RequestError as problem:
+        running.outcome.add_skipped(f"script {name}", problem.all_errors[0].message)
+    return True
+
+
+async def _import_identity(running: RunningImport, record: Mapping[str, Any]) -> bool:
+    """Import an identity. Returns False if the limit on identities is reached."""
+    address, path = record.get("address"), record.get("sentMailbox")
+    try:
+        values = {}
+        for name, (column, kind) in IDENTITY_FIELDS.items():
+            if (value := record.get(name)) is not None:
+                values[column] = value
+                if not isinstance(value, kind):
+                    raise InvalidInput("not what it must be", constraint="type", path=[name])
+        if not isinstance(address, str) or not all(
+            isinstance(one, str) for one in values.get("bcc", ())
+        ):
+            raise InvalidInput("no address", constraint="type", path=["address"])
+        box = (
+            MailboxSelector(path=path)
+            if isinstance(path, str) and path in running.mailbox_ids
+            else None
+        )
+        if path is not None and box is None:
+            running.outcome.add_skipped(f"folder for copies of {address}", "there is none such")
+        await identity_mutations.set_own_identity(
+            running.ctx, address, IdentityChanges(values, box, changes_mailbox=box is not None)
+        )
+    except RequestError as problem:
+        running.outcome.add_skipped(f"identity {address}", str(problem))
+        return not isinstance(problem, LimitReached)
+    return True
+
+
+async def _import_sender_rule(running: RunningImport, record: Mapping[str, Any]) -> bool:
+    """Import a sender rule. Returns False if the limit on rules is reached."""
+    pattern, action, comment = (record.get(name) for name in ("pattern", "action", "comment"))
+    try:
+        if not isinstance(pattern, str) or action not in set(SenderAction):
+            raise InvalidInput("no pattern, or no action", constraint="type", path=["pattern"])
+        comment_text = comment if isinstance(comment, str) else None
+        new = NewSenderRules(SenderAction(action), [pattern], comment_text, sets_comment=True)
+        await sender_rule_mutations.create_or_update_sender_rules(
+            running.ctx, RuleOwner(user_id=running.user.id), new
+        )
+    except RequestError as problem:
+        running.outcome.add_skipped(f"rule about {pattern}", str(problem))
+        return not isinstance(problem, LimitReached)
+    return True
+
+
+async def _import_label(running: RunningImport, record: Mapping[str, Any]) -> bool:
+    """Import a label. Returns False if the limit on labels is reached."""
+    keyword, name, color = (record.get(part) for part in ("keyword", "name", "color"))
+    try:
+        if not (isinstance(keyword, str) and isinstance(name, str)):
+            raise InvalidInput("no keyword, or no name", constraint="type", path=["keyword"])
+        shade = color if isinstance(color, str) else None
+        await labels.set_label(running.ctx, keyword, LabelChange(name, shade, changes_color=True))
+    except RequestError as problem:
+        running.outcome.add_skipped(f"label {keyword}", str(problem))
+        return not isinstance(problem, LimitReached)
+    return True
+
+
+async def _import_setting(running: RunningImport, name: str, value: Any) -> None:
+    """Set one setting of the user. A refusal is added to the skipped items."""
+    kinds = {"retention": int, "spam_level": int, "meta_data": dict, "encrypt_messages": bool}
+    try:
+        if not isinstance(value, kinds.get(name, str)):
+            raise InvalidInput("not what it must be", constraint="type", path=[name])
+        if name == "pub_key":
+            patch = UserChanges(pub_key=str(value))
+        elif name == "meta_data":
+            patch = UserChanges({name: custom_data.validate_custom_data(value, [name])})
+        else:
+            patch = UserChanges(
+                {
+                    name: import_mailboxes.retention_from_seconds(value)
+                    if name == "retention"
+                    else value
+                }
+            )
+        await user_update.update_users(running.ctx, VIEWER_ONLY, patch)
+    except RequestError as problem:
+        running.outcome.add_skipped(f"setting {name}", problem.message)
+
+
+async def _import_key_value(running: RunningImport, record: Mapping[str, Any]) -> bool:
+    """Import a key-value. Returns False if the limit on key-values is reached."""
+    store, key, value = (record.get(name) for name in ("store", "key", "value"))
+    try:
+        if not (isinstance(store, str) and isinstance(key, str) and isinstance(value, str)):
+            raise InvalidInput("no key, store or value", constraint="type", path=["key"])
+        expires = parse_timestamp(record.get("expires"))
+        ttl = None if expires is None else expires - running.ctx.environment.now()
+        await key_values.set_value(
+            running.ctx, KeyValueNamespace(running.user.id, store), key, NewKeyValue(value, ttl)
+        )
+    except (RequestError, InvalidRecordError) as problem:
+        running.outcome.add_skipped(f"value {key}", str(problem))
+        return not isinstance(problem, LimitReached)
+    return True
