@@ -1,14 +1,11 @@
-"""The ACME client (RFC 8555): certificates by HTTP-01 challenges.
+"""Interface and values of the ACME client (RFC 8555): certificates by HTTP-01 challenges.
 
-This module has what all servers use. `connect_acme` imports the client itself
-(mail/tls/acme_library_client.py), which needs the ACME library.
+mail/tls/acme_library_client.py implements the client. mail/tls/acme_connection.py opens it.
 """
 
-import asyncio
 import datetime
 from base64 import urlsafe_b64encode
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -178,27 +175,6 @@ class AcmeClient(Protocol):
 
     def close(self) -> None:
         """Close the connections to the server."""
-
-
-@asynccontextmanager
-async def connect_acme(server: AcmeServer, account_key_pem: str) -> AsyncGenerator[AcmeClient]:
-    """Yield a client of an ACME server, and close its connections at the end. Raises AcmeError.
-
-    The exception of a failure would otherwise keep the client and its connections alive.
-    """
-    client = await asyncio.to_thread(_open_client, server, account_key_pem)
-    try:
-        yield client
-    finally:
-        client.close()
-
-
-def _open_client(server: AcmeServer, account_key_pem: str) -> AcmeClient:
-    """Open a client of an ACME server."""
-    # The ACME library takes 0.1 s and 6 MB in each process. Most servers never use ACME.
-    from mail.tls import acme_library_client  # noqa: PLC0415
-
-    return acme_library_client.open_client(server, account_key_pem)
 
 
 def failure_of_names(dns_names: Sequence[str], reason: str, *, error_type: str = "") -> AcmeError:

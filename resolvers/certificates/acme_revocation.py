@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import update
 from sqlmodel import col
 
-from mail.tls import acme_client
+from mail.tls import acme_client, acme_connection
 from mail.tls.acme_client import AcmeError, RevocationReason
 from models.certificates import Certificate
 from models.errors import Conflict, InvalidInput, RequestError, ServiceUnavailable
@@ -73,7 +73,7 @@ async def _revoke_certificate(
     if account.url is None:
         raise AcmeError("its authority does not know our account any more")
     server = acme_accounts.acme_server(environment, certificate.acme_directory)
-    async with acme_client.connect_acme(server, account.private_key) as client:
+    async with acme_connection.connect_acme(server, account.private_key) as client:
         await asyncio.to_thread(client.open_account, account.url, "")
         await asyncio.to_thread(client.revoke, certificate.chain, reason)
 

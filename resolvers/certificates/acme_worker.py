@@ -14,7 +14,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.network.dns_resolver import query_records
-from mail.tls import acme_client, pem_certificates
+from mail.tls import acme_client, acme_connection, pem_certificates
 from mail.tls.acme_client import AcmeClient, AcmeError, HttpChallenge, RenewalAdvice
 from mail.tls.pem_certificates import CertificateInput, CertificateWithKey
 from models.certificates import AcmeChallenge, Certificate
@@ -214,7 +214,7 @@ async def _order_certificate(environment: Environment, certificate: ColumnRow) -
     )
     account = await acme_accounts.load_or_create_account(environment, options.acme_directory)
     server = acme_accounts.acme_server(environment, options.acme_directory)
-    async with acme_client.connect_acme(server, account.private_key) as client:
+    async with acme_connection.connect_acme(server, account.private_key) as client:
         await _check_each_name(
             server_names, lambda name: _require_caa_allows(environment, name, client.caa_identities)
         )
@@ -476,7 +476,7 @@ async def _query_renewal_info(
         return None
     account = await acme_accounts.load_or_create_account(environment, directory_url)
     server = acme_accounts.acme_server(environment, directory_url)
-    async with acme_client.connect_acme(server, account.private_key) as client:
+    async with acme_connection.connect_acme(server, account.private_key) as client:
         return (
             await asyncio.to_thread(client.load_renewal_advice, certificate.chain)
             if client.has_renewal_info

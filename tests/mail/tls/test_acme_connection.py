@@ -6,7 +6,7 @@ import json
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from mail.tls import acme_client
+from mail.tls import acme_client, acme_connection
 from tests.support.operations.certificate_operations import pem_of_key
 
 RESPONSE_HEADER = "HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
@@ -29,7 +29,7 @@ async def test_stored_acme_error_keeps_no_connection_open(failing_path: str) -> 
     async with await asyncio.start_server(respond, "127.0.0.1", 0) as listener:
         base = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
         with pytest.raises(acme_client.AcmeError) as raised:
-            async with acme_client.connect_acme(
+            async with acme_connection.connect_acme(
                 acme_client.AcmeServer(f"{base}/dir"), key
             ) as client:
                 await asyncio.to_thread(client.open_account, None, "")
