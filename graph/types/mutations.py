@@ -31,7 +31,7 @@ from models.errors import (
 )
 from models.store import cancel_safety
 from models.store.database import is_retryable_conflict
-from models.store.key_collision import MAX_TRIES, GeneratedIdCollision
+from models.store.generated_id_collision import MAX_TRIES, GeneratedIdCollision
 from resolvers import idempotency
 from resolvers.changes import stream_reader
 from resolvers.context import Context, GuardRule

@@ -21,8 +21,8 @@ from models.runtime.secret_box import SecretBox
 from models.store.byte_cache import ByteCache
 from models.store.committed_transactions import is_committed
 from models.store.database import Database
+from models.store.generated_id_collision import MAX_TRIES, is_generated_id_collision
 from models.store.id_generator import IdGenerator
-from models.store.key_collision import MAX_TRIES, is_generated_id_collision
 from models.store.object_store import ObjectStoreProtocol
 from models.store.prepared_statements import (
     LazyRows,

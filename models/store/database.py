@@ -30,7 +30,7 @@ from models.store import cancel_safety, text_folding
 from models.store.committed_transactions import commit_even_if_cancelled, is_committed, note_commit
 from models.store.dependent_selects import SelectStep, SelectSteps, run_steps, run_steps_async
 from models.store.facts import upsert_write_probe
-from models.store.key_collision import GeneratedIdCollision, raise_generated_id_collisions
+from models.store.generated_id_collision import GeneratedIdCollision, raise_generated_id_collisions
 from models.store.outage_log import OUTAGES
 from models.store.outages import is_deadlock, storage_failure
 from models.store.postgres.address import is_postgres

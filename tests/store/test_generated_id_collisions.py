@@ -13,7 +13,7 @@ from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import core_table
-from models.store.key_collision import GeneratedIdCollision, is_generated_id_collision
+from models.store.generated_id_collision import GeneratedIdCollision, is_generated_id_collision
 from models.users.tables import User
 from tests.conftest import Client, receive
 
