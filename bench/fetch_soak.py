@@ -212,7 +212,9 @@ async def _create_connector(
 async def _start_connector_run(server: MerganserServer, connector_id: int) -> None:
     """Start a run of the connector, or continue its run, when the server starts."""
     async with open_environment(Settings(data=server.data_folder)) as world:
-        await connector_mutations.queue_runs(root_context(world), [connector_id], is_trial=False)
+        await connector_mutations.queue_or_find_runs(
+            root_context(world), [connector_id], is_trial=False
+        )
 
 
 async def _run_server(

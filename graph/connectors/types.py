@@ -321,7 +321,8 @@ class ConnectorMutation:
     async def connector_run(self, info: Info, input: ConnectorRunInput) -> ConnectorRunPayload:
         keys = ids_from_global_ids(info, "Connector", input.ids)
         return await load_run_payload(
-            info, await connector_mutations.queue_runs(info.context, keys, is_trial=input.trial)
+            info,
+            await connector_mutations.queue_or_find_runs(info.context, keys, is_trial=input.trial),
         )
 
     @mutation(

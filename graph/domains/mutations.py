@@ -273,5 +273,5 @@ class DomainMutation:
             global_ids.decode("DomainAlias", text, path="ids", index=index)
             for index, text in enumerate(input.ids)
         ]
-        await aliases.delete_aliases(info.context, keys)
+        await aliases.delete_aliases_with_dkim_keys(info.context, keys)
         return DeletePayload(deleted_ids=input.ids)

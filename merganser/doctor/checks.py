@@ -306,13 +306,13 @@ async def _check_dns(settings: Settings) -> list[Finding]:
     answers += await asyncio.gather(
         *(
             _check_dns_records(resolver, name, ("MX", "A"))
-            for name in await _load_domain_names(settings)
+            for name in await _load_names_of_domains_to_check(settings)
         )
     )
     return answers
 
 
-async def _load_domain_names(settings: Settings) -> list[str]:
+async def _load_names_of_domains_to_check(settings: Settings) -> list[str]:
     """Load the names of active domains.
 
     Returns none if the database can't be read, which its own check reports.

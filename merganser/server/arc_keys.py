@@ -7,7 +7,7 @@ from mail.addresses.address_syntax import checked_domain
 from mail.authentication import arc_seal
 from mail.authentication.public_keys import is_domain
 from merganser.errors import EXIT_USAGE, CommandError
-from merganser.server.private_files import create_private_file
+from merganser.server.private_files import create_private_file_if_missing
 from models.errors import RequestError
 
 
@@ -38,7 +38,7 @@ def create_arc_key(folder: Path, domain: str, selector: str) -> StoredArcKey:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         is_new = not path.exists()
         if is_new:
-            create_private_file(path, arc_seal.new_key_pem())
+            create_private_file_if_missing(path, arc_seal.new_key_pem())
         key = arc_seal.load_key(path)
     except OSError as problem:
         raise CommandError(f"cannot write {path}: {problem.strerror}") from problem

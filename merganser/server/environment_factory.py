@@ -20,7 +20,7 @@ from mail.storage.blobs.tiered_store import TieredStore
 from merganser.errors import EXIT_USAGE, CommandError
 from merganser.server.event_bus import create_wakeups
 from merganser.server.key_file import load_secret_box
-from merganser.server.private_files import create_private_file
+from merganser.server.private_files import create_private_file_if_missing
 from merganser.server.store.common_facts import (
     BLOBS_FACT,
     COLD_BLOBS_FACT,
@@ -203,7 +203,7 @@ def load_or_create_secret(settings: Settings) -> bytes:
     path = settings.data / "secret"
     try:
         if not path.exists():
-            create_private_file(path, secrets.token_hex(32))
+            create_private_file_if_missing(path, secrets.token_hex(32))
         return bytes.fromhex(path.read_text())
     except OSError as problem:
         raise CommandError(f"cannot read {path}: {problem.strerror}") from problem

@@ -8,7 +8,7 @@ from sqlalchemy import delete, select
 from sqlmodel import col
 
 from merganser.errors import CommandError
-from merganser.server.private_files import create_private_file, replace_private_file
+from merganser.server.private_files import create_private_file_if_missing, replace_private_file
 from merganser.server.store.common_facts import (
     KEY_FILE_FACT,
     has_other_servers,
@@ -44,7 +44,7 @@ async def load_secret_box(settings: Settings, store: Database) -> SecretBox:
                 f"the key file {path} is missing, and the store holds secrets sealed with it:"
                 f" bring it back from where you keep it{await key_file_copy_hint(store)}"
             )
-        create_private_file(path, key_file_text(dict([generate_key()])))
+        create_private_file_if_missing(path, key_file_text(dict([generate_key()])))
     for name in missing_key_names(path, stored_fingerprints):
         raise CommandError(
             f"the key file {path} has not the key {name} that the store needs: bring the file"

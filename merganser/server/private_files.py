@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 
-def create_private_file(path: Path, text: str) -> None:
+def create_private_file_if_missing(path: Path, text: str) -> None:
     """Create a file with this text. A file that exists is kept."""
     temporary = write_temporary_file(path, text)
     try:

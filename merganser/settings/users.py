@@ -315,7 +315,7 @@ class AccountSettings(BaseSettings):
 
     @field_validator("key_value_stores")
     @classmethod
-    def _check_foreign_stores(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_key_value_store_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for each in names:
             if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,31}", each):
                 raise ValueError("not a name of a store")

@@ -361,7 +361,7 @@ def _equal_events_digest(
 
 def _ip_or_ipv6_network_key(ip: str | None) -> str | None:
     """Return an address as hex digits, an IPv6 address cut to its /64."""
-    hex_digits = ip_key(ip)
+    hex_digits = sortable_ip_hex(ip)
     return (
         hex_digits
         if hex_digits is None or hex_digits.startswith(f"{0xFFFF:024x}")
@@ -422,7 +422,7 @@ def _build_row(
         "result": event.result,
         "protocol": event.protocol,
         "ip": ctx.client_ip,
-        "ip_key": ip_key(ctx.client_ip),
+        "ip_key": sortable_ip_hex(ctx.client_ip),
         "session_id": ctx.session_id,
         "by": actor_id_and_name[1] if is_by_another else None,
         "by_id": (actor_id_and_name[0] or None) if is_by_another else None,
@@ -458,7 +458,7 @@ def _grouped_journal_entries(
     ]
 
 
-def ip_key(ip: str | None) -> str | None:
+def sortable_ip_hex(ip: str | None) -> str | None:
     """Return an IP address as 32 hex digits, so that a network is a range.
 
     None if it is invalid.
@@ -498,7 +498,7 @@ class SecurityEventFilter:
                     raise InvalidInput(message, constraint="length", path=["filter", name])
                 conditions.append(getattr(SecurityEvent, name) == text)
         if self.ip is not None:
-            conditions.append(col(SecurityEvent.ip_key) == ip_key(self.ip))
+            conditions.append(col(SecurityEvent.ip_key) == sortable_ip_hex(self.ip))
         if self.network is not None:
             network = ipaddress.ip_network(self.network)
             bounds = _hex_digits(network.network_address), _hex_digits(network.broadcast_address)

@@ -238,20 +238,22 @@ async def delete_connectors(ctx: Context, ids: Sequence[int]) -> None:
             await _write_admin_and_security_logs(ctx, session, user, log_entry)
 
 
-async def queue_runs(ctx: Context, ids: Sequence[int], *, is_trial: bool) -> list[int]:
+async def queue_or_find_runs(
+    ctx: Context, connector_ids: Sequence[int], *, is_trial: bool
+) -> list[int]:
     """Queue a run of each connector and return the run ids. A run in progress is not repeated.
 
     A trial stores and deletes nothing. Raises NotFound or Forbidden.
     """
     owner_ids = managed_objects.require_owner_ids_of_rows(
-        ids, await ctx.load_many(load_connectors_by_id, list(ids))
+        connector_ids, await ctx.load_many(load_connectors_by_id, list(connector_ids))
     )
     _require_permission(ctx, owner_ids)
     run_ids: dict[int, int] = {}
     async with ctx.write_session(*owner_ids) as session:
         users = {user.id: user for user in await load_managed_users(ctx, owner_ids, path="ids")}
         connection, now = await session.connection(), ctx.environment.now()
-        for row in await _lock_visible_connectors(ctx, session, ids):
+        for row in await _lock_visible_connectors(ctx, session, connector_ids):
             run_id = row.run_id
             if run_id is None:
                 run_id = ctx.environment.new_id()
@@ -269,7 +271,7 @@ async def queue_runs(ctx: Context, ids: Sequence[int], *, is_trial: bool) -> lis
             )
             await _write_admin_and_security_logs(ctx, session, user, log_entry)
     wake_connector_workers_after_commit(ctx)
-    return [run_ids[key] for key in ids]
+    return [run_ids[key] for key in connector_ids]
 
 
 async def cancel_runs(ctx: Context, run_ids: Sequence[int]) -> None:

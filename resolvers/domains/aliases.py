@@ -149,16 +149,16 @@ async def create_alias(ctx: Context, new_alias: NewAliasDomain) -> AliasDomain:
     return alias_domain
 
 
-async def delete_aliases(ctx: Context, ids: list[int]) -> None:
+async def delete_aliases_with_dkim_keys(ctx: Context, alias_ids: list[int]) -> None:
     """Delete alias domains, all or none. Raises NotFound if the viewer can't see one."""
     limit = ctx.environment.options.bulk
-    check_count_from_one_to_limit(len(ids), limit, f"name 1 to {limit} aliases", path=["ids"])
-    domain_ids = [row.domain_id for row in await load_aliases_by_id(ctx, ids) if row]
+    check_count_from_one_to_limit(len(alias_ids), limit, f"name 1 to {limit} aliases", path=["ids"])
+    domain_ids = [row.domain_id for row in await load_aliases_by_id(ctx, alias_ids) if row]
     async with ctx.write_session(PLATFORM, *domain_ids) as session:
         rows = {}
-        for index, row in enumerate(await load_aliases_by_id(ctx, ids)):
+        for index, row in enumerate(await load_aliases_by_id(ctx, alias_ids)):
             if row is None:
-                raise NotFound(str(ids[index]), path=["ids"], index=index)
+                raise NotFound(str(alias_ids[index]), path=["ids"], index=index)
             rows[row.id] = row
         connection = await session.connection()
         await connection.execute(delete(AliasDomain).where(col(AliasDomain.id).in_(rows)))

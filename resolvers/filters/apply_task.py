@@ -191,7 +191,7 @@ class _DecidedMessages:
         uncopied_count = 0
         for mailbox, mailbox_rows in rows_by_mailbox.items():
             if await self._has_quota_for(sum(row.size for row in mailbox_rows)):
-                await copy.copy_messages(
+                await copy.copy_returning_uids_by_copy_id(
                     self.ctx, self.session, mailbox_rows, self.mailbox_by_id[mailbox]
                 )
             else:

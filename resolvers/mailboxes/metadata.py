@@ -77,7 +77,7 @@ async def set_annotation(
                 index_elements=["mailbox_id", "key"], set_={"value": upsert.excluded.value}
             )
             await (await locked_owners.session.connection()).execute(upsert, rows)
-            await _record_mailbox_updates(locked_owners, new)
+            await _journal_updates_and_set_modify_index(locked_owners, new)
     return [(key, value) for _ in mailboxes]
 
 
@@ -102,7 +102,7 @@ async def delete_annotation(
             .returning(col(MailboxAnnotation.mailbox_id))
         )
         found = set((await (await locked_owners.session.connection()).execute(statement)).scalars())
-        await _record_mailbox_updates(
+        await _journal_updates_and_set_modify_index(
             locked_owners, [mailbox for mailbox in mailboxes if mailbox.id in found]
         )
     return [key for _ in found]
@@ -126,7 +126,9 @@ async def _annotation_counts_and_values(
     return {mailbox: (count, value) for mailbox, count, value in rows}
 
 
-async def _record_mailbox_updates(locked: LockedAccounts, mailboxes: Sequence[ColumnRow]) -> None:
+async def _journal_updates_and_set_modify_index(
+    locked: LockedAccounts, mailboxes: Sequence[ColumnRow]
+) -> None:
     mailbox_ids_by_user: defaultdict[int, list[int]] = defaultdict(list)
     for mailbox in mailboxes:
         mailbox_ids_by_user[mailbox.user_id].append(mailbox.id)

@@ -162,7 +162,7 @@ async def build_push_request(
     if channel.kind is PushKind.PUSHOVER:
         return _pushover_request(environment, channel_target, notice)
     if channel.kind is PushKind.HTTP:
-        return _http_request(channel_target, notice)
+        return _ntfy_request(channel_target, notice)
     return await _web_push_request(environment, channel_target["endpoint"], notice, encode_node_id)
 
 
@@ -180,7 +180,7 @@ def _pushover_request(
     return PushRequest(environment.options.pushover_url, kind, urlencode(form).encode())
 
 
-def _http_request(channel_target: Mapping[str, Any], notice: PushNotification) -> PushRequest:
+def _ntfy_request(channel_target: Mapping[str, Any], notice: PushNotification) -> PushRequest:
     """Build a request as ntfy accepts it: the text, with the title encoded as in RFC 2047."""
     headers = {
         "Content-Type": "text/plain; charset=utf-8",

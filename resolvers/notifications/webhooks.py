@@ -94,7 +94,9 @@ async def load_webhooks_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | 
     return await read_by_keys(ctx, visible_webhooks, col(Webhook.id), ids)
 
 
-def _filter_conditions(ctx: Context, where: WebhookWhere) -> list[ColumnElement[bool]]:
+def _visible_and_filtered_conditions(
+    ctx: Context, where: WebhookWhere
+) -> list[ColumnElement[bool]]:
     terms = [_is_visible(ctx)]
     if where.user_id is not None:
         terms.append(col(Webhook.user_id) == where.user_id)
@@ -115,7 +117,9 @@ async def read_webhook_page(
 ) -> Page[ColumnRow]:
     """Read a page of webhooks, in the order of creation. Raises Invalid for an unknown type."""
     names = VISIBLE_COLUMNS.intersection(columns) | {"created_at", "id"}
-    rows = select(*select_columns(Webhook, names)).where(*_filter_conditions(ctx, where))
+    rows = select(*select_columns(Webhook, names)).where(
+        *_visible_and_filtered_conditions(ctx, where)
+    )
     order_columns = (col(Webhook.created_at), col(Webhook.id))
     return await pagination.read_page(
         ctx, PageScan(rows, page_request, order_columns, is_descending=False)
@@ -125,7 +129,7 @@ async def read_webhook_page(
 async def count_webhooks(ctx: Context, where: WebhookWhere) -> int:
     """Count the webhooks of a list. Raises Invalid for an unknown type."""
     many = select(func.count().label("many")).select_from(Webhook)
-    (row,) = await ctx.read(many.where(*_filter_conditions(ctx, where)))
+    (row,) = await ctx.read(many.where(*_visible_and_filtered_conditions(ctx, where)))
     return int(row.many)
 
 

@@ -377,7 +377,7 @@ class _QueryParser:
         if text == "AND":
             return {}
         if text == "NOT":
-            return self.parse_not_operand(token, depth)
+            return self.parse_negation(token, depth)
         if text in UNSUPPORTED_WORDS:
             self.add_problem(token, f"{UNSUPPORTED_WORDS[text]} is not known here")
             return None
@@ -407,7 +407,7 @@ class _QueryParser:
             given.append(value)
         return self.fields_from_key_and_values(token, token.text, *given)
 
-    def parse_not_operand(self, token: QueryToken, depth: int) -> FilterFields | None:
+    def parse_negation(self, token: QueryToken, depth: int) -> FilterFields | None:
         """Parse the operand of NOT, and return its negation."""
         if (following := self.peek_token()) is None:
             self.add_problem(token, "it says not what")

@@ -290,7 +290,7 @@ async def _resolve_original_destinations(
     if account.encrypt_forwarded and not message_row.encrypted:
         text = "what this account forwards is encrypted, and it is not: say addresses"
         raise Conflict(text, path=["message"])
-    relay_urls = await _read_relay_urls(ctx, account)
+    relay_urls = await _read_secret_relay_urls_by_public_url(ctx, account)
     destinations = []
     for one in originals:
         display_target, target_with_secrets = (
@@ -311,7 +311,7 @@ async def _resolve_original_destinations(
     return destinations
 
 
-async def _read_relay_urls(ctx: Context, account: ColumnRow) -> dict[str, str]:
+async def _read_secret_relay_urls_by_public_url(ctx: Context, account: ColumnRow) -> dict[str, str]:
     """Read the relays of an account and its filters: full URL by the form without a password."""
     filter_relays = select(col(Filter.id), col(Filter.relays)).where(
         col(Filter.user_id) == account.id, col(Filter.relays).is_not(None)

@@ -91,7 +91,7 @@ class _NewSchedule:
     state: SubmissionState
 
     @classmethod
-    def clamped_to_undo_window(
+    def for_send_time(
         cls, submission: ColumnRow, requested_send_time: datetime, now: datetime
     ) -> "_NewSchedule":
         """Return the schedule for a new send time. No attempt is before the undo window ends."""
@@ -123,7 +123,7 @@ async def _reschedule_in_transaction(
     def update_rows(transaction: DatabaseTransaction) -> set[int]:
         now, changed_ids, released_ids = transaction.environment.now(), set[int](), set[int]()
         for row in rows:
-            schedule = _NewSchedule.clamped_to_undo_window(row, send_time, now)
+            schedule = _NewSchedule.for_send_time(row, send_time, now)
             values = {
                 "next_at": schedule.next_attempt_at,
                 "turn_at": None,  # the queue assigns it at that time

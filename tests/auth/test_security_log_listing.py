@@ -244,7 +244,7 @@ async def full_log(ada: Client, bob: Client, clock: Clock) -> Client:
                 "result": "fail" if n % 4 else "success",
                 "protocol": ("API", "IMAP")[n % 2],
                 "ip": ip,
-                "ip_key": security_log.ip_key(ip),
+                "ip_key": security_log.sortable_ip_hex(ip),
                 "count": 1,
                 "created_at": start + timedelta(seconds=30 * n),
                 "last_at": start,

@@ -17,7 +17,7 @@ from typer.core import TyperCommand
 from merganser.commands.lazy_commands import LazyImplementation
 from merganser.errors import CommandError
 from merganser.server.environment_factory import fault_point_killer, load_or_create_secret
-from merganser.server.private_files import create_private_file
+from merganser.server.private_files import create_private_file_if_missing
 from merganser.server.sockets import exposed_settings
 from merganser.server.store import store_lock
 from merganser.settings.settings import Settings, read_settings
@@ -191,7 +191,7 @@ def test_file_that_is_no_database_is_reported_in_one_line(shell_without_store: C
 def test_existing_secret_is_not_overwritten(shell_without_store: CommandLine) -> None:
     shell_without_store.data.mkdir()
     first = load_or_create_secret(read_settings())
-    create_private_file(shell_without_store.data / "secret", "ff" * 32)
+    create_private_file_if_missing(shell_without_store.data / "secret", "ff" * 32)
     assert load_or_create_secret(read_settings()) == first
     assert len(first) == 32
     assert [path.name for path in shell_without_store.data.iterdir()] == ["secret"]

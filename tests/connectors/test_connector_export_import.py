@@ -227,7 +227,7 @@ async def test_connector_without_password_is_enabled_with_a_password(
         await connector_mutations.update_connectors(
             context(bob), [connector_id], {"active": True}, None
         )
-    await connector_mutations.queue_runs(context(bob), [connector_id], is_trial=False)
+    await connector_mutations.queue_or_find_runs(context(bob), [connector_id], is_trial=False)
     assert await connector_worker.run_connector_if_due(bob.world, connector_id, NetworkPolicy())
     runs = select(col(ConnectorRun.stage), col(ConnectorRun.error))
     assert [tuple(row) for row in await bob.world.database.read(runs)] == [

@@ -216,7 +216,7 @@ async def _run_connector(
     environment: Environment, order: ConnectorRunOrder, connector: ConnectorChoice
 ) -> ColumnRow:
     """Start a run and follow it to its end. It runs here if no other process has leased it."""
-    (run_id,) = await connector_mutations.queue_runs(
+    (run_id,) = await connector_mutations.queue_or_find_runs(
         root_context(environment), [connector.connector_id], is_trial=order.is_trial
     )
     gate = NetworkPolicy.from_options(

@@ -62,7 +62,7 @@ async def _move_or_copy(
     """
     if target.user_id == rows[0].user_id and not request.is_copy:
         return await row_changes.move_messages(ctx, session, rows, target)
-    uids = await copy.copy_messages(ctx, session, rows, target)
+    uids = await copy.copy_returning_uids_by_copy_id(ctx, session, rows, target)
     if not request.is_copy:  # the copy belongs to another account
         await row_changes.delete_permanently(ctx, session, rows)
     return uids

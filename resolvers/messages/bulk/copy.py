@@ -27,7 +27,7 @@ from resolvers.messages.bulk import row_changes
 KEYS_PER_STATEMENT = 1000  # per statement
 
 
-async def copy_messages(
+async def copy_returning_uids_by_copy_id(
     ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow], target: ColumnRow
 ) -> dict[int, tuple[int, int]]:
     """Copy messages of one account into a mailbox, of the same account or another one.
