@@ -114,7 +114,7 @@ def is_of_managed_user_unshared(ctx: Context, table: type[UserOwnedRow]) -> Colu
     )
 
 
-def is_readable_mailbox(ctx: Context) -> ColumnElement[bool]:
+def is_mailbox_with_visible_records(ctx: Context) -> ColumnElement[bool]:
     """The WHERE clause for mailboxes with messages that the viewer sees, at least as records."""
     if not ctx.viewer.share_visibility.has_shared_mailboxes:
         return is_visible_or_managed(ctx, Mailbox)

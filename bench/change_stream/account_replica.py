@@ -9,7 +9,7 @@ from sqlmodel import col
 
 from graph.types.global_ids import encode
 from mail.storage.message_flags import SYSTEM_FLAGS, imap_flags
-from models.events.journal import Change, Stream, events_from_changes
+from models.events.journal import Change, Stream, events_after_positions
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.store.columns import select_columns
@@ -234,7 +234,7 @@ async def events_by_object_id(
     texts_by_id: dict[str, list[str]] = {key: [] for key in object_ids}
     statement = select(*select_columns(Change)).where(col(Change.stream_id) == user_id)
     rows = await database.read(statement.order_by(col(Change.last)))
-    for event in events_from_changes(rows, {user_id: newest_deleted}):
+    for event in events_after_positions(rows, {user_id: newest_deleted}):
         kind = "Mailbox" if event.kind.startswith("MAILBOX_") else "Message"
         key = encode(kind, event.object_id)
         if key in texts_by_id:

@@ -139,7 +139,7 @@ def ascii_domain(domain: str) -> str:
     return idna.encode(domain, uts46=True).decode()
 
 
-def local_part_with_and_without_label(local_part: str, delimiters: str) -> list[str]:
+def local_parts_to_look_up(local_part: str, delimiters: str) -> list[str]:
     """Return the local parts without dots that a mail can be for: the whole one first.
 
     Addresses never contain a +, so with + as delimiter the label is always removed.

@@ -99,7 +99,9 @@ def encode_messages_chunk(
         ]
         return _add_chunk_size_to_state(state, ArchiveChunk(b"".join(parts)))
     if export_format is ExportFormat.JSON:
-        return _add_chunk_size_to_state(state, ArchiveChunk(b"".join(map(_json_line, messages))))
+        return _add_chunk_size_to_state(
+            state, ArchiveChunk(b"".join(map(_json_line_with_source, messages)))
+        )
     named_messages = [(_entry_name(export_format, each), each) for each in messages]
     lines = b"".join(
         json_lines.json_line(json_lines.json_object_from_record(m.record, file=name))
@@ -132,7 +134,7 @@ def _add_chunk_size_to_state(state: ArchiveState, chunk: ArchiveChunk) -> Archiv
     return chunk
 
 
-def _json_line(message: ExportedMessage) -> bytes:
+def _json_line_with_source(message: ExportedMessage) -> bytes:
     source = base64.b64encode(message.raw).decode()
     return json_lines.json_line(
         {**json_lines.json_object_from_record(message.record, kind="message"), "source": source}

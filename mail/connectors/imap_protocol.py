@@ -73,7 +73,7 @@ class ImapProtocol(imaplib.IMAP4):
         try:
             super().__init__(connection.server.host, connection.server.port)
         except imaplib.IMAP4.error:
-            self._check_bye_expunge_and_uidvalidity()  # raises for BYE
+            self._note_expunge_and_require_open_mailbox()  # raises for BYE
             raise
 
     def open(self, host: str = "", port: int = 0, timeout: float | None = None) -> None:
@@ -128,7 +128,7 @@ class ImapProtocol(imaplib.IMAP4):
         """Do nothing: the connection closes its socket."""
 
     def _check_bye(self) -> None:
-        self._check_bye_expunge_and_uidvalidity()
+        self._note_expunge_and_require_open_mailbox()
 
     def _log(self, line: str) -> None:
         """Log nothing: requests can contain secrets, responses can be long."""
@@ -150,7 +150,7 @@ class ImapProtocol(imaplib.IMAP4):
         tag = self._command(command_name, *arguments)
         while self.tagged_commands[tag] is None:
             self._get_response()
-            self._check_bye_expunge_and_uidvalidity()
+            self._note_expunge_and_require_open_mailbox()
             if kind:
                 found = self.untagged_responses.pop(kind, None)
                 self.untagged_responses.clear()
@@ -176,7 +176,7 @@ class ImapProtocol(imaplib.IMAP4):
             words = self.connection.shown_text(done[1][0]) if done else ""
             raise RequestRefused(self.connection.stage, words or NO_REASON_TEXT)
 
-    def _check_bye_expunge_and_uidvalidity(self) -> None:
+    def _note_expunge_and_require_open_mailbox(self) -> None:
         """Handle responses that can come at any time.
 
         Raises RemoteFailure for BYE or a new UIDVALIDITY.
@@ -236,7 +236,7 @@ class ImapProtocol(imaplib.IMAP4):
             return True
         self.send(b" {%d}\r\n" % len(argument))
         while self._get_response() is not None:
-            self._check_bye_expunge_and_uidvalidity()
+            self._note_expunge_and_require_open_mailbox()
             if self.tagged_commands[tag] is not None:
                 return False
         self.send(argument)
@@ -255,7 +255,7 @@ class ImapProtocol(imaplib.IMAP4):
         asked = 0
         while self.tagged_commands[tag] is None:
             if self._get_response() is not None:
-                self._check_bye_expunge_and_uidvalidity()
+                self._note_expunge_and_require_open_mailbox()
                 continue
             asked += 1
             if asked > MAX_CHALLENGES:
@@ -272,7 +272,7 @@ class ImapProtocol(imaplib.IMAP4):
     def _wait_for_sign_in_ok(self, tag: bytes) -> None:
         while self.tagged_commands[tag] is None:
             self._get_response()
-            self._check_bye_expunge_and_uidvalidity()
+            self._note_expunge_and_require_open_mailbox()
         try:
             self._require_ok(tag)
         except RequestRefused as problem:
@@ -299,7 +299,7 @@ class ImapProtocol(imaplib.IMAP4):
         tag = self._new_tag()
         self.send(tag + b" IDLE\r\n")
         while self._get_response() is not None:
-            self._check_bye_expunge_and_uidvalidity()
+            self._note_expunge_and_require_open_mailbox()
             if self.tagged_commands[tag] is not None:
                 self._require_ok(tag)
                 raise RemoteFailure(
@@ -309,11 +309,11 @@ class ImapProtocol(imaplib.IMAP4):
             timeout
         ):
             self._get_response()
-            self._check_bye_expunge_and_uidvalidity()
+            self._note_expunge_and_require_open_mailbox()
         self.send(b"DONE\r\n")
         while self.tagged_commands[tag] is None:
             self._get_response()
-            self._check_bye_expunge_and_uidvalidity()
+            self._note_expunge_and_require_open_mailbox()
         self._require_ok(tag)
         return set(self.untagged_responses)
 

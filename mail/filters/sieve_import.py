@@ -106,7 +106,7 @@ class _ScriptImporter:
             if call.name == "if":
                 self.add_filter(plain, conditions, branches, position)
                 plain = []
-                self.import_if(call, conditions, branches)
+                self.import_all_branches(call, conditions, branches)
                 continue
             plain.append(call)
             if call.name == "stop" and nth + 1 < len(calls):
@@ -114,7 +114,7 @@ class _ScriptImporter:
                 break
         self.add_filter(plain, conditions, branches, position)
 
-    def import_if(
+    def import_all_branches(
         self, call: SieveCall, conditions: Sequence[QueryForm], branches: BranchByIf
     ) -> None:
         """Import an `if` with all its branches."""

@@ -74,7 +74,7 @@ class FullRateWindow:
         )
 
 
-def count_and_find_exceeded_window(
+def increment_and_find_exceeded_window(
     transaction: DatabaseTransaction, user_id: int, message_count: int = 1
 ) -> FullRateWindow | None:
     """Count messages of a user. Returns the window that they exceed, if any.

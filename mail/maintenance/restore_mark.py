@@ -273,7 +273,7 @@ class RestoreGuard:
         try:
             if not self._is_started:
                 await self.compare_with_mark()
-            await self.begin_incarnation_if_restored()
+            await self.begin_incarnation_if_older_than_seen()
             if write and self._writes_marks:
                 await self._write_next_mark()
         except Exception as problem:  # noqa: BLE001 - any outage: the next check runs later
@@ -285,7 +285,7 @@ class RestoreGuard:
         self._is_failing = False
         return write
 
-    async def begin_incarnation_if_restored(self) -> None:
+    async def begin_incarnation_if_older_than_seen(self) -> None:
         """Begin a new incarnation if the database is older than what this process has seen."""
         environment, seen_incarnation = self._environment, self._seen_incarnation
         current = from_row(next(iter(await environment.database.read(SELECT_INCARNATION)), None))

@@ -76,7 +76,7 @@ class SmtpConnection:
             reply_code, reply_text[:MAX_REPLY_CHARACTERS], self.host.name, self.tls_description
         )
 
-    def acceptance_result(
+    def result_of_accepted_message(
         self, reply_code: int, reply_text: str, *, is_reported_remotely: bool
     ) -> DeliveryResult:
         """The delivery result for a positive reply to the final dot.
@@ -521,7 +521,7 @@ async def _send_data(
     if reply.code == OK:
         return dict.fromkeys(
             delivery_ids,
-            channel.acceptance_result(
+            channel.result_of_accepted_message(
                 reply.code, reply.message, is_reported_remotely=sequence.has_dsn_parameters
             ),
         )

@@ -22,7 +22,7 @@ async def read_message(environment: Environment, job: DeliveryJob) -> bytes:
     return await read_all((await open_message(environment, job)).stream_raw())
 
 
-async def read_message_head(environment: Environment, job: DeliveryJob) -> bytes:
+async def read_beginning_or_empty(environment: Environment, job: DeliveryJob) -> bytes:
     """Read the beginning of a message, as a DSN needs it. Empty if the message is damaged."""
     head_bytes = b""
     try:

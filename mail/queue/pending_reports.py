@@ -85,7 +85,7 @@ async def _send_reports_of_job(
         )
     rows = [row for row in rows if row.state in DELIVERED_STATES]
     if rows:
-        message_head = await message_body.read_message_head(environment, job)
+        message_head = await message_body.read_beginning_or_empty(environment, job)
         for action in sorted({row.success_owed for row in rows}):
             results_by_id = {
                 row.id: _stored_result(row) for row in rows if row.success_owed == action

@@ -28,7 +28,10 @@ async def bounce_submissions(environment: Environment, submission_ids: Sequence[
         for job in jobs:
             results = {recipient.delivery_id: REMOVED_RESULT for recipient in job.recipients}
             await record_results_and_report(
-                environment, job, results, await message_body.read_message_head(environment, job)
+                environment,
+                job,
+                results,
+                await message_body.read_beginning_or_empty(environment, job),
             )
     return len(delivery_ids)
 

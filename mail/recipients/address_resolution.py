@@ -41,7 +41,7 @@ from sqlmodel import col
 from mail.addresses.address_syntax import (
     UNSTORABLE,
     _folded_parts,
-    local_part_with_and_without_label,
+    local_parts_to_look_up,
     normalized_address,
     patterns_matching_local_parts,
     username_key,
@@ -298,7 +298,7 @@ class AddressLookup:
         if UNSTORABLE.search(address):
             return None
         local, name = _folded_parts(address)
-        found = local_part_with_and_without_label(local, environment.options.delimiters)
+        found = local_parts_to_look_up(local, environment.options.delimiters)
         return cls(name, found, patterns_matching_local_parts(*found)) if found[0] else None
 
     def sort_key(self, address_row: Any) -> tuple[bool, int, bool]:

@@ -417,7 +417,7 @@ def next_changes_select(
     )
 
 
-def events_from_changes(
+def events_after_positions(
     changes: Iterable[ColumnRow], positions: StreamPositions
 ) -> Iterator[JournalEvent]:
     """Yield the events of changes after these positions, one for each object."""

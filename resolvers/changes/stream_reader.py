@@ -318,7 +318,7 @@ async def _read_next_batch(
         return EventBatch(
             [], position_after_gap, resync_reason=ResyncReason.CURSOR_EXPIRED, has_more=True
         ), streams
-    events = list(islice(journal.events_from_changes(change_rows, from_position), limit + 1))
+    events = list(islice(journal.events_after_positions(change_rows, from_position), limit + 1))
     page_events = events[:limit]  # the next event shows that there are more
     may_end = streams.may_end_credential(page_events)
     if streams.needs_reload(page_events):

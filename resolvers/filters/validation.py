@@ -200,7 +200,7 @@ async def validated_merged_action(
     to = CheckedAction({}, filter_state.targets, filter_state.encrypted_relays)
     with problems.collecting():
         if "targets" in values:
-            to = await _validated_targets(
+            to = await _validate_and_encrypt_targets(
                 ctx, values["targets"] or (), filter_state, [*path, "targets"]
             )
     problems.raise_collected()
@@ -291,7 +291,7 @@ async def _require_webhook_id(ctx: Context, webhook_id: int, user_id: int, path:
     return webhook_id
 
 
-async def _validated_targets(
+async def _validate_and_encrypt_targets(
     ctx: Context, target_texts: Sequence[str], filter_state: FilterBeforeChange, path: InputPath
 ) -> CheckedAction:
     """Return the targets in their stored form. Raises InvalidInput for an address of the user."""

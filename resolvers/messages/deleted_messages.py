@@ -70,7 +70,7 @@ class DeletionPeriod:
     into_new_mailbox: bool = False  # named "Restored (date)" in the user's language
 
 
-def is_restorable_sql(ctx: Context) -> list[ColumnElement[bool]]:
+def restorable_conditions_without_access(ctx: Context) -> list[ColumnElement[bool]]:
     """Build the conditions that a deleted message can be restored. Drafts can't, except by undo."""
     return [
         col(Message.archived_at).is_not(None),
@@ -121,7 +121,7 @@ def _listing_conditions(
     terms = [
         is_visible_or_managed(ctx, Message),
         col(Message.user_id) == listing.user_id,
-        *is_restorable_sql(ctx),
+        *restorable_conditions_without_access(ctx),
     ]
     return filter_sql.combine_with(ctx, terms)
 
@@ -133,7 +133,7 @@ async def load_by_ids(ctx: Context, message_ids: list[int]) -> list[ColumnRow | 
     """
     statement = select(*select_columns(Message)).where(
         is_visible_or_managed(ctx, Message),
-        *is_restorable_sql(ctx),
+        *restorable_conditions_without_access(ctx),
         col(Message.id).in_(message_ids),
     )
     found = {
@@ -153,7 +153,7 @@ async def restore_messages(
     """
     conditions = (
         is_visible_or_managed(ctx, Message),
-        *is_restorable_sql(ctx),
+        *restorable_conditions_without_access(ctx),
         col(Message.id).in_(message_ids),
     )
     message_rows = await ctx.read(
@@ -257,7 +257,12 @@ def _deleted_in_period_sql(
 ) -> list[ColumnElement[bool]]:
     at = col(Message.archived_at)
     start, end = (datetime.fromisoformat(task_order[name]) for name in ("start", "end"))
-    return [col(Message.user_id) == user_id, *is_restorable_sql(ctx), at >= start, at <= end]
+    return [
+        col(Message.user_id) == user_id,
+        *restorable_conditions_without_access(ctx),
+        at >= start,
+        at <= end,
+    ]
 
 
 async def plan_nothing(

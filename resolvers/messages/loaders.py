@@ -20,8 +20,8 @@ from models.users.roles import Role, Scope
 from resolvers import pagination
 from resolvers.access import (
     can_see_mail_of_others,
+    is_mailbox_with_visible_records,
     is_own_prepared,
-    is_readable_mailbox,
     is_shared,
     is_visible_or_managed,
 )
@@ -222,7 +222,7 @@ async def count_listings(ctx: Context, listings: list[MessageListing]) -> list[i
     found: dict[MessageListing, int] = {}
     if whole:
         mailboxes = select(col(Mailbox.id), col(Mailbox.total)).where(
-            col(Mailbox.id).in_(whole), is_readable_mailbox(ctx)
+            col(Mailbox.id).in_(whole), is_mailbox_with_visible_records(ctx)
         )
         totals = {row.id: row.total for row in await ctx.read(mailboxes)}
         found = {key: totals.get(key.mailbox_id, 0) for key in listings if key.is_whole_mailbox}

@@ -74,7 +74,7 @@ async def _changed_submission_ids(
         start_positions = {stream_id: positions.get(stream_id, 0) for stream_id in end_positions}
         while start_positions:
             rows = await ctx.read(journal.next_changes_select(start_positions))
-            events = list(journal.events_from_changes(rows, start_positions))
+            events = list(journal.events_after_positions(rows, start_positions))
             object_ids = (e.object_id for e in events if e.kind is ChangeKind.SUBMISSION_CHANGED)
             if submission_ids := list(dict.fromkeys(object_ids)):
                 yield submission_ids

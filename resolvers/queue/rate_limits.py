@@ -65,7 +65,7 @@ def count_against_sending_rates(
 
     Raises SendingRateExceeded if they exceed a rate.
     """
-    if full_window := sending_rates.count_and_find_exceeded_window(
+    if full_window := sending_rates.increment_and_find_exceeded_window(
         transaction, user_id, message_count
     ):
         raise SendingRateExceeded(user_id, full_window)

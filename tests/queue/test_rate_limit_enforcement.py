@@ -228,7 +228,9 @@ async def test_processes_share_the_count_and_a_restart_keeps_it(
         )
 
         def count_message(transaction: DatabaseTransaction) -> None:
-            if exceeded := sending_rates.count_and_find_exceeded_window(transaction, ada.user.id):
+            if exceeded := sending_rates.increment_and_find_exceeded_window(
+                transaction, ada.user.id
+            ):
                 raise exceeded.rate_limited_error(transaction.environment.now())
 
         try:

@@ -96,7 +96,7 @@ async def test_unrestored_database_keeps_its_incarnation(
         await note(ada, ChangeKind.LABEL_CHANGED, [1])
         next_world = await restart_process(world)
         assert (next_world.incarnation.number, next_world.incarnation.base) == (0, 0)
-    await restore_guard.begin_incarnation_if_restored()
+    await restore_guard.begin_incarnation_if_older_than_seen()
     assert await uid_validities(world) == before
 
 
@@ -192,10 +192,10 @@ async def test_running_server_detects_lost_commits(
     with world.wakeups.follow_all_streams() as wakeup:
         await note(ada, ChangeKind.LABEL_CHANGED, [1])
         restore_guard._remember_grown_positions(wakeup)  # noqa: SLF001 - as the guard's loop does
-    await restore_guard.begin_incarnation_if_restored()
+    await restore_guard.begin_incarnation_if_older_than_seen()
     assert world.incarnation.number == 0
     await decrement_stream(world, ada.user.id)
-    await restore_guard.begin_incarnation_if_restored()
+    await restore_guard.begin_incarnation_if_older_than_seen()
     assert world.incarnation.number == 1
 
 
@@ -221,7 +221,7 @@ async def test_process_without_marks_enters_the_new_incarnation(ada: Client) -> 
     await restore_mark.load_and_enter_incarnation(other_world)
     other_guard._seen_incarnation = other_world.incarnation  # noqa: SLF001 - as the guard's loop does
     incarnation = await restore_mark.begin_after_consistent_restore(ada.world)
-    await other_guard.begin_incarnation_if_restored()
+    await other_guard.begin_incarnation_if_older_than_seen()
     assert other_world.incarnation.base == incarnation.base
 
 

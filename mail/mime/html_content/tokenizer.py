@@ -65,7 +65,7 @@ def tokenize(html: str) -> Iterator[HtmlToken]:
             yield HtmlToken(html[at:].replace("<", "&lt;"))
             return
         if following in ("/", "!", "?"):
-            at = _find_markup_end(html, at)
+            at = _find_comment_or_declaration_end(html, at)
             if at < 0:
                 return
         else:
@@ -79,7 +79,7 @@ def _find_closing_tag(html: str, tag: str, start: int) -> int:
     return end.start() if end else len(html)
 
 
-def _find_markup_end(html: str, start: int) -> int:
+def _find_comment_or_declaration_end(html: str, start: int) -> int:
     """Return the offset after a comment or declaration, -1 if it has no end."""
     if html.startswith("<!--", start):
         end = html.find("-->", start + 2)

@@ -146,7 +146,7 @@ def split_message(
             pieces.setdefault(piece.digest, piece)
             reached = cut.end
     holes = sorted((gap for gap in gaps if gap), key=lambda gap: gap.start)
-    return SplitMessage(_layout_bytes(raw, holes), list(pieces.values()), gaps)
+    return SplitMessage(_encode_layout(raw, holes), list(pieces.values()), gaps)
 
 
 def _extract_blob(
@@ -196,7 +196,7 @@ def _new_blob(content: Iterator[bytes], base_path: Path | None) -> NewBlob:
     return NewBlob(digest.hexdigest(), ContentFile(stored, codec, size, stored.stat().st_size))
 
 
-def _layout_bytes(raw: bytes, blob_spans: Sequence[BlobSpan]) -> bytes:
+def _encode_layout(raw: bytes, blob_spans: Sequence[BlobSpan]) -> bytes:
     entries: list[bytes] = []
     literals: list[bytes] = []
     reached = 0
@@ -252,7 +252,7 @@ class MessageLayout:
     """The layout of a message, addressed by offsets of the raw message."""
 
     def __init__(self, layout_bytes: bytes, entries: Sequence[LiteralSpan | BlobSpan]) -> None:
-        self._layout_bytes = layout_bytes
+        self._encode_layout = layout_bytes
         self._entries = entries
         self._starts = [entry.start for entry in entries]
         self.blob_spans = tuple(entry for entry in entries if isinstance(entry, BlobSpan))
@@ -264,7 +264,7 @@ class MessageLayout:
     @property
     def memory_size(self) -> int:
         """Bytes of the layout that are in memory."""
-        return len(self._layout_bytes)
+        return len(self._encode_layout)
 
     def slice(self, start: int, end: int) -> bytes:
         """The bytes of the raw message, fewer at its end. Raises BytesInBlob within a blob span."""
@@ -287,7 +287,7 @@ class MessageLayout:
     def literal_bytes(self, span: LiteralSpan, start: int, end: int) -> bytes:
         """The bytes of a literal span, by offsets of the raw message."""
         shift = span.layout_offset - span.start
-        return self._layout_bytes[start + shift : end + shift]
+        return self._encode_layout[start + shift : end + shift]
 
 
 def parse_layout(layout_bytes: bytes) -> MessageLayout:
@@ -363,11 +363,11 @@ class _LayoutReader:
     """A read position in the bytes of a layout. Its methods raise CorruptBlob at the end."""
 
     def __init__(self, layout_bytes: bytes, position: int) -> None:
-        self._layout_bytes = layout_bytes
+        self._encode_layout = layout_bytes
         self.position = position
 
     def read_bytes(self, size: int) -> bytes:
-        found = self._layout_bytes[self.position : self.position + size]
+        found = self._encode_layout[self.position : self.position + size]
         if len(found) != size:
             raise CorruptBlob("The skeleton ends inside its recipe")
         self.position += size
@@ -392,7 +392,7 @@ class _LayoutReader:
 
     def read_entry_count(self) -> int:
         value = self.read_number()
-        if value > len(self._layout_bytes):
+        if value > len(self._encode_layout):
             raise CorruptBlob("The skeleton claims more entries than it has bytes")
         return value
 

@@ -44,7 +44,7 @@ def is_in_tier(*, cold: bool) -> ColumnElement[bool]:
     return far if cold else ~func.coalesce(far, False)
 
 
-def has_blob_in_other_tier(*, cold: bool) -> ColumnElement[bool]:
+def is_message_with_blobs_to_move(*, cold: bool) -> ColumnElement[bool]:
     """SQL: true if a blob of the message is in the other tier."""
     needed = select(col(MessageBlob.blob_id)).join(Blob, col(Blob.id) == col(MessageBlob.blob_id))
     mine = needed.where(col(MessageBlob.message_id) == col(Message.id), is_in_tier(cold=not cold))

@@ -195,7 +195,7 @@ def parse_postgres_address(
     found = {**defaults, **of_service, **given}
     for name, value in found.items():
         _check_parameter(name, value)
-    address = PostgresAddress(_hosts_from_parameters(found), found)
+    address = PostgresAddress(_hosts_from_parameters_or_local(found), found)
     _check_tls_parameters(address)
     return address
 
@@ -286,7 +286,7 @@ def _percent_decode(text: str, name: str) -> str:
     return decoded
 
 
-def _hosts_from_parameters(parameters: Mapping[str, str]) -> tuple[PostgresHost, ...]:
+def _hosts_from_parameters_or_local(parameters: Mapping[str, str]) -> tuple[PostgresHost, ...]:
     names = parameters["host"].split(",") if parameters.get("host") else []
     addresses = parameters["hostaddr"].split(",") if parameters.get("hostaddr") else []
     if names and addresses and len(names) != len(addresses):

@@ -62,7 +62,7 @@ async def move_to_tier(
     order_columns = (col(Message.user_id), col(Message.id))
     rows = await ctx.read(
         select(*order_columns)
-        .where(*found, tier_move.has_blob_in_other_tier(cold=cold))
+        .where(*found, tier_move.is_message_with_blobs_to_move(cold=cold))
         .order_by(*order_columns)
     )
     ids, count_by_user = [row.id for row in rows], Counter(row.user_id for row in rows)
