@@ -32,18 +32,8 @@ from models.users.tables import User
 from resolvers.context import Context
 from resolvers.messages.bulk import flags, row_changes
 from resolvers.transfer import import_mailboxes
-from resolvers.transfer.import_mailboxes import create_mailboxes
-from resolvers.transfer.import_settings import import_identities_and_filters, import_settings
 from resolvers.transfer.running_import import ImportOutcome, RunningImport
 from resolvers.users import custom_data
-
-__all__ = [  # imported from here by merganser/
-    "ImportOutcome",
-    "RunningImport",
-    "create_mailboxes",
-    "import_identities_and_filters",
-    "import_settings",
-]
 
 MAX_BATCH_MESSAGES = 32
 MAX_BATCH_BYTES = 4 << 20  # a larger message has a batch of its own

@@ -30,13 +30,9 @@ from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
 from models.users.tables import User
 from resolvers.connectors import transfer
-from resolvers.transfer import import_writer, passphrases
-from resolvers.transfer.import_writer import (
-    ImportableMessage,
-    ImportOutcome,
-    RunningImport,
-    SourceReader,
-)
+from resolvers.transfer import import_mailboxes, import_settings, import_writer, passphrases
+from resolvers.transfer.import_writer import ImportableMessage, SourceReader
+from resolvers.transfer.running_import import ImportOutcome, RunningImport
 
 TASK_KIND = "IMPORT"
 
@@ -131,10 +127,12 @@ async def _import_settings(
     import_state: RunningImport, account: AccountRecord, *, includes_settings: bool
 ) -> None:
     if includes_settings:  # first, since mailboxes that encrypt need the key
-        await import_writer.import_settings(import_state, account)
-    await import_writer.create_mailboxes(import_state, account, with_annotations=includes_settings)
+        await import_settings.import_settings(import_state, account)
+    await import_mailboxes.create_mailboxes(
+        import_state, account, with_annotations=includes_settings
+    )
     if includes_settings:
-        await import_writer.import_identities_and_filters(import_state, account)
+        await import_settings.import_identities_and_filters(import_state, account)
 
 
 async def _open_source(environment: Environment, path: Path) -> MailSource:

@@ -14,7 +14,7 @@ from merganser.commands.transfer.passphrase_input import read_passphrase
 from merganser.errors import CommandError
 from merganser.settings.settings import Settings
 from models.runtime.environment import Environment
-from resolvers.transfer.import_writer import ImportOutcome
+from resolvers.transfer.running_import import ImportOutcome
 
 
 def import_account(
