@@ -94,7 +94,7 @@ def large_bench() -> Bench:
     return Bench(staged(product_schema._schema), Planned)  # noqa: SLF001 - for graphql-core
 
 
-@pytest.mark.parametrize("name", ["small", "large"])
+@pytest.mark.parametrize("name", ["small_bench", "large_bench"], ids=["small", "large"])
 async def test_random_documents_have_the_same_result(
     request: pytest.FixtureRequest, name: str
 ) -> None:
