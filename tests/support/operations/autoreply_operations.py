@@ -33,7 +33,7 @@ async def send_unique_message(
     """Deliver a message with a subject and id of its own."""
     number = next(_MESSAGE_NUMBERS)
     fields = {"To": to, "Message_ID": f"<{number}@example.com>", **header_fields}
-    subject = fields.pop("Subject", f"Message {number}")
+    subject = fields.pop("Subject", f"Letter {number}")
     raw = raw_message(subject, sender=sender or "carol@example.com", **fields)
     (received_reply,) = await deliver_message(client, raw, to, sender=sender)
     assert received_reply.startswith(reply)
