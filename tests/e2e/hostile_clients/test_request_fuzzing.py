@@ -335,7 +335,7 @@ def test_random_body_is_answered_or_refused(url: str, tmp_path: Path) -> None:
     with open_fuzz_target(url, tmp_path) as (target, run):
         users = some.sampled_from(["ada", "nobody"])
 
-        @SETTINGS
+        @settings(SETTINGS, max_examples=3 * SETTINGS.max_examples)  # few bodies are documents
         @given(some.data())
         def check_example(data: some.DataObject) -> None:
             run(target.check_request(data.draw(users), None, data.draw(random_bodies())))
