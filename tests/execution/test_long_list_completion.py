@@ -10,7 +10,7 @@ from graph.execution import list_steps
 from graph.execution.operation_execution import ExecutableSchema, OperationContext
 from models.runtime.environment import Environment
 from resolvers.context import Viewer
-from tests.support.servers.loop_step_timer import measure_steps
+from tests.support.servers.loop_step_timer import MAX_STEP_SECONDS, measure_steps
 
 ITEM_COUNT = 3_000
 BAD_INDEX = 2_400  # the item whose `number` does not fit an Int
@@ -140,7 +140,7 @@ async def test_long_list_is_completed_in_short_steps(
     """The lists take over 100 ms if they are completed in one step."""
     lists = " ".join(f"list{n}: optional {ITEM_FIELDS}" for n in range(6))
     (data, _), steps = await measure_steps(
-        execute(small_schema, world, f"{{ holder {{ {lists} }} }}")
+        lambda: execute(small_schema, world, f"{{ holder {{ {lists} }} }}")
     )
     assert len(data["holder"]["list5"]) == ITEM_COUNT
-    assert steps.most < 0.05, steps
+    assert steps.most <= MAX_STEP_SECONDS, steps
